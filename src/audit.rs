@@ -1,0 +1,1 @@
+//! The events, one line each, written before what they tell of leaves.

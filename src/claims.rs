@@ -1,0 +1,1 @@
+//! Grant and instant → the claims of a Txn-Token.

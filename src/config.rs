@@ -1,0 +1,1 @@
+//! `writ.toml` → settings that can work.

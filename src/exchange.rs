@@ -1,0 +1,1 @@
+//! The flow of one exchange, top to bottom.

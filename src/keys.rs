@@ -1,0 +1,1 @@
+//! The key ring: signs claims, and knows which retired key may have signed a token.

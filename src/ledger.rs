@@ -1,0 +1,1 @@
+//! What was counted and recorded: uses spent, tokens that may be redeemed.

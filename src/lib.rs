@@ -1,0 +1,20 @@
+//! Writ, a Transaction Token Service.
+
+pub mod audit;
+pub mod claims;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod exchange;
+pub mod keys;
+pub mod ledger;
+pub mod limits;
+pub mod listener;
+pub mod policy;
+pub mod refusal;
+pub mod request;
+pub mod response;
+pub mod store;
+pub mod subject;
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! Writ.
+fn main() {}

@@ -1,0 +1,1 @@
+//! (client, request, verified subject) → grant or denial, with the trace of rules.

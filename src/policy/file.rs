@@ -1,0 +1,1 @@
+//! A policy as an operator writes it, with line numbers for complaints.

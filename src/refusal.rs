@@ -1,0 +1,1 @@
+//! Every room's no → `error` and `reason`.

@@ -1,0 +1,1 @@
+//! The form of `POST /token` → a request that cannot be wrong.

@@ -1,0 +1,1 @@
+//! Named records that survive: compare-and-swap, durable before it is acknowledged.

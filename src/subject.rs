@@ -1,0 +1,1 @@
+//! What was presented → whom the transaction is for.

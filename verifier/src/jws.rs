@@ -1,0 +1,221 @@
+//! Compact JWS, read strictly (RFC 7515; RFC 8725 §3).
+//!
+//! A token has one text only: three parts of canonical base64url, a header whose every member is understood. What
+//! comes out is parsed, not verified; the caller chooses key and algorithm by its own rules and asks [`Jws::verify`].
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+
+use crate::json::{self, Limits};
+
+/// The longest `kid` that is looked at, in characters.
+pub const KID_MAX: usize = 256;
+
+/// Why a text is no JWS that anyone should look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwsError {
+    /// Longer than the caller's limit.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three parts of canonical base64url.
+    #[error("not a compact JWS")]
+    Form,
+    /// The header is not JSON of the expected form, or has a member that must not be there.
+    #[error("the header is not acceptable")]
+    Header,
+    /// `alg` is missing, unknown, symmetric or `none`.
+    #[error("the algorithm is not acceptable")]
+    Algorithm,
+}
+
+/// A parsed, unverified compact JWS.
+pub struct Jws<'a> {
+    /// `alg`: asymmetric for certain.
+    pub algorithm: Algorithm,
+    /// `kid`: 1 to 256 characters, none a control character.
+    pub kid: Option<String>,
+    /// `typ` in lower case without `application/` (RFC 7515 §4.1.9).
+    pub typ: Option<String>,
+    /// The decoded payload.
+    pub payload: Vec<u8>,
+    /// What is signed: header and payload as sent, without the signature.
+    pub signed_part: &'a str,
+    signature: &'a str,
+}
+
+/// Nothing of a token is ever shown.
+impl fmt::Debug for Jws<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jws").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: serde_json::Value,
+    #[serde(default, deserialize_with = "some")]
+    kid: Option<String>,
+    #[serde(default, deserialize_with = "some")]
+    typ: Option<String>,
+    #[serde(default, deserialize_with = "some")]
+    cty: Option<String>,
+    #[serde(flatten)]
+    others: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+/// Members that change how a token is read or whose key it trusts: never followed, so never accepted.
+const FORBIDDEN: [&str; 10] = ["crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c", "epk", "p2c"];
+
+impl<'a> Jws<'a> {
+    /// Reads `text`, of at most `max_len` bytes.
+    ///
+    /// # Errors
+    /// [`JwsError`], which says no more about the text than its kind.
+    pub fn parse(text: &'a str, max_len: usize) -> Result<Self, JwsError> {
+        if text.len() > max_len {
+            return Err(JwsError::TooLong);
+        }
+        if text.bytes().filter(|&b| b == b'.').count() != 2 {
+            return Err(JwsError::Form);
+        }
+        let (signed_part, signature) = text.rsplit_once('.').ok_or(JwsError::Form)?;
+        let (header, payload) = signed_part.split_once('.').ok_or(JwsError::Form)?;
+        let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form);
+        decode(signature)?;
+        let header = Header::parse(&decode(header)?)?;
+        Ok(Self {
+            algorithm: header.algorithm()?,
+            typ: header.typ(),
+            kid: header.kid,
+            payload: decode(payload)?,
+            signed_part,
+            signature,
+        })
+    }
+
+    /// Whether `key` made the signature with this token's algorithm. That the algorithm is the key's own is for the
+    /// caller to know: it chose the key.
+    pub fn verify(&self, key: &DecodingKey) -> bool {
+        matches!(
+            jsonwebtoken::crypto::verify(self.signature, self.signed_part.as_bytes(), key, self.algorithm),
+            Ok(true)
+        )
+    }
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Self, JwsError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| JwsError::Header)?;
+        json::check(text, Limits::DEFAULT).map_err(|_| JwsError::Header)?;
+        let header: Self = serde_json::from_str(text).map_err(|_| JwsError::Header)?;
+        let forbidden = FORBIDDEN.iter().any(|name| header.others.contains_key(*name));
+        let nested = header.cty.as_deref().is_some_and(|cty| cty.eq_ignore_ascii_case("jwt"));
+        let bad_kid = header
+            .kid
+            .as_deref()
+            .is_some_and(|kid| kid.is_empty() || kid.chars().count() > KID_MAX || kid.chars().any(char::is_control));
+        if forbidden || nested || bad_kid { Err(JwsError::Header) } else { Ok(header) }
+    }
+
+    fn algorithm(&self) -> Result<Algorithm, JwsError> {
+        match self.alg.as_str() {
+            Some("ES256") => Ok(Algorithm::ES256),
+            Some("ES384") => Ok(Algorithm::ES384),
+            Some("EdDSA" | "Ed25519") => Ok(Algorithm::EdDSA),
+            Some("RS256") => Ok(Algorithm::RS256),
+            Some("RS384") => Ok(Algorithm::RS384),
+            Some("RS512") => Ok(Algorithm::RS512),
+            Some("PS256") => Ok(Algorithm::PS256),
+            Some("PS384") => Ok(Algorithm::PS384),
+            Some("PS512") => Ok(Algorithm::PS512),
+            _ => Err(JwsError::Algorithm),
+        }
+    }
+
+    fn typ(&self) -> Option<String> {
+        let typ = self.typ.as_deref()?.to_ascii_lowercase();
+        Some(typ.strip_prefix("application/").map_or(typ.clone(), str::to_owned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str) -> String {
+        format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode("s"))
+    }
+
+    fn parse(text: &str) -> Result<Jws<'_>, JwsError> {
+        Jws::parse(text, 16 * 1024)
+    }
+
+    #[test]
+    fn a_plain_header_is_read() {
+        let text = token(r#"{"typ":"application/TxnToken+JWT","alg":"ES256","kid":"k"}"#);
+        let jws = parse(&text).unwrap();
+        assert_eq!(
+            (jws.algorithm, jws.typ.as_deref(), jws.kid.as_deref()),
+            (Algorithm::ES256, Some("txntoken+jwt"), Some("k"))
+        );
+    }
+
+    /// A-044, A-045
+    #[test]
+    fn no_signature_and_symmetric_algorithms_are_refused() {
+        for alg in ["\"none\"", "\"None\"", "\"NONE\"", "null", "[]", "[\"ES256\"]", "\"HS256\"", "\"\"", "\"es256\""] {
+            assert!(parse(&token(&format!(r#"{{"alg":{alg}}}"#))).is_err(), "{alg}");
+        }
+        assert!(parse(&token("{}")).is_err());
+    }
+
+    /// A-047, A-049
+    #[test]
+    fn members_that_change_the_meaning_are_refused() {
+        for name in FORBIDDEN {
+            assert_eq!(
+                parse(&token(&format!(r#"{{"alg":"ES256","{name}":""}}"#))).err(),
+                Some(JwsError::Header),
+                "{name}"
+            );
+        }
+        assert!(parse(&token(r#"{"alg":"ES256","cty":"JWT"}"#)).is_err());
+    }
+
+    /// A-048
+    #[test]
+    fn a_kid_is_short_plain_text() {
+        for kid in ["\"\"", "1", "[]", "null", r#""a\u0000""#, r#""a\r\nb""#, &format!("\"{}\"", "k".repeat(257))] {
+            assert!(parse(&token(&format!(r#"{{"alg":"ES256","kid":{kid}}}"#))).is_err(), "{kid}");
+        }
+    }
+
+    /// A-052, A-053: one token, one text.
+    #[test]
+    fn other_spellings_of_the_same_token_are_refused() {
+        let good = token(r#"{"alg":"ES256"}"#);
+        assert!(parse(&good).is_ok());
+        for bad in [
+            format!("{good}="),
+            format!(" {good}"),
+            format!("{good}\n"),
+            format!("Bearer {good}"),
+            format!("{good}.{good}"),
+            ".".repeat(12_000),
+            good.replace("cw", "cx"), // the unused bits of the last character
+            token(r#"{"alg":"ES256","alg":"ES256"}"#),
+            token(r#"{"alg":"ES256","\u0061lg":"ES256"}"#),
+        ] {
+            assert!(parse(&bad).is_err(), "{bad}");
+        }
+        assert_eq!(Jws::parse(&good, 10).err(), Some(JwsError::TooLong));
+    }
+}

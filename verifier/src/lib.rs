@@ -1,0 +1,8 @@
+//! Verifies the Txn-Tokens that Writ issues, on its own and fast, with the keys that the service publishes.
+
+pub mod claims;
+pub mod json;
+pub mod jws;
+
+pub use claims::{Delayed, NameError, Purpose, Scope, TrustDomain, TxnClaims};
+pub use json::Members;
