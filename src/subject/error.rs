@@ -1,0 +1,41 @@
+//! Why a subject token proves nothing.
+
+use crate::clock::Timestamp;
+
+/// Why a subject token proves nothing. Texts repeat nothing of the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectError {
+    /// Not a token of the declared type.
+    #[error("the subject token is malformed")]
+    Malformed,
+    /// A type that is not taken here.
+    #[error("this type of subject token is not supported")]
+    TypeUnsupported,
+    /// Not from a configured subject issuer, or not of a kind that it issues.
+    #[error("the issuer of the subject token is not known here")]
+    IssuerUnknown,
+    /// Signed with a key that its issuer does not publish.
+    #[error("the key that signed the subject token is not known")]
+    KeyUnknown,
+    /// The signature does not fit the key.
+    #[error("the signature of the subject token is not valid")]
+    SignatureInvalid,
+    /// Meant for somebody else.
+    #[error("the subject token is not meant for this service")]
+    AudienceMismatch,
+    /// Past its expiry.
+    #[error("the subject token expired at {expired_at}")]
+    Expired {
+        /// Its `exp`, rounded down.
+        expired_at: Timestamp,
+    },
+    /// Its time has not come.
+    #[error("the subject token is not valid yet")]
+    NotYetValid,
+    /// A claim is missing, has the wrong type, or says what cannot be.
+    #[error("the claims of the subject token are not acceptable: {0}")]
+    ClaimsInvalid(&'static str),
+    /// The issuer's keys could not be asked for; the token may well be good.
+    #[error("the issuer of the subject token cannot be reached")]
+    IssuerUnavailable,
+}

@@ -1,0 +1,1 @@
+//! A JWT of a subject issuer → whom it is about and what it covers.
