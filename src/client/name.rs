@@ -1,0 +1,278 @@
+//! Distinguished names, compared as sequences of attributes and never as text.
+//!
+//! The rule is `distinguishedNameMatch` (RFC 4517 §4.2.15): the same number of RDNs in the same order, each a set of
+//! the same attributes. Values of the attributes below match without regard to case and to insignificant spaces
+//! (`caseIgnoreMatch`); of any other attribute the encoding must be the same. Stricter than RFC 4518: no character is
+//! dropped, and composed and decomposed forms differ, so that nothing invisible can make two names equal.
+
+use x509_parser::asn1_rs::{Any, Class, FromDer, Tag, ToDer};
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+
+/// Attributes whose values are directory strings, with the short names of RFC 4514 §3 and RFC 4519.
+const TEXT_ATTRIBUTES: [(&str, &str); 21] = [
+    ("CN", "2.5.4.3"),
+    ("SN", "2.5.4.4"),
+    ("serialNumber", "2.5.4.5"),
+    ("C", "2.5.4.6"),
+    ("L", "2.5.4.7"),
+    ("ST", "2.5.4.8"),
+    ("STREET", "2.5.4.9"),
+    ("O", "2.5.4.10"),
+    ("OU", "2.5.4.11"),
+    ("title", "2.5.4.12"),
+    ("description", "2.5.4.13"),
+    ("businessCategory", "2.5.4.15"),
+    ("postalCode", "2.5.4.17"),
+    ("GN", "2.5.4.42"),
+    ("givenName", "2.5.4.42"),
+    ("dnQualifier", "2.5.4.46"),
+    ("pseudonym", "2.5.4.65"),
+    ("organizationIdentifier", "2.5.4.97"),
+    ("UID", "0.9.2342.19200300.100.1.1"),
+    ("DC", "0.9.2342.19200300.100.1.25"),
+    ("emailAddress", "1.2.840.113549.1.9.1"),
+];
+
+/// A subject: RDNs in the order of the certificate, the attributes of each sorted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DistinguishedName(Vec<Vec<Attribute>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Attribute {
+    oid: String,
+    value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// Folded: two that match are equal.
+    Text(String),
+    /// The whole encoding.
+    Der(Vec<u8>),
+}
+
+/// The text is no distinguished name, or none that a certificate could match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a list of `TYPE=value`.
+    #[error("an attribute is not written TYPE=value; print the name with `openssl x509 -subject -nameopt RFC2253`")]
+    Form,
+    /// A type whose values cannot be compared as text.
+    #[error("an attribute type is unknown; write its OID and the value as # and the hexadecimal DER")]
+    Type,
+    /// A value that no directory string has, or badly escaped.
+    #[error("a value is empty, holds a control character, or an unescaped one of \" + , ; < > \\")]
+    Value,
+}
+
+impl DistinguishedName {
+    /// Reads the form of RFC 4514, last RDN first. Spaces after a comma or plus are not significant.
+    pub(super) fn parse(text: &str) -> Result<Self, NameError> {
+        let rdn = |part: &str| sorted(split(part, b'+').into_iter().map(Attribute::parse));
+        // RFC 4514 §2.1: the text begins with the last RDN.
+        split(text, b',').into_iter().rev().map(rdn).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Takes over the name of a certificate; `None` if it cannot be encoded again.
+    pub(super) fn from_certificate(name: &X509Name<'_>) -> Option<Self> {
+        let attribute = |a: &AttributeTypeAndValue<'_>| Attribute::new(a.attr_type().to_id_string(), a.attr_value());
+        let rdns = name.iter_rdn().map(|rdn| sorted(rdn.iter().map(|a| attribute(a).ok_or(()))));
+        rdns.collect::<Result<_, _>>().ok().map(Self)
+    }
+}
+
+fn sorted<E>(attributes: impl Iterator<Item = Result<Attribute, E>>) -> Result<Vec<Attribute>, E> {
+    let mut rdn = attributes.collect::<Result<Vec<_>, _>>()?;
+    rdn.sort();
+    Ok(rdn)
+}
+
+impl Attribute {
+    fn new(oid: String, value: &Any<'_>) -> Option<Self> {
+        let text = is_text(&oid).then(|| directory_string(value)).flatten();
+        let value = match text {
+            Some(text) => Value::Text(fold(&text)),
+            None => Value::Der(value.to_der_vec().ok()?),
+        };
+        Some(Self { oid, value })
+    }
+
+    fn parse(text: &str) -> Result<Self, NameError> {
+        let (name, value) = text.split_once('=').ok_or(NameError::Form)?;
+        let oid = oid(name.trim_start_matches(' '))?;
+        let value = value.trim_start_matches(' ');
+        if let Some(hex) = value.strip_prefix('#') {
+            let der = unhex(hex).ok_or(NameError::Value)?;
+            let (rest, value) = Any::from_der(&der).map_err(|_| NameError::Value)?;
+            return rest.is_empty().then(|| Self::new(oid, &value)).flatten().ok_or(NameError::Value);
+        }
+        if !is_text(&oid) {
+            return Err(NameError::Type);
+        }
+        let value = unescape(value)?;
+        let folded = fold(&value);
+        let plain = !folded.is_empty() && !value.chars().any(char::is_control);
+        plain.then(|| Self { oid, value: Value::Text(folded) }).ok_or(NameError::Value)
+    }
+}
+
+/// The pieces of `text` between separators that no backslash stands before.
+fn split(text: &str, separator: u8) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == separator && !escaped {
+            pieces.push(&text[start..at]);
+            start = at + 1;
+        }
+        escaped = byte == b'\\' && !escaped;
+    }
+    pieces.push(&text[start..]);
+    pieces
+}
+
+fn oid(name: &str) -> Result<String, NameError> {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')) {
+        return Err(NameError::Form);
+    }
+    if let Some((_, oid)) = TEXT_ATTRIBUTES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        return Ok((*oid).to_owned());
+    }
+    let number = |arc: &str| arc.bytes().all(|b| b.is_ascii_digit()) && (arc == "0" || !arc.starts_with('0'));
+    let dotted = name.contains('.') && name.split('.').all(|arc| !arc.is_empty() && number(arc));
+    dotted.then(|| name.to_owned()).ok_or(NameError::Type)
+}
+
+fn is_text(oid: &str) -> bool {
+    TEXT_ATTRIBUTES.iter().any(|(_, known)| *known == oid)
+}
+
+/// RFC 4514 §2.4: a backslash before a special character, or before two hexadecimal digits of UTF-8.
+fn unescape(value: &str) -> Result<String, NameError> {
+    let mut bytes = value.bytes();
+    let mut plain = Vec::with_capacity(value.len());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => plain.push(unescape_one(&mut bytes)?),
+            b'"' | b'+' | b',' | b';' | b'<' | b'>' | 0 => return Err(NameError::Value),
+            _ => plain.push(byte),
+        }
+    }
+    String::from_utf8(plain).map_err(|_| NameError::Value)
+}
+
+fn unescape_one(bytes: &mut std::str::Bytes<'_>) -> Result<u8, NameError> {
+    let first = bytes.next().ok_or(NameError::Value)?;
+    if b" \"#+,;<=>\\".contains(&first) {
+        return Ok(first);
+    }
+    let second = bytes.next().ok_or(NameError::Value)?;
+    hex_pair(first, second).ok_or(NameError::Value)
+}
+
+fn hex_pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| hex_pair(*high, *low)).collect::<Option<Vec<_>>>()?;
+    rest.is_empty().then_some(bytes)
+}
+
+/// What `caseIgnoreMatch` compares: lower case, one space between words, none at the ends.
+fn fold(text: &str) -> String {
+    let spaced = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    spaced.chars().flat_map(char::to_lowercase).collect()
+}
+
+/// The characters of a string type whose alphabet is certain; T.61 is none.
+fn directory_string(value: &Any<'_>) -> Option<String> {
+    if value.class() != Class::Universal {
+        return None;
+    }
+    match value.tag() {
+        Tag::Utf8String => String::from_utf8(value.data.to_vec()).ok(),
+        Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::VisibleString => {
+            value.data.is_ascii().then(|| String::from_utf8_lossy(value.data).into_owned())
+        }
+        Tag::BmpString => utf16(value.data),
+        _ => None,
+    }
+}
+
+fn utf16(data: &[u8]) -> Option<String> {
+    let (units, rest) = data.as_chunks::<2>();
+    let text = char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit))).collect::<Result<_, _>>();
+    rest.is_empty().then_some(text.ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DistinguishedName {
+        DistinguishedName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn case_and_insignificant_spaces_do_not_count() {
+        assert_eq!(name("CN=Mail  Delivery,O=Example"), name("cn=mail delivery, o= EXAMPLE "));
+        assert_eq!(name("CN=a+OU=b,O=c"), name("OU=b+CN=a,O=c"));
+        assert_eq!(name("2.5.4.3=a"), name("CN=A"));
+        assert_eq!(name("CN=#0c0141"), name("CN=a"), "the hexadecimal form of a directory string is text all the same");
+    }
+
+    /// A-021
+    #[test]
+    fn structure_counts() {
+        assert_ne!(name("CN=a,O=b"), name("O=b,CN=a"));
+        assert_ne!(name("CN=a,O=b"), name("CN=a+O=b"));
+        assert_ne!(name("CN=a,O=b"), name("CN=a,OU=c,O=b"));
+        assert_ne!(name("CN=a,O=b"), name(r"CN=a\,O=b"));
+        assert_ne!(name("CN=a+O=b"), name(r"CN=a\+O=b"));
+        assert_ne!(name("CN=a"), name("CN=a+CN=a"));
+        assert_ne!(name("CN=a"), name("O=a"));
+        assert_ne!(name("1.2.3=#0c0141"), name("1.2.3=#0c0161"), "of an unknown attribute the encoding counts");
+    }
+
+    #[test]
+    fn escapes_are_read() {
+        assert_eq!(name(r"CN=\23\2c \\\ "), name(r"CN=\#\, \\"));
+        assert_eq!(name(r"CN=Lu\C4\8Di\C4\87"), name("CN=Lučić"));
+    }
+
+    #[test]
+    fn text_that_is_no_name_is_refused() {
+        for text in [
+            "",
+            "CN",
+            "CN=",
+            "CN= ",
+            "=a",
+            "CN=a,",
+            "CN=a,,O=b",
+            "CN=a+",
+            ",CN=a",
+            "CN = a",
+            "CN=\"a\"",
+            "CN=a;O=b",
+            "CN=a\\",
+            "CN=\\zz",
+            "CN=\\00",
+            "CN=a\u{7}",
+            "CN=\\ff",
+            "CN=#",
+            "CN=#0c",
+            "CN=#0c014100",
+            "CN=#0c014",
+            "nick=a",
+            "1.2.3=a",
+            "1..2=#0500",
+            "1.02=#0500",
+        ] {
+            assert!(DistinguishedName::parse(text).is_err(), "{text}");
+        }
+    }
+}
