@@ -2,7 +2,9 @@
 
 pub mod claims;
 pub mod json;
+pub mod jwks;
 pub mod jws;
+pub mod remote;
 
 pub use claims::{Delayed, NameError, Purpose, Scope, TrustDomain, TxnClaims};
 pub use json::Members;

@@ -1,0 +1,331 @@
+//! JWK sets (RFC 7517): which public keys may verify what.
+//!
+//! A set comes from outside, so each key is read on its own: one that cannot be used is skipped, and the rest serve.
+//! What makes the whole document unfit is ambiguity: text that is not strict JSON, or one `kid` for two keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::json::{self, Limits};
+
+/// The longest document that is read, in bytes: 1 MiB.
+pub const DOCUMENT_MAX: usize = 1 << 20;
+
+/// The most keys that one document may list, usable or not.
+pub const KEYS_MAX: usize = 1000;
+
+/// Why a document gives no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwksError {
+    /// Longer than [`DOCUMENT_MAX`].
+    #[error("the key set is too long")]
+    TooLong,
+    /// Not strict JSON, not an object with an array `keys`, or more than [`KEYS_MAX`] keys.
+    #[error("not a JWK set")]
+    Form,
+    /// Two different keys have the same `kid`: which one is meant cannot be known.
+    #[error("the key set has different keys of one key id")]
+    Ambiguous,
+    /// No key of the set can be used.
+    #[error("the key set has no usable key")]
+    Nothing,
+}
+
+/// Why one key is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwkError {
+    /// Not an object, or a member is missing, of the wrong type, or not canonical base64url.
+    #[error("not a JWK")]
+    Form,
+    /// It holds a secret: `oct`, or a private member. Whoever publishes such a key has lost it.
+    #[error("the key is not public")]
+    Secret,
+    /// A `kty`, `crv` or `alg` that nothing here verifies with, or that do not fit each other.
+    #[error("the kind of key is not supported")]
+    Unsupported,
+    /// `use` is not `sig`, or `key_ops` lacks `verify`.
+    #[error("the key is not for signatures")]
+    Purpose,
+    /// Coordinates of the wrong length or off the curve; RSA below 2048 or above 8192 bits, or with a bad exponent.
+    #[error("the key is not sound")]
+    Unsound,
+}
+
+/// Why a set has no key for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoKey {
+    /// No key of this `kid`; or the token names none, and the set has not just one key.
+    #[error("the key is not in the set")]
+    Unknown,
+    /// There is such a key, but the token's algorithm is not one of its own.
+    #[error("the algorithm does not fit the key")]
+    Unfit,
+}
+
+/// What a public key is: it decides which algorithms fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    P256,
+    P384,
+    Ed25519,
+    Rsa,
+}
+
+impl Kind {
+    fn algorithms(self) -> &'static [Algorithm] {
+        match self {
+            Self::P256 => &[Algorithm::ES256],
+            Self::P384 => &[Algorithm::ES384],
+            Self::Ed25519 => &[Algorithm::EdDSA],
+            Self::Rsa => &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ],
+        }
+    }
+}
+
+/// A sound public key and what it may verify.
+#[derive(Clone)]
+pub struct VerificationKey {
+    kid: Option<String>,
+    kind: Kind,
+    algorithm: Option<Algorithm>,
+    material: Vec<u8>,
+    decoding_key: DecodingKey,
+}
+
+impl VerificationKey {
+    /// Reads the text of one public JWK.
+    ///
+    /// # Errors
+    /// [`JwkError`] where the key cannot be used for verification.
+    pub fn parse(jwk: &[u8]) -> Result<Self, JwkError> {
+        let text = strict(jwk, Limits::DEFAULT).ok_or(JwkError::Form)?;
+        Self::read(&serde_json::from_str(text).map_err(|_| JwkError::Form)?)
+    }
+
+    /// `kid`, the name by which tokens ask for it.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// Whether `algorithm` is one that the key's type, curve and own `alg` allow.
+    pub fn fits(&self, algorithm: Algorithm) -> bool {
+        self.algorithm.map_or_else(|| self.kind.algorithms().contains(&algorithm), |own| own == algorithm)
+    }
+
+    /// The key as [`crate::jws::Jws::verify`] takes it. Ask [`VerificationKey::fits`] first.
+    pub fn decoding_key(&self) -> &DecodingKey {
+        &self.decoding_key
+    }
+
+    fn read(jwk: &Value) -> Result<Self, JwkError> {
+        let jwk = Jwk(jwk.as_object().ok_or(JwkError::Form)?);
+        jwk.must_be_public()?;
+        jwk.must_be_for_signatures()?;
+        let (kind, material, decoding_key) = match (jwk.required("kty")?, jwk.text("crv")?) {
+            ("EC", Some("P-256")) => jwk.ec(Kind::P256, &ECDSA_P256_SHA256_FIXED, 32)?,
+            ("EC", Some("P-384")) => jwk.ec(Kind::P384, &ECDSA_P384_SHA384_FIXED, 48)?,
+            ("OKP", Some("Ed25519")) => jwk.ed25519()?,
+            ("RSA", _) => jwk.rsa()?,
+            _ => return Err(JwkError::Unsupported),
+        };
+        let algorithm = jwk.text("alg")?.map(|name| algorithm(kind, name)).transpose()?;
+        Ok(Self { kid: jwk.text("kid")?.map(str::to_owned), kind, algorithm, material, decoding_key })
+    }
+
+    fn same_key(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.material == other.material
+    }
+}
+
+/// The kinds only: a key is public, but nobody wants to read it.
+impl fmt::Debug for VerificationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerificationKey").field("kid", &self.kid).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// The usable keys of a document; at least one, and no `kid` stands for two keys.
+#[derive(Debug, Clone)]
+pub struct KeySet(Vec<Arc<VerificationKey>>);
+
+impl KeySet {
+    /// Reads a JWK set.
+    ///
+    /// # Errors
+    /// [`JwksError`] where the document as a whole cannot be relied on. Single keys that cannot be used are skipped.
+    pub fn parse(document: &[u8]) -> Result<Self, JwksError> {
+        #[derive(Deserialize)]
+        struct Document {
+            keys: Vec<Value>,
+        }
+        if document.len() > DOCUMENT_MAX {
+            return Err(JwksError::TooLong);
+        }
+        let limits = Limits { members: KEYS_MAX, ..Limits::DEFAULT };
+        let text = strict(document, limits).ok_or(JwksError::Form)?;
+        let document: Document = serde_json::from_str(text).map_err(|_| JwksError::Form)?;
+        Self::of(document.keys.iter().filter_map(usable).collect())
+    }
+
+    /// The key for a token with this `kid` and `alg`. A token without `kid` is served only by a set of one key.
+    ///
+    /// # Errors
+    /// [`NoKey`]
+    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&Arc<VerificationKey>, NoKey> {
+        let named = |key: &&Arc<VerificationKey>| match kid {
+            Some(kid) => key.kid() == Some(kid),
+            None => self.0.len() == 1,
+        };
+        let mut candidates = self.0.iter().filter(named).peekable();
+        candidates.peek().ok_or(NoKey::Unknown)?;
+        candidates.find(|key| key.fits(algorithm)).ok_or(NoKey::Unfit)
+    }
+
+    /// The usable keys in the document's order.
+    pub fn keys(&self) -> impl Iterator<Item = &VerificationKey> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    fn of(keys: Vec<VerificationKey>) -> Result<Self, JwksError> {
+        if keys.is_empty() {
+            return Err(JwksError::Nothing);
+        }
+        let mut named = std::collections::HashMap::new();
+        for key in &keys {
+            if let Some(kid) = key.kid()
+                && !named.entry(kid).or_insert(key).same_key(key)
+            {
+                return Err(JwksError::Ambiguous);
+            }
+        }
+        Ok(Self(keys.into_iter().map(Arc::new).collect()))
+    }
+}
+
+/// From keys that were read one by one.
+impl TryFrom<Vec<VerificationKey>> for KeySet {
+    type Error = JwksError;
+
+    fn try_from(keys: Vec<VerificationKey>) -> Result<Self, JwksError> {
+        Self::of(keys)
+    }
+}
+
+fn usable(jwk: &Value) -> Option<VerificationKey> {
+    VerificationKey::read(jwk)
+        .inspect_err(|error| match error {
+            JwkError::Secret | JwkError::Unsound => tracing::warn!(%error, "a key of the set is skipped"),
+            _ => tracing::debug!(%error, "a key of the set is skipped"),
+        })
+        .ok()
+}
+
+fn strict(text: &[u8], limits: Limits) -> Option<&str> {
+    let text = std::str::from_utf8(text).ok()?;
+    json::check(text, limits).ok().map(|()| text)
+}
+
+/// `alg` of a JWK: the one algorithm that its owner uses it with.
+fn algorithm(kind: Kind, name: &str) -> Result<Algorithm, JwkError> {
+    let named = match name {
+        "Ed25519" => Algorithm::EdDSA,
+        other => other.parse().map_err(|_| JwkError::Unsupported)?,
+    };
+    kind.algorithms().contains(&named).then_some(named).ok_or(JwkError::Unsupported)
+}
+
+/// The members of one JWK as written.
+struct Jwk<'a>(&'a Map<String, Value>);
+
+type Parts = (Kind, Vec<u8>, DecodingKey);
+
+impl<'a> Jwk<'a> {
+    fn text(&self, name: &str) -> Result<Option<&'a str>, JwkError> {
+        self.0.get(name).map(|value| value.as_str().ok_or(JwkError::Form)).transpose()
+    }
+
+    fn required(&self, name: &str) -> Result<&'a str, JwkError> {
+        self.text(name)?.ok_or(JwkError::Form)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, JwkError> {
+        URL_SAFE_NO_PAD.decode(self.required(name)?).map_err(|_| JwkError::Form)
+    }
+
+    /// A coordinate has the full length of its curve, leading zeros included (RFC 7518 §6.2.1.2).
+    fn coordinate(&self, name: &str, len: usize) -> Result<Vec<u8>, JwkError> {
+        self.bytes(name).and_then(|bytes| (bytes.len() == len).then_some(bytes).ok_or(JwkError::Unsound))
+    }
+
+    /// Without the leading zeros that some libraries put before it (RFC 7518 §6.3.1.1).
+    fn integer(&self, name: &str) -> Result<Vec<u8>, JwkError> {
+        let bytes = self.bytes(name)?;
+        Ok(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
+    }
+
+    fn must_be_public(&self) -> Result<(), JwkError> {
+        const SECRET: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+        let secret = SECRET.iter().any(|name| self.0.contains_key(*name));
+        if secret || self.text("kty")? == Some("oct") { Err(JwkError::Secret) } else { Ok(()) }
+    }
+
+    fn must_be_for_signatures(&self) -> Result<(), JwkError> {
+        let verifies = match self.0.get("key_ops") {
+            None => true,
+            Some(Value::Array(operations)) => operations.iter().any(|operation| operation == "verify"),
+            Some(_) => return Err(JwkError::Form),
+        };
+        let signs = self.text("use")?.is_none_or(|usage| usage == "sig");
+        if verifies && signs { Ok(()) } else { Err(JwkError::Purpose) }
+    }
+
+    fn ec(&self, kind: Kind, curve: &'static dyn VerificationAlgorithm, len: usize) -> Result<Parts, JwkError> {
+        let point = [vec![0x04], self.coordinate("x", len)?, self.coordinate("y", len)?].concat();
+        ParsedPublicKey::new(curve, &point).map_err(|_| JwkError::Unsound)?;
+        let key = DecodingKey::from_ec_der(&point);
+        Ok((kind, point, key))
+    }
+
+    fn ed25519(&self) -> Result<Parts, JwkError> {
+        let point = self.coordinate("x", 32)?;
+        ParsedPublicKey::new(&ED25519, &point).map_err(|_| JwkError::Unsound)?;
+        let key = DecodingKey::from_ed_der(&point);
+        Ok((Kind::Ed25519, point, key))
+    }
+
+    fn rsa(&self) -> Result<Parts, JwkError> {
+        let (n, e) = (self.integer("n")?, self.integer("e")?);
+        let odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
+        let sound = (2048..=8192).contains(&bits(&n)) && odd(&n) && odd(&e) && (2..=64).contains(&bits(&e));
+        if !sound {
+            return Err(JwkError::Unsound);
+        }
+        RsaPublicKeyComponents { n: &n, e: &e }
+            .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+            .map_err(|_| JwkError::Unsound)?;
+        let key = DecodingKey::from_rsa_raw_components(&n, &e);
+        Ok((Kind::Rsa, [n, vec![0], e].concat(), key))
+    }
+}
+
+/// The length in bits of a big-endian number without leading zero bytes.
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+}

@@ -1,0 +1,243 @@
+//! One fetch: HTTPS to the configured place and nowhere else, with limits on time and size.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH};
+use reqwest::{Client, Response, StatusCode, redirect};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use url::{Host, Url};
+
+use super::{Location, Settings};
+use crate::json::{self, Limits};
+use crate::jwks::{DOCUMENT_MAX, JwksError, KeySet};
+
+/// Why keys can never be fetched with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Not an absolute `https` URL, or an issuer with query or fragment.
+    #[error("{0:?} is not an https address")]
+    Address(String),
+    /// The PEM text has no certificate, or one that cannot be read.
+    #[error("the root certificates cannot be read")]
+    RootCertificates,
+    /// None are given, and the system has none.
+    #[error("the system has no root certificates")]
+    NoRootCertificates,
+    /// The HTTPS client cannot be made.
+    #[error("the HTTPS client cannot be set up")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a fetch brought.
+pub(super) enum Fetched {
+    New { keys: KeySet, tag: Option<String>, max_age: Option<Duration> },
+    Unchanged { max_age: Option<Duration> },
+}
+
+/// Why a fetch brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("it took too long")]
+    Timeout,
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+    #[error("the answer is too long")]
+    TooLong,
+    #[error(transparent)]
+    Jwks(#[from] JwksError),
+    #[error("the issuer's metadata are not acceptable: {0}")]
+    Metadata(&'static str),
+    #[error("it was given up")]
+    Dropped,
+}
+
+pub(super) struct Fetcher {
+    location: Location,
+    client: Client,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.location {
+            Location::JwksUri(uri) => f.write_str(uri.as_str()),
+            Location::Discovery { issuer } => f.write_str(issuer),
+        }
+    }
+}
+
+impl Fetcher {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
+        match &settings.location {
+            Location::JwksUri(uri) if uri.scheme() == "https" => {}
+            Location::JwksUri(uri) => return Err(SetupError::Address(uri.to_string())),
+            Location::Discovery { issuer } => {
+                metadata_uris(issuer).ok_or_else(|| SetupError::Address(issuer.clone()))?;
+            }
+        }
+        Ok(Self { location: settings.location.clone(), client: client(settings)?, timeout: settings.timeout })
+    }
+
+    /// Fetches the set, or learns that the one with `tag` is still the same.
+    pub(super) async fn fetch(&self, tag: Option<&str>) -> Result<Fetched, FetchError> {
+        tokio::time::timeout(self.timeout, self.fetch_now(tag)).await.map_err(|_| FetchError::Timeout)?
+    }
+
+    async fn fetch_now(&self, tag: Option<&str>) -> Result<Fetched, FetchError> {
+        let uri = match &self.location {
+            Location::JwksUri(uri) => uri.clone(),
+            Location::Discovery { issuer } => self.discover(issuer).await?,
+        };
+        let response = self.get(uri, tag).await?;
+        let max_age = max_age(response.headers());
+        match response.status() {
+            StatusCode::OK => {
+                let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+                let keys = KeySet::parse(&body(response).await?)?;
+                Ok(Fetched::New { keys, tag, max_age })
+            }
+            StatusCode::NOT_MODIFIED if tag.is_some() => Ok(Fetched::Unchanged { max_age }),
+            other => Err(FetchError::Status(other)),
+        }
+    }
+
+    async fn get(&self, uri: Url, tag: Option<&str>) -> Result<Response, FetchError> {
+        let request = self.client.get(uri).header(ACCEPT, "application/jwk-set+json, application/json");
+        let request = match tag {
+            Some(tag) => request.header(IF_NONE_MATCH, tag),
+            None => request,
+        };
+        Ok(request.send().await?)
+    }
+
+    /// Asks anew each time: an issuer may move its keys.
+    async fn discover(&self, issuer: &str) -> Result<Url, FetchError> {
+        let uris = metadata_uris(issuer).ok_or(FetchError::Metadata("the issuer is not an https address"))?;
+        let mut refused = StatusCode::NOT_FOUND;
+        for uri in uris {
+            let response = self.get(uri, None).await?;
+            match response.status() {
+                StatusCode::OK => return jwks_uri(&body(response).await?, issuer),
+                other => refused = other,
+            }
+        }
+        Err(FetchError::Status(refused))
+    }
+}
+
+/// Trusts what it is told to trust, goes where it is sent, and never further.
+fn client(settings: &Settings) -> Result<Client, SetupError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| SetupError::Client(error.into()))?
+        .with_root_certificates(roots(settings.root_certificates_pem.as_deref())?)
+        .with_no_client_auth();
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        // Fetches are rare, and a kept connection would belong to a runtime that may be gone.
+        .pool_max_idle_per_host(0)
+        .connect_timeout(settings.connect_timeout)
+        .timeout(settings.timeout)
+        .user_agent(concat!("writ-verifier/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| SetupError::Client(error.into()))
+}
+
+pub(crate) fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, SetupError> {
+    let mut roots = RootCertStore::empty();
+    let Some(pem) = pem else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return if roots.is_empty() { Err(SetupError::NoRootCertificates) } else { Ok(roots) };
+    };
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| SetupError::RootCertificates)?;
+        roots.add(certificate).map_err(|_| SetupError::RootCertificates)?;
+    }
+    if roots.is_empty() { Err(SetupError::RootCertificates) } else { Ok(roots) }
+}
+
+/// The body as sent, up to the limit; it is never decompressed.
+async fn body(mut response: Response) -> Result<Vec<u8>, FetchError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > DOCUMENT_MAX {
+            return Err(FetchError::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// `max-age` of `Cache-Control`. One of 0 is what servers send that forbid caching of everything alike; it counts as
+/// not given, as do `no-cache` and `no-store`: a set that is fetched for each token helps nobody.
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    let seconds = directives.flat_map(|value| value.split(',')).find_map(|directive| {
+        let (name, value) = directive.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("max-age").then(|| value.trim_matches('"').parse::<u64>().ok())?
+    });
+    seconds.filter(|&seconds| seconds > 0).map(Duration::from_secs)
+}
+
+/// Where an issuer's metadata are: appended to the issuer (OIDC Discovery §4.1), and put between host and
+/// path (RFC 8414 §3.1).
+fn metadata_uris(issuer: &str) -> Option<[Url; 2]> {
+    let url = Url::parse(issuer).ok()?;
+    if url.scheme() != "https" || url.query().is_some() || url.fragment().is_some() {
+        return None;
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    let at = |path: &str| {
+        let mut uri = url.clone();
+        uri.set_path(path);
+        uri
+    };
+    Some([
+        at(&format!("{path}/.well-known/openid-configuration")),
+        at(&format!("/.well-known/oauth-authorization-server{path}")),
+    ])
+}
+
+/// `jwks_uri` of the metadata, if they are this issuer's.
+fn jwks_uri(document: &[u8], issuer: &str) -> Result<Url, FetchError> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let text = std::str::from_utf8(document).map_err(|_| FetchError::Metadata("not JSON"))?;
+    let limits = Limits { members: 1000, ..Limits::DEFAULT };
+    json::check(text, limits).map_err(|_| FetchError::Metadata("not JSON"))?;
+    let metadata: Metadata =
+        serde_json::from_str(text).map_err(|_| FetchError::Metadata("issuer or jwks_uri is missing"))?;
+    if metadata.issuer != issuer {
+        return Err(FetchError::Metadata("they are of another issuer"));
+    }
+    Url::parse(&metadata.jwks_uri)
+        .ok()
+        .filter(|uri| uri.scheme() == "https" && !leads_inside(uri, issuer))
+        .ok_or(FetchError::Metadata("jwks_uri leads where no key set is looked for"))
+}
+
+/// Whether an address that the operator did not write names a machine by number, or this one: nobody publishes keys
+/// like that, but inner services are reached so. The issuer's own host is the operator's word.
+fn leads_inside(jwks_uri: &Url, issuer: &str) -> bool {
+    let own = Url::parse(issuer).is_ok_and(|issuer| issuer.host() == jwks_uri.host());
+    let inner = match jwks_uri.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        _ => true,
+    };
+    inner && !own
+}
