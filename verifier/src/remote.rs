@@ -22,6 +22,8 @@ use self::cache::{Cache, Next};
 use self::fetch::Fetcher;
 use crate::jwks::{NoKey, VerificationKey};
 
+pub(crate) use self::fetch::check_root_certificates;
+
 pub use self::fetch::SetupError;
 
 /// Where the keys are published.

@@ -73,7 +73,7 @@ impl Cache {
         }
     }
 
-    pub(super) fn in_flight(&self) -> bool {
+    fn in_flight(&self) -> bool {
         self.flight.is_some()
     }
 

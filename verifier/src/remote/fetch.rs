@@ -155,7 +155,12 @@ fn client(settings: &Settings) -> Result<Client, SetupError> {
         .map_err(|error| SetupError::Client(error.into()))
 }
 
-pub(crate) fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, SetupError> {
+/// Whether this text has certificates, and all of them can be read.
+pub(crate) fn check_root_certificates(pem: &[u8]) -> Result<(), SetupError> {
+    roots(Some(pem)).map(|_| ())
+}
+
+fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
     let Some(pem) = pem else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
