@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use writ_verifier::json::{self, Limits};
+use writ_verifier::jwks::VerificationKey;
 use writ_verifier::jws::{Jws, JwsError};
 use writ_verifier::{Members, Scope};
 
@@ -104,12 +105,10 @@ impl<'a> Presented<'a> {
         self.jws.algorithm
     }
 
-    /// Checks the signature; `fits` says whether a key of the issuer, fit for this algorithm, made it.
-    pub(super) fn signed(self, fits: impl FnOnce(&Jws<'_>) -> bool) -> Result<Signed, SubjectError> {
-        if !fits(&self.jws) {
-            return Err(SignatureInvalid);
-        }
-        Ok(Signed { typ: self.jws.typ, claims: self.claims, issuer: self.issuer })
+    /// Checks that `key`, which is one of the issuer's, made the signature.
+    pub(super) fn signed_with(self, key: &VerificationKey) -> Result<Signed, SubjectError> {
+        let genuine = key.fits(self.jws.algorithm) && self.jws.verify(key.decoding_key());
+        genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims, issuer: self.issuer }).ok_or(SignatureInvalid)
     }
 }
 
