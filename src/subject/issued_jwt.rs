@@ -12,7 +12,9 @@ use writ_verifier::jwks::VerificationKey;
 use writ_verifier::jws::{Jws, JwsError};
 use writ_verifier::{Members, Scope};
 
-use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, NotYetValid, SignatureInvalid};
+use super::SubjectError::{
+    self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, NotYetValid, SignatureInvalid,
+};
 use super::issuers::{AccessTokenProfile, Settings};
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, PolicySet, Subject};
@@ -108,7 +110,9 @@ impl<'a> Presented<'a> {
     /// Checks that `key`, which is one of the issuer's, made the signature.
     pub(super) fn signed_with(self, key: &VerificationKey) -> Result<Signed, SubjectError> {
         let genuine = key.fits(self.jws.algorithm) && self.jws.verify(key.decoding_key());
-        genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims, issuer: self.issuer }).ok_or(SignatureInvalid)
+        genuine
+            .then_some(Signed { typ: self.jws.typ, claims: self.claims, issuer: self.issuer })
+            .ok_or(SignatureInvalid)
     }
 }
 
@@ -214,7 +218,8 @@ impl Audience {
 
 /// RFC 9068 §2.2; `iss`, `aud` and `exp` are checked wherever a token is.
 fn required_by_rfc_9068(claims: &Members) -> Result<(), SubjectError> {
-    let texts = ["sub", "client_id", "jti"].iter().all(|name| claims.get(name).is_some_and(|text: String| !text.is_empty()));
+    let texts =
+        ["sub", "client_id", "jti"].iter().all(|name| claims.get(name).is_some_and(|text: String| !text.is_empty()));
     let complete = texts && claims.raw("iat").is_some();
     complete.then_some(()).ok_or(ClaimsInvalid("RFC 9068 asks for sub, client_id, iat and jti"))
 }
@@ -455,9 +460,23 @@ pub(super) mod tests {
         let deep = format!("{{\"iss\":\"{ISSUER}\",\"a\":{}{}}}", "[".repeat(5_000), "]".repeat(5_000));
         let wide = format!("{{\"iss\":\"{ISSUER}\",\"aud\":[{}\"\"]}}", "\"a\",".repeat(2_000));
         for payload in [
-            "", "[]", "null", "\"a\"", "{", "{} {}", "{}x", "{\"exp\":NaN}", "{\"a\":1e400}", "/**/{}", "\u{feff}{}",
-            r#"{"iss":"a","iss":"a"}"#, r#"{"exp":1,"exp":1}"#, r#"{"sub":"a","\u0073ub":"b"}"#, r#"{"a":{"b":1,"b":1}}"#,
-            &deep, &wide,
+            "",
+            "[]",
+            "null",
+            "\"a\"",
+            "{",
+            "{} {}",
+            "{}x",
+            "{\"exp\":NaN}",
+            "{\"a\":1e400}",
+            "/**/{}",
+            "\u{feff}{}",
+            r#"{"iss":"a","iss":"a"}"#,
+            r#"{"exp":1,"exp":1}"#,
+            r#"{"sub":"a","\u0073ub":"b"}"#,
+            r#"{"a":{"b":1,"b":1}}"#,
+            &deep,
+            &wide,
         ] {
             assert_eq!(parse(HEADER, payload.as_bytes()), Err(Malformed), "{payload:.80}");
         }
@@ -500,7 +519,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_legacy_token_needs_four_claims_and_no_type() {
-        let few = json!({"iss": ISSUER, "sub": "a", "aud": ["https://api2.example"], "exp": NOW.epoch() + 1}).to_string();
+        let few =
+            json!({"iss": ISSUER, "sub": "a", "aud": ["https://api2.example"], "exp": NOW.epoch() + 1}).to_string();
         for typ in [None, Some("jwt"), Some("at+jwt")] {
             assert!(Setting { typ, ..Setting::legacy() }.read(&few).is_ok(), "{typ:?}");
         }
@@ -528,9 +548,27 @@ pub(super) mod tests {
         let digits = "9".repeat(4_000);
         let milliseconds = (NOW.epoch() * 1_000).to_string();
         for exp in [
-            "", "\"1793000300\"", "null", "true", "[1793000300]", "{}", "-1", "-0", "0", "1", "999999999", "1e18", "1e308",
-            "1e400", "-1e400", "9223372036854775807", "9223372036854775808", "18446744073709551616", "253402300799",
-            &digits, &milliseconds,
+            "",
+            "\"1793000300\"",
+            "null",
+            "true",
+            "[1793000300]",
+            "{}",
+            "-1",
+            "-0",
+            "0",
+            "1",
+            "999999999",
+            "1e18",
+            "1e308",
+            "1e400",
+            "-1e400",
+            "9223372036854775807",
+            "9223372036854775808",
+            "18446744073709551616",
+            "253402300799",
+            &digits,
+            &milliseconds,
         ] {
             claims_are_refused(&with("exp", exp));
         }
@@ -572,7 +610,12 @@ pub(super) mod tests {
     fn an_audience_is_compared_byte_for_byte() {
         let read = |aud: &str| Setting::rfc_9068().read(&with("aud", aud)).err();
         for aud in [
-            "\"https://api.exampl\"", "\"https://api.example/\"", "\"https://API.example\"", "\"\"", "[]", "[\"other\"]",
+            "\"https://api.exampl\"",
+            "\"https://api.example/\"",
+            "\"https://API.example\"",
+            "\"\"",
+            "[]",
+            "[\"other\"]",
             "\"https://api.example https://api2.example\"",
         ] {
             assert_eq!(read(aud), Some(AudienceMismatch), "{aud}");
@@ -643,8 +686,22 @@ pub(super) mod tests {
     #[test]
     fn a_scope_has_the_syntax_of_rfc_6749() {
         for scope in [
-            "[\"a\"]", "null", "{}", "1", r#""a\tb""#, r#""a\nb""#, "\"a\u{a0}b\"", "\"a\u{200b}b\"", "\"ａ\"", "\"а\"",
-            r#""a\"b""#, r#""a\\b""#, "\" \"", "\" a\"", "\"a \"", "\"a  b\"",
+            "[\"a\"]",
+            "null",
+            "{}",
+            "1",
+            r#""a\tb""#,
+            r#""a\nb""#,
+            "\"a\u{a0}b\"",
+            "\"a\u{200b}b\"",
+            "\"ａ\"",
+            "\"а\"",
+            r#""a\"b""#,
+            r#""a\\b""#,
+            "\" \"",
+            "\" a\"",
+            "\"a \"",
+            "\"a  b\"",
         ] {
             claims_are_refused(&with("scope", scope));
         }
