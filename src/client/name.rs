@@ -112,7 +112,7 @@ impl Attribute {
         let value = unescape(value)?;
         let folded = fold(&value);
         let plain = !folded.is_empty() && !value.chars().any(char::is_control);
-        plain.then(|| Self { oid, value: Value::Text(folded) }).ok_or(NameError::Value)
+        plain.then_some(Self { oid, value: Value::Text(folded) }).ok_or(NameError::Value)
     }
 }
 
@@ -274,5 +274,23 @@ mod tests {
         ] {
             assert!(DistinguishedName::parse(text).is_err(), "{text}");
         }
+    }
+
+    /// as certificates encode it, in one set or in two.
+    #[test]
+    fn the_sets_of_a_certificate_are_kept_apart() {
+        let a = [0x30, 0x08, 0x06, 3, 0x55, 4, 3, 0x0c, 1, b'a'];
+        let b = [0x30, 0x08, 0x06, 3, 0x55, 4, 10, 0x13, 1, b'B'];
+        let set = |content: &[u8]| [&[0x31, u8::try_from(content.len()).unwrap()], content].concat();
+        let certificate = |sets: &[u8]| {
+            let der = [&[0x30, u8::try_from(sets.len()).unwrap()], sets].concat();
+            DistinguishedName::from_certificate(&X509Name::from_der(&der).unwrap().1).unwrap()
+        };
+        let together = certificate(&set(&[a, b].concat()));
+        assert_eq!(together, name("O=b+CN=A"));
+        assert_ne!(together, name("CN=a,O=b"));
+        let apart = certificate(&[set(&b), set(&a)].concat());
+        assert_eq!(apart, name("CN=a,O=b"));
+        assert_ne!(apart, name("CN=a+O=b"));
     }
 }
