@@ -1,1 +1,3 @@
 //! Arguments → command → exit code.
+
+pub mod certs;
