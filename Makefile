@@ -1,0 +1,35 @@
+# The verbs of this project. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt docs quickstart deny clean
+
+CARGO ?= cargo
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+test: ## everything that must hold: unit, property, black-box and crash tests, examples, documentation tests
+	$(CARGO) test --workspace --locked
+	$(CARGO) build --examples --locked
+	tests/examples.sh
+
+lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
+	@! grep -E '^name = "(ring|openssl-sys|native-tls)"' Cargo.lock
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+docs: ## the API documentation, in target/doc
+	$(CARGO) doc --workspace --no-deps --locked
+
+quickstart: ## the story in one command
+	$(CARGO) run --release --locked -- quickstart --once
+
+deny: ## licences, sources and bans of dependencies (needs cargo-deny)
+	cargo deny --locked check bans licenses sources
+
+clean: ## forget what was built
+	$(CARGO) clean
