@@ -1,1 +1,195 @@
 //! The events, one line each, written before what they tell of leaves.
+//!
+//! A line never holds a token, a key or a certificate's private part: where a token could be put by mistake, the type
+//! is [`TokenDigest`].
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::telemetry::{Format, Log, LogError};
+
+/// SHA-256 of a compact token as sent, in base64url.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct TokenDigest(String);
+
+impl TokenDigest {
+    /// The digest of `token`.
+    pub fn of(token: &str) -> Self {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        Self(URL_SAFE_NO_PAD.encode(hash))
+    }
+}
+
+/// What became of one `POST /token`, as far as it came. What does not apply is absent.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Decision {
+    /// The request, also in its answer's `X-Request-Id`.
+    pub request_id: String,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// `x5t#S256` of the certificate that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<String>,
+    /// The kind of proof.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
+    /// The purposes asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Who issued the subject token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_issuer: Option<String>,
+    /// The subject token, as sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_token_sha256: Option<TokenDigest>,
+    /// The transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub txn: Option<String>,
+    /// Whom it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
+    /// The key that signed the new token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    /// When the new token expires, epoch seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exp: Option<u64>,
+    /// The new token, as sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<TokenDigest>,
+    /// Which use of the right to redeem.
+    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
+    pub use_number: Option<u32>,
+    /// Seconds since the presented token expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delayed_by: Option<u64>,
+    /// The state of the key that signed the presented token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_state: Option<&'static str>,
+    /// The last use was repeated: nothing was counted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
+    /// The code of a refusal's kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The digest of the policies it was decided by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<String>,
+}
+
+/// Everything that is recorded.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A token is about to leave.
+    TokenIssued(Box<Decision>),
+    /// None will.
+    TokenRefused(Box<Decision>),
+    /// A key was made.
+    KeyCreated {
+        /// The key.
+        kid: String,
+    },
+    /// `next` became `current`.
+    KeyRotated {
+        /// The key that signs from now on.
+        kid: String,
+        /// The key that has stopped.
+        previous: String,
+    },
+    /// A key serves nothing any more.
+    KeyRevoked {
+        /// The key.
+        kid: String,
+    },
+    /// Other policies are in force.
+    PoliciesReloaded {
+        /// Their digest.
+        policies: String,
+        /// How many clients they have.
+        clients: usize,
+    },
+    /// Changed policies were refused; those before stay in force.
+    PoliciesRejected {
+        /// How many mistakes they have.
+        problems: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// Other certificates, trust or revocations are in force.
+    CertificatesReloaded,
+    /// An operator took the present time as right.
+    ClockTrusted {
+        /// It, epoch seconds.
+        now: u64,
+    },
+    /// The store was made anew from the key files, or taken as it is.
+    StoreRepaired {
+        /// Whether the ledger was taken as it is: uses counted since are forgotten.
+        trust_ledger: bool,
+        /// Keys whose history was restored.
+        keys: usize,
+    },
+}
+
+/// Writes events to the log.
+#[derive(Debug, Clone)]
+pub struct Audit(Log);
+
+impl Audit {
+    /// Events go to `log`, among its other lines.
+    pub fn new(log: Log) -> Self {
+        Self(log)
+    }
+
+    /// Writes `event`; it has left the process when this returns.
+    ///
+    /// # Errors
+    /// [`LogError`]: what the event tells of must not happen.
+    pub async fn write(&self, event: &Event) -> Result<(), LogError> {
+        let Ok(Value::Object(members)) = serde_json::to_value(event) else { return Err(LogError) };
+        let line = match self.0.format() {
+            Format::Json => json_line(members),
+            Format::Text => text_line(&members),
+        };
+        self.0.write(line).await
+    }
+}
+
+fn time() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn json_line(event: Map<String, Value>) -> String {
+    let mut line = Map::new();
+    line.insert("timestamp".into(), time().into());
+    line.insert("level".into(), "INFO".into());
+    line.insert("target".into(), "audit".into());
+    line.extend(event);
+    Value::Object(line).to_string()
+}
+
+fn text_line(event: &Map<String, Value>) -> String {
+    let members = event.iter().map(|(name, value)| format!(" {name}={value}"));
+    format!("{}  INFO audit:{}", time(), members.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_apply_is_absent_and_members_stand_at_the_top() {
+        let decision = Decision { request_id: "r".into(), reason: Some("scope_malformed"), ..Decision::default() };
+        let line = serde_json::to_value(Event::TokenRefused(Box::new(decision))).unwrap();
+        assert_eq!(line, serde_json::json!({"event":"token_refused","request_id":"r","reason":"scope_malformed"}));
+    }
+}

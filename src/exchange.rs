@@ -1,1 +1,288 @@
 //! The flow of one exchange, top to bottom.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::audit::{Audit, Decision, Event, TokenDigest};
+use crate::claims::{self, Claims};
+use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
+use crate::clock::Timestamp;
+use crate::keys::{KeyRing, Signer, TxnToken};
+use crate::ledger::{Ledger, Term};
+use crate::limits::Limits;
+use crate::policy::decide::{Asked, Grant, Trace, admit, decide};
+use crate::policy::{Policies, PolicySet, Source};
+use crate::refusal::Refusal;
+use crate::request::{Form, Presented, RequestError, TokenRequest};
+use crate::subject::issuers::Issuers;
+use crate::subject::{SubjectError, VerifiedSubject, own_token};
+
+/// What the listener hands on: identity and bytes.
+pub struct Ask {
+    /// The certificate that the connection proved.
+    pub certificate: Arc<PeerCertificate>,
+    /// Whether an `Authorization` header was sent.
+    pub authorization: bool,
+    /// The form, as it came.
+    pub body: Vec<u8>,
+    /// Names the request in logs and answers.
+    pub request_id: String,
+    /// Until when waiting for others makes sense.
+    pub deadline: Instant,
+}
+
+/// A Txn-Token that may leave: signed, on record and in the log.
+#[derive(Debug)]
+pub struct Issued {
+    /// The token.
+    pub token: TxnToken,
+    /// Its purposes.
+    pub scope: String,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
+    /// Seconds until then.
+    pub expires_in: u64,
+    /// Until when it can be redeemed, if it went on record.
+    pub redeemable_until: Option<Timestamp>,
+}
+
+/// Everything that an exchange needs.
+pub struct Exchange {
+    settings: claims::Settings,
+    policies: Arc<Policies>,
+    issuers: Issuers,
+    keys: Arc<KeyRing>,
+    ledger: Arc<Ledger>,
+    limits: Limits,
+    audit: Audit,
+}
+
+impl Exchange {
+    /// Exchanges by `policies`, with subject tokens of `issuers`.
+    pub fn new(
+        settings: claims::Settings,
+        policies: Arc<Policies>,
+        issuers: Issuers,
+        keys: Arc<KeyRing>,
+        ledger: Arc<Ledger>,
+        limits: Limits,
+        audit: Audit,
+    ) -> Self {
+        Self { settings, policies, issuers, keys, ledger, limits, audit }
+    }
+
+    /// Decides on one request; the decision is in the audit log when this returns.
+    ///
+    /// The work goes on if the client goes away: a use that was counted belongs with its line in the log.
+    ///
+    /// # Errors
+    /// [`Refusal`]: every cause.
+    pub async fn token(self: &Arc<Self>, ask: Ask) -> Result<Issued, Refusal> {
+        let exchange = Arc::clone(self);
+        let work = tokio::spawn(async move { exchange.recorded(ask).await });
+        work.await.unwrap_or(Err(Refusal::Internal))
+    }
+
+    async fn recorded(&self, ask: Ask) -> Result<Issued, Refusal> {
+        let started = Instant::now();
+        let mut decision = Decision {
+            request_id: ask.request_id.clone(),
+            client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
+            ..Decision::default()
+        };
+        let outcome = self.exchange(&ask, &mut decision).await;
+        self.conclude(outcome, decision, started).await
+    }
+
+    /// A line for a request that was refused before it reached this room.
+    ///
+    /// # Errors
+    /// [`Refusal::Audit`] if it cannot be written.
+    pub async fn refused_before(&self, request_id: String, code: crate::refusal::Code) -> Result<(), Refusal> {
+        let decision =
+            Decision { request_id, error: Some(code.error), reason: Some(code.reason), ..Decision::default() };
+        count(&decision, "refused", Duration::ZERO);
+        Ok(self.audit.write(&Event::TokenRefused(Box::new(decision))).await?)
+    }
+
+    /// Writes the decision to the log and counts it; only then may it leave.
+    async fn conclude(
+        &self,
+        outcome: Result<Issued, Refusal>,
+        mut decision: Decision,
+        started: Instant,
+    ) -> Result<Issued, Refusal> {
+        if let Err(refusal) = &outcome {
+            let code = refusal.code();
+            (decision.error, decision.reason) = (Some(code.error), Some(code.reason));
+            if refusal.is_fault() {
+                tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
+            }
+        }
+        let event = match &outcome {
+            Ok(_) => Event::TokenIssued(Box::new(decision.clone())),
+            Err(_) => Event::TokenRefused(Box::new(decision.clone())),
+        };
+        let outcome = match self.audit.write(&event).await {
+            Ok(()) => outcome,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(refusal) = &outcome {
+            decision.reason = Some(refusal.code().reason);
+        }
+        let label = match &outcome {
+            Ok(_) => "issued",
+            Err(refusal) if refusal.is_fault() => "error",
+            Err(_) => "refused",
+        };
+        count(&decision, label, started.elapsed());
+        outcome
+    }
+
+    async fn exchange(&self, ask: &Ask, decision: &mut Decision) -> Result<Issued, Refusal> {
+        let policies = self.policies.snapshot(); // one view for the whole request
+        decision.policies = Some(policies.digest().to_owned());
+        let candidates = self.identify(&policies, &ask.certificate)?; // none: 401 before the form is looked at
+        let form = Form::parse(&ask.body)?;
+        let client = candidates.choose(form.client_id())?;
+        let client = policies.of(client).ok_or(ClientError::Unknown)?;
+        decision.client = Some(client.client_id.to_string());
+        refuse_second_authentication(ask, &form)?;
+        let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
+        decision.asks(&request);
+        self.limits.take(Some(&client.client_id))?;
+        let clock = Timestamp::now();
+        self.ledger.check_clock(clock)?;
+        let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
+        let now = signer.instant();
+        let mut trace = Trace::default();
+        let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
+        let subject = self.verify(ask, &asked, &policies, now).await?;
+        decision.proves(&subject, now);
+        let grant = decide(&asked, subject, now, &mut trace)?;
+        let term = self.ledger.spend(&grant, now).await?; // durable; on a free retry the term that it repeats
+        self.sign(grant, term, &signer, &policies, decision).await
+    }
+
+    fn identify<'a>(&self, policies: &'a PolicySet, certificate: &PeerCertificate) -> Result<Candidates<'a>, Refusal> {
+        let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
+        candidates(certificate, registered).or_else(|unknown| {
+            self.limits.take(None)?;
+            Err(unknown.into())
+        })
+    }
+
+    async fn verify(
+        &self,
+        ask: &Ask,
+        asked: &Asked<'_>,
+        policies: &PolicySet,
+        now: Timestamp,
+    ) -> Result<VerifiedSubject, Refusal> {
+        let client = asked.client();
+        match &asked.request().presented {
+            Presented::Client => Ok(VerifiedSubject::Client),
+            Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
+            Presented::AccessToken(token) => {
+                let verifying = self.issuers.access_token(token.expose(), client, policies, now);
+                let verified = tokio::time::timeout_at(ask.deadline.into(), verifying).await;
+                Ok(VerifiedSubject::Outside(verified.map_err(|_| Refusal::Timeout)??))
+            }
+            Presented::TxnToken(token) => {
+                let may_redeem = asked.redeeming_rule().is_some();
+                let find = |kid: &str| self.keys.find(kid);
+                let domain = &self.settings.trust_domain;
+                let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
+                // A live token at purposes that accept live ones asks to be replaced, which this version does not do.
+                if own.alive && asked.rules(Source::TxnToken).is_some() {
+                    return Err(SubjectError::TypeUnsupported.into());
+                }
+                Ok(VerifiedSubject::Own(own))
+            }
+        }
+    }
+
+    async fn sign(
+        &self,
+        grant: Grant,
+        term: Term,
+        signer: &Signer,
+        policies: &PolicySet,
+        decision: &mut Decision,
+    ) -> Result<Issued, Refusal> {
+        let now = signer.instant();
+        let claims = Claims::new(grant, term, &self.settings);
+        let token = signer.sign(&claims)?;
+        decision.issues(&claims, &token, term);
+        let mut redeemable_until = None;
+        if term.spent.is_none() {
+            if token.as_str().len() > self.settings.max_size {
+                return Err(Refusal::TokenTooLarge);
+            }
+            let facts = claims.as_txn_claims();
+            if let Some(max_age) = policies.redeemable_for(&facts.scope, &facts.req_wl) {
+                let until = term.exp + max_age;
+                self.ledger.record(token.signed_part(), &facts.txn, until, now).await?; // on record before it leaves
+                redeemable_until = Some(until);
+            }
+        }
+        let scope = claims.as_txn_claims().scope.to_string();
+        let expires_in = term.exp.since(now).as_secs();
+        Ok(Issued { token, scope, expires_at: term.exp, expires_in, redeemable_until })
+    }
+}
+
+/// What is known of a decision grows as the request travels.
+impl Decision {
+    fn asks(&mut self, request: &TokenRequest) {
+        self.scope = Some(request.scope.to_string());
+        self.source = request.presented.sources().last().map(|source| source.name());
+        self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
+    }
+
+    fn proves(&mut self, subject: &VerifiedSubject, now: Timestamp) {
+        self.source = Some(subject.source().name());
+        match subject {
+            VerifiedSubject::Client => {}
+            VerifiedSubject::Named(sub) => self.sub = Some(sub.to_string()),
+            VerifiedSubject::Outside(token) => {
+                self.sub = Some(token.sub().to_string());
+                self.subject_issuer = Some(token.issuer().to_owned());
+            }
+            VerifiedSubject::Own(token) => {
+                self.sub = Some(token.claims.sub.clone());
+                self.txn = Some(token.claims.txn.clone());
+                self.key_state = Some(token.key_state);
+                self.delayed_by = now.epoch().checked_sub(token.claims.exp);
+            }
+        }
+    }
+
+    fn issues(&mut self, claims: &Claims, token: &TxnToken, term: Term) {
+        let claims = claims.as_txn_claims();
+        self.sub = Some(claims.sub.clone());
+        self.txn = Some(claims.txn.clone());
+        self.exp = Some(claims.exp);
+        self.kid = Some(token.kid().to_owned());
+        self.token_sha256 = Some(TokenDigest::of(token.as_str()));
+        self.use_number = term.spent.map(|spent| spent.use_number);
+        self.retry = term.spent.is_some_and(|spent| spent.retry);
+    }
+}
+
+fn refuse_second_authentication(ask: &Ask, form: &Form) -> Result<(), RequestError> {
+    if ask.authorization {
+        return Err(RequestError::Unsupported("Authorization"));
+    }
+    form.refuse_second_authentication()
+}
+
+fn count(decision: &Decision, outcome: &'static str, took: Duration) {
+    let source = decision.source.unwrap_or("-");
+    let client = decision.client.clone().unwrap_or_else(|| "-".to_owned());
+    let reason = decision.reason.unwrap_or("-");
+    metrics::counter!("writ_token_requests_total",
+        "client" => client, "source" => source, "outcome" => outcome, "reason" => reason)
+    .increment(1);
+    metrics::histogram!("writ_token_request_duration_seconds", "source" => source).record(took);
+}

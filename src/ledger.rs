@@ -1,1 +1,279 @@
-//! What was counted and recorded: uses spent, tokens that may be redeemed.
+//! What was counted and recorded: uses spent, and tokens that may be redeemed.
+//!
+//! A use is durable before the token that it pays for is made; a token is on record before it leaves. Counts are kept
+//! by transaction and purpose, never by a token's text or hash: an ECDSA signature has a second valid form, and the
+//! tokens of one transaction share their uses.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use writ_verifier::Purpose;
+
+use crate::client::ClientId;
+use crate::clock::Timestamp;
+use crate::policy::decide::{Grant, GrantKind};
+use crate::store::{Change, Store, StoreError, Swapped, Table};
+use crate::subject::OwnToken;
+
+/// How far the clock may lie behind the last recorded event.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
+/// No token of a transaction is issued later than this after its first.
+const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
+
+const LAST_EVENT: &[u8] = b"last";
+const FLOOR: &[u8] = b"redemption_floor";
+
+/// Why the ledger says no.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The token was not recorded when it was issued, or the record was lost or has run out.
+    #[error("the token is not on record")]
+    NotOnRecord,
+    /// All uses are spent, and the token of the last one is not this client's to repeat.
+    #[error("the token has already been redeemed as often as it may be")]
+    Exhausted,
+    /// The clock is behind the last recorded event: no age can be trusted.
+    #[error("the clock of this service is behind its records")]
+    ClockBehind,
+    /// Nothing can be read or written just now.
+    #[error("the store is not available")]
+    Unavailable(#[from] StoreError),
+    /// A record does not read as one of ours.
+    #[error("the store holds a record that cannot be read")]
+    Unreadable,
+}
+
+/// From when to when a token lives, and which use it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// `iat`.
+    pub iat: Timestamp,
+    /// `exp`.
+    pub exp: Timestamp,
+    /// The number of the use, on a redemption.
+    pub spent: Option<Spent>,
+}
+
+/// A use of the right to redeem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Its number, from 1.
+    pub use_number: u32,
+    /// Whether it was counted before: the last answer is given again.
+    pub retry: bool,
+}
+
+/// What was counted for one transaction and purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Uses {
+    count: u32,
+    /// `iat` of the latest token presented.
+    original_iat: Timestamp,
+    last: Use,
+}
+
+/// The use that was counted last: it may be repeated while its token is alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Use {
+    client: ClientId,
+    presented: [u8; 32],
+    iat: Timestamp,
+    exp: Timestamp,
+}
+
+impl Uses {
+    /// The same client and the same signed part, while the token of the last use lives.
+    fn repeated(&self, client: &ClientId, original: &OwnToken, now: Timestamp) -> Option<Term> {
+        let same = self.last.client == *client && self.last.presented == original.signed_part;
+        let spent = Spent { use_number: self.count, retry: true };
+        (same && now < self.last.exp).then_some(Term { iat: self.last.iat, exp: self.last.exp, spent: Some(spent) })
+    }
+
+    /// One use more, if `max_uses` allows.
+    fn spend(before: Option<&Self>, last: Use, original: &OwnToken, max_uses: u32) -> Option<Self> {
+        let count = before.map_or(0, |uses| uses.count);
+        let original_iat = Timestamp::from_epoch(original.claims.iat);
+        let original_iat = before.map_or(original_iat, |uses| uses.original_iat.max(original_iat));
+        (count < max_uses).then(|| Self { count: count + 1, original_iat, last })
+    }
+}
+
+/// The record of a token that some policy can redeem.
+#[derive(Debug, Serialize, Deserialize)]
+struct TokenRecord {
+    txn: String,
+    keep_until: Timestamp,
+}
+
+/// The ledger of this trust domain.
+pub struct Ledger {
+    store: Store,
+    /// Epoch seconds of the last recorded event; never lower than what the store holds.
+    last_event: AtomicU64,
+    /// Tokens issued up to then are not redeemed: what was counted for them was lost.
+    floor: Option<Timestamp>,
+}
+
+impl Ledger {
+    /// The ledger kept in `store`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
+    pub async fn open(store: Store) -> Result<Self, LedgerError> {
+        let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.map_or(0, Timestamp::epoch);
+        let floor = read_time(&store, Table::Meta, FLOOR).await?;
+        Ok(Self { store, last_event: AtomicU64::new(last_event), floor })
+    }
+
+    /// Refuses a clock that lies behind what was recorded.
+    ///
+    /// # Errors
+    /// [`LedgerError::ClockBehind`].
+    pub fn check_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
+        let last = Timestamp::from_epoch(self.last_event.load(Ordering::Acquire));
+        if now + CLOCK_TOLERANCE < last { Err(LedgerError::ClockBehind) } else { Ok(()) }
+    }
+
+    /// Takes `now` as right, though later events are on record: an operator has checked the clock.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn trust_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
+        self.write(Change::new().put(Table::Clock, LAST_EVENT, time_value(now))).await?;
+        self.last_event.store(now.epoch(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts a token on record until `keep_until`; durable when this returns.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn record(
+        &self,
+        signed_part: &[u8; 32],
+        txn: &str,
+        keep_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let record = encode(&TokenRecord { txn: txn.to_owned(), keep_until })?;
+        let change = Change::new().put(Table::Tokens, signed_part, record);
+        self.write(self.at(change, now)).await
+    }
+
+    /// From when to when the token of `grant` lives. For a redemption a use is counted, durably when this returns,
+    /// or the last one is repeated.
+    ///
+    /// # Errors
+    /// [`LedgerError`], each variant; nothing is counted then.
+    pub async fn spend(&self, grant: &Grant, now: Timestamp) -> Result<Term, LedgerError> {
+        match grant.kind() {
+            GrantKind::Issue { .. } => Ok(Term { iat: now, exp: grant.expiry(now), spent: None }),
+            GrantKind::Redeem { original, max_uses, require_record } => {
+                self.check_clock(now)?;
+                self.check_record(original, *require_record).await?;
+                self.spend_use(grant, original, *max_uses, now).await
+            }
+        }
+    }
+
+    async fn check_record(&self, original: &OwnToken, require_record: bool) -> Result<(), LedgerError> {
+        if self.floor.is_some_and(|floor| original.claims.iat <= floor.epoch()) {
+            return Err(LedgerError::NotOnRecord);
+        }
+        if !require_record {
+            return Ok(());
+        }
+        match self.store.read(Table::Tokens, &original.signed_part).await? {
+            Some(_) => Ok(()),
+            None => Err(LedgerError::NotOnRecord),
+        }
+    }
+
+    async fn spend_use(
+        &self,
+        grant: &Grant,
+        original: &OwnToken,
+        max_uses: u32,
+        now: Timestamp,
+    ) -> Result<Term, LedgerError> {
+        let key = uses_key(&original.claims.txn, grant.scope().single().ok_or(LedgerError::NotOnRecord)?);
+        loop {
+            let stored = self.store.read(Table::Uses, &key).await?;
+            let before: Option<Uses> = stored.as_deref().map(decode).transpose()?;
+            if let Some(term) = before.as_ref().and_then(|uses| uses.repeated(grant.client(), original, now)) {
+                return Ok(term);
+            }
+            let exp = grant.expiry(now);
+            let last = Use { client: grant.client().clone(), presented: original.signed_part, iat: now, exp };
+            let after = Uses::spend(before.as_ref(), last, original, max_uses).ok_or(LedgerError::Exhausted)?;
+            let change = Change::new().unchanged(Table::Uses, &key, stored.as_deref());
+            let change = change.put(Table::Uses, &key, encode(&after)?);
+            if let Swapped::Done = self.store.swap(self.at(change, now)).await? {
+                return Ok(Term { iat: now, exp, spent: Some(Spent { use_number: after.count, retry: false }) });
+            }
+            // Somebody else spent a use in between: look again.
+        }
+    }
+
+    /// Adds the time of an event to what is written with it.
+    fn at(&self, change: Change, now: Timestamp) -> Change {
+        let last = self.last_event.fetch_max(now.epoch(), Ordering::AcqRel).max(now.epoch());
+        change.put(Table::Clock, LAST_EVENT, time_value(Timestamp::from_epoch(last)))
+    }
+
+    /// Drops what can decide nothing any more: records past their time, and counts of transactions whose every token
+    /// was signed by keys that left the history, the oldest of which now begins at `oldest_key`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
+    pub async fn sweep(&self, oldest_key: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
+        // A clock that jumped ahead must not drop what it will still need: records decide by absence, and absence refuses.
+        for (key, value) in self.store.scan(Table::Tokens).await? {
+            if decode::<TokenRecord>(&value)?.keep_until < now {
+                self.write(Change::new().remove(Table::Tokens, &key)).await?;
+            }
+        }
+        for (key, value) in self.store.scan(Table::Uses).await? {
+            if decode::<Uses>(&value)?.original_iat + TRANSACTION_SPAN < oldest_key {
+                let change = Change::new().is(Table::Uses, &key, value).remove(Table::Uses, &key);
+                self.write(change).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes where a conflict changes nothing: the next sweep looks again.
+    async fn write(&self, change: Change) -> Result<(), LedgerError> {
+        let _ = self.store.swap(change).await?;
+        Ok(())
+    }
+}
+
+/// Adds to `change` that tokens issued up to `now` are never redeemed: what was counted for them is lost.
+pub fn forget_uses_before(change: Change, now: Timestamp) -> Change {
+    change.put(Table::Meta, FLOOR, time_value(now)).put(Table::Clock, LAST_EVENT, time_value(now))
+}
+
+fn uses_key(txn: &str, purpose: &Purpose) -> Vec<u8> {
+    [txn.as_bytes(), &[0], purpose.as_str().as_bytes()].concat()
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, LedgerError> {
+    serde_json::to_vec(record).map_err(|_| LedgerError::Unreadable)
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, LedgerError> {
+    serde_json::from_slice(bytes).map_err(|_| LedgerError::Unreadable)
+}
+
+fn time_value(time: Timestamp) -> Vec<u8> {
+    time.epoch().to_string().into_bytes()
+}
+
+async fn read_time(store: &Store, table: Table, key: &[u8]) -> Result<Option<Timestamp>, LedgerError> {
+    let Some(bytes) = store.read(table, key).await? else { return Ok(None) };
+    let text = std::str::from_utf8(&bytes).map_err(|_| LedgerError::Unreadable)?;
+    text.parse().map(|seconds| Some(Timestamp::from_epoch(seconds))).map_err(|_| LedgerError::Unreadable)
+}

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use writ_verifier::{Purpose, Scope};
 
 use crate::client::{ClientId, Identity};
@@ -262,6 +263,27 @@ impl PolicySet {
     /// Whether `sub` is the own subject of some client: no outside token may take it.
     pub fn is_own_subject(&self, sub: &str) -> bool {
         self.iter().any(|policy| policy.subject.as_str() == sub)
+    }
+}
+
+/// The policies in force: a request keeps the set that it began with.
+#[derive(Debug)]
+pub struct Policies(ArcSwap<PolicySet>);
+
+impl Policies {
+    /// `set` is in force.
+    pub fn new(set: PolicySet) -> Self {
+        Self(ArcSwap::from_pointee(set))
+    }
+
+    /// The set in force now.
+    pub fn snapshot(&self) -> Arc<PolicySet> {
+        self.0.load_full()
+    }
+
+    /// From now on `set` is in force, as a whole.
+    pub fn replace(&self, set: PolicySet) {
+        self.0.store(Arc::new(set));
     }
 }
 

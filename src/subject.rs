@@ -1,7 +1,40 @@
 //! What was presented → whom the transaction is for.
+//!
+//! In: [`Presented`](crate::request::Presented), as received. Out: [`VerifiedSubject`], which only a finished
+//! verification makes.
 
 pub mod error;
 pub mod issued_jwt;
 pub mod issuers;
+pub mod own_token;
 
 pub use error::SubjectError;
+pub use issued_jwt::OutsideToken;
+pub use own_token::OwnToken;
+
+use crate::policy::{Source, Subject};
+
+/// Whom the transaction is for, as proven.
+#[derive(Debug)]
+pub enum VerifiedSubject {
+    /// The client itself: its certificate is the proof.
+    Client,
+    /// Whom the client names; its policy says whether it may.
+    Named(Subject),
+    /// The subject of an issuer's token.
+    Outside(OutsideToken),
+    /// The subject of a Txn-Token of ours, alive or expired.
+    Own(OwnToken),
+}
+
+impl VerifiedSubject {
+    /// The kind of proof, as policies name it.
+    pub fn source(&self) -> Source {
+        match self {
+            Self::Client | Self::Named(_) => Source::ClientCredentials,
+            Self::Outside(_) => Source::AccessToken,
+            Self::Own(token) if token.alive => Source::TxnToken,
+            Self::Own(_) => Source::ExpiredTxnToken,
+        }
+    }
+}

@@ -1,1 +1,217 @@
-//! Log format and metrics.
+//! Log lines and metrics: how they are written, in one place.
+//!
+//! One thread owns standard output. Diagnostic lines are handed to it and forgotten; a line that must not be lost, such
+//! as an audit event, is waited for ([`Log::write`]). The queue is bounded: a reader that stops reading costs
+//! diagnostics, never memory, and never an unrecorded token.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::{mpsc, oneshot};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for standard output.
+const QUEUE: usize = 4096;
+
+/// How long an audit line may take to reach standard output.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line, for programs.
+    Json,
+    /// Plain text, for people.
+    Text,
+}
+
+/// A line could not be written: nobody may act as if it had been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be written")]
+pub struct LogError;
+
+/// The way to standard output; clones share it.
+#[derive(Debug, Clone)]
+pub struct Log {
+    lines: mpsc::Sender<Line>,
+    format: Format,
+}
+
+#[derive(Debug)]
+struct Line {
+    text: Vec<u8>,
+    written: Option<oneshot::Sender<()>>,
+}
+
+impl Log {
+    /// Starts the thread that writes to `output`.
+    pub fn start(format: Format, output: impl Write + Send + 'static) -> Self {
+        let (lines, queue) = mpsc::channel(QUEUE);
+        std::thread::spawn(move || write_lines(queue, output));
+        Self { lines, format }
+    }
+
+    /// How lines look.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Writes one line; when this returns it has left the process.
+    ///
+    /// # Errors
+    /// [`LogError`] if it could not be written within five seconds.
+    pub async fn write(&self, text: String) -> Result<(), LogError> {
+        let (written, done) = oneshot::channel();
+        let line = Line { text: one_line(&text), written: Some(written) };
+        let through = async {
+            self.lines.send(line).await.map_err(|_| LogError)?;
+            done.await.map_err(|_| LogError)
+        };
+        tokio::time::timeout(PATIENCE, through).await.map_err(|_| LogError)?
+    }
+}
+
+/// Writes what is waiting in one go. A line whose writing failed is not acknowledged, and the next begins afresh.
+fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write) {
+    let mut broken = false;
+    while let Some(first) = queue.blocking_recv() {
+        let mut lines = vec![first];
+        while let Ok(line) = queue.try_recv() {
+            lines.push(line);
+        }
+        let mut bytes = if broken { vec![b'\n'] } else { Vec::new() };
+        lines.iter().for_each(|line| bytes.extend_from_slice(&line.text));
+        broken = output.write_all(&bytes).and_then(|()| output.flush()).is_err();
+        if !broken {
+            lines.into_iter().filter_map(|line| line.written).for_each(|written| {
+                // Whoever asked may have gone; the line is out all the same.
+                let _ = written.send(());
+            });
+        }
+    }
+}
+
+/// One line of printable ASCII: what input may have brought along can neither end a line nor steer a terminal.
+fn one_line(text: &str) -> Vec<u8> {
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.trim_end_matches('\n').chars() {
+        if c == ' ' || c.is_ascii_graphic() {
+            line.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        }
+    }
+    line.push('\n');
+    line.into_bytes()
+}
+
+/// Diagnostics take what room there is; when the queue is full they are dropped, and audit lines are not.
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Diagnostic<'a>;
+
+    fn make_writer(&'a self) -> Diagnostic<'a> {
+        Diagnostic { log: self, text: Vec::new() }
+    }
+}
+
+/// One diagnostic line in the making; sent when dropped.
+#[derive(Debug)]
+pub struct Diagnostic<'a> {
+    log: &'a Log,
+    text: Vec<u8>,
+}
+
+impl Write for Diagnostic<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Diagnostic<'_> {
+    fn drop(&mut self) {
+        let line = Line { text: one_line(&String::from_utf8_lossy(&self.text)), written: None };
+        // A full queue drops diagnostics: see above.
+        let _ = self.log.lines.try_send(line);
+    }
+}
+
+/// Sends everything that is traced to `log`. `WRIT_LOG` filters it (`info` by default); audit lines pass always.
+///
+/// # Errors
+/// [`tracing::subscriber::SetGlobalDefaultError`] if that was done before.
+pub fn trace_to(log: &Log) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false);
+    match log.format {
+        Format::Json => tracing::subscriber::set_global_default(
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish(),
+        ),
+        Format::Text => tracing::subscriber::set_global_default(builder.finish()),
+    }
+}
+
+/// Installs the recorder of metrics and gives the handle that renders them.
+///
+/// # Errors
+/// [`BuildError`] if a recorder is installed already.
+pub fn record_metrics() -> Result<PrometheusHandle, BuildError> {
+    const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+    let duration = Matcher::Full("writ_token_request_duration_seconds".to_owned());
+    let handle = PrometheusBuilder::new().set_buckets_for_metric(duration, &SECONDS)?.install_recorder()?;
+    metrics::gauge!("writ_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<(Vec<u8>, bool)>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state = self.0.lock().unwrap();
+            if state.1 {
+                return Err(io::Error::other("full"));
+            }
+            state.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    ///
+    #[test]
+    fn a_line_is_one_line_of_printable_ascii() {
+        assert_eq!(one_line("a\"\n\u{1b}[31m\u{202e}\u{1f600}\n"), b"a\"\\u000a\\u001b[31m\\u202e\\ud83d\\ude00\n");
+    }
+
+    ///
+    #[tokio::test]
+    async fn what_cannot_be_written_is_not_acknowledged_and_the_log_recovers() {
+        let sink = Sink::default();
+        let log = Log::start(Format::Json, sink.clone());
+        log.write("one".into()).await.unwrap();
+        sink.0.lock().unwrap().1 = true;
+        assert_eq!(log.write("two".into()).await, Err(LogError));
+        sink.0.lock().unwrap().1 = false;
+        log.write("three".into()).await.unwrap();
+        assert_eq!(sink.0.lock().unwrap().0, b"one\n\nthree\n");
+    }
+}

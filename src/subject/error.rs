@@ -35,6 +35,12 @@ pub enum SubjectError {
     /// A claim is missing, has the wrong type, or says what cannot be.
     #[error("the claims of the subject token are not acceptable: {0}")]
     ClaimsInvalid(&'static str),
+    /// The key that signed this Txn-Token was revoked, or is past its retention; said to clients that may redeem.
+    #[error("the key that signed this Txn-Token serves no redemption any more")]
+    KeyGone,
+    /// A token that came from a redemption: it can be neither redeemed nor replaced.
+    #[error("a redeemed Txn-Token can be neither redeemed nor replaced")]
+    Redeemed,
     /// The issuer's keys could not be asked for; the token may well be good.
     #[error("the issuer of the subject token cannot be reached")]
     IssuerUnavailable,

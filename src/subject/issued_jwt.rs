@@ -32,7 +32,7 @@ pub struct OutsideToken {
     issuer: String,
     sub: Subject,
     scope: Option<Scope>,
-    expires: Timestamp,
+    usable_until: Timestamp,
     bound: bool,
     claims: Members,
 }
@@ -53,9 +53,10 @@ impl OutsideToken {
         self.scope.as_ref()
     }
 
-    /// `exp`, rounded down, without skew.
-    pub fn expires(&self) -> Timestamp {
-        self.expires
+    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
+    /// Txn-Token made from it ends unless its purpose outlives.
+    pub fn usable_until(&self) -> Timestamp {
+        self.usable_until
     }
 
     /// Whether it is bound to a sender's key (`cnf`), for which the client has vouched.
@@ -181,7 +182,14 @@ pub(super) fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToke
     let scope = scope(claims, by)?;
     let times = Times::read(claims, by.now)?;
     times.hold(by.now, by.clock_skew)?;
-    Ok(OutsideToken { issuer: token.issuer, sub, scope, expires: times.expires(), bound, claims: token.claims })
+    Ok(OutsideToken {
+        issuer: token.issuer,
+        sub,
+        scope,
+        usable_until: times.expires() + by.clock_skew,
+        bound,
+        claims: token.claims,
+    })
 }
 
 /// Claims that only other kinds of JWT have: security events and logout tokens (RFC 8417), ID tokens (OIDC §3.3.2.11).
@@ -428,7 +436,7 @@ pub(super) mod tests {
         assert_eq!(token.issuer(), ISSUER);
         assert_eq!(token.sub().as_str(), "alice");
         assert_eq!(token.scope().unwrap().to_string(), "trade.stocks mail");
-        assert_eq!(token.expires(), NOW + Duration::from_secs(300));
+        assert_eq!(token.usable_until(), NOW + Duration::from_secs(300));
         assert_eq!(token.claims().raw("client_id"), Some("\"web\""));
         assert!(!token.is_bound());
     }
@@ -574,7 +582,7 @@ pub(super) mod tests {
         }
         for exp in ["1793000300.5", "1.7930003e9", "1793000300.0"] {
             let token = Setting::rfc_9068().read(&with("exp", exp)).unwrap();
-            assert_eq!(token.expires(), Timestamp::from_epoch(1_793_000_300), "{exp}");
+            assert_eq!(token.usable_until(), Timestamp::from_epoch(1_793_000_300), "{exp}");
         }
     }
 
