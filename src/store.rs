@@ -1,10 +1,351 @@
 //! Named records that survive: compare-and-swap, durable before it is acknowledged.
+//!
+//! A record is a key and a value in one of a few [`Table`]s; what they mean is the business of the rooms that use
+//! them. In comes a [`Change`], conditions and writes; out comes whether all of it was applied or none. What was
+//! acknowledged survives `kill -9` and a power cut, and a store that lost something does not open.
+//!
+//! The records live in an embedded sled database that one thread owns ([`writer`]); a seal beside it ([`seal`]) tells
+//! damage and rollback, to which sled itself is blind.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::writer::Command;
+
+mod engine;
+mod folder;
+mod quiet;
+mod repair;
+mod seal;
+mod writer;
+
+pub use self::folder::write_file;
+pub use self::repair::{Survey, create_after_repair, reseal, set_aside, survey};
 
 /// Where the records are.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The folder of the embedded store (`store.path`).
     pub path: PathBuf,
+}
+
+/// What kind of record; each table has keys of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// About the store and the installation. The key `version` is the store's own.
+    Meta,
+    /// Signing keys that are in use.
+    Keys,
+    /// Keys that were.
+    History,
+    /// Issued tokens on record.
+    Tokens,
+    /// Uses spent.
+    Uses,
+    /// The last recorded event.
+    Clock,
+    /// Identifiers that may be used once.
+    Single,
+    /// The kill switch.
+    Blocks,
+}
+
+/// Conditions and writes that hold together: all is applied, or nothing.
+///
+/// A condition is about a record before the change; a record may have both, one or neither of them.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    conditions: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a change that met a conflict was not applied"]
+pub enum Swapped {
+    /// All conditions held; all writes are durable.
+    Done,
+    /// A condition did not hold; nothing has changed.
+    Conflict,
+}
+
+/// Why the store cannot be opened. The sentences are for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the store {} is locked by {}", path.display(), holder(*pid))]
+    Locked {
+        /// The store's folder.
+        path: PathBuf,
+        /// The process that has it, where it says so.
+        pid: Option<u32>,
+    },
+    /// Something was lost, added or put back: the records are not those that were last sealed.
+    #[error("the store {} is damaged: {what}; see `writ store repair`", path.display())]
+    Damaged {
+        /// The store's folder.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by another version of Writ, which laid records out differently.
+    #[error("the store {} has version {found:?}; this program knows version {}", path.display(), engine::VERSION)]
+    Version {
+        /// The store's folder.
+        path: PathBuf,
+        /// The version in the store.
+        found: String,
+    },
+    /// Others than the owner can get at it.
+    #[error("{} has mode {mode:04o}: the store must be its owner's alone (0700)", path.display())]
+    Permissions {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was to be read or written.
+        path: PathBuf,
+        /// How it was refused.
+        source: io::Error,
+    },
+}
+
+/// Why a record could not be read or a change not applied.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk refused, or the store is closed. Nothing was acknowledged; whether the change was applied is not known
+    /// and must be read, never assumed.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The change has more records than [`Change::MAX_RECORDS`] or one beyond [`Change::MAX_RECORD_LEN`]; nothing was done.
+    #[error("the change is too large for the store: {0}")]
+    TooLarge(String),
+}
+
+/// An open store; clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: PathBuf,
+    writer: mpsc::Sender<Command>,
+}
+
+impl Store {
+    /// Opens the store, and creates it if there never was one.
+    ///
+    /// # Errors
+    /// [`OpenError`] if another process has it, others than its owner can get at it, it is of another version, or its
+    /// records are not those that were last sealed.
+    pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        Self::start(settings, engine::Start::AsSealed).await
+    }
+
+    async fn start(settings: &Settings, start: engine::Start) -> Result<Self, OpenError> {
+        let path = settings.path.clone();
+        let writer = writer::spawn(path.clone(), start).await?;
+        Ok(Self { path, writer })
+    }
+
+    /// The store's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of the small files that are kept beside the records and outlive them (`<path>/keys`).
+    ///
+    /// Where it holds `*.json`, an empty store is one that has lost its records and does not open.
+    pub fn key_folder(&self) -> PathBuf {
+        folder::keys(&self.path)
+    }
+
+    /// The durable value of a record.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be read.
+    pub async fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = table.record(key);
+        self.ask(|answer| Command::Read { key, answer }).await
+    }
+
+    /// All records of a table in the order of their keys.
+    ///
+    /// Records that change meanwhile may be seen as they were or as they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if they cannot be read.
+    pub async fn scan(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut records = Vec::new();
+        loop {
+            let last: Option<Vec<u8>> = records.last().map(|(key, _): &(Vec<u8>, _)| key.clone());
+            let page = self.page(table, last.as_deref()).await?;
+            if page.is_empty() {
+                return Ok(records);
+            }
+            records.extend(page);
+        }
+    }
+
+    /// The next records of a table after the key `after`, or from its beginning; empty at its end.
+    ///
+    /// For tables that are too large for [`scan`](Self::scan). A page has a few hundred records.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if they cannot be read.
+    pub async fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let after = after.map(|key| table.record(key));
+        self.ask(|answer| Command::Page { table, after, answer }).await
+    }
+
+    /// Applies a change, or nothing if one of its conditions does not hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it could not be made durable; it may yet turn out to have been applied.
+    pub async fn swap(&self, change: Change) -> Result<Swapped, StoreError> {
+        change.check_size()?;
+        self.ask(|answer| Command::Swap { change, answer }).await
+    }
+
+    /// Ends the store in order: all is written, the lock is free.
+    ///
+    /// Other clones find it unavailable from then on.
+    pub async fn close(self) {
+        let (answer, closed) = oneshot::channel();
+        if self.writer.send(Command::Close { answer }).await.is_ok() {
+            // A dropped answer means that the writer is gone, which is what was asked for.
+            let _ = closed.await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let closed = || StoreError::Unavailable("it is closed".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.writer.send(command(answer)).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+}
+
+impl Change {
+    /// How many records one change may name: what a cluster takes in one transaction, with room to spare.
+    pub const MAX_RECORDS: usize = 100;
+    /// How long a record may be, key and value together, in bytes.
+    ///
+    /// A page of sled holds up to twenty records; pages beyond 128 KiB go to files of their own, which sled does not sync.
+    pub const MAX_RECORD_LEN: usize = 6 * 1024;
+
+    /// A change that asks nothing and does nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only if there is no such record.
+    pub fn absent(mut self, table: Table, key: &[u8]) -> Self {
+        self.conditions.insert(table.record(key), None);
+        self
+    }
+
+    /// Only if the record is exactly this.
+    pub fn is(mut self, table: Table, key: &[u8], value: impl Into<Vec<u8>>) -> Self {
+        self.conditions.insert(table.record(key), Some(value.into()));
+        self
+    }
+
+    /// Only if the record is what was read: this value, or absent.
+    pub fn unchanged(self, table: Table, key: &[u8], seen: Option<&[u8]>) -> Self {
+        match seen {
+            Some(value) => self.is(table, key, value),
+            None => self.absent(table, key),
+        }
+    }
+
+    /// Writes the record, new or over the old.
+    pub fn put(mut self, table: Table, key: &[u8], value: impl Into<Vec<u8>>) -> Self {
+        self.writes.insert(table.record(key), Some(value.into()));
+        self
+    }
+
+    /// Removes the record if it is there.
+    pub fn remove(mut self, table: Table, key: &[u8]) -> Self {
+        self.writes.insert(table.record(key), None);
+        self
+    }
+
+    fn check_size(&self) -> Result<(), StoreError> {
+        let records = self.conditions.len().max(self.writes.len());
+        if records > Self::MAX_RECORDS {
+            return Err(StoreError::TooLarge(format!("{records} records in one change")));
+        }
+        let lengths = self.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
+        match lengths.max() {
+            Some(longest) if longest > Self::MAX_RECORD_LEN => {
+                Err(StoreError::TooLarge(format!("a record of {longest} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Keys,
+        Self::History,
+        Self::Tokens,
+        Self::Uses,
+        Self::Clock,
+        Self::Single,
+        Self::Blocks,
+    ];
+
+    /// What it is called in messages and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Keys => "keys",
+            Self::History => "history",
+            Self::Tokens => "tokens",
+            Self::Uses => "uses",
+            Self::Clock => "clock",
+            Self::Single => "single",
+            Self::Blocks => "blocks",
+        }
+    }
+
+    /// The first byte of its records' names. On disk for good: numbers are never used again for something else.
+    fn prefix(self) -> u8 {
+        match self {
+            Self::Meta => 1,
+            Self::Keys => 2,
+            Self::History => 3,
+            Self::Tokens => 4,
+            Self::Uses => 5,
+            Self::Clock => 6,
+            Self::Single => 7,
+            Self::Blocks => 8,
+        }
+    }
+
+    /// The table a record's full name belongs to.
+    fn of(record: &[u8]) -> Option<Self> {
+        let first = record.first()?;
+        Self::ALL.into_iter().find(|table| table.prefix() == *first)
+    }
+
+    /// The full name of a record.
+    fn record(self, key: &[u8]) -> Vec<u8> {
+        [&[self.prefix()], key].concat()
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
