@@ -295,16 +295,8 @@ impl Change {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 8] = [
-        Self::Meta,
-        Self::Keys,
-        Self::History,
-        Self::Tokens,
-        Self::Uses,
-        Self::Clock,
-        Self::Single,
-        Self::Blocks,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Meta, Self::Keys, Self::History, Self::Tokens, Self::Uses, Self::Clock, Self::Single, Self::Blocks];
 
     /// What it is called in messages and metrics.
     pub fn name(self) -> &'static str {
@@ -348,4 +340,135 @@ impl Table {
 
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(folder: &Path) -> Settings {
+        Settings { path: folder.join("store") }
+    }
+
+    async fn open(folder: &Path) -> Store {
+        Store::open(&settings(folder)).await.unwrap()
+    }
+
+    async fn read(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
+        store.read(Table::Uses, key).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn change_is_applied_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let spend = || Change::new().absent(Table::Uses, b"a").put(Table::Uses, b"a", "1").put(Table::Uses, b"b", "2");
+        assert_eq!(store.swap(spend()).await.unwrap(), Swapped::Done);
+        assert_eq!(store.swap(spend().put(Table::Uses, b"c", "3")).await.unwrap(), Swapped::Conflict);
+        assert_eq!(read(&store, b"c").await, None);
+        let second = Change::new().is(Table::Uses, b"a", "1").put(Table::Uses, b"a", "2").remove(Table::Uses, b"b");
+        assert_eq!(store.swap(second.clone()).await.unwrap(), Swapped::Done);
+        assert_eq!(store.swap(second).await.unwrap(), Swapped::Conflict);
+        assert_eq!((read(&store, b"a").await, read(&store, b"b").await), (Some(b"2".to_vec()), None));
+    }
+
+    #[tokio::test]
+    async fn condition_that_was_read_is_what_was_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let mut seen = None;
+        for next in ["1", "2"] {
+            let change = Change::new().unchanged(Table::Clock, b"", seen.as_deref()).put(Table::Clock, b"", next);
+            assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+            let stale = Change::new().unchanged(Table::Clock, b"", seen.as_deref()).put(Table::Clock, b"", "stale");
+            assert_eq!(store.swap(stale).await.unwrap(), Swapped::Conflict);
+            seen = store.read(Table::Clock, b"").await.unwrap();
+        }
+        assert_eq!(seen.as_deref(), Some(&b"2"[..]));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn eight_tasks_cannot_spend_the_same_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        for round in 0..20_u8 {
+            let racers = (0..8_u8).map(|racer| {
+                let store = store.clone();
+                let change = Change::new().absent(Table::Uses, &[round]).put(Table::Uses, &[round], [racer]);
+                tokio::spawn(async move { (racer, store.swap(change).await.unwrap()) })
+            });
+            let mut winners = Vec::new();
+            for racer in racers.collect::<Vec<_>>() {
+                let (racer, outcome) = racer.await.unwrap();
+                winners.extend((outcome == Swapped::Done).then_some(racer));
+            }
+            assert_eq!(winners.len(), 1, "{winners:?}");
+            assert_eq!(read(&store, &[round]).await, Some(winners));
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_of_one_batch_see_each_other_in_the_order_of_their_arrival() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let step = |from: u8| Change::new().is(Table::Clock, b"", [from]).put(Table::Clock, b"", [from + 1]);
+        let _ = store.swap(Change::new().put(Table::Clock, b"", [0])).await.unwrap();
+        // Polled in their order before the thread can answer any: they wait in the queue together.
+        let steps = futures_util::future::join_all((0..100).map(|from| store.swap(step(from)))).await;
+        assert!(steps.into_iter().all(|outcome| outcome.unwrap() == Swapped::Done));
+        assert_eq!(store.read(Table::Clock, b"").await.unwrap(), Some(vec![100]));
+    }
+
+    #[tokio::test]
+    async fn scan_has_every_record_of_one_table_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let name = |number: u16| number.to_be_bytes();
+        for hundred in 0..11 {
+            let numbers = hundred * 100..hundred * 100 + 100;
+            let change = numbers.fold(Change::new(), |change, number| change.put(Table::Single, &name(number), "x"));
+            let _ = store.swap(change).await.unwrap();
+        }
+        let scanned = store.scan(Table::Single).await.unwrap();
+        let keys: Vec<_> = scanned.into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, (0..1100).map(|number| name(number).to_vec()).collect::<Vec<_>>());
+        assert!(store.scan(Table::Tokens).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn closed_store_is_free_at_once_and_unavailable_to_its_clones() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let _ = store.swap(Change::new().put(Table::Uses, b"a", "1")).await.unwrap();
+        let clone = store.clone();
+        store.close().await;
+        assert!(matches!(clone.read(Table::Uses, b"a").await, Err(StoreError::Unavailable(_))));
+        assert_eq!(read(&open(folder.path()).await, b"a").await, Some(b"1".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn second_opening_is_told_who_has_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let _store = open(folder.path()).await;
+        let refused = Store::open(&settings(folder.path())).await.unwrap_err();
+        assert!(refused.to_string().ends_with(&format!("is locked by process {}", std::process::id())), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn change_that_no_engine_takes_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let long = Change::new().put(Table::Meta, b"k", vec![0; Change::MAX_RECORD_LEN]);
+        assert!(matches!(store.swap(long).await, Err(StoreError::TooLarge(_))));
+        let many = (0..=100_u8).fold(Change::new(), |change, number| change.put(Table::Uses, &[number], "x"));
+        assert!(matches!(store.swap(many).await, Err(StoreError::TooLarge(_))));
+        assert_eq!(store.scan(Table::Uses).await.unwrap(), vec![]);
+    }
+
+    #[test]
+    fn tables_have_prefixes_of_their_own() {
+        for table in Table::ALL {
+            assert_eq!(Table::of(&table.record(b"key")), Some(table));
+        }
+    }
 }

@@ -1,0 +1,240 @@
+//! The store's folder: who may see it, who holds it, and how a file in it is made to last.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::OpenError;
+
+/// How long a restart waits for the lock of a process that was just killed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The store's folder for this process alone, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Writes a small file so that it is there, whole and with mode 0600, after a power cut: the new text or the old.
+///
+/// # Errors
+/// What the file system says; the old file is then untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let draft = path.with_file_name([OsStr::new("."), name, OsStr::new(".draft")].into_iter().collect::<OsString>());
+    let written = write_draft(&draft, bytes).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // What matters is the first error; a draft left behind is overwritten by the next.
+        let _ = fs::remove_file(&draft);
+    }
+    written?;
+    sync_folder(parent(path))
+}
+
+fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    // A draft left behind by somebody else could have any mode.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes the names in a folder last.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Makes the store's folders if they are missing, and looks who may get at them.
+pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
+    make(path).map_err(|source| io_error(path, source))?;
+    check_owner_only(path)?;
+    let keys = keys(path);
+    make(&keys).map_err(|source| io_error(&keys, source))
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // The umask may have taken bits of the owner's.
+    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    sync_folder(parent(folder))
+}
+
+/// Refuses a folder that others can enter or read, or that the group can write.
+fn check_owner_only(path: &Path) -> Result<(), OpenError> {
+    let mode = fs::metadata(path).map_err(|source| io_error(path, source))?.permissions().mode() & 0o7777;
+    if mode & 0o027 != 0 {
+        return Err(OpenError::Permissions { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// Takes from group and others what sled, which follows the umask, may have given them, and makes the files' names last.
+pub(super) fn tighten(path: &Path) -> io::Result<()> {
+    for entry in engine_files(path)? {
+        let mode = if entry.is_dir() { 0o700 } else { 0o600 };
+        fs::set_permissions(&entry, Permissions::from_mode(mode))?;
+        File::open(&entry)?.sync_all()?;
+    }
+    sync_folder(path)
+}
+
+/// The files of sled: `db`, `conf`, the folder `blobs`, `snap.*`.
+pub(super) fn engine_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_sleds = |name: &OsStr| {
+        ["db", "conf", "blobs"].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"snap.")
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if is_sleds(&entry.file_name()) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+pub(super) fn database(path: &Path) -> PathBuf {
+    path.join("db")
+}
+
+pub(super) fn seal(path: &Path) -> PathBuf {
+    path.join("seal")
+}
+
+pub(super) fn keys(path: &Path) -> PathBuf {
+    path.join("keys")
+}
+
+/// Whether key files tell that this store once had records.
+pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(keys(path))? {
+        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "json") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Finds out whether the file system takes data again, before anything is given up for that.
+pub(super) fn probe(path: &Path) -> io::Result<()> {
+    let file_path = path.join(".probe");
+    let probed =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file_path).and_then(|mut file| {
+            // As much as sled adds to its file at a time, and half as much again for its snapshot.
+            file.write_all(&vec![0; 768 * 1024])?;
+            file.sync_all()
+        });
+    // Space is what was asked for: none may stay taken, whatever came of it.
+    let removed = fs::remove_file(&file_path);
+    probed.and(removed)
+}
+
+impl Lock {
+    /// Takes the lock and notes this process in it.
+    pub(super) fn acquire(path: &Path) -> Result<Self, OpenError> {
+        let file_path = path.join("lock");
+        let at_lock = |source| io_error(&file_path, source);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&file_path)
+            .map_err(at_lock)?;
+        wait_for(&file).map_err(|refused| match refused {
+            TryLockError::WouldBlock => OpenError::Locked { path: path.to_owned(), pid: holder(&file) },
+            TryLockError::Error(source) => at_lock(source),
+        })?;
+        note_holder(&mut file).map_err(at_lock)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn wait_for(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// A full disk must not keep the store from opening, so nothing grows: the number has a fixed width.
+fn note_holder(file: &mut File) -> io::Result<()> {
+    file.write_all(format!("{:<10}\n", std::process::id()).as_bytes())
+}
+
+fn holder(mut file: &File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), source }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn written_file_is_whole_private_and_leaves_no_draft() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k.json");
+        write_file(&path, b"old, and longer").unwrap();
+        write_file(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn file_that_cannot_be_written_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        write_file(&path, b"new").unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folders_are_made_for_the_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/store");
+        prepare(&path).unwrap();
+        assert_eq!((mode(&path), mode(&keys(&path))), (0o700, 0o700));
+    }
+
+    #[test]
+    fn folder_that_others_can_get_at_is_refused_with_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        for open in [0o755, 0o704, 0o701, 0o770] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(open)).unwrap();
+            let refused = prepare(folder.path()).unwrap_err();
+            assert!(matches!(refused, OpenError::Permissions { mode, .. } if mode == open), "{open:o}: {refused}");
+        }
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o750)).unwrap();
+        prepare(folder.path()).unwrap();
+    }
+}

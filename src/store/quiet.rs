@@ -1,0 +1,51 @@
+//! sled answers some damage by panicking; here a panic becomes a sentence.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`; a panic in it becomes its message and is not printed.
+///
+/// What `work` had in hands must not be used again after a panic.
+pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    install_hook();
+    let outer = QUIET.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(outer);
+    outcome.map_err(|payload| message(payload.as_ref()))
+}
+
+/// The hook belongs to the process: ours passes on every panic of a thread that is not in [`quietly`].
+fn install_hook() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                others(panic);
+            }
+        }));
+    });
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("sled gave up: {}", text.and_then(|text| text.lines().next()).unwrap_or("no reason told"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_becomes_its_first_line() {
+        assert_eq!(quietly(|| 1), Ok(1));
+        assert_eq!(quietly(|| panic!("torn page {}\nmore", 7)), Err::<(), _>("sled gave up: torn page 7".to_owned()));
+        assert!(!QUIET.get());
+    }
+}

@@ -1,0 +1,305 @@
+//! What the records must add up to: tells a lost, foreign or rolled-back record, to which sled is blind.
+//!
+//! Before a batch is written, the seal announces the tally of all records before and after it, and is synced. Whatever
+//! instant the power fails, the records found are then those of before or of after; anything else is damage.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+
+use super::{Table, folder};
+
+/// Where records are counted, by the first byte of their names; room for tables to come.
+const PLACES: usize = 16;
+const COUNT_LEN: usize = 8 + 16;
+const TALLY_LEN: usize = PLACES * COUNT_LEN;
+const MAGIC: &[u8; 8] = b"WRITSEAL";
+const SLOT_LEN: usize = MAGIC.len() + 8 + 2 * TALLY_LEN + SHA256_OUTPUT_LEN;
+/// Slots lie in pages of their own, so that a torn write of one leaves the other.
+const SLOT_SPACING: usize = 4096;
+
+/// For each table the number of its records and the wrapping sum of their hashes: kept up record by record, in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Tally([Count; PLACES]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Count {
+    records: u64,
+    sum: u128,
+}
+
+/// The file with the last two announcements, written in turns.
+#[derive(Debug)]
+pub(super) struct Seal {
+    file: File,
+    newest: Slot,
+    /// Where `newest` is: 0 or 1.
+    place: usize,
+    /// Whether the other slot was torn while it was written.
+    other_torn: bool,
+}
+
+/// One announcement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Slot {
+    sequence: u64,
+    before: Tally,
+    after: Tally,
+}
+
+impl Tally {
+    /// Counts a record in. False if its name belongs to no table.
+    #[must_use]
+    pub(super) fn add(&mut self, record: &[u8], value: &[u8]) -> bool {
+        self.count(record, |count| {
+            count.records = count.records.wrapping_add(1);
+            count.sum = count.sum.wrapping_add(hash(record, value));
+        })
+    }
+
+    /// Counts a record out.
+    #[must_use]
+    pub(super) fn remove(&mut self, record: &[u8], value: &[u8]) -> bool {
+        self.count(record, |count| {
+            count.records = count.records.wrapping_sub(1);
+            count.sum = count.sum.wrapping_sub(hash(record, value));
+        })
+    }
+
+    /// How many records a table has.
+    pub(super) fn records(&self, table: Table) -> u64 {
+        self.0[usize::from(table.prefix())].records
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn count(&mut self, record: &[u8], change: impl FnOnce(&mut Count)) -> bool {
+        let Some(table) = Table::of(record) else { return false };
+        change(&mut self.0[usize::from(table.prefix())]);
+        true
+    }
+
+    fn write_to(&self, bytes: &mut Vec<u8>) {
+        for count in &self.0 {
+            bytes.extend(count.records.to_be_bytes());
+            bytes.extend(count.sum.to_be_bytes());
+        }
+    }
+
+    fn read_from(bytes: &mut &[u8]) -> Option<Self> {
+        let mut tally = Self::default();
+        for count in &mut tally.0 {
+            count.records = u64::from_be_bytes(take(bytes)?);
+            count.sum = u128::from_be_bytes(take(bytes)?);
+        }
+        Some(tally)
+    }
+}
+
+fn hash(record: &[u8], value: &[u8]) -> u128 {
+    let length = |part: &[u8]| (part.len() as u64).to_be_bytes();
+    let text = [&length(record), record, &length(value), value].concat();
+    let hash = digest(&SHA256, &text);
+    u128::from_be_bytes(take(&mut hash.as_ref()).expect("SHA-256 has 32 bytes"))
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+impl Seal {
+    /// Makes the seal of a store that holds nothing, durably and whole.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let empty = |sequence| Slot { sequence, before: Tally::default(), after: Tally::default() };
+        let mut bytes = empty(1).to_bytes();
+        bytes.resize(SLOT_SPACING, 0);
+        bytes.extend(empty(2).to_bytes());
+        bytes.resize(2 * SLOT_SPACING, 0);
+        let file_path = folder::seal(path);
+        folder::write_file(&file_path, &bytes)?;
+        Ok(Self { file: open(&file_path)?, newest: empty(2), place: 1, other_torn: false })
+    }
+
+    /// The seal of a store; `None` if there is no file. What cannot be read as one is `InvalidData`.
+    pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match open(&folder::seal(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let [first, second] = [read_slot(&file, 0)?, read_slot(&file, 1)?];
+        let other_torn = first.is_none() || second.is_none();
+        let (newest, place) = match (first, second) {
+            (Some(first), Some(second)) if first.sequence > second.sequence => (first, 0),
+            (_, Some(second)) => (second, 1),
+            (Some(first), None) => (first, 0),
+            (None, None) => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Some(Self { file, newest, place, other_torn }))
+    }
+
+    /// Whether these are the records that were last sealed.
+    ///
+    /// A torn slot means that the power failed while the *next* batch was announced: the one before was complete.
+    pub(super) fn matches(&self, found: &Tally) -> bool {
+        *found == self.newest.after || (!self.other_torn && *found == self.newest.before)
+    }
+
+    /// The records as they should be.
+    pub(super) fn sealed(&self) -> &Tally {
+        &self.newest.after
+    }
+
+    /// Announces a batch; to be durable before any of it is written.
+    pub(super) fn announce(&mut self, before: &Tally, after: &Tally) -> io::Result<()> {
+        let next =
+            Slot { sequence: self.newest.sequence.wrapping_add(1), before: before.clone(), after: after.clone() };
+        let place = 1 - self.place;
+        self.file.write_all_at(&next.to_bytes(), (place * SLOT_SPACING) as u64)?;
+        self.file.sync_data()?;
+        self.newest = next;
+        self.place = place;
+        self.other_torn = false;
+        Ok(())
+    }
+
+    /// Writes both slots anew: nothing is under way, and nothing torn or never synced is left from before.
+    pub(super) fn settle(&mut self, found: &Tally) -> io::Result<()> {
+        self.announce(found, found)?;
+        self.announce(found, found)
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn read_slot(file: &File, place: usize) -> io::Result<Option<Slot>> {
+    let mut bytes = [0; SLOT_LEN];
+    match file.read_exact_at(&mut bytes, (place * SLOT_SPACING) as u64) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        read => read.map(|()| Slot::from_bytes(&bytes)),
+    }
+}
+
+impl Slot {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SLOT_SPACING);
+        bytes.extend(MAGIC);
+        bytes.extend(self.sequence.to_be_bytes());
+        self.before.write_to(&mut bytes);
+        self.after.write_to(&mut bytes);
+        let checksum = digest(&SHA256, &bytes);
+        bytes.extend(checksum.as_ref());
+        bytes
+    }
+
+    /// The announcement, if it is whole.
+    fn from_bytes(bytes: &[u8; SLOT_LEN]) -> Option<Self> {
+        let (mut body, checksum) = bytes.split_at(SLOT_LEN - SHA256_OUTPUT_LEN);
+        if digest(&SHA256, body).as_ref() != checksum || take(&mut body)? != *MAGIC {
+            return None;
+        }
+        Some(Self {
+            sequence: u64::from_be_bytes(take(&mut body)?),
+            before: Tally::read_from(&mut body)?,
+            after: Tally::read_from(&mut body)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(records: &[(&[u8], &[u8])]) -> Tally {
+        let mut tally = Tally::default();
+        for (record, value) in records {
+            assert!(tally.add(record, value));
+        }
+        tally
+    }
+
+    fn reopened(path: &Path) -> Seal {
+        Seal::open(path).unwrap().unwrap()
+    }
+
+    fn flip(path: &Path, at: u64) {
+        let file = open(&folder::seal(path)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    }
+
+    #[test]
+    fn tally_knows_records_and_not_their_order() {
+        let both = tally(&[(b"\x01a", b"1"), (b"\x02b", b"2")]);
+        assert_eq!(both, tally(&[(b"\x02b", b"2"), (b"\x01a", b"1")]));
+        assert_ne!(both, tally(&[(b"\x01a", b"2"), (b"\x02b", b"1")]));
+        assert_ne!(tally(&[(b"\x01a", b"b1")]), tally(&[(b"\x01ab", b"1")]));
+        assert_eq!(both.records(Table::Keys), 1);
+    }
+
+    #[test]
+    fn what_is_counted_out_leaves_no_trace() {
+        let mut tally = tally(&[(b"\x01a", b"1")]);
+        assert!(!tally.is_empty());
+        assert!(tally.remove(b"\x01a", b"1"));
+        assert!(tally.is_empty());
+    }
+
+    #[test]
+    fn record_of_no_table_is_not_counted() {
+        assert!(!Tally::default().add(b"\x09a", b"1"));
+        assert!(!Tally::default().add(b"", b"1"));
+    }
+
+    #[test]
+    fn announced_batch_may_have_been_written_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, after, other] = [&b"1"[..], b"2", b"3"].map(|value| tally(&[(b"\x01a", value)]));
+        let mut seal = Seal::create(folder.path()).unwrap();
+        assert!(seal.matches(&Tally::default()) && !seal.matches(&before));
+        seal.announce(&Tally::default(), &before).unwrap();
+        seal.announce(&before, &after).unwrap();
+        for seal in [seal, reopened(folder.path())] {
+            assert!(seal.matches(&before) && seal.matches(&after));
+            assert!(!seal.matches(&other) && !seal.matches(&Tally::default()));
+            assert_eq!(*seal.sealed(), after);
+        }
+    }
+
+    #[test]
+    fn torn_announcement_leaves_the_one_before_it_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, after] = [&b"1"[..], b"2"].map(|value| tally(&[(b"\x01a", value)]));
+        let mut seal = Seal::create(folder.path()).unwrap();
+        seal.announce(&Tally::default(), &before).unwrap();
+        seal.announce(&before, &after).unwrap();
+        let place = seal.place;
+        flip(folder.path(), (place * SLOT_SPACING + 100) as u64);
+        let mut seal = reopened(folder.path());
+        assert!(seal.matches(&before) && !seal.matches(&after) && !seal.matches(&Tally::default()));
+        seal.settle(&before).unwrap();
+        flip(folder.path(), 100);
+        assert!(reopened(folder.path()).matches(&before));
+    }
+
+    #[test]
+    fn seal_with_no_whole_slot_is_invalid_data() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Seal::open(folder.path()).unwrap().is_none());
+        drop(Seal::create(folder.path()).unwrap());
+        flip(folder.path(), 0);
+        flip(folder.path(), (SLOT_SPACING + SLOT_LEN - 1) as u64);
+        assert_eq!(Seal::open(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        std::fs::write(folder::seal(folder.path()), b"").unwrap();
+        assert_eq!(Seal::open(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
