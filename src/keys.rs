@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use self::ring::KeyTimes;
 
+pub mod public;
 pub mod ring;
+pub mod seal;
+pub mod signing;
 
 /// How keys are made, kept and replaced.
 #[derive(Debug, Clone)]
