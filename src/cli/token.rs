@@ -1,0 +1,239 @@
+//! `writ token`: ask for a Txn-Token, look into one, verify one.
+
+mod inspect;
+mod service;
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+pub use inspect::{Decoded, InspectError};
+pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
+
+/// `writ token …`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Get a Txn-Token over mTLS and print it
+    Request(Box<RequestArgs>),
+    /// Show what a token says, without verifying it
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RequestArgs {
+    /// The issuer, like `https://tts.trust-domain.example:8443`
+    #[arg(long)]
+    url: String,
+    /// The CA of the service, PEM
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// The client's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// The key of that certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The purposes, separated by spaces
+    #[arg(long)]
+    scope: String,
+    /// The trust domain; by default the one that the metadata of the service names
+    #[arg(long, value_name = "TRUST_DOMAIN")]
+    audience: Option<String>,
+    /// A file with the subject token, `-` for standard input; without one the client speaks for itself
+    #[arg(long, value_name = "FILE")]
+    subject_token: Option<PathBuf>,
+    /// The source of the subject token (`access_token`, `txn_token`, …) or the URN of its type
+    #[arg(long, value_name = "TYPE", default_value = "access_token", value_parser = token_type)]
+    subject_token_type: String,
+    /// Whom the client asks for, where it is not itself
+    #[arg(long, value_name = "SUBJECT", conflicts_with = "subject_token")]
+    requested_subject: Option<String>,
+    /// `request_details`: one JSON object
+    #[arg(long, value_name = "JSON")]
+    details: Option<String>,
+    /// `request_context`: one JSON object
+    #[arg(long, value_name = "JSON")]
+    context: Option<String>,
+    /// Print the whole answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct InspectArgs {
+    /// A file with the token, `-` for standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Print one JSON object with `header` and `claims`
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why the command could not do its work; a negative answer is none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// A file, standard input or standard output.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was read or written.
+        path: PathBuf,
+        /// Why it could not be.
+        source: io::Error,
+    },
+    /// The URL, or what to ask with.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// Does what the command line asks for. No token, or a bad one, is exit code 1.
+pub fn run(args: &Args) -> Result<ExitCode, TokenError> {
+    match &args.command {
+        Command::Request(args) => request(args),
+        Command::Inspect(args) => inspect(args),
+    }
+}
+
+fn request(args: &RequestArgs) -> Result<ExitCode, TokenError> {
+    let service = Service::new(&args.url, &read(&args.ca)?, &read(&args.cert)?, &read(&args.key)?)?;
+    let subject_token = args.subject_token.as_deref().map(read_token).transpose()?;
+    let asked = args.ask(&service, subject_token.as_ref().map(|token| token.as_str()));
+    match runtime()?.block_on(asked) {
+        Ok(Answer::Issued(answer)) => issued(&answer, args.json),
+        Ok(Answer::Refused(answer)) => refused(&answer, args.json),
+        // Neither usage nor configuration: the service may be away, or may have ended the handshake.
+        Err(error @ (ServiceError::Unreachable(_) | ServiceError::Answer(_))) => negative(&error.to_string()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl RequestArgs {
+    async fn ask(&self, service: &Service, subject_token: Option<&str>) -> Result<Answer, ServiceError> {
+        let audience = match &self.audience {
+            Some(audience) => audience.clone(),
+            None => service.trust_domain().await?,
+        };
+        let subject_token = subject_token.map(|token| SubjectToken { token_type: &self.subject_token_type, token });
+        let request = TokenRequest {
+            audience: &audience,
+            scope: &self.scope,
+            subject_token,
+            requested_subject: self.requested_subject.as_deref(),
+            details: self.details.as_deref(),
+            context: self.context.as_deref(),
+        };
+        service.token(&request).await
+    }
+}
+
+fn issued(answer: &Value, json: bool) -> Result<ExitCode, TokenError> {
+    let whole = answer.to_string();
+    let token = answer["access_token"].as_str().unwrap_or_default();
+    print(if json { &whole } else { token })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refused(answer: &Value, json: bool) -> Result<ExitCode, TokenError> {
+    if json {
+        print(&answer.to_string())?;
+    }
+    let text = |member| printable(answer[member].as_str().unwrap_or("-"));
+    negative(&format!("{} ({}): {}", text("error"), text("reason"), text("error_description")))
+}
+
+fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
+    match Decoded::parse(&read_token(&args.file)?) {
+        Ok(decoded) if args.json => print(&decoded.to_json()).map(|()| ExitCode::SUCCESS),
+        Ok(decoded) => print(&decoded.to_string()).map(|()| ExitCode::SUCCESS),
+        Err(error) => negative(&error.to_string()),
+    }
+}
+
+fn token_type(name: &str) -> Result<String, String> {
+    subject_token_type(name).ok_or_else(|| {
+        "access_token, jwt, id_token, self_signed, unsigned_json, txn_token, expired_txn_token or a URN".to_owned()
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, TokenError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_error(Path::new("runtime")))
+}
+
+/// A token from a file or standard input, without the white space around it.
+fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
+    let bytes = if path == Path::new("-") { read_stdin()? } else { read(path)? };
+    let text = std::str::from_utf8(&bytes).map_err(|_| io::ErrorKind::InvalidData.into()).map_err(io_error(path))?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn read_stdin() -> Result<Zeroizing<Vec<u8>>, TokenError> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    io::stdin().lock().read_to_end(&mut bytes).map_err(io_error(Path::new("standard input")))?;
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+    std::fs::read(path).map(Zeroizing::new).map_err(io_error(path))
+}
+
+fn print(line: &str) -> Result<(), TokenError> {
+    writeln!(io::stdout(), "{line}").map_err(io_error(Path::new("standard output")))
+}
+
+/// Says why not, on standard error.
+fn negative(why: &str) -> Result<ExitCode, TokenError> {
+    writeln!(io::stderr(), "{why}").map_err(io_error(Path::new("standard error")))?;
+    Ok(ExitCode::from(1))
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TokenError + '_ {
+    move |source| TokenError::Io { path: path.to_owned(), source }
+}
+
+/// Text of someone else's for a terminal: control characters are shown, not obeyed.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        <CommandLine as clap::Parser>::try_parse_from(line.split(' ')).map(|parsed| parsed.args)
+    }
+
+    #[test]
+    fn the_command_line_is_read_as_documented() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        let request = "token request --url https://t --ca a --cert c --key k --scope s";
+        let Command::Request(args) = parse(request).unwrap().command else { panic!() };
+        assert_eq!(args.subject_token, None);
+        let line = format!("{request} --subject-token - --subject-token-type txn_token --json");
+        let Command::Request(args) = parse(&line).unwrap().command else { panic!() };
+        assert_eq!(args.subject_token_type, "urn:ietf:params:oauth:token-type:txn_token");
+        for bad in ["--subject-token-type nonsense", "--subject-token - --requested-subject a"] {
+            assert!(parse(&format!("{request} {bad}")).is_err(), "{bad}");
+        }
+        assert!(parse("token inspect").is_ok() && parse("token inspect - --json").is_ok());
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jä\n\u{9b}"), "a\\u{1b}[2Jä\\n\\u{9b}");
+    }
+}

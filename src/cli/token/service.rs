@@ -1,0 +1,386 @@
+//! The TTS as a client sees it: metadata and token endpoint over mTLS.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect;
+use reqwest::{Method, Response, StatusCode};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use url::{Url, form_urlencoded};
+
+use crate::policy::Source;
+
+const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Far more than any answer of a TTS.
+const ANSWER_MAX: usize = 256 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Not an https URL of a server.
+    #[error("the URL is not an issuer: https, a host, no path, query or fragment")]
+    Url,
+    /// No certificate or key in a file, or one that does not fit the other.
+    #[error("{0}")]
+    Credentials(&'static str),
+    /// The TLS library refused.
+    #[error("the certificate and key cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The request did not get through: network, TLS, or the server's own end of it.
+    #[error("no answer from the service: {0}")]
+    Unreachable(String),
+    /// Something answered that is no TTS.
+    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
+    Answer(u16),
+}
+
+/// What a client may ask for, in the words of the token endpoint.
+#[derive(Debug, Default)]
+pub struct TokenRequest<'a> {
+    /// The trust domain.
+    pub audience: &'a str,
+    /// Purposes, separated by single spaces.
+    pub scope: &'a str,
+    /// The subject token; without one the client speaks for itself (`client_credentials`).
+    pub subject_token: Option<SubjectToken<'a>>,
+    /// Whom else the client asks for.
+    pub requested_subject: Option<&'a str>,
+    /// `request_details`, JSON.
+    pub details: Option<&'a str>,
+    /// `request_context`, JSON.
+    pub context: Option<&'a str>,
+}
+
+/// Proof of the subject.
+#[derive(Clone, Copy)]
+pub struct SubjectToken<'a> {
+    /// Its type, a URN.
+    pub token_type: &'a str,
+    /// The token.
+    pub token: &'a str,
+}
+
+/// The type alone.
+impl std::fmt::Debug for SubjectToken<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SubjectToken").field("token_type", &self.token_type).finish_non_exhaustive()
+    }
+}
+
+/// What the token endpoint said: a JSON object.
+#[derive(Clone)]
+pub enum Answer {
+    /// With an `access_token`.
+    Issued(Value),
+    /// With an `error` and its `reason`.
+    Refused(Value),
+}
+
+/// A TTS, and the certificate to ask it with.
+#[derive(Debug, Clone)]
+pub struct Service {
+    http: reqwest::Client,
+    url: Url,
+}
+
+impl Service {
+    /// The service of this issuer, trusted by the CA certificates `ca` alone; all but the URL are PEM.
+    pub fn new(url: &str, ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, ServiceError> {
+        let url = Url::parse(url).map_err(|_| ServiceError::Url)?;
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || !bare {
+            return Err(ServiceError::Url);
+        }
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(ca, certificate, key)?)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|error| unreachable(&error))?;
+        Ok(Self { http, url })
+    }
+
+    /// The trust domain that its metadata names first.
+    pub async fn trust_domain(&self) -> Result<String, ServiceError> {
+        let (status, metadata) = self.send(Method::GET, "/.well-known/oauth-authorization-server", None).await?;
+        let first = metadata.pointer("/txn_token_trust_domains_supported/0").and_then(Value::as_str);
+        first.map(str::to_owned).ok_or(ServiceError::Answer(status.as_u16()))
+    }
+
+    /// Asks for a Txn-Token.
+    pub async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
+        let (status, answer) = self.send(Method::POST, "/token", Some(request.to_form())).await?;
+        if status == StatusCode::OK && answer["access_token"].is_string() {
+            Ok(Answer::Issued(answer))
+        } else if status != StatusCode::OK && answer["error"].is_string() {
+            Ok(Answer::Refused(answer))
+        } else {
+            Err(ServiceError::Answer(status.as_u16()))
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        form: Option<String>,
+    ) -> Result<(StatusCode, Value), ServiceError> {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        let mut request = self.http.request(method, url);
+        if let Some(form) = form {
+            request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
+        }
+        let response = request.send().await.map_err(|error| unreachable(&error))?;
+        let status = response.status();
+        let value =
+            serde_json::from_slice(&body(response).await?).map_err(|_| ServiceError::Answer(status.as_u16()))?;
+        Ok((status, value))
+    }
+}
+
+impl TokenRequest<'_> {
+    fn to_form(&self) -> String {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("requested_token_type", &format!("{TOKEN_TYPE}txn_token"));
+        form.append_pair("audience", self.audience).append_pair("scope", self.scope);
+        match self.subject_token {
+            Some(subject) => form
+                .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+                .append_pair("subject_token_type", subject.token_type)
+                .append_pair("subject_token", subject.token),
+            None => form.append_pair("grant_type", "client_credentials"),
+        };
+        let optional = [
+            ("requested_subject", self.requested_subject),
+            ("request_details", self.details),
+            ("request_context", self.context),
+        ];
+        form.extend_pairs(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        form.finish()
+    }
+}
+
+/// The `subject_token_type` that people call by its source (`txn_token`) or by its URN.
+pub fn subject_token_type(name: &str) -> Option<String> {
+    match Source::from_name(name) {
+        None => name.contains(':').then(|| name.to_owned()),
+        Some(Source::ClientCredentials) => None,
+        // It is the same type; only time tells the two sources apart.
+        Some(Source::ExpiredTxnToken) => Some(format!("{TOKEN_TYPE}{}", Source::TxnToken.name())),
+        Some(source) => Some(format!("{TOKEN_TYPE}{}", source.name())),
+    }
+}
+
+fn tls(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig, ServiceError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
+        roots.add(root)?;
+    }
+    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
+    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_client_auth_cert(chain, key)?)
+}
+
+fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
+}
+
+async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        if body.len() + chunk.len() > ANSWER_MAX {
+            return Err(ServiceError::Answer(status));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The whole chain: the alert of a refused handshake comes last in it.
+fn unreachable(error: &reqwest::Error) -> ServiceError {
+    let causes = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
+    ServiceError::Unreachable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::thread::{self, JoinHandle};
+
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+    use crate::cli::certs;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn a_form_holds_what_was_asked_and_nothing_empty() {
+        let request =
+            TokenRequest { audience: "a", scope: "x y", details: Some("{\"q\":1}"), ..TokenRequest::default() };
+        let form = request.to_form();
+        assert!(form.contains("scope=x+y&grant_type=client_credentials&request_details=%7B%22q%22%3A1%7D"), "{form}");
+        assert!(!form.contains("subject") && !form.contains("context"), "{form}");
+        let subject_token = Some(SubjectToken { token_type: "t", token: "a.b+c" });
+        let form = TokenRequest { subject_token, ..request }.to_form();
+        assert!(form.contains("token-exchange&subject_token_type=t&subject_token=a.b%2Bc"), "{form}");
+    }
+
+    #[test]
+    fn token_types_are_known_by_their_source_and_by_their_urn() {
+        let urn = |name| format!("urn:ietf:params:oauth:token-type:{name}");
+        assert_eq!(subject_token_type("self_signed"), Some(urn("self_signed")));
+        assert_eq!(subject_token_type("expired_txn_token"), Some(urn("txn_token")));
+        assert_eq!(subject_token_type(&urn("saml2")), Some(urn("saml2")));
+        for bad in ["client_credentials", "saml2", ""] {
+            assert_eq!(subject_token_type(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_before_anything_is_sent() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
+        let service = |url: &str, ca: &str, key: &KeyPair| {
+            let key = key.serialize_pem();
+            Service::new(url, ca.as_bytes(), certificate.as_bytes(), key.as_bytes())
+        };
+        assert!(service("https://tts.example:8443", &certificate, &key).is_ok());
+        for url in ["http://tts.example", "https://tts.example/token", "https://tts.example/?a", "tts.example", ""] {
+            assert!(matches!(service(url, &certificate, &key), Err(ServiceError::Url)), "{url}");
+        }
+        let no_ca = service("https://tts.example", "", &key);
+        assert!(matches!(no_ca, Err(ServiceError::Credentials(_))));
+        let other = service("https://tts.example", &certificate, &KeyPair::generate().unwrap());
+        assert!(matches!(other, Err(ServiceError::Tls(_))), "a key that is not the certificate's");
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        assert!(!format!("{:?}", SubjectToken { token_type: "t", token: "secret" }).contains("secret"));
+    }
+
+    /// Answers one mTLS request with `answer`, and gives back what was asked; empty if the handshake failed.
+    fn answering(dir: &Path, answer: String) -> (String, JoinHandle<String>) {
+        let file = |name: &str| std::fs::read(dir.join(name)).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&file("ca.pem")).unwrap()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&file("server.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_client_cert_verifier(verifier);
+        let config = config.with_single_cert(certificates(&file("server.pem"), "").unwrap(), key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let serve = move || {
+            let connection = ServerConnection::new(Arc::new(config)).unwrap();
+            let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
+            let mut asked = vec![0; 16 * 1024];
+            let Ok(mut length) = stream.read(&mut asked) else { return String::new() };
+            if asked.starts_with(b"POST") && asked[..length].ends_with(b"\r\n\r\n") {
+                length += stream.read(&mut asked[length..]).unwrap();
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+            String::from_utf8(asked[..length].to_vec()).unwrap()
+        };
+        (url, thread::spawn(serve))
+    }
+
+    fn http(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    /// A service that trusts the CA of `dir`, and a client of it.
+    fn development() -> (tempfile::TempDir, impl Fn(&str) -> Service) {
+        let dir = tempfile::tempdir().unwrap();
+        certs::init(dir.path(), &[], Timestamp::now()).unwrap();
+        let client = "mda".parse().unwrap();
+        let name = certs::spiffe_id("trust-domain.example", &client);
+        certs::issue(dir.path(), &client, &[name], 1, Timestamp::now()).unwrap();
+        let file = |name| std::fs::read(dir.path().join(name)).unwrap();
+        let (ca, certificate, key) = (file("ca.pem"), file("mda.pem"), file("mda.key"));
+        (dir, move |url| Service::new(url, &ca, &certificate, &key).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for_over_mutual_tls() {
+        let (dir, service) = development();
+        let (url, asked) = answering(dir.path(), http("200 OK", r#"{"access_token":"a.b.c"}"#));
+        let request = TokenRequest { audience: "d.example", scope: "s", ..TokenRequest::default() };
+        let answer = service(&url).token(&request).await.unwrap();
+        assert!(matches!(answer, Answer::Issued(answer) if answer["access_token"] == "a.b.c"));
+        let asked = asked.join().unwrap();
+        assert!(asked.starts_with("POST /token HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.ends_with(&request.to_form()), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_answer() {
+        let (dir, service) = development();
+        let body = r#"{"error":"invalid_request","reason":"subject_token_expired"}"#;
+        let (url, _) = answering(dir.path(), http("400 Bad Request", body));
+        let answer = service(&url).token(&TokenRequest::default()).await.unwrap();
+        assert!(matches!(answer, Answer::Refused(answer) if answer["reason"] == "subject_token_expired"));
+    }
+
+    #[tokio::test]
+    async fn the_trust_domain_is_read_from_the_metadata() {
+        let (dir, service) = development();
+        let (url, asked) =
+            answering(dir.path(), http("200 OK", r#"{"txn_token_trust_domains_supported":["d.example"]}"#));
+        assert_eq!(service(&url).trust_domain().await.unwrap(), "d.example");
+        assert!(asked.join().unwrap().starts_with("GET /.well-known/oauth-authorization-server HTTP"));
+    }
+
+    #[tokio::test]
+    async fn redirects_and_other_answers_are_not_followed() {
+        let (dir, service) = development();
+        for answer in [
+            "HTTP/1.1 307 x\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            http("200 OK", "<html>"),
+            http("200 OK", r#"{"error":"invalid_request"}"#),
+            http("200 OK", &" ".repeat(ANSWER_MAX + 1)),
+        ] {
+            let (url, _) = answering(dir.path(), answer);
+            let answer = service(&url).token(&TokenRequest::default()).await;
+            assert!(matches!(answer, Err(ServiceError::Answer(200 | 307))));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_peer_ends_the_handshake_on_either_side() {
+        let ((dir, service), (other_dir, _)) = (development(), development());
+        let (url, asked) = answering(other_dir.path(), String::new());
+        let error = service(&url).token(&TokenRequest::default()).await.err().unwrap();
+        assert!(matches!(&error, ServiceError::Unreachable(why) if why.contains("certificate")), "{error}");
+        assert_eq!(asked.join().unwrap(), "");
+
+        for name in ["mda.pem", "mda.key"] {
+            std::fs::copy(other_dir.path().join(name), dir.path().join(name)).unwrap();
+        }
+        let file = |name| std::fs::read(dir.path().join(name)).unwrap();
+        let stranger = |url: &str| Service::new(url, &file("ca.pem"), &file("mda.pem"), &file("mda.key")).unwrap();
+        let (url, asked) = answering(dir.path(), String::new());
+        let error = stranger(&url).token(&TokenRequest::default()).await.err().unwrap();
+        assert!(matches!(error, ServiceError::Unreachable(_)), "{error}");
+        assert_eq!(asked.join().unwrap(), "");
+    }
+}
