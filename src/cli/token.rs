@@ -2,13 +2,19 @@
 
 mod inspect;
 mod service;
+mod verify;
 
+use std::convert::Infallible;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::Value;
+use writ_verifier::BuildError;
 use zeroize::Zeroizing;
+
+use crate::clock::Timestamp;
+use verify::Keys;
 
 pub use inspect::{Decoded, InspectError};
 pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
@@ -26,6 +32,8 @@ enum Command {
     Request(Box<RequestArgs>),
     /// Show what a token says, without verifying it
     Inspect(InspectArgs),
+    /// Verify a token as a downstream service does
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +86,25 @@ struct InspectArgs {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// The published keys: an https URL or a file
+    #[arg(long, value_name = "URL|FILE", value_parser = |text: &str| Ok::<_, Infallible>(Keys::from(text)))]
+    jwks: Keys,
+    /// The CA of that URL, PEM; by default the CAs of the system
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The trust domain that the token must be for
+    #[arg(long, value_name = "TRUST_DOMAIN")]
+    audience: String,
+    /// A file with the token, `-` for standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Print one JSON object with `valid` and `reason`
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why the command could not do its work; a negative answer is none of these.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -92,6 +119,9 @@ pub enum TokenError {
     /// The URL, or what to ask with.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// The keys or the trust domain to verify with.
+    #[error(transparent)]
+    Verifier(BuildError),
 }
 
 /// Does what the command line asks for. No token, or a bad one, is exit code 1.
@@ -99,6 +129,7 @@ pub fn run(args: &Args) -> Result<ExitCode, TokenError> {
     match &args.command {
         Command::Request(args) => request(args),
         Command::Inspect(args) => inspect(args),
+        Command::Verify(args) => verify(args),
     }
 }
 
@@ -154,6 +185,24 @@ fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
         Ok(decoded) if args.json => print(&decoded.to_json()).map(|()| ExitCode::SUCCESS),
         Ok(decoded) => print(&decoded.to_string()).map(|()| ExitCode::SUCCESS),
         Err(error) => negative(&error.to_string()),
+    }
+}
+
+fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
+    let ca = args.ca.as_deref().map(read).transpose()?;
+    let verifier = verify::verifier(&args.audience, &args.jwks, ca.as_ref().map(|pem| pem.as_slice()))?;
+    let token = read_token(&args.file)?;
+    let outcome = runtime()?.block_on(verifier.verify(token.as_str()));
+    if args.json {
+        print(&verify::to_json(&outcome))?;
+    }
+    match outcome {
+        Ok(_) if args.json => Ok(ExitCode::SUCCESS),
+        Ok(token) => {
+            let expiry = Timestamp::from_epoch(token.expires_at());
+            print(&format!("valid until {expiry}")).map(|()| ExitCode::SUCCESS)
+        }
+        Err(error) => negative(&format!("{}: {error}", error.reason())),
     }
 }
 
@@ -229,6 +278,9 @@ mod tests {
         for bad in ["--subject-token-type nonsense", "--subject-token - --requested-subject a"] {
             assert!(parse(&format!("{request} {bad}")).is_err(), "{bad}");
         }
+        let line = "token verify --jwks jwks.json --audience d.example";
+        let Command::Verify(args) = parse(line).unwrap().command else { panic!() };
+        assert_eq!((args.jwks, args.file), (Keys::File("jwks.json".into()), "-".into()));
         assert!(parse("token inspect").is_ok() && parse("token inspect - --json").is_ok());
     }
 
