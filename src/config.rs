@@ -1,1 +1,4 @@
 //! `writ.toml` → settings that can work.
+
+pub mod document;
+pub mod problem;

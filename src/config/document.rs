@@ -1,0 +1,444 @@
+//! A TOML file as it is written: values are taken key by key, and every complaint knows its line.
+//!
+//! Nothing here stops at the first mistake. A value that cannot be read is complained about and then absent, so that
+//! the reader goes on; what was made of a file with an error in its [`Report`] must not be used.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Problem, Severity};
+
+/// The complaints about one file, and where in it each key that was read stands.
+#[derive(Debug)]
+pub struct Report {
+    file: PathBuf,
+    /// Where each line ends.
+    newlines: Vec<usize>,
+    /// Lines that are no TOML: what is missing may only be hidden behind them.
+    broken: BTreeSet<Place>,
+    problems: RefCell<Vec<Problem>>,
+    places: RefCell<BTreeMap<String, Place>>,
+}
+
+/// Where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Line(usize),
+    Variable(String),
+}
+
+/// Where each key of a file stands, for complaints that come up after it was read.
+#[derive(Debug, Clone)]
+pub struct Places {
+    file: PathBuf,
+    places: BTreeMap<String, Place>,
+}
+
+impl Report {
+    /// Reads `text`, the content of `file`; syntax errors and keys written twice are the first complaints.
+    pub fn parse<'t>(file: &Path, text: &'t str) -> (Self, DeTable<'t>) {
+        let newlines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut report = Self {
+            file: file.to_owned(),
+            newlines,
+            broken: BTreeSet::new(),
+            problems: RefCell::default(),
+            places: RefCell::default(),
+        };
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            let place = Place::Line(report.line(span.start));
+            match text.get(span).filter(|_| error.message() == "duplicate key") {
+                Some(key) => report.add(Severity::Error, &place, key, "is written twice"),
+                None => report.add_syntax(place, error.message()),
+            }
+        }
+        (report, table.into_inner())
+    }
+
+    /// Every complaint, by line.
+    pub fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|problem| problem.line);
+        problems
+    }
+
+    /// Where each key stands that was read.
+    pub fn places(&self) -> Places {
+        Places { file: self.file.clone(), places: self.places.borrow().clone() }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.newlines.partition_point(|&end| end < offset) + 1
+    }
+
+    /// One slip confuses all that follows in its line: only the first complaint about it is of use.
+    fn add_syntax(&mut self, place: Place, message: &str) {
+        if self.broken.contains(&place) {
+            return;
+        }
+        self.add(Severity::Error, &place, "", message);
+        self.broken.insert(place);
+    }
+
+    fn add(&self, severity: Severity, place: &Place, key: &str, message: impl Display) {
+        if !self.broken.contains(place) {
+            let problem = problem(&self.file, severity, place, key, message);
+            self.problems.borrow_mut().push(problem);
+        }
+    }
+}
+
+impl Places {
+    /// A complaint at the place of `key`, or about the file as a whole if `key` is not written in it.
+    pub fn problem(&self, severity: Severity, key: &str, message: impl Display) -> Problem {
+        problem(&self.file, severity, self.places.get(key).unwrap_or(&Place::Line(0)), key, message)
+    }
+}
+
+fn problem(file: &Path, severity: Severity, place: &Place, key: &str, message: impl Display) -> Problem {
+    let message = message.to_string();
+    match place {
+        Place::Line(line) => Problem { severity, file: file.to_owned(), line: *line, key: key.to_owned(), message },
+        Place::Variable(name) => {
+            Problem { severity, file: "environment".into(), line: 0, key: name.clone(), message }
+        }
+    }
+}
+
+/// One table of a file. Each key is taken once; [`Section::finish`] then complains about the rest.
+#[must_use = "finish() names the keys that nobody knows"]
+pub struct Section<'a> {
+    report: &'a Report,
+    /// Its name and a dot; empty for the file itself.
+    prefix: String,
+    place: Place,
+    entries: BTreeMap<String, Entry<'a>>,
+    known: Vec<&'static str>,
+}
+
+struct Entry<'a> {
+    place: Place,
+    value: DeValue<'a>,
+    /// The text of a variable, which counts as it stands where a string is wanted: `1.3`, `12`.
+    bare: Option<&'a str>,
+}
+
+impl<'a> Section<'a> {
+    /// The file itself.
+    pub fn root(report: &'a Report, table: DeTable<'a>) -> Self {
+        Self::new(report, String::new(), Place::Line(1), table)
+    }
+
+    fn new(report: &'a Report, prefix: String, place: Place, table: DeTable<'a>) -> Self {
+        let entry = |place, value| Entry { place, value, bare: None };
+        let entries = table
+            .into_iter()
+            .map(|(key, value)| {
+                let own = match &place {
+                    Place::Line(_) => Place::Line(report.line(key.span().start)),
+                    variable @ Place::Variable(_) => variable.clone(),
+                };
+                (key.into_inner().into_owned(), entry(own, value.into_inner()))
+            })
+            .collect();
+        Self { report, prefix, place, entries, known: Vec::new() }
+    }
+
+    /// Puts the text of an environment variable in place of what is written: a TOML value or a bare string.
+    pub fn replace(&mut self, key: &str, variable: &str, text: &'a str) {
+        let value = DeValue::parse(text).map_or_else(|_| DeValue::String(text.into()), toml::Spanned::into_inner);
+        let entry = Entry { place: Place::Variable(variable.to_owned()), value, bare: Some(text) };
+        self.entries.insert(key.to_owned(), entry);
+    }
+
+    /// Complains about each of `keys` that is not there.
+    pub fn require(&self, keys: &[&'static str]) {
+        // Behind a line that is no TOML it may well stand.
+        let absent = |key: &&&str| self.report.broken.is_empty() && !self.entries.contains_key(**key);
+        for key in keys.iter().filter(absent) {
+            self.error(key, "is missing");
+        }
+    }
+
+    /// Complains about the value of `key`.
+    pub fn error(&self, key: &str, message: impl Display) {
+        self.add(Severity::Error, key, message);
+    }
+
+    /// Tells of a risk in the value of `key`.
+    pub fn warning(&self, key: &str, message: impl Display) {
+        self.add(Severity::Warning, key, message);
+    }
+
+    /// The line in which the table begins.
+    pub fn line(&self) -> usize {
+        match self.place {
+            Place::Line(line) => line,
+            Place::Variable(_) => 0,
+        }
+    }
+
+    /// Whether `key` is written and not yet taken.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// A string that `read` makes something of.
+    pub fn parse<T, E: Display>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let entry = self.take(key)?;
+        let text = self.text(key, &entry)?;
+        read(text).map_err(|cause| self.error(key, cause)).ok()
+    }
+
+    /// Any string.
+    pub fn string(&mut self, key: &'static str) -> Option<String> {
+        self.parse(key, |text| Ok::<_, String>(text.to_owned()))
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        self.parse(key, |text| {
+            let names = || choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            let found = choices.iter().find(|(name, _)| *name == text);
+            found.map(|(_, choice)| *choice).ok_or_else(|| format!("must be one of {}", names()))
+        })
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let entry = self.take(key)?;
+        let flag = entry.value.as_bool();
+        flag.or_else(|| self.wrong_type(key, &entry.place, "true or false", &entry.value))
+    }
+
+    /// A whole number in `range`.
+    pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        let entry = self.take(key)?;
+        let Some(written) = entry.value.as_integer() else {
+            return self.wrong_type(key, &entry.place, "a whole number", &entry.value);
+        };
+        let number = u32::from_str_radix(written.as_str(), written.radix()).ok().filter(|n| range.contains(n));
+        if number.is_none() {
+            self.error(key, format_args!("must be a whole number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    /// A duration such as `"60s"`, of at least one second.
+    pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let duration = self.duration_or_none(key)?;
+        if duration.is_zero() {
+            self.error(key, "must be at least \"1s\"");
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// A duration that may be `"0s"`.
+    pub fn duration_or_none(&mut self, key: &'static str) -> Option<Duration> {
+        self.parse(key, duration)
+    }
+
+    /// A path; a relative one starts at the folder of the file.
+    pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let folder = self.folder();
+        self.parse(key, |text| path(&folder, text))
+    }
+
+    /// A list of paths.
+    pub fn paths(&mut self, key: &'static str) -> Option<Vec<PathBuf>> {
+        let folder = self.folder();
+        self.list(key, |text| path(&folder, text))
+    }
+
+    /// A list of strings that `read` makes something of; each bad one is complained about in its own line.
+    pub fn list<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let entry = self.take(key)?;
+        let DeValue::Array(elements) = &entry.value else {
+            return self.wrong_type(key, &entry.place, "a list of strings", &entry.value);
+        };
+        let name = self.name(key);
+        let mut all = Vec::new();
+        for element in elements {
+            let place = self.inside(&entry.place, element.span().start);
+            match element.get_ref().as_str().map(&read) {
+                Some(Ok(value)) => all.push(value),
+                Some(Err(cause)) => self.report.add(Severity::Error, &place, &name, cause),
+                None => drop(self.wrong_type::<T>(key, &place, "a list of strings", element.get_ref())),
+            }
+        }
+        (all.len() == elements.len()).then_some(all)
+    }
+
+    /// A table; an empty one in its place if it is not written.
+    pub fn section(&mut self, key: &'static str) -> Self {
+        self.table(key).unwrap_or_else(|| Self {
+            report: self.report,
+            prefix: format!("{}.", self.name(key)),
+            place: self.place.clone(),
+            entries: BTreeMap::new(),
+            known: Vec::new(),
+        })
+    }
+
+    /// A table, if it is written.
+    pub fn table(&mut self, key: &'static str) -> Option<Self> {
+        let entry = self.take(key)?;
+        match entry.value {
+            DeValue::Table(table) => Some(Self::new(self.report, format!("{}.", self.name(key)), entry.place, table)),
+            other => self.wrong_type(key, &entry.place, "a table", &other),
+        }
+    }
+
+    /// The tables of an array, such as each `[[subject_issuer]]`.
+    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(entry) = self.take(key) else { return Vec::new() };
+        let DeValue::Array(elements) = entry.value else {
+            self.wrong_type::<()>(key, &entry.place, &format!("[[{key}]] tables"), &entry.value);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, element) in elements.into_iter().enumerate() {
+            let place = self.inside(&entry.place, element.span().start);
+            match element.into_inner() {
+                DeValue::Table(table) => {
+                    let prefix = format!("{}[{index}].", self.name(key));
+                    tables.push(Self::new(self.report, prefix, place, table));
+                }
+                other => drop(self.wrong_type::<()>(key, &place, &format!("[[{key}]] tables"), &other)),
+            }
+        }
+        tables
+    }
+
+    /// Complains if `key` is written: it means something that this version cannot do.
+    pub fn not_supported(&mut self, key: &'static str) {
+        if self.take(key).is_some() {
+            self.error(key, format_args!("`{key}` is not supported by this version of Writ"));
+        }
+    }
+
+    /// Takes `key` whatever it is, and says whether it is there.
+    pub fn ignore(&mut self, key: &'static str) -> bool {
+        self.take(key).is_some()
+    }
+
+    /// Complains about every key that was never asked for.
+    pub fn finish(self) {
+        for (key, entry) in &self.entries {
+            let name = self.name(&key.escape_debug().to_string());
+            let near = nearest(key, &self.known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+            self.report.add(Severity::Error, &entry.place, &name, format_args!("unknown key `{name}`{near}"));
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
+        self.known.push(key);
+        let entry = self.entries.remove(key)?;
+        self.report.places.borrow_mut().insert(self.name(key), entry.place.clone());
+        Some(entry)
+    }
+
+    fn text<'e>(&self, key: &str, entry: &'e Entry<'a>) -> Option<&'e str> {
+        let text = entry.value.as_str().or(entry.bare);
+        text.or_else(|| self.wrong_type(key, &entry.place, "a string", &entry.value))
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.report.file.parent().unwrap_or(Path::new("")).to_owned()
+    }
+
+    /// The place of an element of the value at `outer`.
+    fn inside(&self, outer: &Place, offset: usize) -> Place {
+        match outer {
+            Place::Line(_) => Place::Line(self.report.line(offset)),
+            Place::Variable(_) => outer.clone(),
+        }
+    }
+
+    fn add(&self, severity: Severity, key: &str, message: impl Display) {
+        let name = self.name(key);
+        let written = self.report.places.borrow().get(&name).cloned();
+        self.report.add(severity, &written.unwrap_or_else(|| self.place.clone()), &name, message);
+    }
+
+    fn wrong_type<T>(&self, key: &str, place: &Place, wanted: &str, found: &DeValue<'_>) -> Option<T> {
+        let message = format!("must be {wanted}, not {}", of_type(found));
+        self.report.add(Severity::Error, place, &self.name(key), message);
+        None
+    }
+}
+
+fn of_type(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
+    let usable = !text.is_empty() && !text.contains('\0');
+    usable.then(|| folder.join(text)).ok_or("must be a path")
+}
+
+/// A hundred years: far beyond any sense, and far from where sums overflow.
+const LONGEST: u64 = 36_500 * 86_400;
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    const FORM: &str = "must be a duration: a whole number and s, m, h or d, such as \"60s\"";
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(FORM)?;
+    let scale = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(FORM),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(FORM);
+    }
+    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    let seconds = seconds.filter(|seconds| *seconds <= LONGEST).ok_or("must be at most a hundred years")?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// The known key that `key` was probably meant to be: at most two slips away, and less than half of it wrong.
+fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    let (distance, near) = known.iter().map(|near| (distance(key, near), *near)).min()?;
+    (distance <= 2 && distance * 2 < near.len()).then_some(near)
+}
+
+/// How many characters must be put in, left out or changed to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.chars().enumerate() {
+            let changed = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.chars().count()]
+}

@@ -1,0 +1,72 @@
+//! What is wrong with what an operator wrote, and where.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+/// Whether the service can start all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It cannot.
+    Error,
+    /// It can, at a risk that the operator should know.
+    Warning,
+}
+
+/// One complaint; never shows the value of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The file, or `environment`.
+    #[serde(serialize_with = "lossy")]
+    pub file: PathBuf,
+    /// The line, from 1; 0 if it lies in no line.
+    pub line: usize,
+    /// The key with its tables, such as `keys.retention`, or the variable; empty if it is about the file as a whole.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    /// An error about a file as a whole.
+    pub fn of_file(file: &Path, message: impl fmt::Display) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            line: 0,
+            key: String::new(),
+            message: message.to_string(),
+        }
+    }
+
+    /// Whether the service cannot start with this.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// `writ.toml:12: tokens.lifetime: …`; what does not apply is left out.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, " {}:", self.key)?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str(" warning:")?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+/// A path need not be UTF-8; JSON must.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}

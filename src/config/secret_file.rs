@@ -1,0 +1,114 @@
+//! Files whose content nobody else may read: private keys and sealing keys.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// Far more than any key needs.
+const LONGEST: u64 = 1024 * 1024;
+
+/// Why a secret file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// It cannot be opened or read.
+    #[error("{}: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// A folder, a device, or too large.
+    #[error("{}: not a plain file of at most 1 MiB", path.display())]
+    NoPlainFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others can read it, or someone besides its owner can write it.
+    #[error(
+        "{}: mode {mode:04o} lets others read it, or others than its owner write it; use 0600 or 0640",
+        path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// Reads a secret file, if its mode keeps strangers out. It may be readable by its group, as secrets that are mounted
+/// into containers often are; [`group_can_read`] tells, for a warning.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+    let unreadable = |cause| SecretFileError::Unreadable { path: path.to_owned(), cause };
+    let file = File::open(path).map_err(unreadable)?;
+    // Of the open file, so that what is judged is what is read.
+    let metadata = file.metadata().map_err(unreadable)?;
+    check(path, &metadata)?;
+    // Large enough from the start: growing would leave copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+    file.take(LONGEST).read_to_end(&mut content).map_err(unreadable)?;
+    Ok(content)
+}
+
+/// Whether the file's group can read it too, so that every member of it can use the secret.
+pub fn group_can_read(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o040 != 0)
+}
+
+fn check(path: &Path, metadata: &Metadata) -> Result<(), SecretFileError> {
+    if !metadata.is_file() || metadata.len() > LONGEST {
+        return Err(SecretFileError::NoPlainFile { path: path.to_owned() });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o026 != 0 {
+        return Err(SecretFileError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn file_of_mode(mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret.key");
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        (folder, path)
+    }
+
+    ///
+    #[test]
+    fn a_file_that_strangers_can_read_or_change_is_refused_with_its_mode() {
+        for mode in [0o644, 0o604, 0o620, 0o602, 0o666, 0o660] {
+            let (_folder, path) = file_of_mode(mode);
+            let text = read(&path).unwrap_err().to_string();
+            assert!(text.contains(&format!("{mode:04o}")) && text.contains("secret.key"), "{text}");
+        }
+    }
+
+    ///
+    #[test]
+    fn a_file_that_its_group_can_read_is_taken_and_told_of() {
+        let (_folder, path) = file_of_mode(0o640);
+        assert_eq!(*read(&path).unwrap(), b"secret");
+        assert!(group_can_read(&path));
+        let (_folder, path) = file_of_mode(0o400);
+        assert!(read(&path).is_ok() && !group_can_read(&path));
+    }
+
+    #[test]
+    fn a_folder_and_a_missing_file_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read(folder.path()), Err(SecretFileError::NoPlainFile { .. })));
+        let missing = folder.path().join("missing.key");
+        assert!(read(&missing).unwrap_err().to_string().contains("missing.key"));
+    }
+}
