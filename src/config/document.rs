@@ -107,9 +107,7 @@ fn problem(file: &Path, severity: Severity, place: &Place, key: &str, message: i
     let message = message.to_string();
     match place {
         Place::Line(line) => Problem { severity, file: file.to_owned(), line: *line, key: key.to_owned(), message },
-        Place::Variable(name) => {
-            Problem { severity, file: "environment".into(), line: 0, key: name.clone(), message }
-        }
+        Place::Variable(name) => Problem { severity, file: "environment".into(), line: 0, key: name.clone(), message },
     }
 }
 
@@ -161,10 +159,15 @@ impl<'a> Section<'a> {
 
     /// Complains about each of `keys` that is not there.
     pub fn require(&self, keys: &[&'static str]) {
-        // Behind a line that is no TOML it may well stand.
-        let absent = |key: &&&str| self.report.broken.is_empty() && !self.entries.contains_key(**key);
-        for key in keys.iter().filter(absent) {
-            self.error(key, "is missing");
+        for key in keys.iter().filter(|key| !self.has(key)) {
+            self.gap(key, "is missing");
+        }
+    }
+
+    /// Complains that something is not there, unless a line of the file is no TOML: it may well be meant to be there.
+    pub fn gap(&self, key: &str, message: impl Display) {
+        if self.report.broken.is_empty() {
+            self.error(key, message);
         }
     }
 
@@ -176,6 +179,17 @@ impl<'a> Section<'a> {
     /// Tells of a risk in the value of `key`.
     pub fn warning(&self, key: &str, message: impl Display) {
         self.add(Severity::Warning, key, message);
+    }
+
+    /// Whether there was a complaint about `key` already.
+    pub fn complained(&self, key: &str) -> bool {
+        let name = self.name(key);
+        self.report.problems.borrow().iter().any(|problem| problem.key == name && problem.is_error())
+    }
+
+    /// The folder at which relative paths start.
+    pub fn folder(&self) -> PathBuf {
+        self.report.file.parent().unwrap_or(Path::new("")).to_owned()
     }
 
     /// The line in which the table begins.
@@ -260,11 +274,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of strings that `read` makes something of; each bad one is complained about in its own line.
-    pub fn list<T, E: Display>(
-        &mut self,
-        key: &'static str,
-        read: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Vec<T>> {
+    pub fn list<T, E: Display>(&mut self, key: &'static str, read: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
         let entry = self.take(key)?;
         let DeValue::Array(elements) = &entry.value else {
             return self.wrong_type(key, &entry.place, "a list of strings", &entry.value);
@@ -358,10 +368,6 @@ impl<'a> Section<'a> {
 
     fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.report.file.parent().unwrap_or(Path::new("")).to_owned()
     }
 
     /// The place of an element of the value at `outer`.

@@ -12,46 +12,33 @@ const LONGEST: u64 = 1024 * 1024;
 
 /// Why a secret file is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum SecretFileError {
-    /// It cannot be opened or read.
-    #[error("{}: {cause}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        cause: io::Error,
-    },
-    /// A folder, a device, or too large.
-    #[error("{}: not a plain file of at most 1 MiB", path.display())]
-    NoPlainFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Others can read it, or someone besides its owner can write it.
-    #[error(
-        "{}: mode {mode:04o} lets others read it, or others than its owner write it; use 0600 or 0640",
-        path.display()
-    )]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+#[error("{}: {reason}", path.display())]
+pub struct SecretFileError {
+    path: PathBuf,
+    reason: Reason,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("{0}")]
+    Unreadable(io::Error),
+    #[error("is not a plain file of at most 1 MiB")]
+    NoPlainFile,
+    #[error("has mode {0:04o}: others can read it, or someone besides its owner can write it; use 0600, or 0640")]
+    Exposed(u32),
+}
+
+impl SecretFileError {
+    /// What is wrong, without the path.
+    pub fn reason(&self) -> String {
+        self.reason.to_string()
+    }
 }
 
 /// Reads a secret file, if its mode keeps strangers out. It may be readable by its group, as secrets that are mounted
 /// into containers often are; [`group_can_read`] tells, for a warning.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
-    let unreadable = |cause| SecretFileError::Unreadable { path: path.to_owned(), cause };
-    let file = File::open(path).map_err(unreadable)?;
-    // Of the open file, so that what is judged is what is read.
-    let metadata = file.metadata().map_err(unreadable)?;
-    check(path, &metadata)?;
-    // Large enough from the start: growing would leave copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
-    file.take(LONGEST).read_to_end(&mut content).map_err(unreadable)?;
-    Ok(content)
+    open_and_read(path).map_err(|reason| SecretFileError { path: path.to_owned(), reason })
 }
 
 /// Whether the file's group can read it too, so that every member of it can use the secret.
@@ -59,15 +46,23 @@ pub fn group_can_read(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o040 != 0)
 }
 
-fn check(path: &Path, metadata: &Metadata) -> Result<(), SecretFileError> {
+fn open_and_read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Reason> {
+    let file = File::open(path).map_err(Reason::Unreadable)?;
+    // Of the open file, so that what is judged is what is read.
+    let metadata = file.metadata().map_err(Reason::Unreadable)?;
+    check(&metadata)?;
+    // Large enough from the start: growing would leave copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+    file.take(LONGEST).read_to_end(&mut content).map_err(Reason::Unreadable)?;
+    Ok(content)
+}
+
+fn check(metadata: &Metadata) -> Result<(), Reason> {
     if !metadata.is_file() || metadata.len() > LONGEST {
-        return Err(SecretFileError::NoPlainFile { path: path.to_owned() });
+        return Err(Reason::NoPlainFile);
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o026 != 0 {
-        return Err(SecretFileError::Exposed { path: path.to_owned(), mode });
-    }
-    Ok(())
+    if mode & 0o026 == 0 { Ok(()) } else { Err(Reason::Exposed(mode)) }
 }
 
 #[cfg(test)]
@@ -107,7 +102,7 @@ mod tests {
     #[test]
     fn a_folder_and_a_missing_file_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(read(folder.path()), Err(SecretFileError::NoPlainFile { .. })));
+        assert!(read(folder.path()).unwrap_err().reason().contains("plain file"));
         let missing = folder.path().join("missing.key");
         assert!(read(&missing).unwrap_err().to_string().contains("missing.key"));
     }

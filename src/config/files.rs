@@ -1,0 +1,136 @@
+//! The files that `writ.toml` names: whether they are there, hold what they should, and are kept from strangers.
+//!
+//! A look beforehand, so that a mistake is found before a restart; the rooms that use the files read them anew.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+use super::problem::{Problem, Severity};
+use super::{Config, secret_file};
+use crate::subject::issuers::KeySource;
+
+/// What is wrong with the files that `config` names; policies aside.
+pub fn problems(config: &Config) -> Vec<Problem> {
+    let mut found = Findings { config, problems: Vec::new() };
+    found.of_tls();
+    found.of_sealing_keys();
+    found.of_issuers();
+    found.problems
+}
+
+struct Findings<'a> {
+    config: &'a Config,
+    problems: Vec<Problem>,
+}
+
+impl Findings<'_> {
+    fn of_tls(&mut self) {
+        let tls = &self.config.listener.tls;
+        let chain = self.keep("tls.certificate", &tls.certificate, certificates(&tls.certificate));
+        let key = self.keep("tls.private_key", &tls.private_key, private_key(&tls.private_key));
+        self.tell_of_group("tls.private_key", &tls.private_key);
+        if let (Some(chain), Some(key)) = (chain, key) {
+            let pair = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
+            let pair = pair.map_err(|_| "does not fit the key in tls.private_key".to_owned());
+            self.keep("tls.certificate", &tls.certificate, pair);
+        }
+        self.keep("tls.client_ca", &tls.client_ca, certificates(&tls.client_ca));
+        for crl in &tls.client_crls {
+            self.keep("tls.client_crls", crl, crls(crl));
+        }
+    }
+
+    fn of_sealing_keys(&mut self) {
+        let keys = &self.config.keys;
+        let current = std::iter::once(("keys.sealing_key", &keys.sealing_key));
+        let previous = keys.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
+        for (key, path) in current.chain(previous) {
+            self.keep(key, path, sealing_key(path));
+            self.tell_of_group(key, path);
+        }
+    }
+
+    fn of_issuers(&mut self) {
+        for (index, issuer) in self.config.subject_issuers.iter().enumerate() {
+            if let KeySource::File(path) = &issuer.keys {
+                self.keep(&format!("subject_issuer[{index}].jwks_file"), path, jwks(path));
+            }
+            if let Some(path) = &issuer.ca {
+                self.keep(&format!("subject_issuer[{index}].ca"), path, certificates(path));
+            }
+        }
+    }
+
+    /// Notes what is wrong with the file that `key` names.
+    fn keep<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
+        result.map_err(|cause| self.add(Severity::Error, key, path, &cause)).ok()
+    }
+
+    fn tell_of_group(&mut self, key: &str, path: &Path) {
+        if secret_file::group_can_read(path) {
+            self.add(Severity::Warning, key, path, "can be read by its group; 0600 would keep it to its owner");
+        }
+    }
+
+    fn add(&mut self, severity: Severity, key: &str, path: &Path, message: &str) {
+        let message = format!("{}: {message}", path.display());
+        self.problems.push(self.config.places.problem(severity, key, message));
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|cause| cause.to_string())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|_| "is no sound PEM".to_owned())?;
+    if all.is_empty() {
+        return Err("holds no certificate (PEM)".to_owned());
+    }
+    let sound = |certificate: &CertificateDer<'_>| x509_parser::parse_x509_certificate(certificate).is_ok();
+    if all.iter().all(sound) { Ok(all) } else { Err("holds a certificate that cannot be read".to_owned()) }
+}
+
+/// A list of no CRLs would switch revocation off.
+fn crls(path: &Path) -> Result<(), String> {
+    let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|_| "is no sound PEM".to_owned())?;
+    if all.is_empty() {
+        return Err("holds no CRL (PEM)".to_owned());
+    }
+    let sound = |crl: &CertificateRevocationListDer<'_>| x509_parser::parse_x509_crl(crl).is_ok();
+    if all.iter().all(sound) { Ok(()) } else { Err("holds a CRL that cannot be read".to_owned()) }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let content = secret(path)?;
+    PrivateKeyDer::from_pem_slice(&content).map_err(|_| "holds no private key (PEM)".to_owned())
+}
+
+fn sealing_key(path: &Path) -> Result<(), String> {
+    const FORM: &str = "does not hold 32 bytes in base64";
+    let content = secret(path)?;
+    let text = std::str::from_utf8(&content).map_err(|_| FORM)?;
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| FORM)?);
+    if bytes.len() == 32 { Ok(()) } else { Err(FORM.to_owned()) }
+}
+
+fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    secret_file::read(path).map_err(|cause| cause.reason())
+}
+
+fn jwks(path: &Path) -> Result<(), String> {
+    let set: Option<serde_json::Value> = serde_json::from_slice(&read(path)?).ok();
+    let keys = set.as_ref().and_then(|set| set.get("keys")?.as_array());
+    if keys.is_some_and(|keys| !keys.is_empty()) { Ok(()) } else { Err("is no JWK set with keys".to_owned()) }
+}
