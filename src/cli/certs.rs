@@ -1,12 +1,13 @@
 //! `writ certs`: a development CA, and what it signs. Never for production: the CA's key lies in a plain file.
 
 mod authority;
+mod files;
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,11 +17,12 @@ use zeroize::Zeroizing;
 
 use crate::client::{ClientId, Identity, IdentityError, IdentityKind};
 use crate::clock::Timestamp;
-use authority::{Authority, Pair, Usage};
+use authority::{Authority, Usage};
+use files::{create, has_pair, io_error, paths, read, write_pair};
 
 pub use authority::{AuthorityError, San};
 
-/// `writ certs …`
+/// Development certificates
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -300,58 +302,12 @@ fn load(dir: &Path) -> Result<Authority, CertsError> {
     Ok(Authority::load(&read(&certificate)?, &read(&key)?)?)
 }
 
-fn paths(dir: &Path, (certificate, key): (&str, &str)) -> [PathBuf; 2] {
-    [dir.join(certificate), dir.join(key)]
-}
-
-/// Whether both files of the pair exist; one alone is an error.
-fn has_pair(dir: &Path, pair: (&str, &str)) -> Result<bool, CertsError> {
-    let [certificate, key] = paths(dir, pair);
-    match (certificate.exists(), key.exists()) {
-        (true, false) => Err(CertsError::HalfPair { present: certificate, missing: key }),
-        (false, true) => Err(CertsError::HalfPair { present: key, missing: certificate }),
-        (both, _) => Ok(both),
-    }
-}
-
-fn write_pair(dir: &Path, files: (&str, &str), pair: &Pair) -> Result<[PathBuf; 2], CertsError> {
-    let [certificate, key] = paths(dir, files);
-    let key = create(&key, &pair.key)?;
-    Ok([create(&certificate, &pair.certificate)?, key])
-}
-
 fn sealing_key() -> Result<Zeroizing<String>, CertsError> {
     let mut key = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *key).map_err(|_| AuthorityError::Random)?;
     let mut text = Zeroizing::new(STANDARD.encode(*key));
     text.push('\n');
     Ok(text)
-}
-
-/// Writes a file that was not there, for its owner's eyes only.
-fn create(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match file.and_then(|file| write_through(file, path, text)) {
-        Ok(()) => Ok(path.to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(CertsError::Exists(path.to_owned())),
-        Err(error) => Err(io_error(path)(error)),
-    }
-}
-
-/// A sealing key that a crash loses is lost with all that was sealed with it: the file and its entry are on disk first.
-fn write_through(mut file: File, path: &Path, text: &str) -> io::Result<()> {
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn read(path: &Path) -> Result<Zeroizing<String>, CertsError> {
-    fs::read_to_string(path).map(Zeroizing::new).map_err(io_error(path))
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertsError + '_ {
-    move |source| CertsError::Io { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use verify::Keys;
 pub use inspect::{Decoded, InspectError};
 pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
 
-/// `writ token …`
+/// Ask for a Txn-Token, look into one, verify one
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

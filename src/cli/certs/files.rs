@@ -1,0 +1,61 @@
+//! The files in a folder of certificates: written once, for their owner alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::CertsError;
+use super::authority::Pair;
+
+pub(super) fn paths(dir: &Path, (certificate, key): (&str, &str)) -> [PathBuf; 2] {
+    [dir.join(certificate), dir.join(key)]
+}
+
+/// Whether both files of the pair exist; one alone is an error.
+pub(super) fn has_pair(dir: &Path, pair: (&str, &str)) -> Result<bool, CertsError> {
+    let [certificate, key] = paths(dir, pair);
+    match (certificate.exists(), key.exists()) {
+        (true, false) => Err(CertsError::HalfPair { present: certificate, missing: key }),
+        (false, true) => Err(CertsError::HalfPair { present: key, missing: certificate }),
+        (both, _) => Ok(both),
+    }
+}
+
+pub(super) fn write_pair(dir: &Path, files: (&str, &str), pair: &Pair) -> Result<[PathBuf; 2], CertsError> {
+    let [certificate, key] = paths(dir, files);
+    let key = create(&key, &pair.key)?;
+    Ok([create(&certificate, &pair.certificate)?, key])
+}
+
+/// Writes a file that was not there, for its owner's eyes only.
+pub(super) fn create(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
+    let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CertsError::Exists(path.to_owned())),
+        opened => opened.map_err(io_error(path))?,
+    };
+    write_through(file, path, text).map_err(|source| {
+        // Half a file would be kept by the next run.
+        let _ = fs::remove_file(path);
+        io_error(path)(source)
+    })?;
+    Ok(path.to_owned())
+}
+
+/// A sealing key that a crash loses is lost with all that was sealed with it: the file and its entry are on disk first.
+fn write_through(mut file: File, path: &Path, text: &str) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, CertsError> {
+    fs::read_to_string(path).map(Zeroizing::new).map_err(io_error(path))
+}
+
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertsError + '_ {
+    move |source| CertsError::Io { path: path.to_owned(), source }
+}
