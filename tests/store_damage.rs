@@ -1,0 +1,333 @@
+//! What the store survives, and what it refuses to open: kill -9, flipped bytes, cut files, a full disk.
+//!
+//! Some tests start this executable again as a process of its own, to be killed or limited; the `child_…` tests are those
+//! processes. Places and instants are drawn at random: the seed is printed, and taken from `WRIT_TEST_SEED` if set.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use writ::store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table};
+
+/// Tells a child which folder is its store.
+const FOLDER: &str = "WRIT_TEST_STORE";
+
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let mut random = Random::seeded();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let mut acknowledged = Records::new();
+    let mut acknowledgements = 0;
+    for _ in 0..30 {
+        let mut child = start("child_that_writes_until_it_is_killed", &settings.path, "");
+        let mut output = child.stdout.take().unwrap();
+        thread::sleep(Duration::from_millis(30 + random.below(150)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for (key, value) in acknowledged_in(&mut output) {
+            acknowledged.insert(key, value);
+            acknowledgements += 1;
+        }
+        let store = Store::open(&settings).await.unwrap();
+        let found = store.scan(Table::Uses).await.unwrap().into_iter().collect::<Records>();
+        for (key, value) in &acknowledged {
+            assert!(found.get(key).is_some_and(|found| found >= value), "{key:?} lost {value:?}");
+        }
+        store.close().await;
+    }
+    println!("{acknowledgements} acknowledged changes in 30 killed processes, none lost");
+    assert!(acknowledgements > 0);
+}
+
+/// Counts up eight records from what it finds, for as long as it lives; tells each step that was acknowledged.
+#[test]
+#[ignore = "runs only as a child"]
+fn child_that_writes_until_it_is_killed() {
+    let Some(settings) = child_settings() else { return };
+    run(async {
+        let store = Store::open(&settings).await.unwrap();
+        let counters = (0..8_u8).map(|counter| tokio::spawn(count_up(store.clone(), counter)));
+        for counter in counters.collect::<Vec<_>>() {
+            counter.await.unwrap();
+        }
+    });
+}
+
+async fn count_up(store: Store, counter: u8) {
+    loop {
+        let seen = store.read(Table::Uses, &[counter]).await.unwrap();
+        let last = seen.as_deref().map_or(0, |seen| u64::from_be_bytes(seen.try_into().unwrap()));
+        let next = last + 1;
+        let change = Change::new()
+            .unchanged(Table::Uses, &[counter], seen.as_deref())
+            .put(Table::Uses, &[counter], next.to_be_bytes())
+            .put(Table::Tokens, &next.to_be_bytes(), vec![counter; 200])
+            .remove(Table::Tokens, &next.saturating_sub(500).to_be_bytes());
+        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        // One write of one line: it arrives whole, or not at all.
+        let _ = std::io::stdout().write_all(format!("acknowledged {counter} {next}\n").as_bytes());
+    }
+}
+
+fn acknowledged_in(output: &mut ChildStdout) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let steps = whole.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.split_once(' '));
+    steps
+        .map(|(counter, step)| {
+            (vec![counter.parse::<u8>().unwrap()], step.parse::<u64>().unwrap().to_be_bytes().to_vec())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn damaged_file_does_not_open_with_less_than_there_was() {
+    let mut random = Random::seeded();
+    let folder = tempfile::tempdir().unwrap();
+    let records = prepare(&settings(folder.path())).await;
+    for (file, places) in [("db", 200), ("seal", 30), ("conf", 20), ("snap", 20)] {
+        let mut refused = 0;
+        for place in 0..places {
+            let copy = tempfile::tempdir().unwrap();
+            let settings = settings(copy.path());
+            copy_folder(&folder.path().join("store"), &settings.path);
+            let damage = harm(&named(&settings.path, file), place, &mut random);
+            match Store::open(&settings).await {
+                Err(OpenError::Damaged { what, .. }) => {
+                    assert!(!what.is_empty());
+                    refused += 1;
+                }
+                Err(error) => panic!("{damage}: {error}"),
+                Ok(store) => {
+                    assert_eq!(everything(&store).await, records, "{damage}");
+                    store.close().await;
+                }
+            }
+        }
+        println!("{file}: {places} damages, {refused} refused, {} harmless", places - refused);
+    }
+}
+
+/// Every second damage is a flipped bit, every other a lost tail.
+fn harm(file: &Path, place: u64, random: &mut Random) -> String {
+    let opened = OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let at = random.below(opened.metadata().unwrap().len());
+    if place.is_multiple_of(2) {
+        let mut byte = [0];
+        opened.read_exact_at(&mut byte, at).unwrap();
+        opened.write_all_at(&[byte[0] ^ (1 << random.below(8))], at).unwrap();
+        format!("{} with a flipped bit at {at}", file.display())
+    } else {
+        opened.set_len(at).unwrap();
+        format!("{} cut off at {at}", file.display())
+    }
+}
+
+#[tokio::test]
+async fn older_records_under_a_newer_seal_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    prepare(&settings).await;
+    let backup = folder.path().join("backup");
+    copy_folder(&settings.path, &backup);
+    let store = Store::open(&settings).await.unwrap();
+    for use_ in 0..3_u8 {
+        let spent = Change::new().absent(Table::Uses, &[255, use_]).put(Table::Uses, &[255, use_], "spent");
+        assert_eq!(store.swap(spent).await.unwrap(), Swapped::Done);
+    }
+    store.close().await;
+    fs::copy(settings.path.join("seal"), backup.join("seal")).unwrap();
+    let refused = Store::open(&Settings { path: backup }).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn second_process_is_told_who_holds_the_store_and_the_first_is_unharmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let mut holder = start("child_that_holds_the_store", &settings.path, "");
+    let mut told = BufReader::new(holder.stdout.take().unwrap()).lines();
+    while !told.next().unwrap().unwrap().starts_with("open") {}
+    let refused = Store::open(&settings).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { pid: Some(pid), .. } if pid == holder.id()), "{refused}");
+    // Told to go on, it writes once more.
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    let store = Store::open(&settings).await.unwrap();
+    assert_eq!(store.read(Table::Meta, b"after").await.unwrap(), Some(b"unharmed".to_vec()));
+}
+
+#[test]
+#[ignore = "runs only as a child"]
+fn child_that_holds_the_store() {
+    let Some(settings) = child_settings() else { return };
+    run(async {
+        let store = Store::open(&settings).await.unwrap();
+        println!("open");
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        let change = Change::new().put(Table::Meta, b"after", "unharmed");
+        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        store.close().await;
+    });
+}
+
+#[tokio::test]
+async fn full_disk_is_unavailable_and_recovers_without_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    // A limit on the length of files stands for a disk with no space left; its signal is to be an error, as that is.
+    let child = start("child_with_a_full_disk", &settings.path, "trap '' XFSZ;").wait_with_output().unwrap();
+    println!("{}", String::from_utf8_lossy(&child.stdout));
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+    Store::open(&settings).await.unwrap().close().await;
+}
+
+#[test]
+#[ignore = "runs only as a child"]
+fn child_with_a_full_disk() {
+    let Some(settings) = child_settings() else { return };
+    run(async {
+        let store = Store::open(&settings).await.unwrap();
+        let mut acknowledged = fill(&store, 0, 20).await.0;
+        for round in 1..=3 {
+            let taken = fs::metadata(settings.path.join("db")).unwrap().len();
+            limit_files(Some(taken + round * 10_000));
+            let (more, refusal) = fill(&store, round * 10_000, 10_000).await;
+            println!("{} changes fitted, then: {}", more.len(), refusal.expect("the disk is full"));
+            acknowledged.extend(more);
+            limit_files(None);
+            while store.swap(Change::new().put(Table::Meta, b"probe", [1])).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            for (key, value) in &acknowledged {
+                assert_eq!(store.read(Table::Tokens, key).await.unwrap().as_ref(), Some(value));
+            }
+        }
+        store.close().await;
+    });
+}
+
+/// Writes records until there are enough or one is refused; returns those that were acknowledged.
+async fn fill(store: &Store, first: u64, count: u64) -> (Records, Option<StoreError>) {
+    let mut written = Records::new();
+    for number in first..first + count {
+        let (key, value) = (number.to_be_bytes(), vec![3; 300]);
+        match store.swap(Change::new().absent(Table::Tokens, &key).put(Table::Tokens, &key, value.clone())).await {
+            Ok(swapped) => assert_eq!(swapped, Swapped::Done),
+            Err(error) => {
+                if let Ok(found) = store.read(Table::Tokens, &key).await {
+                    assert_eq!(found, None, "what failed is not seen");
+                }
+                return (written, Some(error));
+            }
+        }
+        written.insert(key.to_vec(), value);
+    }
+    (written, None)
+}
+
+fn limit_files(len: Option<u64>) {
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    setrlimit(Resource::Fsize, Rlimit { current: len.or(maximum), maximum }).unwrap();
+}
+
+/// A store with a history: several thousand records, half of them changed or removed since.
+async fn prepare(settings: &Settings) -> Records {
+    let store = Store::open(settings).await.unwrap();
+    for round in 0..3_u8 {
+        for group in 0..40_u8 {
+            let change = (0..40_u8).fold(Change::new(), |change, number| match (number + round) % 3 {
+                0 if round > 0 => change.remove(Table::Uses, &[group, number]),
+                1 | 2 if round > 0 && number > 20 => change,
+                _ => change.put(Table::Uses, &[group, number], vec![round; 100]),
+            });
+            assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        }
+    }
+    let records = everything(&store).await;
+    assert!(records.len() > 500);
+    store.close().await;
+    // Once more, so that there is a snapshot.
+    Store::open(settings).await.unwrap().close().await;
+    records
+}
+
+async fn everything(store: &Store) -> Records {
+    let mut records = Records::new();
+    for table in Table::ALL {
+        for (key, value) in store.scan(table).await.unwrap() {
+            records.insert([table.name().as_bytes(), b"/", &key].concat(), value);
+        }
+    }
+    records
+}
+
+fn settings(folder: &Path) -> Settings {
+    Settings { path: folder.join("store") }
+}
+
+fn named(folder: &Path, start: &str) -> PathBuf {
+    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(start)).unwrap()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap().path();
+        let target = to.join(entry.file_name().unwrap());
+        if entry.is_dir() { copy_folder(&entry, &target) } else { fs::copy(&entry, &target).map(drop).unwrap() }
+    }
+}
+
+/// Starts this executable for one of the `child_…` tests, by a shell that first does `setting`.
+fn start(test: &str, folder: &Path, setting: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", &format!("{setting} exec \"$0\" --exact {test} --ignored --nocapture")])
+        .arg(std::env::current_exe().unwrap())
+        .env(FOLDER, folder)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn child_settings() -> Option<Settings> {
+    Some(Settings { path: std::env::var_os(FOLDER)?.into() })
+}
+
+fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
+}
+
+/// Numbers that can be had again (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn seeded() -> Self {
+        let fresh = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+        let seed = std::env::var("WRIT_TEST_SEED").map_or_else(|_| fresh(), |seed| seed.parse().unwrap());
+        println!("WRIT_TEST_SEED={seed}");
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
