@@ -329,3 +329,170 @@ impl<'a> Jwk<'a> {
 fn bits(number: &[u8]) -> usize {
     number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::signer::{Signer, jwks};
+
+    fn key(kid: &str) -> Value {
+        Signer::new(kid, Algorithm::ES256).jwk()
+    }
+
+    fn with(mut jwk: Value, name: &str, value: Value) -> Value {
+        jwk[name] = value;
+        jwk
+    }
+
+    fn parse(keys: &[Value]) -> Result<KeySet, JwksError> {
+        KeySet::parse(&jwks(keys))
+    }
+
+    fn refusal(jwk: &Value) -> JwkError {
+        VerificationKey::parse(jwk.to_string().as_bytes()).expect_err("not usable")
+    }
+
+    fn rsa(n: &[u8], e: &[u8]) -> Value {
+        json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode(n), "e": URL_SAFE_NO_PAD.encode(e)})
+    }
+
+    #[test]
+    fn each_kind_of_key_fits_its_own_algorithms() {
+        for own in [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::RS256, Algorithm::PS256] {
+            let jwk = Signer::new("k", own).jwk();
+            let bound = VerificationKey::parse(jwk.to_string().as_bytes()).unwrap();
+            let mut free = jwk;
+            free.as_object_mut().unwrap().remove("alg");
+            let free = VerificationKey::parse(free.to_string().as_bytes()).unwrap();
+            assert!(bound.fits(own) && free.fits(own));
+            let others = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::HS256];
+            for other in others.into_iter().filter(|other| *other != own) {
+                assert!(!bound.fits(other), "{own:?} {other:?}");
+                assert_eq!(
+                    free.fits(other),
+                    free.kind == Kind::Rsa && other != Algorithm::ES256 && other != Algorithm::HS256
+                );
+            }
+        }
+    }
+
+    /// A-075
+    #[test]
+    fn keys_that_cannot_be_used_are_skipped() {
+        let bad = [
+            json!({"kty": "oct", "k": "AAAA", "kid": "a"}),
+            json!({"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA", "kid": "b"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA", "kid": "c"}),
+            with(key("d"), "d", json!("AAAA")),
+            with(key("e"), "use", json!("enc")),
+            with(key("f"), "key_ops", json!(["encrypt"])),
+            with(key("g"), "alg", json!("ES384")),
+            with(key("h"), "kid", json!(1)),
+            json!("a string"),
+            json!(null),
+        ];
+        let set = parse(&[&bad[..], &[key("good")]].concat()).unwrap();
+        assert_eq!(set.keys().filter_map(VerificationKey::kid).collect::<Vec<_>>(), ["good"]);
+        assert_eq!(parse(&bad).err(), Some(JwksError::Nothing));
+        assert_eq!(parse(&[]).err(), Some(JwksError::Nothing));
+    }
+
+    #[test]
+    fn a_key_says_why_it_is_not_used() {
+        assert_eq!(refusal(&json!({"kty": "oct", "k": "AAAA"})), JwkError::Secret);
+        assert_eq!(refusal(&with(key("k"), "d", json!("AAAA"))), JwkError::Secret);
+        assert_eq!(refusal(&with(key("k"), "use", json!("enc"))), JwkError::Purpose);
+        assert_eq!(refusal(&with(key("k"), "key_ops", json!(["sign"]))), JwkError::Purpose);
+        assert_eq!(refusal(&with(key("k"), "alg", json!("ES384"))), JwkError::Unsupported);
+        assert_eq!(refusal(&with(key("k"), "alg", json!("HS256"))), JwkError::Unsupported);
+        assert_eq!(refusal(&with(key("k"), "crv", json!("P-384"))), JwkError::Unsound);
+        assert_eq!(refusal(&with(key("k"), "x", json!("AA=="))), JwkError::Form);
+        assert_eq!(refusal(&json!({"kty": "EC"})), JwkError::Unsupported);
+        assert_eq!(refusal(&json!({"kty": "RSA"})), JwkError::Form);
+        assert_eq!(refusal(&json!([])), JwkError::Form);
+    }
+
+    /// A-075
+    #[test]
+    fn points_off_the_curve_and_coordinates_of_another_length_are_refused() {
+        let one = URL_SAFE_NO_PAD.encode([1; 32]);
+        assert_eq!(refusal(&json!({"kty": "EC", "crv": "P-256", "x": one, "y": one})), JwkError::Unsound);
+        let zero = URL_SAFE_NO_PAD.encode([0; 32]);
+        assert_eq!(refusal(&json!({"kty": "EC", "crv": "P-256", "x": zero, "y": zero})), JwkError::Unsound);
+        for len in [0, 31, 33, 64, 10_000] {
+            let x = URL_SAFE_NO_PAD.encode(vec![1; len]);
+            assert_eq!(refusal(&with(key("k"), "x", json!(x))), JwkError::Unsound, "{len}");
+            assert_eq!(refusal(&json!({"kty": "OKP", "crv": "Ed25519", "x": x})), JwkError::Unsound, "{len}");
+        }
+    }
+
+    /// A-075
+    #[test]
+    fn weak_oversized_and_degenerate_rsa_keys_are_refused() {
+        let good = Signer::new("k", Algorithm::RS256).jwk();
+        let n = URL_SAFE_NO_PAD.decode(good["n"].as_str().unwrap()).unwrap();
+        assert!(VerificationKey::read(&rsa(&n, &[1, 0, 1])).is_ok());
+        assert!(VerificationKey::read(&rsa(&[&[0], &n[..]].concat(), &[0, 1, 0, 1])).is_ok(), "leading zeros");
+        for (n, e) in [
+            (vec![0xff; 64], vec![3]),
+            (vec![0xff; 255], vec![3]),
+            (vec![0xff; 1025], vec![3]),
+            (vec![0xff; 64 << 10], vec![3]),
+            (n.clone(), vec![]),
+            (n.clone(), vec![0]),
+            (n.clone(), vec![1]),
+            (n.clone(), vec![2]),
+            (n.clone(), vec![1, 0, 0]),
+            (n.clone(), n.clone()),
+            ([&n[..255], &[0]].concat(), vec![3]),
+            (vec![], vec![3]),
+        ] {
+            assert_eq!(refusal(&rsa(&n, &e)), JwkError::Unsound, "{} bytes, {e:?}", n.len());
+        }
+    }
+
+    /// A-075
+    #[test]
+    fn one_kid_for_two_keys_spoils_the_document() {
+        let one = key("k");
+        assert_eq!(parse(&[one.clone(), key("k")]).err(), Some(JwksError::Ambiguous));
+        assert!(parse(&[one.clone(), one.clone()]).is_ok(), "the same key twice");
+        assert!(parse(&[one, with(key("k"), "use", json!("enc"))]).is_ok(), "the other cannot be used");
+    }
+
+    /// A-075
+    #[test]
+    fn documents_that_are_no_strict_json_or_too_large_are_refused() {
+        let good = key("k");
+        for text in [
+            String::new(),
+            "<html></html>".to_owned(),
+            "[]".to_owned(),
+            "{}".to_owned(),
+            r#"{"keys":{}}"#.to_owned(),
+            format!(r#"{{"keys":[{good}],"keys":[]}}"#),
+            format!(r#"{{"keys":[{good}"#),
+            format!(r#"{{"keys":[{good}],"x":{}{}}}"#, "[".repeat(100), "]".repeat(100)),
+            format!(r#"{{"keys":[{good}{}]}}"#, ",{}".repeat(KEYS_MAX)),
+        ] {
+            assert_eq!(KeySet::parse(text.as_bytes()).err(), Some(JwksError::Form), "{:.60}", text);
+        }
+        let padded = format!(r#"{{"keys":[{good}]{}}}"#, " ".repeat(DOCUMENT_MAX));
+        assert_eq!(KeySet::parse(padded.as_bytes()).err(), Some(JwksError::TooLong));
+        assert_eq!(KeySet::parse(&[0xff]).err(), Some(JwksError::Form));
+    }
+
+    #[test]
+    fn a_token_without_kid_is_served_by_a_set_of_one_key_only() {
+        let one = parse(&[key("a")]).unwrap();
+        assert!(one.find(None, Algorithm::ES256).is_ok());
+        assert!(one.find(Some("a"), Algorithm::ES256).is_ok());
+        assert_eq!(one.find(Some("b"), Algorithm::ES256).err(), Some(NoKey::Unknown));
+        assert_eq!(one.find(Some("a"), Algorithm::RS256).err(), Some(NoKey::Unfit));
+        assert_eq!(one.find(None, Algorithm::RS256).err(), Some(NoKey::Unfit));
+        let two = parse(&[key("a"), key("b")]).unwrap();
+        assert_eq!(two.find(None, Algorithm::ES256).err(), Some(NoKey::Unknown));
+    }
+}

@@ -7,6 +7,10 @@ pub mod json;
 pub mod jwks;
 pub mod jws;
 pub mod remote;
+#[cfg(test)]
+#[path = "../tests/common/signer.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared with the tests in tests/")]
+mod signer;
 mod single_use;
 mod token;
 mod verifier;

@@ -202,3 +202,218 @@ impl Cache {
         max_age.unwrap_or(self.default_max_age).clamp(*MAX_AGE.start(), most)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remote::Location;
+    use crate::signer::{Signer, jwks};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const ES256: Algorithm = Algorithm::ES256;
+
+    /// A cache and a clock that the test moves.
+    struct Scene {
+        cache: Cache,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let location = Location::Discovery { issuer: "https://login.example".into() };
+            Self { cache: Cache::new(&Settings::new(location)), now: Instant::now() }
+        }
+
+        /// With key `a` fetched just now, to be kept for 5 minutes.
+        fn fetched() -> Self {
+            let mut scene = Self::new();
+            assert!(scene.ask("a").fetch);
+            scene.brings(&["a"]);
+            scene
+        }
+
+        fn pass(&mut self, seconds: u32) -> &mut Self {
+            self.now += seconds * SECOND;
+            self
+        }
+
+        /// A new question.
+        fn ask(&mut self, kid: &str) -> Next<Answer> {
+            self.now += Duration::from_millis(1);
+            self.cache.look(Some(kid), ES256, self.now, self.now)
+        }
+
+        /// The question asked `earlier` seconds ago, once more.
+        fn ask_again(&mut self, kid: &str, earlier: u32) -> Next<Answer> {
+            self.cache.look(Some(kid), ES256, self.now - earlier * SECOND, self.now)
+        }
+
+        fn brings(&mut self, kids: &[&str]) -> (FetchOutcome, Instant) {
+            let keys: Vec<_> = kids.iter().map(|kid| Signer::new(kid, ES256).jwk()).collect();
+            let keys = KeySet::parse(&jwks(&keys)).unwrap();
+            self.ends(Ok(Fetched::New { keys, tag: None, max_age: None }))
+        }
+
+        fn fails(&mut self) -> (FetchOutcome, Instant) {
+            self.ends(Err(FetchError::Timeout))
+        }
+
+        fn ends(&mut self, fetched: Result<Fetched, FetchError>) -> (FetchOutcome, Instant) {
+            assert!(self.cache.in_flight());
+            self.now += Duration::from_millis(1);
+            self.cache.conclude(fetched, self.now)
+        }
+    }
+
+    fn refusal(next: &Next<Answer>) -> Option<KeyError> {
+        next.answer.as_ref().and_then(|answer| answer.as_ref().err().copied())
+    }
+
+    fn served(next: &Next<Answer>) -> bool {
+        matches!(next.answer, Some(Ok(_)))
+    }
+
+    #[test]
+    fn the_first_question_starts_a_fetch_and_all_wait_for_it() {
+        let mut scene = Scene::new();
+        let first = scene.ask("a");
+        assert!(first.fetch && first.answer.is_none());
+        let second = scene.ask("b");
+        assert!(!second.fetch && second.answer.is_none());
+        scene.pass(1).brings(&["a"]);
+        assert!(served(&scene.ask_again("a", 1)));
+        let unknown = scene.ask_again("b", 1);
+        assert_eq!((unknown.fetch, refusal(&unknown)), (false, Some(KeyError::Unknown)), "the answer is fresh");
+    }
+
+    ///
+    #[test]
+    fn when_the_set_has_aged_one_fetch_starts_and_nobody_waits() {
+        let mut scene = Scene::fetched();
+        assert!(!scene.pass(299).ask("a").fetch);
+        let first = scene.pass(1).ask("a");
+        assert!(first.fetch && served(&first));
+        for _ in 0..1000 {
+            let next = scene.ask("a");
+            assert!(!next.fetch && served(&next));
+        }
+    }
+
+    ///
+    #[test]
+    fn a_storm_of_unknown_keys_fetches_once_a_cool_down_even_if_that_fails() {
+        let mut scene = Scene::fetched();
+        let mut fetches = 0;
+        for number in 0..10_000_u64 {
+            if scene.ask(&format!("x{number}")).fetch {
+                fetches += 1;
+                scene.fails();
+            }
+            assert!(served(&scene.ask("a")), "good tokens are unharmed");
+            scene.now += Duration::from_millis(4);
+        }
+        assert_eq!(fetches, 2, "60 seconds of storm");
+    }
+
+    ///
+    #[test]
+    fn a_key_is_unknown_only_if_a_fresh_answer_lacks_it() {
+        let mut scene = Scene::fetched();
+        let asked = scene.pass(60).ask("b");
+        assert!(asked.fetch && asked.answer.is_none());
+        scene.pass(1).fails();
+        assert_eq!(refusal(&scene.ask_again("b", 1)), Some(KeyError::Unavailable));
+        assert_eq!(refusal(&scene.pass(10).ask("b")), Some(KeyError::Unavailable), "in the cool-down");
+        assert!(scene.pass(30).ask("b").fetch);
+        scene.pass(1).brings(&["a"]);
+        assert_eq!(refusal(&scene.ask_again("b", 1)), Some(KeyError::Unknown));
+        assert_eq!(refusal(&scene.pass(10).ask("b")), Some(KeyError::Unknown), "in the cool-down");
+    }
+
+    ///
+    #[test]
+    fn known_keys_serve_past_their_age_until_they_are_stale() {
+        let mut scene = Scene::fetched();
+        for _ in 0..(24 * 60 - 1) {
+            let next = scene.pass(60).ask("a");
+            assert!(served(&next));
+            if next.fetch {
+                scene.fails();
+            }
+        }
+        let stale = scene.pass(60).ask("a");
+        assert!(stale.fetch && stale.answer.is_none());
+        scene.fails();
+        assert_eq!(refusal(&scene.ask("a")), Some(KeyError::Unavailable));
+    }
+
+    ///
+    #[test]
+    fn a_key_that_was_withdrawn_stops_at_the_next_fetch() {
+        let mut scene = Scene::fetched();
+        scene.pass(300);
+        assert!(scene.cache.tick(scene.now).fetch, "without any question");
+        scene.brings(&["b"]);
+        assert!(scene.ask("a").answer.is_none(), "it may have come back: one forced fetch");
+        scene.brings(&["b"]);
+        assert_eq!(refusal(&scene.ask("a")), Some(KeyError::Unknown));
+        assert!(served(&scene.ask("b")));
+    }
+
+    /// nothing ran in the meantime, so the set is as old as it looks.
+    #[test]
+    fn a_set_that_nobody_kept_fresh_is_not_relied_on() {
+        let mut scene = Scene::fetched();
+        let late = scene.pass(601).ask("a");
+        assert!(late.fetch && late.answer.is_none());
+        scene.pass(1).fails();
+        assert!(served(&scene.ask_again("a", 1)), "the publisher is away: the old set serves");
+    }
+
+    ///
+    #[test]
+    fn an_algorithm_that_does_not_fit_causes_no_fetch() {
+        let mut scene = Scene::fetched();
+        scene.pass(60);
+        let next = scene.cache.look(Some("a"), Algorithm::RS256, scene.now, scene.now);
+        assert_eq!((next.fetch, refusal(&next)), (false, Some(KeyError::Unfit)));
+    }
+
+    ///
+    #[test]
+    fn without_any_keys_the_pauses_grow_up_to_the_cool_down() {
+        let mut scene = Scene::new();
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            assert!(scene.ask("a").fetch);
+            let (outcome, due) = scene.fails();
+            assert_eq!((outcome, due - scene.now), (FetchOutcome::Error, pause * SECOND));
+            assert_eq!(refusal(&scene.ask("a")), Some(KeyError::Unavailable));
+            scene.pass(pause);
+        }
+        assert!(scene.ask("a").fetch);
+        scene.brings(&["a"]);
+        assert!(served(&scene.ask("a")));
+    }
+
+    #[test]
+    fn an_unchanged_set_is_as_good_as_a_new_one() {
+        let mut scene = Scene::fetched();
+        assert!(scene.pass(300).ask("a").fetch);
+        let (outcome, due) = scene.ends(Ok(Fetched::Unchanged { max_age: Some(60 * SECOND) }));
+        assert_eq!(outcome, FetchOutcome::Unchanged);
+        assert!(due <= scene.now + 60 * SECOND && due > scene.now + 59 * SECOND);
+        assert!(served(&scene.ask("a")));
+    }
+
+    #[test]
+    fn the_age_that_a_publisher_asks_for_has_bounds() {
+        let mut cache = Scene::new().cache;
+        assert_eq!(cache.bounded(None), 300 * SECOND);
+        assert_eq!(cache.bounded(Some(Duration::ZERO)), SECOND);
+        assert_eq!(cache.bounded(Some(Duration::MAX)), 12 * 3600 * SECOND, "half the time until it is stale");
+        cache.max_stale = Duration::MAX;
+        assert_eq!(cache.bounded(Some(Duration::MAX)), 24 * 3600 * SECOND);
+        cache.max_stale = SECOND;
+        assert_eq!(cache.bounded(Some(60 * SECOND)), SECOND);
+    }
+}

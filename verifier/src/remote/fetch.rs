@@ -246,3 +246,68 @@ fn leads_inside(jwks_uri: &Url, issuer: &str) -> bool {
     };
     inner && !own
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ISSUER: &str = "https://login.example/tenant/";
+
+    #[test]
+    fn metadata_are_looked_for_after_the_issuer_and_between_host_and_path() {
+        assert_eq!(
+            metadata_uris(ISSUER).unwrap().map(String::from),
+            [
+                "https://login.example/tenant/.well-known/openid-configuration",
+                "https://login.example/.well-known/oauth-authorization-server/tenant"
+            ]
+        );
+        for bad in ["http://login.example", "login.example", "https://login.example?x", "https://login.example#x", ""] {
+            assert!(metadata_uris(bad).is_none(), "{bad}");
+        }
+    }
+
+    /// A-072
+    #[test]
+    fn metadata_of_another_issuer_or_leading_elsewhere_are_refused() {
+        let read = |issuer: &str, uri: &str| {
+            jwks_uri(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{uri}"}}"#).as_bytes(), ISSUER).is_ok()
+        };
+        assert!(read(ISSUER, "https://keys.example/jwks"));
+        for issuer in ["https://login.example/tenant", "https://LOGIN.example/tenant/", "https://evil.example"] {
+            assert!(!read(issuer, "https://keys.example/jwks"), "{issuer}");
+        }
+        for uri in [
+            "http://login.example/jwks",
+            "file:///etc/passwd",
+            "/jwks",
+            "https://localhost/jwks",
+            "https://127.0.0.1/jwks",
+            "https://2130706433/jwks",
+            "https://169.254.169.254/latest",
+            "https://[::1]/jwks",
+        ] {
+            assert!(!read(ISSUER, uri), "{uri}");
+        }
+        for text in ["", "[]", "{}", r#"{"issuer":"https://login.example/tenant/"}"#] {
+            assert!(jwks_uri(text.as_bytes(), ISSUER).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_useful_max_age_counts() {
+        let read = |value: &'static str| max_age(&HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]));
+        assert_eq!(read("public, Max-Age=600"), Some(Duration::from_secs(600)));
+        assert_eq!(read("max-age=\"60\", must-revalidate"), Some(Duration::from_secs(60)));
+        for value in ["no-cache, no-store, max-age=0", "max-age=-1", "max-age=x", "s-maxage=5", ""] {
+            assert_eq!(read(value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn root_certificates_must_be_there_and_readable() {
+        for pem in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            assert!(matches!(check_root_certificates(pem.as_bytes()), Err(SetupError::RootCertificates)), "{pem}");
+        }
+    }
+}

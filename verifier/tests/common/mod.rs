@@ -1,0 +1,23 @@
+//! What the tests share: a signer, good claims, and a publisher of keys on the loopback interface.
+#![expect(dead_code, unreachable_pub, reason = "each test program uses its part")]
+
+pub mod publisher;
+pub mod signer;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+/// Epoch seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The claims of a good Txn-Token, issued now.
+pub fn claims() -> Value {
+    json!({
+        "iss": "https://tts.example", "iat": now(), "exp": now() + 60, "aud": "d.example", "txn": "t-1",
+        "sub": "u-1", "scope": "order.refund order.read", "req_wl": "gateway",
+        "tctx": {"amount": 100, "currency": "EUR"}, "rctx": {"req_ip": "192.0.2.1"},
+    })
+}
