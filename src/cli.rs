@@ -8,15 +8,24 @@ pub mod serve;
 pub mod store;
 pub mod token;
 
-use std::path::PathBuf;
+use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::admin::{self, Admin, Reply};
+use crate::audit::Audit;
+use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
+use crate::service::Core;
+use crate::telemetry::{Format, Log};
+
+/// A negative answer.
+const NO: u8 = 1;
 
 /// Wrong usage or configuration.
-pub const USAGE: u8 = 2;
+const USAGE: u8 = 2;
 
 /// A Transaction Token Service: short-lived, narrowly scoped tokens for each transaction inside a trust domain.
 #[derive(Debug, Parser)]
@@ -25,9 +34,6 @@ struct Cli {
     /// The configuration file
     #[arg(long, global = true, env = "WRIT_CONFIG", default_value = "writ.toml", value_name = "FILE")]
     config: PathBuf,
-    /// Answer in JSON, for programs
-    #[arg(long, global = true)]
-    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -39,7 +45,11 @@ enum Command {
     /// Run the service
     Serve(serve::Args),
     /// Check configuration, certificates, keys and policies without starting
-    Check,
+    Check {
+        /// Answer in JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// The key ring and its history
     Keys(keys::Args),
     /// Mend the store, or take the present time as right
@@ -52,46 +62,69 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    crate::process::harden();
+    if let Err(error) = crate::process::harden() {
+        return failed(&error);
+    }
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
-    runtime.block_on(run(cli))
-}
-
-async fn run(cli: Cli) -> ExitCode {
     match cli.command {
-        Command::Quickstart(args) => quickstart::run(args).await,
-        Command::Serve(args) => serve::run(args, &cli.config).await,
-        Command::Check => check::run(&cli.config, cli.json),
-        Command::Keys(args) => keys::run(args, &cli.config, cli.json).await,
-        Command::Store(args) => store::run(args, &cli.config, cli.json).await,
+        Command::Quickstart(args) => wait_for(quickstart::run(args)),
+        Command::Serve(args) => wait_for(serve::run(args, &cli.config)),
+        Command::Check { json } => check::run(&cli.config, json),
+        Command::Keys(args) => wait_for(keys::run(args, &cli.config)),
+        Command::Store(args) => wait_for(store::run(args, &cli.config)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
-        Command::Token(args) => token::run(args, cli.json).await.unwrap_or_else(|error| failed(&error)),
+        Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
     }
 }
 
-/// The configuration, or its problems on standard error.
-fn load(path: &std::path::Path) -> Result<Config, ExitCode> {
+fn wait_for(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => failed(&error),
+    }
+}
+
+/// The configuration; its problems go to standard error.
+fn load(path: &Path) -> Result<Config, ExitCode> {
     match Config::load(path, std::env::vars()) {
         Ok((config, warnings)) => {
             complain(&warnings);
             Ok(config)
         }
-        Err(problems) => Err(complain(&problems)),
+        Err(problems) => {
+            complain(&problems);
+            Err(ExitCode::from(USAGE))
+        }
     }
 }
 
-fn complain(problems: &[Problem]) -> ExitCode {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    ExitCode::from(USAGE)
+fn complain(problems: &[Problem]) {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("writ: {error}");
     ExitCode::from(USAGE)
+}
+
+/// Has a command performed by the service that runs, or here if none does.
+async fn operate(config: &Config, command: &admin::Command) -> Reply {
+    match admin::ask(&config.store.path, command).await {
+        Ok(Some(reply)) => reply,
+        Ok(None) => match Core::open(config, &operators_audit()).await {
+            Ok(core) => {
+                let admin = Admin::new(core.keys, core.ledger, operators_audit());
+                let reply = admin.perform(command.clone(), Timestamp::now()).await;
+                core.store.close().await;
+                reply
+            }
+            Err(error) => Reply::Failed(error.to_string()),
+        },
+        Err(error) => Reply::Failed(format!("the service does not answer: {error}")),
+    }
+}
+
+/// Where no service runs, what a command changes is recorded on standard error.
+fn operators_audit() -> Audit {
+    Audit::new(Log::start(Format::Json, std::io::stderr()))
 }

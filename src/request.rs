@@ -20,7 +20,8 @@ pub const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchang
 /// `grant_type` of RFC 6749 §4.4.
 pub const CLIENT_CREDENTIALS: &str = "client_credentials";
 
-const TYPE_PREFIX: &str = "urn:ietf:params:oauth:token-type:";
+/// What the URN of every token type begins with (RFC 8693 §3).
+pub const TYPE_PREFIX: &str = "urn:ietf:params:oauth:token-type:";
 
 const MAX_PARAMETERS: usize = 64;
 const MAX_JSON: usize = 16 * 1024;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde_json::json;
 
@@ -22,6 +23,13 @@ pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -
         });
     }
     problems
+}
+
+/// Prints what is wrong, for people or for programs.
+pub fn run(path: &Path, json: bool) -> ExitCode {
+    let problems = check(path, std::env::vars());
+    print!("{}", if json { to_json(&problems) + "\n" } else { to_text(&problems) });
+    ExitCode::from(exit_code(&problems))
 }
 
 /// 0 if the service can start, 2 if not.

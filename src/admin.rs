@@ -1,0 +1,216 @@
+//! What an operator may do while the service runs: over a Unix socket beside the store, mode 0600.
+//!
+//! One line of JSON asks, one line answers. The same commands run without the socket when no service has the store.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::audit::{Audit, Event};
+use crate::clock::Timestamp;
+use crate::keys::listing::Export;
+use crate::keys::{KeyRing, KeysError};
+use crate::ledger::Ledger;
+
+/// An export of ten years of daily keys is far smaller.
+const LONGEST_LINE: u64 = 16 * 1024 * 1024;
+
+/// A command takes no longer, a making of RSA keys included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an operator asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Every key and its life.
+    KeysList,
+    /// Promote `next` now, if it and `previous` have been published for long enough.
+    KeysRotate,
+    /// A key serves nothing any more.
+    KeysRevoke {
+        /// The key.
+        kid: String,
+    },
+    /// The public halves and their lives.
+    KeysExport,
+    /// Adds exported public halves to the history.
+    KeysImport {
+        /// What `keys export` wrote.
+        export: Export,
+    },
+    /// Whether records, files and private halves fit together.
+    KeysVerify,
+    /// Takes the present time as right.
+    TrustClock,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done; what there is to say.
+    Done(Value),
+    /// Not done, and this is why.
+    No(String),
+    /// It could not be tried.
+    Failed(String),
+}
+
+/// Performs commands on the rooms of a running, or of no, service.
+pub struct Admin {
+    keys: Arc<KeyRing>,
+    ledger: Arc<Ledger>,
+    audit: Audit,
+}
+
+impl Admin {
+    /// Commands act on these rooms; what they change is recorded in `audit`.
+    pub fn new(keys: Arc<KeyRing>, ledger: Arc<Ledger>, audit: Audit) -> Self {
+        Self { keys, ledger, audit }
+    }
+
+    /// Performs one command.
+    pub async fn perform(&self, command: Command, now: Timestamp) -> Reply {
+        let outcome = match command {
+            Command::KeysList => Ok(json!({ "keys": self.keys.list() })),
+            Command::KeysRotate => self.rotate(now).await,
+            Command::KeysRevoke { kid } => self.revoke(&kid, now).await,
+            Command::KeysExport => Ok(json!(self.keys.export())),
+            Command::KeysImport { export } => self.import(export, now).await,
+            Command::KeysVerify => self.verify().await,
+            Command::TrustClock => self.trust_clock(now).await,
+        };
+        outcome.map_or_else(|refused| refused, Reply::Done)
+    }
+
+    async fn rotate(&self, now: Timestamp) -> Result<Value, Reply> {
+        self.record(self.keys.rotate(now).await.map_err(no_or_failed)?).await?;
+        Ok(json!({ "keys": self.keys.list() }))
+    }
+
+    async fn revoke(&self, kid: &str, now: Timestamp) -> Result<Value, Reply> {
+        self.record(self.keys.revoke(kid, now).await.map_err(no_or_failed)?).await?;
+        Ok(json!({ "revoked": kid }))
+    }
+
+    async fn import(&self, export: Export, now: Timestamp) -> Result<Value, Reply> {
+        let imported = self.keys.import(export, now).await.map_err(no_or_failed)?;
+        Ok(json!({ "imported": imported }))
+    }
+
+    async fn verify(&self) -> Result<Value, Reply> {
+        let problems = self.keys.verify().await.map_err(no_or_failed)?;
+        if problems.is_empty() { Ok(json!({ "ok": true })) } else { Err(Reply::No(problems.join("\n"))) }
+    }
+
+    async fn trust_clock(&self, now: Timestamp) -> Result<Value, Reply> {
+        self.keys.trust_clock(now).await.map_err(no_or_failed)?;
+        self.ledger.trust_clock(now).await.map_err(|error| Reply::Failed(error.to_string()))?;
+        self.record([Event::ClockTrusted { now: now.epoch() }]).await?;
+        Ok(json!({ "now": now.to_string() }))
+    }
+
+    async fn record(&self, events: impl IntoIterator<Item = impl Into<Event>>) -> Result<(), Reply> {
+        for event in events {
+            self.audit.write(&event.into()).await.map_err(|error| Reply::Failed(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Answers on `socket` until the task is dropped.
+    pub async fn serve(self: Arc<Self>, socket: Socket) {
+        loop {
+            let Ok((stream, _)) = socket.listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let admin = Arc::clone(&self);
+            tokio::spawn(async move {
+                // Whoever asked went away: there is nobody to tell.
+                let _ = tokio::time::timeout(PATIENCE, admin.answer(stream)).await;
+            });
+        }
+    }
+
+    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        let mut line = String::new();
+        let (reading, mut writing) = stream.split();
+        BufReader::new(reading.take(LONGEST_LINE)).read_line(&mut line).await?;
+        let reply = match serde_json::from_str(&line) {
+            Ok(command) => self.perform(command, Timestamp::now()).await,
+            Err(error) => Reply::Failed(format!("the service does not know this command: {error}")),
+        };
+        let mut line = serde_json::to_vec(&reply)?;
+        line.push(b'\n');
+        writing.write_all(&line).await
+    }
+}
+
+fn no_or_failed(error: KeysError) -> Reply {
+    match error {
+        KeysError::TooEarly(_) | KeysError::Revoke(_) | KeysError::Import(_) => Reply::No(error.to_string()),
+        other => Reply::Failed(other.to_string()),
+    }
+}
+
+/// The socket, removed when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Binds `<store>/admin.sock`. Whoever holds the store's lock may take the place of a socket left behind.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn bind(store: &Path) -> io::Result<Self> {
+        let path = socket_path(store);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Gone already: just as well.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn socket_path(store: &Path) -> PathBuf {
+    store.join("admin.sock")
+}
+
+/// Asks the service that has the store; `None` if none listens.
+///
+/// # Errors
+/// The system's own, where a service listens and does not answer.
+pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
+    let mut stream = match UnixStream::connect(socket_path(store)).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut line = serde_json::to_vec(command)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut answer).await?;
+    Ok(Some(serde_json::from_str(&answer)?))
+}

@@ -1,0 +1,122 @@
+//! `writ keys`: the key ring and its history, with and without a running service.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{NO, USAGE, failed, load, operate};
+use crate::admin::{Command, Reply};
+use crate::config::Config;
+use crate::keys::listing::Export;
+
+/// `writ keys …`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Sub,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Sub {
+    /// Every key, and where it is in its life
+    List,
+    /// Promote the next key now, if it and the previous one have been published for long enough
+    Rotate {
+        /// Wait until it may be promoted
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End a key at once: it leaves the JWKS, and what it signed is refused
+    Revoke {
+        /// The key's name
+        kid: String,
+    },
+    /// Write the public halves and their lives to standard output
+    Export,
+    /// Add exported public halves to the history
+    Import {
+        /// What `keys export` wrote
+        file: PathBuf,
+    },
+    /// Check that records, files and private halves fit together
+    Verify,
+}
+
+/// Does what the command line asks for.
+pub async fn run(args: Args, config: &Path) -> ExitCode {
+    let config = match load(config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let command = match &args.command {
+        Sub::List => Command::KeysList,
+        Sub::Rotate { wait } => return rotate(&config, *wait, args.json).await,
+        Sub::Revoke { kid } => Command::KeysRevoke { kid: kid.clone() },
+        Sub::Export => Command::KeysExport,
+        Sub::Import { file } => match read_export(file) {
+            Ok(export) => Command::KeysImport { export },
+            Err(error) => return failed(&*error),
+        },
+        Sub::Verify => Command::KeysVerify,
+    };
+    let reply = operate(&config, &command).await;
+    // An export is for programs in any case.
+    let json = args.json || matches!(args.command, Sub::Export);
+    tell(reply, json)
+}
+
+/// With `wait`, asks again until the keys have been published for long enough.
+async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
+    loop {
+        let reply = operate(config, &Command::KeysRotate).await;
+        if !(wait && matches!(reply, Reply::No(_))) {
+            return tell(reply, json);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn read_export(file: &Path) -> Result<Export, Box<dyn std::error::Error>> {
+    Ok(Export::parse(&std::fs::read(file)?)?)
+}
+
+fn tell(reply: Reply, json: bool) -> ExitCode {
+    match reply {
+        Reply::Done(answer) => {
+            println!("{}", if json { answer.to_string() } else { text(&answer) });
+            ExitCode::SUCCESS
+        }
+        Reply::No(why) => {
+            eprintln!("{why}");
+            ExitCode::from(NO)
+        }
+        Reply::Failed(why) => {
+            eprintln!("writ: {why}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Keys as a table; any other answer as its members.
+fn text(answer: &Value) -> String {
+    let Some(keys) = answer["keys"].as_array() else {
+        let members = answer.as_object().into_iter().flatten();
+        return members.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n");
+    };
+    let columns = ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"];
+    let cell = |key: &Value, column: &str| key[column].as_str().unwrap_or("-").to_owned();
+    let mut lines = vec![columns.map(str::to_owned)];
+    lines.extend(keys.iter().map(|key| columns.map(|column| cell(key, column))));
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let padded = |line: &[String; 8]| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(padded).collect::<Vec<_>>().join("\n")
+}

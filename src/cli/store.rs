@@ -1,0 +1,103 @@
+//! `writ store`: mend the store, or take the present time as right.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{USAGE, failed, load, operate, operators_audit};
+use crate::admin::{Command, Reply};
+use crate::audit::Event;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::keys::repair::rebuild;
+use crate::ledger::forget_uses_before;
+use crate::service::{StartError, sealing_keys};
+use crate::store::{self, Change, Survey, Table};
+
+/// `writ store …`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Sub {
+    /// Rebuild a damaged store from the key files; tokens issued before are not redeemed any more
+    Repair {
+        /// Take the ledger as it is, after restoring a backup: uses counted since then are forgotten
+        #[arg(long)]
+        trust_ledger: bool,
+    },
+    /// Take the present time as right, after checking the clock
+    TrustClock,
+}
+
+/// Does what the command line asks for.
+pub async fn run(args: Args, config: &Path) -> ExitCode {
+    let config = match load(config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match args.command {
+        Sub::Repair { trust_ledger: true } => ended(trust_ledger(&config).await),
+        Sub::Repair { trust_ledger: false } => ended(repair(&config).await),
+        Sub::TrustClock => match operate(&config, &Command::TrustClock).await {
+            Reply::Done(_) => {
+                println!("the present time, {}, counts as right from now on", Timestamp::now());
+                ExitCode::SUCCESS
+            }
+            Reply::No(why) | Reply::Failed(why) => {
+                eprintln!("writ: {why}");
+                ExitCode::from(USAGE)
+            }
+        },
+    }
+}
+
+fn ended(outcome: Result<(), StartError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// The records are given up, the key history comes back from its files.
+async fn repair(config: &Config) -> Result<(), StartError> {
+    let sealing = sealing_keys(&config.keys)?;
+    let survey = store::survey(&config.store)?;
+    tell_losses(&survey);
+    let now = Timestamp::now();
+    let rebuilt = rebuild(&config.store, &config.keys, &sealing, &config.trust_domain, now).await?;
+    for skipped in &rebuilt.skipped {
+        eprintln!("left out: {skipped}");
+    }
+    if let Some(aside) = store::set_aside(&config.store)? {
+        println!("what was there is now in {}", aside.display());
+    }
+    let records = forget_uses_before(rebuilt.records, now);
+    store::create_after_repair(&config.store, records).await?.close().await;
+    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.keys);
+    println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.keys }).await?;
+    Ok(())
+}
+
+/// The records are taken as they are.
+async fn trust_ledger(config: &Config) -> Result<(), StartError> {
+    let survey = store::survey(&config.store)?;
+    store::reseal(&config.store)?;
+    println!("the ledger is taken as it is: {} uses", survey.readable(Table::Uses));
+    println!("uses that were counted after it was saved are forgotten");
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys: 0 }).await?;
+    Ok(())
+}
+
+fn tell_losses(survey: &Survey) {
+    for (table, what) in [(Table::Uses, "counts of uses"), (Table::Tokens, "records of redeemable tokens")] {
+        let readable = survey.readable(table);
+        match survey.sealed(table) {
+            Some(sealed) => println!("{what}: {readable} of {sealed} can still be read; all are given up"),
+            None => println!("{what}: {readable} can still be read, of an unknown number; all are given up"),
+        }
+    }
+}

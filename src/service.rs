@@ -1,0 +1,376 @@
+//! The rooms put together: what `writ serve` runs.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::admin::{Admin, Socket};
+use crate::audit::{Audit, Event};
+use crate::client::IdentityKind;
+use crate::clock::Timestamp;
+use crate::config::secret_file::{self, SecretFileError};
+use crate::config::{Config, Problem};
+use crate::exchange::Exchange;
+use crate::keys::seal::{self, SealError, SealingKeys};
+use crate::keys::{self, KeyRing, KeysError};
+use crate::ledger::{Ledger, LedgerError};
+use crate::limits::Limits;
+use crate::listener::tls::{TlsError, Trust};
+use crate::listener::{Addresses, ListenError, Listeners, Rooms, Running};
+use crate::metadata;
+use crate::policy::folder::{self, Checked, Watch};
+use crate::policy::{Policies, PolicySet};
+use crate::store::{self, OpenError, Store};
+use crate::subject::issuers::{Issuers, IssuersError};
+use crate::telemetry::{Log, LogError};
+
+/// How often files are looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// How often the ledger is rid of what can decide nothing any more.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Policies are wrong; every problem.
+    #[error("the policies cannot be used")]
+    Policies(Vec<Problem>),
+    /// A sealing key cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+    /// A sealing key is none.
+    #[error("{path}: {source}")]
+    SealingKey {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: SealError,
+    },
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The key ring is not there.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A subject issuer cannot be used.
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The socket for commands cannot be made.
+    #[error("admin.sock: {0}")]
+    Admin(io::Error),
+    /// Nothing can be recorded.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Store, keys and ledger: what commands need, with and without a service.
+pub struct Core {
+    /// The records.
+    pub store: Store,
+    /// The key ring.
+    pub keys: Arc<KeyRing>,
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+}
+
+impl Core {
+    /// Opens the store and what is kept in it; what that did to the keys is recorded in `audit`.
+    ///
+    /// # Errors
+    /// [`StartError`]; where the sealing key is wrong or the store is somebody else's, nothing in it has changed.
+    pub async fn open(config: &Config, audit: &Audit) -> Result<Self, StartError> {
+        let sealing = sealing_keys(&config.keys)?;
+        let store = Store::open(&config.store).await?;
+        let now = Timestamp::now();
+        let opened = KeyRing::open(store.clone(), &config.keys, sealing, &config.trust_domain, now).await;
+        let (keys, events) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        for event in events {
+            audit.write(&event.into()).await?;
+        }
+        let ledger = Arc::new(Ledger::open(store.clone()).await?);
+        Ok(Self { store, keys: Arc::new(keys), ledger })
+    }
+}
+
+/// Reads the sealing keys that `settings` name.
+///
+/// # Errors
+/// [`StartError::Secret`], [`StartError::SealingKey`].
+pub fn sealing_keys(settings: &keys::Settings) -> Result<SealingKeys, StartError> {
+    let read = |path: &std::path::PathBuf| {
+        let at = |source| StartError::SealingKey { path: path.display().to_string(), source };
+        seal::parse_sealing_key(&secret_file::read(path)?).map_err(at)
+    };
+    let previous = settings.previous_sealing_keys.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let failed = |source| StartError::SealingKey { path: settings.sealing_key.display().to_string(), source };
+    SealingKeys::new(&read(&settings.sealing_key)?, &previous).map_err(failed)
+}
+
+/// A service that answers.
+pub struct Service {
+    store: Store,
+    addresses: Addresses,
+    running: Running,
+    reload: Arc<Notify>,
+    tasks: JoinSet<()>,
+}
+
+impl Service {
+    /// Starts everything; clients are answered when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`]: the first thing that does not work; nothing is left running.
+    pub async fn start(config: Config, log: Log, metrics: PrometheusHandle) -> Result<Self, StartError> {
+        let audit = Audit::new(log);
+        let policies = load_policies(&config)?;
+        let issuers = Arc::new(Issuers::new(config.subject_issuers.clone(), config.clock_skew)?);
+        let trust = Trust::load(config.listener.tls.clone())?;
+        trust.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        register(&trust, &policies.snapshot());
+        let listeners = Listeners::bind(config.listener.clone())?;
+        let core = Core::open(&config, &audit).await?;
+        let started = Self::run(config, audit, &core, policies, issuers, trust, listeners, metrics);
+        match started {
+            Ok(service) => Ok(service),
+            Err(error) => {
+                core.store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the rooms meet here and nowhere else")]
+    fn run(
+        config: Config,
+        audit: Audit,
+        core: &Core,
+        policies: Arc<Policies>,
+        issuers: Arc<Issuers>,
+        trust: Arc<Trust>,
+        listeners: Listeners,
+        metrics: PrometheusHandle,
+    ) -> Result<Self, StartError> {
+        let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
+        let addresses = listeners.addresses();
+        let exchange = Arc::new(Exchange::new(
+            config.claims.clone(),
+            Arc::clone(&policies),
+            Arc::clone(&issuers),
+            Arc::clone(&core.keys),
+            Arc::clone(&core.ledger),
+            Limits::new(config.limits),
+            audit.clone(),
+        ));
+        let rooms = rooms(&config, addresses, exchange, core, &policies, metrics);
+        let running = listeners.start(&trust, &rooms)?;
+        let reload = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        issuers.warm();
+        let admin = Arc::new(Admin::new(Arc::clone(&core.keys), Arc::clone(&core.ledger), audit.clone()));
+        tasks.spawn(admin.serve(socket));
+        tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
+        tasks.spawn(keep_ledger(Arc::clone(&core.ledger), Arc::clone(&core.keys)));
+        let watch = Watch::new(config.policies.clone(), &policies.snapshot());
+        let files = Files { policies, watch, trust, issuers, audit };
+        tasks.spawn(files.keep(Arc::clone(&reload)));
+        Ok(Self { store: core.store.clone(), addresses, running, reload, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What makes it read its files again at once.
+    pub fn reloader(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
+    }
+
+    /// Serves until `stop`, lets what is in flight finish, and closes the store.
+    ///
+    /// # Errors
+    /// [`ListenError`] if a listener ended by itself.
+    pub async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), ListenError> {
+        let outcome = self.running.until(stop).await;
+        self.tasks.shutdown().await;
+        self.store.close().await;
+        outcome
+    }
+}
+
+fn load_policies(config: &Config) -> Result<Arc<Policies>, StartError> {
+    let (set, warnings) = folder::load(&config.policies).map_err(StartError::Policies)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    tell(&set);
+    Ok(Arc::new(Policies::new(set)))
+}
+
+fn tell(set: &PolicySet) {
+    metrics::gauge!("writ_policies_info", "digest" => set.digest().to_owned()).set(1.0);
+}
+
+fn rooms(
+    config: &Config,
+    addresses: Addresses,
+    exchange: Arc<Exchange>,
+    core: &Core,
+    policies: &Arc<Policies>,
+    metrics: PrometheusHandle,
+) -> Rooms {
+    let document = metadata::Settings::new(config, addresses.discovery);
+    let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
+    let (observed, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.ledger));
+    Rooms {
+        exchange,
+        jwks: Arc::new(move || keys.jwks()),
+        metadata: Arc::new(move || document.render(&published.snapshot())),
+        documents_max_age: config.jwks_max_age,
+        failing: Arc::new(move || failing(&ledger)),
+        metrics: Arc::new(move || {
+            observed.observe(Timestamp::now());
+            metrics.render()
+        }),
+    }
+}
+
+/// The parts that keep the service from being ready.
+fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger) -> Vec<&'static str> {
+    let now = Timestamp::now();
+    let mut parts = Vec::new();
+    if !store.is_well() {
+        parts.push("store");
+    }
+    if keys.signer(now).is_err() {
+        parts.push("keys");
+    }
+    if ledger.check_clock(now).is_err() {
+        parts.push("clock");
+    }
+    parts
+}
+
+/// Takes each step of the key ring when it is due, and records it.
+async fn keep_keys(keys: Arc<KeyRing>, audit: Audit) {
+    keys.run(async |event| {
+        // The step is taken and cannot be undone; a log that does not write stops tokens, not rotation.
+        if let Err(error) = audit.write(&event.into()).await {
+            tracing::error!(%error, "a change of the key ring could not be recorded");
+        }
+    })
+    .await;
+}
+
+/// Looks after a store that failed, and sweeps the ledger.
+async fn keep_ledger(store: Store, ledger: Arc<Ledger>, keys: Arc<KeyRing>) {
+    let mut swept: Option<Timestamp> = None;
+    loop {
+        let now = Timestamp::now();
+        if swept.is_none_or(|last| now.since(last) >= SWEEP) {
+            match ledger.sweep(keys.oldest_signature(), now).await {
+                Ok(()) => swept = Some(now),
+                Err(error) => tracing::warn!(%error, "the ledger could not be swept"),
+            }
+        } else if !store.is_well() {
+            // Nothing else may be written just now, and somebody must notice that it works again.
+            if let Err(error) = ledger.probe(now).await {
+                tracing::warn!(%error, "the store does not work yet");
+            }
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// What is reloaded from files.
+struct Files {
+    policies: Arc<Policies>,
+    watch: Watch,
+    trust: Arc<Trust>,
+    issuers: Arc<Issuers>,
+    audit: Audit,
+}
+
+impl Files {
+    /// Looks every second, and at once when told to.
+    async fn keep(mut self, reload: Arc<Notify>) {
+        loop {
+            let at_once = tokio::select! {
+                () = reload.notified() => true,
+                () = tokio::time::sleep(WATCH) => false,
+            };
+            // Files may lie on a slow disk, and no worker may wait for it.
+            let looked = tokio::task::spawn_blocking(move || {
+                let certificates = self.trust.reload();
+                let policies = if at_once { Some(self.watch.load()) } else { self.watch.look() };
+                self.issuers.reload_files();
+                (self, certificates.is_some(), policies)
+            });
+            let Ok((files, certificates, policies)) = looked.await else { return };
+            self = files;
+            if certificates {
+                self.record(Event::CertificatesReloaded).await;
+            }
+            if let Some(checked) = policies {
+                self.take(checked).await;
+            }
+        }
+    }
+
+    /// Puts a sound set in force as a whole; of another, nothing.
+    async fn take(&self, checked: Checked) {
+        match checked {
+            Ok((set, warnings)) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                let before = self.policies.snapshot();
+                if before.digest() == set.digest() {
+                    return;
+                }
+                metrics::gauge!("writ_policies_info", "digest" => before.digest().to_owned()).set(0.0);
+                tell(&set);
+                let event = Event::PoliciesReloaded { policies: set.digest().to_owned(), clients: set.iter().count() };
+                register(&self.trust, &set);
+                self.policies.replace(set);
+                metrics::counter!("writ_policy_reload_total", "outcome" => "ok").increment(1);
+                self.record(event).await;
+            }
+            Err(problems) => {
+                problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                metrics::counter!("writ_policy_reload_total", "outcome" => "rejected").increment(1);
+                let first = problems.first().map(ToString::to_string).unwrap_or_default();
+                self.record(Event::PoliciesRejected { problems: problems.len(), first }).await;
+            }
+        }
+    }
+
+    async fn record(&self, event: Event) {
+        if let Err(error) = self.audit.write(&event).await {
+            tracing::error!(%error, "a reload could not be recorded");
+        }
+    }
+}
+
+/// Admits the self-signed certificates that the policies name by their thumbprints.
+fn register(trust: &Trust, set: &PolicySet) {
+    let pinned = set.iter().filter(|policy| policy.identity.kind() == IdentityKind::Thumbprints);
+    trust.register(pinned.flat_map(|policy| policy.identity.registered_thumbprints()).copied().collect());
+}
