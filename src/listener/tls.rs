@@ -1,6 +1,35 @@
 //! Certificates, trust and revocation of the listeners, reloaded when their files change.
+//!
+//! Files come in, a [`Trust`] goes out: one immutable pair of TLS configurations whose certificate and verifier are
+//! swapped beneath them. Open connections ask the same [`Trust`] again before each request, since their handshake
+//! happened in another world.
 
+mod crl;
+mod files;
+mod verifier;
+
+use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+use self::files::{ClientTrust, ServerPair};
+pub use self::files::{Problem, TlsError};
+use self::verifier::SwapVerifier;
+pub(in crate::listener) use self::verifier::chain_expiry;
+use crate::clock::Timestamp;
+
+/// How often the files are read again.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files, and the oldest version of TLS (`[tls]`).
 #[derive(Debug, Clone)]
@@ -25,3 +54,243 @@ pub enum MinVersion {
     /// TLS 1.3.
     Tls13,
 }
+
+impl MinVersion {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::Tls12 => &[&TLS13, &TLS12],
+            Self::Tls13 => &[&TLS13],
+        }
+    }
+}
+
+/// The certificate that is shown, and whom the exchange listener believes.
+pub struct Trust {
+    settings: Settings,
+    pair: ArcSwap<ServerPair>,
+    clients: ArcSwap<ClientTrust>,
+    /// SHA-256 of the self-signed certificates that the policies in force name.
+    registered: ArcSwap<HashSet<[u8; 32]>>,
+    generation: AtomicU64,
+    /// What was last complained about, so that one fault is one line in the log.
+    complaints: Mutex<Complaints>,
+}
+
+#[derive(Default)]
+struct Complaints {
+    certificate: Option<String>,
+    clients: Option<String>,
+}
+
+/// What a reload put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The server's certificate and key.
+    pub certificate: bool,
+    /// The client CAs and their CRLs.
+    pub clients: bool,
+    /// When the server's certificate ends.
+    pub certificate_expires_at: Timestamp,
+    /// When the first CRL ends; `None` without CRLs.
+    pub crl_expires_at: Option<Timestamp>,
+}
+
+impl Trust {
+    /// Reads every file once.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file that is missing, no PEM, expired, or does not fit the others.
+    pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
+        let now = Timestamp::now();
+        let pair = ServerPair::parse(&settings, files::read_pair(&settings)?, now)?;
+        let clients = ClientTrust::parse(&settings, files::read_clients(&settings, now)?, None)?;
+        let trust = Self {
+            settings,
+            pair: ArcSwap::from_pointee(pair),
+            clients: ArcSwap::from_pointee(clients),
+            registered: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            complaints: Mutex::default(),
+        };
+        trust.report(now);
+        Ok(Arc::new(trust))
+    }
+
+    /// What an operator should hear of at start, though it does not stop it: a CA without CRL, what has expired.
+    pub fn warnings(&self) -> Vec<String> {
+        self.clients.load().warnings(&self.settings, Timestamp::now())
+    }
+
+    /// Reads the files again and puts in force what is complete and valid; the rest stays as it was.
+    ///
+    /// A fault is logged once. `None`: nothing changed.
+    pub fn reload(&self) -> Option<Reloaded> {
+        let now = Timestamp::now();
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = settle(self.reload_pair(now), &mut complaints.certificate);
+        let clients = settle(self.reload_clients(now), &mut complaints.clients);
+        drop(complaints);
+        if certificate || clients {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.report(now);
+        (certificate || clients).then(|| Reloaded {
+            certificate,
+            clients,
+            certificate_expires_at: self.pair.load().expires_at,
+            crl_expires_at: self.clients.load().crl_expires_at,
+        })
+    }
+
+    /// Reloads whenever a file changed, for as long as it is polled; `changed` hears of each new set.
+    pub async fn watch(self: Arc<Self>, changed: impl Fn(Reloaded)) {
+        let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let trust = Arc::clone(&self);
+            // Files may lie on a slow disk; a worker must not wait for it.
+            if let Ok(Some(reloaded)) = tokio::task::spawn_blocking(move || trust.reload()).await {
+                changed(reloaded);
+            }
+        }
+    }
+
+    /// Takes the thumbprints (`x5t#S256`) of self-signed certificates that the policies in force name.
+    pub fn register(&self, thumbprints: HashSet<[u8; 32]>) {
+        if **self.registered.load() != thumbprints {
+            self.registered.store(Arc::new(thumbprints));
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Grows with every change, so that open connections know when to ask again.
+    pub(in crate::listener) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Until when an accepted chain needs no second look while the generation stays: the first CRL's end.
+    pub(in crate::listener) fn crl_expires_at(&self) -> Option<Timestamp> {
+        self.clients.load().crl_expires_at
+    }
+
+    /// Whether this chain, leaf first, would pass a handshake at `now`.
+    pub(in crate::listener) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<(), rustls::Error> {
+        self.clients.load().verifier.verify(chain, &self.registered.load(), now)
+    }
+
+    /// The configuration of the exchange listener: a client certificate is required.
+    pub(in crate::listener) fn exchange_config(
+        self: &Arc<Self>,
+        http2: bool,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let verifier = Arc::new(SwapVerifier(Arc::clone(self)));
+        let builder = self.builder()?.with_client_cert_verifier(verifier);
+        Ok(Arc::new(without_resumption(builder.with_cert_resolver(self.resolver()), http2)))
+    }
+
+    /// The configuration of the discovery listener: no client certificate is asked.
+    pub(in crate::listener) fn discovery_config(
+        self: &Arc<Self>,
+        http2: bool,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let builder = self.builder()?.with_no_client_auth();
+        Ok(Arc::new(without_resumption(builder.with_cert_resolver(self.resolver()), http2)))
+    }
+
+    fn builder(&self) -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, rustls::Error> {
+        ServerConfig::builder_with_provider(files::provider())
+            .with_protocol_versions(self.settings.min_version.versions())
+    }
+
+    fn resolver(self: &Arc<Self>) -> Arc<SwapCertificate> {
+        Arc::new(SwapCertificate(Arc::clone(self)))
+    }
+
+    fn reload_pair(&self, now: Timestamp) -> Result<bool, TlsError> {
+        let read = files::read_pair(&self.settings)?;
+        if read.digest() == self.pair.load().digest {
+            return Ok(false);
+        }
+        self.pair.store(Arc::new(ServerPair::parse(&self.settings, read, now)?));
+        Ok(true)
+    }
+
+    fn reload_clients(&self, now: Timestamp) -> Result<bool, TlsError> {
+        let read = files::read_clients(&self.settings, now)?;
+        let current = self.clients.load();
+        if read.digest() == current.digest {
+            return Ok(false);
+        }
+        self.clients.store(Arc::new(ClientTrust::parse(&self.settings, read, Some(&current.crls))?));
+        Ok(true)
+    }
+
+    /// Seconds that are left, negative once they are over.
+    #[expect(clippy::cast_precision_loss, reason = "seconds until an expiry are far below 2^52")]
+    fn report(&self, now: Timestamp) {
+        let left = |at: Timestamp| at.epoch() as f64 - now.epoch() as f64;
+        metrics::gauge!("writ_tls_certificate_expiry_seconds").set(left(self.pair.load().expires_at));
+        if let Some(at) = self.clients.load().crl_expires_at {
+            metrics::gauge!("writ_crl_expiry_seconds").set(left(at));
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Whether something new is in force; a fault is logged when it is not the one already known.
+fn settle(outcome: Result<bool, TlsError>, known: &mut Option<String>) -> bool {
+    match outcome {
+        Ok(changed) => {
+            *known = None;
+            if changed {
+                metrics::counter!("writ_tls_reload_total", "outcome" => "ok").increment(1);
+            }
+            changed
+        }
+        Err(error) => {
+            let text = error.to_string();
+            if known.as_ref() != Some(&text) {
+                tracing::error!(error = %text, "what changed in the TLS files is refused; the last good set stays");
+                metrics::counter!("writ_tls_reload_total", "outcome" => "rejected").increment(1);
+                *known = Some(text);
+            }
+            false
+        }
+    }
+}
+
+/// A resumed session would skip the look at the CRLs, so none is ever kept.
+fn without_resumption(mut config: ServerConfig, http2: bool) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    if http2 {
+        config.alpn_protocols.push(b"h2".to_vec());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    config
+}
+
+/// Shows the certificate that is in force when the handshake begins.
+#[derive(Debug)]
+struct SwapCertificate(Arc<Trust>);
+
+impl ResolvesServerCert for SwapCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.pair.load().key))
+    }
+}
+
+#[cfg(test)]
+mod tests;
