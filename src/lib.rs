@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod limits;
 pub mod listener;
 pub mod policy;
+pub mod process;
 pub mod refusal;
 pub mod request;
 pub mod response;

@@ -1,9 +1,54 @@
 //! Accept, drain, stop.
+//!
+//! Three listeners, each an own server with own workers: what floods one does not starve the others. A socket becomes a
+//! `Connection` (after a TLS handshake where there is TLS), its requests pass the `Guard`, and what is left of them,
+//! a certificate and bytes, goes to the [`Rooms`] below. No decision is made here.
 
+mod connection;
+mod discovery;
+mod exchange;
+mod guard;
+mod handshake;
+mod ops;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_server::{GracefulShutdownSignal, Server, ServerBuilder, ServerHandle};
+use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, Error as WebError, HttpResponse};
+use futures_util::future::{LocalBoxFuture, join_all};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times};
+use self::guard::Guard;
+use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
+use self::tls::Trust;
+use crate::client::PeerCertificate;
+use crate::exchange::Issued;
+use crate::refusal::Refusal;
+use crate::response::{self, HttpRefusal};
+
+/// Connections that the system keeps until a worker takes them.
+const BACKLOG: u32 = 1024;
+/// The framework looks once a second whether its workers are done.
+const STOP_STEP: Duration = Duration::from_secs(1);
 
 /// Where and how the service listens (`[listen]`, `[limits]`).
 #[derive(Debug, Clone)]
@@ -27,3 +72,367 @@ pub struct Settings {
     /// How long requests in flight may take once the service stops.
     pub drain_timeout: Duration,
 }
+
+/// A document as it is at the moment of asking.
+pub type Document = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// Answers one `POST /token`: the client's certificate, the body of the form, the request's name.
+pub type TokenRoom = Arc<
+    dyn Fn(Arc<PeerCertificate>, Vec<u8>, String) -> LocalBoxFuture<'static, Result<Issued, Refusal>> + Send + Sync,
+>;
+
+/// Hears of each `POST /token` that was answered before it reached its room, so that it is recorded too.
+pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) + Send + Sync>;
+
+/// A request that was answered by the listener alone.
+#[derive(Debug, Clone, Copy)]
+pub struct UnheardRequest<'a> {
+    /// The request's name.
+    pub request_id: &'a str,
+    /// The client's certificate.
+    pub certificate: Option<&'a PeerCertificate>,
+    /// Why it was refused.
+    pub reason: &'static str,
+}
+
+/// The rooms below, as the listeners see them.
+#[derive(Clone)]
+pub struct Rooms {
+    /// `POST /token`. Its future is dropped at the request's deadline, or when the client goes away.
+    pub token: TokenRoom,
+    /// Records what `token` never saw.
+    pub unheard: Unheard,
+    /// The JWKS.
+    pub jwks: Document,
+    /// The metadata of RFC 8414.
+    pub metadata: Document,
+    /// How long both may be kept (`tokens.jwks_max_age`).
+    pub documents_max_age: Duration,
+    /// The parts that keep the service from being ready; empty: it is.
+    pub failing: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+    /// The metrics, as text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rooms").finish_non_exhaustive()
+    }
+}
+
+/// Why the service cannot listen, or stopped doing so.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is taken, or is none of this machine.
+    #[error("listen.{listener}: cannot listen on {address}: {error}")]
+    Bind {
+        /// Which listener.
+        listener: &'static str,
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The versions of TLS and the crypto do not go together.
+    #[error("TLS cannot be configured: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A server ended though nobody stopped it.
+    #[error("a listener ended: {0}")]
+    Ended(io::Error),
+}
+
+/// Where the listeners listen: the ports that were taken, where port 0 was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The exchange listener.
+    pub exchange: SocketAddr,
+    /// The discovery listener.
+    pub discovery: Option<SocketAddr>,
+    /// The ops listener.
+    pub ops: Option<SocketAddr>,
+}
+
+/// Sockets that are bound; clients can connect and wait.
+#[derive(Debug)]
+pub struct Listeners {
+    settings: Settings,
+    addresses: Addresses,
+    exchange: TcpListener,
+    discovery: Option<TcpListener>,
+    ops: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Takes the addresses. Needs a runtime around it.
+    ///
+    /// # Errors
+    /// [`ListenError::Bind`] names the address that cannot be taken.
+    pub fn bind(settings: Settings) -> Result<Self, ListenError> {
+        let (exchange, exchange_at) = bind("exchange", settings.exchange)?;
+        let discovery = settings.discovery.map(|at| bind("discovery", at)).transpose()?;
+        let ops = settings.ops.map(|at| bind("ops", at)).transpose()?;
+        let addresses = Addresses {
+            exchange: exchange_at,
+            discovery: discovery.as_ref().map(|(_, at)| *at),
+            ops: ops.as_ref().map(|(_, at)| *at),
+        };
+        let (discovery, ops) = (discovery.map(|(socket, _)| socket), ops.map(|(socket, _)| socket));
+        Ok(Self { settings, addresses, exchange, discovery, ops })
+    }
+
+    /// Where they listen.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Starts to serve. Needs a runtime around it; each server brings its own workers.
+    ///
+    /// # Errors
+    /// [`ListenError`] if TLS or a server cannot be set up.
+    pub fn start(self, trust: &Arc<Trust>, rooms: &Rooms) -> Result<Running, ListenError> {
+        let Self { settings, addresses, exchange, discovery, ops } = self;
+        let mut running = Running {
+            servers: JoinSet::new(),
+            front: Vec::new(),
+            ops: None,
+            draining: Arc::default(),
+            drain_timeout: settings.drain_timeout,
+        };
+        let frame = Frame::new(&settings, rooms, Arc::clone(&running.draining));
+        let secured =
+            |config, trust| Handshake { config, trust, timeout: HANDSHAKE_TIMEOUT.min(settings.request_timeout) };
+        let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let handshake = secured(trust.exchange_config(settings.http2)?, Some(Arc::clone(trust)));
+        let in_work = Arc::new(Semaphore::new(exchange::MAX_IN_WORK));
+        let routes = {
+            let rooms = rooms.clone();
+            move |config: &mut ServiceConfig| exchange::routes(&rooms, &in_work, config)
+        };
+        let server = frame.secured("exchange", exchange, workers, handshake, routes).map_err(ListenError::Ended)?;
+        running.join(server);
+        if let Some(socket) = discovery {
+            let handshake = secured(trust.discovery_config(settings.http2)?, None);
+            let rooms = rooms.clone();
+            let routes = move |config: &mut ServiceConfig| discovery::routes(&rooms, config);
+            let server = frame.secured("discovery", socket, 1, handshake, routes).map_err(ListenError::Ended)?;
+            running.join(server);
+        }
+        if let Some((socket, at)) = ops.zip(addresses.ops) {
+            if !at.ip().is_loopback() {
+                tracing::warn!(address = %at, "listen.ops is open to other hosts, without TLS");
+            }
+            let server = frame.plain("ops", socket).map_err(ListenError::Ended)?;
+            running.ops = Some(running.spawn(server));
+        }
+        Ok(running)
+    }
+}
+
+/// The listeners at work.
+#[derive(Debug)]
+pub struct Running {
+    servers: JoinSet<io::Result<()>>,
+    /// What clients talk to.
+    front: Vec<ServerHandle>,
+    ops: Option<ServerHandle>,
+    draining: Arc<AtomicBool>,
+    drain_timeout: Duration,
+}
+
+impl Running {
+    /// Serves until `stop`, then lets what is in flight finish for at most the drain timeout.
+    ///
+    /// The ops listener ends last, so that others can see the service leave.
+    ///
+    /// # Errors
+    /// [`ListenError::Ended`] if a server ended by itself.
+    pub async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), ListenError> {
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = self.servers.join_next() => {
+                let error = ended.map_err(io::Error::other).and_then(|ended| ended).err();
+                Err(ListenError::Ended(error.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
+            }
+        };
+        self.drain().await;
+        outcome
+    }
+
+    async fn drain(mut self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let graceful = !self.drain_timeout.is_zero();
+        let front = join_all(self.front.iter().map(|server| server.stop(graceful)));
+        // The servers keep to this time themselves; a worker that hangs must not keep the process.
+        if timeout(self.drain_timeout + STOP_STEP, front).await.is_err() {
+            tracing::warn!("requests were cut off at the end of limits.drain_timeout");
+        }
+        if let Some(ops) = self.ops.take() {
+            ops.stop(false).await;
+        }
+        let _ = timeout(STOP_STEP, async { while self.servers.join_next().await.is_some() {} }).await;
+    }
+
+    fn join(&mut self, server: Server) {
+        let handle = self.spawn(server);
+        self.front.push(handle);
+    }
+
+    fn spawn(&mut self, server: Server) -> ServerHandle {
+        let handle = server.handle();
+        self.servers.spawn(server);
+        handle
+    }
+}
+
+fn bind(listener: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?.into_std()?;
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
+    };
+    open().map_err(|error| ListenError::Bind { listener, address, error })
+}
+
+/// What all listeners share.
+#[derive(Clone)]
+struct Frame {
+    times: Times,
+    max_connections: usize,
+    drain_seconds: u64,
+    rooms: Rooms,
+    draining: Arc<AtomicBool>,
+}
+
+impl Frame {
+    fn new(settings: &Settings, rooms: &Rooms, draining: Arc<AtomicBool>) -> Self {
+        Self {
+            times: Times { request: settings.request_timeout, age: settings.connection_max_age },
+            max_connections: settings.max_connections,
+            drain_seconds: settings.drain_timeout.as_secs(),
+            rooms: rooms.clone(),
+            draining,
+        }
+    }
+
+    /// A server that speaks TLS.
+    fn secured(
+        &self,
+        name: &str,
+        socket: TcpListener,
+        workers: usize,
+        handshake: Handshake,
+        routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
+    ) -> io::Result<Server> {
+        let builder = self.builder(workers);
+        let (frame, signal) = (self.clone(), builder.graceful_shutdown_signal());
+        let service = move || {
+            let (pulses, handshake) = (frame.clone(), handshake.clone());
+            let accept = move |socket: TcpStream| {
+                let (frame, handshake) = (pulses.clone(), handshake.clone());
+                async move {
+                    prepare(&socket);
+                    let address = socket.peer_addr().ok();
+                    let secured = handshake.accept(socket).await.ok_or(())?;
+                    let pulse = frame.pulse(secured.protocol);
+                    Ok((Connection::new(secured.stream, pulse, secured.peer), secured.protocol, address))
+                }
+            };
+            fn_service(accept).and_then(frame.http(signal.clone(), false, routes.clone()))
+        };
+        Ok(builder.listen(name, socket, service)?.run())
+    }
+
+    /// The server of the operators, without TLS.
+    fn plain(&self, name: &str, socket: TcpListener) -> io::Result<Server> {
+        let builder = self.builder(1);
+        let (frame, signal) = (self.clone(), builder.graceful_shutdown_signal());
+        let service = move || {
+            let pulses = frame.clone();
+            let accept = move |socket: TcpStream| {
+                prepare(&socket);
+                let (address, pulse) = (socket.peer_addr().ok(), pulses.pulse(Protocol::Http1));
+                async move { Ok((Connection::new(socket, pulse, None), Protocol::Http1, address)) }
+            };
+            let (rooms, draining) = (frame.rooms.clone(), Arc::clone(&frame.draining));
+            let routes = move |config: &mut ServiceConfig| ops::routes(&rooms, &draining, config);
+            fn_service(accept).and_then(frame.http(signal.clone(), true, routes))
+        };
+        Ok(builder.listen(name, socket, service)?.run())
+    }
+
+    /// Signals are the process's own matter: the framework's handlers would end all servers with the first.
+    fn builder(&self, workers: usize) -> ServerBuilder {
+        Server::build()
+            .workers(workers)
+            .disable_signals()
+            .shutdown_timeout(self.drain_seconds)
+            .max_concurrent_connections(self.max_connections.div_ceil(workers))
+    }
+
+    fn pulse(&self, protocol: Protocol) -> Rc<Pulse> {
+        Pulse::new(self.times, protocol == Protocol::Http2, Arc::clone(&self.draining))
+    }
+
+    /// What serves the requests of a connection.
+    fn http<S, R>(
+        &self,
+        signal: GracefulShutdownSignal,
+        serves_while_draining: bool,
+        routes: R,
+    ) -> impl ServiceFactory<
+        (Connection<S>, Protocol, Option<SocketAddr>),
+        Config = (),
+        Response = (),
+        Error = (),
+        InitError = (),
+    > + use<S, R>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        R: Fn(&mut ServiceConfig) + 'static,
+    {
+        let guard = Rc::new(Guard {
+            deadline: self.times.request,
+            draining: Arc::clone(&self.draining),
+            serves_while_draining,
+            unheard: Arc::clone(&self.rooms.unheard),
+        });
+        let app = App::new()
+            .configure(routes)
+            .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
+            .wrap(from_fn(move |request, next| Rc::clone(&guard).watch(request, next)));
+        let app = map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response());
+        HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let signal = signal.clone();
+                async move { signal.notified().await }
+            })
+            .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+            .client_request_timeout(self.times.request)
+            .client_disconnect_timeout(LINGER)
+            .on_connect_ext(|connection: &Connection<S>, data| {
+                data.insert(Rc::clone(connection.pulse()));
+                if let Some(peer) = connection.peer() {
+                    data.insert(Rc::clone(peer));
+                }
+            })
+            .finish(app)
+            .map_err(|error| tracing::debug!(%error, "a connection broke"))
+    }
+}
+
+/// Answers are small and awaited: none is to wait for the peer's acknowledgement of the one before.
+fn prepare(socket: &TcpStream) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "a socket refused TCP_NODELAY");
+    }
+}
+
+fn method_not_allowed(methods: &'static str) -> std::future::Ready<HttpResponse> {
+    std::future::ready(response::http(HttpRefusal::MethodNotAllowed(methods)))
+}
+
+#[cfg(test)]
+mod tests;

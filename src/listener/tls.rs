@@ -26,6 +26,7 @@ use self::files::{ClientTrust, ServerPair};
 pub use self::files::{Problem, TlsError};
 use self::verifier::SwapVerifier;
 pub(in crate::listener) use self::verifier::chain_expiry;
+use crate::client::Thumbprint;
 use crate::clock::Timestamp;
 
 /// How often the files are read again.
@@ -58,19 +59,22 @@ pub enum MinVersion {
 impl MinVersion {
     fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
         match self {
-            Self::Tls12 => &[&TLS13, &TLS12],
-            Self::Tls13 => &[&TLS13],
+            Self::Tls12 => TLS13_AND_TLS12,
+            Self::Tls13 => ONLY_TLS13,
         }
     }
 }
+
+static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
 /// The certificate that is shown, and whom the exchange listener believes.
 pub struct Trust {
     settings: Settings,
     pair: ArcSwap<ServerPair>,
     clients: ArcSwap<ClientTrust>,
-    /// SHA-256 of the self-signed certificates that the policies in force name.
-    registered: ArcSwap<HashSet<[u8; 32]>>,
+    /// The self-signed certificates that the policies in force name.
+    registered: ArcSwap<HashSet<Thumbprint>>,
     generation: AtomicU64,
     /// What was last complained about, so that one fault is one line in the log.
     complaints: Mutex<Complaints>,
@@ -157,7 +161,7 @@ impl Trust {
     }
 
     /// Takes the thumbprints (`x5t#S256`) of self-signed certificates that the policies in force name.
-    pub fn register(&self, thumbprints: HashSet<[u8; 32]>) {
+    pub fn register(&self, thumbprints: HashSet<Thumbprint>) {
         if **self.registered.load() != thumbprints {
             self.registered.store(Arc::new(thumbprints));
             self.generation.fetch_add(1, Ordering::AcqRel);

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{self, Digest, SHA256};
+use aws_lc_rs::digest::{self, SHA256};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -255,14 +255,7 @@ fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
         context.update(&part.len().to_be_bytes());
         context.update(part);
     }
-    bytes_of(&context.finish())
-}
-
-/// SHA-256 of a certificate: its thumbprint (RFC 8705 §3.1).
-pub(super) fn thumbprint(certificate: &[u8]) -> [u8; 32] {
-    bytes_of(&digest::digest(&SHA256, certificate))
-}
-
-fn bytes_of(digest: &Digest) -> [u8; 32] {
-    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
 }

@@ -7,13 +7,12 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Trust;
-use super::files::{provider, thumbprint, validity};
+use super::files::{provider, validity};
+use crate::client::{PeerCertificate, Thumbprint};
 use crate::clock::Timestamp;
 
 /// One set of CAs and CRLs.
@@ -45,11 +44,11 @@ impl Verifier {
     pub(super) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
-        registered: &HashSet<[u8; 32]>,
+        registered: &HashSet<Thumbprint>,
         now: Timestamp,
     ) -> Result<(), Error> {
         let [leaf, intermediates @ ..] = chain else { return Err(Error::NoCertificatesPresented) };
-        if registered.contains(&thumbprint(leaf)) && is_self_issued(leaf) {
+        if registered.contains(&Thumbprint::of(leaf)) && is_self_issued(leaf) {
             return verify_self_signed(leaf, now);
         }
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.epoch()));
@@ -71,7 +70,7 @@ impl Verifier {
 }
 
 fn is_self_issued(leaf: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(leaf).is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
+    PeerCertificate::parse(leaf).is_ok_and(|certificate| certificate.is_self_issued())
 }
 
 /// RFC 8705 §2.2: the thumbprint is the trust; what remains is the time and the purpose. The handshake's

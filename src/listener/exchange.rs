@@ -1,0 +1,202 @@
+//! The routes of the exchange listener: HTTP in, HTTP out.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::error::PayloadError;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::web::{self, Payload, ServiceConfig};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
+use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
+
+use super::connection::Peer;
+use super::guard::{RequestId, single};
+use super::{Rooms, discovery, method_not_allowed};
+use crate::client::PeerCertificate;
+use crate::clock::Timestamp;
+use crate::response::{self, HttpRefusal};
+
+/// The largest body that is read.
+const MAX_BODY: usize = 64 * 1024;
+/// Requests of all workers that are worked on at one time; one more is refused at once.
+pub(super) const MAX_IN_WORK: usize = 1024;
+
+const TOKEN: &str = "/token";
+
+/// Whether each answer to a POST on this path is a matter of the audit.
+pub(super) fn is_audited(path: &str) -> bool {
+    path == TOKEN
+}
+
+/// `/token` and the discovery documents.
+pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {
+    let (rooms, in_work) = (rooms.clone(), Arc::clone(in_work));
+    discovery::routes(&rooms, config);
+    config.service(
+        web::resource(TOKEN)
+            .route(web::post().to(move |request, body| {
+                let (rooms, in_work) = (rooms.clone(), Arc::clone(&in_work));
+                async move { token(&rooms, &in_work, &request, body).await }
+            }))
+            .default_service(web::to(|| method_not_allowed("POST"))),
+    );
+}
+
+async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: Payload) -> HttpResponse {
+    let read = async {
+        check_head(request.headers())?;
+        read_body(body).await
+    };
+    let body = match read.await {
+        Ok(body) => body,
+        Err(Unread::Refused(refusal)) => return response::http(refusal),
+        Err(Unread::Broken) => return broken(),
+        Err(Unread::Incomplete) => return HttpResponse::BadRequest().force_close().finish(),
+    };
+    let Ok(_permit) = in_work.try_acquire() else { return response::http(HttpRefusal::Overloaded) };
+    // Only now: reading took time, and a revocation counts when the request is decided.
+    let certificate = match admitted(request) {
+        Ok(certificate) => certificate,
+        Err(refusal) => return response::http(refusal),
+    };
+    let Some(RequestId(id)) = request.extensions().get::<RequestId>().cloned() else {
+        return response::http(HttpRefusal::Internal);
+    };
+    match (rooms.token)(certificate, body, id).await {
+        Ok(issued) => response::issued(&issued),
+        Err(refusal) => response::refusal(&refusal),
+    }
+}
+
+/// The client's certificate, if it would pass a handshake now. Without one nobody is let in.
+pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
+    let peer = request.conn_data::<Rc<Peer>>().ok_or(HttpRefusal::CertificateRefused)?;
+    peer.admit(Timestamp::now()).map(Arc::clone).map_err(|error| {
+        tracing::info!(%error, "the certificate of an open connection is not accepted any more");
+        HttpRefusal::CertificateRefused
+    })
+}
+
+/// Why there is no body to work with.
+enum Unread {
+    Refused(HttpRefusal),
+    /// No HTTP any more; the framework has its own answer ready.
+    Broken,
+    /// The client stopped sending.
+    Incomplete,
+}
+
+impl From<HttpRefusal> for Unread {
+    fn from(refusal: HttpRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Size first, then media type, both before a byte of the body is read.
+fn check_head(headers: &HeaderMap) -> Result<(), HttpRefusal> {
+    let announced = single(headers, &CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(HttpRefusal::BodyTooLarge);
+    }
+    let is_form = single(headers, &CONTENT_TYPE).is_some_and(is_form);
+    if !is_form || headers.contains_key(CONTENT_ENCODING) {
+        return Err(HttpRefusal::MediaTypeUnsupported);
+    }
+    Ok(())
+}
+
+/// `application/x-www-form-urlencoded`, with `charset=utf-8` at most.
+fn is_form(content_type: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    let is_utf8 = |parameter: &str| {
+        let Some((name, value)) = parameter.split_once('=') else { return false };
+        let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+        name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8")
+    };
+    let parameter = parts.next();
+    media.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        && parameter.is_none_or(is_utf8)
+        && parts.next().is_none()
+}
+
+/// The body, up to the limit whatever its head announced.
+async fn read_body(mut body: Payload) -> Result<Vec<u8>, Unread> {
+    let mut read = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| match error {
+            PayloadError::EncodingCorrupted | PayloadError::Overflow => Unread::Broken,
+            _ => Unread::Incomplete,
+        })?;
+        if read.len() + chunk.len() > MAX_BODY {
+            return Err(HttpRefusal::BodyTooLarge.into());
+        }
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read)
+}
+
+/// The framework answers a broken body with 400 after whatever the handler says, so the handler says nothing final:
+/// a second answer could be taken for that of another request.
+fn broken() -> HttpResponse {
+    HttpResponse::Continue().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const FORM: &str = "application/x-www-form-urlencoded";
+
+    fn check(pairs: &[(&'static str, &'static str)]) -> Result<(), HttpRefusal> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        check_head(&headers)
+    }
+
+    ///
+    #[test]
+    fn only_one_plain_form_is_a_form() {
+        for good in [FORM, "Application/X-WWW-Form-URLencoded", "application/x-www-form-urlencoded;charset=utf-8"] {
+            assert_eq!(check(&[("content-type", good)]), Ok(()), "{good}");
+        }
+        assert_eq!(check(&[("content-type", "application/x-www-form-urlencoded ; Charset=\"UTF-8\"")]), Ok(()));
+        for bad in [
+            "",
+            "application/json",
+            "text/plain",
+            "multipart/form-data; boundary=x",
+            "application/x-www-form-urlencoded; charset=utf-16",
+            "application/x-www-form-urlencoded; charset=utf-8; charset=utf-8",
+            "application/x-www-form-urlencoded; boundary=x",
+            "application/x-www-form-urlencoded;",
+            "application/x-www-form-urlencoded, application/json",
+        ] {
+            assert_eq!(check(&[("content-type", bad)]), Err(HttpRefusal::MediaTypeUnsupported), "{bad}");
+        }
+        assert_eq!(check(&[]), Err(HttpRefusal::MediaTypeUnsupported));
+        let twice = [("content-type", FORM), ("content-type", FORM)];
+        assert_eq!(check(&twice), Err(HttpRefusal::MediaTypeUnsupported));
+    }
+
+    ///
+    #[test]
+    fn a_coded_body_is_never_decoded() {
+        for coding in ["gzip", "identity"] {
+            let head = [("content-type", FORM), ("content-encoding", coding)];
+            assert_eq!(check(&head), Err(HttpRefusal::MediaTypeUnsupported), "{coding}");
+        }
+    }
+
+    ///
+    #[test]
+    fn an_announced_size_is_looked_at_before_the_media_type() {
+        assert_eq!(check(&[("content-type", FORM), ("content-length", "65536")]), Ok(()));
+        assert_eq!(check(&[("content-length", "65537")]), Err(HttpRefusal::BodyTooLarge));
+    }
+}
