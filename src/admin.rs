@@ -106,7 +106,7 @@ impl Admin {
     }
 
     async fn verify(&self) -> Result<Value, Reply> {
-        let problems = self.keys.verify().await.map_err(no_or_failed)?;
+        let problems: Vec<String> = self.keys.verify().await.iter().map(ToString::to_string).collect();
         if problems.is_empty() { Ok(json!({ "ok": true })) } else { Err(Reply::No(problems.join("\n"))) }
     }
 

@@ -9,6 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::keys::rotation::{KeyChange, KeyEvent};
 use crate::telemetry::{Format, Log, LogError};
 
 /// SHA-256 of a compact token as sent, in base64url.
@@ -138,6 +139,16 @@ pub enum Event {
         /// Keys whose history was restored.
         keys: usize,
     },
+}
+
+impl From<KeyEvent> for Event {
+    fn from(event: KeyEvent) -> Self {
+        match event.change {
+            KeyChange::Created { kid } => Self::KeyCreated { kid: kid.to_string() },
+            KeyChange::Rotated { from, to } => Self::KeyRotated { kid: to.to_string(), previous: from.to_string() },
+            KeyChange::Revoked { kid } => Self::KeyRevoked { kid: kid.to_string() },
+        }
+    }
 }
 
 /// Writes events to the log.

@@ -1,5 +1,6 @@
 //! Grant and instant → the claims of a Txn-Token.
 
+use serde::Serialize;
 use uuid::Uuid;
 use writ_verifier::{Delayed, Members, TrustDomain, TxnClaims};
 
@@ -23,7 +24,8 @@ pub struct Settings {
 }
 
 /// The claims of a token that policy granted and the ledger allowed: the only thing that a key signs.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Claims(TxnClaims);
 
 impl Claims {

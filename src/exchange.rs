@@ -7,15 +7,18 @@ use crate::audit::{Audit, Decision, Event, TokenDigest};
 use crate::claims::{self, Claims};
 use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
 use crate::clock::Timestamp;
+use crate::keys::ring::{Found, VerifyingKey};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Ledger, Term};
 use crate::limits::Limits;
+use crate::listener::UnheardRequest;
 use crate::policy::decide::{Asked, Grant, Trace, admit, decide};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
 use crate::request::{Form, Presented, RequestError, TokenRequest};
 use crate::subject::issuers::Issuers;
-use crate::subject::{SubjectError, VerifiedSubject, own_token};
+use crate::subject::own_token::{self, KnownKey, SignedBy};
+use crate::subject::{SubjectError, VerifiedSubject};
 
 /// What the listener hands on: identity and bytes.
 pub struct Ask {
@@ -50,7 +53,7 @@ pub struct Issued {
 pub struct Exchange {
     settings: claims::Settings,
     policies: Arc<Policies>,
-    issuers: Issuers,
+    issuers: Arc<Issuers>,
     keys: Arc<KeyRing>,
     ledger: Arc<Ledger>,
     limits: Limits,
@@ -62,7 +65,7 @@ impl Exchange {
     pub fn new(
         settings: claims::Settings,
         policies: Arc<Policies>,
-        issuers: Issuers,
+        issuers: Arc<Issuers>,
         keys: Arc<KeyRing>,
         ledger: Arc<Ledger>,
         limits: Limits,
@@ -92,17 +95,6 @@ impl Exchange {
         };
         let outcome = self.exchange(&ask, &mut decision).await;
         self.conclude(outcome, decision, started).await
-    }
-
-    /// A line for a request that was refused before it reached this room.
-    ///
-    /// # Errors
-    /// [`Refusal::Audit`] if it cannot be written.
-    pub async fn refused_before(&self, request_id: String, code: crate::refusal::Code) -> Result<(), Refusal> {
-        let decision =
-            Decision { request_id, error: Some(code.error), reason: Some(code.reason), ..Decision::default() };
-        count(&decision, "refused", Duration::ZERO);
-        Ok(self.audit.write(&Event::TokenRefused(Box::new(decision))).await?)
     }
 
     /// Writes the decision to the log and counts it; only then may it leave.
@@ -190,7 +182,7 @@ impl Exchange {
             }
             Presented::TxnToken(token) => {
                 let may_redeem = asked.redeeming_rule().is_some();
-                let find = |kid: &str| self.keys.find(kid);
+                let find = |kid: &str| known_key(self.keys.find(kid));
                 let domain = &self.settings.trust_domain;
                 let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
                 // A live token at purposes that accept live ones asks to be replaced, which this version does not do.
@@ -222,7 +214,7 @@ impl Exchange {
             let facts = claims.as_txn_claims();
             if let Some(max_age) = policies.redeemable_for(&facts.scope, &facts.req_wl) {
                 let until = term.exp + max_age;
-                self.ledger.record(token.signed_part(), &facts.txn, until, now).await?; // on record before it leaves
+                self.ledger.record(&token.signed_part_sha256(), &facts.txn, until, now).await?; // on record before it leaves
                 redeemable_until = Some(until);
             }
         }
@@ -234,6 +226,22 @@ impl Exchange {
 
 /// What is known of a decision grows as the request travels.
 impl Decision {
+    /// A request that the listener answered alone: it never reached this room. It is counted too.
+    pub fn unheard(request: &UnheardRequest<'_>) -> Self {
+        let decision = Self {
+            request_id: request.request_id.to_owned(),
+            client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
+            error: Some(request.refusal.error()),
+            reason: Some(request.refusal.reason()),
+            ..Self::default()
+        };
+        let outcome = if request.refusal.is_fault() { "error" } else { "refused" };
+        metrics::counter!("writ_token_requests_total", "client" => "-", "source" => "-", "outcome" => outcome,
+            "reason" => request.refusal.reason())
+        .increment(1);
+        decision
+    }
+
     fn asks(&mut self, request: &TokenRequest) {
         self.scope = Some(request.scope.to_string());
         self.source = request.presented.sources().last().map(|source| source.name());
@@ -263,10 +271,31 @@ impl Decision {
         self.sub = Some(claims.sub.clone());
         self.txn = Some(claims.txn.clone());
         self.exp = Some(claims.exp);
-        self.kid = Some(token.kid().to_owned());
+        self.kid = Some(token.kid().to_string());
         self.token_sha256 = Some(TokenDigest::of(token.as_str()));
         self.use_number = term.spent.map(|spent| spent.use_number);
         self.retry = term.spent.is_some_and(|spent| spent.retry);
+    }
+}
+
+/// The key ring's answer in the words of the subject room, which knows no key ring.
+fn known_key(found: Found) -> KnownKey {
+    let signing = |key: VerifyingKey, published| {
+        KnownKey::Signing(SignedBy {
+            public: key.public.decoding_key().clone(),
+            algorithm: key.public.algorithm().into(),
+            published,
+            state: key.state.as_str(),
+            from: key.signs_from(),
+            until: key.signs_until(),
+            longest_lifetime: key.longest_lifetime,
+        })
+    };
+    match found {
+        Found::Published(key) => signing(key, true),
+        Found::Historical(key) => signing(key, false),
+        Found::Revoked | Found::Forgotten => KnownKey::Gone,
+        Found::Unknown => KnownKey::Unknown,
     }
 }
 

@@ -244,6 +244,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Writes what is known anyway, to see whether the store works again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn probe(&self, now: Timestamp) -> Result<(), LedgerError> {
+        self.write(self.at(Change::new(), now)).await
+    }
+
     /// Writes where a conflict changes nothing: the next sweep looks again.
     async fn write(&self, change: Change) -> Result<(), LedgerError> {
         let _ = self.store.swap(change).await?;

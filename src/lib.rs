@@ -1,5 +1,6 @@
 //! Writ, a Transaction Token Service.
 
+pub mod admin;
 pub mod audit;
 pub mod claims;
 pub mod cli;
@@ -9,6 +10,7 @@ pub mod config;
 pub mod exchange;
 pub mod keys;
 pub mod ledger;
+pub mod metadata;
 pub mod limits;
 pub mod listener;
 pub mod policy;
@@ -16,6 +18,7 @@ pub mod process;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod service;
 pub mod store;
 pub mod subject;
 pub mod telemetry;

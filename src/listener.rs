@@ -41,7 +41,7 @@ use self::guard::Guard;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::tls::Trust;
 use crate::client::PeerCertificate;
-use crate::exchange::Issued;
+use crate::exchange::{Ask, Issued};
 use crate::refusal::Refusal;
 use crate::response::{self, HttpRefusal};
 
@@ -76,10 +76,8 @@ pub struct Settings {
 /// A document as it is at the moment of asking.
 pub type Document = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
 
-/// Answers one `POST /token`: the client's certificate, the body of the form, the request's name.
-pub type TokenRoom = Arc<
-    dyn Fn(Arc<PeerCertificate>, Vec<u8>, String) -> LocalBoxFuture<'static, Result<Issued, Refusal>> + Send + Sync,
->;
+/// Answers one `POST /token`.
+pub type TokenRoom = Arc<dyn Fn(Ask) -> LocalBoxFuture<'static, Result<Issued, Refusal>> + Send + Sync>;
 
 /// Hears of each `POST /token` that was answered before it reached its room, so that it is recorded too.
 pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) + Send + Sync>;
@@ -92,7 +90,7 @@ pub struct UnheardRequest<'a> {
     /// The client's certificate.
     pub certificate: Option<&'a PeerCertificate>,
     /// Why it was refused.
-    pub reason: &'static str,
+    pub refusal: HttpRefusal,
 }
 
 /// The rooms below, as the listeners see them.
@@ -106,6 +104,8 @@ pub struct Rooms {
     pub jwks: Document,
     /// The metadata of RFC 8414.
     pub metadata: Document,
+    /// How long work on a request makes sense.
+    pub request_timeout: Duration,
     /// How long both may be kept (`tokens.jwks_max_age`).
     pub documents_max_age: Duration,
     /// The parts that keep the service from being ready; empty: it is.

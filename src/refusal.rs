@@ -129,6 +129,16 @@ impl Refusal {
         }
     }
 
+    /// The sentence for the client. What failed on our side is for the log alone.
+    pub fn description(&self) -> String {
+        match self {
+            Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Unreadable) | Self::Keys(_) => {
+                "the store is not available just now; try again".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// `expired_at` of the answer: so that a client needs no clock of its own to know what to do.
     pub fn expired_at(&self) -> Option<Timestamp> {
         match self {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::exchange::Issued;
 use crate::refusal::Refusal;
+use crate::request::TXN_TOKEN_TYPE;
 
 /// What a client that is turned away for now waits at least.
 const RETRY_SECONDS: u64 = 1;
@@ -74,6 +75,11 @@ impl HttpRefusal {
         }
     }
 
+    /// Whether the fault is ours.
+    pub const fn is_fault(self) -> bool {
+        matches!(self, Self::Internal | Self::Overloaded | Self::ShuttingDown)
+    }
+
     const fn status(self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -121,8 +127,8 @@ struct TokenBody<'a> {
 /// A token that leaves.
 pub fn issued(issued: &Issued) -> HttpResponse {
     HttpResponse::Ok().json(TokenBody {
-        access_token: &issued.token,
-        issued_token_type: "urn:ietf:params:oauth:token-type:txn_token",
+        access_token: issued.token.as_str(),
+        issued_token_type: TXN_TOKEN_TYPE,
         token_type: "N_A",
         expires_in: issued.expires_in,
         expires_at: issued.expires_at,
@@ -133,14 +139,15 @@ pub fn issued(issued: &Issued) -> HttpResponse {
 
 /// A refusal of the rooms below.
 pub fn refusal(refusal: &Refusal) -> HttpResponse {
-    let status = status_of(refusal.error(), refusal.reason());
+    let code = refusal.code();
+    let status = status_of(code.error, code.reason);
     let mut answer = HttpResponse::build(status);
     if let Some(seconds) = retry_after(status, refusal) {
         answer.insert_header((RETRY_AFTER, seconds));
     }
     answer.json(ErrorBody {
-        error: refusal.error(),
-        reason: refusal.reason(),
+        error: code.error,
+        reason: code.reason,
         expired_at: refusal.expired_at(),
         redeemable_at: refusal.redeemable_at(),
         error_description: refusal.description(),
@@ -175,6 +182,7 @@ fn status_of(error: &str, reason: &str) -> StatusCode {
     match (error, reason) {
         ("invalid_client", _) => StatusCode::UNAUTHORIZED,
         ("unauthorized_client", "introspection_not_allowed") => StatusCode::FORBIDDEN,
+        ("invalid_request", "request_timeout") => StatusCode::REQUEST_TIMEOUT,
         ("temporarily_unavailable", "rate_limited") => StatusCode::TOO_MANY_REQUESTS,
         ("temporarily_unavailable", _) => StatusCode::SERVICE_UNAVAILABLE,
         ("server_error", _) => StatusCode::INTERNAL_SERVER_ERROR,

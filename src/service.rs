@@ -5,12 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Socket};
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, Decision, Event};
 use crate::client::IdentityKind;
 use crate::clock::Timestamp;
 use crate::config::secret_file::{self, SecretFileError};
@@ -25,7 +26,7 @@ use crate::listener::{Addresses, ListenError, Listeners, Rooms, Running};
 use crate::metadata;
 use crate::policy::folder::{self, Checked, Watch};
 use crate::policy::{Policies, PolicySet};
-use crate::store::{self, OpenError, Store};
+use crate::store::{OpenError, Store};
 use crate::subject::issuers::{Issuers, IssuersError};
 use crate::telemetry::{Log, LogError};
 
@@ -182,7 +183,7 @@ impl Service {
             Limits::new(config.limits),
             audit.clone(),
         ));
-        let rooms = rooms(&config, addresses, exchange, core, &policies, metrics);
+        let rooms = rooms(&config, exchange, core, &policies, audit.clone(), metrics);
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -190,7 +191,7 @@ impl Service {
         let admin = Arc::new(Admin::new(Arc::clone(&core.keys), Arc::clone(&core.ledger), audit.clone()));
         tasks.spawn(admin.serve(socket));
         tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
-        tasks.spawn(keep_ledger(Arc::clone(&core.ledger), Arc::clone(&core.keys)));
+        tasks.spawn(keep_ledger(core.store.clone(), Arc::clone(&core.ledger), Arc::clone(&core.keys)));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies, watch, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
@@ -232,21 +233,36 @@ fn tell(set: &PolicySet) {
 
 fn rooms(
     config: &Config,
-    addresses: Addresses,
     exchange: Arc<Exchange>,
     core: &Core,
     policies: &Arc<Policies>,
+    audit: Audit,
     metrics: PrometheusHandle,
 ) -> Rooms {
-    let document = metadata::Settings::new(config, addresses.discovery);
+    let document = metadata::Settings {
+        issuer: config.issuer.clone(),
+        discovery_url: config.discovery_url.clone(),
+        trust_domain: config.trust_domain.to_string(),
+        algorithm: config.keys.algorithm,
+    };
     let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
-    let (observed, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.ledger));
+    let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
+    let store = core.store.clone();
     Rooms {
-        exchange,
-        jwks: Arc::new(move || keys.jwks()),
+        token: Arc::new(move |ask| {
+            let exchange = Arc::clone(&exchange);
+            async move { exchange.token(ask).await }.boxed_local()
+        }),
+        unheard: Arc::new(move |request| {
+            let (audit, line) = (audit.clone(), Decision::unheard(&request));
+            // No token is at stake, so the answer need not wait for its line.
+            tokio::spawn(async move { audit.write(&Event::TokenRefused(Box::new(line))).await });
+        }),
+        request_timeout: config.listener.request_timeout,
+        jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),
         metadata: Arc::new(move || document.render(&published.snapshot())),
         documents_max_age: config.jwks_max_age,
-        failing: Arc::new(move || failing(&ledger)),
+        failing: Arc::new(move || failing(&store, &watched, &ledger)),
         metrics: Arc::new(move || {
             observed.observe(Timestamp::now());
             metrics.render()

@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -134,6 +136,8 @@ pub enum StoreError {
 pub struct Store {
     path: PathBuf,
     writer: mpsc::Sender<Command>,
+    /// Whether the last change could be made durable.
+    well: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -149,7 +153,7 @@ impl Store {
     async fn start(settings: &Settings, start: engine::Start) -> Result<Self, OpenError> {
         let path = settings.path.clone();
         let writer = writer::spawn(path.clone(), start).await?;
-        Ok(Self { path, writer })
+        Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)) })
     }
 
     /// The store's folder.
@@ -170,7 +174,7 @@ impl Store {
     /// [`StoreError::Unavailable`] if it cannot be read.
     pub async fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let key = table.record(key);
-        self.ask(|answer| Command::Read { key, answer }).await
+        self.ask("read", |answer| Command::Read { key, answer }).await
     }
 
     /// All records of a table in the order of their keys.
@@ -199,7 +203,7 @@ impl Store {
     /// [`StoreError::Unavailable`] if they cannot be read.
     pub async fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let after = after.map(|key| table.record(key));
-        self.ask(|answer| Command::Page { table, after, answer }).await
+        self.ask("scan", |answer| Command::Page { table, after, answer }).await
     }
 
     /// Applies a change, or nothing if one of its conditions does not hold.
@@ -208,7 +212,14 @@ impl Store {
     /// [`StoreError::Unavailable`] if it could not be made durable; it may yet turn out to have been applied.
     pub async fn swap(&self, change: Change) -> Result<Swapped, StoreError> {
         change.check_size()?;
-        self.ask(|answer| Command::Swap { change, answer }).await
+        let swapped = self.ask("swap", |answer| Command::Swap { change, answer }).await;
+        self.well.store(swapped.is_ok(), Ordering::Relaxed);
+        swapped
+    }
+
+    /// Whether the last change could be made durable. After a failure only another change can tell.
+    pub fn is_well(&self) -> bool {
+        self.well.load(Ordering::Relaxed)
     }
 
     /// Ends the store in order: all is written, the lock is free.
@@ -224,12 +235,17 @@ impl Store {
 
     async fn ask<T>(
         &self,
+        operation: &'static str,
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
     ) -> Result<T, StoreError> {
-        let closed = || StoreError::Unavailable("it is closed".to_owned());
         let (answer, answered) = oneshot::channel();
-        self.writer.send(command(answer)).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        let closed = |()| StoreError::Unavailable("it is closed".to_owned());
+        let sent = self.writer.send(command(answer)).await.map_err(|_| closed(()));
+        let outcome = match sent {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed(()))),
+            Err(error) => Err(error),
+        };
+        outcome.inspect_err(|_| metrics::counter!("writ_store_errors_total", "operation" => operation).increment(1))
     }
 }
 
@@ -336,6 +352,11 @@ impl Table {
     fn record(self, key: &[u8]) -> Vec<u8> {
         [&[self.prefix()], key].concat()
     }
+}
+
+/// Where the small files are that are kept beside the records of a store, open or not.
+pub fn key_folder(settings: &Settings) -> PathBuf {
+    folder::keys(&settings.path)
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -8,10 +8,10 @@ use crate::admin::{Command, Reply};
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::keys::repair::rebuild;
+use crate::keys::repair::Rebuilt;
 use crate::ledger::forget_uses_before;
 use crate::service::{StartError, sealing_keys};
-use crate::store::{self, Change, Survey, Table};
+use crate::store::{self, Survey, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -67,18 +67,19 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     let survey = store::survey(&config.store)?;
     tell_losses(&survey);
     let now = Timestamp::now();
-    let rebuilt = rebuild(&config.store, &config.keys, &sealing, &config.trust_domain, now).await?;
-    for skipped in &rebuilt.skipped {
-        eprintln!("left out: {skipped}");
+    let folder = store::key_folder(&config.store);
+    let rebuilt = Rebuilt::from_files(folder, &config.keys, &sealing, &config.trust_domain, now).await?;
+    for file in &rebuilt.damaged {
+        eprintln!("left out: {file}");
     }
     if let Some(aside) = store::set_aside(&config.store)? {
         println!("what was there is now in {}", aside.display());
     }
-    let records = forget_uses_before(rebuilt.records, now);
+    let records = forget_uses_before(rebuilt.records(), now);
     store::create_after_repair(&config.store, records).await?.close().await;
-    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.keys);
+    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
     println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.keys }).await?;
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known }).await?;
     Ok(())
 }
 

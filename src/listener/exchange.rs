@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::error::PayloadError;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use futures_util::StreamExt as _;
@@ -15,6 +16,7 @@ use super::guard::{RequestId, single};
 use super::{Rooms, discovery, method_not_allowed};
 use crate::client::PeerCertificate;
 use crate::clock::Timestamp;
+use crate::exchange::Ask;
 use crate::response::{self, HttpRefusal};
 
 /// The largest body that is read.
@@ -44,6 +46,7 @@ pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut Servi
 }
 
 async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: Payload) -> HttpResponse {
+    let began = Instant::now();
     let read = async {
         check_head(request.headers())?;
         read_body(body).await
@@ -63,7 +66,14 @@ async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: 
     let Some(RequestId(id)) = request.extensions().get::<RequestId>().cloned() else {
         return response::http(HttpRefusal::Internal);
     };
-    match (rooms.token)(certificate, body, id).await {
+    let ask = Ask {
+        certificate,
+        authorization: request.headers().contains_key(AUTHORIZATION),
+        body,
+        request_id: id,
+        deadline: began + rooms.request_timeout,
+    };
+    match (rooms.token)(ask).await {
         Ok(issued) => response::issued(&issued),
         Err(refusal) => response::refusal(&refusal),
     }

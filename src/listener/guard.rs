@@ -136,9 +136,9 @@ impl Seal {
             return answer;
         }
         let refusal = answer.extensions().get::<HttpRefusal>().copied();
-        if let Some(reason) = refusal.map(HttpRefusal::reason).filter(|_| self.is_token_request) {
+        if let Some(refusal) = refusal.filter(|_| self.is_token_request) {
             let certificate = self.peer.as_ref().map(|peer| peer.certificate());
-            (self.guard.unheard)(UnheardRequest { request_id: &self.id.0, certificate, reason });
+            (self.guard.unheard)(UnheardRequest { request_id: &self.id.0, certificate, refusal });
         }
         if let Ok(id) = HeaderValue::from_str(&self.id.0) {
             answer.headers_mut().insert(X_REQUEST_ID.clone(), id);

@@ -40,8 +40,8 @@ pub struct SignedBy {
     pub published: bool,
     /// `previous`, `historical` …, for the audit log.
     pub state: &'static str,
-    /// The first second in which it signed.
-    pub from: Timestamp,
+    /// The first second in which it signed; `None` if it has not signed yet.
+    pub from: Option<Timestamp>,
     /// The last second in which it signed; `None` while it signs.
     pub until: Option<Timestamp>,
     /// The longest lifetime that was allowed while it signed.
@@ -51,7 +51,7 @@ pub struct SignedBy {
 impl SignedBy {
     /// Whole seconds, both ends included: the start was rounded down, the end is rounded up.
     fn signed_at(&self, iat: Timestamp) -> bool {
-        self.from <= iat && self.until.is_none_or(|until| iat <= until)
+        self.from.is_some_and(|from| from <= iat) && self.until.is_none_or(|until| iat <= until)
     }
 }
 
