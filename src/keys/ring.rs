@@ -250,6 +250,17 @@ impl RetiredKey {
     }
 }
 
+impl PastKey {
+    /// Whether this can be the key named `kid`.
+    pub(super) fn is(&self, kid: &Kid) -> bool {
+        match self {
+            Self::Historical(key) => key.public.kid() == kid,
+            Self::Revoked(key) => key.public.kid() == kid,
+            Self::Forgotten => true,
+        }
+    }
+}
+
 impl RevokedKey {
     fn cut(&mut self, now: Timestamp) {
         self.created_at = self.created_at.min(now);
@@ -486,7 +497,7 @@ impl Ring {
         ring.current.key.created_at = ring.current.key.created_at.min(now);
         ring.current.signs_from = ring.current.signs_from.min(now);
         ring.current.planned_until = ring.current.signs_from;
-        for retired in &mut ring.previous {
+        if let Some(retired) = &mut ring.previous {
             retired.cut(now);
         }
         for key in ring.past.values_mut() {
@@ -498,6 +509,14 @@ impl Ring {
         }
         ring.replan(times);
         ring
+    }
+
+    /// It has turned out that `kid` signed until `last`, later than is on record. `None` if nothing changes.
+    pub fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
+        let mut ring = self.following();
+        let previous = ring.previous.as_mut().filter(|key| key.public.kid() == kid && key.signed.until < last)?;
+        previous.signed.until = last;
+        Some(ring)
     }
 
     fn following(&self) -> Self {

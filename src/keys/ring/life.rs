@@ -1,6 +1,7 @@
 //! The life of one key, told in full: what is listed, mirrored, and what a ring is rebuilt from.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub enum KeyState {
 }
 
 impl KeyState {
+    /// The states of keys of which more than the name is known.
+    pub const KNOWN: [Self; 5] = [Self::Next, Self::Current, Self::Previous, Self::Historical, Self::Revoked];
+
     /// The name in metrics, listings and records.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +70,17 @@ pub enum KeyLife {
 }
 
 impl KeyLife {
+    /// A key that signed elsewhere.
+    pub fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
+        Self::Historical(RetiredKey { public, created_at: signed.from, signed, longest_lifetime })
+    }
+
+    /// A key that was revoked elsewhere, as was learnt at `now`.
+    pub fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
+        let created_at = signed.map_or(now, Span::from);
+        Self::Revoked(RevokedKey { public, created_at, signed, revoked_at: now })
+    }
+
     /// The key's name.
     pub fn kid(&self) -> &Kid {
         match self {

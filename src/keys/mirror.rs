@@ -1,0 +1,177 @@
+//! What history leaves outside the store: each key's public half and life in a small file that checks itself.
+//!
+//! History cannot be made again. Should the store be lost or go back in time, the ring is rebuilt from these files; and
+//! a file that knows more than the store gives such a loss away.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use writ_verifier::TrustDomain;
+
+use super::public::Kid;
+use super::ring::{KeyLife, KeyState};
+use crate::store;
+
+/// The folder of the files, and the trust domain that they belong to.
+#[derive(Debug, Clone)]
+pub(super) struct Mirror {
+    folder: PathBuf,
+    trust_domain: TrustDomain,
+}
+
+/// What the files tell.
+#[derive(Debug, Default)]
+pub struct Reflection {
+    /// The lives of keys whose files are whole.
+    pub lives: Vec<KeyLife>,
+    /// The files that tell nothing.
+    pub damaged: Vec<DamagedFile>,
+}
+
+/// A file that tells nothing, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct DamagedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: FileError,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The file system does not give it.
+    #[error("the file cannot be read ({0})")]
+    Unreadable(io::ErrorKind),
+    /// Not such a file, or no key in it.
+    #[error("this is no record of a key")]
+    Form,
+    /// Changed, or written in part.
+    #[error("the content does not match its checksum")]
+    Checksum,
+    /// The content belongs to another key.
+    #[error("the file does not have its key's name")]
+    Name,
+    /// From another installation.
+    #[error("the key belongs to another trust domain")]
+    TrustDomain,
+}
+
+/// The file: the checksum is over `content` byte for byte.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    sha256: String,
+    content: Box<RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    trust_domain: TrustDomain,
+    key: KeyLife,
+}
+
+/// Why files and ring could not be brought in line.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The file system refused.
+    #[error("the files of the keys cannot be read or written: {0}")]
+    Io(#[from] io::Error),
+    /// A file tells of a key that signed or was revoked, and the store knows nothing of it.
+    #[error("the store does not know the key {0}, which was in use: it has lost records or was put back in time")]
+    Ahead(Kid),
+}
+
+impl Mirror {
+    pub(super) fn new(folder: PathBuf, trust_domain: TrustDomain) -> Self {
+        Self { folder, trust_domain }
+    }
+
+    /// Writes the file of each of these keys, durably. Blocks.
+    pub(super) fn write(&self, lives: Vec<KeyLife>) -> Result<(), MirrorError> {
+        for key in lives {
+            let path = self.path(key.kid());
+            let content = Content { trust_domain: self.trust_domain.clone(), key };
+            store::write_file(&path, &to_file(&content)?)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the files in line with `lives`: missing, damaged and outdated ones are written. Blocks.
+    ///
+    /// A file of a key that is not among them and never signed is left of a step that was not taken; it is removed.
+    pub(super) fn refresh(&self, lives: Vec<KeyLife>) -> Result<(), MirrorError> {
+        let found = self.read()?;
+        for stranger in strangers(&found.lives, &lives) {
+            if stranger.state() != KeyState::Next {
+                return Err(MirrorError::Ahead(stranger.kid().clone()));
+            }
+            fs::remove_file(self.path(stranger.kid()))?;
+        }
+        self.write(lives.into_iter().filter(|life| !found.lives.contains(life)).collect())
+    }
+
+    /// Reads every file. Blocks.
+    pub(super) fn read(&self) -> Result<Reflection, MirrorError> {
+        let mut reflection = Reflection::default();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                match self.read_file(&path) {
+                    Ok(life) => reflection.lives.push(life),
+                    Err(reason) => reflection.damaged.push(DamagedFile { path, reason }),
+                }
+            }
+        }
+        Ok(reflection)
+    }
+
+    fn read_file(&self, path: &Path) -> Result<KeyLife, FileError> {
+        let bytes = fs::read(path).map_err(|error| FileError::Unreadable(error.kind()))?;
+        let Content { trust_domain, key } = from_file(&bytes)?;
+        if trust_domain != self.trust_domain {
+            Err(FileError::TrustDomain)
+        } else if self.path(key.kid()) != path {
+            Err(FileError::Name)
+        } else {
+            Ok(key)
+        }
+    }
+
+    /// A kid is base64url and so a safe name.
+    fn path(&self, kid: &Kid) -> PathBuf {
+        self.folder.join(format!("{kid}.json"))
+    }
+}
+
+fn strangers<'a>(found: &'a [KeyLife], known: &[KeyLife]) -> impl Iterator<Item = &'a KeyLife> {
+    let known: BTreeSet<Kid> = known.iter().map(|life| life.kid().clone()).collect();
+    found.iter().filter(move |life| !known.contains(life.kid()))
+}
+
+fn to_file(content: &Content) -> io::Result<Vec<u8>> {
+    let content = serde_json::value::to_raw_value(content)?;
+    let mut bytes = serde_json::to_vec(&File { sha256: checksum(&content), content })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn from_file(bytes: &[u8]) -> Result<Content, FileError> {
+    let file: File = serde_json::from_slice(bytes).map_err(|_| FileError::Form)?;
+    if checksum(&file.content) != file.sha256 {
+        return Err(FileError::Checksum);
+    }
+    serde_json::from_str(file.content.get()).map_err(|_| FileError::Form)
+}
+
+fn checksum(content: &RawValue) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, content.get().as_bytes()))
+}

@@ -1,0 +1,113 @@
+//! Claims → Txn-Token (RFC 7515 §3.1, compact serialization).
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use writ_verifier::claims::TYP;
+
+use super::public::{Kid, PublicKey};
+use super::{Held, KeysError};
+use crate::clock::Timestamp;
+
+/// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
+/// span of the key whatever happens to the ring meanwhile.
+pub struct Signer {
+    held: Arc<Held>,
+    instant: Timestamp,
+}
+
+/// A signed Txn-Token. Its text is a credential and shown nowhere but in the answer.
+#[derive(Clone)]
+pub struct TxnToken {
+    compact: String,
+    /// The length of header and payload with the dot between them.
+    signed_len: usize,
+    kid: Kid,
+}
+
+impl Signer {
+    pub(super) fn new(held: Arc<Held>, instant: Timestamp) -> Self {
+        Self { held, instant }
+    }
+
+    /// The one reading of the clock for this request: `iat` of what is issued.
+    pub fn instant(&self) -> Timestamp {
+        self.instant
+    }
+
+    /// The name of the key.
+    pub fn kid(&self) -> &Kid {
+        self.held.key.public().kid()
+    }
+
+    /// Signs the claims.
+    ///
+    /// # Errors
+    /// [`KeysError::Claims`] if they have no JSON form, [`KeysError::Signing`] if the key does not sign.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<TxnToken, KeysError> {
+        let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
+        let mut compact = format!("{}.", self.held.header);
+        URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
+        let signed_len = compact.len();
+        let signature = self.held.key.sign(compact.as_bytes())?;
+        compact.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
+        Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
+    }
+}
+
+/// The encoded header, the same for all tokens of a key.
+pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Header<'a> {
+        typ: &'static str,
+        alg: &'static str,
+        kid: &'a Kid,
+    }
+    let header = Header { typ: TYP, alg: key.algorithm().as_str(), kid: key.kid() };
+    Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?))
+}
+
+impl TxnToken {
+    /// The token as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.compact
+    }
+
+    /// The name of the key that signed it.
+    pub fn kid(&self) -> &Kid {
+        &self.kid
+    }
+
+    /// SHA-256 of header and payload: what a token is known by, since its signature can be written in two ways.
+    pub fn signed_part_sha256(&self) -> [u8; 32] {
+        sha256(&self.compact.as_bytes()[..self.signed_len])
+    }
+
+    /// SHA-256 of the token as it is sent: what the log knows it by.
+    pub fn sha256(&self) -> [u8; 32] {
+        sha256(self.compact.as_bytes())
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+impl fmt::Debug for TxnToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TxnToken(…)")
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("kid", self.kid()).field("instant", &self.instant).finish()
+    }
+}
