@@ -61,3 +61,138 @@ pub fn to_json(problems: &[Problem]) -> String {
 fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A folder with all that the service needs, as `writ.toml` names it by default.
+    fn complete() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["certs", "policies"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let certified = rcgen::generate_simple_self_signed(["tts.example".to_owned()]).unwrap();
+        write(&folder, "certs/server.pem", &certified.cert.pem());
+        write(&folder, "certs/server.key", &certified.signing_key.serialize_pem());
+        write(&folder, "certs/ca.pem", &certified.cert.pem());
+        write(&folder, "certs/sealing.key", &format!("{}=\n", "A".repeat(43)));
+        write(&folder, "writ.toml", "trust_domain = \"d.example\"\nissuer = \"https://tts.example\"\n");
+        folder
+    }
+
+    fn write(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn checked(folder: &tempfile::TempDir) -> (u8, String) {
+        let problems = check(&folder.path().join("writ.toml"), std::iter::empty());
+        let folder = format!("{}/", folder.path().display());
+        (exit_code(&problems), to_text(&problems).replace(&folder, ""))
+    }
+
+    #[test]
+    fn nothing_is_said_about_a_service_that_can_start() {
+        assert_eq!(checked(&complete()), (0, "ok\n".to_owned()));
+    }
+
+    #[test]
+    fn the_shipped_example_and_its_policies_only_lack_their_certificates() {
+        let problems = check(Path::new("writ.toml"), std::iter::empty());
+        let missing =
+            |problem: &Problem| problem.file == Path::new("writ.toml") && problem.message.starts_with("certs/");
+        assert!(problems.iter().all(missing), "{}", to_text(&problems));
+    }
+
+    /// A-009, A-117, A-137
+    #[test]
+    fn each_file_that_is_named_is_looked_at() {
+        let other = rcgen::generate_simple_self_signed(["other.example".to_owned()]).unwrap();
+        for (name, text, expected) in [
+            ("certs/server.pem", "", "tls.certificate: certs/server.pem: holds no certificate (PEM)"),
+            ("certs/server.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n", "certs/server.pem: is no sound PEM"),
+            ("certs/server.pem", &other.cert.pem(), "certs/server.pem: does not fit the key in tls.private_key"),
+            ("certs/server.key", "x", "tls.private_key: certs/server.key: holds no private key (PEM)"),
+            ("certs/ca.pem", "x", "tls.client_ca: certs/ca.pem: holds no certificate (PEM)"),
+            ("certs/sealing.key", "AAAA", "keys.sealing_key: certs/sealing.key: does not hold 32 bytes in base64"),
+            ("certs/sealing.key", "!", "certs/sealing.key: does not hold 32 bytes in base64"),
+            ("policies/a.toml", "", "policies/a.toml:1: client_id: is missing"),
+        ] {
+            let folder = complete();
+            write(&folder, name, text);
+            let (code, text) = checked(&folder);
+            assert!(code == 2 && text.contains(expected), "{name}: {text}");
+        }
+    }
+
+    /// A-009
+    #[test]
+    fn a_file_without_crls_is_no_list_of_them() {
+        let folder = complete();
+        write(
+            &folder,
+            "writ.toml",
+            "trust_domain = \"d\"\nissuer = \"https://tts.example\"\n[tls]\nclient_crls = [\n\"empty.pem\", \"gone.pem\"]\n",
+        );
+        write(&folder, "empty.pem", "");
+        let (code, text) = checked(&folder);
+        assert_eq!(code, 2);
+        assert!(text.contains("writ.toml:4: tls.client_crls: empty.pem: holds no CRL (PEM)"), "{text}");
+        assert!(text.contains("writ.toml:4: tls.client_crls: gone.pem: No such file"), "{text}");
+        assert!(text.ends_with("2 errors\n"), "{text}");
+    }
+
+    /// A-137
+    #[test]
+    fn a_secret_that_others_can_read_is_refused_and_one_for_the_group_is_told_of() {
+        let folder = complete();
+        let mode = |name: &str, mode| {
+            fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("certs/server.key", 0o640);
+        mode("certs/sealing.key", 0o640);
+        let (code, text) = checked(&folder);
+        assert!(code == 0 && text.ends_with("ok, 2 warnings\n"), "{text}");
+        assert!(text.contains("tls.private_key: warning: certs/server.key: can be read by its group"), "{text}");
+        mode("certs/sealing.key", 0o604);
+        let (code, text) = checked(&folder);
+        assert!(code == 2 && text.contains("certs/sealing.key: has mode 0604"), "{text}");
+        assert!(text.ends_with("1 error, 1 warning\n"), "{text}");
+    }
+
+    #[test]
+    fn policies_are_checked_even_where_the_configuration_is_wrong() {
+        let folder = complete();
+        write(&folder, "writ.toml", "trust_domain = \"d\"\n");
+        write(&folder, "policies/a.toml", "x = 1\n");
+        let (_, text) = checked(&folder);
+        assert!(
+            text.contains("writ.toml:1: issuer: is missing") && text.contains("policies/a.toml:1: x: unknown"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn programs_get_the_same_in_json() {
+        let folder = complete();
+        write(&folder, "policies/a.toml", "client_id = \"b\"\n");
+        let problems = check(&folder.path().join("writ.toml"), std::iter::empty());
+        let json: serde_json::Value = serde_json::from_str(&to_json(&problems)).unwrap();
+        assert_eq!(json["ok"], false);
+        let problem = &json["problems"][0];
+        assert_eq!(
+            (&problem["severity"], &problem["line"], &problem["key"]),
+            (&"error".into(), &1.into(), &"client_id".into())
+        );
+        assert!(problem["file"].as_str().unwrap().ends_with("/policies/a.toml"));
+        assert!(problem["message"].as_str().unwrap().contains("not the name of the file"));
+        assert_eq!(to_json(&[]), r#"{"ok":true,"problems":[]}"#);
+    }
+}

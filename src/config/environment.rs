@@ -55,13 +55,13 @@ impl Overrides {
     }
 }
 
-/// The section and the key that a variable names.
+/// The section and the key that a variable names. They are spelled in capitals: of other spellings nothing but a
+/// complaint can come.
 fn setting(variable: &str) -> Option<(String, String)> {
     let name = variable.strip_prefix("WRIT_")?;
-    // Only capitals name a key; of other spellings nothing but a complaint can come.
-    let spelled = |text: &str| if text.contains(char::is_lowercase) { text.to_owned() } else { text.to_lowercase() };
     match name.split_once("__") {
-        Some((section, key)) => Some((spelled(section), spelled(key))),
-        None => matches!(name, "TRUST_DOMAIN" | "ISSUER").then(|| (String::new(), spelled(name))),
+        Some(_) if name.contains(char::is_lowercase) => Some((name.to_owned(), String::new())),
+        Some((section, key)) => Some((section.to_lowercase(), key.to_lowercase())),
+        None => matches!(name, "TRUST_DOMAIN" | "ISSUER").then(|| (String::new(), name.to_lowercase())),
     }
 }

@@ -353,3 +353,356 @@ fn discovery_url(issuer: &str, discovery: Option<SocketAddr>) -> Option<String> 
     url.set_port(Some(address.port())).ok()?;
     Some(url.as_str().trim_end_matches('/').to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../writ.toml");
+    const LEAST: &str = "trust_domain = \"d.example\"\nissuer = \"https://tts.d.example:8443\"\n";
+    const ISSUER: &str = "[[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"a\"]\n";
+
+    fn reading(text: &str, environment: &[(&str, &str)]) -> Reading {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        parse(Path::new("/etc/writ/writ.toml"), text, &Overrides::new(environment))
+    }
+
+    fn config(text: &str, environment: &[(&str, &str)]) -> Config {
+        let reading = reading(text, environment);
+        *reading.config.unwrap_or_else(|| panic!("{:?}", reading.problems))
+    }
+
+    fn complaints(text: &str) -> Vec<String> {
+        reading(text, &[]).problems.iter().map(ToString::to_string).collect()
+    }
+
+    /// Every complaint about `text` after the two required lines, without the file's name.
+    fn about(text: &str) -> Vec<String> {
+        let found = complaints(&format!("{LEAST}{text}"));
+        found.iter().map(|found| found.replace("/etc/writ/writ.toml:", "")).collect()
+    }
+
+    #[test]
+    fn the_shortest_file_has_every_default() {
+        let config = config(LEAST, &[]);
+        assert_eq!(config.discovery_url, "https://tts.d.example:8444");
+        assert_eq!(config.listener.exchange, "0.0.0.0:8443".parse().unwrap());
+        assert_eq!(config.listener.discovery, Some("0.0.0.0:8444".parse().unwrap()));
+        assert_eq!(config.listener.ops, Some("127.0.0.1:9464".parse().unwrap()));
+        assert!(!config.listener.http2);
+        assert_eq!(config.listener.tls.certificate, Path::new("/etc/writ/certs/server.pem"));
+        assert_eq!(config.listener.tls.private_key, Path::new("/etc/writ/certs/server.key"));
+        assert_eq!(config.listener.tls.client_ca, Path::new("/etc/writ/certs/ca.pem"));
+        assert!(config.listener.tls.client_crls.is_empty());
+        assert_eq!(config.listener.tls.min_version, MinVersion::Tls13);
+        assert_eq!(config.listener.max_connections, 10_000);
+        assert_eq!(config.listener.request_timeout, Duration::from_secs(10));
+        assert_eq!(config.listener.connection_max_age, Duration::from_secs(3_600));
+        assert_eq!(config.listener.drain_timeout, Duration::from_secs(20));
+        assert_eq!(config.clock_skew, Duration::from_secs(10));
+        assert_eq!(config.jwks_max_age, Duration::from_secs(600));
+        assert_eq!(config.max_lifetime, Duration::from_secs(300));
+        assert!(config.claims.include_iss);
+        assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
+        assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
+        assert_eq!(config.keys.sealing_key, Path::new("/etc/writ/certs/sealing.key"));
+        assert_eq!(config.store.path, Path::new("/etc/writ/data"));
+        assert_eq!(config.policies.directory, Path::new("/etc/writ/policies"));
+        assert_eq!(config.policies.default_lifetime, Duration::from_secs(60));
+        assert_eq!(config.policies.retention, days(400));
+        assert_eq!(config.limits.requests_per_second_per_client, None);
+        assert!(config.subject_issuers.is_empty());
+    }
+
+    #[test]
+    fn the_example_says_what_the_defaults_say() {
+        let example = config(EXAMPLE, &[]);
+        let from = EXAMPLE.find("[[subject_issuer]]\n").unwrap();
+        let least = "trust_domain = \"trust-domain.example\"\nissuer = \"https://tts.trust-domain.example:8443\"\n";
+        let written = format!("{:?}", Config { places: example.places.clone(), ..config(least, &[]) });
+        let without_issuer = Config {
+            subject_issuers: Vec::new(),
+            policies: policy::file::Settings { outside_sources: Vec::new(), ..example.policies.clone() },
+            ..example.clone()
+        };
+        assert_eq!(format!("{without_issuer:?}"), written);
+        let shortest = format!(
+            "{least}[[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"https://api.example\"]\n\
+             jwks_uri = \"https://login.example/jwks\"\n"
+        );
+        assert!(EXAMPLE[from..].contains("jwks_stale"));
+        let shortest = config(&shortest, &[]);
+        assert_eq!(format!("{:?}", shortest.subject_issuers), format!("{:?}", example.subject_issuers));
+    }
+
+    /// A-139: no key of the example can be misspelt unnoticed, those that are commented out included.
+    #[test]
+    fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
+        let lines: Vec<&str> = EXAMPLE.lines().collect();
+        let mut tried = 0;
+        for (index, line) in lines.iter().enumerate() {
+            let setting = line.strip_prefix("# ").unwrap_or(line);
+            let Some((key, value)) = setting.split_once(" = ") else { continue };
+            if !key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+                continue;
+            }
+            tried += 1;
+            let misspelt = format!("{key}x = {value}");
+            let text = [&lines[..index], &[misspelt.as_str()], &lines[index + 1..]].concat().join("\n");
+            let problems = reading(&text, &[]).problems;
+            let named = |problem: &Problem| {
+                problem.line == index + 1
+                    && problem.key.ends_with(&format!("{key}x"))
+                    && problem.message.contains(&format!("did you mean `{key}`?"))
+            };
+            assert!(problems.iter().any(named), "{key}: {problems:?}");
+        }
+        assert_eq!(tried, 46);
+    }
+
+    /// A-139
+    #[test]
+    fn ten_mistakes_are_named_in_one_run() {
+        let text = "\
+trust_domain = \"a b\"
+issuer = \"http://tts.example\"
+[listen]
+ops = \"localhost:9464\"
+htp2 = true
+[tokens]
+lifetime = \"10m\"
+max_lifetime = 300
+[keys]
+algorithm = \"HS256\"
+rotation_period = \"1m\"
+[store]
+kind = \"etcd\"
+[[subject_issuer]]
+issuer = \"https://login.example\"
+algorithms = [\"RS256\",
+  \"none\"]
+";
+        let lines: Vec<_> =
+            reading(text, &[]).problems.iter().map(|problem| (problem.line, problem.key.clone())).collect();
+        let expected = [
+            (1, "trust_domain"),
+            (2, "issuer"),
+            (4, "listen.ops"),
+            (5, "listen.htp2"),
+            (7, "tokens.lifetime"),
+            (8, "tokens.max_lifetime"),
+            (10, "keys.algorithm"),
+            (11, "keys.rotation_period"),
+            (13, "store.kind"),
+            (14, "subject_issuer[0].audience"),
+            (17, "subject_issuer[0].algorithms"),
+        ];
+        assert_eq!(lines, expected.map(|(line, key)| (line, key.to_owned())));
+    }
+
+    /// A-139, and what cannot work together.
+    #[test]
+    fn each_rule_complains_at_its_key() {
+        for (text, expected) in [
+            ("[listen]\nexchange = \"off\"", "4: listen.exchange: must be an IP address and a port"),
+            ("[listen]\ndiscovery = \"0.0.0.0\"", "4: listen.discovery: must be \"off\", or an IP address"),
+            ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
+            ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
+            ("[tls]\nmin_version = \"1.1\"", "4: tls.min_version: must be one of \"1.2\", \"1.3\""),
+            ("[tls]\nclient_crls = \"x\"", "4: tls.client_crls: must be a list of strings"),
+            ("[tokens]\nmax_lifetime = \"16m\"", "4: tokens.max_lifetime: must be at most \"15m\""),
+            ("[tokens]\nlifetime = \"6m\"", "4: tokens.lifetime: must not be longer than max_lifetime"),
+            ("[tokens]\nmax_lifetime = \"30s\"", "3: tokens.lifetime: must not be longer than max_lifetime"),
+            ("[tokens]\nclock_skew = \"121s\"", "4: tokens.clock_skew: must be at most"),
+            ("[tokens]\nmax_size = 0", "4: tokens.max_size: must be a whole number from 1"),
+            ("[keys]\nrotation_period = \"899s\"", "4: keys.rotation_period: rotation_period must not be shorter"),
+            ("[tokens]\njwks_max_age = \"24h\"", "keys.rotation_period: rotation_period must not be shorter"),
+            ("[keys]\nalgorithm = \"ES512\"", "4: keys.algorithm: must be one of"),
+            ("[keys]\nretention = \"0d\"", "4: keys.retention: must be at least"),
+            (
+                "[store]\nkind = \"etcd\"\nendpoints = []",
+                "4: store.kind: \"etcd\" needs a build with the feature `etcd`",
+            ),
+            ("[store]\nprefix = \"/x\"", "4: store.prefix: is for kind = \"etcd\" only"),
+            ("[store]\nkind = \"redis\"", "4: store.kind: must be one of"),
+            ("[limits]\nmax_connections = 0", "4: limits.max_connections: must be a whole number"),
+            ("[limits]\nrequest_timeout = \"0s\"", "4: limits.request_timeout: must be at least"),
+            ("[pdp]\nendpoint = \"https://x\"", "3: pdp: `pdp` is not supported by this version"),
+            ("[audit]\nsink = 1", "3: audit: unknown key `audit`"),
+            ("[subject_issuer]\nissuer = \"x\"", "3: subject_issuer: must be [[subject_issuer]] tables"),
+        ] {
+            let found = about(text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        }
+        assert!(about("[keys]\nrotation_period = \"15m\"").is_empty());
+        assert!(about("[tokens]\nclock_skew = \"0s\"\n[limits]\ndrain_timeout = \"0s\"").is_empty());
+        assert!(about("[listen]\ndiscovery = \"off\"\nops = \"off\"").is_empty());
+    }
+
+    #[test]
+    fn an_issuer_is_an_https_origin() {
+        let with = |issuer: &str| complaints(&format!("trust_domain = \"d\"\nissuer = \"{issuer}\"\n"));
+        for good in ["https://tts.example", "https://tts.example:8443", "https://[::1]:8443", "https://127.0.0.1:1"] {
+            assert!(with(good).is_empty(), "{good}: {:?}", with(good));
+        }
+        for bad in [
+            "http://tts.example",
+            "HTTPS://tts.example",
+            "https://tts.example/",
+            "https://tts.example/path",
+            "https://tts.example?q",
+            "https://tts.example#f",
+            "https://user@tts.example",
+            "https://",
+            "https://tts.example:99999",
+            "https://tts example",
+            "https://tts.ex\\tample",
+            "tts.example",
+            "",
+        ] {
+            assert!(with(bad)[0].contains("writ.toml:2: issuer: must"), "{bad}");
+        }
+        assert_eq!(complaints("").len(), 2);
+    }
+
+    #[test]
+    fn the_address_of_the_jwks_is_that_of_the_discovery_listener() {
+        let url = |text: &str| config(&format!("{LEAST}[listen]\n{text}"), &[]).discovery_url;
+        assert_eq!(url("discovery = \"0.0.0.0:9000\""), "https://tts.d.example:9000");
+        assert_eq!(url("discovery = \"0.0.0.0:443\""), "https://tts.d.example");
+        assert_eq!(url("discovery = \"off\""), "https://tts.d.example:8443");
+        assert_eq!(url("discovery_url = \"https://keys.example\""), "https://keys.example");
+    }
+
+    #[test]
+    fn an_ops_listener_that_others_can_reach_is_only_warned_about() {
+        let reading = reading(&format!("{LEAST}[listen]\nops = \"0.0.0.0:9464\"\n"), &[]);
+        assert!(reading.config.is_some());
+        assert_eq!((reading.problems[0].severity, reading.problems[0].line), (crate::config::Severity::Warning, 4));
+    }
+
+    /// A-139
+    #[test]
+    fn each_rule_about_subject_issuers_complains_at_its_key() {
+        let second = "[[subject_issuer]]\nissuer = \"https://other.example\"\naudience = [\"a\"]\n";
+        for (text, expected) in [
+            (ISSUER.replace("https:", "http:"), "4: subject_issuer[0].issuer: must be an https://"),
+            (format!("{}jwks_file = \"k\"", ISSUER.replace("https:", "http:")), "4: subject_issuer[0].issuer: must be"),
+            (ISSUER.replace("https://login.example", "login"), "4: subject_issuer[0].issuer: must be an https://"),
+            (ISSUER.replace("issuer =", "jwks_file ="), "3: subject_issuer[0].issuer: is missing"),
+            (
+                ISSUER.replace("https://login.example", "https://tts.d.example:8443"),
+                "4: subject_issuer[0].issuer: is this service itself",
+            ),
+            (ISSUER.replace("[\"a\"]", "[]"), "5: subject_issuer[0].audience: must say"),
+            (format!("{ISSUER}jwks_uri = \"http://x/jwks\""), "6: subject_issuer[0].jwks_uri: must be an https://"),
+            (
+                format!("{ISSUER}jwks_uri = \"https://x\"\njwks_file = \"k\""),
+                "7: subject_issuer[0].jwks_file: cannot stand beside jwks_uri",
+            ),
+            (
+                format!("{ISSUER}algorithms = [\"HS256\"]"),
+                "6: subject_issuer[0].algorithms: \"HS256\" is not asymmetric",
+            ),
+            (format!("{ISSUER}algorithms = [\"none\"]"), "6: subject_issuer[0].algorithms: \"none\" is not asymmetric"),
+            (format!("{ISSUER}algorithms = [\"es256\"]"), "6: subject_issuer[0].algorithms: must be of RS256"),
+            (format!("{ISSUER}algorithms = []"), "6: subject_issuer[0].algorithms: must name one"),
+            (format!("{ISSUER}token_types = []"), "6: subject_issuer[0].token_types: must name one"),
+            (format!("{ISSUER}token_types = [\"txn_token\"]"), "6: subject_issuer[0].token_types: must be of"),
+            (
+                format!("{ISSUER}token_types = [\"id_token\"]"),
+                "subject_issuer[0].id_token_audience: must name the client",
+            ),
+            (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
+            (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
+            (
+                format!("{ISSUER}introspection = {{}}"),
+                "6: subject_issuer[0].introspection: `introspection` is not supported",
+            ),
+            (
+                format!("{ISSUER}{second}"),
+                "6: subject_issuer[1].subject_prefix: is the same as that of the [[subject_issuer]] in line 3",
+            ),
+            (
+                format!("{ISSUER}{}subject_prefix = \"o:\"", second.replace("other", "login")),
+                "7: subject_issuer[1].issuer: is the same as that of the [[subject_issuer]] in line 3",
+            ),
+        ] {
+            let found = about(&text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        }
+        assert!(about(&format!("{ISSUER}{second}subject_prefix = \"o:\"")).is_empty());
+        assert!(about(&format!("{ISSUER}jwks_uri = \"https://x/jwks?v=1\"")).is_empty());
+        assert!(about(&format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "login"))).is_empty());
+    }
+
+    #[test]
+    fn a_variable_stands_in_for_what_is_written_and_for_what_is_not() {
+        let config = config(
+            &format!("{LEAST}[tokens]\nlifetime = \"30s\"\n"),
+            &[
+                ("WRIT_TRUST_DOMAIN", "other.example"),
+                ("WRIT_ISSUER", "\"https://other.example\""),
+                ("WRIT_TOKENS__LIFETIME", "45s"),
+                ("WRIT_LISTEN__EXCHANGE", "127.0.0.1:18443"),
+                ("WRIT_LISTEN__HTTP2", "true"),
+                ("WRIT_TLS__MIN_VERSION", "1.2"),
+                ("WRIT_TLS__CLIENT_CRLS", "[\"a.crl\"]"),
+                ("WRIT_TOKENS__MAX_SIZE", "2048"),
+                ("WRIT_STORE__PATH", "/var/lib/writ"),
+                // Left alone: an orchestrator and the command line set these.
+                ("WRIT_CONFIG", "x"),
+                ("WRIT_SERVICE_HOST", "10.0.0.1"),
+                ("WRIT_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
+                ("PATH", "x__y"),
+            ],
+        );
+        assert_eq!(config.trust_domain.as_str(), "other.example");
+        assert_eq!(config.issuer, "https://other.example");
+        assert_eq!(config.policies.default_lifetime, Duration::from_secs(45));
+        assert_eq!(config.listener.exchange, "127.0.0.1:18443".parse().unwrap());
+        assert!(config.listener.http2);
+        assert_eq!(config.listener.tls.min_version, MinVersion::Tls12);
+        assert_eq!(config.listener.tls.client_crls, [Path::new("/etc/writ/a.crl")]);
+        assert_eq!(config.claims.max_size, 2048);
+        assert_eq!(config.store.path, Path::new("/var/lib/writ"));
+    }
+
+    /// A-139
+    #[test]
+    fn a_variable_that_fits_nothing_or_holds_the_wrong_thing_is_named() {
+        for (name, value, expected) in [
+            ("WRIT_LISTEN__EXCHNGE", "x", "unknown key `listen.exchnge`: did you mean `exchange`?"),
+            ("WRIT_LISTENS__EXCHANGE", "x", "no section `listens`"),
+            ("WRIT_SUBJECT_ISSUER__ISSUER", "x", "no section `subject_issuer`"),
+            ("WRIT_listen__exchange", "127.0.0.1:1", "no section `listen__exchange`"),
+            ("WRIT___EXCHANGE", "x", "unknown key"),
+            ("WRIT_LISTEN__", "x", "unknown key"),
+            ("WRIT_STORE__TLS__CA", "x", "unknown key"),
+            ("WRIT_TOKENS__LIFETIME", "60", "must be a duration"),
+            ("WRIT_LISTEN__HTTP2", "yes", "must be true or false, not a string"),
+            ("WRIT_TOKENS__MAX_SIZE", "\"1\"", "must be a whole number, not a string"),
+            ("WRIT_TLS__CLIENT_CRLS", "[\"a\", 1]", "must be a list of strings"),
+            ("WRIT_TOKENS__MAX_LIFETIME", "16m", "must be at most \"15m\""),
+        ] {
+            let reading = reading(LEAST, &[(name, value)]);
+            let text = reading.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            assert!(reading.config.is_none() && reading.problems.len() == 1, "{name}: {text}");
+            let start = format!("environment: {name}: ");
+            assert!(text.starts_with(&start) && text.contains(expected), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_not_text_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("writ.toml");
+        for content in [None, Some(&b"\xff"[..])] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let problems = Config::load(&path, std::iter::empty()).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].file == path, "{problems:?}");
+        }
+    }
+}

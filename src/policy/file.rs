@@ -52,21 +52,26 @@ const DETAILS: [&str; 3] = ["request_details", "tctx", "rctx"];
 fn client(root: &mut Section<'_>, path: &Path, settings: &Settings) -> Option<ClientPolicy> {
     root.require(&["client_id"]);
     let client_id = root.parse("client_id", |text| named(text, path));
-    let subject = root.parse("subject", str::parse);
     let identity = identity(root);
-    let policy = ClientPolicy {
-        description: root.string("description"),
-        subject: subject.or_else(|| client_id.as_ref()?.as_str().parse().ok())?,
-        introspect: root.flag("introspect").unwrap_or(false),
-        subject_token_audience: root.list("subject_token_audience", filled).unwrap_or_default(),
-        vouches_for_bound_tokens: root.flag("vouches_for_bound_tokens").unwrap_or(false),
-        purposes: purposes(root.tables("purpose"), settings),
-        client_id: client_id?,
-        identity: identity?,
-    };
+    let subject = root.parse("subject", str::parse);
+    let description = root.string("description");
+    let introspect = root.flag("introspect").unwrap_or(false);
+    let subject_token_audience = root.list("subject_token_audience", filled).unwrap_or_default();
+    let vouches_for_bound_tokens = root.flag("vouches_for_bound_tokens").unwrap_or(false);
     root.not_supported("jwks_file");
     root.not_supported("opaque_tokens_from");
-    Some(policy)
+    let purposes = purposes(root.tables("purpose"), settings);
+    let client_id = client_id?;
+    Some(ClientPolicy {
+        description,
+        identity: identity?,
+        subject: subject.or_else(|| client_id.as_str().parse().ok())?,
+        introspect,
+        subject_token_audience,
+        vouches_for_bound_tokens,
+        purposes,
+        client_id,
+    })
 }
 
 fn named(text: &str, path: &Path) -> Result<ClientId, String> {
@@ -158,7 +163,8 @@ fn complain_of_mints(read: &[(PurposeRule, Section<'_>)]) {
 fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> {
     table.require(&["scope", "accept"]);
     let scope = table.parse("scope", str::parse);
-    let accept = table.list("accept", source);
+    let accept = table.list("accept", source).unwrap_or_default();
+    complain_of_unsupported(table, &accept);
     let redemption = table.table("redemption").map(|mut redemption| {
         let read = self::redemption(&mut redemption, settings);
         redemption.finish();
@@ -170,19 +176,18 @@ fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> 
         subjects: table.list("subjects", glob),
         granted_by: table.list("granted_by", str::parse).unwrap_or_default(),
         outlive: table.flag("outlive").unwrap_or(false),
-        accept: accept.unwrap_or_default(),
+        accept,
         redemption,
         purpose: scope?,
     };
-    complain_of_unsupported(table, &rule);
     complain_of_sources(table, &rule, settings);
     complain_of_lifetime(table, &rule, settings);
     Some(rule)
 }
 
-fn complain_of_unsupported(table: &mut Section<'_>, rule: &PurposeRule) {
+fn complain_of_unsupported(table: &mut Section<'_>, accept: &[Source]) {
     for key in DETAILS {
-        if rule.accept == [Source::ExpiredTxnToken] && table.ignore(key) {
+        if accept == [Source::ExpiredTxnToken] && table.ignore(key) {
             table.error(key, "has no place here: a redeemed token carries its details and context over unchanged");
         } else {
             table.not_supported(key);
@@ -293,4 +298,265 @@ fn glob(pattern: &str) -> Result<Glob, &'static str> {
 
 fn filled(text: &str) -> Result<String, &'static str> {
     (!text.is_empty()).then(|| text.to_owned()).ok_or("must not be empty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "client_id = \"job\"\ntls_client_auth_san_uri = \"spiffe://d.example/job\"\n";
+    const OTHER_IDENTITY: &str = "tls_client_auth_san_dns = \"job.example\"\n";
+
+    fn settings() -> Settings {
+        Settings {
+            directory: "/p".into(),
+            default_lifetime: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(400),
+            retention: Duration::from_secs(90 * 86_400),
+            outside_sources: vec![Source::AccessToken],
+        }
+    }
+
+    fn reading(text: &str) -> Reading {
+        parse(Path::new("/p/job.toml"), text, &settings())
+    }
+
+    fn complaints(text: &str) -> Vec<String> {
+        reading(text).problems.iter().map(|problem| problem.to_string().replace("/p/job.toml:", "")).collect()
+    }
+
+    /// A purpose that accepts these sources.
+    fn purpose(accept: &[&str], more: &str) -> String {
+        format!("[[purpose]]\nscope = \"s\"\naccept = {accept:?}\n{more}\n")
+    }
+
+    fn redeem(accept: &[&str], redemption: &str) -> String {
+        purpose(accept, &format!("[purpose.redemption]\n{redemption}"))
+    }
+
+    const AGED: &str = "issued_to = [\"job\"]\nmax_age = \"40d\"\n";
+
+    #[test]
+    fn a_policy_says_what_the_defaults_leave_open() {
+        let text = format!("{GOOD}{}", redeem(&["expired_txn_token"], AGED));
+        let policy = reading(&text).policy.unwrap();
+        assert_eq!((policy.client_id.as_str(), policy.subject.as_str()), ("job", "job"));
+        assert_eq!(policy.identity, Identity::parse(IdentityKind::SanUri, "spiffe://d.example/job").unwrap());
+        assert!(!policy.introspect && !policy.vouches_for_bound_tokens && policy.subject_token_audience.is_empty());
+        let [rule] = policy.purposes.as_slice() else { panic!("{policy:?}") };
+        assert_eq!((rule.purpose.as_str(), rule.line, rule.lifetime.as_secs()), ("s", 3, 60));
+        assert!(!rule.outlive && rule.subjects.is_none() && rule.granted_by.is_empty());
+        let redemption = rule.redemption.clone().unwrap();
+        assert_eq!((redemption.min_age.as_secs(), redemption.max_age.as_secs()), (0, 40 * 86_400));
+        assert_eq!((redemption.max_uses, redemption.require_record), (1, true));
+    }
+
+    #[test]
+    fn a_policy_says_what_is_written() {
+        let text = format!(
+            "{GOOD}subject = \"svc:job\"\nintrospect = true\nvouches_for_bound_tokens = true\n\
+             subject_token_audience = [\"https://api.example\"]\n{}",
+            purpose(
+                &["access_token", "txn_token"],
+                "lifetime = \"2m\"\nsubjects = [\"*@d\"]\ngranted_by = [\"g\"]\noutlive = true\npdp = false"
+            )
+        );
+        let reading = reading(&text);
+        assert!(reading.problems.is_empty(), "{:?}", reading.problems);
+        let policy = reading.policy.unwrap();
+        assert_eq!(
+            (policy.subject.as_str(), policy.introspect, policy.vouches_for_bound_tokens),
+            ("svc:job", true, true)
+        );
+        assert_eq!(policy.subject_token_audience, ["https://api.example"]);
+        let rule = &policy.purposes[0];
+        assert_eq!((rule.lifetime.as_secs(), rule.outlive, rule.granted_by[0].as_str()), (120, true, "g"));
+        assert!(rule.names_subject(&"x@d".parse().unwrap()));
+        assert_eq!(rule.accept, [Source::AccessToken, Source::TxnToken]);
+    }
+
+    /// R-AUTHN-05
+    #[test]
+    fn a_client_has_exactly_one_identity() {
+        for (text, expected) in [
+            ("client_id = \"job\"".to_owned(), "1: tls_client_auth_*: is missing: exactly one"),
+            (format!("{GOOD}{OTHER_IDENTITY}"), "2: tls_client_auth_san_uri: is one identity too many"),
+            (
+                format!("{GOOD}self_signed_tls_client_auth_x5t_s256 = [\"{}\"]", "A".repeat(43)),
+                "3: self_signed_tls_client_auth_x5t_s256: is one identity too many",
+            ),
+            (GOOD.replace("spiffe:", "spiffe"), "2: tls_client_auth_san_uri: not a URI"),
+            (GOOD.replace("tls_client_auth_san_uri", "tls_client_auth_uri"), "1: tls_client_auth_*: is missing"),
+            (
+                format!("client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = []"),
+                "2: self_signed_tls_client_auth_x5t_s256: one or two",
+            ),
+            (
+                format!("client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = [\"x\"]"),
+                "2: self_signed_tls_client_auth_x5t_s256: not a SHA-256 thumbprint",
+            ),
+        ] {
+            assert!(complaints(&text)[0].contains(expected), "{text}: {:?}", complaints(&text));
+        }
+        for key in IdentityKind::ALL.map(IdentityKind::name) {
+            assert!(complaints(&format!("client_id = \"job\"\n{key} = 1\n")).len() == 1);
+        }
+    }
+
+    /// A-089, A-109, and the list at the end of the contract's section on policies.
+    #[test]
+    fn each_rule_complains_at_its_key() {
+        let access = |more: &str| purpose(&["access_token"], more);
+        for (text, expected) in [
+            (String::from("client = \"job\""), "3: client: unknown key `client`"),
+            ("description = 1".into(), "3: description: must be a string"),
+            ("subject = \"\"".into(), "3: subject: a subject has 1 to 255"),
+            ("jwks_file = \"x\"".into(), "3: jwks_file: `jwks_file` is not supported by this version of Writ"),
+            ("opaque_tokens_from = \"x\"".into(), "3: opaque_tokens_from: `opaque_tokens_from` is not supported"),
+            ("[[purpose]]\naccept = [\"txn_token\"]\npdp = false".into(), "3: purpose[0].scope: is missing"),
+            ("[[purpose]]\nscope = \"s\"".into(), "3: purpose[0].accept: is missing"),
+            ("[[purpose]]\nscope = \"s t\"\naccept = [\"txn_token\"]".into(), "4: purpose[0].scope: a purpose is"),
+            (purpose(&[], ""), "5: purpose[0].accept: must name one source"),
+            (purpose(&["token"], ""), "5: purpose[0].accept: must be of \"access_token\""),
+            (purpose(&["txn_token", "txn_token"], ""), "5: purpose[0].accept: names \"txn_token\" twice"),
+            (
+                purpose(&["txn_token"], "lifetime = \"401s\""),
+                "6: purpose[0].lifetime: must be at most tokens.max_lifetime, \"400s\"",
+            ),
+            (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
+            (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
+            (purpose(&["txn_token"], "granted_by = [\"x\"]"), "6: purpose[0].granted_by: warning: has no effect"),
+            (
+                purpose(&["txn_token"], "when = \"true\""),
+                "6: purpose[0].when: `when` is not supported by this version of Writ",
+            ),
+            (purpose(&["txn_token"], "tctx.copy = [\"a\"]"), "6: purpose[0].tctx: `tctx` is not supported"),
+            (purpose(&["txn_token"], "rctx.copy = [\"a\"]"), "6: purpose[0].rctx: `rctx` is not supported"),
+            (
+                purpose(&["txn_token"], "request_details = \"x\""),
+                "6: purpose[0].request_details: `request_details` is not",
+            ),
+            (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: `pdp` is not supported"),
+            (purpose(&["txn_token"], "outlives = true"), "did you mean `outlive`?"),
+            (access(""), "3: purpose[0].granted_by: must name the scopes"),
+            (access("granted_by = []"), "6: purpose[0].granted_by: must name the scopes"),
+            (access("granted_by = [\"a b\"]"), "6: purpose[0].granted_by: a purpose is"),
+            (purpose(&["jwt"], "granted_by = [\"x\"]"), "5: purpose[0].accept: warning: takes \"jwt\", which no"),
+            (purpose(&["expired_txn_token"], ""), "3: purpose[0].redemption: is missing"),
+            (purpose(&["expired_txn_token"], "redemption = true"), "6: purpose[0].redemption: must be a table"),
+            (redeem(&["txn_token"], AGED), "6: purpose[0].redemption: has no place here"),
+            (redeem(&["expired_txn_token"], "max_age = \"1d\""), "6: purpose[0].redemption.issued_to: is missing"),
+            (
+                redeem(&["expired_txn_token"], "max_age = \"1d\"\nissued_to = []"),
+                "8: purpose[0].redemption.issued_to: must name",
+            ),
+            (
+                redeem(&["expired_txn_token"], "max_age = \"1d\"\nissued_to = [\".\"]"),
+                "redemption.issued_to: a client_id is",
+            ),
+            (redeem(&["expired_txn_token"], "issued_to = [\"a\"]"), "6: purpose[0].redemption.max_age: is missing"),
+            (
+                redeem(&["expired_txn_token"], &format!("{AGED}max_uses = 0")),
+                "redemption.max_uses: must be a whole number from 1",
+            ),
+            (
+                redeem(&["expired_txn_token"], &format!("{AGED}max_uses = -1")),
+                "redemption.max_uses: must be a whole number from 1",
+            ),
+            (
+                redeem(&["expired_txn_token"], &format!("{AGED}min_age = \"41d\"")),
+                "redemption.min_age: must not be longer",
+            ),
+            (redeem(&["expired_txn_token"], &format!("{AGED}max_use = 3")), "did you mean `max_uses`?"),
+            (
+                redeem(&["expired_txn_token"], "issued_to = [\"a\"]\nmax_age = \"90d\""),
+                "8: purpose[0].redemption.max_age: is too long: keys.retention must be longer",
+            ),
+            (
+                redeem(&["expired_txn_token"], &format!("{AGED}require_record = false")),
+                "redemption.require_record: warning: tokens that are not on record",
+            ),
+            (
+                redeem(&["expired_txn_token"], AGED).replace("scope", "lifetime = \"301s\"\nscope"),
+                "4: purpose[0].lifetime: must be at most \"300s\"",
+            ),
+            (
+                redeem(&["expired_txn_token"], AGED).replace("scope", "tctx.copy = [\"a\"]\nscope"),
+                "4: purpose[0].tctx: has no place here: a redeemed token carries",
+            ),
+            (
+                redeem(&["expired_txn_token", "client_credentials"], AGED),
+                "5: purpose[0].accept: \"client_credentials\" needs no token, and this scope can be redeemed (line 3)",
+            ),
+            (
+                redeem(&["expired_txn_token"], AGED) + &purpose(&["unsigned_json"], ""),
+                "12: purpose[1].accept: \"unsigned_json\" needs no token, and this scope can be redeemed (line 3)",
+            ),
+            (
+                purpose(&["self_signed"], "") + &redeem(&["expired_txn_token"], AGED),
+                "5: purpose[0].accept: \"self_signed\" needs no token, and this scope can be redeemed (line 7)",
+            ),
+            (
+                purpose(&["txn_token", "self_signed"], "") + &purpose(&["txn_token"], ""),
+                "9: purpose[1].accept: \"txn_token\" is accepted for this scope in line 3 already",
+            ),
+        ] {
+            let found = complaints(&format!("{GOOD}{text}"));
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_scope_may_have_a_table_for_each_of_its_sources() {
+        let text = format!(
+            "{GOOD}{}{}{}",
+            purpose(&["client_credentials"], "lifetime = \"30s\""),
+            purpose(&["txn_token"], ""),
+            purpose(&["access_token"], "granted_by = [\"g\"]")
+        );
+        assert!(complaints(&text).is_empty());
+        // Redeeming is no matter of other purposes.
+        let other = purpose(&["client_credentials"], "").replace("\"s\"", "\"t\"");
+        assert!(complaints(&format!("{GOOD}{}{other}", redeem(&["expired_txn_token", "txn_token"], AGED))).is_empty());
+    }
+
+    /// A-089
+    #[test]
+    fn a_file_that_is_empty_cut_off_or_misnamed_is_refused() {
+        assert_eq!(complaints("").len(), 2);
+        assert!(complaints(&GOOD[..GOOD.len() - 3])[0].starts_with("2: "));
+        assert!(
+            complaints(&GOOD.replace("\"job\"", "\"jobs\""))[0].contains("1: client_id: is not the name of the file")
+        );
+        assert!(
+            complaints(&GOOD.replace("\"job\"", "\"JOB\""))[0].contains("1: client_id: is not the name of the file")
+        );
+        assert!(complaints(&format!("{GOOD}client_id = \"job\"\n"))[0].contains("3: client_id: is written twice"));
+    }
+
+    /// A-139
+    #[test]
+    fn ten_mistakes_are_named_in_one_run() {
+        let text = "\
+client_id = \"jobs\"
+subject = \"\"
+introspect = \"yes\"
+[[purpose]]
+scope = \"a b\"
+[[purpose]]
+scope = \"c\"
+accept = [\"access_token\", \"magic\"]
+lifetime = \"forever\"
+when = 'true'
+[[purpose]]
+scope = \"d\"
+accept = [\"expired_txn_token\"]
+[purpose.redemption]
+issued_to = []
+max_age = \"4000d\"
+max_uses = 0
+";
+        let lines: Vec<usize> = reading(text).problems.iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [1, 1, 2, 3, 4, 5, 8, 9, 10, 15, 16, 17]);
+    }
 }

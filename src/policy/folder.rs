@@ -205,3 +205,167 @@ fn strangers(readings: &[&Reading]) -> Vec<Problem> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings(directory: &Path) -> Settings {
+        Settings {
+            directory: directory.to_owned(),
+            default_lifetime: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(300),
+            retention: Duration::from_secs(400 * 86_400),
+            outside_sources: Vec::new(),
+        }
+    }
+
+    fn policy(client: &str) -> String {
+        format!("client_id = \"{client}\"\ntls_client_auth_san_uri = \"spiffe://d.example/{client}\"\n")
+    }
+
+    fn folder(clients: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for client in clients {
+            fs::write(folder.path().join(format!("{client}.toml")), policy(client)).unwrap();
+        }
+        folder
+    }
+
+    fn clients(directory: &Path) -> Vec<String> {
+        let (set, warnings) = load(&settings(directory)).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        set.iter().map(|policy| policy.client_id.to_string()).collect()
+    }
+
+    fn refusal(directory: &Path) -> String {
+        let problems = load(&settings(directory)).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn only_toml_files_that_lie_open_in_the_folder_are_policies() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        for name in [".hidden.toml", "README.md", "c.toml.bak", "c.toml~"] {
+            fs::write(path.join(name), "no policy").unwrap();
+        }
+        fs::create_dir(path.join("tests")).unwrap();
+        fs::write(path.join("tests/x.toml"), "no policy").unwrap();
+        fs::create_dir(path.join("d.toml")).unwrap();
+        assert_eq!(clients(path), ["a", "b"]);
+    }
+
+    /// A-089
+    #[test]
+    fn a_link_may_stay_in_the_folder_but_not_leave_it() {
+        let mounted = folder(&[]);
+        let path = mounted.path();
+        fs::create_dir(path.join("..2026_01_01")).unwrap();
+        fs::write(path.join("..2026_01_01/a.toml"), policy("a")).unwrap();
+        symlink("..2026_01_01", path.join("..data")).unwrap();
+        symlink("..data/a.toml", path.join("a.toml")).unwrap();
+        assert_eq!(clients(path), ["a"]);
+
+        let elsewhere = folder(&["b"]);
+        symlink(elsewhere.path().join("b.toml"), path.join("b.toml")).unwrap();
+        symlink("nowhere", path.join("c.toml")).unwrap();
+        let refusal = refusal(path);
+        assert!(refusal.contains("b.toml: is a link to a file outside of the folder"), "{refusal}");
+        assert!(refusal.contains("c.toml: No such file"), "{refusal}");
+    }
+
+    /// A-020
+    #[test]
+    fn two_policies_with_one_identity_are_both_named() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        fs::write(path.join("b.toml"), policy("a").replace("\"a\"", "\"b\"")).unwrap();
+        assert!(refusal(path).ends_with("b.toml:2: tls_client_auth_san_uri: a.toml and b.toml have the same identity"));
+        // One of two thumbprints is enough: that certificate would belong to both.
+        let pinned = |client: &str, thumbprints: &str| {
+            let text = format!("client_id = \"{client}\"\nself_signed_tls_client_auth_x5t_s256 = [{thumbprints}]\n");
+            fs::write(path.join(format!("{client}.toml")), text).unwrap();
+        };
+        let [x, y, z] = ["A", "E", "I"].map(|last| format!("\"{}{last}\"", "A".repeat(42)));
+        pinned("a", &format!("{x}, {y}"));
+        pinned("b", &format!("{y}, {z}"));
+        assert!(refusal(path).contains("a.toml and b.toml have the same identity"));
+        pinned("b", &z);
+        assert_eq!(clients(path), ["a", "b"]);
+    }
+
+    #[test]
+    fn mistakes_in_several_files_are_named_in_one_run() {
+        let folder = folder(&["a", "b", "c"]);
+        let path = folder.path();
+        fs::write(path.join("a.toml"), "x = 1\n").unwrap();
+        fs::write(path.join("b.toml"), b"\xff").unwrap();
+        fs::write(path.join("not a client.toml"), policy("d")).unwrap();
+        let refusal = refusal(path);
+        for expected in
+            ["a.toml:1: x: unknown", "b.toml: is not UTF-8", "not a client.toml:1: client_id: is not the name"]
+        {
+            assert!(refusal.contains(expected), "{expected}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn redeeming_for_a_client_without_a_policy_is_warned_about() {
+        let folder = folder(&["a"]);
+        let redeem = "[[purpose]]\nscope = \"s\"\naccept = [\"expired_txn_token\"]\n\
+                      redemption = { issued_to = [\"a\", \"gone\"], max_age = \"1d\" }\n";
+        fs::write(folder.path().join("a.toml"), policy("a") + redeem).unwrap();
+        let (_, warnings) = load(&settings(folder.path())).unwrap();
+        let text = warnings.iter().map(ToString::to_string).collect::<String>();
+        assert!(text.ends_with("a.toml:6: purpose[0].redemption.issued_to: warning: \"gone\" has no policy"), "{text}");
+    }
+
+    #[test]
+    fn the_digest_tells_names_and_bytes_apart() {
+        let digest = |files: &[(&str, &str)]| {
+            let files = files.iter().map(|(name, text)| (name.into(), Ok(text.as_bytes().to_vec()))).collect();
+            Folder { files }.digest()
+        };
+        let all = [
+            digest(&[]),
+            digest(&[("a.toml", "b")]),
+            digest(&[("a.toml", "b"), ("c.toml", "")]),
+            digest(&[("a.tom", "lb")]),
+            digest(&[("a.toml", "bc.toml")]),
+        ];
+        assert!(all.iter().all(|one| one.len() == 43 && all.iter().filter(|other| *other == one).count() == 1));
+    }
+
+    /// A-089
+    #[test]
+    fn a_change_is_told_once_it_has_settled_and_only_once() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        let (set, _) = load(&settings(path)).unwrap();
+        let mut watch = Watch::new(settings(path), &set);
+        assert!(watch.look().is_none() && watch.look().is_none());
+
+        fs::write(path.join("b.toml"), "broken").unwrap();
+        assert!(watch.look().is_none(), "it may still be being written");
+        assert!(watch.look().unwrap().is_err());
+        assert!(watch.look().is_none(), "told already");
+        assert!(watch.load().is_err(), "asked for, it is told again");
+
+        fs::remove_file(path.join("b.toml")).unwrap();
+        assert!(watch.look().is_none());
+        let (set, _) = watch.look().unwrap().unwrap();
+        assert_eq!(set.iter().count(), 1);
+        assert!(watch.look().is_none());
+
+        fs::remove_dir_all(path).unwrap();
+        assert!(watch.look().is_none());
+        assert!(watch.look().unwrap().is_err(), "a folder that is gone is a broken change");
+        fs::create_dir(path).unwrap();
+        assert!(watch.look().is_none());
+        assert_eq!(watch.look().unwrap().unwrap().0.iter().count(), 0);
+    }
+}
