@@ -56,7 +56,7 @@ pub enum Source {
     AccessToken,
     /// Any other JWT of a configured subject issuer.
     Jwt,
-    /// An OpenID Connect ID token.
+    /// An ID token of a configured subject issuer.
     IdToken,
     /// A JWT signed by the client.
     SelfSigned,

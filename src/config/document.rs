@@ -500,7 +500,7 @@ mod tests {
             assert!(root.string("a").is_none());
             assert!(root.flag("b").is_none());
             assert!(root.integer("c", 0..=9).is_none());
-            assert!(root.list("d", filled).is_none());
+            assert!(root.list("d", str::parse::<String>).is_none());
             assert!(root.duration("e").is_none());
             assert!(root.table("f").is_none());
             assert!(root.tables("g").is_empty());
@@ -517,10 +517,6 @@ mod tests {
                 "8 g: must be [[g]] tables, not a whole number",
             ]
         );
-    }
-
-    fn filled(text: &str) -> Result<String, String> {
-        Ok(text.to_owned())
     }
 
     ///

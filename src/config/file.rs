@@ -94,8 +94,8 @@ struct Keys {
     retention: Duration,
     /// `None` if the times cannot hold together.
     times: Option<KeyTimes>,
-    sealing_key: PathBuf,
-    previous_sealing_keys: Vec<PathBuf>,
+    sealing: PathBuf,
+    previous_sealing: Vec<PathBuf>,
 }
 
 struct Limits {
@@ -164,8 +164,8 @@ impl Written {
             keys: keys::Settings {
                 algorithm: keys.algorithm,
                 times: keys.times?,
-                sealing_key: keys.sealing_key,
-                previous_sealing_keys: keys.previous_sealing_keys,
+                sealing_key: keys.sealing,
+                previous_sealing_keys: keys.previous_sealing,
             },
             limits: limits::Settings { requests_per_second_per_client: limits.requests_per_second_per_client },
             trust_domain,
@@ -274,8 +274,8 @@ fn keys(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
         algorithm: keys.choice("algorithm", &ALGORITHMS).unwrap_or(SigningAlgorithm::ES256),
         retention,
         times: times.ok(),
-        sealing_key: path_or(keys, "sealing_key", "certs/sealing.key"),
-        previous_sealing_keys: keys.paths("previous_sealing_keys").unwrap_or_default(),
+        sealing: path_or(keys, "sealing_key", "certs/sealing.key"),
+        previous_sealing: keys.paths("previous_sealing_keys").unwrap_or_default(),
     }
 }
 

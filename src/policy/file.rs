@@ -388,11 +388,11 @@ mod tests {
             (GOOD.replace("spiffe:", "spiffe"), "2: tls_client_auth_san_uri: not a URI"),
             (GOOD.replace("tls_client_auth_san_uri", "tls_client_auth_uri"), "1: tls_client_auth_*: is missing"),
             (
-                format!("client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = []"),
+                "client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = []".to_owned(),
                 "2: self_signed_tls_client_auth_x5t_s256: one or two",
             ),
             (
-                format!("client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = [\"x\"]"),
+                "client_id = \"job\"\nself_signed_tls_client_auth_x5t_s256 = [\"x\"]".to_owned(),
                 "2: self_signed_tls_client_auth_x5t_s256: not a SHA-256 thumbprint",
             ),
         ] {

@@ -63,10 +63,13 @@ impl Watch {
     }
 }
 
-/// The files as they are, sorted by name; in place of one that cannot be read, the reason.
+/// The files as they are, sorted by name.
 struct Folder {
-    files: Vec<(PathBuf, Result<Vec<u8>, String>)>,
+    files: Vec<(PathBuf, Content)>,
 }
+
+/// The bytes of a file, or why it cannot be read.
+type Content = Result<Vec<u8>, String>;
 
 /// Far more than a policy needs; a device or a log by that name must not fill the memory.
 const LONGEST: u64 = 1024 * 1024;
@@ -122,14 +125,14 @@ impl Folder {
     }
 }
 
-fn reading(path: &Path, content: &Result<Vec<u8>, String>, settings: &Settings) -> Result<Reading, Problem> {
+fn reading(path: &Path, content: &Content, settings: &Settings) -> Result<Reading, Problem> {
     let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
     Ok(file::parse(path, text, settings))
 }
 
 /// Every `*.toml` directly in the folder whose name does not start with a dot; folders are left alone.
-fn policy_files(directory: &Path) -> io::Result<Vec<(PathBuf, Result<Vec<u8>, String>)>> {
+fn policy_files(directory: &Path) -> io::Result<Vec<(PathBuf, Content)>> {
     let home = directory.canonicalize()?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -160,8 +163,8 @@ fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
         return Err("is not a plain file of at most 1 MiB".to_owned());
     }
     let mut bytes = Vec::new();
-    let read = File::open(real).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
-    read.map(|_| Some(bytes)).map_err(|cause| cause.to_string())
+    let length = File::open(real).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    length.map(|_| Some(bytes)).map_err(|cause| cause.to_string())
 }
 
 /// A certificate that fits two policies would fit neither.
