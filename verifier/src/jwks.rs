@@ -477,7 +477,7 @@ mod tests {
             format!(r#"{{"keys":[{good}],"x":{}{}}}"#, "[".repeat(100), "]".repeat(100)),
             format!(r#"{{"keys":[{good}{}]}}"#, ",{}".repeat(KEYS_MAX)),
         ] {
-            assert_eq!(KeySet::parse(text.as_bytes()).err(), Some(JwksError::Form), "{:.60}", text);
+            assert_eq!(KeySet::parse(text.as_bytes()).err(), Some(JwksError::Form), "{text:.60}");
         }
         let padded = format!(r#"{{"keys":[{good}]{}}}"#, " ".repeat(DOCUMENT_MAX));
         assert_eq!(KeySet::parse(padded.as_bytes()).err(), Some(JwksError::TooLong));

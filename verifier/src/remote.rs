@@ -232,7 +232,7 @@ impl Flight {
         let tag = shared.cache().tag();
         let fetched = shared.fetcher.fetch(tag.as_deref()).await;
         if let Err(error) = &fetched {
-            tracing::warn!(error = error as &dyn std::error::Error, from = ?shared.fetcher, "keys could not be fetched");
+            tracing::warn!(error = fetch::chain(error), from = ?shared.fetcher, "keys could not be fetched");
         }
         self.ended = true;
         let due = shared.conclude(fetched);

@@ -1,5 +1,6 @@
 //! One fetch: HTTPS to the configured place and nowhere else, with limits on time and size.
 
+use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,17 @@ pub(super) enum FetchError {
     Metadata(&'static str),
     #[error("it was given up")]
     Dropped,
+}
+
+/// The error with its causes: the outermost of the HTTP client's own says little.
+pub(super) fn chain(error: &FetchError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.extend([": ", &error.to_string()]);
+        cause = error.source();
+    }
+    text
 }
 
 pub(super) struct Fetcher {

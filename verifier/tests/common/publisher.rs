@@ -130,17 +130,18 @@ async fn answer(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State
     }
     let mut text = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([name, ": ", value, "\r\n"]);
     }
     if !reply.endless {
-        text.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+        text.extend(["content-length: ", &reply.body.len().to_string(), "\r\n"]);
     }
     text.push_str("\r\n");
     stream.write_all(text.as_bytes()).await?;
     stream.write_all(&reply.body).await?;
-    while reply.endless {
-        stream.write_all(&[b' '; 1024]).await?;
-        tokio::task::yield_now().await;
+    if reply.endless {
+        loop {
+            stream.write_all(&[b' '; 1024]).await?;
+        }
     }
     stream.shutdown().await
 }
