@@ -60,6 +60,20 @@ impl Claims {
     }
 }
 
+#[cfg(test)]
+impl Claims {
+    /// Claims that no policy granted, for tests of what is done with claims.
+    pub(crate) fn about(sub: &str) -> Self {
+        Self(
+            serde_json::from_value(serde_json::json!({
+                "iat": 1_790_000_000, "exp": 1_790_000_060, "aud": "d.example", "txn": "t", "sub": sub,
+                "scope": "a", "req_wl": "gateway"
+            }))
+            .unwrap(),
+        )
+    }
+}
+
 /// What does not come from this request alone.
 struct Carried {
     txn: String,

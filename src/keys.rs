@@ -179,6 +179,13 @@ impl KeyRing {
         self.held().ring.find(kid)
     }
 
+    /// When the oldest key began to sign that can still validate a token.
+    pub fn oldest_signature(&self) -> Timestamp {
+        let held = self.held();
+        let began = held.ring.lives().filter(|life| life.state() != KeyState::Revoked).filter_map(|life| life.signed());
+        began.map(|span| span.from()).min().unwrap_or_else(|| held.ring.signs_from()).min(held.ring.signs_from())
+    }
+
     /// How many keys are in each state.
     pub fn states(&self) -> BTreeMap<KeyState, usize> {
         let mut states = BTreeMap::new();

@@ -205,7 +205,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use std::time::Duration;
+
     use crate::client::ClientError;
+    use crate::keys::TxnToken;
+    use crate::limits::RateLimited;
+    use crate::subject::SubjectError;
 
     fn body(answer: HttpResponse) -> Value {
         let bytes = System::new().block_on(to_bytes(answer.into_body())).unwrap();
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn a_token_comes_with_what_its_holder_must_know() {
         let token = Issued {
-            token: "a.b.c".to_owned(),
+            token: TxnToken::unsigned("a.b.c"),
             expires_in: 60,
             expires_at: Timestamp::from_epoch(1_793_000_060),
             scope: "mailbox.deliver".to_owned(),
@@ -232,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_the_time_that_it_turns_on() {
-        let answer = refusal(&Refusal::Expired(Timestamp::from_epoch(1_793_000_060)));
+        let answer = refusal(&SubjectError::Expired { expired_at: Timestamp::from_epoch(1_793_000_060) }.into());
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
         let expected = json!({
             "error": "invalid_request", "reason": "subject_token_expired", "expired_at": 1_793_000_060,
@@ -259,7 +264,10 @@ mod tests {
 
     #[test]
     fn whoever_is_turned_away_for_now_is_told_when_to_come_back() {
-        assert_eq!(refusal(&Refusal::RateLimited).headers().get(RETRY_AFTER).unwrap(), "1");
+        assert_eq!(
+            refusal(&RateLimited { retry_after: Duration::from_millis(1) }.into()).headers().get(RETRY_AFTER).unwrap(),
+            "1"
+        );
         assert_eq!(http(HttpRefusal::Overloaded).headers().get(RETRY_AFTER).unwrap(), "1");
         assert!(refusal(&Refusal::Client(ClientError::Unknown)).headers().get(RETRY_AFTER).is_none());
         assert!(http(HttpRefusal::NotFound).headers().get(RETRY_AFTER).is_none());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Socket};
@@ -288,13 +288,17 @@ fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger) -> Vec<&'static str> 
 
 /// Takes each step of the key ring when it is due, and records it.
 async fn keep_keys(keys: Arc<KeyRing>, audit: Audit) {
-    keys.run(async |event| {
-        // The step is taken and cannot be undone; a log that does not write stops tokens, not rotation.
-        if let Err(error) = audit.write(&event.into()).await {
-            tracing::error!(%error, "a change of the key ring could not be recorded");
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let timer = async { keys.run(|event| drop(events.send(event))).await };
+    let recorder = async {
+        while let Some(event) = happened.recv().await {
+            // The step is taken and cannot be undone; a log that does not write stops tokens, not rotation.
+            if let Err(error) = audit.write(&Event::from(event)).await {
+                tracing::error!(%error, "a change of the key ring could not be recorded");
+            }
         }
-    })
-    .await;
+    };
+    tokio::join!(timer, recorder);
 }
 
 /// Looks after a store that failed, and sweeps the ledger.

@@ -108,7 +108,8 @@ fn text(answer: &Value) -> String {
         let members = answer.as_object().into_iter().flatten();
         return members.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n");
     };
-    let columns = ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"];
+    let columns =
+        ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"];
     let cell = |key: &Value, column: &str| key[column].as_str().unwrap_or("-").to_owned();
     let mut lines = vec![columns.map(str::to_owned)];
     lines.extend(keys.iter().map(|key| columns.map(|column| cell(key, column))));

@@ -90,4 +90,3 @@ pub fn reload_on_hangup(service: &Service) {
         Err(error) => tracing::warn!(%error, "SIGHUP will not reload"),
     }
 }
-

@@ -161,7 +161,9 @@ mod rfc3339 {
         time.map(|time| time.to_string()).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
         let text: Option<String> = serde::Deserialize::deserialize(deserializer)?;
         let epoch = |text: String| {
             let time = DateTime::parse_from_rfc3339(&text).map_err(serde::de::Error::custom)?;

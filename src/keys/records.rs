@@ -106,7 +106,11 @@ pub(super) async fn create(
 pub(super) async fn replace(store: &Store, held: &Held, successor: &Held, now: Timestamp) -> Result<(), KeysError> {
     let known = held.ring.past();
     let past = successor.ring.past().iter().filter(|(kid, key)| known.get(*kid) != Some(*key));
-    let change = Change::new().is(Table::Keys, RING, held.document.as_slice()).put(Table::Keys, RING, successor.document.as_slice());
+    let change = Change::new().is(Table::Keys, RING, held.document.as_slice()).put(
+        Table::Keys,
+        RING,
+        successor.document.as_slice(),
+    );
     let records = past.map(history).collect::<Result<Vec<_>, _>>()?;
     apply(store, records.into_iter().fold(change, put), now).await
 }

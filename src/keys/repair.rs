@@ -127,7 +127,8 @@ impl KeyRing {
         let reflection = blocking(move || mirror.read()).await?;
         let held = self.held();
         let outdated = held.ring.lives().filter(|life| !reflection.lives.contains(life));
-        let outdated = outdated.map(|life: KeyLife| Problem::Outdated { kid: life.kid().to_string(), state: life.state() });
+        let outdated =
+            outdated.map(|life: KeyLife| Problem::Outdated { kid: life.kid().to_string(), state: life.state() });
         Ok(reflection.damaged.into_iter().map(Problem::DamagedFile).chain(outdated).collect())
     }
 }

@@ -172,6 +172,16 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
+    /// The first second in which it signed; none for `next`.
+    pub fn signs_from(&self) -> Option<Timestamp> {
+        self.signs_from
+    }
+
+    /// The last second in which it signed; none while it signs.
+    pub fn signs_until(&self) -> Option<Timestamp> {
+        self.signs_until
+    }
+
     /// Whether the key signed at `iat`. A token from outside its span is forged (R-DELAY-09).
     pub fn signed_at(&self, iat: Timestamp) -> bool {
         self.signs_from.is_some_and(|from| from <= iat) && self.signs_until.is_none_or(|until| iat <= until)

@@ -11,6 +11,7 @@ use writ_verifier::claims::TYP;
 
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError};
+use crate::claims::Claims;
 use crate::clock::Timestamp;
 
 /// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
@@ -48,7 +49,7 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeysError::Claims`] if they have no JSON form, [`KeysError::Signing`] if the key does not sign.
-    pub fn sign(&self, claims: &impl Serialize) -> Result<TxnToken, KeysError> {
+    pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
         let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
         let mut compact = format!("{}.", self.held.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
@@ -98,6 +99,15 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
+}
+
+#[cfg(test)]
+impl TxnToken {
+    /// A token that no key signed, for tests of what is done with tokens.
+    pub(crate) fn unsigned(compact: &str) -> Self {
+        let kid = Kid::try_from("A".repeat(43)).unwrap();
+        Self { compact: compact.to_owned(), signed_len: compact.len(), kid }
+    }
 }
 
 impl fmt::Debug for TxnToken {

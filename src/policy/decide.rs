@@ -218,7 +218,7 @@ pub fn decide(asked: &Asked<'_>, subject: VerifiedSubject, now: Timestamp, trace
             Ok(asked.grant(&rules(Source::ClientCredentials)?, GrantKind::Issue { sub, not_after: None }))
         }
         VerifiedSubject::Named(sub) => named(asked, &rules(Source::ClientCredentials)?, sub, trace),
-        VerifiedSubject::Outside(token) => outside(asked, &rules(Source::AccessToken)?, token, now, trace),
+        VerifiedSubject::Outside(token) => outside(asked, &rules(Source::AccessToken)?, &token, trace),
         VerifiedSubject::Own(token) => redeem(asked, token, now, trace),
     }
 }
@@ -237,8 +237,7 @@ fn named(asked: &Asked<'_>, rules: &[&PurposeRule], sub: Subject, trace: &mut Tr
 fn outside(
     asked: &Asked<'_>,
     rules: &[&PurposeRule],
-    token: OutsideToken,
-    now: Timestamp,
+    token: &OutsideToken,
     trace: &mut Trace,
 ) -> Result<Grant, Denial> {
     for rule in rules {
@@ -389,7 +388,8 @@ mod tests {
     /// R-REQ-19, A-083
     #[test]
     fn a_named_subject_must_fit_a_pattern_unless_it_is_the_clients_own() {
-        let open = PurposeRule { subjects: Some(vec![Glob::new("*@d.example")]), ..rule("a", &[Source::ClientCredentials]) };
+        let open =
+            PurposeRule { subjects: Some(vec![Glob::new("*@d.example")]), ..rule("a", &[Source::ClientCredentials]) };
         let closed = rule("b", &[Source::ClientCredentials]);
         let policy = policy(vec![open, closed]);
         let outcome = |scope: &str, name: &str| {

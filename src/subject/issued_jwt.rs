@@ -314,7 +314,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::client::Identity;
+    use crate::client::{Identity, IdentityKind};
     use crate::policy::Source;
     use crate::subject::issuers::KeySource;
 
@@ -344,7 +344,7 @@ pub(super) mod tests {
         ClientPolicy {
             client_id: "gateway".parse().unwrap(),
             description: None,
-            identity: Identity::SanUri("spiffe://d.example/gateway".to_owned()),
+            identity: Identity::parse(IdentityKind::SanUri, "spiffe://d.example/gateway").unwrap(),
             subject: "svc:gateway".parse().unwrap(),
             introspect: false,
             subject_token_audience: Vec::new(),
