@@ -436,7 +436,7 @@ pub(super) mod tests {
         assert_eq!(token.issuer(), ISSUER);
         assert_eq!(token.sub().as_str(), "alice");
         assert_eq!(token.scope().unwrap().to_string(), "trade.stocks mail");
-        assert_eq!(token.usable_until(), NOW + Duration::from_secs(300));
+        assert_eq!(token.usable_until(), NOW + Duration::from_secs(300) + SKEW);
         assert_eq!(token.claims().raw("client_id"), Some("\"web\""));
         assert!(!token.is_bound());
     }
@@ -582,7 +582,7 @@ pub(super) mod tests {
         }
         for exp in ["1793000300.5", "1.7930003e9", "1793000300.0"] {
             let token = Setting::rfc_9068().read(&with("exp", exp)).unwrap();
-            assert_eq!(token.usable_until(), Timestamp::from_epoch(1_793_000_300), "{exp}");
+            assert_eq!(token.usable_until(), Timestamp::from_epoch(1_793_000_300) + SKEW, "{exp}");
         }
     }
 
