@@ -9,7 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::keys::rotation::{KeyChange, KeyEvent};
+use crate::keys::event::{KeyChange, KeyEvent};
 use crate::telemetry::{Format, Log, LogError};
 
 /// SHA-256 of a compact token as sent, in base64url.

@@ -23,6 +23,7 @@ use self::token::header;
 use crate::clock::Timestamp;
 use crate::store::{Store, StoreError};
 
+pub mod event;
 pub mod jwks;
 pub mod listing;
 pub mod mirror;
@@ -33,6 +34,7 @@ pub mod rotation;
 pub mod seal;
 pub mod signing;
 
+mod opening;
 mod records;
 mod token;
 

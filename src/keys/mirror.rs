@@ -3,7 +3,7 @@
 //! History cannot be made again. Should the store be lost or go back in time, the ring is rebuilt from these files; and
 //! a file that knows more than the store gives such a loss away.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,14 +109,19 @@ impl Mirror {
     ///
     /// A file of a key that is not among them and never signed is left of a step that was not taken; it is removed.
     pub(super) fn refresh(&self, lives: Vec<KeyLife>) -> Result<(), MirrorError> {
-        let found = self.read()?;
-        for stranger in strangers(&found.lives, &lives) {
-            if stranger.state() != KeyState::Next {
-                return Err(MirrorError::Ahead(stranger.kid().clone()));
-            }
-            fs::remove_file(self.path(stranger.kid()))?;
+        let Reflection { lives: found, damaged } = self.read()?;
+        for file in damaged {
+            tracing::warn!(%file, "a key's file tells nothing; it is written anew if the key is known");
         }
-        self.write(lives.into_iter().filter(|life| !found.lives.contains(life)).collect())
+        let mut found: BTreeMap<Kid, KeyLife> = found.into_iter().map(|life| (life.kid().clone(), life)).collect();
+        let outdated = lives.into_iter().filter(|life| found.remove(life.kid()).as_ref() != Some(life)).collect();
+        if let Some(stranger) = found.values().find(|life| life.state() != KeyState::Next) {
+            return Err(MirrorError::Ahead(stranger.kid().clone()));
+        }
+        for kid in found.keys() {
+            fs::remove_file(self.path(kid))?;
+        }
+        self.write(outdated)
     }
 
     /// Reads every file. Blocks.
@@ -152,11 +157,6 @@ impl Mirror {
     }
 }
 
-fn strangers<'a>(found: &'a [KeyLife], known: &[KeyLife]) -> impl Iterator<Item = &'a KeyLife> {
-    let known: BTreeSet<Kid> = known.iter().map(|life| life.kid().clone()).collect();
-    found.iter().filter(move |life| !known.contains(life.kid()))
-}
-
 fn to_file(content: &Content) -> io::Result<Vec<u8>> {
     let content = serde_json::value::to_raw_value(content)?;
     let mut bytes = serde_json::to_vec(&File { sha256: checksum(&content), content })?;
@@ -174,4 +174,95 @@ fn from_file(bytes: &[u8]) -> Result<Content, FileError> {
 
 fn checksum(content: &RawValue) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, content.get().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::keys::SigningAlgorithm;
+    use crate::keys::public::PublicKey;
+    use crate::keys::ring::Span;
+    use crate::keys::signing::KeyPair;
+
+    fn public() -> PublicKey {
+        KeyPair::generate(SigningAlgorithm::ES256).unwrap().public().clone()
+    }
+
+    fn lives() -> Vec<KeyLife> {
+        let span = Span::new(Timestamp::from_epoch(10), Timestamp::from_epoch(20));
+        vec![
+            KeyLife::Next { public: public(), created_at: Timestamp::from_epoch(10) },
+            KeyLife::historical(public(), span, Duration::from_secs(30)),
+            KeyLife::revoked(public(), Some(span), Timestamp::from_epoch(30)),
+            KeyLife::Forgotten { kid: public().kid().clone() },
+        ]
+    }
+
+    fn mirror(folder: &tempfile::TempDir) -> Mirror {
+        Mirror::new(folder.path().to_owned(), "d.example".parse().unwrap())
+    }
+
+    fn sorted(mut lives: Vec<KeyLife>) -> Vec<KeyLife> {
+        lives.sort_by_key(|life| life.kid().clone());
+        lives
+    }
+
+    #[test]
+    fn every_kind_of_life_reads_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let lives = lives();
+        mirror(&folder).write(lives.clone()).unwrap();
+        let read = mirror(&folder).read().unwrap();
+        assert_eq!((sorted(read.lives), read.damaged), (sorted(lives), Vec::new()));
+    }
+
+    #[test]
+    fn no_changed_byte_and_no_cut_goes_unnoticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let life = lives().remove(1);
+        let mirror = mirror(&folder);
+        mirror.write(vec![life.clone()]).unwrap();
+        let path = mirror.path(life.kid());
+        let good = fs::read(&path).unwrap();
+        for index in 0..good.len() - 1 {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            fs::write(&path, bad).unwrap();
+            assert!(mirror.read_file(&path).is_err(), "byte {index}");
+            fs::write(&path, &good[..index]).unwrap();
+            assert!(mirror.read_file(&path).is_err(), "{index} bytes");
+        }
+        fs::write(&path, good).unwrap();
+        assert_eq!(mirror.read_file(&path), Ok(life));
+    }
+
+    #[test]
+    fn a_file_under_another_name_or_of_another_trust_domain_tells_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [life, other] = [lives().remove(0), lives().remove(0)];
+        let mirror = mirror(&folder);
+        mirror.write(vec![life.clone()]).unwrap();
+        fs::rename(mirror.path(life.kid()), mirror.path(other.kid())).unwrap();
+        assert_eq!(mirror.read().unwrap().damaged[0].reason, FileError::Name);
+        fs::rename(mirror.path(other.kid()), mirror.path(life.kid())).unwrap();
+        let elsewhere = Mirror::new(folder.path().to_owned(), "e.example".parse().unwrap());
+        assert_eq!(elsewhere.read().unwrap().damaged[0].reason, FileError::TrustDomain);
+    }
+
+    #[test]
+    fn refreshing_removes_what_was_never_used_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let lives = lives();
+        mirror(&folder).write(lives.clone()).unwrap();
+        mirror(&folder).refresh(lives[1..].to_vec()).unwrap();
+        assert_eq!(sorted(mirror(&folder).read().unwrap().lives), sorted(lives[1..].to_vec()));
+        for known in 2..4 {
+            let ahead = mirror(&folder).refresh(lives[known..].to_vec());
+            assert!(matches!(ahead, Err(MirrorError::Ahead(_))), "{ahead:?}");
+        }
+        assert_eq!(mirror(&folder).read().unwrap().lives.len(), 3);
+    }
 }

@@ -1,13 +1,16 @@
 //! What is done about a ring that may be wrong: look at all of it, or begin anew from the files.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use writ_verifier::TrustDomain;
 
 use super::mirror::{DamagedFile, Mirror, MirrorError};
+use super::opening::introduce;
+use super::public::Kid;
 use super::records::{self, Installation, Record};
-use super::ring::{KeyLife, KeyState, Ring};
-use super::rotation::{blocking, introduce};
+use super::ring::{KeyState, Ring};
+use super::rotation::blocking;
 use super::seal::SealingKeys;
 use super::{Held, KeyRing, KeysError, Settings, open};
 use crate::clock::Timestamp;
@@ -85,7 +88,7 @@ pub enum Problem {
     #[error("the file of the key {kid} ({}) is missing or outdated", state.as_str())]
     Outdated {
         /// The key.
-        kid: String,
+        kid: Kid,
         /// Its state in the ring.
         state: KeyState,
     },
@@ -126,9 +129,9 @@ impl KeyRing {
         let mirror = self.mirror.clone();
         let reflection = blocking(move || mirror.read()).await?;
         let held = self.held();
-        let outdated = held.ring.lives().filter(|life| !reflection.lives.contains(life));
-        let outdated =
-            outdated.map(|life: KeyLife| Problem::Outdated { kid: life.kid().to_string(), state: life.state() });
+        let told: BTreeMap<_, _> = reflection.lives.iter().map(|life| (life.kid(), life)).collect();
+        let outdated = held.ring.lives().filter(|life| told.get(life.kid()) != Some(&life));
+        let outdated = outdated.map(|life| Problem::Outdated { kid: life.kid().clone(), state: life.state() });
         Ok(reflection.damaged.into_iter().map(Problem::DamagedFile).chain(outdated).collect())
     }
 }

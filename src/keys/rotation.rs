@@ -8,20 +8,16 @@ use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use writ_verifier::TrustDomain;
 
+use super::event::KeyEvent;
 use super::mirror::Mirror;
-use super::public::Kid;
-use super::records::{self, Installation, Stored};
-use super::ring::{Found, KeyLife, PastKey, Ring, SigningKey, Step};
-use super::seal::SealingKeys;
+use super::records;
+use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
-use super::{Desk, Held, KeyRing, KeysError, Settings, SigningAlgorithm, listing, open, seal};
+use super::{Held, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use crate::clock::Timestamp;
-use crate::store::Store;
 
 /// The timer sleeps no longer than this: clocks jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -33,37 +29,6 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 3;
 /// How many imported keys are stored at once: as many as surely fit into a change of the store.
 const IMPORTED_AT_ONCE: usize = 50;
-
-/// What happened to a key; for the audit log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyEvent {
-    /// When.
-    pub at: Timestamp,
-    /// What.
-    pub change: KeyChange,
-}
-
-/// What can happen to a key that is worth a line in the audit log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyChange {
-    /// A new key is published.
-    Created {
-        /// The new key.
-        kid: Kid,
-    },
-    /// Another key signs.
-    Rotated {
-        /// The key that signed.
-        from: Kid,
-        /// The key that signs now.
-        to: Kid,
-    },
-    /// A key validates nothing any more.
-    Revoked {
-        /// The revoked key.
-        kid: Kid,
-    },
-}
 
 /// What belongs to whoever takes the next step.
 #[derive(Default)]
@@ -98,119 +63,12 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Opening.
-impl KeyRing {
-    /// The ring of the store, or the first one if there never was one; rotations that were missed are made up for.
-    ///
-    /// With it comes what happened to the keys.
-    ///
-    /// # Errors
-    /// [`KeysError`]; where the store is foreign or damaged, or the sealing key is wrong, nothing was changed.
-    pub async fn open(
-        store: Store,
-        settings: &Settings,
-        sealing: SealingKeys,
-        trust_domain: &TrustDomain,
-        now: Timestamp,
-    ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
-        let mirror = Mirror::new(store.key_folder(), trust_domain.clone());
-        let (found, mut events) = match records::load(&store).await? {
-            Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
-            None => begin(&store, settings, &sealing, trust_domain, now).await?,
-        };
-        refresh(&mirror, &found.held.ring).await?;
-        let keys = Self {
-            store,
-            mirror,
-            installation: found.installation,
-            sealing,
-            algorithm: settings.algorithm,
-            times: settings.times,
-            desk: Desk { held: found.held.into(), latest: Timestamp::default(), closing: None }.into(),
-            turn: tokio::sync::Mutex::default(),
-            wake: Notify::new(),
-        };
-        events.extend(keys.settle(found.last_event, now).await?);
-        Ok((keys, events))
-    }
-
-    /// Whatever must be on record before the first signature: a rotation that was missed, the times now in force, and
-    /// private halves under the sealing key now in force.
-    async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
-        let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
-            Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.ended(last_event, now), now)?)),
-            Some(Step::Forget) | None => Ok(None),
-        });
-        let events = caught_up.await?;
-        self.step(now, |ring, _, _| Ok(ring.adjust(self.times))).await?;
-        self.step(now, |ring, _, _| self.resealed(ring)).await?;
-        Ok(events)
-    }
-
-    /// `None` if all is sealed with the sealing key in force.
-    fn resealed(&self, ring: &Ring) -> Result<Option<Ring>, KeysError> {
-        let is_stale = |key| Ok::<_, KeysError>(open(key, &self.sealing, &self.installation)?.1);
-        if !is_stale(ring.current())? && !is_stale(ring.next())? {
-            return Ok(None);
-        }
-        let anew = |key: &SigningKey| {
-            let (pair, _) = open(key, &self.sealing, &self.installation)?;
-            seal(&pair, &self.sealing, &self.installation)
-        };
-        ring.reseal(anew).map(Some)
-    }
-}
-
-/// A ring that was found in the store, ready to sign.
-struct Opened {
-    installation: Installation,
-    held: Held,
-    last_event: Timestamp,
-}
-
-fn found(stored: Stored, sealing: &SealingKeys, trust_domain: &TrustDomain) -> Result<Opened, KeysError> {
-    let Stored { installation, ring, last_event } = stored;
-    if installation.trust_domain() != trust_domain {
-        return Err(KeysError::Foreign { found: installation.trust_domain().to_string() });
-    }
-    open(ring.next(), sealing, &installation)?;
-    Ok(Opened { held: Held::new(ring, sealing, &installation)?, installation, last_event })
-}
-
-/// The first start. The files come after the store here: files beside an empty store mean that it lost its records.
-async fn begin(
-    store: &Store,
-    settings: &Settings,
-    sealing: &SealingKeys,
-    trust_domain: &TrustDomain,
-    now: Timestamp,
-) -> Result<(Opened, Vec<KeyEvent>), KeysError> {
-    let installation = Installation::new(trust_domain.clone());
-    let current = introduce(settings.algorithm, sealing, &installation, now).await?;
-    let next = introduce(settings.algorithm, sealing, &installation, now).await?;
-    let created = |key: &SigningKey| KeyEvent::created(key.public().kid(), now);
-    let events = vec![created(&current), created(&next)];
-    let held = Held::new(Ring::first(current, next, settings.times, now), sealing, &installation)?;
-    records::create(store, &installation, &held, now).await?;
-    Ok((Opened { installation, held, last_event: now }, events))
-}
-
-/// A new key, its private half under seal.
-pub(super) async fn introduce(
-    algorithm: SigningAlgorithm,
-    sealing: &SealingKeys,
-    installation: &Installation,
-    now: Timestamp,
-) -> Result<SigningKey, KeysError> {
-    let pair = generate(algorithm).await?;
-    Ok(SigningKey::new(pair.public().clone(), now, seal(&pair, sealing, installation)?))
-}
-
-async fn generate(algorithm: SigningAlgorithm) -> Result<KeyPair, SigningError> {
+/// A new key pair; RSA keys take their time.
+pub(super) async fn generate(algorithm: SigningAlgorithm) -> Result<KeyPair, SigningError> {
     spawn_blocking(move || KeyPair::generate(algorithm)).await.map_err(|_| SigningError::Generation)?
 }
 
-async fn refresh(mirror: &Mirror, ring: &Ring) -> Result<(), KeysError> {
+pub(super) async fn refresh(mirror: &Mirror, ring: &Ring) -> Result<(), KeysError> {
     let (mirror, lives) = (mirror.clone(), ring.lives().collect());
     Ok(blocking(move || mirror.refresh(lives)).await?)
 }
@@ -274,7 +132,7 @@ impl KeyRing {
 
     /// Takes one step: `follow` says what comes after a ring, given a fresh key and the instant at which the current
     /// key ends if it is to end. What it gives is in force once it is stored.
-    async fn step(
+    pub(super) async fn step(
         &self,
         now: Timestamp,
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
@@ -330,8 +188,8 @@ impl KeyRing {
 
     /// The files first: should one of them not be written, nothing has happened yet.
     async fn store(&self, held: &Held, successor: &Held, now: Timestamp) -> Result<(), KeysError> {
-        let known: Vec<KeyLife> = held.ring.lives().collect();
-        let changed = successor.ring.lives().filter(|life| !known.contains(life)).collect();
+        let is_news = |life: &KeyLife| held.ring.life(life.kid().as_str()).as_ref() != Some(life);
+        let changed = successor.ring.lives().filter(is_news).collect();
         let mirror = self.mirror.clone();
         blocking(move || mirror.write(changed)).await?;
         records::replace(&self.store, held, successor, now).await
@@ -364,25 +222,6 @@ impl KeyRing {
         }
         turn.in_doubt = false;
         Ok(())
-    }
-}
-
-impl KeyEvent {
-    fn created(kid: &Kid, at: Timestamp) -> Self {
-        Self { at, change: KeyChange::Created { kid: kid.clone() } }
-    }
-
-    /// What happened between two rings.
-    fn between(old: &Ring, new: &Ring, at: Timestamp) -> Vec<Self> {
-        let (from, to) = (old.current().public().kid(), new.current().public().kid());
-        let rotated = (from != to).then(|| KeyChange::Rotated { from: from.clone(), to: to.clone() });
-        let is_ours = |kid: &Kid| !matches!(old.find(kid.as_str()), Found::Unknown | Found::Revoked);
-        let revoked = new.past().iter().filter(|(kid, key)| matches!(key, PastKey::Revoked(_)) && is_ours(kid));
-        let created = [new.current(), new.next()].into_iter().map(|key| key.public().kid());
-        let created = created.filter(|kid| old.find(kid.as_str()) == Found::Unknown);
-        let changes = revoked.map(|(kid, _)| KeyChange::Revoked { kid: kid.clone() });
-        let changes = changes.chain(rotated).chain(created.map(|kid| KeyChange::Created { kid: kid.clone() }));
-        changes.map(|change| Self { at, change }).collect()
     }
 }
 

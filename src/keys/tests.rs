@@ -10,8 +10,9 @@ use writ_verifier::TrustDomain;
 use writ_verifier::jws::Jws;
 use zeroize::Zeroizing;
 
+use super::event::{KeyChange, KeyEvent};
 use super::repair::{Problem, Rebuilt};
-use super::rotation::{Closing, KeyChange, KeyEvent};
+use super::rotation::Closing;
 use super::*;
 use crate::claims::Claims;
 use crate::store::{self, Change, Table};
@@ -313,7 +314,7 @@ async fn files_of_a_step_that_was_never_taken_are_put_right_at_the_next_start() 
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let held = keys.held();
-    let fresh = rotation::introduce(keys.algorithm, &keys.sealing, &keys.installation, at(100)).await.unwrap();
+    let fresh = opening::introduce(keys.algorithm, &keys.sealing, &keys.installation, at(100)).await.unwrap();
     let orphan = installed.files().join(format!("{}.json", fresh.public().kid()));
     let ring = held.ring.promote(fresh, keys.times, at(100), at(100)).unwrap();
     keys.mirror.write(ring.lives().collect()).unwrap();

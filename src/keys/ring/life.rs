@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
+use super::{CurrentKey, KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
 use crate::clock::Timestamp;
 
 /// Where in its life a key is.
@@ -136,15 +136,24 @@ impl KeyLife {
 impl Ring {
     /// The life of every key: first the published ones, then the past.
     pub fn lives(&self) -> impl Iterator<Item = KeyLife> {
-        let SigningKey { public, created_at, .. } = self.next.clone();
-        let current = self.current.clone().retire(self.current.planned_until);
-        let previous = self.previous.clone().map(KeyLife::Previous);
-        let past = self.past.iter().map(|(kid, key)| match key.clone() {
-            PastKey::Historical(key) => KeyLife::Historical(key),
-            PastKey::Revoked(key) => KeyLife::Revoked(key),
-            PastKey::Forgotten => KeyLife::Forgotten { kid: kid.clone() },
-        });
-        [KeyLife::Next { public, created_at }, KeyLife::Current(current)].into_iter().chain(previous).chain(past)
+        let past = self.past.iter().map(|(kid, key)| key.life(kid));
+        [self.next.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
+    }
+
+    /// The life of the key named `kid`; `None` if it was never ours.
+    pub fn life(&self, kid: &str) -> Option<KeyLife> {
+        if self.next.is(kid) {
+            Some(self.next.life())
+        } else if self.current.key.is(kid) {
+            Some(self.current.life())
+        } else {
+            let past = || self.past.get_key_value(kid).map(|(kid, key)| key.life(kid));
+            self.previous_life().filter(|life| life.kid().as_str() == kid).or_else(past)
+        }
+    }
+
+    fn previous_life(&self) -> Option<KeyLife> {
+        self.previous.clone().map(KeyLife::Previous)
     }
 
     /// A ring that begins anew at `now` with what is known of the keys before it: the one that signed last stays
@@ -170,16 +179,34 @@ impl Ring {
     #[must_use]
     pub fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
         let mut ring = self.following();
-        let strangers = lives.into_iter().filter(|life| !self.knows(life.kid()));
+        let strangers = lives.into_iter().filter(|life| self.life(life.kid().as_str()).is_none());
         let (past, retired) = past_and_retired(strangers, now);
         ring.past.extend(past);
         ring.past.extend(retired.into_iter().map(|key| (key.public.kid().clone(), PastKey::Historical(key))));
         let added = ring.past.len() - self.past.len();
         (ring, added)
     }
+}
 
-    fn knows(&self, kid: &Kid) -> bool {
-        self.past.contains_key(kid) || self.published().any(|key| key.kid() == kid)
+impl SigningKey {
+    fn life(&self) -> KeyLife {
+        KeyLife::Next { public: self.public.clone(), created_at: self.created_at }
+    }
+}
+
+impl CurrentKey {
+    fn life(&self) -> KeyLife {
+        KeyLife::Current(self.clone().retire(self.planned_until))
+    }
+}
+
+impl PastKey {
+    fn life(&self, kid: &Kid) -> KeyLife {
+        match self.clone() {
+            Self::Historical(key) => KeyLife::Historical(key),
+            Self::Revoked(key) => KeyLife::Revoked(key),
+            Self::Forgotten => KeyLife::Forgotten { kid: kid.clone() },
+        }
     }
 }
 
