@@ -79,7 +79,7 @@ impl Export {
             Some(ExportedKey {
                 public: life.public()?.clone(),
                 state: life.state(),
-                signs_from: life.signed().map(|span| span.from()),
+                signs_from: life.signed().map(Span::from),
                 signs_until: signed_until(&life),
             })
         };
@@ -140,7 +140,7 @@ fn line(life: &KeyLife, times: KeyTimes, next_rotation: Timestamp) -> KeyLine {
         kid: life.kid().clone(),
         state,
         created_at: life.created_at(),
-        signs_from: life.signed().map(|span| span.from()),
+        signs_from: life.signed().map(Span::from),
         signs_until,
         published_until: (state == KeyState::Previous).then_some(next_rotation),
         retained_until: signs_until.filter(|_| kept).map(|until| until + times.retention()),
@@ -149,7 +149,7 @@ fn line(life: &KeyLife, times: KeyTimes, next_rotation: Timestamp) -> KeyLine {
 
 /// Not the planned end.
 fn signed_until(life: &KeyLife) -> Option<Timestamp> {
-    life.signed().filter(|_| life.state() != KeyState::Current).map(|span| span.until())
+    life.signed().filter(|_| life.state() != KeyState::Current).map(Span::until)
 }
 
 /// Times as people read them; `null` where there is none.

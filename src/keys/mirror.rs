@@ -86,7 +86,9 @@ pub enum MirrorError {
     #[error("the files of the keys cannot be read or written: {0}")]
     Io(#[from] io::Error),
     /// A file tells of a key that signed or was revoked, and the store knows nothing of it.
-    #[error("the store does not know the key {0}, which was in use: it has lost records or was put back in time")]
+    #[error(
+        "the store does not know the key {0}, which was in use: it has lost records or was put back in time; see `writ store repair`"
+    )]
     Ahead(Kid),
 }
 

@@ -56,7 +56,7 @@ impl KeyRing {
             Some(Step::Forget) | None => Ok(None),
         });
         let events = caught_up.await?;
-        self.step(now, |ring, _, _| Ok(ring.adjust(self.times))).await?;
+        self.step(now, |ring, _, _| Ok(ring.adjust(self.times, now))).await?;
         self.step(now, |ring, _, _| self.resealed(ring)).await?;
         Ok(events)
     }

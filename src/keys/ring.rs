@@ -30,9 +30,6 @@ pub use self::life::{KeyLife, KeyState};
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
-/// Creation times are rounded down: a second more, and the key was published for as long as it says.
-const ROUNDING: Duration = Duration::from_secs(1);
-
 /// Every key of this trust domain, in its place. There is always exactly one that signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +37,7 @@ pub struct Ring {
     /// Grows by one with each transition.
     version: u64,
     /// Published, so that verifiers hold it before it signs.
-    next: SigningKey,
+    next: NextKey,
     /// The only key that signs.
     current: CurrentKey,
     /// Still published: its tokens are alive. None before the first rotation.
@@ -56,6 +53,15 @@ pub struct SigningKey {
     public: PublicKey,
     created_at: Timestamp,
     sealed: Sealed,
+}
+
+/// The key that will sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextKey {
+    #[serde(flatten)]
+    key: SigningKey,
+    /// Since when it is published for certain.
+    published_from: Timestamp,
 }
 
 /// The key that signs.
@@ -162,6 +168,12 @@ impl SigningKey {
     }
 }
 
+impl NextKey {
+    fn new(key: SigningKey) -> Self {
+        Self { published_from: key.created_at, key }
+    }
+}
+
 impl CurrentKey {
     fn new(key: SigningKey, signs_from: Timestamp, times: KeyTimes) -> Self {
         let planned_until = signs_from + times.rotation_period();
@@ -195,7 +207,7 @@ impl Ring {
     /// The first start: `current` signs at once, without lead, since nobody holds an older JWKS.
     pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
         let current = CurrentKey::new(current, now, times);
-        Self { version: 1, next, current, previous: None, past: BTreeMap::new() }
+        Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
     }
 
     /// The same ring with the keys of its past, which are stored apart; `None` if a key would then be in two places.
@@ -219,7 +231,7 @@ impl Ring {
 
     /// The key that will sign.
     pub fn next(&self) -> &SigningKey {
-        &self.next
+        &self.next.key
     }
 
     /// Since when `current` signs.
@@ -235,7 +247,7 @@ impl Ring {
     /// What the JWKS holds: next, current and, once there is one, previous (R-KEYS-03).
     pub fn published(&self) -> impl Iterator<Item = &PublicKey> {
         let previous = self.previous.as_ref().map(|key| &key.public);
-        [&self.next.public, &self.current.key.public].into_iter().chain(previous)
+        [&self.next.key.public, &self.current.key.public].into_iter().chain(previous)
     }
 
     /// The first step that is due at `now`; none when the ring is as it should be.
@@ -260,7 +272,7 @@ impl Ring {
 
     /// From when `next` may sign and `previous` need not be published any more (R-KEYS-04).
     pub fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
-        let led = self.next.created_at + times.jwks_max_age() + ROUNDING;
+        let led = self.next.published_from + times.lead();
         let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
         trailed.map_or(led, |trailed| trailed.max(led))
     }
@@ -272,7 +284,7 @@ impl Ring {
     }
 
     fn forget_due(&self, times: KeyTimes) -> Option<Timestamp> {
-        self.historical().map(|key| key.retained_until(times) + ROUNDING).min()
+        self.historical().map(|key| key.retained_until(times) + Duration::from_secs(1)).min()
     }
 
     fn historical(&self) -> impl Iterator<Item = &RetiredKey> {

@@ -118,6 +118,6 @@ impl fmt::Debug for TxnToken {
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer").field("kid", self.kid()).field("instant", &self.instant).finish()
+        f.debug_struct("Signer").field("kid", self.kid()).field("instant", &self.instant).finish_non_exhaustive()
     }
 }

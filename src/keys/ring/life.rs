@@ -137,13 +137,13 @@ impl Ring {
     /// The life of every key: first the published ones, then the past.
     pub fn lives(&self) -> impl Iterator<Item = KeyLife> {
         let past = self.past.iter().map(|(kid, key)| key.life(kid));
-        [self.next.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
+        [self.next.key.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
     }
 
     /// The life of the key named `kid`; `None` if it was never ours.
     pub fn life(&self, kid: &str) -> Option<KeyLife> {
-        if self.next.is(kid) {
-            Some(self.next.life())
+        if self.next.key.is(kid) {
+            Some(self.next.key.life())
         } else if self.current.key.is(kid) {
             Some(self.current.life())
         } else {

@@ -150,12 +150,20 @@ fn a_longer_lifetime_is_on_record_before_the_key_signs_under_it() {
     let longer = KeyTimes::new(seconds(200), seconds(10), seconds(60), seconds(1000)).unwrap();
     let shorter = KeyTimes::new(seconds(50), seconds(10), seconds(20), seconds(1000)).unwrap();
     let ring = first();
-    assert_eq!(ring.adjust(times()), None);
-    assert_eq!(ring.adjust(shorter), None);
-    let ring = ring.adjust(longer).unwrap();
+    assert_eq!(ring.adjust(times(), at(20)), None);
+    assert_eq!(ring.adjust(shorter, at(20)), None);
+    let ring = ring.adjust(longer, at(20)).unwrap();
     assert_eq!(ring.current.longest_lifetime, seconds(60));
     assert_eq!(ring.ended(at(0), at(1000)), at(200));
-    assert_eq!(ring.adjust(longer), None);
+    assert_eq!(ring.adjust(longer, at(20)), None);
+}
+
+/// stored, and cut off before it was published.
+#[test]
+fn a_start_within_the_lead_of_next_begins_it_anew() {
+    let ring = first().adjust(times(), at(10)).unwrap();
+    assert_eq!(ring.rotatable_from(times()), at(10 + 10 + 1));
+    assert_eq!(ring.adjust(times(), at(11)), None);
 }
 
 #[test]
@@ -209,9 +217,9 @@ fn a_ring_reads_back_as_it_was_written() {
 #[test]
 fn a_key_in_two_places_is_no_ring() {
     let ring = first();
-    let past = BTreeMap::from([(ring.next.public.kid().clone(), PastKey::Forgotten)]);
+    let past = BTreeMap::from([(ring.next.key.public.kid().clone(), PastKey::Forgotten)]);
     assert_eq!(ring.clone().with_past(past), None);
-    assert_eq!(Ring { next: ring.current.key.clone(), ..ring }.with_past(BTreeMap::new()), None);
+    assert_eq!(Ring { next: NextKey::new(ring.current.key.clone()), ..ring }.with_past(BTreeMap::new()), None);
 }
 
 /// What can happen to a ring.
@@ -288,6 +296,7 @@ impl World {
                 self.now = self.now + seconds(by);
                 self.forget_the_future();
                 self.tend(self.ring.ended(self.last_event(), self.now));
+                self.follow(self.ring.adjust(self.times, self.now).unwrap_or(self.ring.clone()));
             }
             Event::Back(by) => self.now = self.now - seconds(by),
             Event::Rotate => {

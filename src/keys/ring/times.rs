@@ -46,6 +46,12 @@ impl KeyTimes {
         self.jwks_max_age
     }
 
+    /// For how long a key is published before it signs: until nobody holds an older JWKS, and a second more, since the
+    /// time at which it was made is rounded down.
+    pub fn lead(self) -> Duration {
+        self.jwks_max_age + Duration::from_secs(1)
+    }
+
     /// The longest that a token lives (`tokens.max_lifetime`).
     pub const fn max_lifetime(self) -> Duration {
         self.max_lifetime

@@ -1,6 +1,6 @@
 //! Transitions: each gives the ring that follows.
 
-use super::{CurrentKey, KeyTimes, Kid, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
+use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
 use crate::clock::Timestamp;
 
 /// How many keys one step may forget, so that it fits into one change of the store.
@@ -68,8 +68,8 @@ impl Ring {
         times: KeyTimes,
         now: Timestamp,
     ) -> Result<RevokedKey, RevokeError> {
-        if self.next.is(kid) {
-            return Ok(std::mem::replace(&mut self.next, fresh).revoke(now));
+        if self.next.key.is(kid) {
+            return Ok(std::mem::replace(&mut self.next, NextKey::new(fresh)).key.revoke(now));
         }
         if self.current.key.is(kid) {
             return Ok(self.hand_over(fresh, times, now, now).revoke(now));
@@ -85,7 +85,7 @@ impl Ring {
         }
     }
 
-    /// Of historical keys past their retention only the names remain. Those beyond [`AT_ONCE`] wait for the next step.
+    /// Of historical keys past their retention only the names remain. If there are many, some wait for the next step.
     #[must_use]
     pub fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
         let mut ring = self.following();
@@ -97,18 +97,22 @@ impl Ring {
     }
 
     /// What must be on record before `current` signs under `times`: its longest lifetime and the planned end of its
-    /// span. `None` if that is so.
-    pub fn adjust(&self, times: KeyTimes) -> Option<Self> {
+    /// span. And since the service may have stopped before it published `next`, a start within its lead begins that
+    /// anew; not for ever, though: within the first lead only. `None` if nothing changes.
+    pub fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
         let mut ring = self.following();
+        if now < ring.next.key.created_at + times.lead() {
+            ring.next.published_from = ring.next.published_from.max(now);
+        }
         ring.current.longest_lifetime = ring.current.longest_lifetime.max(times.max_lifetime());
         ring.replan(times);
-        (ring.current != self.current).then_some(ring)
+        ((&ring.next, &ring.current) != (&self.next, &self.current)).then_some(ring)
     }
 
     /// The same keys with their private halves sealed anew.
     pub fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
         let mut ring = self.following();
-        ring.next.sealed = seal(&self.next)?;
+        ring.next.key.sealed = seal(&self.next.key)?;
         ring.current.key.sealed = seal(&self.current.key)?;
         Ok(ring)
     }
@@ -142,7 +146,7 @@ impl Ring {
     /// `next` becomes `current`; what was current comes back without its private half. Where the clock has stepped
     /// back, the successor begins where the predecessor ended.
     fn hand_over(&mut self, fresh: SigningKey, times: KeyTimes, end: Timestamp, now: Timestamp) -> RetiredKey {
-        let promoted = std::mem::replace(&mut self.next, fresh);
+        let promoted = std::mem::replace(&mut self.next, NextKey::new(fresh)).key;
         let end = end.max(self.current.signs_from);
         let current = CurrentKey::new(promoted, now.max(end), times);
         std::mem::replace(&mut self.current, current).retire(end)
@@ -162,6 +166,13 @@ impl SigningKey {
 
     fn cut(&mut self, now: Timestamp) {
         self.created_at = self.created_at.min(now);
+    }
+}
+
+impl NextKey {
+    fn cut(&mut self, now: Timestamp) {
+        self.key.cut(now);
+        self.published_from = self.published_from.min(now);
     }
 }
 
