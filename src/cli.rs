@@ -3,7 +3,7 @@
 pub mod certs;
 pub mod check;
 pub mod keys;
-//pub mod quickstart;
+pub mod quickstart;
 pub mod serve;
 pub mod store;
 pub mod token;
@@ -41,7 +41,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show what Writ does: a development setup, the real service, and the story of three ways in
-    //Quickstart(quickstart::Args),
+    Quickstart(quickstart::Args),
     /// Run the service
     Serve(serve::Args),
     /// Check configuration, certificates, keys and policies without starting
@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match cli.command {
-        //Command::Quickstart(args) => wait_for(quickstart::run(args)),
+        Command::Quickstart(args) => wait_for(quickstart::run(args)),
         Command::Serve(args) => wait_for(serve::run(args, &cli.config)),
         Command::Check { json } => check::run(&cli.config, json),
         Command::Keys(args) => wait_for(keys::run(args, &cli.config)),
