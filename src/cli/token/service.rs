@@ -113,6 +113,12 @@ impl Service {
         first.map(str::to_owned).ok_or(ServiceError::Answer(status.as_u16()))
     }
 
+    /// The JWK set that it publishes.
+    pub async fn published_keys(&self) -> Result<Value, ServiceError> {
+        let (status, keys) = self.send(Method::GET, "/.well-known/jwks.json", None).await?;
+        if keys["keys"].is_array() { Ok(keys) } else { Err(ServiceError::Answer(status.as_u16())) }
+    }
+
     /// Asks for a Txn-Token.
     pub async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
         let (status, answer) = self.send(Method::POST, "/token", Some(request.to_form())).await?;

@@ -1,0 +1,240 @@
+//! `writ quickstart`: the story of Writ, told by the real service on this machine.
+
+mod call;
+mod folder;
+mod issuer;
+mod page;
+mod ports;
+mod story;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::folder::{Folder, FolderError};
+use self::issuer::{IssuerError, Running};
+use self::page::Page;
+use self::story::StoryError;
+use crate::cli::serve::{ServeError, Service};
+use crate::clock::Timestamp;
+use crate::config::{Config, Problem};
+use crate::telemetry::{self, Format, Log};
+
+/// `writ quickstart …`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder for everything that is made
+    #[arg(long, default_value = "quickstart")]
+    dir: PathBuf,
+    /// Tell the story and exit; otherwise the service goes on
+    #[arg(long)]
+    once: bool,
+}
+
+/// Weeks in seconds: what the story overrides in `writ.toml`.
+const STORY: [(&str, &str); 4] = [
+    ("WRIT_TOKENS__LIFETIME", "2s"),
+    ("WRIT_TOKENS__MAX_LIFETIME", "2s"),
+    ("WRIT_TOKENS__JWKS_MAX_AGE", "1s"),
+    ("WRIT_KEYS__ROTATION_PERIOD", "3s"),
+];
+
+/// Why quickstart gave up.
+#[derive(Debug, thiserror::Error)]
+enum QuickstartError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    #[error("the configuration cannot be used:\n{}", lines(.0))]
+    Config(Vec<Problem>),
+    #[error("the service does not start: {0}")]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Story(#[from] StoryError),
+    #[error("the story was interrupted")]
+    Interrupted,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl QuickstartError {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Story(_) | Self::Interrupted => 1,
+            _ => super::USAGE,
+        }
+    }
+}
+
+/// Tells the story; 1 if a step of it did not come true.
+pub async fn run(args: Args) -> ExitCode {
+    match perform(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("writ quickstart: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+async fn perform(args: &Args) -> Result<(), QuickstartError> {
+    let folder = Folder::prepare(&args.dir, Timestamp::now())?;
+    let mut stop = Stop::new()?;
+    let host = Host::new(&folder).await?;
+    let mut page = Page::default();
+    introduce(&folder, &page)?;
+
+    let service = host.start(&STORY).await?;
+    let told = tokio::select! {
+        told = story::tell(&folder, &mut page) => told.map_err(QuickstartError::from),
+        () = stop.received() => Err(QuickstartError::Interrupted),
+    };
+    service.stop().await;
+    told?;
+    if args.once {
+        return Ok(page.text("That was the whole story.")?);
+    }
+
+    let service = host.start(&[]).await?;
+    close(&folder, &page)?;
+    stop.received().await;
+    service.stop().await;
+    Ok(())
+}
+
+/// What the service needs around it, for as long as quickstart runs.
+struct Host<'a> {
+    folder: &'a Folder,
+    log: Log,
+    metrics: PrometheusHandle,
+    _issuer: Running,
+}
+
+impl<'a> Host<'a> {
+    async fn new(folder: &'a Folder) -> Result<Self, QuickstartError> {
+        folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+        let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
+        let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
+        let log = Log::start(Format::Json, folder.log()?);
+        telemetry::trace_to(&log);
+        Ok(Self { folder, log, metrics: telemetry::record_metrics(), _issuer: issuer })
+    }
+
+    /// The service with the settings of the folder, and these before them. Not with those of the environment: whatever
+    /// they are, they are meant for another service.
+    async fn start(&self, settings: &[(&str, &str)]) -> Result<Service, QuickstartError> {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (config, _) = Config::load(&self.folder.config(), settings).map_err(QuickstartError::Config)?;
+        Ok(Service::start(config, self.log.clone(), self.metrics.clone()).await?)
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+}
+
+fn introduce(folder: &Folder, page: &Page) -> io::Result<()> {
+    page.title("Writ quickstart")?;
+    page.text(&format!("Everything is in {}:", folder.path("").display()))?;
+    page.lines(&folder.done)?;
+    page.text("The service runs in this process, on its real listeners:")?;
+    page.lines(addresses(folder))?;
+    page.text(
+        "For the story time runs fast: a Txn-Token lives 2 s instead of 60 s, and a key signs for 3 s instead of 24 h, \
+         so that weeks pass in seconds. Everything else is as in earnest. What is overridden:",
+    )?;
+    page.lines(STORY.map(|(name, value)| format!("{name}={value}")))
+}
+
+fn addresses(folder: &Folder) -> [String; 5] {
+    let ports = folder.ports;
+    [
+        format!("exchange    https://tts.trust-domain.example:{}  with client certificates", ports.exchange),
+        format!("discovery   https://tts.trust-domain.example:{}  published keys, metadata", ports.discovery),
+        format!("ops         http://127.0.0.1:{}  health, metrics", ports.ops),
+        format!("toy issuer  {}  signs Ann's access token", issuer::jwks_uri(ports.issuer)),
+        format!("log         {}", folder.path("writ.log").display()),
+    ]
+}
+
+/// What the reader can do now.
+fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
+    folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+    page.title("Your turn")?;
+    page.text(
+        "The service was restarted on the same store with ordinary times: a Txn-Token lives 60 s, a key signs for 24 h. \
+         The keys of the story are history. These commands work as they are, in another shell.",
+    )?;
+    for (text, command) in [
+        ("The gateway exchanges Ann's access token (good for an hour):", story::REFUND.curl(folder)),
+        ("The mail delivery agent gets a token for Bob's mailbox:", story::DELIVER.curl(folder)),
+        (
+            "The purge job redeems the stored token; for 60 s the same call brings the same claims, then it is \
+             refused as redemption_exhausted:",
+            story::PURGE.curl(folder),
+        ),
+        ("The published keys:", call::discovery(folder, "/.well-known/jwks.json")),
+        ("What clients find out by themselves:", call::discovery(folder, "/.well-known/oauth-authorization-server")),
+        ("Who got what, and how long it took:", format!("curl -sS http://127.0.0.1:{}/metrics", folder.ports.ops)),
+        ("The key ring with its history; `writ keys revoke KID` takes all trust from a key:", keys(folder)),
+    ] {
+        page.text(text)?;
+        page.command(&command)?;
+    }
+    page.text("Change a policy, and it is in force within seconds; the folder is yours.")?;
+    Ok(page.text("The service is serving. Ctrl-C stops it.")?)
+}
+
+fn keys(folder: &Folder) -> String {
+    format!("writ keys list --config {}", call::quoted(&folder.config().display().to_string()))
+}
+
+impl Folder {
+    /// A new access token of Ann.
+    fn access_token(&self) -> Result<zeroize::Zeroizing<String>, IssuerError> {
+        self.issuer.access_token(story::ANN, story::ANNS_SCOPE, Timestamp::now())
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key must be published for the life of the JWKS before it signs, and for the life of its tokens after.
+    #[test]
+    fn the_configuration_of_the_folder_can_work_in_both_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::prepare(dir.path(), Timestamp::now()).unwrap();
+        for settings in [&STORY[..], &[]] {
+            let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let (config, warnings) = Config::load(&folder.config(), settings).unwrap();
+            assert!(warnings.is_empty(), "{warnings:?}");
+            let (policies, warnings) = crate::policy::folder::load(&config.policies).unwrap();
+            assert!(warnings.is_empty(), "{warnings:?}");
+            assert!(policies.is_redeemable(), "the purge job's purpose");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The folder of a quickstart: certificates, policies, configuration and the toy issuer's key, made where missing.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::issuer::{self, Issuer, IssuerError};
+use super::ports::{self, Ports};
+use crate::cli::certs::{self, CertsError, San};
+use crate::client::{ClientId, ClientIdError};
+use crate::clock::Timestamp;
+
+/// The shipped policies, by client.
+const POLICIES: [(&str, &str); 4] = [
+    ("gateway", include_str!("../../../policies/gateway.toml")),
+    ("mail-delivery-agent", include_str!("../../../policies/mail-delivery-agent.toml")),
+    ("account-service", include_str!("../../../policies/account-service.toml")),
+    ("purge-job", include_str!("../../../policies/purge-job.toml")),
+];
+const TEMPLATE: &str = include_str!("writ.toml");
+/// Marks a folder as made by quickstart, and keeps it out of git.
+const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
+const CONFIG: &str = "writ.toml";
+const LOG: &str = "writ.log";
+
+/// Why the folder is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The disk.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was read or written.
+        path: PathBuf,
+        /// Why it could not be.
+        source: io::Error,
+    },
+    /// Somebody else's files are in it.
+    #[error("{} holds something else already; choose an empty folder with --dir", .0.display())]
+    Foreign(PathBuf),
+    /// Another process works in it.
+    #[error("{} is in use by another quickstart or service; stop that first, or choose another folder with --dir", .0.display())]
+    InUse(PathBuf),
+    /// It was changed beyond what quickstart understands.
+    #[error("{} is not as quickstart made it; repair it, or move it away and it is made anew", .0.display())]
+    Config(PathBuf),
+    /// Every port near the usual ones is taken.
+    #[error("there are no free ports near 8443, 8444, 8445 and 9464")]
+    Ports,
+    /// The certificates.
+    #[error(transparent)]
+    Certs(#[from] CertsError),
+    /// The toy issuer's key.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// A shipped policy.
+    #[error("the policy of {0} is for no client with a SPIFFE ID")]
+    Policy(&'static str),
+    /// The name of a shipped policy.
+    #[error(transparent)]
+    Client(#[from] ClientIdError),
+}
+
+/// A folder that is ready, and belongs to this process.
+pub(super) struct Folder {
+    /// Absolute.
+    root: PathBuf,
+    pub(super) ports: Ports,
+    pub(super) issuer: Issuer,
+    /// What was done to make it ready, a line each.
+    pub(super) done: Vec<String>,
+    log: File,
+}
+
+impl Folder {
+    /// Makes what is missing in `dir`, and leaves alone what is there.
+    pub(super) fn prepare(dir: &Path, now: Timestamp) -> Result<Self, FolderError> {
+        let root = begin(dir)?;
+        let log = lock(&root)?;
+        let mut done = vec![
+            told(certificates(&root.join("certs"), now)?, "certs/", "a development CA, the service, four clients"),
+            told(policies(&root.join("policies"))?, "policies/", "what each of the four clients may get, a file each"),
+        ];
+        let (issuer, made) = toy_issuer(&root)?;
+        done.push(told(made, "issuer/", "the key of a toy authorization server, which signs access tokens"));
+        let (ports, line) = configuration(&root.join(CONFIG))?;
+        done.push(line);
+        done.extend(set_aside_store(&root, now)?);
+        Ok(Self { root, ports, issuer, done, log })
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(super) fn config(&self) -> PathBuf {
+        self.root.join(CONFIG)
+    }
+
+    /// The log file; what is written goes to its end.
+    pub(super) fn log(&self) -> Result<File, FolderError> {
+        self.log.try_clone().map_err(io_error(&self.root.join(LOG)))
+    }
+
+    /// A file of certs/, PEM.
+    pub(super) fn pem(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, FolderError> {
+        let path = self.root.join("certs").join(name);
+        fs::read(&path).map(Zeroizing::new).map_err(io_error(&path))
+    }
+
+    /// The token in the file called `name`.
+    pub(super) fn token(&self, name: &str) -> Result<Zeroizing<String>, FolderError> {
+        let path = self.root.join(name);
+        fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error(&path))
+    }
+
+    /// Keeps a token: nothing but its text, so that `curl` can send the file as it is.
+    pub(super) fn keep_token(&self, name: &str, token: &str) -> Result<(), FolderError> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&path)(error)),
+            _ => create(&path, token).map(drop),
+        }
+    }
+}
+
+/// The folder, absolute: new, or one that quickstart made before.
+fn begin(dir: &Path) -> Result<PathBuf, FolderError> {
+    make(dir)?;
+    let root = dir.canonicalize().map_err(io_error(dir))?;
+    let mark = root.join(MARK.0);
+    let is_empty = fs::read_dir(&root).map_err(io_error(&root))?.next().is_none();
+    if is_empty {
+        create(&mark, MARK.1)?;
+    } else if fs::read_to_string(&mark).ok().as_deref() != Some(MARK.1) {
+        return Err(FolderError::Foreign(root));
+    }
+    Ok(root)
+}
+
+/// The log, locked: whoever holds it is the only quickstart in this folder.
+fn lock(root: &Path) -> Result<File, FolderError> {
+    let path = root.join(LOG);
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(io_error(&path))?;
+    hold(&log, root, &path)?;
+    Ok(log)
+}
+
+fn hold(file: &File, root: &Path, path: &Path) -> Result<(), FolderError> {
+    file.try_lock().map_err(|refused| match refused {
+        TryLockError::WouldBlock => FolderError::InUse(root.to_owned()),
+        TryLockError::Error(source) => io_error(path)(source),
+    })
+}
+
+fn certificates(dir: &Path, now: Timestamp) -> Result<bool, FolderError> {
+    let mut made = !certs::init(dir, &[], now)?.created.is_empty();
+    for (client, policy) in POLICIES {
+        if !dir.join(format!("{client}.pem")).exists() {
+            let name = San::Uri(spiffe_id(policy).ok_or(FolderError::Policy(client))?);
+            certs::issue(dir, &client.parse::<ClientId>()?, &[name], certs::MAX_DAYS, now)?;
+            made = true;
+        }
+    }
+    Ok(made)
+}
+
+/// What the certificate of a policy's client must hold.
+fn spiffe_id(policy: &str) -> Option<String> {
+    let table: toml::Table = policy.parse().ok()?;
+    table.get("tls_client_auth_san_uri")?.as_str().map(str::to_owned)
+}
+
+fn policies(dir: &Path) -> Result<bool, FolderError> {
+    make(dir)?;
+    let mut made = false;
+    for (client, policy) in POLICIES {
+        made |= create(&dir.join(format!("{client}.toml")), policy)?;
+    }
+    Ok(made)
+}
+
+fn toy_issuer(root: &Path) -> Result<(Issuer, bool), FolderError> {
+    let path = root.join(issuer::key_file());
+    make(path.parent().unwrap_or(root))?;
+    let made = !path.exists() && create(&path, &Issuer::new_key()?)?;
+    let key = fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error(&path))?;
+    Ok((Issuer::from_pem(&key)?, made))
+}
+
+/// The ports in force, and what was done to `writ.toml`.
+fn configuration(path: &Path) -> Result<(Ports, String), FolderError> {
+    let (text, exists) = match fs::read_to_string(path) {
+        Ok(text) => (text, true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (TEMPLATE.to_owned(), false),
+        Err(error) => return Err(io_error(path)(error)),
+    };
+    let wanted = Ports::read(&text).ok_or_else(|| FolderError::Config(path.to_owned()))?;
+    let ports = wanted.free(ports::is_free).ok_or(FolderError::Ports)?;
+    if !exists {
+        create(path, &wanted.replace(&text, ports))?;
+    } else if ports != wanted {
+        fs::write(path, wanted.replace(&text, ports)).map_err(io_error(path))?;
+        return Ok((ports, line("changed", CONFIG, "ports that were taken have new numbers")));
+    }
+    Ok((ports, told(!exists, CONFIG, "the configuration of the service, every key explained")))
+}
+
+/// The story needs a young key ring: a key that signed for a day stays published for minutes. So a store of an earlier
+/// time is not used, and not lost either.
+fn set_aside_store(root: &Path, now: Timestamp) -> Result<Option<String>, FolderError> {
+    let store = root.join("data");
+    if !store.exists() {
+        return Ok(None);
+    }
+    let lock = store.join("lock");
+    if let Ok(file) = File::open(&lock) {
+        hold(&file, root, &lock)?;
+    }
+    let name = format!("data-{}", now.epoch());
+    fs::rename(&store, root.join(&name)).map_err(io_error(&store))?;
+    Ok(Some(line("moved", "data/", &format!("to {name}/, since the story begins with new keys"))))
+}
+
+fn told(made: bool, name: &str, what: &str) -> String {
+    line(if made { "made" } else { "kept" }, name, what)
+}
+
+fn line(verb: &str, name: &str, what: &str) -> String {
+    format!("{verb:<8} {name:<11} {what}")
+}
+
+fn make(dir: &Path) -> Result<(), FolderError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))
+}
+
+/// Writes a file for the owner alone, if there is none: whether it did.
+fn create(path: &Path, content: &str) -> Result<bool, FolderError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => file.write_all(content.as_bytes()).map(|()| true).map_err(io_error(path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(io_error(path)(error)),
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FolderError + '_ {
+    move |source| FolderError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
+
+    #[test]
+    fn a_folder_is_made_once_and_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("quickstart");
+        let first = Folder::prepare(&root, NOW).unwrap();
+        assert!(first.done.iter().all(|line| line.starts_with("made")), "{:?}", first.done);
+        for name in ["certs/ca.pem", "certs/purge-job.key", "policies/gateway.toml", "issuer/key.pem", "writ.toml"] {
+            let mode = fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{name}");
+        }
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(matches!(Folder::prepare(&root, NOW), Err(FolderError::InUse(_))));
+        let certificate = first.pem("gateway.pem").unwrap();
+        drop(first);
+
+        fs::write(root.join("policies/gateway.toml"), "# mine").unwrap();
+        let again = Folder::prepare(&root, NOW).unwrap();
+        assert!(again.done.iter().all(|line| line.starts_with("kept") || line.starts_with("changed")));
+        assert_eq!(again.pem("gateway.pem").unwrap(), certificate);
+        assert_eq!(fs::read_to_string(root.join("policies/gateway.toml")).unwrap(), "# mine");
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("letter.txt"), "dear").unwrap();
+        assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::Foreign(_))));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_old_store_is_moved_and_one_in_use_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Folder::prepare(dir.path(), NOW).unwrap());
+        let store = dir.path().join("data");
+        fs::create_dir(&store).unwrap();
+        let lock = File::create(store.join("lock")).unwrap();
+        lock.lock().unwrap();
+        assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::InUse(_))));
+        drop(lock);
+        let folder = Folder::prepare(dir.path(), NOW).unwrap();
+        assert!(folder.done.last().unwrap().starts_with("moved"), "{:?}", folder.done);
+        assert!(!store.exists() && dir.path().join("data-1793000000/lock").exists());
+    }
+
+    #[test]
+    fn a_configuration_of_another_form_is_told_and_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Folder::prepare(dir.path(), NOW).unwrap());
+        fs::write(dir.path().join(CONFIG), "trust_domain = 1").unwrap();
+        assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::Config(_))));
+        assert_eq!(fs::read_to_string(dir.path().join(CONFIG)).unwrap(), "trust_domain = 1");
+    }
+
+    #[test]
+    fn a_kept_token_is_its_text_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::prepare(dir.path(), NOW).unwrap();
+        folder.keep_token("t.jwt", "a.b.c").unwrap();
+        folder.keep_token("t.jwt", "d.e.f").unwrap();
+        assert_eq!(fs::read(dir.path().join("t.jwt")).unwrap(), b"d.e.f");
+        assert_eq!(*folder.token("t.jwt").unwrap(), "d.e.f");
+    }
+
+    #[test]
+    fn the_shipped_policies_name_a_spiffe_id_each() {
+        for (client, policy) in POLICIES {
+            assert!(spiffe_id(policy).is_some_and(|id| id.starts_with("spiffe://trust-domain.example/")), "{client}");
+        }
+    }
+}

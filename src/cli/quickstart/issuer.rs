@@ -1,0 +1,202 @@
+//! A toy authorization server: it publishes one key and signs access tokens of RFC 9068. Nobody has to log in.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::clock::Timestamp;
+
+/// `iss` of its tokens.
+pub(super) const NAME: &str = "https://login.trust-domain.example";
+/// `aud` of its tokens.
+pub(super) const AUDIENCE: &str = "https://api.trust-domain.example";
+/// How long its tokens live.
+pub(super) const LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// A connection that takes longer is dropped.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_MAX: usize = 8 * 1024;
+
+/// Why there is no toy issuer.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// A key could not be made.
+    #[error("no RSA key can be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// The key file, or the signature made with it.
+    #[error("the key of the toy issuer cannot be used: {0}")]
+    Key(#[from] jsonwebtoken::errors::Error),
+    /// The certificate or key of the listener.
+    #[error("the certificate of the toy issuer cannot be used: {0}")]
+    Certificate(#[from] rustls::pki_types::pem::Error),
+    /// The TLS library refused them.
+    #[error("the certificate of the toy issuer cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The port.
+    #[error("the toy issuer cannot listen on port {port}: {source}")]
+    Listen {
+        /// Where it should be.
+        port: u16,
+        /// Why it cannot.
+        source: io::Error,
+    },
+}
+
+/// The key and what is published about it.
+pub(super) struct Issuer {
+    key: EncodingKey,
+    kid: String,
+    jwks: String,
+}
+
+/// A listener that ends when this is dropped.
+pub(super) struct Running(JoinHandle<()>);
+
+impl Issuer {
+    /// A new key, PEM.
+    pub(super) fn new_key() -> Result<Zeroizing<String>, IssuerError> {
+        Ok(Zeroizing::new(KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?.serialize_pem()))
+    }
+
+    /// The issuer with this key.
+    pub(super) fn from_pem(key: &str) -> Result<Self, IssuerError> {
+        let key = EncodingKey::from_rsa_pem(key.as_bytes())?;
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256)?;
+        let kid = jwk.thumbprint(ThumbprintHash::SHA256)?;
+        jwk.common.key_id = Some(kid.clone());
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        let jwks = json!(JwkSet { keys: vec![jwk] }).to_string();
+        Ok(Self { key, kid, jwks })
+    }
+
+    /// An access token for `subject`, good for [`LIFETIME`].
+    pub(super) fn access_token(
+        &self,
+        subject: &str,
+        scope: &str,
+        now: Timestamp,
+    ) -> Result<Zeroizing<String>, IssuerError> {
+        let mut header = Header::new(Algorithm::RS256);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(self.kid.clone());
+        let claims = json!({
+            "iss": NAME, "aud": AUDIENCE, "sub": subject, "client_id": "web-app", "scope": scope,
+            "iat": now, "exp": now + LIFETIME, "jti": Uuid::new_v4().to_string(),
+        });
+        Ok(Zeroizing::new(jsonwebtoken::encode(&header, &claims, &self.key)?))
+    }
+
+    /// Listens on loopback with this certificate and key (PEM).
+    pub(super) async fn serve(&self, port: u16, certificate: &[u8], key: &[u8]) -> Result<Running, IssuerError> {
+        let listen = |source| IssuerError::Listen { port, source };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
+        let tls = acceptor(certificate, key)?;
+        let site = Arc::new(Site { jwks: self.jwks.clone(), metadata: metadata(port) });
+        Ok(Running(tokio::spawn(accept(listener, tls, site))))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What it serves.
+struct Site {
+    jwks: String,
+    metadata: String,
+}
+
+impl Site {
+    /// The answer to a request with this head.
+    fn answer(&self, head: &[u8]) -> String {
+        let first = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let (status, body) = match first {
+            b"GET /jwks HTTP/1.1" => ("200 OK", self.jwks.as_str()),
+            b"GET /.well-known/openid-configuration HTTP/1.1" => ("200 OK", self.metadata.as_str()),
+            _ => ("404 Not Found", "{}"),
+        };
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    }
+}
+
+fn metadata(port: u16) -> String {
+    json!({
+        "issuer": NAME,
+        "jwks_uri": jwks_uri(port),
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    })
+    .to_string()
+}
+
+/// Where its key is published.
+pub(super) fn jwks_uri(port: u16) -> String {
+    format!("https://127.0.0.1:{port}/jwks")
+}
+
+fn acceptor(certificate: &[u8], key: &[u8]) -> Result<TlsAcceptor, IssuerError> {
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(key)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(chain, key)?)))
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, site: Arc<Site>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (tls, site) = (tls.clone(), site.clone());
+                // A client that fails here has only itself to tell.
+                tokio::spawn(async move { timeout(TIMEOUT, answer(stream, tls, &site)).await });
+            }
+            // No file is free: others must end first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, tls: TlsAcceptor, site: &Site) -> io::Result<()> {
+    let mut stream = tls.accept(stream).await?;
+    let head = head(&mut stream).await?;
+    stream.write_all(site.answer(&head).as_bytes()).await?;
+    stream.shutdown().await
+}
+
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await? == 0 || head.len() > HEAD_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(head)
+}
+
+/// The key file that [`Issuer::new_key`] is kept in, below the folder.
+pub(super) fn key_file() -> PathBuf {
+    ["issuer", "key.pem"].iter().collect()
+}

@@ -1,0 +1,119 @@
+//! What the reader sees: headings, sentences, tokens, commands; no line of prose longer than the terminal.
+
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+use writ_verifier::Members;
+
+const WIDTH: usize = 96;
+const INDENT: &str = "   ";
+
+/// Standard output, as a page that grows.
+#[derive(Default)]
+pub(super) struct Page {
+    chapters: u32,
+}
+
+impl Page {
+    /// A heading, with the next number.
+    pub(super) fn chapter(&mut self, title: &str) -> io::Result<()> {
+        self.chapters += 1;
+        self.title(&format!("{}. {title}", self.chapters))
+    }
+
+    /// A heading.
+    pub(super) fn title(&self, title: &str) -> io::Result<()> {
+        print(&format!("\n{title}\n{}\n", "-".repeat(title.chars().count())))
+    }
+
+    /// A paragraph.
+    pub(super) fn text(&self, text: &str) -> io::Result<()> {
+        print(&format!("{}\n", wrapped(text, INDENT)))
+    }
+
+    /// Lines as they are.
+    pub(super) fn lines<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> io::Result<()> {
+        let lines = lines.into_iter().flat_map(|line| [INDENT, INDENT, line.as_ref(), "\n"].map(str::to_owned));
+        print(&(lines.collect::<String>() + "\n"))
+    }
+
+    /// One line, with more of its kind to follow.
+    pub(super) fn note(&self, line: &str) -> io::Result<()> {
+        print(&format!("{}\n", format!("{INDENT}{INDENT}{line}").trim_end()))
+    }
+
+    /// Header or claims of a token, a member each line.
+    pub(super) fn members(&self, name: &str, members: &Members) -> io::Result<()> {
+        self.lines(block(name, members))
+    }
+
+    /// An answer that is no token.
+    pub(super) fn answer(&self, answer: &Value) -> io::Result<()> {
+        self.lines(format!("{answer:#}").lines())
+    }
+
+    /// A command that can be copied.
+    pub(super) fn command(&self, command: &str) -> io::Result<()> {
+        self.lines(command.lines())
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// One blank before each word and a line break where the next word would not fit any more.
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut page = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length <= WIDTH {
+            page.push(' ');
+            column += 1 + length;
+        } else {
+            page.push_str(if column == 0 { "" } else { "\n" });
+            page.push_str(indent);
+            column = indent.len() + length;
+        }
+        page.push_str(word);
+    }
+    page.push('\n');
+    page
+}
+
+fn block(name: &str, members: &Members) -> Vec<String> {
+    let mut lines = vec![format!("{name} {{")];
+    let last = members.iter().count();
+    for (at, (member, value)) in members.iter().enumerate() {
+        let comma = if at + 1 < last { "," } else { "" };
+        lines.push(format!("  {}: {value}{comma}", Value::from(member)));
+    }
+    lines.push("}".to_owned());
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_verifier::json::Limits;
+
+    use super::*;
+
+    #[test]
+    fn prose_stays_inside_the_page() {
+        let text = "word ".repeat(60) + &"x".repeat(120);
+        let page = wrapped(&text, INDENT);
+        let mut lines: Vec<_> = page.lines().collect();
+        assert_eq!(lines.pop().map(str::trim), Some("x".repeat(120).as_str()), "nothing is cut");
+        assert!(lines.iter().all(|line| line.starts_with("   word") && line.len() <= WIDTH), "{page}");
+        assert!(lines[..lines.len() - 1].iter().all(|line| line.len() > WIDTH - 6), "{page}");
+    }
+
+    #[test]
+    fn members_are_shown_as_they_are_written() {
+        let members = Members::parse(r#"{"z":1.0,"a":{"b":[1]}}"#, Limits::DEFAULT).unwrap();
+        assert_eq!(block("claims", &members).join("\n"), "claims {\n  \"z\": 1.0,\n  \"a\": {\"b\":[1]}\n}");
+    }
+}

@@ -1,0 +1,151 @@
+//! The four ports of a quickstart folder: the usual ones, or others where those are taken.
+
+use std::net::{SocketAddr, TcpListener};
+
+use url::Url;
+
+/// A port for each listener of the service, and one for the toy issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ports {
+    pub(super) exchange: u16,
+    pub(super) discovery: u16,
+    pub(super) ops: u16,
+    pub(super) issuer: u16,
+}
+
+/// How far apart the ports are that are tried in the place of a taken one: the last digit stays.
+const STEP: u16 = 10;
+const TRIES: usize = 100;
+
+impl Ports {
+    /// Those of the template, and of every folder on a machine where nothing else listens.
+    pub(super) const USUAL: Self = Self { exchange: 8443, discovery: 8444, ops: 9464, issuer: 8445 };
+
+    /// The ports that `writ.toml` names; `None` where it is not of the form that quickstart wrote.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let table: toml::Table = text.parse().ok()?;
+        let listener = |key: &str| {
+            let address: SocketAddr = table.get("listen")?.get(key)?.as_str()?.parse().ok()?;
+            Some(address.port())
+        };
+        let jwks_uri = table.get("subject_issuer")?.get(0)?.get("jwks_uri")?.as_str()?;
+        let ports = Self {
+            exchange: listener("exchange")?,
+            discovery: listener("discovery")?,
+            ops: listener("ops")?,
+            issuer: Url::parse(jwks_uri).ok()?.port()?,
+        };
+        ports.differ().then_some(ports)
+    }
+
+    /// These ports, with a free one in the place of each that is taken; `None` if there is none near it.
+    pub(super) fn free(self, is_free: impl Fn(u16) -> bool) -> Option<Self> {
+        let mut chosen = Vec::new();
+        for wanted in self.list() {
+            let mut near = (0..).map_while(|step| wanted.checked_add(step * STEP)).take(TRIES);
+            chosen.push(near.find(|port| is_free(*port) && !chosen.contains(port))?);
+        }
+        let [exchange, discovery, ops, issuer] = chosen[..] else { return None };
+        Some(Self { exchange, discovery, ops, issuer })
+    }
+
+    /// The text with each of these ports replaced by its counterpart in `new`, wherever it stands behind a colon.
+    pub(super) fn replace(self, text: &str, new: Self) -> String {
+        let mut pieces = text.split(':');
+        let mut replaced = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, rest) = piece.split_at(digits);
+            let place = self.list().iter().position(|port| number.parse() == Ok(*port));
+            let number = place.map_or_else(|| number.to_owned(), |at| new.list()[at].to_string());
+            replaced.push(':');
+            replaced.push_str(&number);
+            replaced.push_str(rest);
+        }
+        replaced
+    }
+
+    fn list(self) -> [u16; 4] {
+        [self.exchange, self.discovery, self.ops, self.issuer]
+    }
+
+    fn differ(self) -> bool {
+        let list = self.list();
+        list.iter().enumerate().all(|(at, port)| *port != 0 && !list[..at].contains(port))
+    }
+}
+
+/// Whether a listener on loopback could have the port now.
+pub(super) fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEMPLATE: &str = include_str!("writ.toml");
+
+    #[test]
+    fn the_template_has_the_usual_ports() {
+        assert_eq!(Ports::read(TEMPLATE), Some(Ports::USUAL));
+    }
+
+    #[test]
+    fn free_ports_are_kept() {
+        assert_eq!(Ports::USUAL.free(|_| true), Some(Ports::USUAL));
+    }
+
+    #[test]
+    fn a_taken_port_gives_way_to_one_near_it() {
+        let chosen = Ports::USUAL.free(|port| ![8443, 8453, 9464].contains(&port)).unwrap();
+        assert_eq!(chosen, Ports { exchange: 8463, ops: 9474, ..Ports::USUAL });
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let close = Ports { exchange: 8443, discovery: 8453, ops: 8463, issuer: 8473 };
+        let chosen = close.free(|port| port != 8443).unwrap();
+        assert_eq!(chosen, Ports { exchange: 8453, discovery: 8463, ops: 8473, issuer: 8483 });
+    }
+
+    #[test]
+    fn a_machine_without_a_free_port_is_told_from_one_with() {
+        assert_eq!(Ports::USUAL.free(|_| false), None);
+        let last = Ports { exchange: 65_535, ..Ports::USUAL };
+        assert_eq!(last.free(|port| port != 65_535), None);
+    }
+
+    #[test]
+    fn new_ports_reach_every_address_and_nothing_else_changes() {
+        let new = Ports { exchange: 8444, discovery: 8443, ops: 19_464, issuer: 18_445 };
+        let text = Ports::USUAL.replace(TEMPLATE, new);
+        assert_eq!(Ports::read(&text), Some(new));
+        assert!(text.contains("issuer = \"https://tts.trust-domain.example:8444\""), "{text}");
+        assert_eq!(new.replace(&text, Ports::USUAL), TEMPLATE);
+        assert_eq!(Ports::USUAL.replace("8443 :84430 :8443", new), "8443 :84430 :8444");
+    }
+
+    #[test]
+    fn a_file_of_another_form_has_no_ports() {
+        for text in [
+            "",
+            "[listen",
+            "listen = 1",
+            &TEMPLATE.replace("127.0.0.1:8444", "off"),
+            &TEMPLATE.replace("127.0.0.1:8444", "127.0.0.1:8443"),
+            &TEMPLATE.replace("127.0.0.1:8445/jwks", "login.example/jwks"),
+        ] {
+            assert_eq!(Ports::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_with_a_listener_is_not_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(!is_free(port));
+        drop(listener);
+        assert!(is_free(port));
+    }
+}

@@ -1,0 +1,344 @@
+//! The story of Writ in eight steps. Each step shows what it does and checks what it says.
+
+use std::fmt::Display;
+use std::io;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
+
+use super::call::{self, Call, CallError, Issued, Outcome, Proof, TRUST_DOMAIN};
+use super::folder::{Folder, FolderError};
+use super::page::Page;
+use crate::clock::Timestamp;
+
+/// Ann's access token.
+pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";
+/// A Txn-Token that nobody redeems in the story.
+pub(super) const STORED_TOKEN: &str = "stored-token.jwt";
+/// The one that is redeemed.
+const STORY_TOKEN: &str = "story-token.jwt";
+
+pub(super) const ANN: &str = "ann@trust-domain.example";
+/// What Ann's access token allows.
+pub(super) const ANNS_SCOPE: &str = "orders.write account.cancel";
+
+pub(super) const REFUND: Call =
+    Call { client: "gateway", scope: "order.refund", proof: Proof::AccessToken(ACCESS_TOKEN) };
+pub(super) const DELIVER: Call = Call {
+    client: "mail-delivery-agent",
+    scope: "mailbox.deliver",
+    proof: Proof::Subject("bob@trust-domain.example"),
+};
+pub(super) const CANCEL: Call =
+    Call { client: "account-service", scope: "account.purge", proof: Proof::AccessToken(ACCESS_TOKEN) };
+pub(super) const PURGE: Call =
+    Call { client: "purge-job", scope: "account.purge", proof: Proof::TxnToken(STORED_TOKEN) };
+const STORY_PURGE: Call = Call { proof: Proof::TxnToken(STORY_TOKEN), ..PURGE };
+const THEFT: Call = Call { client: "mail-delivery-agent", ..PURGE };
+
+/// How often an event is looked for, and how long it may take.
+const POLL: Duration = Duration::from_millis(100);
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why the story was not told to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum StoryError {
+    /// A step did not end as it should.
+    #[error("this step did not come true\n  expected: {expected}\n  came:     {came}")]
+    Unexpected {
+        /// What should have come.
+        expected: String,
+        /// What came.
+        came: String,
+    },
+    /// A call without an answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The verifier of the downstream service.
+    #[error("the downstream service has no verifier: {0}")]
+    Verifier(#[from] BuildError),
+    /// Standard output.
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Tells it, on `page`, with the service that runs for `folder`.
+pub(super) async fn tell(folder: &Folder, page: &mut Page) -> Result<(), StoryError> {
+    let verifier = Verifier::builder(TRUST_DOMAIN)
+        .jwks_url(format!("https://127.0.0.1:{}/.well-known/jwks.json", folder.ports.discovery))
+        .root_certificate_pem(folder.pem("ca.pem")?)?
+        .build()?;
+    verifier.warm();
+    let mut story = Story { folder, page, verifier };
+    story.exchange().await?;
+    story.deliver().await?;
+    let stored = story.store().await?;
+    story.outlive_the_key(&stored).await?;
+    let redeemed = story.redeem(&stored[0]).await?;
+    story.exhaust(&redeemed).await?;
+    story.steal().await
+}
+
+struct Story<'a> {
+    folder: &'a Folder,
+    page: &'a mut Page,
+    /// Of a downstream service: all that it knows is where the keys are published.
+    verifier: Verifier,
+}
+
+impl Story<'_> {
+    async fn exchange(&mut self) -> Result<(), StoryError> {
+        self.page.chapter("An access token becomes a Txn-Token")?;
+        self.page.text(
+            "Ann asks the shop for a refund. Her access token reaches the gateway, and should go no further: it can do \
+             much, and it is good for an hour. For the calls behind it the gateway gets a Txn-Token, for this one \
+             transaction and this one purpose. Its policy (policies/gateway.toml) says so: order.refund, granted by \
+             the scope orders.write.",
+        )?;
+        let issued = self.issued(REFUND).await?;
+        let verified = self.verified(&issued).await?;
+        self.show(&issued, REFUND)?;
+        same("sub", ANN, verified.subject())?;
+        verified.require_scope(REFUND.scope).map_err(not_taken)?;
+        self.page.text(
+            "The refund service, downstream, took this token: it fetched the published keys once and asks nobody. \
+             Nothing of the access token is in it but Ann's name.",
+        )?;
+        Ok(())
+    }
+
+    async fn deliver(&mut self) -> Result<(), StoryError> {
+        self.page.chapter("A job without any token")?;
+        self.page.text(
+            "Mail for Bob arrives at night, and Bob is asleep: there is no access token of his. The mail delivery agent \
+             has its certificate, and a policy that lets it name subjects in *@trust-domain.example for \
+             mailbox.deliver. That is enough, and nothing long-lived is stored anywhere.",
+        )?;
+        let issued = self.issued(DELIVER).await?;
+        let verified = self.verified(&issued).await?;
+        self.show(&issued, DELIVER)?;
+        same("sub", "bob@trust-domain.example", verified.subject())?;
+        verified.require_scope(DELIVER.scope).map_err(not_taken)?;
+        self.page.text("The mailbox service, downstream, took it.")?;
+        Ok(())
+    }
+
+    async fn store(&mut self) -> Result<[Issued; 2], StoryError> {
+        self.page.chapter("A token for work that comes weeks later")?;
+        self.page.text(
+            "Ann closes her account. It is deleted in 40 days, when she and her access token are long gone. The account \
+             service gets a Txn-Token for account.purge now, and stores it with the cancellation. It may lie there in \
+             plain sight: in a minute it has expired. A second cancellation is stored for you, for after the story.",
+        )?;
+        let stored = [self.issued(CANCEL).await?, self.issued(CANCEL).await?];
+        for (file, issued) in [STORY_TOKEN, STORED_TOKEN].into_iter().zip(&stored) {
+            self.folder.keep_token(file, &issued.token)?;
+        }
+        self.show(&stored[0], CANCEL)?;
+        differ("txn", &claim(&stored[0], "txn")?, &claim(&stored[1], "txn")?)?;
+        let until = stored[0].redeemable_until.ok_or_else(|| missing("redeemable_until"))?;
+        self.page.text(&format!(
+            "With the token came redeemable_until: {until} ({}). The token is on record, and some policy can redeem it.",
+            Timestamp::from_epoch(until),
+        ))?;
+        Ok(stored)
+    }
+
+    async fn outlive_the_key(&mut self, stored: &[Issued]) -> Result<(), StoryError> {
+        self.page.chapter("The days go by")?;
+        let last = stored.iter().map(Issued::exp).max().unwrap_or_default();
+        until_expired(last).await;
+        self.refused_downstream(&stored[0]).await?;
+        self.page.text(
+            "The tokens have expired, and nobody downstream takes them any more. The keys move on: next, current, \
+             previous, and then out of the published set. The private half of the key that signed the stored tokens \
+             was destroyed when it stopped signing.",
+        )?;
+        let gone: Vec<_> = stored.iter().map(Issued::kid).collect();
+        self.watch_keys(&gone).await?;
+        self.page.text("The key of the stored tokens is published no more. No verifier in the world could check them.")?;
+        self.page.command(&call::discovery(self.folder, "/.well-known/jwks.json"))?;
+        Ok(())
+    }
+
+    /// Shows each change of the published keys until none of `gone` is among them.
+    async fn watch_keys(&self, gone: &[String]) -> Result<(), StoryError> {
+        let service = call::service(self.folder, PURGE.client)?;
+        let (deadline, mut seen) = (Instant::now() + DEADLINE, Vec::new());
+        loop {
+            let kids = kids(&service.published_keys().await.map_err(CallError::from)?);
+            if kids != seen {
+                let marked = kids.iter().map(|kid| short(kid, gone.contains(kid))).collect::<Vec<_>>().join(", ");
+                self.page.note(&format!("{} published: {marked}", Timestamp::now()))?;
+            }
+            if !kids.iter().any(|kid| gone.contains(kid)) {
+                return Ok(self.page.note("")?);
+            }
+            if Instant::now() > deadline {
+                return Err(unexpected("keys without those of the stored tokens", kids.join(", ")));
+            }
+            seen = kids;
+            sleep(POLL).await;
+        }
+    }
+
+    async fn redeem(&mut self, stored: &Issued) -> Result<Issued, StoryError> {
+        // Both calls first, the words after: the new token lives for seconds here.
+        second_begins().await;
+        let redeemed = self.issued(STORY_PURGE).await?;
+        let verified = self.verified(&redeemed).await?;
+        let again = self.issued(STORY_PURGE).await?;
+
+        self.page.chapter("The stored token is redeemed")?;
+        self.page.text(
+            "The 40 days are over. The purge job presents the expired token with its own certificate. The service knows \
+             the public key that signed it, finds the token on record, counts this use before it answers, and issues a \
+             new token for the same transaction, subject and purpose.",
+        )?;
+        self.show(&redeemed, STORY_PURGE)?;
+        for name in ["txn", "sub", "aud", "scope"] {
+            same(name, &claim(stored, name)?, &claim(&redeemed, name)?)?;
+        }
+        same("req_wl_chain", "account-service, purge-job", &verified.requesting_workloads().join(", "))?;
+        let delayed = verified.require_delayed(Duration::ZERO).map_err(not_taken)?;
+        same("rctx.delayed.exp", &stored.exp(), &delayed.exp)?;
+        self.page.text(&format!(
+            "The account store, downstream, took it, and took it as what it is: rctx.delayed says that it stands for a \
+             token that expired at {}, and req_wl_chain names both workloads.",
+            Timestamp::from_epoch(delayed.exp),
+        ))?;
+        self.retry(&redeemed, &again)?;
+        Ok(redeemed)
+    }
+
+    fn retry(&mut self, redeemed: &Issued, again: &Issued) -> Result<(), StoryError> {
+        self.page.chapter("A lost answer costs nothing")?;
+        self.page.text(
+            "The policy of the purge job allows one use. But suppose the answer was lost on its way. While the new token \
+             is alive, the same call by the same client brings the very same claims again, and counts nothing.",
+        )?;
+        same("the claims", &redeemed.claims_text(), &again.claims_text())?;
+        for (answer, token) in [("first answer", redeemed), ("once more", again)] {
+            let number = token.use_number().ok_or_else(|| missing("rctx.delayed.use"))?;
+            self.page.note(&format!("{answer:<12}  iat {}  exp {}  use {number}", claim(token, "iat")?, token.exp()))?;
+        }
+        self.page.note("")?;
+        Ok(())
+    }
+
+    async fn exhaust(&mut self, redeemed: &Issued) -> Result<(), StoryError> {
+        self.page.chapter("The only use is spent")?;
+        self.page.text("Once the new token has expired, the same call would be a second use. There is none.")?;
+        until_expired(redeemed.exp()).await;
+        let answer = self.refused(STORY_PURGE, "redemption_exhausted").await?;
+        self.page.answer(&answer)?;
+        Ok(())
+    }
+
+    async fn steal(&mut self) -> Result<(), StoryError> {
+        self.page.chapter("A thief has the stored token")?;
+        self.page.text(
+            "The second stored token was never redeemed. Suppose it leaks: from a backup, say, into the hands of the \
+             mail delivery agent, which has a certificate of this trust domain. It cannot use the token: no policy lets \
+             it redeem anything.",
+        )?;
+        let answer = self.refused(THEFT, "purpose_not_allowed").await?;
+        self.page.answer(&answer)?;
+        self.page.command(&THEFT.curl(self.folder))?;
+        Ok(())
+    }
+
+    async fn issued(&self, call: Call) -> Result<Issued, StoryError> {
+        match call.make(self.folder).await? {
+            Outcome::Issued(issued) => Ok(issued),
+            Outcome::Refused(answer) => {
+                Err(unexpected(&format!("a Txn-Token for {}, scope {}", call.client, call.scope), answer))
+            }
+        }
+    }
+
+    async fn refused(&self, call: Call, reason: &str) -> Result<Value, StoryError> {
+        match call.make(self.folder).await? {
+            Outcome::Refused(answer) if answer["reason"] == reason => Ok(answer),
+            Outcome::Refused(answer) => Err(unexpected(reason, answer)),
+            Outcome::Issued(_) => Err(unexpected(reason, "a Txn-Token")),
+        }
+    }
+
+    async fn verified(&self, issued: &Issued) -> Result<TxnToken, StoryError> {
+        self.verifier.verify(issued.token.as_str()).await.map_err(not_taken)
+    }
+
+    async fn refused_downstream(&self, issued: &Issued) -> Result<(), StoryError> {
+        match self.verifier.verify(issued.token.as_str()).await {
+            Err(VerifyError::Expired { .. }) => Ok(()),
+            Err(error) => Err(unexpected("an expired token", error)),
+            Ok(_) => Err(unexpected("an expired token", "one that is taken downstream")),
+        }
+    }
+
+    fn show(&mut self, issued: &Issued, call: Call) -> Result<(), StoryError> {
+        self.page.members("header", &issued.header)?;
+        self.page.members("claims", &issued.claims)?;
+        self.page.text("The same call by hand:")?;
+        Ok(self.page.command(&call.curl(self.folder))?)
+    }
+}
+
+/// The key ids of a JWK set.
+fn kids(jwks: &Value) -> Vec<String> {
+    let keys = jwks["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+    keys.iter().filter_map(|key| key["kid"].as_str().map(str::to_owned)).collect()
+}
+
+/// The begin of a key id; marked if it is the key that matters.
+fn short(kid: &str, is_marked: bool) -> String {
+    let begin: String = kid.chars().take(8).collect();
+    if is_marked { format!("[{begin}]") } else { begin }
+}
+
+/// Waits until a token with this `exp` has expired.
+async fn until_expired(exp: u64) {
+    while Timestamp::now().epoch() < exp {
+        sleep(POLL / 4).await;
+    }
+}
+
+/// Waits for the next full second: a token's life is counted in whole ones, and this one has its full length.
+async fn second_begins() {
+    until_expired(Timestamp::now().epoch() + 1).await;
+}
+
+/// A claim as it is written; strings without their quotation marks.
+fn claim(issued: &Issued, name: &str) -> Result<String, StoryError> {
+    let raw = issued.claims.raw(name).ok_or_else(|| missing(name))?;
+    Ok(serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()))
+}
+
+fn same<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, came: &T) -> Result<(), StoryError> {
+    if expected == came { Ok(()) } else { Err(unexpected(&format!("{what} = {expected}"), came)) }
+}
+
+fn differ(what: &str, one: &str, other: &str) -> Result<(), StoryError> {
+    if one == other { Err(unexpected(&format!("two different {what}"), one)) } else { Ok(()) }
+}
+
+fn missing(what: &str) -> StoryError {
+    unexpected(what, "nothing")
+}
+
+fn not_taken(error: VerifyError) -> StoryError {
+    unexpected("a token that is taken downstream", error)
+}
+
+fn unexpected(expected: impl Into<String>, came: impl Display) -> StoryError {
+    StoryError::Unexpected { expected: expected.into(), came: came.to_string() }
+}
+
+impl From<FolderError> for StoryError {
+    fn from(error: FolderError) -> Self {
+        Self::Call(error.into())
+    }
+}
