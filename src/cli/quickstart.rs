@@ -9,18 +9,21 @@ mod story;
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use tracing::subscriber::SetGlobalDefaultError;
 
 use self::folder::{Folder, FolderError};
 use self::issuer::{IssuerError, Running};
 use self::page::Page;
 use self::story::StoryError;
-use crate::cli::serve::{ServeError, Service};
+use super::serve::stop_signal;
 use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
+use crate::listener::ListenError;
+use crate::service::{Service, StartError};
 use crate::telemetry::{self, Format, Log};
 
 /// `writ quickstart …`
@@ -51,12 +54,20 @@ enum QuickstartError {
     Issuer(#[from] IssuerError),
     #[error("the configuration cannot be used:\n{}", lines(.0))]
     Config(Vec<Problem>),
+    #[error("the policies cannot be used:\n{}", lines(.0))]
+    Policies(Vec<Problem>),
     #[error("the service does not start: {0}")]
-    Serve(#[from] ServeError),
+    Start(StartError),
+    #[error("the service ended: {0}")]
+    Ended(#[from] ListenError),
     #[error(transparent)]
     Story(#[from] StoryError),
     #[error("the story was interrupted")]
     Interrupted,
+    #[error("nothing can be logged: {0}")]
+    Log(#[from] SetGlobalDefaultError),
+    #[error("nothing can be counted: {0}")]
+    Metrics(#[from] BuildError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -83,17 +94,20 @@ pub async fn run(args: Args) -> ExitCode {
 
 async fn perform(args: &Args) -> Result<(), QuickstartError> {
     let folder = Folder::prepare(&args.dir, Timestamp::now())?;
-    let mut stop = Stop::new()?;
+    let mut stop = pin!(stop_signal()?);
     let host = Host::new(&folder).await?;
     let mut page = Page::default();
     introduce(&folder, &page)?;
 
     let service = host.start(&STORY).await?;
-    let told = tokio::select! {
-        told = story::tell(&folder, &mut page) => told.map_err(QuickstartError::from),
-        () = stop.received() => Err(QuickstartError::Interrupted),
+    let mut told = Err(QuickstartError::Interrupted);
+    let telling = async {
+        tokio::select! {
+            ended = story::tell(&folder, &mut page) => told = ended.map_err(QuickstartError::from),
+            () = &mut stop => {}
+        }
     };
-    service.stop().await;
+    service.until(telling).await?;
     told?;
     if args.once {
         return Ok(page.text("That was the whole story.")?);
@@ -101,9 +115,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
 
     let service = host.start(&[]).await?;
     close(&folder, &page)?;
-    stop.received().await;
-    service.stop().await;
-    Ok(())
+    Ok(service.until(stop).await?)
 }
 
 /// What the service needs around it, for as long as quickstart runs.
@@ -120,8 +132,8 @@ impl<'a> Host<'a> {
         let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
         let log = Log::start(Format::Json, folder.log()?);
-        telemetry::trace_to(&log);
-        Ok(Self { folder, log, metrics: telemetry::record_metrics(), _issuer: issuer })
+        telemetry::trace_to(&log)?;
+        Ok(Self { folder, log, metrics: telemetry::record_metrics()?, _issuer: issuer })
     }
 
     /// The service with the settings of the folder, and these before them. Not with those of the environment: whatever
@@ -129,26 +141,11 @@ impl<'a> Host<'a> {
     async fn start(&self, settings: &[(&str, &str)]) -> Result<Service, QuickstartError> {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let (config, _) = Config::load(&self.folder.config(), settings).map_err(QuickstartError::Config)?;
-        Ok(Service::start(config, self.log.clone(), self.metrics.clone()).await?)
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => (),
-            _ = self.interrupt.recv() => (),
-        }
+        let started = Service::start(config, self.log.clone(), self.metrics.clone()).await;
+        started.map_err(|error| match error {
+            StartError::Policies(problems) => QuickstartError::Policies(problems),
+            error => QuickstartError::Start(error),
+        })
     }
 }
 
@@ -234,7 +231,8 @@ mod tests {
             assert!(warnings.is_empty(), "{warnings:?}");
             let (policies, warnings) = crate::policy::folder::load(&config.policies).unwrap();
             assert!(warnings.is_empty(), "{warnings:?}");
-            assert!(policies.is_redeemable(), "the purge job's purpose");
+            let purpose = "account.purge".parse().unwrap();
+            assert!(policies.redeemable_for(&purpose, "account-service").is_some());
         }
     }
 }
