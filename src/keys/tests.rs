@@ -232,6 +232,23 @@ async fn a_store_of_another_trust_domain_is_not_touched() {
 }
 
 #[tokio::test]
+async fn a_next_key_that_does_not_open_stops_the_start_before_it_is_needed() {
+    let installed = Installed::new();
+    let keys = installed.keys(at(0)).await;
+    let mut ring: Value = serde_json::from_slice(&keys.held().document).unwrap();
+    ring["next"]["sealed"] = ring["current"]["sealed"].clone();
+    let damage = Change::new().put(Table::Keys, b"ring", ring.to_string());
+    assert_eq!(keys.store.swap(damage).await.unwrap(), store::Swapped::Done);
+    stop(keys).await;
+    let store = installed.store().await;
+    let before = dump(&store).await;
+    let settings = settings(SigningAlgorithm::ES256);
+    let opened = KeyRing::open(store.clone(), &settings, sealing(1, &[]), &domain("d.example"), at(5)).await;
+    assert!(matches!(opened, Err(KeysError::Seal(SealError::Closed))), "{opened:?}");
+    assert_eq!(dump(&store).await, before);
+}
+
+#[tokio::test]
 async fn a_sealing_key_is_changed_by_naming_the_old_one_once() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
@@ -291,6 +308,8 @@ async fn without_a_store_the_current_key_signs_on_for_one_more_period() {
     assert!(matches!(keys.tend(at(100)).await, Err(KeysError::Store(_))));
     assert_eq!(signing_kid(&keys, at(200)), kid);
     assert_eq!(keys.signer(at(200)).unwrap().instant(), at(200));
+    let Found::Published(key) = keys.find(&kid) else { panic!("current is published") };
+    assert!(key.signed_at(at(200)));
     assert!(matches!(keys.signer(at(201)), Err(KeysError::Overdue)));
 }
 
@@ -458,6 +477,28 @@ async fn changed_and_missing_files_are_found_and_written_anew() {
     );
     stop(keys).await;
     assert!(installed.keys(at(10)).await.verify().await.is_empty());
+}
+
+#[tokio::test]
+async fn the_list_tells_what_has_happened_and_how_long_old_keys_stay() {
+    let installed = Installed::new();
+    let keys = installed.keys(at(0)).await;
+    keys.tend(at(100)).await.unwrap();
+    let list = keys.list();
+    let told = |line: &listing::KeyLine| {
+        let times = [line.created_at, line.signs_from, line.signs_until, line.published_until, line.retained_until];
+        (line.state, times.map(|time| time.map(|time| time.since(at(0)).as_secs())))
+    };
+    assert_eq!(
+        list.iter().map(told).collect::<Vec<_>>(),
+        [
+            (KeyState::Next, [Some(100), None, None, None, None]),
+            (KeyState::Current, [Some(0), Some(100), None, None, None]),
+            (KeyState::Previous, [Some(0), Some(0), Some(100), Some(200), Some(1100)]),
+        ]
+    );
+    let json = serde_json::to_value(&list[1]).unwrap();
+    assert_eq!((&json["state"], &json["signs_from"]), (&json!("current"), &json!("1970-01-12T13:48:20Z")));
 }
 
 #[tokio::test]
