@@ -111,8 +111,9 @@ impl Admin {
     }
 
     async fn trust_clock(&self, now: Timestamp) -> Result<Value, Reply> {
-        self.keys.trust_clock(now).await.map_err(no_or_failed)?;
+        // The ledger first: a step of the ring never lowers the last event.
         self.ledger.trust_clock(now).await.map_err(|error| Reply::Failed(error.to_string()))?;
+        self.keys.trust_clock(now).await.map_err(no_or_failed)?;
         self.record([Event::ClockTrusted { now: now.epoch() }]).await?;
         Ok(json!({ "now": now.to_string() }))
     }

@@ -99,20 +99,21 @@ pub fn verify(
         return Err(SubjectError::SignatureInvalid);
     }
     let claims = TxnClaims::parse(&jws.payload).map_err(|_| SubjectError::ClaimsInvalid("not those of a Txn-Token"))?;
-    check_claims(&claims, &key, trust_domain)?;
+    if claims.aud != *trust_domain {
+        return Err(SubjectError::AudienceMismatch);
+    }
     // Looked at before any time: no chain of redemptions buys time, whoever asks and whenever.
     if claims.delayed() != Ok(None) {
         return Err(SubjectError::Redeemed);
     }
+    check_span(&claims, &key)?;
     let alive = check_times(&claims, may_redeem, now)?;
     let signed_part = sha256(jws.signed_part.as_bytes());
     Ok(OwnToken { signed_part, kid: kid.to_owned(), key_state: key.state, alive, claims })
 }
 
-fn check_claims(claims: &TxnClaims, key: &SignedBy, trust_domain: &TrustDomain) -> Result<(), SubjectError> {
-    if claims.aud != *trust_domain {
-        return Err(SubjectError::AudienceMismatch);
-    }
+/// A token from outside the span of its key, or longer than any of its time, is forged or corrupted (R-DELAY-09).
+fn check_span(claims: &TxnClaims, key: &SignedBy) -> Result<(), SubjectError> {
     if !key.signed_at(Timestamp::from_epoch(claims.iat)) {
         return Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
     }
