@@ -1,0 +1,287 @@
+//! A subject issuer: an HTTPS server on loopback that publishes keys, can misbehave on request, and mints tokens.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+use super::jose::{self, Key};
+use super::pki::{self, Ca};
+use super::{eventually, now};
+
+/// What `aud` of its access tokens must name.
+pub(crate) const AUDIENCE: &str = "https://api.example";
+
+/// How the issuer answers.
+#[derive(Clone)]
+pub(crate) enum Mode {
+    /// As it should.
+    Up,
+    /// Every connection is closed at once.
+    Down,
+    /// With this status and a page of HTML.
+    Status(u16),
+    /// With this body, whatever is asked.
+    Body(String),
+    /// As it should, after a while.
+    Slow(Duration),
+    /// With a redirect to this address.
+    Redirect(String),
+}
+
+/// A running issuer.
+pub(crate) struct Issuer {
+    address: SocketAddr,
+    ca: Ca,
+    site: Arc<Site>,
+    stop: Arc<AtomicBool>,
+    /// The key it signs with.
+    pub(crate) key: Key,
+}
+
+struct Site {
+    mode: Mutex<Mode>,
+    jwks: Mutex<Value>,
+    metadata: Mutex<Value>,
+    max_age: AtomicUsize,
+    jwks_fetches: AtomicUsize,
+    other_fetches: AtomicUsize,
+}
+
+impl Issuer {
+    /// An issuer that signs with ES256.
+    pub(crate) fn start() -> Self {
+        Self::with_key(Key::es256("issuer-1"))
+    }
+
+    /// An issuer that signs with `key`.
+    pub(crate) fn with_key(key: Key) -> Self {
+        let ca = Ca::root("issuer authority");
+        let server = ca.issue(pki::server());
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(server.chain.clone(), server.key())
+            .expect("a certificate with its key");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let url = format!("https://localhost:{}", address.port());
+        let site = Arc::new(Site {
+            mode: Mutex::new(Mode::Up),
+            jwks: Mutex::new(json!({"keys": [key.jwk()]})),
+            metadata: Mutex::new(json!({"issuer": url, "jwks_uri": format!("{url}/jwks")})),
+            max_age: AtomicUsize::new(300),
+            jwks_fetches: AtomicUsize::new(0),
+            other_fetches: AtomicUsize::new(0),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (served, stopped) = (Arc::clone(&site), Arc::clone(&stop));
+        std::thread::spawn(move || serve(&listener, &Arc::new(config), &served, &stopped));
+        Self { address, ca, site, stop, key }
+    }
+
+    /// Its identifier, `iss` of its tokens.
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Where its keys are.
+    pub(crate) fn jwks_uri(&self) -> String {
+        format!("{}/jwks", self.url())
+    }
+
+    /// The authority that vouches for its server.
+    pub(crate) fn ca_pem(&self) -> String {
+        self.ca.pem()
+    }
+
+    /// From now on it answers like that.
+    pub(crate) fn be(&self, mode: Mode) {
+        *self.site.mode.lock().unwrap() = mode;
+    }
+
+    /// From now on it publishes these keys.
+    pub(crate) fn publish(&self, keys: &[Value]) {
+        *self.site.jwks.lock().unwrap() = json!({"keys": keys});
+    }
+
+    /// From now on its metadata are these.
+    pub(crate) fn describe(&self, metadata: Value) {
+        *self.site.metadata.lock().unwrap() = metadata;
+    }
+
+    /// `max-age` of its keys, in seconds.
+    pub(crate) fn cache_for(&self, seconds: usize) {
+        self.site.max_age.store(seconds, Ordering::SeqCst);
+    }
+
+    /// How often its keys were asked for.
+    pub(crate) fn jwks_fetches(&self) -> usize {
+        self.site.jwks_fetches.load(Ordering::SeqCst)
+    }
+
+    /// How often anything else was asked for.
+    pub(crate) fn other_fetches(&self) -> usize {
+        self.site.other_fetches.load(Ordering::SeqCst)
+    }
+
+    /// Returns as soon as its keys were asked for more than `seen` times.
+    pub(crate) fn wait_for_fetch_after(&self, seen: usize) {
+        eventually("a fetch of the issuer's keys", || (self.jwks_fetches() > seen).then_some(()));
+    }
+
+    /// An access token as RFC 9068 has it, to be changed and minted.
+    pub(crate) fn access_token(&self) -> Draft<'_> {
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).unwrap();
+        Draft {
+            key: &self.key,
+            header: json!({"typ": "at+jwt", "alg": self.key.alg(), "kid": self.key.kid}),
+            claims: json!({
+                "iss": self.url(), "sub": "alice", "aud": AUDIENCE, "client_id": "web-app",
+                "iat": now(), "exp": now() + 600, "jti": format!("{:016x}", u64::from_be_bytes(random)),
+                "scope": "trade.stocks",
+            }),
+        }
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+/// A token that is not signed yet.
+pub(crate) struct Draft<'a> {
+    key: &'a Key,
+    pub(crate) header: Value,
+    pub(crate) claims: Value,
+}
+
+impl<'a> Draft<'a> {
+    /// Sets a claim.
+    pub(crate) fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.claims[name] = value.into();
+        self
+    }
+
+    /// Leaves a claim out.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.claims.as_object_mut().expect("an object").remove(name);
+        self
+    }
+
+    /// Sets a member of the header.
+    pub(crate) fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.header[name] = value.into();
+        self
+    }
+
+    /// Leaves a member of the header out.
+    pub(crate) fn without_header(mut self, name: &str) -> Self {
+        self.header.as_object_mut().expect("an object").remove(name);
+        self
+    }
+
+    /// Signs with another key; the header stays as it is.
+    pub(crate) fn signed_by(mut self, key: &'a Key) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// The token.
+    pub(crate) fn mint(&self) -> String {
+        self.key.token(&self.header.to_string(), &self.claims.to_string())
+    }
+
+    /// The token with `value`, which need not be JSON, as the claim `name`.
+    pub(crate) fn mint_raw(&self, name: &str, value: &str) -> String {
+        let mut claims = self.claims.clone();
+        claims.as_object_mut().expect("an object").remove(name);
+        let text = claims.to_string();
+        let text = format!("{},\"{name}\":{value}}}", text.strip_suffix('}').expect("an object"));
+        self.key.token(&self.header.to_string(), &text)
+    }
+
+    /// The token with `value`, which need not be JSON, as the member `name` of the header.
+    pub(crate) fn mint_raw_header(&self, name: &str, value: &str) -> String {
+        let mut header = self.header.clone();
+        header.as_object_mut().expect("an object").remove(name);
+        let text = header.to_string();
+        let text = format!("{},\"{name}\":{value}}}", text.strip_suffix('}').expect("an object"));
+        self.key.token(&text, &self.claims.to_string())
+    }
+
+    /// The token with a MAC keyed by `secret` where the signature should be.
+    pub(crate) fn mac(&self, secret: &[u8]) -> String {
+        jose::seal(&self.header.to_string(), &self.claims.to_string(), |message| jose::hs256(secret, message))
+    }
+
+    /// The token with these bytes as signature.
+    pub(crate) fn mint_signed_with(&self, signature: &[u8]) -> String {
+        jose::seal(&self.header.to_string(), &self.claims.to_string(), |_| signature.to_vec())
+    }
+}
+
+fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, site: &Arc<Site>, stop: &AtomicBool) {
+    for socket in listener.incoming() {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(socket) = socket else { continue };
+        let (config, site) = (Arc::clone(config), Arc::clone(site));
+        // A client that goes away is its own affair.
+        std::thread::spawn(move || drop(answer(socket, config, &site)));
+    }
+}
+
+fn answer(socket: TcpStream, config: Arc<ServerConfig>, site: &Site) -> std::io::Result<()> {
+    let mode = site.mode.lock().unwrap().clone();
+    if matches!(mode, Mode::Down) {
+        return Ok(());
+    }
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let session = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut stream = StreamOwned::new(session, socket);
+    let mut request = Vec::new();
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        let mut chunk = [0; 4096];
+        match stream.read(&mut chunk)? {
+            0 => return Ok(()),
+            read => request.extend_from_slice(&chunk[..read]),
+        }
+    }
+    let is_jwks = request.starts_with(b"GET /jwks ");
+    if is_jwks { &site.jwks_fetches } else { &site.other_fetches }.fetch_add(1, Ordering::SeqCst);
+    let (status, extra, body) = site.respond(&mode, is_jwks);
+    let max_age = site.max_age.load(Ordering::SeqCst);
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nCache-Control: max-age={max_age}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+impl Site {
+    fn respond(&self, mode: &Mode, is_jwks: bool) -> (u16, String, String) {
+        let document = if is_jwks { &self.jwks } else { &self.metadata };
+        let document = || document.lock().unwrap().to_string();
+        match mode {
+            Mode::Up | Mode::Down => (200, String::new(), document()),
+            Mode::Slow(pause) => {
+                std::thread::sleep(*pause);
+                (200, String::new(), document())
+            }
+            Mode::Status(status) => (*status, String::new(), "<html>no</html>".to_owned()),
+            Mode::Body(body) => (200, String::new(), body.clone()),
+            Mode::Redirect(target) => (302, format!("Location: {target}\r\n"), String::new()),
+        }
+    }
+}
