@@ -4,5 +4,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[test]
-fn x() {}
+mod access_tokens;
+mod client_credentials;
+mod clients;
+mod configuration;
+mod handshakes;
+mod keys;
+mod operations;
+mod policies;
+mod redemption;
+mod requests;
+mod scene;
+mod store;

@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, StreamOwned};
 use serde_json::Value;
 
 use super::DEADLINE;
@@ -18,6 +18,19 @@ pub(crate) struct Connection {
     stream: Box<dyn ReadWrite>,
     /// Read from the stream, not yet part of an answer.
     buffer: Vec<u8>,
+    /// What TLS agreed on; nothing on plain TCP.
+    pub(crate) handshake: Option<Handshake>,
+}
+
+/// What a finished handshake agreed on.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) is_resumed: bool,
+    /// What ALPN chose.
+    pub(crate) protocol: Option<Vec<u8>>,
+    /// The server's certificate.
+    pub(crate) certificate: CertificateDer<'static>,
 }
 
 /// An answer as received.
@@ -32,7 +45,7 @@ pub(crate) struct Response {
 impl Connection {
     /// Plain TCP.
     pub(crate) fn plain(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { stream: Box::new(tcp(address)?), buffer: Vec::new() })
+        Ok(Self { stream: Box::new(tcp(address)?), buffer: Vec::new(), handshake: None })
     }
 
     /// TLS, handshake included. In TLS 1.3 a refusal of the client's certificate shows at the first read only.
@@ -43,7 +56,13 @@ impl Connection {
         while session.is_handshaking() {
             session.complete_io(&mut socket)?;
         }
-        Ok(Self { stream: Box::new(StreamOwned::new(session, socket)), buffer: Vec::new() })
+        let handshake = Some(Handshake {
+            version: session.protocol_version().expect("a finished handshake"),
+            is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            protocol: session.alpn_protocol().map(<[u8]>::to_vec),
+            certificate: session.peer_certificates().expect("the server has a certificate")[0].clone().into_owned(),
+        });
+        Ok(Self { stream: Box::new(StreamOwned::new(session, socket)), buffer: Vec::new(), handshake })
     }
 
     /// Sends bytes as they are.

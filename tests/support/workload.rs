@@ -17,6 +17,8 @@ use super::writ::Site;
 pub(crate) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// The type of a Txn-Token.
 pub(crate) const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
+/// The media type of a request.
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 /// The type of an access token.
 pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
@@ -91,16 +93,11 @@ impl Workload {
         Ok(Session { site: Arc::clone(&self.site), connection })
     }
 
-    /// The alert that ends the handshake. In TLS 1.3 the client hears of it only when it reads.
+    /// The alert that ends the handshake. In TLS 1.3 the client hears of it only when it reads; it must not write
+    /// before that, or the end of the connection may overtake the alert.
     #[track_caller]
     pub(crate) fn alert(&self) -> AlertDescription {
-        let error = self
-            .try_connect()
-            .and_then(|mut session| {
-                session.connection.send(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-                session.connection.receive()
-            })
-            .expect_err("the handshake fails");
+        let error = self.try_connect().and_then(|mut session| session.connection.receive()).expect_err("no handshake");
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => *alert,
             _ => panic!("no alert: {error:?}"),
@@ -123,7 +120,7 @@ impl Session {
 
     /// The same where the connection may break.
     pub(crate) fn try_token(&mut self, form: &Form) -> io::Result<Answer> {
-        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let headers = [("Content-Type", FORM)];
         self.try_post("/token", &headers, form.encode().as_bytes())
     }
 
@@ -131,6 +128,12 @@ impl Session {
     #[track_caller]
     pub(crate) fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.try_post(path, headers, body).expect("an answer")
+    }
+
+    /// Any request without a body.
+    #[track_caller]
+    pub(crate) fn get(&mut self, method: &str, path: &str) -> Answer {
+        Answer::new(&self.site, super::writ::get(&mut self.connection, method, path, &[]))
     }
 
     fn try_post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {

@@ -343,9 +343,14 @@ impl Writ {
 
     /// What is done by `act` makes the service log this event.
     pub(crate) fn expect_event(&self, event: &str, act: impl FnOnce()) -> Value {
+        self.expect_log(event, act, |line| line["event"] == event)
+    }
+
+    /// What is done by `act` makes the service log a line that `is_it` knows.
+    pub(crate) fn expect_log(&self, what: &str, act: impl FnOnce(), is_it: impl Fn(&Value) -> bool) -> Value {
         let seen = self.process.as_ref().map_or(0, |process| process.lines.count());
         act();
-        self.wait_for_log_after(seen, event, |line| line["event"] == event)
+        self.wait_for_log_after(seen, what, is_it)
     }
 
     /// The first line that `is_it` knows, once it is there.
