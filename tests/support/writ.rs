@@ -51,6 +51,12 @@ impl Setup {
 
     /// Sets `section.key` (or a top-level key) of `writ.toml`.
     pub(crate) fn set(mut self, name: &str, value: impl Into<Toml>) -> Self {
+        self.change(name, value);
+        self
+    }
+
+    /// The same for a service that was started; it counts from the next start.
+    pub(crate) fn change(&mut self, name: &str, value: impl Into<Toml>) {
         let (table, key) = match name.split_once('.') {
             None => (&mut self.settings, name),
             Some((section, key)) => (
@@ -59,7 +65,6 @@ impl Setup {
             ),
         };
         table.insert(key.to_owned(), value.into());
-        self
     }
 
     /// Keys that live for seconds: signing for `rotation` of them, published and retained accordingly.
@@ -406,6 +411,11 @@ impl Writ {
     pub(crate) fn key_state(&self, kid: &str) -> Option<String> {
         let key = self.keys().into_iter().find(|key| key["kid"] == kid)?;
         key["state"].as_str().map(str::to_owned)
+    }
+
+    /// Promotes the next key as soon as that may be done.
+    pub(crate) fn rotate(&self) {
+        self.run(&["keys", "rotate", "--wait"]).exits(0);
     }
 
     /// Returns as soon as the key is in that state.
