@@ -1,1 +1,255 @@
-//! TODO
+//! The store: one process, damage is seen, repair says what is lost (CONTRACT 3.5, 6, 8; ).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::scene::{self, ACCOUNTS, batch, batch_living, delayed, delayed_briefly, expired, fresh, redeem};
+use crate::support::answer::Answer;
+use crate::support::workload::Form;
+use crate::support::writ::{Setup, Writ};
+
+fn try_redeem(writ: &Writ, original: &crate::support::answer::Issued) -> Answer {
+    writ.workload("batch").token(&redeem(original))
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// The file that the embedded store keeps its records in.
+fn database(writ: &Writ) -> PathBuf {
+    let all = files(&writ.setup.path("data"));
+    all.into_iter().find(|path| path.file_name().is_some_and(|name| name == "db")).expect("a database file")
+}
+
+///
+#[test]
+fn a_second_process_is_refused_and_harms_nobody() {
+    let writ = scene::mailer();
+    let refused = writ.run(&["serve"]).exits(2);
+    refused.says(&format!("locked by process {}", writ.pid()));
+    writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
+}
+
+/// whatever the umask.
+#[test]
+fn what_the_service_writes_is_for_nobody_else() {
+    let writ = delayed("").start();
+    let original = expired(&writ);
+    try_redeem(&writ, &original).issued();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&writ.setup.path("data")), 0o700);
+    for path in files(&writ.setup.path("data")) {
+        assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+    }
+}
+
+///
+#[test]
+fn a_store_that_others_can_enter_stops_the_start() {
+    let setup = Setup::new().client("mailer", scene::MAILER);
+    let path = setup.path("data");
+    fs::create_dir(&path).unwrap();
+    for mode in [0o755, 0o777, 0o705] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        setup.run(&["serve"]).exits(2).says("data").says(&format!("{mode:o}"));
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    setup.start();
+}
+
+///
+#[test]
+fn the_store_holds_no_token() {
+    let mut writ = delayed("").start();
+    let original = expired(&writ);
+    let redeemed = try_redeem(&writ, &original).issued();
+    assert_eq!(writ.terminate(), 0);
+    let contains = |bytes: &[u8], needle: &str| bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+    for path in files(&writ.setup.path("data")) {
+        let bytes = fs::read(&path).unwrap();
+        for token in [&original.token, &redeemed.token] {
+            let payload = token.split('.').nth(1).unwrap();
+            assert!(!contains(&bytes, &payload[..40]), "{}", path.display());
+        }
+        assert!(!contains(&bytes, "PRIVATE KEY"), "{}", path.display());
+    }
+}
+
+/// A stopped service that issued a token which could be redeemed.
+fn stopped() -> (Writ, crate::support::answer::Issued) {
+    let mut writ = delayed_briefly("").start();
+    let original = fresh(&writ);
+    assert_eq!(writ.terminate(), 0);
+    original.wait_until_expired();
+    (writ, original)
+}
+
+#[track_caller]
+fn damaged(writ: &Writ) {
+    writ.run(&["serve"]).exits(2).says("writ store repair");
+}
+
+/// an empty ledger would make every token redeemable again.
+#[test]
+fn a_flipped_byte_stops_the_start() {
+    let (writ, _) = stopped();
+    let path = database(&writ);
+    let mut bytes = fs::read(&path).unwrap();
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[used / 2] ^= 0x40;
+    fs::write(&path, bytes).unwrap();
+    damaged(&writ);
+}
+
+///
+#[test]
+fn a_truncated_store_stops_the_start() {
+    let (writ, _) = stopped();
+    let path = database(&writ);
+    let bytes = fs::read(&path).unwrap();
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    fs::write(&path, &bytes[..used / 2]).unwrap();
+    damaged(&writ);
+}
+
+///
+#[test]
+fn a_store_whose_beginning_is_lost_stops_the_start() {
+    let (writ, _) = stopped();
+    let path = database(&writ);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len().min(4096);
+    bytes[..end].fill(0);
+    fs::write(&path, bytes).unwrap();
+    damaged(&writ);
+}
+
+///
+#[test]
+fn a_missing_database_stops_the_start() {
+    let (writ, _) = stopped();
+    fs::remove_file(database(&writ)).unwrap();
+    damaged(&writ);
+}
+
+/// CONTRACT 6: repair brings the key history back and refuses what the lost ledger knew.
+#[test]
+fn a_repaired_store_has_its_key_history_and_no_old_records() {
+    let (mut writ, original) = stopped();
+    fs::remove_file(database(&writ)).unwrap();
+    damaged(&writ);
+    writ.run(&["store", "repair"]).exits(0).says("ledger");
+    writ.start();
+    // the key is known, the record is not
+    try_redeem(&writ, &original).invalid_request("redemption_not_on_record");
+    let later = expired(&writ);
+    assert_eq!(try_redeem(&writ, &later).issued().use_number(), Some(1));
+}
+
+/// CONTRACT 6: `require_record = false` included.
+#[test]
+fn after_a_repair_old_tokens_are_refused_even_without_records() {
+    let mut writ =
+        Setup::new().client("accounts", ACCOUNTS).client("batch", &batch("require_record = false")).start();
+    let original = fresh(&writ);
+    assert_eq!(writ.terminate(), 0);
+    original.wait_until_expired();
+    fs::remove_file(database(&writ)).unwrap();
+    writ.run(&["store", "repair"]).exits(0);
+    writ.start();
+    try_redeem(&writ, &original).invalid_request("redemption_not_on_record");
+}
+
+/// CONTRACT 6: free retries too.
+#[test]
+fn after_a_repair_free_retries_are_refused() {
+    let mut writ = delayed("").start();
+    let original = expired(&writ);
+    try_redeem(&writ, &original).issued();
+    assert_eq!(writ.terminate(), 0);
+    fs::remove_file(database(&writ)).unwrap();
+    writ.run(&["store", "repair"]).exits(0);
+    writ.start();
+    try_redeem(&writ, &original).invalid_request("redemption_not_on_record");
+}
+
+/// Repair is audited, and the log says so at the latest with the next start.
+#[test]
+fn a_repair_is_on_record() {
+    let (mut writ, _) = stopped();
+    fs::remove_file(database(&writ)).unwrap();
+    let output = writ.run(&["store", "repair"]).exits(0);
+    writ.start();
+    let text = format!("{}{}{}", output.stdout, output.stderr, writ.log_text());
+    assert!(text.contains("store_repaired"), "{text}");
+}
+
+/// A store that is well needs no repair, and loses nothing by it.
+#[test]
+fn a_healthy_store_is_not_repaired_by_accident() {
+    let (mut writ, original) = stopped();
+    let output = writ.run(&["store", "repair"]);
+    assert!(output.code == 0 || output.code == 1, "{output:?}");
+    writ.start();
+    try_redeem(&writ, &original).issued();
+}
+
+/// an older ledger would open uses again.
+#[test]
+fn a_rolled_back_store_stops_the_start_until_an_operator_trusts_it() {
+    let mut writ = Setup::new().client("accounts", ACCOUNTS).client("batch", &batch_living("1s", "")).start();
+    let original = expired(&writ);
+    assert_eq!(writ.terminate(), 0);
+    let path = database(&writ);
+    let backup = fs::read(&path).unwrap();
+    writ.start();
+    try_redeem(&writ, &original).issued().wait_until_expired();
+    assert_eq!(writ.terminate(), 0);
+    fs::write(&path, backup).unwrap();
+    damaged(&writ);
+    writ.run(&["store", "repair", "--trust-ledger"]).exits(0);
+    writ.start();
+    try_redeem(&writ, &original).issued();
+}
+
+/// a store of another installation.
+#[test]
+fn a_foreign_store_stops_the_start() {
+    let (writ, _) = stopped();
+    let other = Setup::new().client("mailer", scene::MAILER).set("store.path", writ.setup.path("data").to_str().unwrap());
+    other.run(&["serve"]).exits(2);
+    let before = fs::read(database(&writ)).unwrap();
+    let mut writ = writ;
+    assert_eq!(fs::read(database(&writ)).unwrap(), before);
+    writ.start();
+}
+
+/// acknowledged is durable.
+#[test]
+fn a_killed_server_starts_again() {
+    let mut writ = delayed("").start();
+    for _ in 0..3 {
+        let original = fresh(&writ);
+        writ.kill();
+        writ.start();
+        original.wait_until_expired();
+        try_redeem(&writ, &original).issued();
+    }
+}
+
+/// CONTRACT 8
+#[test]
+fn the_clock_can_be_trusted_while_the_service_runs_and_while_it_does_not() {
+    let mut writ = scene::mailer();
+    writ.expect_event("clock_trusted", || drop(writ.run(&["store", "trust-clock"]).exits(0)));
+    assert_eq!(writ.terminate(), 0);
+    writ.run(&["store", "trust-clock"]).exits(0);
+}
