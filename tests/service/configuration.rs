@@ -1,1 +1,365 @@
-//! TODO
+//! `writ.toml`, the environment and the command line (CONTRACT 6, 8; ).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use toml::Table;
+
+use crate::scene::{self, GATEWAY, MAILER};
+use crate::support::cli::{self, Output};
+use crate::support::issuer::Issuer;
+use crate::support::pki;
+use crate::support::workload::Form;
+use crate::support::writ::Setup;
+
+fn good() -> Setup {
+    Setup::new().client("mailer", MAILER)
+}
+
+/// Fails the test unless the configuration is refused, naming the key.
+#[track_caller]
+fn refused(setup: &Setup, key: &str) {
+    setup.run(&["check"]).exits(2).says(key);
+}
+
+/// `writ.toml` with `text` appended, checked.
+fn check_text(setup: &Setup, change: impl FnOnce(String) -> String) -> Output {
+    drop(setup.command(&["check"]));
+    let text = fs::read_to_string(setup.path("writ.toml")).unwrap();
+    setup.write("changed.toml", &change(text));
+    let mut command = cli::command(&setup.path("."));
+    command.args(["check", "--json", "--config"]).arg(setup.path("changed.toml"));
+    cli::run(command)
+}
+
+#[test]
+fn a_good_configuration_passes() {
+    let setup = good();
+    setup.run(&["check"]).exits(0);
+    assert_eq!(setup.run(&["check", "--json"]).exits(0).json(), json!({"ok": true, "problems": []}));
+}
+
+///
+#[test]
+fn an_unknown_key_is_named_with_its_file_and_line() {
+    let output = check_text(&good(), |text| format!("{text}\n[tokenz]\n")).exits(2);
+    let problem = &output.json()["problems"][0];
+    assert!(problem["file"].as_str().unwrap().ends_with("changed.toml"), "{problem}");
+    assert!(problem.to_string().contains("tokenz"), "{problem}");
+
+    let output = check_text(&good(), |text| text.replace("sealing_key", "sealing_kee")).exits(2);
+    let problems = output.json()["problems"].clone();
+    let unknown = problems.as_array().unwrap().iter().find(|problem| problem.to_string().contains("sealing_kee")).unwrap();
+    assert!(unknown["line"].as_u64().unwrap() > 1 && unknown["severity"] == "error", "{unknown}");
+}
+
+///
+#[test]
+fn text_that_is_no_toml_is_refused_with_its_line() {
+    for broken in ["[tokens\n", "a = \n", "issuer = 1\nissuer = 2\n"] {
+        let output = check_text(&good(), |_| format!("# first\n{broken}")).exits(2);
+        assert_eq!(output.json()["problems"][0]["severity"], "error");
+        assert!(output.json()["problems"][0]["line"].as_u64().unwrap() >= 2, "{output:?}");
+    }
+}
+
+///
+#[test]
+fn a_value_of_the_wrong_type_is_refused() {
+    refused(&good().set("tokens.lifetime", 60), "lifetime");
+    refused(&good().set("listen.http2", "yes"), "http2");
+    refused(&good().set("tokens.max_size", "4096"), "max_size");
+    refused(&good().set("tls.client_crls", "certs/crl.pem"), "client_crls");
+    refused(&good().set("listen.exchange", "localhost"), "exchange");
+}
+
+/// CONTRACT 6
+#[test]
+fn durations_have_a_unit_and_at_least_a_second() {
+    for bad in ["0s", "60", "1.5s", "-1s", "1m30", "s", "", "1 m", "9999999999999999999d"] {
+        refused(&good().set("tokens.lifetime", bad), "lifetime");
+    }
+    for name in ["tokens.clock_skew", "limits.drain_timeout"] {
+        good().set(name, "0s").run(&["check"]).exits(0);
+    }
+    good().set("tokens.lifetime", "1m").set("limits.request_timeout", "2m").run(&["check"]).exits(0);
+}
+
+///
+#[test]
+fn times_that_contradict_each_other_are_refused() {
+    refused(&good().set("tokens.lifetime", "6m"), "lifetime");
+    refused(&good().set("tokens.max_lifetime", "16m"), "max_lifetime");
+    refused(&good().set("keys.rotation_period", "10m"), "rotation_period");
+    refused(&good().set("tokens.clock_skew", "1h"), "clock_skew");
+}
+
+///
+#[test]
+fn an_issuer_must_be_a_plain_https_url() {
+    for bad in [
+        "http://tts.example",
+        "tts.example",
+        "https://tts.example/path",
+        "https://tts.example?x",
+        "https://tts.example#x",
+        "https://u@tts.example",
+        "",
+    ] {
+        refused(&good().set("issuer", bad), "issuer");
+    }
+}
+
+/// CONTRACT 6
+#[test]
+fn required_keys_are_named() {
+    for name in ["trust_domain", "issuer"] {
+        let mut setup = good();
+        setup.unset(name);
+        refused(&setup, name);
+    }
+    refused(&good().set("trust_domain", ""), "trust_domain");
+    refused(&good().set("trust_domain", "a b"), "trust_domain");
+}
+
+fn with_issuer(change: impl FnOnce(&mut Table)) -> Setup {
+    let issuer = Issuer::start();
+    Setup::new().client("gateway", GATEWAY).issuer_with(&issuer, change)
+}
+
+///
+#[test]
+fn a_subject_issuer_that_cannot_work_is_refused() {
+    with_issuer(|_| {}).run(&["check"]).exits(0);
+    let set = |name: &'static str, value: toml::Value| with_issuer(move |table| drop(table.insert(name.into(), value)));
+    refused(&set("issuer", "http://login.example".into()), "issuer");
+    refused(&set("jwks_uri", "http://login.example/jwks".into()), "jwks_uri");
+    for algorithm in ["HS256", "none", "ES257"] {
+        refused(&set("algorithms", vec![algorithm].into()), "algorithms");
+    }
+    refused(&set("algorithms", toml::Value::Array(Vec::new())), "algorithms");
+    refused(&set("token_types", vec!["saml2"].into()), "token_types");
+    refused(&set("token_types", vec!["access_token", "id_token"].into()), "id_token_audience");
+    refused(&set("jwt_access_tokens", "rfc9069".into()), "jwt_access_tokens");
+    refused(&set("audience", toml::Value::Array(Vec::new())), "audience");
+    refused(&set("jwks_file", "jwks.json".into()), "jwks_file");
+    refused(&set("scopes", vec!["a b"].into()), "scopes");
+    refused(&set("ca", "nowhere.pem".into()), "nowhere.pem");
+    refused(&set("unheard_of", "x".into()), "unheard_of");
+}
+
+/// A-139, R-SUBJ-07
+#[test]
+fn two_issuers_cannot_share_a_prefix() {
+    let (one, other) = (Issuer::start(), Issuer::start());
+    let prefix = |prefix: &'static str| move |table: &mut Table| drop(table.insert("subject_prefix".into(), prefix.into()));
+    let both = |first, second| Setup::new().client("gateway", GATEWAY).issuer_with(&one, prefix(first)).issuer_with(&other, prefix(second));
+    refused(&both("", ""), "subject_prefix");
+    refused(&both("a:", "a:"), "subject_prefix");
+    both("", "a:").run(&["check"]).exits(0);
+    let twice = Setup::new().client("gateway", GATEWAY).issuer_with(&one, prefix("a:")).issuer_with(&one, prefix("b:"));
+    refused(&twice, "issuer");
+}
+
+/// every problem in one run.
+#[test]
+fn all_problems_are_reported_at_once() {
+    let setup = good().set("tokens.lifetime", "6m").set("issuer", "http://x").set("listen.exchange", "nowhere").client("bad", "x = 1\n");
+    let problems = setup.run(&["check", "--json"]).exits(2).json();
+    let text = problems.to_string();
+    for key in ["lifetime", "issuer", "exchange", "bad.toml"] {
+        assert!(text.contains(key), "{key} is missing: {text}");
+    }
+    for problem in problems["problems"].as_array().unwrap() {
+        assert!(["error", "warning"].contains(&problem["severity"].as_str().unwrap()));
+        assert!(problem["message"].is_string());
+    }
+}
+
+/// CONTRACT 6
+#[test]
+fn the_environment_overrides_values() {
+    let setup = good()
+        .environment("WRIT_TOKENS__LIFETIME", "17s")
+        .environment("WRIT_TRUST_DOMAIN", "trust-domain.example")
+        .environment("WRIT_TOKENS__INCLUDE_ISS", "false")
+        .environment("WRIT_TLS__CLIENT_CRLS", "[]")
+        .set("trust_domain", "overridden.example");
+    let writ = setup.start();
+    let issued = writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
+    assert_eq!((issued.exp() - issued.iat(), issued.claims.get("iss")), (17, None));
+}
+
+/// a typo must not silently do nothing.
+#[test]
+fn an_environment_variable_that_fits_nothing_is_refused() {
+    for name in ["WRIT_TOKENS__LIFETMIE", "WRIT_TOKNES__LIFETIME", "WRIT_A__B__C"] {
+        refused(&good().environment(name, "1s"), name);
+    }
+    refused(&good().environment("WRIT_TOKENS__LIFETIME", "soon"), "WRIT_TOKENS__LIFETIME");
+}
+
+/// CONTRACT 6: Kubernetes sets such names.
+#[test]
+fn other_environment_variables_are_left_alone() {
+    good()
+        .environment("WRIT_SERVICE_HOST", "10.0.0.1")
+        .environment("WRIT_PORT", "tcp://10.0.0.1:8443")
+        .environment("WRITX__Y", "1")
+        .run(&["check"])
+        .exits(0);
+}
+
+/// CONTRACT 6: relative paths start at the file's own folder.
+#[test]
+fn the_configuration_is_found_by_argument_and_read_from_anywhere() {
+    let setup = good();
+    drop(setup.command(&["check"]));
+    let mut command = cli::command(Path::new("/"));
+    command.env_remove("WRIT_CONFIG").args(["check", "--config"]).arg(setup.path("writ.toml"));
+    cli::run(command).exits(0);
+    let mut command = cli::command(Path::new("/"));
+    command.env_remove("WRIT_CONFIG").args(["check", "--config", "/nowhere/writ.toml"]);
+    cli::run(command).exits(2).says("/nowhere/writ.toml");
+}
+
+/// CONTRACT 8: `writ.toml` in the working folder is the default.
+#[test]
+fn the_configuration_is_looked_for_in_the_working_folder() {
+    let setup = good();
+    let mut command = setup.command(&["check"]);
+    command.env_remove("WRIT_CONFIG");
+    cli::run(command).exits(0);
+}
+
+/// CONTRACT 8
+#[test]
+fn wrong_usage_exits_2_and_help_exits_0() {
+    let setup = good();
+    for arguments in [&[][..], &["nonsense"], &["serve", "--nonsense"], &["keys"], &["keys", "revoke"]] {
+        setup.run(arguments).exits(2);
+    }
+    for arguments in [&["--help"][..], &["serve", "--help"], &["keys", "--help"], &["keys", "list", "--help"], &["check", "--help"]] {
+        setup.run(arguments).exits(0);
+    }
+    assert!(setup.run(&["--version"]).exits(0).stdout.contains(env!("CARGO_PKG_VERSION")));
+}
+
+/// A file that must be there is named when it is not.
+#[test]
+fn missing_files_are_named() {
+    for file in ["certs/server.pem", "certs/server.key", "certs/ca.pem"] {
+        let setup = good();
+        fs::remove_file(setup.path(file)).unwrap();
+        refused(&setup, file);
+        setup.run(&["serve"]).exits(2).says(file);
+    }
+    let setup = good();
+    fs::remove_dir_all(setup.path("policies")).unwrap();
+    refused(&setup, "policies");
+}
+
+/// A broken certificate is named too.
+#[test]
+fn certificates_that_cannot_serve_are_refused() {
+    for file in ["certs/server.pem", "certs/server.key", "certs/ca.pem"] {
+        for content in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let setup = good();
+            setup.write(file, content);
+            refused(&setup, file);
+        }
+    }
+    let setup = good();
+    setup.write("certs/server.key", &setup.ca.issue(pki::server()).key_pem);
+    refused(&setup, "server");
+}
+
+///
+#[test]
+fn a_private_key_that_others_can_read_is_refused() {
+    let setup = good();
+    let path = setup.path("certs/server.key");
+    for mode in [0o604, 0o644, 0o620, 0o602] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        setup.run(&["check"]).exits(2).says("server.key").says(&format!("{mode:o}"));
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let problems = setup.run(&["check", "--json"]).exits(0).json();
+    assert!(problems["problems"].as_array().unwrap().iter().any(|problem| problem["severity"] == "warning"), "{problems}");
+}
+
+/// R-DELAY-01: the deviation is announced.
+#[test]
+fn redemption_is_announced_at_the_start() {
+    let writ = scene::delayed("").start();
+    writ.wait_for_log("the announcement", |line| {
+        let text = line.to_string();
+        text.contains("redemption") || text.contains("redeem")
+    });
+}
+
+/// CONTRACT 8
+#[test]
+fn a_development_authority_is_made_and_serves() {
+    let setup = good();
+    let folder = setup.path("dev");
+    let dir = folder.to_str().unwrap();
+    setup.run(&["certs", "init", dir]).exits(0);
+    let issue = ["certs", "issue", "--dir", dir, "--client", "mailer", "--san-uri", "spiffe://trust-domain.example/mailer"];
+    setup.run(&issue).exits(0);
+    for file in ["ca.pem", "server.pem", "server.key", "sealing.key", "mailer.pem", "mailer.key"] {
+        let mode = fs::metadata(folder.join(file)).unwrap().permissions().mode() & 0o777;
+        assert!(!file.ends_with(".key") || mode == 0o600, "{file} has mode {mode:o}");
+    }
+    let setup = setup
+        .set("tls.certificate", "dev/server.pem")
+        .set("tls.private_key", "dev/server.key")
+        .set("tls.client_ca", "dev/ca.pem")
+        .set("keys.sealing_key", "dev/sealing.key");
+    setup.run(&["check"]).exits(0);
+}
+
+/// CONTRACT 8: a client's names, one kind each.
+#[test]
+fn certificates_are_issued_with_every_kind_of_name() {
+    let setup = good();
+    let folder = setup.path("dev");
+    let dir = folder.to_str().unwrap();
+    setup.run(&["certs", "init", dir]).exits(0);
+    for (flag, value) in
+        [("--san-uri", "spiffe://a/b"), ("--san-dns", "a.example"), ("--san-email", "a@b.example"), ("--san-ip", "192.0.2.1")]
+    {
+        setup.run(&["certs", "issue", "--dir", dir, "--client", "x", flag, value, "--days", "3"]).exits(0);
+    }
+    setup.run(&["certs", "issue", "--dir", dir, "--client", "a/b"]).exits(2);
+}
+
+/// CONTRACT 8
+#[test]
+fn a_token_is_shown_decoded() {
+    let writ = scene::mailer();
+    let issued = writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
+    writ.setup.write("token.txt", &issued.token);
+    let shown = writ.run(&["token", "inspect", "--json", "token.txt"]).exits(0).json();
+    assert_eq!((&shown["header"], &shown["claims"]), (&issued.header, &issued.claims));
+    writ.setup.write("token.txt", "nonsense");
+    let output = writ.run(&["token", "inspect", "token.txt"]);
+    assert_ne!(output.code, 0);
+}
+
+/// CONTRACT 8
+#[test]
+fn a_token_is_verified_on_the_command_line() {
+    let writ = scene::mailer();
+    let issued = writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
+    writ.setup.write("token.txt", &issued.token);
+    writ.setup.write("jwks.json", &json!({"keys": writ.site().jwks()}).to_string());
+    let verify = |domain: &str| {
+        writ.run(&["token", "verify", "--json", "--jwks", "jwks.json", "--audience", domain, "token.txt"])
+    };
+    assert_eq!(verify("trust-domain.example").exits(0).json()["valid"], true);
+    let other: Value = verify("other.example").exits(1).json();
+    assert!(other["valid"] == false && other["reason"].is_string(), "{other}");
+}

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -65,6 +66,14 @@ impl Setup {
             ),
         };
         table.insert(key.to_owned(), value.into());
+    }
+
+    /// Leaves `section.key` (or a top-level key) out of `writ.toml`.
+    pub(crate) fn unset(&mut self, name: &str) {
+        match name.split_once('.') {
+            None => drop(self.settings.remove(name)),
+            Some((section, key)) => drop(self.settings[section].as_table_mut().unwrap().remove(key)),
+        }
     }
 
     /// Keys that live for seconds: signing for `rotation` of them, published and retained accordingly.
@@ -142,12 +151,13 @@ impl Setup {
             ca: Ca::pem(&self.ca),
             answered: Mutex::new(Vec::new()),
         });
-        let mut writ = Writ { setup: self, site, process: None, log: Vec::new() };
+        let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_deaf: false };
         writ.start();
         writ
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// Writes `writ.toml` and prepares a command.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         self.write("writ.toml", &toml::to_string(&self.settings).expect("TOML"));
         let mut command = cli::command(self.folder.path());
         command.args(arguments).envs(self.environment.iter().cloned());
@@ -224,6 +234,8 @@ pub(crate) struct Writ {
     process: Option<Process>,
     /// Every line of processes that have ended.
     log: Vec<String>,
+    /// Its output was cut off, so that not every answer can be found in it.
+    is_deaf: bool,
 }
 
 struct Process {
@@ -236,6 +248,8 @@ struct Process {
 struct Lines {
     lines: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
+    /// Nobody reads any more once the next line has come.
+    is_deaf: AtomicBool,
 }
 
 impl Writ {
@@ -322,6 +336,12 @@ impl Writ {
     pub(crate) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         kill_process(Pid::from_child(&process.child), signal).expect("a child of ours");
+    }
+
+    /// Closes the reading end of the log as soon as one more line has come.
+    pub(crate) fn close_log(&mut self) {
+        self.is_deaf = true;
+        self.process.as_ref().expect("it runs").lines.is_deaf.store(true, Ordering::SeqCst);
     }
 
     /// Changes the policies of a client and returns once they are in force.
@@ -428,6 +448,9 @@ impl Writ {
         for line in &self.log {
             assert!(!holds_secret(line), "a secret in the log");
         }
+        if self.is_deaf {
+            return;
+        }
         let audited: Vec<String> =
             self.audit().iter().filter_map(|line| line["request_id"].as_str().map(str::to_owned)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -497,6 +520,9 @@ fn follow(pipe: impl Read + Send + 'static, lines: &Arc<Lines>, is_log: bool) ->
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             lines.lines.lock().unwrap().0.push(line);
             lines.changed.notify_all();
+            if is_log && lines.is_deaf.load(Ordering::SeqCst) {
+                break;
+            }
         }
         if is_log {
             lines.lines.lock().unwrap().1 = true;
