@@ -38,7 +38,7 @@ max_age = "1d"
 max_uses = 3
 "#;
 
-/// A small generator of numbers that a seed repeats (SplitMix64).
+/// A small generator of numbers that a seed repeats (split-mix).
 struct Random(u64);
 
 impl Random {

@@ -71,6 +71,17 @@ fn an_issuer_may_sign_with_several_keys() {
     present(&writ, &signed_by_rsa).issued();
 }
 
+/// CONTRACT 6
+#[test]
+fn an_issuer_may_sign_with_ed25519() {
+    let issuer = Issuer::with_key(Key::ed25519("issuer-1"));
+    let writ = Setup::new()
+        .issuer_with(&issuer, |table| drop(table.insert("algorithms".into(), vec!["EdDSA"].into())))
+        .client("gateway", GATEWAY)
+        .start();
+    present(&writ, &issuer.access_token().mint()).issued();
+}
+
 ///
 #[test]
 fn a_token_without_a_signature_is_refused() {
@@ -87,7 +98,11 @@ fn a_token_without_a_signature_is_refused() {
     }
     let token = issuer.access_token().without_header("alg").mint();
     refused(&writ, &token, &["subject_token_malformed", "subject_token_signature_invalid"]);
-    refused(&writ, &issuer.access_token().mint_signed_with(b""), &["subject_token_malformed", "subject_token_signature_invalid"]);
+    refused(
+        &writ,
+        &issuer.access_token().mint_signed_with(b""),
+        &["subject_token_malformed", "subject_token_signature_invalid"],
+    );
 }
 
 ///
@@ -112,7 +127,9 @@ fn an_algorithm_that_is_not_the_keys_own_is_refused() {
     issuer.publish(&[issuer.key.jwk(), p384.jwk()]);
     let writ = scene::gateway(&issuer);
     let draft = issuer.access_token();
-    let pss = issuer.key.token_pss(&draft.header("alg", "PS256").header.to_string(), &issuer.access_token().claims.to_string());
+    let pss = issuer
+        .key
+        .token_pss(&draft.header("alg", "PS256").header.to_string(), &issuer.access_token().claims.to_string());
     refused(&writ, &pss, &SIGNATURE);
     for alg in ["ES256", "ES384", "EdDSA", "RS384", "PS512"] {
         refused(&writ, &issuer.access_token().header("alg", alg).mint(), &SIGNATURE);
@@ -161,9 +178,17 @@ fn a_strange_kid_is_only_a_name() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let long = "k".repeat(9_000);
-    for kid in
-        ["../../etc/passwd", "https://evil.example/jwks", "' OR 1=1 --", "a\0b", "a\r\nb", "\u{1b}[31m", "", "\u{202e}", &long]
-    {
+    for kid in [
+        "../../etc/passwd",
+        "https://evil.example/jwks",
+        "' OR 1=1 --",
+        "a\0b",
+        "a\r\nb",
+        "\u{1b}[31m",
+        "",
+        "\u{202e}",
+        &long,
+    ] {
         let token = issuer.access_token().header("kid", kid).mint();
         refused(&writ, &token, &["subject_token_malformed", "subject_token_key_unknown"]);
     }
@@ -198,8 +223,8 @@ fn degenerate_signatures_are_refused() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let order = [
-        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-        0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let der = [vec![0x30, 0x44, 2, 0x20], vec![1; 32], vec![2, 0x20], vec![1; 32]].concat();
     for signature in
@@ -275,7 +300,13 @@ fn a_member_named_twice_is_refused() {
     let claims = issuer.access_token().claims.to_string();
     let header = issuer.access_token().header.to_string();
     let twice = |object: &str, member: &str| format!("{{{member},{}", object.strip_prefix('{').unwrap());
-    for member in ["\"sub\":\"mallory\"", "\"s\\u0075b\":\"mallory\"", "\"scope\":\"trade.stocks\"", "\"x\":1,\"x\":1", "\"y\":{\"z\":1,\"z\":2}"] {
+    for member in [
+        "\"sub\":\"mallory\"",
+        "\"s\\u0075b\":\"mallory\"",
+        "\"scope\":\"trade.stocks\"",
+        "\"x\":1,\"x\":1",
+        "\"y\":{\"z\":1,\"z\":2}",
+    ] {
         refused(&writ, &issuer.key.token(&header, &twice(&claims, member)), &MALFORMED);
     }
     for member in ["\"alg\":\"ES256\"", "\"k\\u0069d\":\"issuer-1\"", "\"x\":1,\"x\":1"] {
@@ -320,10 +351,18 @@ fn deep_and_wide_claims_are_refused() {
     let writ = scene::gateway(&issuer);
     for depth in [200, 4_000] {
         let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        refused(&writ, &issuer.access_token().mint_raw("deep", &nested), &["subject_token_malformed", "token_too_large"]);
+        refused(
+            &writ,
+            &issuer.access_token().mint_raw("deep", &nested),
+            &["subject_token_malformed", "token_too_large"],
+        );
     }
     let wide = vec!["0"; 4_000].join(",");
-    refused(&writ, &issuer.access_token().mint_raw("wide", &format!("[{wide}]")), &["subject_token_malformed", "token_too_large"]);
+    refused(
+        &writ,
+        &issuer.access_token().mint_raw("wide", &format!("[{wide}]")),
+        &["subject_token_malformed", "token_too_large"],
+    );
     let audiences = vec![json!(AUDIENCE); 400];
     refused(
         &writ,
@@ -407,7 +446,8 @@ fn an_expired_token_is_refused_with_its_time() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let exp = now() - 11;
-    let refused = present(&writ, &issuer.access_token().claim("exp", exp).mint()).invalid_request("subject_token_expired");
+    let refused =
+        present(&writ, &issuer.access_token().claim("exp", exp).mint()).invalid_request("subject_token_expired");
     assert_eq!(refused.answer["expired_at"], exp);
 }
 
@@ -464,9 +504,17 @@ fn an_issuer_is_known_byte_for_byte() {
     }
     for iss in [json!([url]), Value::Null, json!(1)] {
         let token = issuer.access_token().claim("iss", iss).mint();
-        refused(&writ, &token, &["subject_token_issuer_unknown", "subject_token_claims_invalid", "subject_token_malformed"]);
+        refused(
+            &writ,
+            &token,
+            &["subject_token_issuer_unknown", "subject_token_claims_invalid", "subject_token_malformed"],
+        );
     }
-    refused(&writ, &issuer.access_token().without("iss").mint(), &["subject_token_issuer_unknown", "subject_token_claims_invalid"]);
+    refused(
+        &writ,
+        &issuer.access_token().without("iss").mint(),
+        &["subject_token_issuer_unknown", "subject_token_claims_invalid"],
+    );
     assert!(issuer.jwks_fetches() <= seen.0 + 1, "nothing is fetched for an issuer that is not known");
     assert_eq!(issuer.other_fetches(), seen.1);
 }
@@ -555,7 +603,10 @@ fn a_subject_is_plain_text_of_sensible_length() {
     }
     refused(&writ, &issuer.access_token().without("sub").mint(), &CLAIMS);
     let longest = "ä".repeat(255);
-    assert_eq!(present(&writ, &issuer.access_token().claim("sub", longest.clone()).mint()).issued().claims["sub"], longest);
+    assert_eq!(
+        present(&writ, &issuer.access_token().claim("sub", longest.clone()).mint()).issued().claims["sub"],
+        longest
+    );
 }
 
 /// exact syntax, no look-alikes.
@@ -599,7 +650,8 @@ fn a_token_without_a_scope_covers_nothing() {
     let writ = scene::gateway(&issuer);
     present(&writ, &issuer.access_token().without("scope").mint()).invalid_scope("scope_unknown");
     present(&writ, &issuer.access_token().claim("scope", "").mint()).invalid_scope("scope_unknown");
-    present(&writ, &issuer.access_token().claim("scope", "other more").mint()).invalid_scope("scope_exceeds_subject_token");
+    present(&writ, &issuer.access_token().claim("scope", "other more").mint())
+        .invalid_scope("scope_exceeds_subject_token");
 }
 
 /// R-POL-05: the issuer's setting speaks where the token is silent, and only there.
@@ -645,8 +697,10 @@ fn all_purposes_are_granted_or_none() {
 #[test]
 fn subjects_of_outside_tokens_are_bound_by_globs() {
     let issuer = Issuer::start();
-    let writ =
-        Setup::new().issuer(&issuer).client("gateway", &format!("{GATEWAY}subjects = [\"*@trust-domain.example\"]\n")).start();
+    let writ = Setup::new()
+        .issuer(&issuer)
+        .client("gateway", &format!("{GATEWAY}subjects = [\"*@trust-domain.example\"]\n"))
+        .start();
     let with_sub = |sub: &str| present(&writ, &issuer.access_token().claim("sub", sub).mint());
     with_sub("alice@trust-domain.example").issued();
     for sub in ["alice", "alice@trust-domain.example.evil", "@trust-domain.example", "alice@Trust-domain.example"] {
@@ -700,7 +754,11 @@ fn a_legacy_issuer_needs_fewer_claims() {
     let legacy = || issuer.access_token().without("client_id").without("iat").without("jti");
     present(&writ, &legacy().header("typ", "JWT").mint()).issued();
     present(&writ, &legacy().without_header("typ").mint()).issued();
-    refused(&writ, &legacy().header("typ", "txntoken+jwt").mint(), &["subject_token_malformed", "subject_token_issuer_unknown"]);
+    refused(
+        &writ,
+        &legacy().header("typ", "txntoken+jwt").mint(),
+        &["subject_token_malformed", "subject_token_issuer_unknown"],
+    );
     for name in ["sub", "aud", "exp"] {
         let answer = present(&writ, &legacy().header("typ", "JWT").without(name).mint());
         assert_eq!(answer.status(), 400, "{name}");
@@ -713,7 +771,8 @@ fn a_sender_constrained_token_needs_a_client_that_vouches() {
     let issuer = Issuer::start();
     let careful = format!("vouches_for_bound_tokens = true\n{GATEWAY}");
     let writ = Setup::new().issuer(&issuer).client("gateway", GATEWAY).client("careful", &careful).start();
-    let bound = issuer.access_token().claim("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})).mint();
+    let bound =
+        issuer.access_token().claim("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})).mint();
     refused(&writ, &bound, &CLAIMS);
     let issued = writ.workload("careful").token(&Form::exchange(&bound, EXECUTE)).issued();
     assert_eq!(issued.claims.get("cnf"), None);
@@ -778,7 +837,9 @@ fn an_issuer_that_is_away_at_the_start_harms_no_other() {
     let answer = present(&writ, &away.access_token().mint());
     answer.refused(503, "temporarily_unavailable", "issuer_unavailable");
     away.be(Mode::Up);
-    eventually("the issuer is asked again", || (present(&writ, &away.access_token().mint()).status() == 200).then_some(()));
+    eventually("the issuer is asked again", || {
+        (present(&writ, &away.access_token().mint()).status() == 200).then_some(())
+    });
 }
 
 /// an outage must not become "your token is invalid".

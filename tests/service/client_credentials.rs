@@ -49,7 +49,10 @@ fn a_client_may_name_its_own_subject() {
 #[test]
 fn a_client_may_name_a_subject_that_its_policy_allows() {
     let writ = scene::mailer();
-    assert_eq!(ask(&writ, &for_subject("alice@trust-domain.example")).issued().claims["sub"], "alice@trust-domain.example");
+    assert_eq!(
+        ask(&writ, &for_subject("alice@trust-domain.example")).issued().claims["sub"],
+        "alice@trust-domain.example"
+    );
 }
 
 ///
@@ -80,7 +83,8 @@ fn a_purpose_without_patterns_lets_nobody_else_be_named() {
 #[test]
 fn a_subject_must_be_allowed_by_every_purpose() {
     let writ = scene::mailer();
-    let form = Form::client_credentials("mailbox.deliver mailbox.report").set("requested_subject", "a@trust-domain.example");
+    let form =
+        Form::client_credentials("mailbox.deliver mailbox.report").set("requested_subject", "a@trust-domain.example");
     ask(&writ, &form).unauthorized_client("subject_not_allowed");
 }
 
@@ -92,7 +96,9 @@ fn what_is_not_written_is_not_allowed() {
     ask(&writ, &Form::client_credentials("unheard.of")).invalid_scope("purpose_not_allowed");
     ask(&writ, &Form::client_credentials("mailbox")).invalid_scope("purpose_not_allowed");
     ask(&writ, &Form::client_credentials("Mailbox.deliver")).invalid_scope("purpose_not_allowed");
-    writ.workload("gateway").token(&Form::client_credentials("trade.execute")).unauthorized_client("source_not_allowed");
+    writ.workload("gateway")
+        .token(&Form::client_credentials("trade.execute"))
+        .unauthorized_client("source_not_allowed");
 }
 
 /// A-081, R-POL-03

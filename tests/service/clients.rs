@@ -118,7 +118,7 @@ fn a_subject_that_only_looks_alike_is_unknown() {
 /// R-AUTHN-05
 #[test]
 fn a_comma_in_a_subject_is_escaped_in_the_policy() {
-    let writ = client_known_by(r#"tls_client_auth_subject_dn = 'CN=mailer\, EU,O=Example'"#);
+    let writ = client_known_by(r"tls_client_auth_subject_dn = 'CN=mailer\, EU,O=Example'");
     let parts = [(DnType::OrganizationName, "Example"), (DnType::CommonName, "mailer, EU")];
     is_mailer(&ask(&writ, with_dn(&parts)));
 }
@@ -127,7 +127,8 @@ fn a_comma_in_a_subject_is_escaped_in_the_policy() {
 #[test]
 fn a_self_signed_certificate_is_known_by_its_thumbprint() {
     let (old, new) = (Credentials::self_signed(&pki::client("m")), Credentials::self_signed(&pki::client("m")));
-    let identity = format!("self_signed_tls_client_auth_x5t_s256 = [\"{}\", \"{}\"]", old.thumbprint(), new.thumbprint());
+    let identity =
+        format!("self_signed_tls_client_auth_x5t_s256 = [\"{}\", \"{}\"]", old.thumbprint(), new.thumbprint());
     let writ = client_known_by(&identity);
     is_mailer(&ask_with(&writ, &old));
     is_mailer(&ask_with(&writ, &new));
@@ -174,7 +175,10 @@ fn a_name_in_the_wrong_place_does_not_count() {
     common_name.distinguished_name = pki::dn(&[(DnType::CommonName, "mailer.example")]);
     let mut common_name_alone = pki::client("mailer.example");
     common_name_alone.subject_alt_names = Vec::new();
-    let upn = SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], OtherNameValue::Utf8String("mailer.example".into())));
+    let upn = SanType::OtherName((
+        vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+        OtherNameValue::Utf8String("mailer.example".into()),
+    ));
     for params in [
         common_name,
         common_name_alone,

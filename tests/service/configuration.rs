@@ -51,7 +51,8 @@ fn an_unknown_key_is_named_with_its_file_and_line() {
 
     let output = check_text(&good(), |text| text.replace("sealing_key", "sealing_kee")).exits(2);
     let problems = output.json()["problems"].clone();
-    let unknown = problems.as_array().unwrap().iter().find(|problem| problem.to_string().contains("sealing_kee")).unwrap();
+    let unknown =
+        problems.as_array().unwrap().iter().find(|problem| problem.to_string().contains("sealing_kee")).unwrap();
     assert!(unknown["line"].as_u64().unwrap() > 1 && unknown["severity"] == "error", "{unknown}");
 }
 
@@ -154,8 +155,11 @@ fn a_subject_issuer_that_cannot_work_is_refused() {
 #[test]
 fn two_issuers_cannot_share_a_prefix() {
     let (one, other) = (Issuer::start(), Issuer::start());
-    let prefix = |prefix: &'static str| move |table: &mut Table| drop(table.insert("subject_prefix".into(), prefix.into()));
-    let both = |first, second| Setup::new().client("gateway", GATEWAY).issuer_with(&one, prefix(first)).issuer_with(&other, prefix(second));
+    let prefix =
+        |prefix: &'static str| move |table: &mut Table| drop(table.insert("subject_prefix".into(), prefix.into()));
+    let both = |first, second| {
+        Setup::new().client("gateway", GATEWAY).issuer_with(&one, prefix(first)).issuer_with(&other, prefix(second))
+    };
     refused(&both("", ""), "subject_prefix");
     refused(&both("a:", "a:"), "subject_prefix");
     both("", "a:").run(&["check"]).exits(0);
@@ -166,7 +170,11 @@ fn two_issuers_cannot_share_a_prefix() {
 /// every problem in one run.
 #[test]
 fn all_problems_are_reported_at_once() {
-    let setup = good().set("tokens.lifetime", "6m").set("issuer", "http://x").set("listen.exchange", "nowhere").client("bad", "x = 1\n");
+    let setup = good()
+        .set("tokens.lifetime", "6m")
+        .set("issuer", "http://x")
+        .set("listen.exchange", "nowhere")
+        .client("bad", "x = 1\n");
     let problems = setup.run(&["check", "--json"]).exits(2).json();
     let text = problems.to_string();
     for key in ["lifetime", "issuer", "exchange", "bad.toml"] {
@@ -241,7 +249,9 @@ fn wrong_usage_exits_2_and_help_exits_0() {
     for arguments in [&[][..], &["nonsense"], &["serve", "--nonsense"], &["keys"], &["keys", "revoke"]] {
         setup.run(arguments).exits(2);
     }
-    for arguments in [&["--help"][..], &["serve", "--help"], &["keys", "--help"], &["keys", "list", "--help"], &["check", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["serve", "--help"], &["keys", "--help"], &["keys", "list", "--help"], &["check", "--help"]]
+    {
         setup.run(arguments).exits(0);
     }
     assert!(setup.run(&["--version"]).exits(0).stdout.contains(env!("CARGO_PKG_VERSION")));
@@ -287,7 +297,10 @@ fn a_private_key_that_others_can_read_is_refused() {
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let problems = setup.run(&["check", "--json"]).exits(0).json();
-    assert!(problems["problems"].as_array().unwrap().iter().any(|problem| problem["severity"] == "warning"), "{problems}");
+    assert!(
+        problems["problems"].as_array().unwrap().iter().any(|problem| problem["severity"] == "warning"),
+        "{problems}"
+    );
 }
 
 /// R-DELAY-01: the deviation is announced.
@@ -307,11 +320,15 @@ fn a_development_authority_is_made_and_serves() {
     let folder = setup.path("dev");
     let dir = folder.to_str().unwrap();
     setup.run(&["certs", "init", dir]).exits(0);
-    let issue = ["certs", "issue", "--dir", dir, "--client", "mailer", "--san-uri", "spiffe://trust-domain.example/mailer"];
+    let issue =
+        ["certs", "issue", "--dir", dir, "--client", "mailer", "--san-uri", "spiffe://trust-domain.example/mailer"];
     setup.run(&issue).exits(0);
     for file in ["ca.pem", "server.pem", "server.key", "sealing.key", "mailer.pem", "mailer.key"] {
         let mode = fs::metadata(folder.join(file)).unwrap().permissions().mode() & 0o777;
-        assert!(!file.ends_with(".key") || mode == 0o600, "{file} has mode {mode:o}");
+        assert!(
+            Path::new(file).extension().is_none_or(|kind| kind != "key") || mode == 0o600,
+            "{file} has mode {mode:o}"
+        );
     }
     let setup = setup
         .set("tls.certificate", "dev/server.pem")
@@ -328,9 +345,12 @@ fn certificates_are_issued_with_every_kind_of_name() {
     let folder = setup.path("dev");
     let dir = folder.to_str().unwrap();
     setup.run(&["certs", "init", dir]).exits(0);
-    for (flag, value) in
-        [("--san-uri", "spiffe://a/b"), ("--san-dns", "a.example"), ("--san-email", "a@b.example"), ("--san-ip", "192.0.2.1")]
-    {
+    for (flag, value) in [
+        ("--san-uri", "spiffe://a/b"),
+        ("--san-dns", "a.example"),
+        ("--san-email", "a@b.example"),
+        ("--san-ip", "192.0.2.1"),
+    ] {
         setup.run(&["certs", "issue", "--dir", dir, "--client", "x", flag, value, "--days", "3"]).exits(0);
     }
     setup.run(&["certs", "issue", "--dir", dir, "--client", "a/b"]).exits(2);

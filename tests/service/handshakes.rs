@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CrlDistributionPoint, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
-    IsCa, KeyPair, NameConstraints,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, CustomExtension, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyPair, NameConstraints,
 };
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -49,7 +49,11 @@ fn fails_as(client: &Workload, alerts: &[AlertDescription]) {
 }
 
 /// The same client speaking this version of TLS only.
-fn speaking(writ: &Writ, version: &'static rustls::SupportedProtocolVersion, credentials: Option<&Credentials>) -> Workload {
+fn speaking(
+    writ: &Writ,
+    version: &'static rustls::SupportedProtocolVersion,
+    credentials: Option<&Credentials>,
+) -> Workload {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(writ.site().ca.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots);
@@ -163,7 +167,9 @@ fn a_certificate_below_an_intermediate_is_taken() {
 #[test]
 fn a_certificate_for_another_use_is_refused() {
     let writ = scene::mailer();
-    for usage in [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::Any] {
+    for usage in
+        [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::Any]
+    {
         let mut params = mailer_params();
         params.extended_key_usages = vec![usage];
         refused_as(&writ, params, &[AlertDescription::UnsupportedCertificate]);
@@ -328,7 +334,10 @@ fn an_expired_crl_lets_nobody_in() {
     setup.run(&["check"]).says("crl.pem");
     let writ = setup.start();
     let client = writ.workload("mailer");
-    fails_as(&client, &[AlertDescription::UnknownCA, AlertDescription::CertificateExpired, AlertDescription::CertificateUnknown]);
+    fails_as(
+        &client,
+        &[AlertDescription::UnknownCA, AlertDescription::CertificateExpired, AlertDescription::CertificateUnknown],
+    );
 }
 
 ///

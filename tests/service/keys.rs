@@ -115,7 +115,10 @@ fn the_metadata_say_what_is_there() {
         ("token_endpoint", endpoint("/token")),
         ("introspection_endpoint", endpoint("/introspect")),
         ("jwks_uri", json!("https://localhost:8444/.well-known/jwks.json")),
-        ("mtls_endpoint_aliases", json!({"token_endpoint": endpoint("/token"), "introspection_endpoint": endpoint("/introspect")})),
+        (
+            "mtls_endpoint_aliases",
+            json!({"token_endpoint": endpoint("/token"), "introspection_endpoint": endpoint("/introspect")}),
+        ),
         ("token_endpoint_auth_methods_supported", json!(["tls_client_auth"])),
         ("introspection_endpoint_auth_methods_supported", json!(["tls_client_auth"])),
         ("response_types_supported", json!([])),
@@ -124,7 +127,8 @@ fn the_metadata_say_what_is_there() {
     ] {
         assert_eq!(metadata[name], value, "{name}");
     }
-    let mut grants: Vec<&str> = metadata["grant_types_supported"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let mut grants: Vec<&str> =
+        metadata["grant_types_supported"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     grants.sort_unstable();
     assert_eq!(grants, ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]);
     for absent in ["authorization_endpoint", "registration_endpoint", "scopes_supported"] {
@@ -230,7 +234,9 @@ fn keys_are_listed_with_their_times() {
     let keys = writ.keys();
     assert_eq!(keys.len(), 3);
     for key in &keys {
-        for name in ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"] {
+        for name in
+            ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"]
+        {
             assert!(key.get(name).is_some(), "{name} is missing: {key}");
         }
         assert!(key["created_at"].as_str().unwrap().ends_with('Z'));
@@ -395,7 +401,9 @@ fn a_sealing_key_that_others_can_read_stops_the_start() {
         setup.run(&["serve"]).exits(2).says("sealing.key").says(&format!("{mode:o}"));
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    setup.start().wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("sealing.key"));
+    setup
+        .start()
+        .wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("sealing.key"));
 }
 
 #[track_caller]
@@ -449,7 +457,8 @@ fn an_algorithm_can_be_changed() {
     writ.setup.change("keys.algorithm", "EdDSA");
     writ.restart();
     let algorithms = |writ: &Writ| {
-        let mut all: Vec<String> = writ.site().jwks().iter().map(|key| key["alg"].as_str().unwrap().to_owned()).collect();
+        let mut all: Vec<String> =
+            writ.site().jwks().iter().map(|key| key["alg"].as_str().unwrap().to_owned()).collect();
         all.sort();
         all
     };

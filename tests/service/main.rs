@@ -1,5 +1,6 @@
 //! Black-box tests of the service: the executable, real TLS, fresh certificates and a store of its own for each test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::similar_names, reason = "an issuer issues, and what it issued is looked at")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -59,7 +59,8 @@ fn the_metrics_have_the_names_that_were_promised() {
         "writ_tls_certificate_expiry_seconds",
         "writ_policies_info",
     ] {
-        let is_there = text.lines().any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+        let is_there =
+            text.lines().any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
         assert!(is_there, "{name} is missing:\n{text}");
     }
     assert_eq!(writ.metric("writ_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));
@@ -237,7 +238,10 @@ fn sigterm_and_sigint_stop_the_service() {
 fn a_request_in_flight_is_answered_before_the_stop() {
     let mut writ = scene::mailer();
     let body = good().encode();
-    let head = format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let mut session = writ.workload("mailer").connect();
     let (first, rest) = body.split_at(10);
     session.connection.send(format!("{head}{first}").as_bytes()).unwrap();
@@ -310,7 +314,8 @@ fn the_metadata_point_to_the_issuer_where_discovery_is_off() {
     let mut setup = Setup::new().client("mailer", MAILER).set("listen.discovery", "off");
     setup.unset("listen.discovery_url");
     let writ = setup.start();
-    let metadata = writ.workload("mailer").connect().get("GET", "/.well-known/oauth-authorization-server").response.json();
+    let metadata =
+        writ.workload("mailer").connect().get("GET", "/.well-known/oauth-authorization-server").response.json();
     assert_eq!(metadata["jwks_uri"], format!("{}/.well-known/jwks.json", crate::support::ISSUER));
 }
 

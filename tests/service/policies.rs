@@ -153,7 +153,9 @@ fn purpose(lines: &str) -> String {
 #[test]
 fn a_purpose_has_a_proper_scope_and_sources() {
     taken(&purpose("accept = [\"client_credentials\"]"));
-    for bad in ["accept = []", "accept = [\"magic\"]", "", "accept = [\"client_credentials\", \"client_credentials\"]\nx = 1"] {
+    for bad in
+        ["accept = []", "accept = [\"magic\"]", "", "accept = [\"client_credentials\", \"client_credentials\"]\nx = 1"]
+    {
         refused(&purpose(bad));
     }
     for scope in ["", "a b", "ä", "a\\\"b"] {
@@ -233,7 +235,8 @@ fn a_client_that_redeems_cannot_get_the_purpose_without_a_token() {
 /// CONTRACT 7
 #[test]
 fn a_purpose_only_for_redemption_copies_nothing() {
-    for line in ["tctx.copy = [\"a\"]", "tctx.fixed = { a = 1 }", "rctx.copy = [\"a\"]", "request_details = \"x.json\""] {
+    for line in ["tctx.copy = [\"a\"]", "tctx.fixed = { a = 1 }", "rctx.copy = [\"a\"]", "request_details = \"x.json\""]
+    {
         refused(&batch("").replace("[purpose.redemption]", &format!("{line}\n[purpose.redemption]")));
     }
 }
@@ -260,7 +263,9 @@ fn all_problems_of_all_policies_are_reported() {
 #[test]
 fn requests_in_flight_see_one_set() {
     let version = |subject: &str, lifetime: u64| {
-        format!("subject = \"{subject}\"\n[[purpose]]\nscope = \"mailbox.deliver\"\naccept = [\"client_credentials\"]\nlifetime = \"{lifetime}s\"\n")
+        format!(
+            "subject = \"{subject}\"\n[[purpose]]\nscope = \"mailbox.deliver\"\naccept = [\"client_credentials\"]\nlifetime = \"{lifetime}s\"\n"
+        )
     };
     let writ = Setup::new().client("mailer", &version("one", 11)).start();
     let stop = AtomicBool::new(false);
@@ -290,7 +295,8 @@ fn requests_in_flight_see_one_set() {
 #[test]
 fn the_set_in_force_has_a_digest() {
     let writ = scene::mailer();
-    let digest = |writ: &Writ| writ.audit_of(&deliver(writ).issued().request_id)["policies"].as_str().unwrap().to_owned();
+    let digest =
+        |writ: &Writ| writ.audit_of(&deliver(writ).issued().request_id)["policies"].as_str().unwrap().to_owned();
     let before = digest(&writ);
     assert_eq!(writ.metric("writ_policies_info", &[("digest", &before)]), Some(1.0));
     assert_eq!(digest(&writ), before);

@@ -48,7 +48,9 @@ fn the_redeemed_token_carries_the_transaction_on() {
 #[test]
 fn a_transaction_that_began_with_an_access_token_is_redeemed() {
     let issuer = Issuer::start();
-    let accounts = format!("[[purpose]]\nscope = \"{PURGE}\"\naccept = [\"access_token\"]\ngranted_by = [\"cancel\"]\nlifetime = \"1s\"\n");
+    let accounts = format!(
+        "[[purpose]]\nscope = \"{PURGE}\"\naccept = [\"access_token\"]\ngranted_by = [\"cancel\"]\nlifetime = \"1s\"\n"
+    );
     let writ = Setup::new().issuer(&issuer).client("accounts", &accounts).client("batch", &batch("")).start();
     let token = issuer.access_token().claim("scope", "cancel").mint();
     let original = writ.workload("accounts").token(&Form::exchange(&token, PURGE)).issued();
@@ -269,7 +271,8 @@ fn a_retired_key_is_unknown_to_everybody_else() {
     writ.rotate();
     let retired = writ.workload("reader").token(&redeem(&original)).invalid_request("subject_token_key_unknown");
     let foreign = Key::es256("never-ours");
-    let (header, claims) = (json!({"typ": "txntoken+jwt", "alg": "ES256", "kid": "never-ours"}), original.claims.to_string());
+    let (header, claims) =
+        (json!({"typ": "txntoken+jwt", "alg": "ES256", "kid": "never-ours"}), original.claims.to_string());
     let form = Form::redeem(&foreign.token(&header.to_string(), &claims), PURGE);
     let unknown = writ.workload("reader").token(&form).invalid_request("subject_token_key_unknown");
     assert_eq!(retired.answer, unknown.answer);
@@ -335,7 +338,8 @@ fn what_would_change_the_transaction_is_refused_and_counts_nothing() {
 /// R-DELAY-14: looked at before any time.
 #[test]
 fn a_redeemed_token_is_never_redeemed() {
-    let writ = delayed_briefly("max_uses = 3\n").client("chain", &batch("").replace("\"accounts\"", "\"batch\"")).start();
+    let writ =
+        delayed_briefly("max_uses = 3\n").client("chain", &batch("").replace("\"accounts\"", "\"batch\"")).start();
     let redeemed = try_redeem(&writ, &expired(&writ)).issued();
     for client in ["batch", "chain"] {
         writ.workload(client).token(&redeem(&redeemed)).unauthorized_client("redemption_not_allowed");
@@ -462,7 +466,10 @@ fn tokens_of_a_key_past_retention_are_not_redeemed() {
     eventually("the key leaves the history", || {
         let answer = try_redeem(&writ, &original);
         let reason = answer.reason();
-        assert!(["-", "redemption_exhausted", "redemption_too_old", "redemption_key_gone"].contains(&reason.as_str()), "{reason}");
+        assert!(
+            ["-", "redemption_exhausted", "redemption_too_old", "redemption_key_gone"].contains(&reason.as_str()),
+            "{reason}"
+        );
         (reason == "redemption_key_gone").then(|| answer.invalid_request("redemption_key_gone"))
     });
 }
@@ -484,11 +491,14 @@ fn at_once(writ: &Writ, clients: &[&str], original: &Issued, count: usize) -> Ve
     let form = redeem(original);
     let clients: Vec<_> = clients.iter().map(|client| writ.workload(client)).collect();
     std::thread::scope(|scope| {
-        let waiting: Vec<_> =
-            (0..count).map(|index| scope.spawn({
-                let (client, form) = (&clients[index % clients.len()], &form);
-                move || client.token(form)
-            })).collect();
+        let waiting: Vec<_> = (0..count)
+            .map(|index| {
+                scope.spawn({
+                    let (client, form) = (&clients[index % clients.len()], &form);
+                    move || client.token(form)
+                })
+            })
+            .collect();
         waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
@@ -602,7 +612,9 @@ fn doing_without_records_is_warned_about() {
     let problems = setup.run(&["check", "--json"]).exits(0).json();
     let warning = problems["problems"].as_array().unwrap().iter().find(|problem| problem["severity"] == "warning");
     assert!(warning.unwrap().to_string().contains("batch"), "{problems}");
-    setup.start().wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("require_record"));
+    setup
+        .start()
+        .wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("require_record"));
 }
 
 ///
@@ -670,7 +682,8 @@ fn refused_attempts_of_others_count_nothing() {
 /// A-103, CONTRACT 7: globs bind Txn-Tokens too.
 #[test]
 fn a_subject_outside_the_patterns_is_refused_and_counts_nothing() {
-    let narrow = batch("").replace("[purpose.redemption]", "subjects = [\"*@trust-domain.example\"]\n[purpose.redemption]");
+    let narrow =
+        batch("").replace("[purpose.redemption]", "subjects = [\"*@trust-domain.example\"]\n[purpose.redemption]");
     let writ = Setup::new().client("accounts", ACCOUNTS).client("batch", &narrow).start();
     let original = expired(&writ);
     try_redeem(&writ, &original).unauthorized_client("subject_not_allowed");
@@ -740,8 +753,12 @@ fn a_refused_redemption_is_audited_and_counted() {
         (line["event"].as_str(), line["reason"].as_str(), line["source"].as_str()),
         (Some("token_refused"), Some("redemption_too_early"), Some("expired_txn_token"))
     );
-    let labels =
-        [("client", "batch"), ("source", "expired_txn_token"), ("outcome", "refused"), ("reason", "redemption_too_early")];
+    let labels = [
+        ("client", "batch"),
+        ("source", "expired_txn_token"),
+        ("outcome", "refused"),
+        ("reason", "redemption_too_early"),
+    ];
     assert_eq!(writ.metric("writ_token_requests_total", &labels), Some(1.0));
 }
 

@@ -77,7 +77,11 @@ fn no_media_type_and_two_are_refused() {
 fn an_encoded_body_is_refused() {
     let writ = scene::mailer();
     let headers = [("Content-Type", FORM), ("Content-Encoding", "gzip")];
-    writ.workload("mailer").post(&headers, &[0x1f, 0x8b, 8, 0]).refused(415, "invalid_request", "media_type_unsupported");
+    writ.workload("mailer").post(&headers, &[0x1f, 0x8b, 8, 0]).refused(
+        415,
+        "invalid_request",
+        "media_type_unsupported",
+    );
 }
 
 /// A-030
@@ -96,11 +100,11 @@ fn a_body_above_64_kib_is_refused() {
 #[test]
 fn a_chunked_body_above_64_kib_is_refused() {
     let writ = scene::mailer();
-    let mut request =
-        format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for _ in 0..17 {
-        request += &format!("1000\r\n{}\r\n", "a".repeat(0x1000));
-    }
+    let mut request = format!(
+        "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let chunk = format!("1000\r\n{}\r\n", "a".repeat(0x1000));
+    request += &chunk.repeat(17);
     request += "0\r\n\r\n";
     let response = writ.workload("mailer").raw(request.as_bytes()).unwrap();
     assert_eq!((response.status, response.json()["reason"].as_str()), (413, Some("body_too_large")));
@@ -312,7 +316,9 @@ fn details_and_context_must_be_one_json_object_each() {
     let writ = scene::mailer();
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     for name in ["request_details", "request_context"] {
-        for value in ["[]", "null", "1", "\"{}\"", "{", "{}{}", "{} x", r#"{"a":1,"a":1}"#, r#"{"a":1e400}"#, "e30", &deep] {
+        for value in
+            ["[]", "null", "1", "\"{}\"", "{", "{}{}", "{} x", r#"{"a":1,"a":1}"#, r#"{"a":1e400}"#, "e30", &deep]
+        {
             ask(&writ, &good().set(name, value)).invalid_request("parameter_malformed");
         }
     }
@@ -378,7 +384,8 @@ fn only_post_asks_for_a_token() {
 #[test]
 fn trace_is_not_answered_with_an_echo() {
     let writ = scene::mailer();
-    let response = writ.workload("mailer").raw(b"TRACE /token HTTP/1.1\r\nHost: localhost\r\nX-Marker: seen\r\n\r\n").unwrap();
+    let response =
+        writ.workload("mailer").raw(b"TRACE /token HTTP/1.1\r\nHost: localhost\r\nX-Marker: seen\r\n\r\n").unwrap();
     assert!(matches!(response.status, 400 | 405), "{}", response.status);
     assert!(!response.text().contains("seen"));
 }
@@ -444,7 +451,9 @@ fn the_first_of_several_faults_is_named() {
     // 2 before 3: the client, though the form is broken
     stranger.post(&[("Content-Type", FORM)], b"a=%").invalid_client("client_unknown");
     // 3 before 4: the form, though the client_id is another's
-    client.token(&exchange().set("client_id", "mailer").add("x", "1").add("x", "2")).invalid_request("parameter_repeated");
+    client
+        .token(&exchange().set("client_id", "mailer").add("x", "1").add("x", "2"))
+        .invalid_request("parameter_repeated");
     // 4 before 5: the client_id, though there is a secret
     client.token(&exchange().set("client_id", "mailer").set("client_secret", "x")).invalid_client("client_id_mismatch");
     // 5 before 6: the secret, though the grant is unknown
@@ -466,7 +475,7 @@ fn the_first_of_several_faults_is_named() {
 #[test]
 fn an_oversized_head_ends_the_connection() {
     let writ = scene::mailer();
-    let many = (0..200).map(|index| format!("X-{index}: 1\r\n")).collect::<String>();
+    let many = "X-Many: 1\r\n".repeat(200);
     for head in [
         format!("GET /token HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "a".repeat(200_000)),
         format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(200_000)),
@@ -483,7 +492,8 @@ fn ambiguous_framing_ends_the_connection() {
     let writ = scene::mailer();
     let body = good().encode();
     let length = body.len();
-    let post = |headers: &str| format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n{headers}\r\n");
+    let post =
+        |headers: &str| format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n{headers}\r\n");
     let chunked = format!("{length:x}\r\n{body}\r\n0\r\n\r\n");
     for request in [
         post(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n")) + &chunked,
@@ -526,8 +536,10 @@ fn refuses_unread(writ: &Writ, request: &[u8]) {
 fn pipelined_requests_are_answered_in_order_up_to_the_broken_one() {
     let writ = scene::mailer();
     let body = good().encode();
-    let request =
-        format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n", body.len());
+    let request = format!(
+        "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     let good = format!("{request}\r\n{body}");
     let broken = format!("{request}Transfer-Encoding: chunked\r\n\r\n{body}");
     let mut session = writ.workload("mailer").connect();
@@ -542,7 +554,8 @@ fn pipelined_requests_are_answered_in_order_up_to_the_broken_one() {
 fn a_body_that_does_not_come_is_timed_out() {
     let writ = Setup::new().client("mailer", MAILER).set("limits.request_timeout", "1s").start();
     let mut session = writ.workload("mailer").connect();
-    let head = format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 100\r\n\r\ngrant");
+    let head =
+        format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 100\r\n\r\ngrant");
     let started = Instant::now();
     session.connection.send(head.as_bytes()).unwrap();
     let response = session.connection.receive().unwrap();

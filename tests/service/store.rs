@@ -157,8 +157,7 @@ fn a_repaired_store_has_its_key_history_and_no_old_records() {
 /// CONTRACT 6: `require_record = false` included.
 #[test]
 fn after_a_repair_old_tokens_are_refused_even_without_records() {
-    let mut writ =
-        Setup::new().client("accounts", ACCOUNTS).client("batch", &batch("require_record = false")).start();
+    let mut writ = Setup::new().client("accounts", ACCOUNTS).client("batch", &batch("require_record = false")).start();
     let original = fresh(&writ);
     assert_eq!(writ.terminate(), 0);
     original.wait_until_expired();
@@ -224,7 +223,8 @@ fn a_rolled_back_store_stops_the_start_until_an_operator_trusts_it() {
 #[test]
 fn a_foreign_store_stops_the_start() {
     let (writ, _) = stopped();
-    let other = Setup::new().client("mailer", scene::MAILER).set("store.path", writ.setup.path("data").to_str().unwrap());
+    let other =
+        Setup::new().client("mailer", scene::MAILER).set("store.path", writ.setup.path("data").to_str().unwrap());
     other.run(&["serve"]).exits(2);
     let before = fs::read(database(&writ)).unwrap();
     let mut writ = writ;

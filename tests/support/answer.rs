@@ -125,8 +125,8 @@ impl Answer {
     #[track_caller]
     fn verified(&self, token: &str) -> TxnClaims {
         let jws = Jws::parse(token, 64 * 1024).expect("a strict JWS");
-        let jwks = self.site.jwks();
-        let jwk = jwks.iter().find(|jwk| jwk["kid"].as_str() == jws.kid.as_deref()).expect("a published key");
+        let keys = self.site.jwks();
+        let jwk = keys.iter().find(|jwk| jwk["kid"].as_str() == jws.kid.as_deref()).expect("a published key");
         let jwk: Jwk = serde_json::from_value(jwk.clone()).expect("a JWK");
         assert!(jws.verify(&DecodingKey::from_jwk(&jwk).expect("a usable key")), "the signature does not fit");
         TxnClaims::parse(&jws.payload).expect("the claims of a Txn-Token")
@@ -173,7 +173,18 @@ impl Issued {
         assert_eq!(answer["expires_at"], self.claims["exp"]);
         let remains = answer["expires_in"].as_u64().expect("whole seconds");
         assert!(remains <= self.exp() - self.iat() && self.exp() <= now() + remains, "expires_in {remains}");
-        assert_only(answer, &["access_token", "issued_token_type", "token_type", "scope", "expires_at", "expires_in", "redeemable_until"]);
+        assert_only(
+            answer,
+            &[
+                "access_token",
+                "issued_token_type",
+                "token_type",
+                "scope",
+                "expires_at",
+                "expires_in",
+                "redeemable_until",
+            ],
+        );
 
         let header = self.header.as_object().expect("an object");
         assert_eq!(header["typ"], "txntoken+jwt");
@@ -188,7 +199,10 @@ impl Issued {
             &["iss", "iat", "exp", "aud", "txn", "sub", "scope", "req_wl", "req_wl_chain", "tctx", "rctx"],
         );
         for name in ["tctx", "rctx", "req_wl_chain"] {
-            assert!(claims.get(name).is_none_or(|value| *value != Value::Null && value.to_string().len() > 2), "{name}");
+            assert!(
+                claims.get(name).is_none_or(|value| *value != Value::Null && value.to_string().len() > 2),
+                "{name}"
+            );
         }
     }
 }

@@ -10,8 +10,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::jose::{self, Key};
+use super::now;
 use super::pki::{self, Ca};
-use super::{eventually, now};
 
 /// What `aud` of its access tokens must name.
 pub(crate) const AUDIENCE: &str = "https://api.example";
@@ -78,8 +78,8 @@ impl Issuer {
             other_fetches: AtomicUsize::new(0),
         });
         let stop = Arc::new(AtomicBool::new(false));
-        let (served, stopped) = (Arc::clone(&site), Arc::clone(&stop));
-        std::thread::spawn(move || serve(&listener, &Arc::new(config), &served, &stopped));
+        let (shared, end) = (Arc::clone(&site), Arc::clone(&stop));
+        std::thread::spawn(move || serve(&listener, &Arc::new(config), &shared, &end));
         Self { address, ca, site, stop, key }
     }
 
@@ -126,11 +126,6 @@ impl Issuer {
     /// How often anything else was asked for.
     pub(crate) fn other_fetches(&self) -> usize {
         self.site.other_fetches.load(Ordering::SeqCst)
-    }
-
-    /// Returns as soon as its keys were asked for more than `seen` times.
-    pub(crate) fn wait_for_fetch_after(&self, seen: usize) {
-        eventually("a fetch of the issuer's keys", || (self.jwks_fetches() > seen).then_some(()));
     }
 
     /// An access token as RFC 9068 has it, to be changed and minted.

@@ -1,5 +1,6 @@
 //! A client: a certificate, a connection, requests to the token endpoint.
 
+use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
@@ -139,7 +140,7 @@ impl Session {
     fn try_post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
         let mut request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
         for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
+            write!(request, "{name}: {value}\r\n").expect("a string takes it");
         }
         let mut bytes = format!("{request}\r\n").into_bytes();
         bytes.extend_from_slice(body);

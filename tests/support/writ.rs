@@ -1,6 +1,7 @@
 //! A Writ of its own for each test: configured in a temporary folder, started as a process, watched and stopped.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -60,10 +61,9 @@ impl Setup {
     pub(crate) fn change(&mut self, name: &str, value: impl Into<Toml>) {
         let (table, key) = match name.split_once('.') {
             None => (&mut self.settings, name),
-            Some((section, key)) => (
-                self.settings.entry(section).or_insert_with(|| Toml::Table(Table::new())).as_table_mut().unwrap(),
-                key,
-            ),
+            Some((section, key)) => {
+                (self.settings.entry(section).or_insert_with(|| Toml::Table(Table::new())).as_table_mut().unwrap(), key)
+            }
         };
         table.insert(key.to_owned(), value.into());
     }
@@ -146,11 +146,8 @@ impl Setup {
 
     /// Starts the service and waits until it is ready.
     pub(crate) fn start(self) -> Writ {
-        let site = Arc::new(Site {
-            endpoints: RwLock::new(None),
-            ca: Ca::pem(&self.ca),
-            answered: Mutex::new(Vec::new()),
-        });
+        let site =
+            Arc::new(Site { endpoints: RwLock::new(None), ca: Ca::pem(&self.ca), answered: Mutex::new(Vec::new()) });
         let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_deaf: false };
         writ.start();
         writ
@@ -198,7 +195,8 @@ impl Site {
     /// `GET` on the discovery listener.
     pub(crate) fn discover(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let address = self.endpoints().discovery.expect("a discovery listener");
-        let mut connection = Connection::tls(address, &workload::tls_config(&self.ca, None)).expect("discovery answers");
+        let mut connection =
+            Connection::tls(address, &workload::tls_config(&self.ca, None)).expect("discovery answers");
         get(&mut connection, "GET", path, headers)
     }
 
@@ -220,7 +218,7 @@ impl Site {
 pub(crate) fn get(connection: &mut Connection, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
+        write!(request, "{name}: {value}\r\n").expect("a string takes it");
     }
     connection.send(format!("{request}\r\n").as_bytes()).expect("can be sent");
     connection.receive_for(method).expect("an answer")
@@ -246,7 +244,8 @@ struct Process {
 
 #[derive(Default)]
 struct Lines {
-    lines: Mutex<(Vec<String>, bool)>,
+    /// The lines so far, and whether there will be no more.
+    held: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
     /// Nobody reads any more once the next line has come.
     is_deaf: AtomicBool,
@@ -397,7 +396,10 @@ impl Writ {
     pub(crate) fn audit(&self) -> Vec<Value> {
         let running = self.process.iter().flat_map(|process| process.lines.all());
         let lines = self.log.iter().cloned().chain(running);
-        lines.filter_map(|line| serde_json::from_str(&line).ok()).filter(|line: &Value| line["target"] == "audit").collect()
+        lines
+            .filter_map(|line| serde_json::from_str(&line).ok())
+            .filter(|line: &Value| line["target"] == "audit")
+            .collect()
     }
 
     /// Every line so far, of both streams.
@@ -436,11 +438,6 @@ impl Writ {
     /// Promotes the next key as soon as that may be done.
     pub(crate) fn rotate(&self) {
         self.run(&["keys", "rotate", "--wait"]).exits(0);
-    }
-
-    /// Returns as soon as the key is in that state.
-    pub(crate) fn wait_for_key_state(&self, kid: &str, state: &str) {
-        eventually(&format!("{kid} is {state}"), || (self.key_state(kid).as_deref() == Some(state)).then_some(()));
     }
 
     /// What must hold for every log of every test: one JSON object a line, no token, no key, one audit line an answer.
@@ -486,18 +483,18 @@ impl Process {
 
 impl Lines {
     fn all(&self) -> Vec<String> {
-        self.lines.lock().unwrap().0.clone()
+        self.held.lock().unwrap().0.clone()
     }
 
     fn count(&self) -> usize {
-        self.lines.lock().unwrap().0.len()
+        self.held.lock().unwrap().0.len()
     }
 
     /// The first line from `seen` on that `is_it` knows; `None` at the deadline or at the end of the output.
     fn wait(&self, seen: usize, is_it: &dyn Fn(&Value) -> bool) -> Option<Value> {
         let deadline = Instant::now() + DEADLINE;
         let mut next = seen;
-        let mut held = self.lines.lock().unwrap();
+        let mut held = self.held.lock().unwrap();
         loop {
             let fresh = held.0.iter().skip(next).filter_map(|line| serde_json::from_str(line).ok());
             if let Some(line) = fresh.into_iter().find(is_it) {
@@ -518,14 +515,14 @@ fn follow(pipe: impl Read + Send + 'static, lines: &Arc<Lines>, is_log: bool) ->
     let lines = Arc::clone(lines);
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            lines.lines.lock().unwrap().0.push(line);
+            lines.held.lock().unwrap().0.push(line);
             lines.changed.notify_all();
             if is_log && lines.is_deaf.load(Ordering::SeqCst) {
                 break;
             }
         }
         if is_log {
-            lines.lines.lock().unwrap().1 = true;
+            lines.held.lock().unwrap().1 = true;
             lines.changed.notify_all();
         }
     })
