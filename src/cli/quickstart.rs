@@ -96,7 +96,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
     let folder = Folder::prepare(&args.dir, Timestamp::now())?;
     let mut stop = pin!(stop_signal()?);
     let host = Host::new(&folder).await?;
-    let mut page = Page::default();
+    let mut page = Page::new();
     introduce(&folder, &page)?;
 
     let service = host.start(&STORY).await?;
@@ -198,7 +198,7 @@ fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
         page.command(&command)?;
     }
     page.text("Change a policy, and it is in force within seconds; the folder is yours.")?;
-    Ok(page.text("The service is serving. Ctrl-C stops it.")?)
+    Ok(page.text("Serving. Ctrl-C stops it.")?)
 }
 
 fn keys(folder: &Folder) -> String {

@@ -40,7 +40,7 @@ pub(super) enum Proof {
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(super) enum CallError {
     /// A file of the folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -177,8 +177,7 @@ fn part(part: &str) -> Option<Members> {
 /// The command that reads a discovery document.
 pub(super) fn discovery(folder: &Folder, path: &str) -> String {
     let Ports { discovery, .. } = folder.ports;
-    let options =
-        [("--cacert", folder.path("certs/ca.pem").display().to_string()), ("--resolve", resolve(discovery))];
+    let options = [("--cacert", folder.path("certs/ca.pem").display().to_string()), ("--resolve", resolve(discovery))];
     curl(&options, &format!("https://{HOST}:{discovery}{path}"))
 }
 

@@ -28,7 +28,7 @@ const LOG: &str = "writ.log";
 
 /// Why the folder is not ready.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub(super) enum FolderError {
     /// The disk.
     #[error("{}: {source}", path.display())]
     Io {
@@ -120,7 +120,7 @@ impl Folder {
     pub(super) fn keep_token(&self, name: &str, token: &str) -> Result<(), FolderError> {
         let path = self.root.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&path)(error)),
             _ => create(&path, token).map(drop),
         }
     }

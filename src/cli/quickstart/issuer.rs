@@ -36,7 +36,7 @@ const HEAD_MAX: usize = 8 * 1024;
 
 /// Why there is no toy issuer.
 #[derive(Debug, thiserror::Error)]
-pub enum IssuerError {
+pub(super) enum IssuerError {
     /// A key could not be made.
     #[error("no RSA key can be made: {0}")]
     Make(#[from] rcgen::Error),
@@ -157,6 +157,11 @@ pub(super) fn jwks_uri(port: u16) -> String {
     format!("https://127.0.0.1:{port}/jwks")
 }
 
+/// The file that keeps its key, below the folder.
+pub(super) fn key_file() -> PathBuf {
+    ["issuer", "key.pem"].iter().collect()
+}
+
 fn acceptor(certificate: &[u8], key: &[u8]) -> Result<TlsAcceptor, IssuerError> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key)?;
@@ -196,7 +201,50 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The key file that [`Issuer::new_key`] is kept in, below the folder.
-pub(super) fn key_file() -> PathBuf {
-    ["issuer", "key.pem"].iter().collect()
+#[cfg(test)]
+mod tests {
+    use writ_verifier::jwks::KeySet;
+    use writ_verifier::jws::Jws;
+
+    use super::*;
+
+    fn site() -> (Issuer, Site) {
+        let issuer = Issuer::from_pem(&Issuer::new_key().unwrap()).unwrap();
+        let site = Site { jwks: issuer.jwks.clone(), metadata: metadata(8445) };
+        (issuer, site)
+    }
+
+    #[test]
+    fn its_tokens_are_those_of_rfc_9068_and_its_published_key_verifies_them() {
+        let (issuer, _) = site();
+        let token = issuer.access_token("ann@d.example", "a b", Timestamp::from_epoch(1_793_000_000)).unwrap();
+        let jws = Jws::parse(&token, 4096).unwrap();
+        assert_eq!(jws.typ.as_deref(), Some("at+jwt"));
+        let keys = KeySet::parse(issuer.jwks.as_bytes()).unwrap();
+        assert!(jws.verify(keys.find(jws.kid.as_deref(), jws.algorithm).unwrap().decoding_key()));
+        let claims: serde_json::Value = serde_json::from_slice(&jws.payload).unwrap();
+        for (name, value) in [("iss", NAME), ("aud", AUDIENCE), ("sub", "ann@d.example"), ("scope", "a b")] {
+            assert_eq!(claims[name], value);
+        }
+        assert_eq!(claims["exp"], 1_793_003_600);
+        assert!(claims["client_id"].is_string() && claims["jti"].is_string());
+    }
+
+    #[test]
+    fn a_kept_key_is_the_same_issuer() {
+        let pem = Issuer::new_key().unwrap();
+        assert_eq!(Issuer::from_pem(&pem).unwrap().jwks, Issuer::from_pem(&pem).unwrap().jwks);
+        assert!(matches!(Issuer::from_pem("no key"), Err(IssuerError::Key(_))));
+    }
+
+    #[test]
+    fn two_documents_are_served_and_nothing_else() {
+        let (issuer, site) = site();
+        assert!(site.answer(b"GET /jwks HTTP/1.1\r\nhost: x\r\n\r\n").ends_with(&issuer.jwks));
+        let metadata = site.answer(b"GET /.well-known/openid-configuration HTTP/1.1\r\n\r\n");
+        assert!(metadata.contains(r#""jwks_uri":"https://127.0.0.1:8445/jwks""#), "{metadata}");
+        for head in ["POST /jwks HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "", "\r\n\r\n"] {
+            assert!(site.answer(head.as_bytes()).starts_with("HTTP/1.1 404 "), "{head:?}");
+        }
+    }
 }

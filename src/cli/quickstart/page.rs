@@ -9,12 +9,16 @@ const WIDTH: usize = 96;
 const INDENT: &str = "   ";
 
 /// Standard output, as a page that grows.
-#[derive(Default)]
 pub(super) struct Page {
+    out: io::Stdout,
     chapters: u32,
 }
 
 impl Page {
+    pub(super) fn new() -> Self {
+        Self { out: io::stdout(), chapters: 0 }
+    }
+
     /// A heading, with the next number.
     pub(super) fn chapter(&mut self, title: &str) -> io::Result<()> {
         self.chapters += 1;
@@ -23,28 +27,28 @@ impl Page {
 
     /// A heading.
     pub(super) fn title(&self, title: &str) -> io::Result<()> {
-        print(&format!("\n{title}\n{}\n", "-".repeat(title.chars().count())))
+        self.print(&format!("{title}\n{}\n", "-".repeat(title.chars().count())))
     }
 
     /// A paragraph.
     pub(super) fn text(&self, text: &str) -> io::Result<()> {
-        print(&format!("{}\n", wrapped(text, INDENT)))
+        self.print(&format!("{}\n", wrapped(text, INDENT)))
     }
 
     /// Lines as they are.
     pub(super) fn lines<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> io::Result<()> {
         let lines = lines.into_iter().flat_map(|line| [INDENT, INDENT, line.as_ref(), "\n"].map(str::to_owned));
-        print(&(lines.collect::<String>() + "\n"))
+        self.print(&(lines.collect::<String>() + "\n"))
     }
 
     /// One line, with more of its kind to follow.
     pub(super) fn note(&self, line: &str) -> io::Result<()> {
-        print(&format!("{}\n", format!("{INDENT}{INDENT}{line}").trim_end()))
+        self.print(&format!("{}\n", format!("{INDENT}{INDENT}{line}").trim_end()))
     }
 
-    /// Header or claims of a token, a member each line.
-    pub(super) fn members(&self, name: &str, members: &Members) -> io::Result<()> {
-        self.lines(block(name, members))
+    /// Parts of a token, a member each line.
+    pub(super) fn token(&self, parts: [(&str, &Members); 2]) -> io::Result<()> {
+        self.lines(parts.into_iter().flat_map(|(name, members)| block(name, members)))
     }
 
     /// An answer that is no token.
@@ -56,12 +60,13 @@ impl Page {
     pub(super) fn command(&self, command: &str) -> io::Result<()> {
         self.lines(command.lines())
     }
-}
 
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    /// At once: whoever reads along must not wait for a full buffer.
+    fn print(&self, text: &str) -> io::Result<()> {
+        let mut out = self.out.lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
 }
 
 /// One blank before each word and a line break where the next word would not fit any more.

@@ -18,9 +18,6 @@ const STEP: u16 = 10;
 const TRIES: usize = 100;
 
 impl Ports {
-    /// Those of the template, and of every folder on a machine where nothing else listens.
-    pub(super) const USUAL: Self = Self { exchange: 8443, discovery: 8444, ops: 9464, issuer: 8445 };
-
     /// The ports that `writ.toml` names; `None` where it is not of the form that quickstart wrote.
     pub(super) fn read(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
@@ -85,21 +82,22 @@ mod tests {
     use super::*;
 
     const TEMPLATE: &str = include_str!("writ.toml");
+    const USUAL: Ports = Ports { exchange: 8443, discovery: 8444, ops: 9464, issuer: 8445 };
 
     #[test]
     fn the_template_has_the_usual_ports() {
-        assert_eq!(Ports::read(TEMPLATE), Some(Ports::USUAL));
+        assert_eq!(Ports::read(TEMPLATE), Some(USUAL));
     }
 
     #[test]
     fn free_ports_are_kept() {
-        assert_eq!(Ports::USUAL.free(|_| true), Some(Ports::USUAL));
+        assert_eq!(USUAL.free(|_| true), Some(USUAL));
     }
 
     #[test]
     fn a_taken_port_gives_way_to_one_near_it() {
-        let chosen = Ports::USUAL.free(|port| ![8443, 8453, 9464].contains(&port)).unwrap();
-        assert_eq!(chosen, Ports { exchange: 8463, ops: 9474, ..Ports::USUAL });
+        let chosen = USUAL.free(|port| ![8443, 8453, 9464].contains(&port)).unwrap();
+        assert_eq!(chosen, Ports { exchange: 8463, ops: 9474, ..USUAL });
     }
 
     #[test]
@@ -111,19 +109,19 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_free_port_is_told_from_one_with() {
-        assert_eq!(Ports::USUAL.free(|_| false), None);
-        let last = Ports { exchange: 65_535, ..Ports::USUAL };
+        assert_eq!(USUAL.free(|_| false), None);
+        let last = Ports { exchange: 65_535, ..USUAL };
         assert_eq!(last.free(|port| port != 65_535), None);
     }
 
     #[test]
     fn new_ports_reach_every_address_and_nothing_else_changes() {
         let new = Ports { exchange: 8444, discovery: 8443, ops: 19_464, issuer: 18_445 };
-        let text = Ports::USUAL.replace(TEMPLATE, new);
+        let text = USUAL.replace(TEMPLATE, new);
         assert_eq!(Ports::read(&text), Some(new));
         assert!(text.contains("issuer = \"https://tts.trust-domain.example:8444\""), "{text}");
-        assert_eq!(new.replace(&text, Ports::USUAL), TEMPLATE);
-        assert_eq!(Ports::USUAL.replace("8443 :84430 :8443", new), "8443 :84430 :8444");
+        assert_eq!(new.replace(&text, USUAL), TEMPLATE);
+        assert_eq!(USUAL.replace("8443 :84430 :8443", new), "8443 :84430 :8444");
     }
 
     #[test]

@@ -26,11 +26,8 @@ pub(super) const ANNS_SCOPE: &str = "orders.write account.cancel";
 
 pub(super) const REFUND: Call =
     Call { client: "gateway", scope: "order.refund", proof: Proof::AccessToken(ACCESS_TOKEN) };
-pub(super) const DELIVER: Call = Call {
-    client: "mail-delivery-agent",
-    scope: "mailbox.deliver",
-    proof: Proof::Subject("bob@trust-domain.example"),
-};
+pub(super) const DELIVER: Call =
+    Call { client: "mail-delivery-agent", scope: "mailbox.deliver", proof: Proof::Subject("bob@trust-domain.example") };
 pub(super) const CANCEL: Call =
     Call { client: "account-service", scope: "account.purge", proof: Proof::AccessToken(ACCESS_TOKEN) };
 pub(super) const PURGE: Call =
@@ -44,7 +41,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why the story was not told to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum StoryError {
+pub(super) enum StoryError {
     /// A step did not end as it should.
     #[error("this step did not come true\n  expected: {expected}\n  came:     {came}")]
     Unexpected {
@@ -103,8 +100,8 @@ impl Story<'_> {
         same("sub", ANN, verified.subject())?;
         verified.require_scope(REFUND.scope).map_err(not_taken)?;
         self.page.text(
-            "The refund service, downstream, took this token: it fetched the published keys once and asks nobody. \
-             Nothing of the access token is in it but Ann's name.",
+            "The refund service, downstream, took this token: it has the published keys and need not ask anybody. Of the \
+             access token there is nothing in it but Ann's name.",
         )?;
         Ok(())
     }
@@ -158,7 +155,7 @@ impl Story<'_> {
         )?;
         let gone: Vec<_> = stored.iter().map(Issued::kid).collect();
         self.watch_keys(&gone).await?;
-        self.page.text("The key of the stored tokens is published no more. No verifier in the world could check them.")?;
+        self.page.text("The key of the stored tokens is published no more: no verifier could check them now.")?;
         self.page.command(&call::discovery(self.folder, "/.well-known/jwks.json"))?;
         Ok(())
     }
@@ -222,7 +219,8 @@ impl Story<'_> {
         same("the claims", &redeemed.claims_text(), &again.claims_text())?;
         for (answer, token) in [("first answer", redeemed), ("once more", again)] {
             let number = token.use_number().ok_or_else(|| missing("rctx.delayed.use"))?;
-            self.page.note(&format!("{answer:<12}  iat {}  exp {}  use {number}", claim(token, "iat")?, token.exp()))?;
+            let (iat, exp) = (claim(token, "iat")?, token.exp());
+            self.page.note(&format!("{answer:<12}  iat {iat}  exp {exp}  use {number}"))?;
         }
         self.page.note("")?;
         Ok(())
@@ -254,7 +252,7 @@ impl Story<'_> {
         match call.make(self.folder).await? {
             Outcome::Issued(issued) => Ok(issued),
             Outcome::Refused(answer) => {
-                Err(unexpected(&format!("a Txn-Token for {}, scope {}", call.client, call.scope), answer))
+                Err(unexpected(format!("a Txn-Token for {}, scope {}", call.client, call.scope), answer))
             }
         }
     }
@@ -280,8 +278,7 @@ impl Story<'_> {
     }
 
     fn show(&mut self, issued: &Issued, call: Call) -> Result<(), StoryError> {
-        self.page.members("header", &issued.header)?;
-        self.page.members("claims", &issued.claims)?;
+        self.page.token([("header", &issued.header), ("claims", &issued.claims)])?;
         self.page.text("The same call by hand:")?;
         Ok(self.page.command(&call.curl(self.folder))?)
     }
@@ -318,11 +315,11 @@ fn claim(issued: &Issued, name: &str) -> Result<String, StoryError> {
 }
 
 fn same<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, came: &T) -> Result<(), StoryError> {
-    if expected == came { Ok(()) } else { Err(unexpected(&format!("{what} = {expected}"), came)) }
+    if expected == came { Ok(()) } else { Err(unexpected(format!("{what} = {expected}"), came)) }
 }
 
 fn differ(what: &str, one: &str, other: &str) -> Result<(), StoryError> {
-    if one == other { Err(unexpected(&format!("two different {what}"), one)) } else { Ok(()) }
+    if one == other { Err(unexpected(format!("two different {what}"), one)) } else { Ok(()) }
 }
 
 fn missing(what: &str) -> StoryError {
