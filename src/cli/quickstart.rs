@@ -99,7 +99,10 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
     let mut page = Page::new();
     introduce(&folder, &page)?;
 
-    let service = host.start(&STORY).await?;
+    folder.clear_stage()?;
+    let mut settings = STORY.to_vec();
+    settings.extend(folder.has_store.then_some(("WRIT_STORE__PATH", folder::STAGE)));
+    let service = host.start(&settings).await?;
     let mut told = Err(QuickstartError::Interrupted);
     let telling = async {
         tokio::select! {
@@ -108,6 +111,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
         }
     };
     service.until(telling).await?;
+    folder.clear_stage()?;
     told?;
     if args.once {
         return Ok(page.text("That was the whole story.")?);
@@ -177,10 +181,13 @@ fn addresses(folder: &Folder) -> [String; 5] {
 fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
     folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
     page.title("Your turn")?;
-    page.text(
+    page.text(if folder.has_store {
+        "The service was restarted with ordinary times on the store of the first run, and the stored token is that of the \
+         first run: if it was redeemed before, the service says so. These commands work as they are, in another shell."
+    } else {
         "The service was restarted on the same store with ordinary times: a Txn-Token lives 60 s, a key signs for 24 h. \
-         The keys of the story are history. These commands work as they are, in another shell.",
-    )?;
+         The keys of the story are history. These commands work as they are, in another shell."
+    })?;
     for (text, command) in [
         ("The gateway exchanges Ann's access token (good for an hour):", story::REFUND.curl(folder)),
         ("The mail delivery agent gets a token for Bob's mailbox:", story::DELIVER.curl(folder)),
@@ -202,7 +209,9 @@ fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
 }
 
 fn keys(folder: &Folder) -> String {
-    format!("writ keys list --config {}", call::quoted(&folder.config().display().to_string()))
+    let writ = std::env::current_exe().map_or_else(|_| "writ".to_owned(), |path| path.display().to_string());
+    let config = folder.config().display().to_string();
+    format!("{} keys list --config {}", call::quoted(&writ), call::quoted(&config))
 }
 
 impl Folder {

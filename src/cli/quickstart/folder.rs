@@ -23,6 +23,8 @@ const POLICIES: [(&str, &str); 4] = [
 const TEMPLATE: &str = include_str!("writ.toml");
 /// Marks a folder as made by quickstart, and keeps it out of git.
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
+/// Where the story plays if an earlier run left a store.
+pub(super) const STAGE: &str = "story-data";
 const CONFIG: &str = "writ.toml";
 const LOG: &str = "writ.log";
 
@@ -71,6 +73,9 @@ pub(super) struct Folder {
     pub(super) issuer: Issuer,
     /// What was done to make it ready, a line each.
     pub(super) done: Vec<String>,
+    /// An earlier run left a store. The story needs a young key ring, since a key that signed for a day stays published
+    /// for minutes: it plays on a store of its own then.
+    pub(super) has_store: bool,
     log: File,
 }
 
@@ -85,10 +90,13 @@ impl Folder {
         ];
         let (issuer, made) = toy_issuer(&root)?;
         done.push(told(made, "issuer/", "the key of a toy authorization server, which signs access tokens"));
-        let (ports, line) = configuration(&root.join(CONFIG))?;
-        done.push(line);
-        done.extend(set_aside_store(&root, now)?);
-        Ok(Self { root, ports, issuer, done, log })
+        let (ports, told_ports) = configuration(&root.join(CONFIG))?;
+        done.push(told_ports);
+        let has_store = earlier_store(&root)?;
+        if has_store {
+            done.push(line("kept", "data/", "the store; the story plays on a new one, with young keys"));
+        }
+        Ok(Self { root, ports, issuer, done, log, has_store })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -97,6 +105,15 @@ impl Folder {
 
     pub(super) fn config(&self) -> PathBuf {
         self.root.join(CONFIG)
+    }
+
+    /// The store that the story plays on where an earlier run left one, emptied.
+    pub(super) fn clear_stage(&self) -> Result<(), FolderError> {
+        let stage = self.root.join(STAGE);
+        match fs::remove_dir_all(&stage) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&stage)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// The log file; what is written goes to its end.
@@ -208,20 +225,14 @@ fn configuration(path: &Path) -> Result<(Ports, String), FolderError> {
     Ok((ports, told(!exists, CONFIG, "the configuration of the service, every key explained")))
 }
 
-/// The story needs a young key ring: a key that signed for a day stays published for minutes. So a store of an earlier
-/// time is not used, and not lost either.
-fn set_aside_store(root: &Path, now: Timestamp) -> Result<Option<String>, FolderError> {
+/// Whether an earlier run left a store with the stored token that belongs to it; nobody else may be using it.
+fn earlier_store(root: &Path) -> Result<bool, FolderError> {
     let store = root.join("data");
-    if !store.exists() {
-        return Ok(None);
-    }
     let lock = store.join("lock");
     if let Ok(file) = File::open(&lock) {
         hold(&file, root, &lock)?;
     }
-    let name = format!("data-{}", now.epoch());
-    fs::rename(&store, root.join(&name)).map_err(io_error(&store))?;
-    Ok(Some(line("moved", "data/", &format!("to {name}/, since the story begins with new keys"))))
+    Ok(store.exists() && root.join(super::story::STORED_TOKEN).exists())
 }
 
 fn told(made: bool, name: &str, what: &str) -> String {
@@ -288,18 +299,19 @@ mod tests {
     }
 
     #[test]
-    fn an_old_store_is_moved_and_one_in_use_is_not() {
+    fn an_old_store_is_kept_and_one_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(Folder::prepare(dir.path(), NOW).unwrap());
         let store = dir.path().join("data");
         fs::create_dir(&store).unwrap();
+        fs::write(dir.path().join(super::super::story::STORED_TOKEN), "t").unwrap();
         let lock = File::create(store.join("lock")).unwrap();
         lock.lock().unwrap();
         assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::InUse(_))));
         drop(lock);
         let folder = Folder::prepare(dir.path(), NOW).unwrap();
-        assert!(folder.done.last().unwrap().starts_with("moved"), "{:?}", folder.done);
-        assert!(!store.exists() && dir.path().join("data-1793000000/lock").exists());
+        assert!(folder.has_store && folder.done.last().unwrap().starts_with("kept"), "{:?}", folder.done);
+        assert!(store.join("lock").exists());
     }
 
     #[test]
