@@ -435,4 +435,6 @@ fn method_not_allowed(methods: &'static str) -> std::future::Ready<HttpResponse>
 }
 
 #[cfg(test)]
+mod pki;
+#[cfg(test)]
 mod tests;

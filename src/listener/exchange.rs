@@ -24,12 +24,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// Requests of all workers that are worked on at one time; one more is refused at once.
 pub(super) const MAX_IN_WORK: usize = 1024;
 
-const TOKEN: &str = "/token";
-
-/// Whether each answer to a POST on this path is a matter of the audit.
-pub(super) fn is_audited(path: &str) -> bool {
-    path == TOKEN
-}
+pub(super) const TOKEN: &str = "/token";
 
 /// `/token` and the discovery documents.
 pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {

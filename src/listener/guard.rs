@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::connection::{Beat, Peer, Pulse};
-use super::{Unheard, UnheardRequest};
+use super::{Unheard, UnheardRequest, exchange};
 use crate::response::{self, HttpRefusal};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -103,14 +103,17 @@ impl Guard {
     }
 }
 
+fn is_audited(request: &ServiceRequest) -> bool {
+    request.method() == Method::POST && request.path() == exchange::TOKEN
+}
+
 /// What every answer gets before it leaves.
 struct Seal {
     id: RequestId,
     beat: Option<Beat>,
     is_last: bool,
-    peer: Option<Rc<Peer>>,
-    /// Whether each answer is a matter of the audit.
-    is_token_request: bool,
+    /// Whoever asks for a token: each answer to that is a matter of the audit.
+    asks_for_token: Option<Rc<Peer>>,
     guard: Rc<Guard>,
 }
 
@@ -121,8 +124,7 @@ impl Seal {
             id: RequestId::of(request.headers()),
             beat: pulse.map(Pulse::begin),
             is_last: pulse.is_some_and(|pulse| pulse.is_old()),
-            peer: request.conn_data::<Rc<Peer>>().cloned(),
-            is_token_request: request.method() == Method::POST && super::exchange::is_audited(request.path()),
+            asks_for_token: request.conn_data::<Rc<Peer>>().filter(|_| is_audited(request)).cloned(),
             guard,
         }
     }
@@ -136,8 +138,8 @@ impl Seal {
             return answer;
         }
         let refusal = answer.extensions().get::<HttpRefusal>().copied();
-        if let Some(refusal) = refusal.filter(|_| self.is_token_request) {
-            let certificate = self.peer.as_ref().map(|peer| peer.certificate());
+        if let (Some(refusal), Some(peer)) = (refusal, &self.asks_for_token) {
+            let certificate = Some(peer.certificate());
             (self.guard.unheard)(UnheardRequest { request_id: &self.id.0, certificate, refusal });
         }
         if let Ok(id) = HeaderValue::from_str(&self.id.0) {
@@ -180,7 +182,8 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let pairs =
+            pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
         let mut map = HeaderMap::new();
         pairs.for_each(|(name, value)| map.append(name, value));
         map
@@ -194,7 +197,7 @@ mod tests {
             assert_eq!(RequestId::of(&headers(&[("x-request-id", own)])).0, own);
         }
         let too_long: &'static str = "x".repeat(129).leak();
-        for bad in ["a b", "a\"b", "a%0d%0ab", "ä", too_long] {
+        for bad in ["", "a b", "a\"b", "a%0d%0ab", "a/b", too_long] {
             let id = RequestId::of(&headers(&[("x-request-id", bad)])).0;
             assert!(Uuid::parse_str(&id).is_ok(), "{bad:?} became {id:?}");
         }
