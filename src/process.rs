@@ -39,3 +39,17 @@ fn log_panics() {
         tracing::error!(place = place.as_deref().unwrap_or("unknown"), "panic");
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_suffices_is_no_news() {
+        assert_eq!(admit_connections(1), None);
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        if hard < u64::MAX - OTHER_FILES {
+            assert_eq!(admit_connections(hard), Some(hard - OTHER_FILES));
+        }
+    }
+}

@@ -369,7 +369,7 @@ mod tests {
     async fn an_answer_that_nobody_reads_ends_the_connection() {
         let (mut connection, mut client) = connection(Duration::from_millis(1));
         client.write_all(b"POST /tok").await.unwrap();
-        connection.read(&mut [0; 64]).await.unwrap();
+        connection.read_exact(&mut [0; 9]).await.unwrap();
         let _beat = connection.pulse().begin();
         let error = connection.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix_web::error::PayloadError;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
@@ -49,8 +48,7 @@ async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: 
     let body = match read.await {
         Ok(body) => body,
         Err(Unread::Refused(refusal)) => return response::http(refusal),
-        Err(Unread::Broken) => return broken(),
-        Err(Unread::Incomplete) => return HttpResponse::BadRequest().force_close().finish(),
+        Err(Unread::Broken) => return HttpResponse::BadRequest().force_close().finish(),
     };
     let Ok(_permit) = in_work.try_acquire() else { return response::http(HttpRefusal::Overloaded) };
     // Only now: reading took time, and a revocation counts when the request is decided.
@@ -86,10 +84,8 @@ pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, Ht
 /// Why there is no body to work with.
 enum Unread {
     Refused(HttpRefusal),
-    /// No HTTP any more; the framework has its own answer ready.
+    /// It ended early or is no HTTP: nothing that could be answered in JSON.
     Broken,
-    /// The client stopped sending.
-    Incomplete,
 }
 
 impl From<HttpRefusal> for Unread {
@@ -130,22 +126,13 @@ fn is_form(content_type: &str) -> bool {
 async fn read_body(mut body: Payload) -> Result<Vec<u8>, Unread> {
     let mut read = Vec::new();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| match error {
-            PayloadError::EncodingCorrupted | PayloadError::Overflow => Unread::Broken,
-            _ => Unread::Incomplete,
-        })?;
+        let chunk = chunk.map_err(|_| Unread::Broken)?;
         if read.len() + chunk.len() > MAX_BODY {
             return Err(HttpRefusal::BodyTooLarge.into());
         }
         read.extend_from_slice(&chunk);
     }
     Ok(read)
-}
-
-/// The framework answers a broken body with 400 after whatever the handler says, so the handler says nothing final:
-/// a second answer could be taken for that of another request.
-fn broken() -> HttpResponse {
-    HttpResponse::Continue().finish()
 }
 
 #[cfg(test)]
@@ -162,6 +149,34 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         check_head(&headers)
+    }
+
+    async fn ask(permits: usize) -> HttpRefusal {
+        let request = actix_web::test::TestRequest::post().insert_header((CONTENT_TYPE, FORM)).set_payload("a=1");
+        let (request, mut payload) = request.to_http_parts();
+        let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
+        let unused = Rooms {
+            token: Arc::new(|_, _, _| unreachable!("nothing may get here")),
+            unheard: Arc::new(|_| ()),
+            jwks: Arc::new(Vec::new),
+            metadata: Arc::new(Vec::new),
+            documents_max_age: std::time::Duration::ZERO,
+            failing: Arc::new(Vec::new),
+            metrics: Arc::new(String::new),
+        };
+        let answer = token(&unused, &Semaphore::new(permits), &request, body).await;
+        answer.extensions().get().copied().unwrap()
+    }
+
+    ///
+    #[tokio::test]
+    async fn one_more_than_can_be_worked_on_is_refused_at_once() {
+        assert_eq!(ask(0).await, HttpRefusal::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_without_a_certificate() {
+        assert_eq!(ask(1).await, HttpRefusal::CertificateRefused);
     }
 
     ///

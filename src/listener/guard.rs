@@ -134,9 +134,6 @@ impl Seal {
     }
 
     fn put(self, mut answer: HttpResponse) -> HttpResponse {
-        if answer.status().is_informational() {
-            return answer;
-        }
         let refusal = answer.extensions().get::<HttpRefusal>().copied();
         if let (Some(refusal), Some(peer)) = (refusal, &self.asks_for_token) {
             let certificate = Some(peer.certificate());

@@ -108,10 +108,11 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
         Error::PeerIncompatible(_) | Error::InvalidCertRevocationList(_) => Alert::HandshakeFailure,
         Error::NoApplicationProtocol => Alert::NoApplicationProtocol,
         Error::InvalidMessage(cause) => Alert::from(*cause),
-        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => Alert::UnexpectedMessage,
+        Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec) => Alert::UnexpectedMessage,
         Error::DecryptError => Alert::BadRecordMac,
         Error::PeerSentOversizedRecord => Alert::RecordOverflow,
-        Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec) => Alert::UnexpectedMessage,
         Error::PeerMisbehaved(_) => Alert::IllegalParameter,
         Error::AlertReceived(alert) => *alert,
         _ => return None,

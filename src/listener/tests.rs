@@ -21,7 +21,7 @@ async fn alert(service: &Service, leaf: Option<&pki::Leaf>) -> Option<AlertDescr
 ///
 #[tokio::test]
 async fn a_wrong_certificate_ends_in_the_handshake() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let ca = &service.ca;
     let with_usage = |usage| ca.leaf("client", |params| params.extended_key_usages = vec![usage]);
     let bare = ca.leaf("client", |params| params.extended_key_usages.clear());
@@ -46,7 +46,7 @@ async fn a_wrong_certificate_ends_in_the_handshake() {
 ///
 #[tokio::test]
 async fn a_registered_self_signed_certificate_is_let_in() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let (known, expired) = (pki::self_signed(3600), pki::self_signed(-1));
     service.trust.register([&known, &expired].map(|leaf| Thumbprint::of(&leaf.der)).into());
     let mut client = service.client(&known).await;
@@ -59,7 +59,7 @@ async fn a_registered_self_signed_certificate_is_let_in() {
 
 #[tokio::test]
 async fn tls_12_is_spoken_where_it_is_configured() {
-    let service = Service::start(|settings| settings.tls.min_version = MinVersion::Tls12).await;
+    let service = Service::start(|settings| settings.tls.min_version = MinVersion::Tls12);
     let leaf = service.ca.client(1);
     let config = pki::client_config(&service.ca, Some(&leaf), MinVersion::Tls12);
     let mut client = Client::connect(service.addresses.exchange, config).await.unwrap();
@@ -68,7 +68,7 @@ async fn tls_12_is_spoken_where_it_is_configured() {
 
 #[tokio::test]
 async fn certificate_body_and_name_reach_the_room() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     let mut client = service.client(&leaf).await;
     let request = post("echo me").replace("Host:", "X-Request-Id: my.own-1\r\nHost:");
@@ -87,7 +87,7 @@ async fn certificate_body_and_name_reach_the_room() {
 ///
 #[tokio::test]
 async fn what_no_room_hears_is_answered_in_json_and_told() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     for (request, status, reason) in [
         ("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404, "not_found"),
@@ -115,7 +115,7 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
 ///
 #[tokio::test]
 async fn a_body_that_is_too_large_is_not_read_to_its_end() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     let announced = post("x").replace("Content-Length: 1\r\n", "Content-Length: 1000000000\r\n");
     let reply = service.client(&leaf).await.ask(&announced).await;
@@ -136,7 +136,7 @@ async fn a_body_that_is_too_large_is_not_read_to_its_end() {
 ///
 #[tokio::test]
 async fn whoever_is_slow_is_cut_off() {
-    let service = Service::start(|settings| settings.request_timeout = Duration::from_secs(1)).await;
+    let service = Service::start(|settings| settings.request_timeout = Duration::from_secs(1));
     let leaf = service.ca.client(1);
     let slow_body = async {
         let mut client = service.client(&leaf).await;
@@ -182,19 +182,19 @@ async fn whoever_is_slow_is_cut_off() {
 /// one answer, and nothing after it is read.
 #[tokio::test]
 async fn a_body_that_is_no_http_gets_one_400() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let mut client = service.client(&service.ca.client(1)).await;
     let head = post("").replace("Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n");
     client.send(format!("{head}zz\r\n{}", post("echo")).as_bytes()).await;
     let all = client.read_to_end().await;
-    assert_eq!(all.matches("HTTP/1.1 ").count() - all.matches("HTTP/1.1 100").count(), 1, "{all}");
-    assert!(all.contains("HTTP/1.1 400"), "{all}");
+    assert_eq!(all.matches("HTTP/1.1 ").count(), 1, "{all}");
+    assert!(all.starts_with("HTTP/1.1 400"), "{all}");
 }
 
 ///
 #[tokio::test]
 async fn a_panic_is_one_500() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let mut client = service.client(&service.ca.client(1)).await;
     let reply = client.ask(&post("panic")).await;
     assert_eq!((reply.status, reply.reason()), (500, "internal"));
@@ -204,7 +204,7 @@ async fn a_panic_is_one_500() {
 
 #[tokio::test]
 async fn documents_are_served_with_and_without_a_certificate() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let anonymous = pki::client_config(&service.ca, None, MinVersion::Tls13);
     let mut open = Client::connect(service.addresses.discovery.unwrap(), anonymous).await.unwrap();
     let mut closed = service.client(&service.ca.client(1)).await;
@@ -233,7 +233,7 @@ async fn documents_are_served_with_and_without_a_certificate() {
 
 #[tokio::test]
 async fn operators_learn_what_fails() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let mut ops = Client::plain(service.addresses.ops.unwrap()).await;
     let live = ops.ask("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!((live.status, live.body.as_str()), (200, "{\"status\":\"ok\"}"));
@@ -249,7 +249,7 @@ async fn operators_learn_what_fails() {
 ///
 #[tokio::test]
 async fn a_revocation_reaches_an_open_connection() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client(8);
     let mut client = service.client(&leaf).await;
     let mut other = service.client(&service.ca.client(9)).await;
@@ -266,7 +266,7 @@ async fn a_revocation_reaches_an_open_connection() {
 ///
 #[tokio::test]
 async fn a_certificate_ends_on_an_open_connection_too() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client_until(2);
     let mut client = service.client(&leaf).await;
     let mut served = 0;
@@ -284,7 +284,7 @@ async fn a_certificate_ends_on_an_open_connection_too() {
 
 #[tokio::test]
 async fn an_old_connection_ends_with_its_next_answer() {
-    let service = Service::start(|settings| settings.connection_max_age = Duration::from_secs(1)).await;
+    let service = Service::start(|settings| settings.connection_max_age = Duration::from_secs(1));
     let mut client = service.client(&service.ca.client(1)).await;
     let first = client.ask(&post("echo")).await;
     assert_eq!((first.status, first.header("connection")), (200, None));
@@ -297,7 +297,7 @@ async fn an_old_connection_ends_with_its_next_answer() {
 ///
 #[tokio::test]
 async fn a_stop_lets_requests_in_flight_finish() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     let (mut busy, mut idle) = (service.client(&leaf).await, service.client(&leaf).await);
     assert_eq!(idle.ask(&post("echo")).await.status, 200);
@@ -313,7 +313,7 @@ async fn a_stop_lets_requests_in_flight_finish() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_longer_than_it_may() {
-    let service = Service::start(|settings| settings.drain_timeout = Duration::from_secs(1)).await;
+    let service = Service::start(|settings| settings.drain_timeout = Duration::from_secs(1));
     let mut busy = service.client(&service.ca.client(1)).await;
     busy.send(post("hang").as_bytes()).await;
     service.waiting().await;
@@ -323,7 +323,7 @@ async fn a_stop_does_not_wait_longer_than_it_may() {
 
 #[tokio::test]
 async fn a_busy_port_is_named() {
-    let service = Service::start(|_| ()).await;
+    let service = Service::start(|_| ());
     let mut settings = service.settings.clone();
     settings.ops = service.addresses.ops;
     settings.exchange = "127.0.0.1:0".parse().unwrap();
@@ -335,7 +335,7 @@ async fn a_busy_port_is_named() {
 #[tokio::test]
 async fn http2_is_spoken_only_where_it_is_configured() {
     for (http2, expected) in [(false, b"http/1.1".as_slice()), (true, b"h2")] {
-        let service = Service::start(|settings| settings.http2 = http2).await;
+        let service = Service::start(|settings| settings.http2 = http2);
         let mut config = pki::client_config(&service.ca, Some(&service.ca.client(1)), MinVersion::Tls13);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let client = Client::connect(service.addresses.exchange, config).await.unwrap();

@@ -106,8 +106,8 @@ impl Trust {
     /// [`TlsError`] names the file that is missing, no PEM, expired, or does not fit the others.
     pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
         let now = Timestamp::now();
-        let pair = ServerPair::parse(&settings, files::read_pair(&settings)?, now)?;
-        let clients = ClientTrust::parse(&settings, files::read_clients(&settings, now)?, None)?;
+        let pair = ServerPair::parse(&settings, &files::read_pair(&settings)?, now)?;
+        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, None)?;
         let trust = Self {
             settings,
             pair: ArcSwap::from_pointee(pair),
@@ -220,7 +220,7 @@ impl Trust {
         if read.digest() == self.pair.load().digest {
             return Ok(false);
         }
-        self.pair.store(Arc::new(ServerPair::parse(&self.settings, read, now)?));
+        self.pair.store(Arc::new(ServerPair::parse(&self.settings, &read, now)?));
         Ok(true)
     }
 
@@ -230,7 +230,7 @@ impl Trust {
         if read.digest() == current.digest {
             return Ok(false);
         }
-        self.clients.store(Arc::new(ClientTrust::parse(&self.settings, read, Some(&current.crls))?));
+        self.clients.store(Arc::new(ClientTrust::parse(&self.settings, &read, Some(&current.crls))?));
         Ok(true)
     }
 

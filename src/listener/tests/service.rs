@@ -51,7 +51,7 @@ impl Default for WaitCount {
 }
 
 impl Service {
-    pub(super) async fn start(configure: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn start(configure: impl FnOnce(&mut Settings)) -> Self {
         let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new("ca"));
         let mut tls = pki::settings(folder.path(), &ca);
         tls.client_crls.push(folder.path().join("crl.pem"));
@@ -134,7 +134,7 @@ fn rooms(world: &Arc<World>) -> Rooms {
                     Some("refuse") => return Err(Refusal::Expired(Timestamp::from_epoch(1))),
                     Some("hang") => {
                         world.waiting.0.add_permits(1);
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                     Some("wait") => {
                         let released = world.release.notified();

@@ -106,7 +106,7 @@ pub(super) struct ServerPair {
 
 impl ServerPair {
     /// A pair that belongs together and is valid at `now`.
-    pub(super) fn parse(settings: &Settings, files: PairFiles, now: Timestamp) -> Result<Self, TlsError> {
+    pub(super) fn parse(settings: &Settings, files: &PairFiles, now: Timestamp) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate, &settings.certificate)?;
         let private_key = PrivateKeyDer::from_pem_slice(&files.private_key)
             .map_err(|_| Problem::NoPrivateKey.at(&settings.private_key))?;
@@ -161,7 +161,7 @@ impl ClientTrust {
     /// What is made of the files; `in_force` are the CRLs that none of the new ones may fall behind.
     pub(super) fn parse(
         settings: &Settings,
-        files: ClientFiles,
+        files: &ClientFiles,
         in_force: Option<&[CrlMark]>,
     ) -> Result<Self, TlsError> {
         let cas = certificates(&files.ca, &settings.client_ca)?;
