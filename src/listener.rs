@@ -10,6 +10,8 @@ mod exchange;
 mod guard;
 mod handshake;
 mod ops;
+mod peer;
+mod server;
 pub mod tls;
 
 use std::fmt;
@@ -17,28 +19,21 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_http::{HttpService, KeepAlive, Protocol};
-use actix_server::{GracefulShutdownSignal, Server, ServerBuilder, ServerHandle};
-use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::dev::AppConfig;
-use actix_web::middleware::from_fn;
-use actix_web::web::{self, ServiceConfig};
-use actix_web::{App, Error as WebError, HttpResponse};
+use actix_server::{Server, ServerHandle};
+use actix_web::HttpResponse;
+use actix_web::web::ServiceConfig;
 use futures_util::future::{LocalBoxFuture, join_all};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times};
-use self::guard::Guard;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
+use self::server::Frame;
 use self::tls::Trust;
 use crate::client::PeerCertificate;
 use crate::exchange::{Ask, Issued};
@@ -294,140 +289,6 @@ fn bind(listener: &'static str, address: SocketAddr) -> Result<(TcpListener, Soc
         Ok((socket, bound))
     };
     open().map_err(|error| ListenError::Bind { listener, address, error })
-}
-
-/// What all listeners share.
-#[derive(Clone)]
-struct Frame {
-    times: Times,
-    max_connections: usize,
-    drain_seconds: u64,
-    rooms: Rooms,
-    draining: Arc<AtomicBool>,
-}
-
-impl Frame {
-    fn new(settings: &Settings, rooms: &Rooms, draining: Arc<AtomicBool>) -> Self {
-        Self {
-            times: Times { request: settings.request_timeout, age: settings.connection_max_age },
-            max_connections: settings.max_connections,
-            drain_seconds: settings.drain_timeout.as_secs(),
-            rooms: rooms.clone(),
-            draining,
-        }
-    }
-
-    /// A server that speaks TLS.
-    fn secured(
-        &self,
-        name: &str,
-        socket: TcpListener,
-        workers: usize,
-        handshake: Handshake,
-        routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
-    ) -> io::Result<Server> {
-        let builder = self.builder(workers);
-        let (frame, signal) = (self.clone(), builder.graceful_shutdown_signal());
-        let service = move || {
-            let (pulses, handshake) = (frame.clone(), handshake.clone());
-            let accept = move |socket: TcpStream| {
-                let (frame, handshake) = (pulses.clone(), handshake.clone());
-                async move {
-                    prepare(&socket);
-                    let address = socket.peer_addr().ok();
-                    let secured = handshake.accept(socket).await.ok_or(())?;
-                    let pulse = frame.pulse(secured.protocol);
-                    Ok((Connection::new(secured.stream, pulse, secured.peer), secured.protocol, address))
-                }
-            };
-            fn_service(accept).and_then(frame.http(signal.clone(), false, routes.clone()))
-        };
-        Ok(builder.listen(name, socket, service)?.run())
-    }
-
-    /// The server of the operators, without TLS.
-    fn plain(&self, name: &str, socket: TcpListener) -> io::Result<Server> {
-        let builder = self.builder(1);
-        let (frame, signal) = (self.clone(), builder.graceful_shutdown_signal());
-        let service = move || {
-            let pulses = frame.clone();
-            let accept = move |socket: TcpStream| {
-                prepare(&socket);
-                let (address, pulse) = (socket.peer_addr().ok(), pulses.pulse(Protocol::Http1));
-                async move { Ok((Connection::new(socket, pulse, None), Protocol::Http1, address)) }
-            };
-            let (rooms, draining) = (frame.rooms.clone(), Arc::clone(&frame.draining));
-            let routes = move |config: &mut ServiceConfig| ops::routes(&rooms, &draining, config);
-            fn_service(accept).and_then(frame.http(signal.clone(), true, routes))
-        };
-        Ok(builder.listen(name, socket, service)?.run())
-    }
-
-    /// Signals are the process's own matter: the framework's handlers would end all servers with the first.
-    fn builder(&self, workers: usize) -> ServerBuilder {
-        Server::build()
-            .workers(workers)
-            .disable_signals()
-            .shutdown_timeout(self.drain_seconds)
-            .max_concurrent_connections(self.max_connections.div_ceil(workers))
-    }
-
-    fn pulse(&self, protocol: Protocol) -> Rc<Pulse> {
-        Pulse::new(self.times, protocol == Protocol::Http2, Arc::clone(&self.draining))
-    }
-
-    /// What serves the requests of a connection.
-    fn http<S, R>(
-        &self,
-        signal: GracefulShutdownSignal,
-        serves_while_draining: bool,
-        routes: R,
-    ) -> impl ServiceFactory<
-        (Connection<S>, Protocol, Option<SocketAddr>),
-        Config = (),
-        Response = (),
-        Error = (),
-        InitError = (),
-    > + use<S, R>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-        R: Fn(&mut ServiceConfig) + 'static,
-    {
-        let guard = Rc::new(Guard {
-            deadline: self.times.request,
-            draining: Arc::clone(&self.draining),
-            serves_while_draining,
-            unheard: Arc::clone(&self.rooms.unheard),
-        });
-        let app = App::new()
-            .configure(routes)
-            .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
-            .wrap(from_fn(move |request, next| Rc::clone(&guard).watch(request, next)));
-        let app = map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response());
-        HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let signal = signal.clone();
-                async move { signal.notified().await }
-            })
-            .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
-            .client_request_timeout(self.times.request)
-            .client_disconnect_timeout(LINGER)
-            .on_connect_ext(|connection: &Connection<S>, data| {
-                data.insert(Rc::clone(connection.pulse()));
-                if let Some(peer) = connection.peer() {
-                    data.insert(Rc::clone(peer));
-                }
-            })
-            .finish(app)
-            .map_err(|error| tracing::debug!(%error, "a connection broke"))
-    }
-}
-
-/// Answers are small and awaited: none is to wait for the peer's acknowledgement of the one before.
-fn prepare(socket: &TcpStream) {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "a socket refused TCP_NODELAY");
-    }
 }
 
 fn method_not_allowed(methods: &'static str) -> std::future::Ready<HttpResponse> {

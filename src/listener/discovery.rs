@@ -10,8 +10,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::connection::Peer;
 use super::exchange::admitted;
+use super::peer::Peer;
 use super::{Document, Rooms, method_not_allowed};
 use crate::response;
 

@@ -10,8 +10,8 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
-use super::connection::Peer;
 use super::guard::{RequestId, single};
+use super::peer::Peer;
 use super::{Rooms, discovery, method_not_allowed};
 use crate::client::PeerCertificate;
 use crate::clock::Timestamp;

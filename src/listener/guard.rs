@@ -21,7 +21,8 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::connection::{Beat, Peer, Pulse};
+use super::connection::{Beat, Pulse};
+use super::peer::Peer;
 use super::{Unheard, UnheardRequest, exchange};
 use crate::response::{self, HttpRefusal};
 

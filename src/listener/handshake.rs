@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{LINGER, Peer};
+use super::connection::LINGER;
+use super::peer::Peer;
 use super::tls::Trust;
 
 /// The longest handshake; a shorter `limits.request_timeout` wins.

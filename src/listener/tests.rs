@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription;
+use tokio::net::TcpStream;
 
 use self::service::{Client, Service, post};
 use super::pki::{self, Ca};
@@ -261,6 +262,18 @@ async fn a_revocation_reaches_an_open_connection() {
     client.ends_within(Duration::from_secs(4)).await;
     assert_eq!(other.ask(&post("echo")).await.status, 200);
     assert_eq!(alert(&service, Some(&leaf)).await, Some(AlertDescription::CertificateRevoked));
+}
+
+#[tokio::test]
+async fn a_changed_file_is_noticed() {
+    let service = Service::start(|_| ());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watch = tokio::spawn(Arc::clone(&service.trust).watch(move |reloaded| tell.send(reloaded).unwrap()));
+    service.replace_crl(&service.ca.crl(2, &[8]));
+    let reloaded = timeout(Duration::from_secs(5), told.recv()).await.unwrap().unwrap();
+    assert!(reloaded.clients && !reloaded.certificate);
+    assert_eq!(alert(&service, Some(&service.ca.client(8))).await, Some(AlertDescription::CertificateRevoked));
+    watch.abort();
 }
 
 ///
