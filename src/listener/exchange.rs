@@ -156,10 +156,11 @@ mod tests {
         let (request, mut payload) = request.to_http_parts();
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
         let unused = Rooms {
-            token: Arc::new(|_, _, _| unreachable!("nothing may get here")),
+            token: Arc::new(|_| unreachable!("nothing may get here")),
             unheard: Arc::new(|_| ()),
             jwks: Arc::new(Vec::new),
             metadata: Arc::new(Vec::new),
+            request_timeout: std::time::Duration::ZERO,
             documents_max_age: std::time::Duration::ZERO,
             failing: Arc::new(Vec::new),
             metrics: Arc::new(String::new),

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::clock::Timestamp;
 use crate::exchange::Issued;
+use crate::keys::TxnToken;
 use crate::listener::pki::{self, Ca, Leaf};
 use crate::listener::tls::{MinVersion, Trust};
 use crate::listener::{Addresses, ListenError, Listeners, Rooms, Settings, UnheardRequest};
@@ -125,13 +126,13 @@ impl Service {
 fn rooms(world: &Arc<World>) -> Rooms {
     let (work, unheard, failing) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
     Rooms {
-        token: Arc::new(move |certificate, body, id| {
+        token: Arc::new(move |ask| {
             let world = Arc::clone(&work);
             Box::pin(async move {
-                let body = String::from_utf8(body).unwrap();
+                let body = String::from_utf8(ask.body).unwrap();
                 match body.split(' ').next() {
                     Some("panic") => panic!("secret"),
-                    Some("refuse") => return Err(Refusal::Expired(Timestamp::from_epoch(1))),
+                    Some("refuse") => return Err(Refusal::TokenTooLarge),
                     Some("hang") => {
                         world.waiting.0.add_permits(1);
                         std::future::pending::<()>().await;
@@ -144,7 +145,7 @@ fn rooms(world: &Arc<World>) -> Rooms {
                     _ => (),
                 }
                 Ok(Issued {
-                    token: format!("{} {id} {body}", certificate.x5t_s256()),
+                    token: TxnToken::unsigned(&format!("{} {} {body}", ask.certificate.x5t_s256(), ask.request_id)),
                     expires_in: 60,
                     expires_at: Timestamp::from_epoch(60),
                     scope: "a".to_owned(),
@@ -153,11 +154,12 @@ fn rooms(world: &Arc<World>) -> Rooms {
             })
         }),
         unheard: Arc::new(move |request: UnheardRequest<'_>| {
-            assert!(!request.request_id.is_empty());
-            unheard.unheard.lock().unwrap().push(request.reason);
+            assert!(request.certificate.is_some() && !request.request_id.is_empty());
+            unheard.unheard.lock().unwrap().push(request.refusal.reason());
         }),
         jwks: Arc::new(|| b"{\"keys\":[]}".to_vec()),
         metadata: Arc::new(|| b"{}".to_vec()),
+        request_timeout: Duration::from_secs(10),
         documents_max_age: Duration::from_secs(600),
         failing: Arc::new(move || failing.failing.lock().unwrap().clone()),
         metrics: Arc::new(|| "writ_build_info 1\n".to_owned()),
