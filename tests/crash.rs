@@ -19,6 +19,8 @@ use support::{eventually, jose, now, wait_until};
 
 const PURGE: &str = "account.purge";
 const MAX_USES: usize = 3;
+/// `rotation_period` in seconds, the shortest that can hold.
+const ROTATION: u64 = 3;
 
 const ACCOUNTS: &str = r#"
 [[purpose]]
@@ -103,7 +105,7 @@ fn rotate_and_kill(mut random: Random, rounds: usize) -> usize {
         .set("tokens.lifetime", "1s")
         .set("tokens.max_lifetime", "2s")
         .set("tokens.jwks_max_age", "1s")
-        .set("keys.rotation_period", "3s")
+        .set("keys.rotation_period", format!("{ROTATION}s"))
         .start();
     let mut published: BTreeSet<String> = BTreeSet::new();
     let mut tokens: Vec<String> = Vec::new();
@@ -139,8 +141,8 @@ fn wait_until_about(rotation: u64, random: &mut Random) {
 fn next_rotation(writ: &Writ) -> u64 {
     let keys = writ.keys();
     let current = keys.iter().find(|key| key["state"] == "current").expect("a current key");
-    let until = chrono::DateTime::parse_from_rfc3339(current["signs_until"].as_str().unwrap()).unwrap();
-    u64::try_from(until.timestamp()).unwrap()
+    let from = chrono::DateTime::parse_from_rfc3339(current["signs_from"].as_str().unwrap()).unwrap();
+    u64::try_from(from.timestamp()).unwrap() + ROTATION
 }
 
 fn jwks(writ: &Writ) -> Vec<String> {
@@ -188,14 +190,14 @@ type Granted = BTreeMap<String, BTreeMap<u64, BTreeSet<String>>>;
 
 fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
     let mut writ = Setup::new().client("accounts", ACCOUNTS).client("batch", BATCH).start();
-    let originals: Vec<String> = (0..rounds / 4)
+    let originals: Vec<String> = (0..rounds)
         .map(|_| token_of(&ask(&writ.workload("accounts")).expect("the service runs")).expect("a token"))
         .collect();
     let recorded = Mutex::new(originals.clone());
     let granted: Mutex<Granted> = Mutex::new(BTreeMap::new());
     wait_until(now() + 2);
     for round in 0..rounds {
-        let original = &originals[round % originals.len()];
+        let original = &originals[round];
         let dying = AtomicBool::new(false);
         let batch = writ.workload("batch");
         let accounts = writ.workload("accounts");
@@ -210,7 +212,9 @@ fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             });
-            std::thread::sleep(random.below(Duration::from_millis(150)));
+            // most often while the first use is being counted, sometimes much later
+            let window = if round % 4 == 0 { 150 } else { 25 };
+            std::thread::sleep(random.below(Duration::from_millis(window)));
             dying.store(true, Ordering::SeqCst);
             writ.kill();
         });

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 
 use super::TRUST_DOMAIN;
@@ -223,8 +225,11 @@ pub(crate) fn tls_config(ca: &str, credentials: Option<&Credentials>) -> Arc<Cli
     let builder = ClientConfig::builder().with_root_certificates(roots);
     Arc::new(match credentials {
         None => builder.with_no_client_auth(),
-        Some(credentials) => builder
-            .with_client_auth_cert(credentials.chain.clone(), credentials.key())
-            .expect("a certificate with its key"),
+        // Not `with_client_auth_cert`, which would refuse what the service is to refuse.
+        Some(credentials) => {
+            let key = any_supported_type(&credentials.key()).expect("a key");
+            let certified = CertifiedKey::new(credentials.chain.clone(), key);
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
     })
 }
