@@ -441,6 +441,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_request_of_a_long_queue_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let reads = futures_util::future::join_all((0..2000).map(|_| store.read(Table::Meta, b"version"))).await;
+        assert!(reads.into_iter().all(|read| read.unwrap().is_some()));
+    }
+
+    #[tokio::test]
     async fn scan_has_every_record_of_one_table_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path()).await;

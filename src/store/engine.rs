@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -24,6 +24,11 @@ const PAGE_RECORDS: usize = 512;
 /// How long a flush may take before the disk counts as gone.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 const FLUSH_CHECK: Duration = Duration::from_millis(250);
+/// How long sled may take to end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often sled looks for parts of its file that are worth freeing. Without, a file part stays for the sake of a single
+/// old record, and the file grows by all that is ever written. What this thread flushes early has been sealed before.
+const CLEAN_EVERY_MS: u64 = 100;
 
 /// Full names and new values; `None` removes.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -48,7 +53,7 @@ pub(super) struct Fault(String);
 ///
 /// After a [`Fault`] its state is not known: it must be closed and opened anew, and till then only be read.
 pub(super) struct Engine {
-    db: sled::Db,
+    db: Database,
     /// The same file as sled's, for the sync that sled leaves out.
     file: File,
     flusher: Flusher,
@@ -159,11 +164,6 @@ impl Engine {
         // sled's flush hands the data to the disk; it asks neither for the disk's cache nor for the file's length.
         self.file.sync_data().map_err(|error| Fault(format!("db: {error}")))
     }
-
-    /// Ends it; what sled has to say then no longer matters, since all that was acknowledged is durable.
-    pub(super) fn close(self) {
-        let _ = quietly(move || drop(self));
-    }
 }
 
 /// A thread that flushes sled, because a flush may hang: in one place sled forgets to wake who waits when a write fails.
@@ -210,12 +210,39 @@ impl Flusher {
     }
 }
 
+/// sled, with an end that neither panics nor hangs, as sled's own does when one of its threads has panicked.
+///
+/// What it has to say at its end does not matter: all that was acknowledged is durable.
+pub(super) struct Database(Option<sled::Db>);
+
+impl Deref for Database {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        self.0.as_ref().expect("only dropping takes it away")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        let (done, ended) = mpsc::channel();
+        let spawned = thread::Builder::new().name("store-close".to_owned()).spawn(move || {
+            let _ = quietly(move || drop(db));
+            let _ = done.send(());
+        });
+        if spawned.is_ok() {
+            let _ = ended.recv_timeout(CLOSE_PATIENCE);
+        }
+    }
+}
+
 /// sled without its seal; may change its files, as every opening by sled does.
-pub(super) fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
+pub(super) fn open_sled(path: &Path) -> Result<Database, OpenError> {
     forget_cached(path).map_err(|source| io_error(path, source))?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_LEN).flush_every_ms(None);
+    let config = sled::Config::new().path(path).cache_capacity(CACHE_LEN).flush_every_ms(Some(CLEAN_EVERY_MS));
     let db = match quietly(|| config.open()) {
-        Ok(Ok(db)) => db,
+        Ok(Ok(db)) => Database(Some(db)),
         Ok(Err(error)) => return Err(open_error(path, error)),
         Err(panic) => return Err(damaged(path, panic)),
     };

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::thread;
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -20,17 +21,24 @@ pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     outcome.map_err(|payload| message(payload.as_ref()))
 }
 
-/// The hook belongs to the process: ours passes on every panic of a thread that is not in [`quietly`].
+/// The hook belongs to the process: ours passes on every panic that is not sled's.
 fn install_hook() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         let others = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            if !QUIET.get() {
+            if in_thread_of_sled() {
+                tracing::error!(reason = message(panic.payload()), "a thread of sled has ended");
+            } else if !QUIET.get() {
                 others(panic);
             }
         }));
     });
+}
+
+/// sled's own threads, which nobody joins; what they were asked for fails, and is told there.
+fn in_thread_of_sled() -> bool {
+    thread::current().name().is_some_and(|name| name.starts_with("sled-io-") || name == "log flusher")
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
-use super::engine::{Start, count, count_readable, damaged, open_sled};
+use super::engine::{Database, Start, count, count_readable, damaged, open_sled};
 use super::folder::{self, Lock, io_error};
-use super::quiet::quietly;
 use super::seal::{Seal, Tally};
 use super::{Change, OpenError, Settings, Store, Table};
 
@@ -39,7 +38,7 @@ pub fn survey(settings: &Settings) -> Result<Survey, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
     let readable = match open_found(path) {
-        Ok(db) => closing(db, |db| count_readable(db).0),
+        Ok(db) => count_readable(&db).0,
         Err(OpenError::Damaged { .. }) => Tally::default(),
         Err(error) => return Err(error),
     };
@@ -93,7 +92,7 @@ pub async fn create_after_repair(settings: &Settings, records: Change) -> Result
 pub fn reseal(settings: &Settings) -> Result<(), OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
-    let found = closing(open_found(path)?, |db| count(path, db))?;
+    let found = count(path, &*open_found(path)?)?;
     if found.is_empty() {
         return Err(damaged(path, "there are no records"));
     }
@@ -106,15 +105,8 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
     Lock::acquire(path)
 }
 
-/// Looks into a database and closes it; what sled has to say at its end does not matter, since nothing was written.
-fn closing<T>(db: sled::Db, look: impl FnOnce(&sled::Db) -> T) -> T {
-    let seen = look(&db);
-    let _ = quietly(move || drop(db));
-    seen
-}
-
 /// sled's database, but never a new one.
-fn open_found(path: &Path) -> Result<sled::Db, OpenError> {
+fn open_found(path: &Path) -> Result<Database, OpenError> {
     if folder::database(path).exists() { open_sled(path) } else { Err(damaged(path, "there are no records")) }
 }
 

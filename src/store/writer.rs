@@ -93,9 +93,6 @@ impl Writer {
             self.resume_if_due();
             closing = self.serve(first, &mut commands);
         }
-        if let Some(engine) = self.engine.take() {
-            engine.close();
-        }
         drop(self);
         if let Some(answer) = closing {
             // Whoever asked may have gone; it is closed all the same.
@@ -107,25 +104,24 @@ impl Writer {
     fn serve(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let mut group = Group::default();
         let mut closing = None;
+        let (mut served, mut bytes) = (0, 0);
         let mut next = Some(first);
-        let mut bytes = 0;
-        for _ in 0..GROUP_LEN {
-            // An answer that nobody waits for any more is not worked on.
-            match next {
-                Some(Command::Read { key, answer }) => reply(answer, self.read(&key)),
-                Some(Command::Page { table, after, answer }) => reply(answer, self.page(table, after.as_deref())),
-                Some(Command::Swap { change, answer }) if !answer.is_closed() => {
+        while let Some(command) = next.take() {
+            match command {
+                Command::Read { key, answer } => reply(answer, self.read(&key)),
+                Command::Page { table, after, answer } => reply(answer, self.page(table, after.as_deref())),
+                // What nobody waits for any more is not worked on.
+                Command::Swap { answer, .. } if answer.is_closed() => {}
+                Command::Swap { change, answer } => {
                     bytes += change.len();
                     self.admit(&mut group, change, answer);
                 }
-                Some(Command::Swap { .. }) => {}
-                Some(Command::Close { answer }) => closing = Some(answer),
-                None => break,
+                Command::Close { answer } => closing = Some(answer),
             }
-            if closing.is_some() || bytes > GROUP_BYTES {
-                break;
+            served += 1;
+            if closing.is_none() && served < GROUP_LEN && bytes < GROUP_BYTES {
+                next = commands.try_recv().ok();
             }
-            next = commands.try_recv().ok();
         }
         self.commit(group);
         closing
@@ -205,9 +201,7 @@ impl Writer {
     fn resume(&mut self) -> Result<Engine, OpenError> {
         // As long as the disk takes nothing, the old one still answers reads.
         folder::probe(&self.path).map_err(|source| folder::io_error(&self.path, source))?;
-        if let Some(engine) = self.engine.take() {
-            engine.close();
-        }
+        self.engine = None;
         quietly(|| Engine::open(&self.path, Start::AsSealed)).unwrap_or_else(|panic| Err(damaged(&self.path, panic)))
     }
 }
