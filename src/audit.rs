@@ -30,6 +30,9 @@ impl TokenDigest {
 pub struct Decision {
     /// The request, also in its answer's `X-Request-Id`.
     pub request_id: String,
+    /// The trace that it belongs to (`traceparent`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// Who asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,

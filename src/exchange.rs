@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::audit::{Audit, Decision, Event, TokenDigest};
 use crate::claims::{self, Claims};
 use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
@@ -30,8 +32,12 @@ pub struct Ask {
     pub body: Vec<u8>,
     /// Names the request in logs and answers.
     pub request_id: String,
+    /// The trace that it belongs to.
+    pub trace_id: Option<String>,
     /// Until when waiting for others makes sense.
     pub deadline: Instant,
+    /// A place among the requests that are worked on, given back when the work is done.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// A Txn-Token that may leave: signed, on record and in the log.
@@ -90,6 +96,7 @@ impl Exchange {
         let started = Instant::now();
         let mut decision = Decision {
             request_id: ask.request_id.clone(),
+            trace_id: ask.trace_id.clone(),
             client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
             ..Decision::default()
         };
@@ -229,7 +236,8 @@ impl Decision {
     /// A request that the listener answered alone: it never reached this room. It is counted too.
     pub fn unheard(request: &UnheardRequest<'_>) -> Self {
         let decision = Self {
-            request_id: request.request_id.to_owned(),
+            request_id: request.name.id.clone(),
+            trace_id: request.name.trace_id.clone(),
             client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
             error: Some(request.refusal.error()),
             reason: Some(request.refusal.reason()),

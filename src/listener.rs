@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use self::guard::RequestName;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::server::Frame;
 use self::tls::Trust;
@@ -75,13 +76,13 @@ pub type Document = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
 pub type TokenRoom = Arc<dyn Fn(Ask) -> LocalBoxFuture<'static, Result<Issued, Refusal>> + Send + Sync>;
 
 /// Hears of each `POST /token` that was answered before it reached its room, so that it is recorded too.
-pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) + Send + Sync>;
+pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) -> LocalBoxFuture<'static, ()> + Send + Sync>;
 
 /// A request that was answered by the listener alone.
 #[derive(Debug, Clone, Copy)]
 pub struct UnheardRequest<'a> {
     /// The request's name.
-    pub request_id: &'a str,
+    pub name: &'a RequestName,
     /// The client's certificate.
     pub certificate: Option<&'a PeerCertificate>,
     /// Why it was refused.

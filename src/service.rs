@@ -147,7 +147,6 @@ impl Service {
         let policies = load_policies(&config)?;
         let issuers = Arc::new(Issuers::new(config.subject_issuers.clone(), config.clock_skew)?);
         let trust = Trust::load(config.listener.tls.clone())?;
-        trust.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         register(&trust, &policies.snapshot());
         let listeners = Listeners::bind(config.listener.clone())?;
         let core = Core::open(&config, &audit).await?;
@@ -224,7 +223,21 @@ fn load_policies(config: &Config) -> Result<Arc<Policies>, StartError> {
     let (set, warnings) = folder::load(&config.policies).map_err(StartError::Policies)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     tell(&set);
+    announce_redemption(&set);
     Ok(Arc::new(Policies::new(set)))
+}
+
+/// Redemption deviates from the draft, and whoever runs it shall know (R-DELAY-01).
+fn announce_redemption(set: &PolicySet) {
+    for policy in set.iter() {
+        for rule in policy.purposes.iter().filter(|rule| rule.redemption.is_some()) {
+            tracing::warn!(
+                client = %policy.client_id,
+                purpose = %rule.purpose,
+                "redemption of expired Txn-Tokens is on, which the draft forbids in general (TT 6, 13.15)"
+            );
+        }
+    }
 }
 
 fn tell(set: &PolicySet) {
@@ -255,8 +268,13 @@ fn rooms(
         }),
         unheard: Arc::new(move |request| {
             let (audit, line) = (audit.clone(), Decision::unheard(&request));
-            // No token is at stake, so the answer need not wait for its line.
-            tokio::spawn(async move { audit.write(&Event::TokenRefused(Box::new(line))).await });
+            async move {
+                // No token is at stake: the refusal leaves even if the log is away.
+                if let Err(error) = audit.write(&Event::TokenRefused(Box::new(line))).await {
+                    tracing::error!(%error, "a refusal could not be recorded");
+                }
+            }
+            .boxed_local()
         }),
         request_timeout: config.listener.request_timeout,
         jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{failed, load};
+use crate::config::{Problem, files};
 use crate::service::{Service, StartError};
 use crate::telemetry::{self, Format, Log};
 
@@ -31,8 +32,20 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
     if let Err(error) = telemetry::trace_to(&log) {
         return failed(&error);
     }
+    let (errors, warnings): (Vec<_>, Vec<_>) = files::problems(&config).into_iter().partition(Problem::is_error);
+    if !errors.is_empty() {
+        super::complain(&errors);
+        return ExitCode::from(super::USAGE);
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let stop = match stop_signal() {
         Ok(stop) => stop,
+        Err(error) => return failed(&error),
+    };
+    let hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
         Err(error) => return failed(&error),
     };
     let service = match Service::start(config, log, metrics).await {
@@ -47,7 +60,7 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         ops = addresses.ops.map(tracing::field::display),
         "all listeners accept"
     );
-    reload_on_hangup(&service);
+    reload_on(hangup, &service);
     match service.until(stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -77,16 +90,11 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 /// SIGHUP makes the service read its files again.
-pub fn reload_on_hangup(service: &Service) {
+fn reload_on(mut hangup: Signal, service: &Service) {
     let reloader = service.reloader();
-    match signal(SignalKind::hangup()) {
-        Ok(mut hangup) => {
-            tokio::spawn(async move {
-                while hangup.recv().await.is_some() {
-                    reloader.notify_one();
-                }
-            });
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.notify_one();
         }
-        Err(error) => tracing::warn!(%error, "SIGHUP will not reload"),
-    }
+    });
 }

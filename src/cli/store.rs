@@ -77,6 +77,10 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     }
     let records = forget_uses_before(rebuilt.records(), now);
     store::create_after_repair(&config.store, records).await?.close().await;
+    // A token issued from now on must not bear a second that is given up.
+    while Timestamp::now() <= now {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
     println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
     operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known }).await?;

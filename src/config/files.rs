@@ -14,12 +14,14 @@ use zeroize::Zeroizing;
 
 use super::problem::{Problem, Severity};
 use super::{Config, secret_file};
+use crate::listener::tls::Trust;
 use crate::subject::issuers::KeySource;
 
 /// What is wrong with the files that `config` names; policies aside.
 pub fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Findings { config, problems: Vec::new() };
     found.of_tls();
+    found.of_trust();
     found.of_sealing_keys();
     found.of_issuers();
     found.problems
@@ -45,6 +47,18 @@ impl Findings<'_> {
         for crl in &tls.client_crls {
             self.keep("tls.client_crls", crl, crls(crl));
         }
+    }
+
+    /// What the listeners would say of trust and revocation.
+    fn of_trust(&mut self) {
+        let (severity, complaints) = match Trust::load(self.config.listener.tls.clone()) {
+            Ok(trust) => (Severity::Warning, trust.warnings()),
+            // A file that was complained about already is not complained about again.
+            Err(_) if self.problems.iter().any(Problem::is_error) => return,
+            Err(error) => (Severity::Error, vec![error.to_string()]),
+        };
+        let problem = |text| self.config.places.problem(severity, "tls.client_crls", text);
+        self.problems.extend(complaints.into_iter().map(problem));
     }
 
     fn of_sealing_keys(&mut self) {

@@ -10,7 +10,7 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
-use super::guard::{RequestId, single};
+use super::guard::{RequestName, single};
 use super::peer::Peer;
 use super::{Rooms, discovery, method_not_allowed};
 use crate::client::PeerCertificate;
@@ -39,7 +39,7 @@ pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut Servi
     );
 }
 
-async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: Payload) -> HttpResponse {
+async fn token(rooms: &Rooms, in_work: &Arc<Semaphore>, request: &HttpRequest, body: Payload) -> HttpResponse {
     let began = Instant::now();
     let read = async {
         check_head(request.headers())?;
@@ -50,22 +50,25 @@ async fn token(rooms: &Rooms, in_work: &Semaphore, request: &HttpRequest, body: 
         Err(Unread::Refused(refusal)) => return response::http(refusal),
         Err(Unread::Broken) => return HttpResponse::BadRequest().force_close().finish(),
     };
-    let Ok(_permit) = in_work.try_acquire() else { return response::http(HttpRefusal::Overloaded) };
+    let Ok(permit) = Arc::clone(in_work).try_acquire_owned() else { return response::http(HttpRefusal::Overloaded) };
     // Only now: reading took time, and a revocation counts when the request is decided.
     let certificate = match admitted(request) {
         Ok(certificate) => certificate,
         Err(refusal) => return response::http(refusal),
     };
-    let Some(RequestId(id)) = request.extensions().get::<RequestId>().cloned() else {
+    let Some(name) = request.extensions().get::<RequestName>().cloned() else {
         return response::http(HttpRefusal::Internal);
     };
     let ask = Ask {
         certificate,
         authorization: request.headers().contains_key(AUTHORIZATION),
         body,
-        request_id: id,
-        deadline: began + rooms.request_timeout,
+        request_id: name.id,
+        trace_id: name.trace_id,
+        deadline: began + rooms.request_timeout * 9 / 10, // so that there is time left to say so
+        permit,
     };
+    name.handed_on.set(true);
     match (rooms.token)(ask).await {
         Ok(issued) => response::issued(&issued),
         Err(refusal) => response::refusal(&refusal),
@@ -157,7 +160,7 @@ mod tests {
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
         let unused = Rooms {
             token: Arc::new(|_| unreachable!("nothing may get here")),
-            unheard: Arc::new(|_| ()),
+            unheard: Arc::new(|_| Box::pin(std::future::ready(()))),
             jwks: Arc::new(Vec::new),
             metadata: Arc::new(Vec::new),
             request_timeout: std::time::Duration::ZERO,
@@ -165,7 +168,7 @@ mod tests {
             failing: Arc::new(Vec::new),
             metrics: Arc::new(String::new),
         };
-        let answer = token(&unused, &Semaphore::new(permits), &request, body).await;
+        let answer = token(&unused, &Arc::new(Semaphore::new(permits)), &request, body).await;
         answer.extensions().get().copied().unwrap()
     }
 

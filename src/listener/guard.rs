@@ -1,5 +1,6 @@
 //! What holds for every request of every listener: one deadline, one answer whatever happens, the same headers.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,15 +42,23 @@ pub(super) struct Guard {
 
 /// The name of a request in answers, logs and the audit.
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) String);
+pub struct RequestName {
+    /// `X-Request-Id`.
+    pub id: String,
+    /// The trace that it belongs to.
+    pub trace_id: Option<String>,
+    /// Whether it reached the room it was meant for.
+    pub(super) handed_on: Rc<Cell<bool>>,
+}
 
-impl RequestId {
+impl RequestName {
     /// The request's own name if it has exactly one and that is harmless (A-040), else a new one.
     fn of(headers: &HeaderMap) -> Self {
         let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let fits = |text: &&str| (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(harmless);
         let own = single(headers, &X_REQUEST_ID).filter(fits).map(str::to_owned);
-        Self(own.unwrap_or_else(|| Uuid::now_v7().to_string()))
+        let id = own.unwrap_or_else(|| Uuid::now_v7().to_string());
+        Self { id, trace_id: trace_id(headers).map(str::to_owned), handed_on: Rc::default() }
     }
 }
 
@@ -81,25 +90,21 @@ impl Guard {
     ) -> Result<ServiceResponse<BoxBody>, Error> {
         let seal = Seal::new(&request, Rc::clone(&self));
         if self.draining.load(Ordering::Relaxed) && !self.serves_while_draining {
-            return Ok(request.into_response(seal.put(response::http(HttpRefusal::ShuttingDown))));
+            return Ok(request.into_response(seal.put(response::http(HttpRefusal::ShuttingDown)).await));
         }
-        request.extensions_mut().insert(seal.id.clone());
-        let span = tracing::info_span!(
-            "request",
-            request_id = seal.id.0,
-            trace_id = trace_id(request.headers()).map(tracing::field::display)
-        );
+        request.extensions_mut().insert(seal.name.clone());
+        let span = tracing::info_span!("request", request_id = seal.name.id, trace_id = seal.name.trace_id);
         // No clone of the request may live across this call: the framework takes it apart.
         let work = AssertUnwindSafe(next.call(request)).catch_unwind().instrument(span);
         match timeout(self.deadline, work).await {
-            Ok(Ok(Ok(answer))) => Ok(answer.map_into_boxed_body()).map(|answer| {
-                let (request, answer) = answer.into_parts();
-                ServiceResponse::new(request, seal.put(answer))
-            }),
+            Ok(Ok(Ok(answer))) => {
+                let (request, answer) = answer.map_into_boxed_body().into_parts();
+                Ok(ServiceResponse::new(request, seal.put(answer).await))
+            }
             // The request is gone with the work, so these take the way of errors.
-            Ok(Ok(Err(error))) => Err(seal.fail(error.as_response_error().error_response())),
-            Ok(Err(_panic)) => Err(seal.fail(response::http(HttpRefusal::Internal))),
-            Err(_elapsed) => Err(seal.fail(response::http(HttpRefusal::RequestTimeout))),
+            Ok(Ok(Err(error))) => Err(seal.fail(error.as_response_error().error_response()).await),
+            Ok(Err(_panic)) => Err(seal.fail(response::http(HttpRefusal::Internal)).await),
+            Err(_elapsed) => Err(seal.fail(response::http(HttpRefusal::RequestTimeout)).await),
         }
     }
 }
@@ -110,7 +115,7 @@ fn is_audited(request: &ServiceRequest) -> bool {
 
 /// What every answer gets before it leaves.
 struct Seal {
-    id: RequestId,
+    name: RequestName,
     beat: Option<Beat>,
     is_last: bool,
     /// Whoever asks for a token: each answer to that is a matter of the audit.
@@ -122,7 +127,7 @@ impl Seal {
     fn new(request: &ServiceRequest, guard: Rc<Guard>) -> Self {
         let pulse = request.conn_data::<Rc<Pulse>>();
         Self {
-            id: RequestId::of(request.headers()),
+            name: RequestName::of(request.headers()),
             beat: pulse.map(Pulse::begin),
             is_last: pulse.is_some_and(|pulse| pulse.is_old()),
             asks_for_token: request.conn_data::<Rc<Peer>>().filter(|_| is_audited(request)).cloned(),
@@ -130,17 +135,19 @@ impl Seal {
         }
     }
 
-    fn fail(self, answer: HttpResponse) -> Error {
-        InternalError::from_response("request failed", self.put(answer)).into()
+    async fn fail(self, answer: HttpResponse) -> Error {
+        InternalError::from_response("request failed", self.put(answer).await).into()
     }
 
-    fn put(self, mut answer: HttpResponse) -> HttpResponse {
+    async fn put(self, mut answer: HttpResponse) -> HttpResponse {
         let refusal = answer.extensions().get::<HttpRefusal>().copied();
-        if let (Some(refusal), Some(peer)) = (refusal, &self.asks_for_token) {
+        // What was handed on is recorded by whoever took it, even if nobody waits for the answer any more.
+        let unheard = self.asks_for_token.as_ref().filter(|_| !self.name.handed_on.get());
+        if let Some((refusal, peer)) = refusal.zip(unheard) {
             let certificate = Some(peer.certificate());
-            (self.guard.unheard)(UnheardRequest { request_id: &self.id.0, certificate, refusal });
+            (self.guard.unheard)(UnheardRequest { name: &self.name, certificate, refusal }).await;
         }
-        if let Ok(id) = HeaderValue::from_str(&self.id.0) {
+        if let Ok(id) = HeaderValue::from_str(&self.name.id) {
             answer.headers_mut().insert(X_REQUEST_ID.clone(), id);
         }
         if !answer.headers().contains_key(CACHE_CONTROL) {
@@ -192,14 +199,14 @@ mod tests {
     fn a_request_keeps_its_name_only_if_that_is_harmless() {
         let longest: &'static str = "x".repeat(128).leak();
         for own in ["a", "A-1_b.c", longest] {
-            assert_eq!(RequestId::of(&headers(&[("x-request-id", own)])).0, own);
+            assert_eq!(RequestName::of(&headers(&[("x-request-id", own)])).id, own);
         }
         let too_long: &'static str = "x".repeat(129).leak();
         for bad in ["", "a b", "a\"b", "a%0d%0ab", "a/b", too_long] {
-            let id = RequestId::of(&headers(&[("x-request-id", bad)])).0;
+            let id = RequestName::of(&headers(&[("x-request-id", bad)])).id;
             assert!(Uuid::parse_str(&id).is_ok(), "{bad:?} became {id:?}");
         }
-        let twice = RequestId::of(&headers(&[("x-request-id", "a"), ("x-request-id", "a")])).0;
+        let twice = RequestName::of(&headers(&[("x-request-id", "a"), ("x-request-id", "a")])).id;
         assert!(Uuid::parse_str(&twice).is_ok());
     }
 

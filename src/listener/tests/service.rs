@@ -154,8 +154,9 @@ fn rooms(world: &Arc<World>) -> Rooms {
             })
         }),
         unheard: Arc::new(move |request: UnheardRequest<'_>| {
-            assert!(request.certificate.is_some() && !request.request_id.is_empty());
+            assert!(request.certificate.is_some() && !request.name.id.is_empty());
             unheard.unheard.lock().unwrap().push(request.refusal.reason());
+            Box::pin(std::future::ready(()))
         }),
         jwks: Arc::new(|| b"{\"keys\":[]}".to_vec()),
         metadata: Arc::new(|| b"{}".to_vec()),
