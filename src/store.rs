@@ -4,7 +4,7 @@
 //! them. In comes a [`Change`], conditions and writes; out comes whether all of it was applied or none. What was
 //! acknowledged survives `kill -9` and a power cut, and a store that lost something does not open.
 //!
-//! The records live in an embedded sled database that one thread owns ([`writer`]); a seal beside it ([`seal`]) tells
+//! The records live in an embedded sled database that one thread owns (`writer`); a seal beside it (`seal`) tells
 //! damage and rollback, to which sled itself is blind.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::writer::Command;
 
+mod database;
 mod engine;
 mod folder;
 mod quiet;
@@ -57,8 +58,10 @@ pub enum Table {
 
 /// Conditions and writes that hold together: all is applied, or nothing.
 ///
-/// A condition is about a record before the change; a record may have both, one or neither of them.
+/// A condition is about a record before the change; a record may have both, one or neither of them. What is said last of a
+/// record holds.
 #[derive(Debug, Clone, Default)]
+#[must_use = "a change does nothing until it is swapped"]
 pub struct Change {
     conditions: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,

@@ -3,6 +3,8 @@
 //! Some tests start this executable again as a process of its own, to be killed or limited; the `child_…` tests are those
 //! processes. Places and instants are drawn at random: the seed is printed, and taken from `WRIT_TEST_SEED` if set.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -94,13 +96,19 @@ fn acknowledged_in(output: &mut ChildStdout) -> Vec<(Vec<u8>, Vec<u8>)> {
 async fn damaged_file_does_not_open_with_less_than_there_was() {
     let mut random = Random::seeded();
     let folder = tempfile::tempdir().unwrap();
-    let records = prepare(&settings(folder.path())).await;
-    for (file, places) in [("db", 200), ("seal", 30), ("conf", 20), ("snap", 20)] {
+    let young = settings(folder.path());
+    let records = prepare(&young).await;
+    // Opened again, sled has a snapshot, and finds some damage by itself; without, it takes what it can read for all.
+    let old = Settings { path: folder.path().join("opened again") };
+    copy_folder(&young.path, &old.path);
+    Store::open(&old).await.unwrap().close().await;
+    let cases = [("db", &young, 150), ("db", &old, 100), ("seal", &old, 30), ("conf", &old, 20), ("snap", &old, 20)];
+    for (file, whole, places) in cases {
         let mut refused = 0;
         for place in 0..places {
             let copy = tempfile::tempdir().unwrap();
             let settings = settings(copy.path());
-            copy_folder(&folder.path().join("store"), &settings.path);
+            copy_folder(&whole.path, &settings.path);
             let damage = harm(&named(&settings.path, file), place, &mut random);
             match Store::open(&settings).await {
                 Err(OpenError::Damaged { what, .. }) => {
@@ -109,12 +117,13 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
                 }
                 Err(error) => panic!("{damage}: {error}"),
                 Ok(store) => {
-                    assert_eq!(everything(&store).await, records, "{damage}");
+                    assert!(everything(&store).await == records, "{damage}");
                     store.close().await;
                 }
             }
         }
-        println!("{file}: {places} damages, {refused} refused, {} harmless", places - refused);
+        let age = whole.path.file_name().unwrap().display();
+        println!("{file} ({age}): {places} damages, {refused} refused, {} harmless", places - refused);
     }
 }
 
@@ -257,8 +266,6 @@ async fn prepare(settings: &Settings) -> Records {
     let records = everything(&store).await;
     assert!(records.len() > 500);
     store.close().await;
-    // Once more, so that there is a snapshot.
-    Store::open(settings).await.unwrap().close().await;
     records
 }
 

@@ -3,33 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::{Bound, Deref};
+use std::ops::Bound;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, fadvise};
-
+use super::database::{self, Database, Fault, Flusher, attempt, damaged};
 use super::folder::{self, io_error};
-use super::quiet::quietly;
 use super::seal::{Seal, Tally};
 use super::{Change, OpenError, Table};
 
 /// The layout of the records.
 pub(super) const VERSION: &str = "1";
 const VERSION_KEY: &[u8] = b"version";
-const CACHE_LEN: u64 = 32 << 20;
 const PAGE_RECORDS: usize = 512;
-/// How long a flush may take before the disk counts as gone.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
-const FLUSH_CHECK: Duration = Duration::from_millis(250);
-/// How long sled may take to end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often sled looks for parts of its file that are worth freeing. Without, a file part stays for the sake of a single
-/// old record, and the file grows by all that is ever written. What this thread flushes early has been sealed before.
-const CLEAN_EVERY_MS: u64 = 100;
-
 /// Full names and new values; `None` removes.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Keys without their table, and values.
@@ -43,11 +28,6 @@ pub(super) enum Start {
     /// There are none; they begin with these.
     AfterRepair(Change),
 }
-
-/// sled or the disk did not do what it was asked to. For the log.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Fault(String);
 
 /// An open database whose records are durable and sealed.
 ///
@@ -71,7 +51,7 @@ impl Engine {
             Start::AfterRepair(change) => Some(change.writes),
         };
         let mut seal = open_seal(path, first_records.is_some())?;
-        let db = open_sled(path)?;
+        let db = database::open(path)?;
         let tally = count(path, &db)?;
         if !seal.matches(&tally) {
             return Err(damaged(path, difference(&tally, seal.sealed())));
@@ -162,112 +142,8 @@ impl Engine {
         attempt(|| self.db.apply_batch(batch))?;
         self.flusher.flush(&self.db)?;
         // sled's flush hands the data to the disk; it asks neither for the disk's cache nor for the file's length.
-        self.file.sync_data().map_err(|error| Fault(format!("db: {error}")))
-    }
-}
-
-/// A thread that flushes sled, because a flush may hang: in one place sled forgets to wake who waits when a write fails.
-struct Flusher {
-    requests: Sender<sled::Db>,
-    outcomes: Receiver<Result<(), Fault>>,
-}
-
-impl Flusher {
-    fn start() -> io::Result<Self> {
-        let (requests, requested) = mpsc::channel::<sled::Db>();
-        let (done, outcomes) = mpsc::channel();
-        thread::Builder::new().name("store-flush".to_owned()).spawn(move || {
-            for db in requested {
-                let outcome = attempt(|| db.flush()).map(drop);
-                // Before the answer, so that whoever asked can close the database.
-                drop(db);
-                if done.send(outcome).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { requests, outcomes })
-    }
-
-    fn flush(&self, db: &sled::Db) -> Result<(), Fault> {
-        let gone = || Fault("the thread that flushes is gone".to_owned());
-        self.requests.send(db.clone()).map_err(|_| gone())?;
-        let deadline = Instant::now() + FLUSH_PATIENCE;
-        loop {
-            match self.outcomes.recv_timeout(FLUSH_CHECK) {
-                Ok(outcome) => return outcome,
-                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
-                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                    return Err(Fault("the disk does not answer".to_owned()));
-                }
-                // With an error on record a second flush returns at once, and wakes the first.
-                Err(RecvTimeoutError::Timeout) if db.context.global_error().is_err() => {
-                    let _ = attempt(|| db.flush());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-}
-
-/// sled, with an end that neither panics nor hangs, as sled's own does when one of its threads has panicked.
-///
-/// What it has to say at its end does not matter: all that was acknowledged is durable.
-pub(super) struct Database(Option<sled::Db>);
-
-impl Deref for Database {
-    type Target = sled::Db;
-
-    fn deref(&self) -> &sled::Db {
-        self.0.as_ref().expect("only dropping takes it away")
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let db = self.0.take();
-        let (done, ended) = mpsc::channel();
-        let spawned = thread::Builder::new().name("store-close".to_owned()).spawn(move || {
-            let _ = quietly(move || drop(db));
-            let _ = done.send(());
-        });
-        if spawned.is_ok() {
-            let _ = ended.recv_timeout(CLOSE_PATIENCE);
-        }
-    }
-}
-
-/// sled without its seal; may change its files, as every opening by sled does.
-pub(super) fn open_sled(path: &Path) -> Result<Database, OpenError> {
-    forget_cached(path).map_err(|source| io_error(path, source))?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_LEN).flush_every_ms(Some(CLEAN_EVERY_MS));
-    let db = match quietly(|| config.open()) {
-        Ok(Ok(db)) => Database(Some(db)),
-        Ok(Err(error)) => return Err(open_error(path, error)),
-        Err(panic) => return Err(damaged(path, panic)),
-    };
-    folder::tighten(path).map_err(|source| io_error(path, source))?;
-    Ok(db)
-}
-
-/// After a failed write the system may still show what never reached the disk.
-fn forget_cached(path: &Path) -> io::Result<()> {
-    match File::open(folder::database(path)) {
-        Ok(file) => Ok(fadvise(file, 0, None, Advice::DontNeed)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn open_error(path: &Path, error: sled::Error) -> OpenError {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    match error {
-        // sled tells this by its text alone.
-        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            OpenError::Locked { path: path.to_owned(), pid: None }
-        }
-        sled::Error::Io(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => io_error(path, error),
-        error => damaged(path, error.to_string()),
+        self.file.sync_data().map_err(|error| Fault(format!("db: {error}")))?;
+        self.seal.carried_out().map_err(|error| Fault(format!("seal: {error}")))
     }
 }
 
@@ -336,21 +212,11 @@ fn difference(found: &Tally, sealed: &Tally) -> String {
     }
 }
 
-pub(super) fn damaged(path: &Path, what: impl Into<String>) -> OpenError {
-    OpenError::Damaged { path: path.to_owned(), what: what.into() }
-}
-
-fn attempt<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Fault> {
-    match quietly(work) {
-        Ok(outcome) => outcome.map_err(|error| Fault(error.to_string())),
-        Err(panic) => Err(Fault(panic)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -410,7 +276,7 @@ mod tests {
             engine.db.insert(foreign, b"1").unwrap();
             drop(engine);
             assert!(matches!(open(folder.path()), Err(OpenError::Damaged { .. })));
-            open_sled(folder.path()).unwrap().remove(foreign).unwrap();
+            database::open(folder.path()).unwrap().remove(foreign).unwrap();
         }
         open(folder.path()).unwrap();
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
-use super::engine::{Database, Start, count, count_readable, damaged, open_sled};
+use super::database::{self, Database, damaged};
+use super::engine::{Start, count, count_readable};
 use super::folder::{self, Lock, io_error};
 use super::seal::{Seal, Tally};
 use super::{Change, OpenError, Settings, Store, Table};
@@ -92,7 +93,8 @@ pub async fn create_after_repair(settings: &Settings, records: Change) -> Result
 pub fn reseal(settings: &Settings) -> Result<(), OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
-    let found = count(path, &*open_found(path)?)?;
+    let db = open_found(path)?;
+    let found = count(path, &db)?;
     if found.is_empty() {
         return Err(damaged(path, "there are no records"));
     }
@@ -107,7 +109,7 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
 
 /// sled's database, but never a new one.
 fn open_found(path: &Path) -> Result<Database, OpenError> {
-    if folder::database(path).exists() { open_sled(path) } else { Err(damaged(path, "there are no records")) }
+    if folder::database(path).exists() { database::open(path) } else { Err(damaged(path, "there are no records")) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What the records must add up to: tells a lost, foreign or rolled-back record, to which sled is blind.
 //!
 //! Before a batch is written, the seal announces the tally of all records before and after it, and is synced. Whatever
-//! instant the power fails, the records found are then those of before or of after; anything else is damage.
+//! instant the power fails, the records found are then those of before or of after; anything else is damage. Once the
+//! batch is durable the seal notes that too, and the records of before are damage as well: else a lost end of sled's file
+//! would pass for a batch that was never written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,8 +20,10 @@ const COUNT_LEN: usize = 8 + 16;
 const TALLY_LEN: usize = PLACES * COUNT_LEN;
 const MAGIC: &[u8; 8] = b"WRITSEAL";
 const SLOT_LEN: usize = MAGIC.len() + 8 + 2 * TALLY_LEN + SHA256_OUTPUT_LEN;
-/// Slots lie in pages of their own, so that a torn write of one leaves the other.
+/// Slots lie in pages of their own, so that a torn write of one leaves the others.
 const SLOT_SPACING: usize = 4096;
+/// The announcements are in the first two slots, in turns; what was carried out is in the third.
+const CARRIED_OUT: usize = 2;
 
 /// For each table the number of its records and the wrapping sum of their hashes: kept up record by record, in any order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,15 +35,15 @@ struct Count {
     sum: u128,
 }
 
-/// The file with the last two announcements, written in turns.
+/// The file with the last two announcements.
 #[derive(Debug)]
 pub(super) struct Seal {
     file: File,
     newest: Slot,
     /// Where `newest` is: 0 or 1.
     place: usize,
-    /// Whether the other slot was torn while it was written.
-    other_torn: bool,
+    /// Whether its batch is known to be durable.
+    carried_out: bool,
 }
 
 /// One announcement.
@@ -121,10 +125,10 @@ impl Seal {
         let mut bytes = empty(1).to_bytes();
         bytes.resize(SLOT_SPACING, 0);
         bytes.extend(empty(2).to_bytes());
-        bytes.resize(2 * SLOT_SPACING, 0);
+        bytes.resize(3 * SLOT_SPACING, 0);
         let file_path = folder::seal(path);
         folder::write_file(&file_path, &bytes)?;
-        Ok(Self { file: open(&file_path)?, newest: empty(2), place: 1, other_torn: false })
+        Ok(Self { file: open(&file_path)?, newest: empty(2), place: 1, carried_out: true })
     }
 
     /// The seal of a store; `None` if there is no file. What cannot be read as one is `InvalidData`.
@@ -134,6 +138,7 @@ impl Seal {
             file => file?,
         };
         let [first, second] = [read_slot(&file, 0)?, read_slot(&file, 1)?];
+        // A torn slot means that the power failed while the *next* batch was announced: the one before was complete.
         let other_torn = first.is_none() || second.is_none();
         let (newest, place) = match (first, second) {
             (Some(first), Some(second)) if first.sequence > second.sequence => (first, 0),
@@ -141,14 +146,13 @@ impl Seal {
             (Some(first), None) => (first, 0),
             (None, None) => return Err(io::ErrorKind::InvalidData.into()),
         };
-        Ok(Some(Self { file, newest, place, other_torn }))
+        let noted = read_slot(&file, CARRIED_OUT)?.is_some_and(|slot| slot.sequence == newest.sequence);
+        Ok(Some(Self { file, newest, place, carried_out: other_torn || noted }))
     }
 
     /// Whether these are the records that were last sealed.
-    ///
-    /// A torn slot means that the power failed while the *next* batch was announced: the one before was complete.
     pub(super) fn matches(&self, found: &Tally) -> bool {
-        *found == self.newest.after || (!self.other_torn && *found == self.newest.before)
+        *found == self.newest.after || (!self.carried_out && *found == self.newest.before)
     }
 
     /// The records as they should be.
@@ -161,12 +165,25 @@ impl Seal {
         let next =
             Slot { sequence: self.newest.sequence.wrapping_add(1), before: before.clone(), after: after.clone() };
         let place = 1 - self.place;
-        self.file.write_all_at(&next.to_bytes(), (place * SLOT_SPACING) as u64)?;
+        self.write(&next, place)?;
         self.file.sync_data()?;
         self.newest = next;
         self.place = place;
-        self.other_torn = false;
+        self.carried_out = false;
         Ok(())
+    }
+
+    /// Notes that the announced batch is durable.
+    ///
+    /// Not synced, since it only forbids what is not expected anyway: the next announcement takes it along.
+    pub(super) fn carried_out(&mut self) -> io::Result<()> {
+        self.write(&self.newest, CARRIED_OUT)?;
+        self.carried_out = true;
+        Ok(())
+    }
+
+    fn write(&self, slot: &Slot, place: usize) -> io::Result<()> {
+        self.file.write_all_at(&slot.to_bytes(), (place * SLOT_SPACING) as u64)
     }
 
     /// Writes both slots anew: nothing is under way, and nothing torn or never synced is left from before.
@@ -273,6 +290,22 @@ mod tests {
             assert!(!seal.matches(&other) && !seal.matches(&Tally::default()));
             assert_eq!(*seal.sealed(), after);
         }
+    }
+
+    #[test]
+    fn batch_that_was_carried_out_cannot_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, after] = [&b"1"[..], b"2"].map(|value| tally(&[(b"\x01a", value)]));
+        let mut seal = Seal::create(folder.path()).unwrap();
+        seal.announce(&Tally::default(), &before).unwrap();
+        seal.carried_out().unwrap();
+        for seal in [seal, reopened(folder.path())] {
+            assert!(seal.matches(&before) && !seal.matches(&Tally::default()));
+        }
+        let mut seal = reopened(folder.path());
+        seal.announce(&before, &after).unwrap();
+        let seal = reopened(folder.path());
+        assert!(seal.matches(&before) && seal.matches(&after));
     }
 
     #[test]

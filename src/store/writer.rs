@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Engine, Fault, Page, Start, Writes, damaged};
+use super::database::{Fault, damaged};
+use super::engine::{Engine, Page, Start, Writes};
 use super::folder::{self, Lock};
 use super::quiet::quietly;
 use super::{Change, OpenError, StoreError, Swapped, Table};
