@@ -61,6 +61,14 @@ for program in "$bin/writ" "$examples/batch_job" "$examples/mail_delivery_agent"
     fi
 done
 
+# PyJWT comes from the Python package registry; where there is none, that part is left out, and said to be.
+python=$root/target/tools/python/bin/python
+if ! "$python" -c 'import jwt' 2>/dev/null; then
+    python3 -m venv "$root/target/tools/python" 2>"$work/err" &&
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/examples/requirements.txt" 2>>"$work/err" ||
+        { echo "left out: verification with PyJWT ($(tail -1 "$work/err"))"; python=; left_out=1; }
+fi
+
 "$bin/writ" quickstart --dir "$folder" >"$page" 2>"$work/errors" &
 pid=$!
 tries=0
@@ -94,6 +102,14 @@ expect "and not for delayed work" 1 'refused: ' judge "$work/batch" mailbox.deli
 sed 's/.$/_/' "$work/batch" >"$work/broken"
 expect "nor with another signature" 1 'refused: ' judge "$work/broken" mailbox.deliver
 
+# Another language, with a standard JWT library.
+if [ -n "$python" ]; then
+    jwks=$(sed -n 's#.*\(https://tts[^ ]*jwks.json\)#\1#p' "$page" | tail -1 | sed 's#//[^:/]*#//localhost#')
+    pyjwt() { "$python" "$root/examples/verify.py" "$jwks" "$folder/certs/ca.pem" trust-domain.example "$1" <"$work/batch"; }
+    expect "PyJWT takes it too" 0 '"sub": "svc:mail-delivery"' pyjwt mailbox.deliver
+    expect "and for no other purpose" 1 'refused: not for order.refund' pyjwt order.refund
+fi
+
 # The mail delivery agent.
 expect "mail for Bob is delivered, for a stranger it is not" 0 'carol@elsewhere.example: returned' \
     "$examples/mail_delivery_agent" "$folder" bob@trust-domain.example carol@elsewhere.example
@@ -120,4 +136,4 @@ stopped() {
 expect "quickstart stops when it is told to" 0 stopped stopped
 
 echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+[ "$failed" = 0 ] && { [ -z "${left_out:-}" ] || [ "${CI:-}" != true ]; }
