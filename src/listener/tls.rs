@@ -82,8 +82,21 @@ pub struct Trust {
 
 #[derive(Default)]
 struct Complaints {
-    certificate: Option<String>,
-    clients: Option<String>,
+    certificate: Option<Complaint>,
+    clients: Option<Complaint>,
+}
+
+/// A fault, and the state of the files that it was found in.
+#[derive(PartialEq, Eq)]
+struct Complaint {
+    text: String,
+    digest: Option<[u8; 32]>,
+}
+
+impl Complaint {
+    fn new(error: &TlsError, digest: Option<[u8; 32]>) -> Self {
+        Self { text: error.to_string(), digest }
+    }
 }
 
 /// What a reload put in force.
@@ -127,7 +140,7 @@ impl Trust {
 
     /// Reads the files again and puts in force what is complete and valid; the rest stays as it was.
     ///
-    /// A fault is logged once. `None`: nothing changed.
+    /// A fault is logged once for each state of the files. `None`: nothing changed.
     pub fn reload(&self) -> Option<Reloaded> {
         let now = Timestamp::now();
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,22 +228,25 @@ impl Trust {
         Arc::new(SwapCertificate(Arc::clone(self)))
     }
 
-    fn reload_pair(&self, now: Timestamp) -> Result<bool, TlsError> {
-        let read = files::read_pair(&self.settings)?;
-        if read.digest() == self.pair.load().digest {
+    fn reload_pair(&self, now: Timestamp) -> Result<bool, Complaint> {
+        let read = files::read_pair(&self.settings).map_err(|error| Complaint::new(&error, None))?;
+        let digest = read.digest();
+        if digest == self.pair.load().digest {
             return Ok(false);
         }
-        self.pair.store(Arc::new(ServerPair::parse(&self.settings, &read, now)?));
+        let pair = ServerPair::parse(&self.settings, &read, now);
+        self.pair.store(Arc::new(pair.map_err(|error| Complaint::new(&error, Some(digest)))?));
         Ok(true)
     }
 
-    fn reload_clients(&self, now: Timestamp) -> Result<bool, TlsError> {
-        let read = files::read_clients(&self.settings, now)?;
-        let current = self.clients.load();
-        if read.digest() == current.digest {
+    fn reload_clients(&self, now: Timestamp) -> Result<bool, Complaint> {
+        let read = files::read_clients(&self.settings, now).map_err(|error| Complaint::new(&error, None))?;
+        let (digest, current) = (read.digest(), self.clients.load());
+        if digest == current.digest {
             return Ok(false);
         }
-        self.clients.store(Arc::new(ClientTrust::parse(&self.settings, &read, Some(&current.crls))?));
+        let clients = ClientTrust::parse(&self.settings, &read, Some(&current.crls));
+        self.clients.store(Arc::new(clients.map_err(|error| Complaint::new(&error, Some(digest)))?));
         Ok(true)
     }
 
@@ -252,7 +268,7 @@ impl fmt::Debug for Trust {
 }
 
 /// Whether something new is in force; a fault is logged when it is not the one already known.
-fn settle(outcome: Result<bool, TlsError>, known: &mut Option<String>) -> bool {
+fn settle(outcome: Result<bool, Complaint>, known: &mut Option<Complaint>) -> bool {
     match outcome {
         Ok(changed) => {
             *known = None;
@@ -261,12 +277,14 @@ fn settle(outcome: Result<bool, TlsError>, known: &mut Option<String>) -> bool {
             }
             changed
         }
-        Err(error) => {
-            let text = error.to_string();
-            if known.as_ref() != Some(&text) {
-                tracing::error!(error = %text, "what changed in the TLS files is refused; the last good set stays");
+        Err(complaint) => {
+            if known.as_ref() != Some(&complaint) {
+                tracing::error!(
+                    error = complaint.text,
+                    "what changed in the TLS files is refused; the last good set stays"
+                );
                 metrics::counter!("writ_tls_reload_total", "outcome" => "rejected").increment(1);
-                *known = Some(text);
+                *known = Some(complaint);
             }
             false
         }

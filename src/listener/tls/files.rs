@@ -155,6 +155,8 @@ pub(super) struct ClientTrust {
     pub(super) crl_expires_at: Option<Timestamp>,
     pub(super) digest: [u8; 32],
     cas: Vec<CertificateDer<'static>>,
+    /// Where each of `crls` stands.
+    crl_files: Vec<PathBuf>,
 }
 
 impl ClientTrust {
@@ -167,7 +169,7 @@ impl ClientTrust {
         let cas = certificates(&files.ca, &settings.client_ca)?;
         let digest = files.digest();
         let mut lists = Vec::new();
-        let mut crls: Vec<CrlMark> = Vec::new();
+        let (mut crls, mut crl_files) = (Vec::new(), Vec::new());
         for (file, pem) in settings.client_crls.iter().zip(&files.crls) {
             for list in crls_in(pem, file)? {
                 let mark = CrlMark::of(&list).ok_or_else(|| Problem::BadCrl.at(file))?;
@@ -176,6 +178,7 @@ impl ClientTrust {
                 }
                 lists.push(list);
                 crls.push(mark);
+                crl_files.push(file.clone());
             }
         }
         let live = cas.iter().filter(|ca| is_live(ca, files.read_at)).cloned().collect();
@@ -185,8 +188,8 @@ impl ClientTrust {
             &lists,
         )
         .map_err(|_| Problem::BadCrl.at(settings.client_crls.first().unwrap_or(&settings.client_ca)))?;
-        let crl_expires_at = crls.iter().filter_map(|mark| mark.next_update).min();
-        Ok(Self { verifier, crls, crl_expires_at, digest, cas })
+        let crl_expires_at = crls.iter().filter_map(|mark: &CrlMark| mark.next_update).min();
+        Ok(Self { verifier, crls, crl_expires_at, digest, cas, crl_files })
     }
 
     /// A CA without CRL while others have one, and what has expired.
@@ -202,8 +205,11 @@ impl ClientTrust {
                 warnings.push(format!("{file}: the CA {name} has no CRL; all of its certificates are refused"));
             }
         }
-        if let Some(at) = self.crl_expires_at.filter(|at| *at <= now) {
-            warnings.push(format!("client_crls: a CRL expired at {at}; all certificates of its CA are refused"));
+        for (file, mark) in self.crl_files.iter().zip(&self.crls) {
+            if let Some(at) = mark.next_update.filter(|at| *at <= now) {
+                let file = file.display();
+                warnings.push(format!("{file}: a CRL expired at {at}; all certificates of its CA are refused"));
+            }
         }
         warnings
     }
