@@ -345,13 +345,13 @@ fn certificates_are_issued_with_every_kind_of_name() {
     let folder = setup.path("dev");
     let dir = folder.to_str().unwrap();
     setup.run(&["certs", "init", dir]).exits(0);
-    for (flag, value) in [
-        ("--san-uri", "spiffe://a/b"),
-        ("--san-dns", "a.example"),
-        ("--san-email", "a@b.example"),
-        ("--san-ip", "192.0.2.1"),
+    for (client, flag, value) in [
+        ("by-uri", "--san-uri", "spiffe://a/b"),
+        ("by-dns", "--san-dns", "a.example"),
+        ("by-email", "--san-email", "a@b.example"),
+        ("by-ip", "--san-ip", "192.0.2.1"),
     ] {
-        setup.run(&["certs", "issue", "--dir", dir, "--client", "x", flag, value, "--days", "3"]).exits(0);
+        setup.run(&["certs", "issue", "--dir", dir, "--client", client, flag, value, "--days", "3"]).exits(0);
     }
     setup.run(&["certs", "issue", "--dir", dir, "--client", "a/b"]).exits(2);
 }

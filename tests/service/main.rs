@@ -17,3 +17,4 @@ mod redemption;
 mod requests;
 mod scene;
 mod store;
+mod verification;

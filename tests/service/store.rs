@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::scene::{self, ACCOUNTS, batch, delayed, delayed_briefly, expired, fresh, redeem};
 use crate::support::answer::Answer;
+use crate::support::eventually;
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
@@ -236,6 +239,37 @@ fn a_killed_server_starts_again() {
         original.wait_until_expired();
         try_redeem(&writ, &original).issued();
     }
+}
+
+/// what needs the store is refused for a while, all else goes on, and it recovers without a restart.
+#[test]
+fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
+    let mut writ = delayed("").client("mailer", scene::MAILER).start();
+    let original = expired(&writ);
+    assert_eq!(writ.terminate(), 0);
+    writ.start_for_a_full_disk();
+    let deliver = || writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver"));
+    let start = || writ.workload("accounts").token(&Form::client_credentials(scene::PURGE));
+    writ.fill_disk(true);
+    try_redeem(&writ, &original).refused(503, "temporarily_unavailable", "store_unavailable");
+    start().refused(503, "temporarily_unavailable", "store_unavailable");
+    deliver().issued();
+    let failing = eventually("readiness tells", || {
+        let ready = writ.site().ops("/readyz");
+        (ready.status == 503).then(|| ready.json())
+    });
+    assert_eq!((&failing["status"], &failing["failing"]), (&json!("unavailable"), &json!(["store"])));
+    assert_eq!(writ.site().ops("/livez").status, 200);
+    writ.fill_disk(false);
+    let redeemed = eventually("the store is back", || {
+        let answer = try_redeem(&writ, &original);
+        (answer.status() == 200).then(|| answer.issued())
+    });
+    assert_eq!(redeemed.use_number(), Some(1));
+    eventually("the service is ready again", || (writ.site().ops("/readyz").status == 200).then_some(()));
+    start().issued();
+    let text = writ.metrics();
+    assert!(text.lines().any(|line| line.starts_with("writ_store_errors_total{")), "{text}");
 }
 
 /// CONTRACT 8

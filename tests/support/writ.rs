@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::{Table, Value as Toml};
@@ -254,8 +254,30 @@ struct Lines {
 impl Writ {
     /// Starts the service on its folder; it must not be running.
     pub(crate) fn start(&mut self) {
+        let command = self.setup.command(&["serve"]);
+        self.spawn(command);
+    }
+
+    /// The same with a limit on files to come: their end is to be an error of writing, as a full disk is, not a signal.
+    pub(crate) fn start_for_a_full_disk(&mut self) {
+        let serve = self.setup.command(&["serve"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
+        shell.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(self.setup.path("."));
+        self.spawn(shell);
+    }
+
+    /// From now on no file of the service grows, or has no such limit any more.
+    pub(crate) fn fill_disk(&self, is_full: bool) {
+        let pid = Pid::from_child(&self.process.as_ref().expect("it runs").child);
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let current = if is_full { Some(1) } else { maximum };
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum }).expect("a child of ours");
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         assert!(self.process.is_none(), "it runs already");
-        let mut command = self.setup.command(&["serve"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the executable starts");
         let lines = Arc::new(Lines::default());
         let readers = vec![
