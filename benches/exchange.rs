@@ -51,7 +51,7 @@ fn main() {
     let issuer = Issuer::start();
     let writ = Setup::new().issuer(&issuer).client("client", POLICY).client("purge-job", PURGE).start();
     let client = writ.workload("client");
-    let access_token = issuer.access_token("u-1", "orders.write");
+    let access_token = issuer.access_token().claim("scope", "orders.write").mint();
     let exchange = Form::exchange(&access_token, "order.refund");
     let (plain, recorded) = (Form::client_credentials("mailbox.deliver"), Form::client_credentials("account.purge"));
     for (name, form) in [("client credentials", &plain), ("put on record", &recorded), ("access token", &exchange)] {

@@ -26,6 +26,7 @@ use crate::listener::{Addresses, ListenError, Listeners, Rooms, Running};
 use crate::metadata;
 use crate::policy::folder::{self, Checked, Watch};
 use crate::policy::{Policies, PolicySet};
+use crate::process;
 use crate::store::{OpenError, Store};
 use crate::subject::issuers::{Issuers, IssuersError};
 use crate::telemetry::{Log, LogError};
@@ -148,6 +149,9 @@ impl Service {
         let issuers = Arc::new(Issuers::new(config.subject_issuers.clone(), config.clock_skew)?);
         let trust = Trust::load(config.listener.tls.clone())?;
         register(&trust, &policies.snapshot());
+        if let Some(fit) = process::admit_connections(config.listener.max_connections as u64) {
+            tracing::warn!(fit, "the limit on open files is too low for limits.max_connections");
+        }
         let listeners = Listeners::bind(config.listener.clone())?;
         let core = Core::open(&config, &audit).await?;
         let started = Self::run(config, audit, &core, policies, issuers, trust, listeners, metrics);

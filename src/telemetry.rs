@@ -151,7 +151,8 @@ impl Drop for Diagnostic<'_> {
 /// # Errors
 /// [`tracing::subscriber::SetGlobalDefaultError`] if that was done before.
 pub fn trace_to(log: &Log) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+    let filter =
+        EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn,actix_http=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false);
     match log.format {
         Format::Json => tracing::subscriber::set_global_default(
