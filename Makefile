@@ -9,8 +9,9 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 test: ## everything that must hold: unit, property, black-box and crash tests, examples, documentation tests
+	tests/tools.sh
 	$(CARGO) test --workspace --locked
-	$(CARGO) build --examples --locked
+	$(CARGO) build --bins --examples --locked
 	tests/examples.sh
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography

