@@ -196,8 +196,7 @@ fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
     let recorded = Mutex::new(originals.clone());
     let granted: Mutex<Granted> = Mutex::new(BTreeMap::new());
     wait_until(now() + 2);
-    for round in 0..rounds {
-        let original = &originals[round];
+    for (round, original) in originals.iter().enumerate() {
         let dying = AtomicBool::new(false);
         let batch = writ.workload("batch");
         let accounts = writ.workload("accounts");

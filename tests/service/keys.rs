@@ -293,6 +293,15 @@ fn revoking_twice_or_what_was_never_ours_is_a_negative_answer() {
     assert_eq!(kids(&writ).len(), 2);
 }
 
+/// A thumbprint is base64url: one in sixty-four begins with a hyphen, and must not be taken for an option.
+#[test]
+fn a_kid_that_begins_with_a_hyphen_is_a_kid() {
+    let writ = by_hand();
+    for kid in ["-KgL6uH1yqjjVF5EULvRyURFpejSY0_kbXr6CBOcEXE", "--L6uH1yqjjVF5EULvRyURFpejSY0_kbXr6CBOcEXEx"] {
+        writ.run(&["keys", "revoke", kid]).exits(1);
+    }
+}
+
 /// CONTRACT 8: the commands work while no service runs, too.
 #[test]
 fn keys_can_be_managed_while_the_service_is_down() {

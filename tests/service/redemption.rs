@@ -8,7 +8,7 @@ use crate::scene::{self, ACCOUNTS, PURGE, batch, batch_living, delayed, delayed_
 use crate::support::answer::{Answer, Issued};
 use crate::support::issuer::Issuer;
 use crate::support::jose::{self, Key};
-use crate::support::workload::Form;
+use crate::support::workload::{FORM, Form};
 use crate::support::writ::{Setup, Writ, client_policy};
 use crate::support::{ISSUER, eventually, now, wait_until};
 
@@ -580,6 +580,26 @@ fn a_killed_server_forgets_no_record() {
     original.wait_until_expired();
     writ.start();
     try_redeem(&writ, &original).issued();
+}
+
+/// a client that goes away leaves nothing half done.
+#[test]
+fn a_client_that_goes_away_loses_no_use() {
+    let writ = delayed("").start();
+    let original = expired(&writ);
+    let body = redeem(&original).encode();
+    let request = format!(
+        "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for length in [request.len(), request.len() - 1, request.len(), request.len() / 2] {
+        let mut session = writ.workload("batch").connect();
+        session.connection.send(&request.as_bytes()[..length]).unwrap();
+    }
+    let redeemed = try_redeem(&writ, &original).issued();
+    assert_eq!(redeemed.use_number(), Some(1));
+    let told = |line: &serde_json::Value| line["event"] == "token_issued" && line["use"] == 1;
+    assert!(writ.audit().iter().any(told));
 }
 
 /// R-DELAY-10: what was issued before anybody could redeem it is not on record.

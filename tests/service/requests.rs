@@ -372,7 +372,7 @@ fn a_huge_subject_token_is_refused() {
 #[test]
 fn only_post_asks_for_a_token() {
     let writ = scene::mailer();
-    for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+    for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "POSTX"] {
         let answer = writ.workload("mailer").connect().get(method, "/token");
         answer.refused(405, "invalid_request", "method_not_allowed");
         assert_eq!(answer.response.header("allow"), Some("POST"));
@@ -644,6 +644,21 @@ fn a_silent_tcp_connection_harms_nobody() {
         .collect();
     ask(&writ, &good()).issued();
     drop(silent);
+}
+
+/// beyond the limit a connection waits or is closed; what is open goes on, and so does `/livez`.
+#[test]
+fn connections_beyond_the_limit_harm_nobody() {
+    let writ = Setup::new().client("mailer", MAILER).set("limits.max_connections", 4).start();
+    let client = writ.workload("mailer");
+    let mut first = client.connect();
+    first.token(&good()).issued();
+    let waiting: Vec<TcpStream> =
+        (0..40).filter_map(|_| TcpStream::connect(writ.site().endpoints().exchange).ok()).collect();
+    assert_eq!(first.token(&good()).status(), 200);
+    assert_eq!(writ.site().ops("/livez").status, 200);
+    drop((first, waiting));
+    crate::support::eventually("there is room again", || client.try_token(&good()).ok()).issued();
 }
 
 ///
