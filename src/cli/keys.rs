@@ -33,7 +33,8 @@ enum Sub {
     },
     /// End a key at once: it leaves the JWKS, and what it signed is refused
     Revoke {
-        /// The key's name
+        /// The key's name; one in 64 begins with a hyphen
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
     /// Write the public halves and their lives to standard output
