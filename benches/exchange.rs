@@ -1,7 +1,7 @@
 //! What one exchange costs: processor time of the service, as a ratio to one bare ES256 signature in the same run.
 //!
 //! Machines are noisy, ratios less so. `cargo bench --bench exchange` prints a line for each way in.
-#![expect(dead_code, reason = "the harness of the tests serves here too")]
+#![expect(clippy::unwrap_used, dead_code, reason = "the harness of the tests serves here too")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

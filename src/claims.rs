@@ -30,7 +30,7 @@ pub struct Claims(TxnClaims);
 
 impl Claims {
     /// The claims of what `grant` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
-    /// (UUIDv7, R-CLAIM-03); a redeemed one keeps all its members (R-DELAY-15, R-DELAY-16).
+    /// (`UUIDv7`, R-CLAIM-03); a redeemed one keeps all its members (R-DELAY-15, R-DELAY-16).
     pub fn new(grant: Grant, term: Term, settings: &Settings) -> Self {
         let client = grant.client().as_str().to_owned();
         let scope = grant.scope().clone();

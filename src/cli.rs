@@ -99,7 +99,9 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 }
 
 fn complain(problems: &[Problem]) {
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    for problem in problems {
+        eprintln!("{problem}");
+    }
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {

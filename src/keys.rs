@@ -185,7 +185,7 @@ impl KeyRing {
     pub fn oldest_signature(&self) -> Timestamp {
         let held = self.held();
         let began = held.ring.lives().filter(|life| life.state() != KeyState::Revoked).filter_map(|life| life.signed());
-        began.map(|span| span.from()).min().unwrap_or_else(|| held.ring.signs_from()).min(held.ring.signs_from())
+        began.map(ring::Span::from).min().unwrap_or_else(|| held.ring.signs_from()).min(held.ring.signs_from())
     }
 
     /// How many keys are in each state.

@@ -45,6 +45,7 @@ struct Aliases<'a> {
 
 impl Settings {
     /// The document, with what the policies in force make true.
+    #[expect(clippy::missing_panics_doc, reason = "text and lists of text always make JSON")]
     pub fn render(&self, policies: &PolicySet) -> Vec<u8> {
         let token_endpoint = format!("{}/token", self.issuer);
         let mut methods = vec!["tls_client_auth"];

@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn refusal(body: &str) -> RequestError {
-        parse(body).err().expect("refused")
+        parse(body).expect_err("refused")
     }
 
     /// `body` with the value of `name` replaced, or without it.
@@ -348,7 +348,7 @@ mod tests {
         for bad in ["x=%", "x=%4", "x=%zz", "x=%ff", "x=%00", "%c3%28=1", "x=\u{0}"] {
             assert_eq!(refusal(&format!("{EXCHANGE}&{bad}")), RequestError::Malformed("the form"), "{bad:?}");
         }
-        let many: String = (0..65).map(|n| format!("p{n}=1&")).collect();
+        let many = (0..65).map(|n| format!("p{n}=1")).collect::<Vec<_>>().join("&");
         assert_eq!(Form::parse(many.as_bytes()).err(), Some(RequestError::Malformed("the form")));
     }
 

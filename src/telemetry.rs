@@ -83,13 +83,15 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write) {
             lines.push(line);
         }
         let mut bytes = if broken { vec![b'\n'] } else { Vec::new() };
-        lines.iter().for_each(|line| bytes.extend_from_slice(&line.text));
+        for line in &lines {
+            bytes.extend_from_slice(&line.text);
+        }
         broken = output.write_all(&bytes).and_then(|()| output.flush()).is_err();
         if !broken {
-            lines.into_iter().filter_map(|line| line.written).for_each(|written| {
+            for written in lines.into_iter().filter_map(|line| line.written) {
                 // Whoever asked may have gone; the line is out all the same.
                 let _ = written.send(());
-            });
+            }
         }
     }
 }

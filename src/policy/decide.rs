@@ -450,7 +450,7 @@ mod tests {
         assert!(redeem("account.purge", expired(DAY)).is_ok());
         assert!(redeem("account.purge", expired(2 * DAY)).is_ok());
         let second = Duration::from_secs(1);
-        let young = redeem("account.purge", expired(DAY - second)).unwrap_err();
+        let young = redeem("account.purge", expired(DAY.saturating_sub(second))).unwrap_err();
         assert_eq!(young, Denial::RedemptionTooEarly { redeemable_at: NOW + second });
         let old = redeem("account.purge", expired(2 * DAY + second)).unwrap_err();
         assert_eq!(old, Denial::RedemptionTooOld { expired_at: NOW - (2 * DAY + second) });

@@ -96,7 +96,7 @@ impl Folder {
         if has_store {
             done.push(line("kept", "data/", "the store; the story plays on a new one, with young keys"));
         }
-        Ok(Self { root, ports, issuer, done, log, has_store })
+        Ok(Self { root, ports, issuer, done, has_store, log })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
