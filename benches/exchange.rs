@@ -83,7 +83,7 @@ fn exchanges(writ: &Writ, client: &Workload, form: &Form) -> Duration {
     for _ in 0..ROUND {
         assert_eq!(session.token(form).status(), 200);
     }
-    (processor_time(writ) - before) / ROUND
+    processor_time(writ).saturating_sub(before) / ROUND
 }
 
 fn connections(writ: &Writ, client: &Workload, form: &Form) -> Duration {
@@ -91,7 +91,7 @@ fn connections(writ: &Writ, client: &Workload, form: &Form) -> Duration {
     for _ in 0..ROUND {
         assert_eq!(client.token(form).status(), 200);
     }
-    (processor_time(writ) - before) / ROUND
+    processor_time(writ).saturating_sub(before) / ROUND
 }
 
 /// User and system time of the service so far.

@@ -1,6 +1,6 @@
 //! What each client may get: the policies in force, as a set.
 //!
-//! [`file`] reads what an operator wrote and complains with line numbers, [`folder`] all of it together; what they make
+//! [`mod@file`] reads what an operator wrote and complains with line numbers, [`folder`] all of it together; what they make
 //! of it is in here, checked, and cannot be wrong any more. [`decide`] says yes or no and why.
 
 pub mod decide;

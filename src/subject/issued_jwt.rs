@@ -1,7 +1,7 @@
 //! A JWT of a subject issuer → whom it is about and what it covers.
 //!
-//! Each step leaves a value that the next one asks for: [`Presented`] has the form of a JWT and names an issuer,
-//! [`Signed`] is signed with a key of that issuer, [`OutsideToken`] keeps every rule of its kind. The kinds have one
+//! Each step leaves a value that the next one asks for: `Presented` has the form of a JWT and names an issuer,
+//! `Signed` is signed with a key of that issuer, [`OutsideToken`] keeps every rule of its kind. The kinds have one
 //! function each, with rules that exclude one another, so that no token passes as another kind (RFC 8725 §3.11).
 
 use std::time::Duration;
