@@ -4,9 +4,10 @@
 //! by transaction and purpose, never by a token's text or hash: an ECDSA signature has a second valid form, and the
 //! tokens of one transaction share their uses.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use writ_verifier::Purpose;
 
@@ -21,6 +22,9 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// No token of a transaction is issued later than this after its first.
 const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
+
+/// Records are kept for so much longer than they serve: a clock that runs ahead for a day drops nothing early.
+const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 const LAST_EVENT: &[u8] = b"last";
 const FLOOR: &[u8] = b"redemption_floor";
@@ -110,10 +114,13 @@ struct TokenRecord {
 /// The ledger of this trust domain.
 pub struct Ledger {
     store: Store,
-    /// Epoch seconds of the last recorded event; never lower than what the store holds.
+    /// Epoch seconds of the last recorded event, as far as this room knows: keys have events too ([`Ledger::heed`]).
     last_event: AtomicU64,
-    /// Tokens issued up to then are not redeemed: what was counted for them was lost.
-    floor: Option<Timestamp>,
+    /// Epoch seconds; tokens issued up to then are not redeemed: what was counted for them was lost.
+    floor: AtomicU64,
+    /// How many tokens are on record, and for how many transactions and purposes uses are counted.
+    tokens: AtomicUsize,
+    uses: AtomicUsize,
 }
 
 impl Ledger {
@@ -122,9 +129,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn open(store: Store) -> Result<Self, LedgerError> {
-        let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.map_or(0, Timestamp::epoch);
-        let floor = read_time(&store, Table::Meta, FLOOR).await?;
-        Ok(Self { store, last_event: AtomicU64::new(last_event), floor })
+        let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.epoch();
+        let floor = read_time(&store, Table::Meta, FLOOR).await?.epoch();
+        let (tokens, uses) = (count(&store, Table::Tokens).await?, count(&store, Table::Uses).await?);
+        let (last_event, floor) = (AtomicU64::new(last_event), AtomicU64::new(floor));
+        Ok(Self { store, last_event, floor, tokens: AtomicUsize::new(tokens), uses: AtomicUsize::new(uses) })
     }
 
     /// Refuses a clock that lies behind what was recorded.
@@ -132,17 +141,34 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::ClockBehind`].
     pub fn check_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
-        let last = Timestamp::from_epoch(self.last_event.load(Ordering::Acquire));
-        if now + CLOCK_TOLERANCE < last { Err(LedgerError::ClockBehind) } else { Ok(()) }
+        not_behind(Timestamp::from_epoch(self.last_event.load(Ordering::Acquire)), now)
     }
 
-    /// Takes `now` as right, though later events are on record: an operator has checked the clock.
+    /// Takes notice of events that others have recorded.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
+    pub async fn heed(&self) -> Result<(), LedgerError> {
+        let known = self.last_event.load(Ordering::Acquire);
+        let stored = read_time(&self.store, Table::Clock, LAST_EVENT).await?.epoch();
+        if stored > known {
+            // If it has changed meanwhile, what was read may be out of date, even undone by an operator.
+            let _ = self.last_event.compare_exchange(known, stored, Ordering::AcqRel, Ordering::Acquire);
+        }
+        Ok(())
+    }
+
+    /// Takes `now` as right, though later events are on record: an operator has checked the clock. What was lost was
+    /// lost before `now` too.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
-        self.write(Change::new().put(Table::Clock, LAST_EVENT, time_value(now))).await?;
+        let floor = Timestamp::from_epoch(self.floor.load(Ordering::Acquire)).min(now);
+        let change = Change::new().put(Table::Clock, LAST_EVENT, time_value(now));
+        self.write(change.put(Table::Meta, FLOOR, time_value(floor))).await?;
         self.last_event.store(now.epoch(), Ordering::Release);
+        self.floor.store(floor.epoch(), Ordering::Release);
         Ok(())
     }
 
@@ -159,7 +185,9 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let record = encode(&TokenRecord { txn: txn.to_owned(), keep_until })?;
         let change = Change::new().put(Table::Tokens, signed_part, record);
-        self.write(self.at(change, now)).await
+        while self.swap(change.clone(), now).await? == Swapped::Conflict {}
+        self.tokens.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// From when to when the token of `grant` lives. For a redemption a use is counted, durably when this returns,
@@ -179,7 +207,7 @@ impl Ledger {
     }
 
     async fn check_record(&self, original: &OwnToken, require_record: bool) -> Result<(), LedgerError> {
-        if self.floor.is_some_and(|floor| original.claims.iat <= floor.epoch()) {
+        if original.claims.iat <= self.floor.load(Ordering::Acquire) {
             return Err(LedgerError::NotOnRecord);
         }
         if !require_record {
@@ -210,17 +238,28 @@ impl Ledger {
             let after = Uses::spend(before.as_ref(), last, original, max_uses).ok_or(LedgerError::Exhausted)?;
             let change = Change::new().unchanged(Table::Uses, &key, stored.as_deref());
             let change = change.put(Table::Uses, &key, encode(&after)?);
-            if let Swapped::Done = self.store.swap(self.at(change, now)).await? {
+            if let Swapped::Done = self.swap(change, now).await? {
+                self.uses.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
                 return Ok(Term { iat: now, exp, spent: Some(Spent { use_number: after.count, retry: false }) });
             }
             // Somebody else spent a use in between: look again.
         }
     }
 
-    /// Adds the time of an event to what is written with it.
-    fn at(&self, change: Change, now: Timestamp) -> Change {
-        let last = self.last_event.fetch_max(now.epoch(), Ordering::AcqRel).max(now.epoch());
-        change.put(Table::Clock, LAST_EVENT, time_value(Timestamp::from_epoch(last)))
+    /// Writes `change`, and with it the time of this event; that never goes back. A conflict may be about either.
+    async fn swap(&self, change: Change, now: Timestamp) -> Result<Swapped, LedgerError> {
+        if now.epoch() <= self.last_event.load(Ordering::Acquire) {
+            return Ok(self.store.swap(change).await?);
+        }
+        let seen = self.store.read(Table::Clock, LAST_EVENT).await?;
+        let last = time(seen.as_deref())?;
+        not_behind(last, now)?;
+        let change = change.unchanged(Table::Clock, LAST_EVENT, seen.as_deref());
+        let swapped = self.store.swap(change.put(Table::Clock, LAST_EVENT, time_value(last.max(now)))).await?;
+        if swapped == Swapped::Done {
+            self.last_event.fetch_max(last.max(now).epoch(), Ordering::AcqRel);
+        }
+        Ok(swapped)
     }
 
     /// Drops what can decide nothing any more: records past their time, and counts of transactions whose every token
@@ -229,30 +268,56 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn sweep(&self, oldest_key: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
-        // A clock that jumped ahead must not drop what it will still need: records decide by absence, and absence refuses.
-        for (key, value) in self.store.scan(Table::Tokens).await? {
-            if decode::<TokenRecord>(&value)?.keep_until < now {
-                self.write(Change::new().remove(Table::Tokens, &key)).await?;
+        // The absence of a record refuses.
+        let is_over = |record: &TokenRecord| record.keep_until + SPARE < now;
+        self.drop_all(Table::Tokens, &self.tokens, is_over).await?;
+        // The absence of a count would grant, so only keys decide and no clock.
+        let is_over = |uses: &Uses| uses.original_iat + TRANSACTION_SPAN < oldest_key;
+        self.drop_all(Table::Uses, &self.uses, is_over).await
+    }
+
+    /// Page by page: a table may be larger than the memory.
+    async fn drop_all<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        count: &AtomicUsize,
+        is_over: impl Fn(&T) -> bool,
+    ) -> Result<(), LedgerError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.store.page(table, after.as_deref()).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, value) in page {
+                if is_over(&decode(&value)?) {
+                    let change = Change::new().is(table, &key, value).remove(table, &key);
+                    if self.store.swap(change).await? == Swapped::Done {
+                        count.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
             }
         }
-        for (key, value) in self.store.scan(Table::Uses).await? {
-            if decode::<Uses>(&value)?.original_iat + TRANSACTION_SPAN < oldest_key {
-                let change = Change::new().is(Table::Uses, &key, value).remove(Table::Uses, &key);
-                self.write(change).await?;
-            }
+    }
+
+    /// Brings `writ_ledger_records` up to date.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; counts stay far below 2^52")]
+    pub fn observe(&self) {
+        for (kind, count) in [("tokens", &self.tokens), ("uses", &self.uses)] {
+            metrics::gauge!("writ_ledger_records", "kind" => kind).set(count.load(Ordering::Relaxed) as f64);
         }
-        Ok(())
     }
 
     /// Writes what is known anyway, to see whether the store works again.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`].
+    /// [`LedgerError::Unavailable`], [`LedgerError::ClockBehind`].
     pub async fn probe(&self, now: Timestamp) -> Result<(), LedgerError> {
-        self.write(self.at(Change::new(), now)).await
+        // Whoever was quicker has written: just as well.
+        let _ = self.swap(Change::new(), now).await?;
+        Ok(())
     }
 
-    /// Writes where a conflict changes nothing: the next sweep looks again.
+    /// Writes what asks for nothing, and so meets no conflict.
     async fn write(&self, change: Change) -> Result<(), LedgerError> {
         let _ = self.store.swap(change).await?;
         Ok(())
@@ -272,16 +337,36 @@ fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, LedgerError> {
     serde_json::to_vec(record).map_err(|_| LedgerError::Unreadable)
 }
 
-fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, LedgerError> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LedgerError> {
     serde_json::from_slice(bytes).map_err(|_| LedgerError::Unreadable)
+}
+
+/// Refuses `now` if it lies behind the event that was recorded `last`.
+fn not_behind(last: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
+    if now + CLOCK_TOLERANCE < last { Err(LedgerError::ClockBehind) } else { Ok(()) }
 }
 
 fn time_value(time: Timestamp) -> Vec<u8> {
     time.epoch().to_string().into_bytes()
 }
 
-async fn read_time(store: &Store, table: Table, key: &[u8]) -> Result<Option<Timestamp>, LedgerError> {
-    let Some(bytes) = store.read(table, key).await? else { return Ok(None) };
-    let text = std::str::from_utf8(&bytes).map_err(|_| LedgerError::Unreadable)?;
-    text.parse().map(|seconds| Some(Timestamp::from_epoch(seconds))).map_err(|_| LedgerError::Unreadable)
+/// The time in a record; the beginning of time if there is none.
+fn time(record: Option<&[u8]>) -> Result<Timestamp, LedgerError> {
+    let Some(bytes) = record else { return Ok(Timestamp::from_epoch(0)) };
+    let text = std::str::from_utf8(bytes).map_err(|_| LedgerError::Unreadable)?;
+    text.parse().map(Timestamp::from_epoch).map_err(|_| LedgerError::Unreadable)
+}
+
+async fn read_time(store: &Store, table: Table, key: &[u8]) -> Result<Timestamp, LedgerError> {
+    time(store.read(table, key).await?.as_deref())
+}
+
+async fn count(store: &Store, table: Table) -> Result<usize, LedgerError> {
+    let (mut count, mut after) = (0, None::<Vec<u8>>);
+    loop {
+        let page = store.page(table, after.as_deref()).await?;
+        let Some((last, _)) = page.last() else { return Ok(count) };
+        count += page.len();
+        after = Some(last.clone());
+    }
 }
