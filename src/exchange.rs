@@ -1,9 +1,14 @@
 //! The flow of one exchange, top to bottom.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
+use futures_util::FutureExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout_at;
+use tracing::Instrument as _;
 
 use crate::audit::{Audit, Decision, Event, TokenDigest};
 use crate::claims::{self, Claims};
@@ -11,7 +16,7 @@ use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
 use crate::clock::Timestamp;
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::keys::{KeyRing, Signer, TxnToken};
-use crate::ledger::{Ledger, Term};
+use crate::ledger::{Ledger, LedgerError, Term};
 use crate::limits::Limits;
 use crate::listener::UnheardRequest;
 use crate::policy::decide::{Asked, Grant, Trace, admit, decide};
@@ -21,6 +26,13 @@ use crate::request::{Form, Presented, RequestError, TokenRequest};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{self, KnownKey, SignedBy};
 use crate::subject::{SubjectError, VerifiedSubject};
+use crate::telemetry::LogError;
+
+/// What the log is given at least to take the decision, though all of the request's time is spent.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// With more policies than this, metrics name no client.
+const MOST_NAMED: usize = 500;
 
 /// What the listener hands on: identity and bytes.
 pub struct Ask {
@@ -64,10 +76,15 @@ pub struct Exchange {
     ledger: Arc<Ledger>,
     limits: Limits,
     audit: Audit,
+    in_flight: InFlight,
 }
+
+/// A sign of life of work that its client may not wait for any more; all are gone when the receiver says so.
+pub type InFlight = mpsc::Sender<std::convert::Infallible>;
 
 impl Exchange {
     /// Exchanges by `policies`, with subject tokens of `issuers`.
+    #[expect(clippy::too_many_arguments, reason = "each is a room that the flow passes through")]
     pub fn new(
         settings: claims::Settings,
         policies: Arc<Policies>,
@@ -76,8 +93,9 @@ impl Exchange {
         ledger: Arc<Ledger>,
         limits: Limits,
         audit: Audit,
+        in_flight: InFlight,
     ) -> Self {
-        Self { settings, policies, issuers, keys, ledger, limits, audit }
+        Self { settings, policies, issuers, keys, ledger, limits, audit, in_flight }
     }
 
     /// Decides on one request; the decision is in the audit log when this returns.
@@ -87,61 +105,62 @@ impl Exchange {
     /// # Errors
     /// [`Refusal`]: every cause.
     pub async fn token(self: &Arc<Self>, ask: Ask) -> Result<Issued, Refusal> {
-        let exchange = Arc::clone(self);
-        let work = tokio::spawn(async move { exchange.recorded(ask).await });
-        work.await.unwrap_or(Err(Refusal::Internal))
+        let (exchange, in_flight) = (Arc::clone(self), self.in_flight.clone());
+        let work = async move {
+            let outcome = exchange.recorded(&ask).await;
+            drop(in_flight);
+            outcome
+        };
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
     }
 
-    async fn recorded(&self, ask: Ask) -> Result<Issued, Refusal> {
+    /// A panic is an answer too: it is recorded and counted like any other.
+    async fn recorded(&self, ask: &Ask) -> Result<Issued, Refusal> {
         let started = Instant::now();
+        let policies = self.policies.snapshot(); // one view for the whole request
         let mut decision = Decision {
             request_id: ask.request_id.clone(),
             trace_id: ask.trace_id.clone(),
             client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
+            policies: Some(policies.digest().to_owned()),
             ..Decision::default()
         };
-        let outcome = self.exchange(&ask, &mut decision).await;
-        self.conclude(outcome, decision, started).await
-    }
-
-    /// Writes the decision to the log and counts it; only then may it leave.
-    async fn conclude(
-        &self,
-        outcome: Result<Issued, Refusal>,
-        mut decision: Decision,
-        started: Instant,
-    ) -> Result<Issued, Refusal> {
-        if let Err(refusal) = &outcome {
-            let code = refusal.code();
-            (decision.error, decision.reason) = (Some(code.error), Some(code.reason));
-            if refusal.is_fault() {
-                tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
-            }
-        }
-        let event = match &outcome {
-            Ok(_) => Event::TokenIssued(Box::new(decision.clone())),
-            Err(_) => Event::TokenRefused(Box::new(decision.clone())),
-        };
-        let outcome = match self.audit.write(&event).await {
-            Ok(()) => outcome,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(refusal) = &outcome {
-            decision.reason = Some(refusal.code().reason);
-        }
-        let label = match &outcome {
-            Ok(_) => "issued",
-            Err(refusal) if refusal.is_fault() => "error",
-            Err(_) => "refused",
-        };
-        count(&decision, label, started.elapsed());
+        let work = AssertUnwindSafe(self.exchange(ask, &policies, &mut decision)).catch_unwind();
+        let outcome = work.await.unwrap_or(Err(Refusal::Internal));
+        let outcome = self.write(ask, outcome, &mut decision).await;
+        let label = decision.client.as_deref().filter(|_| policies.len() <= MOST_NAMED);
+        count(label.unwrap_or("-"), &decision, &outcome, started.elapsed());
         outcome
     }
 
-    async fn exchange(&self, ask: &Ask, decision: &mut Decision) -> Result<Issued, Refusal> {
-        let policies = self.policies.snapshot(); // one view for the whole request
-        decision.policies = Some(policies.digest().to_owned());
-        let candidates = self.identify(&policies, &ask.certificate)?; // none: 401 before the form is looked at
+    /// Writes the decision to the log; only then may it leave.
+    async fn write(
+        &self,
+        ask: &Ask,
+        outcome: Result<Issued, Refusal>,
+        decision: &mut Decision,
+    ) -> Result<Issued, Refusal> {
+        if let Err(refusal) = &outcome {
+            decision.refuses(refusal);
+            tell(refusal, decision);
+        }
+        let told = Box::new(decision.clone());
+        let event = if outcome.is_ok() { Event::TokenIssued(told) } else { Event::TokenRefused(told) };
+        let until = ask.deadline.max(Instant::now() + LAST_WORD);
+        let written = timeout_at(until.into(), self.audit.write(&event)).await;
+        if let Err(error) = written.unwrap_or(Err(LogError)) {
+            let refusal = Refusal::from(error);
+            decision.refuses(&refusal);
+            return Err(refusal);
+        }
+        outcome
+    }
+
+    async fn exchange(&self, ask: &Ask, policies: &PolicySet, decision: &mut Decision) -> Result<Issued, Refusal> {
+        if Instant::now() >= ask.deadline {
+            return Err(Refusal::Timeout); // reading it took all the time there was
+        }
+        let candidates = self.identify(policies, &ask.certificate)?; // none: 401 before the form is looked at
         let form = Form::parse(&ask.body)?;
         let client = candidates.choose(form.client_id())?;
         let client = policies.of(client).ok_or(ClientError::Unknown)?;
@@ -150,17 +169,17 @@ impl Exchange {
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
+        let mut trace = Trace::default();
+        let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
         let clock = Timestamp::now();
         self.ledger.check_clock(clock)?;
         let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
         let now = signer.instant();
-        let mut trace = Trace::default();
-        let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
-        let subject = self.verify(ask, &asked, &policies, now).await?;
+        let subject = self.verify(ask, &asked, policies, now).await?;
         decision.proves(&subject, now);
         let grant = decide(&asked, subject, now, &mut trace)?;
-        let term = self.ledger.spend(&grant, now).await?; // durable; on a free retry the term that it repeats
-        self.sign(grant, term, &signer, &policies, decision).await
+        let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
+        self.sign(ask, grant, term, &signer, policies, decision).await
     }
 
     fn identify<'a>(&self, policies: &'a PolicySet, certificate: &PeerCertificate) -> Result<Candidates<'a>, Refusal> {
@@ -184,8 +203,7 @@ impl Exchange {
             Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
             Presented::AccessToken(token) => {
                 let verifying = self.issuers.access_token(token.expose(), client, policies, now);
-                let verified = tokio::time::timeout_at(ask.deadline.into(), verifying).await;
-                Ok(VerifiedSubject::Outside(verified.map_err(|_| Refusal::Timeout)??))
+                in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
             }
             Presented::TxnToken(token) => {
                 let may_redeem = asked.redeeming_rule().is_some();
@@ -203,6 +221,7 @@ impl Exchange {
 
     async fn sign(
         &self,
+        ask: &Ask,
         grant: Grant,
         term: Term,
         signer: &Signer,
@@ -221,7 +240,9 @@ impl Exchange {
             let facts = claims.as_txn_claims();
             if let Some(max_age) = policies.redeemable_for(&facts.scope, &facts.req_wl) {
                 let until = term.exp + max_age;
-                self.ledger.record(&token.signed_part_sha256(), &facts.txn, until, now).await?; // on record before it leaves
+                let signed_part = token.signed_part_sha256();
+                let recording = self.ledger.record(&signed_part, &facts.txn, until, now);
+                in_time(ask, recording, late).await?; // on record before it leaves
                 redeemable_until = Some(until);
             }
         }
@@ -252,8 +273,13 @@ impl Decision {
 
     fn asks(&mut self, request: &TokenRequest) {
         self.scope = Some(request.scope.to_string());
-        self.source = request.presented.sources().last().map(|source| source.name());
+        self.source = request.presented.sources().first().map(|source| source.name());
         self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
+    }
+
+    fn refuses(&mut self, refusal: &Refusal) {
+        let code = refusal.code();
+        (self.error, self.reason) = (Some(code.error), Some(code.reason));
     }
 
     fn proves(&mut self, subject: &VerifiedSubject, now: Timestamp) {
@@ -314,12 +340,40 @@ fn refuse_second_authentication(ask: &Ask, form: &Form) -> Result<(), RequestErr
     form.refuse_second_authentication()
 }
 
-fn count(decision: &Decision, outcome: &'static str, took: Duration) {
+/// Waits for others no longer than the request's time allows; `late` says who kept it waiting.
+async fn in_time<T, E: Into<Refusal>>(
+    ask: &Ask,
+    work: impl Future<Output = Result<T, E>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, Refusal> {
+    timeout_at(ask.deadline.into(), work).await.unwrap_or_else(|_| Err(late())).map_err(Into::into)
+}
+
+fn late() -> LedgerError {
+    LedgerError::Late
+}
+
+/// What the log says beside the audit line: causes of faults, and attempts on stored tokens (R-DELAY-21).
+fn tell(refusal: &Refusal, decision: &Decision) {
+    let redeeming = decision.source == Some(Source::ExpiredTxnToken.name());
+    if refusal.is_fault() {
+        tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
+    } else if redeeming {
+        let reason = refusal.code().reason;
+        tracing::warn!(request_id = %decision.request_id, reason, "a token of ours was not redeemed");
+    }
+}
+
+fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, took: Duration) {
+    let outcome = match outcome {
+        Ok(_) => "issued",
+        Err(refusal) if refusal.is_fault() => "error",
+        Err(_) => "refused",
+    };
     let source = decision.source.unwrap_or("-");
-    let client = decision.client.clone().unwrap_or_else(|| "-".to_owned());
     let reason = decision.reason.unwrap_or("-");
     metrics::counter!("writ_token_requests_total",
-        "client" => client, "source" => source, "outcome" => outcome, "reason" => reason)
+        "client" => client.to_owned(), "source" => source, "outcome" => outcome, "reason" => reason)
     .increment(1);
     metrics::histogram!("writ_token_request_duration_seconds", "source" => source).record(took);
 }

@@ -44,6 +44,9 @@ pub enum LedgerError {
     /// Nothing can be read or written just now.
     #[error("the store is not available")]
     Unavailable(#[from] StoreError),
+    /// The store does not answer in the time that is left.
+    #[error("the store does not answer in time")]
+    Late,
     /// A record does not read as one of ours.
     #[error("the store holds a record that cannot be read")]
     Unreadable,

@@ -239,6 +239,12 @@ impl PolicySet {
         &self.digest
     }
 
+    /// How many clients there are.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there are none")]
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
     /// Every policy, by client.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ClientPolicy>> {
         self.clients.values()

@@ -119,7 +119,7 @@ impl Refusal {
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
                 LedgerError::Exhausted => code("invalid_request", "redemption_exhausted"),
                 LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
-                LedgerError::Unavailable(_) | LedgerError::Unreadable => STORE,
+                LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable => STORE,
             },
             Self::Keys(_) => STORE,
             Self::TokenTooLarge => code("invalid_request", "token_too_large"),
@@ -132,7 +132,7 @@ impl Refusal {
     /// The sentence for the client. What failed on our side is for the log alone.
     pub fn description(&self) -> String {
         match self {
-            Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Unreadable) | Self::Keys(_) => {
+            Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable) | Self::Keys(_) => {
                 "the store is not available just now; try again".to_owned()
             }
             other => other.to_string(),

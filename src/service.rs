@@ -1,5 +1,6 @@
 //! The rooms put together: what `writ serve` runs.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::admin::{Admin, Socket};
 use crate::audit::{Audit, Decision, Event};
@@ -36,6 +38,9 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// How often the ledger is rid of what can decide nothing any more.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// How long work that no client waits for any more may take at the end.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +141,18 @@ pub struct Service {
     running: Running,
     reload: Arc<Notify>,
     tasks: JoinSet<()>,
+    in_flight: mpsc::Receiver<Infallible>,
+}
+
+/// Why the service ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// A listener did.
+    #[error(transparent)]
+    Listener(#[from] ListenError),
+    /// What looks after keys, ledger or files did: nothing would rotate, or be reloaded.
+    #[error("a part of the service ended; the log says why")]
+    Part,
 }
 
 impl Service {
@@ -177,6 +194,7 @@ impl Service {
     ) -> Result<Self, StartError> {
         let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
         let addresses = listeners.addresses();
+        let (alive, in_flight) = mpsc::channel(1);
         let exchange = Arc::new(Exchange::new(
             config.claims.clone(),
             Arc::clone(&policies),
@@ -185,6 +203,7 @@ impl Service {
             Arc::clone(&core.ledger),
             Limits::new(config.limits),
             audit.clone(),
+            alive,
         ));
         let rooms = rooms(&config, exchange, core, &policies, audit.clone(), metrics);
         let running = listeners.start(&trust, &rooms)?;
@@ -198,7 +217,7 @@ impl Service {
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies, watch, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
-        Ok(Self { store: core.store.clone(), addresses, running, reload, tasks })
+        Ok(Self { store: core.store.clone(), addresses, running, reload, tasks, in_flight })
     }
 
     /// Where it listens.
@@ -214,12 +233,25 @@ impl Service {
     /// Serves until `stop`, lets what is in flight finish, and closes the store.
     ///
     /// # Errors
-    /// [`ListenError`] if a listener ended by itself.
-    pub async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), ListenError> {
-        let outcome = self.running.until(stop).await;
-        self.tasks.shutdown().await;
-        self.store.close().await;
-        outcome
+    /// [`Ended`] if it ended by itself.
+    pub async fn until(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+        let Self { store, running, mut tasks, mut in_flight, .. } = self;
+        let mut whole = true;
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                _ = tasks.join_next() => whole = false,
+            }
+        };
+        let outcome = running.until(stop).await;
+        // Its clients have gone, but what was counted belongs into the log.
+        if timeout(FINISH, in_flight.recv()).await.is_err() {
+            tracing::warn!("requests whose clients had gone were cut off");
+        }
+        tasks.shutdown().await;
+        store.close().await;
+        outcome?;
+        if whole { Ok(()) } else { Err(Ended::Part) }
     }
 }
 
@@ -264,7 +296,7 @@ fn rooms(
     };
     let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
     let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
-    let store = core.store.clone();
+    let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
     Rooms {
         token: Arc::new(move |ask| {
             let exchange = Arc::clone(&exchange);
@@ -287,6 +319,7 @@ fn rooms(
         failing: Arc::new(move || failing(&store, &watched, &ledger)),
         metrics: Arc::new(move || {
             observed.observe(Timestamp::now());
+            counted.observe();
             metrics.render()
         }),
     }
@@ -323,11 +356,14 @@ async fn keep_keys(keys: Arc<KeyRing>, audit: Audit) {
     tokio::join!(timer, recorder);
 }
 
-/// Looks after a store that failed, and sweeps the ledger.
+/// Looks after a store that failed, heeds the events of others, and sweeps the ledger.
 async fn keep_ledger(store: Store, ledger: Arc<Ledger>, keys: Arc<KeyRing>) {
     let mut swept: Option<Timestamp> = None;
     loop {
         let now = Timestamp::now();
+        if let Err(error) = ledger.heed().await {
+            tracing::warn!(%error, "the time of the last event cannot be read");
+        }
         if swept.is_none_or(|last| now.since(last) >= SWEEP) {
             match ledger.sweep(keys.oldest_signature(), now).await {
                 Ok(()) => swept = Some(now),

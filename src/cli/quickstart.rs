@@ -22,8 +22,8 @@ use self::story::StoryError;
 use super::serve::stop_signal;
 use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
-use crate::listener::ListenError;
-use crate::service::{Service, StartError};
+
+use crate::service::{Ended, Service, StartError};
 use crate::telemetry::{self, Format, Log};
 
 /// `writ quickstart …`
@@ -59,7 +59,7 @@ enum QuickstartError {
     #[error("the service does not start: {0}")]
     Start(StartError),
     #[error("the service ended: {0}")]
-    Ended(#[from] ListenError),
+    Ended(#[from] Ended),
     #[error(transparent)]
     Story(#[from] StoryError),
     #[error("the story was interrupted")]
