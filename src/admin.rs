@@ -51,6 +51,13 @@ pub enum Command {
     TrustClock,
 }
 
+impl Command {
+    /// Whether it changes nothing.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Self::KeysList | Self::KeysExport | Self::KeysVerify)
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,16 +118,16 @@ impl Admin {
     }
 
     async fn trust_clock(&self, now: Timestamp) -> Result<Value, Reply> {
-        // The ledger first: a step of the ring never lowers the last event.
-        self.ledger.trust_clock(now).await.map_err(|error| Reply::Failed(error.to_string()))?;
         self.keys.trust_clock(now).await.map_err(no_or_failed)?;
+        self.ledger.trust_clock(now).await.map_err(|error| Reply::Failed(error.to_string()))?;
         self.record([Event::ClockTrusted { now: now.epoch() }]).await?;
         Ok(json!({ "now": now.to_string() }))
     }
 
     async fn record(&self, events: impl IntoIterator<Item = impl Into<Event>>) -> Result<(), Reply> {
         for event in events {
-            self.audit.write(&event.into()).await.map_err(|error| Reply::Failed(error.to_string()))?;
+            let unrecorded = |error| Reply::Failed(format!("it is done, but not recorded: {error}"));
+            self.audit.write(&event.into()).await.map_err(unrecorded)?;
         }
         Ok(())
     }

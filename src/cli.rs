@@ -18,7 +18,7 @@ use crate::admin::{self, Admin, Reply};
 use crate::audit::Audit;
 use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
-use crate::service::Core;
+use crate::service::{Core, StartError};
 use crate::telemetry::{Format, Log};
 
 /// A negative answer.
@@ -113,17 +113,21 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 async fn operate(config: &Config, command: &admin::Command) -> Reply {
     match admin::ask(&config.store.path, command).await {
         Ok(Some(reply)) => reply,
-        Ok(None) => match Core::open(config, &operators_audit()).await {
-            Ok(core) => {
-                let admin = Admin::new(core.keys, core.ledger, operators_audit());
-                let reply = admin.perform(command.clone(), Timestamp::now()).await;
-                core.store.close().await;
-                reply
-            }
-            Err(error) => Reply::Failed(error.to_string()),
-        },
+        Ok(None) => operate_here(config, command).await.unwrap_or_else(|error| Reply::Failed(error.to_string())),
         Err(error) => Reply::Failed(format!("the service does not answer: {error}")),
     }
+}
+
+async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply, StartError> {
+    let core = if command.only_looks() {
+        Core::look(config).await?
+    } else {
+        Core::open_existing(config, &operators_audit()).await?
+    };
+    let admin = Admin::new(core.keys, core.ledger, operators_audit());
+    let reply = admin.perform(command.clone(), Timestamp::now()).await;
+    core.store.close().await;
+    Ok(reply)
 }
 
 /// Where no service runs, what a command changes is recorded on standard error.

@@ -119,8 +119,8 @@ pub struct Ledger {
     store: Store,
     /// Epoch seconds of the last recorded event, as far as this room knows: keys have events too ([`Ledger::heed`]).
     last_event: AtomicU64,
-    /// Epoch seconds; tokens issued up to then are not redeemed: what was counted for them was lost.
-    floor: AtomicU64,
+    /// What was counted for tokens issued up to then was lost.
+    floor: Timestamp,
     /// How many tokens are on record, and for how many transactions and purposes uses are counted.
     tokens: AtomicUsize,
     uses: AtomicUsize,
@@ -133,9 +133,9 @@ impl Ledger {
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn open(store: Store) -> Result<Self, LedgerError> {
         let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.epoch();
-        let floor = read_time(&store, Table::Meta, FLOOR).await?.epoch();
+        let floor = read_time(&store, Table::Meta, FLOOR).await?;
         let (tokens, uses) = (count(&store, Table::Tokens).await?, count(&store, Table::Uses).await?);
-        let (last_event, floor) = (AtomicU64::new(last_event), AtomicU64::new(floor));
+        let last_event = AtomicU64::new(last_event);
         Ok(Self { store, last_event, floor, tokens: AtomicUsize::new(tokens), uses: AtomicUsize::new(uses) })
     }
 
@@ -161,17 +161,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes `now` as right, though later events are on record: an operator has checked the clock. What was lost was
-    /// lost before `now` too.
+    /// Takes `now` as right, though later events are on record: an operator has checked the clock.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
-        let floor = Timestamp::from_epoch(self.floor.load(Ordering::Acquire)).min(now);
-        let change = Change::new().put(Table::Clock, LAST_EVENT, time_value(now));
-        self.write(change.put(Table::Meta, FLOOR, time_value(floor))).await?;
+        // No condition, so there is no conflict.
+        let _ = self.store.swap(Change::new().put(Table::Clock, LAST_EVENT, time_value(now))).await?;
         self.last_event.store(now.epoch(), Ordering::Release);
-        self.floor.store(floor.epoch(), Ordering::Release);
         Ok(())
     }
 
@@ -209,11 +206,10 @@ impl Ledger {
         }
     }
 
+    /// Counts were lost at the floor, with all records: what is on record was issued after that.
     async fn check_record(&self, original: &OwnToken, require_record: bool) -> Result<(), LedgerError> {
-        if original.claims.iat <= self.floor.load(Ordering::Acquire) {
-            return Err(LedgerError::NotOnRecord);
-        }
-        if !require_record {
+        let is_lost = Timestamp::from_epoch(original.claims.iat) <= self.floor;
+        if !require_record && !is_lost {
             return Ok(());
         }
         match self.store.read(Table::Tokens, &original.signed_part).await? {
@@ -317,12 +313,6 @@ impl Ledger {
     pub async fn probe(&self, now: Timestamp) -> Result<(), LedgerError> {
         // Whoever was quicker has written: just as well.
         let _ = self.swap(Change::new(), now).await?;
-        Ok(())
-    }
-
-    /// Writes what asks for nothing, and so meets no conflict.
-    async fn write(&self, change: Change) -> Result<(), LedgerError> {
-        let _ = self.store.swap(change).await?;
         Ok(())
     }
 }

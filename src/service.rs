@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::config::{Config, Problem};
 use crate::exchange::Exchange;
+use crate::keys::mirror::MirrorError;
 use crate::keys::seal::{self, SealError, SealingKeys};
 use crate::keys::{self, KeyRing, KeysError};
 use crate::ledger::{Ledger, LedgerError};
@@ -29,7 +31,7 @@ use crate::metadata;
 use crate::policy::folder::{self, Checked, Watch};
 use crate::policy::{Policies, PolicySet};
 use crate::process;
-use crate::store::{OpenError, Store};
+use crate::store::{self, OpenError, Store};
 use crate::subject::issuers::{Issuers, IssuersError};
 use crate::telemetry::{Log, LogError};
 
@@ -59,6 +61,12 @@ pub enum StartError {
         /// What is wrong with it.
         source: SealError,
     },
+    /// There is none, and only a service makes one.
+    #[error("there is no store in {}; `writ serve` makes it", .0.display())]
+    NoStore(PathBuf),
+    /// The key files are somebody else's. Nothing was changed.
+    #[error("{} belongs to another trust domain", .0.display())]
+    ForeignFile(PathBuf),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -95,6 +103,18 @@ pub struct Core {
     pub ledger: Arc<Ledger>,
 }
 
+impl StartError {
+    /// Whether it is what `writ store repair` is for.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(OpenError::Damaged { .. })
+                | Self::Keys(KeysError::Damaged(_) | KeysError::Mirror(MirrorError::Ahead(_)))
+                | Self::Ledger(LedgerError::Unreadable)
+        )
+    }
+}
+
 impl Core {
     /// Opens the store and what is kept in it; what that did to the keys is recorded in `audit`.
     ///
@@ -103,21 +123,50 @@ impl Core {
     pub async fn open(config: &Config, audit: &Audit) -> Result<Self, StartError> {
         let sealing = sealing_keys(&config.keys)?;
         let store = Store::open(&config.store).await?;
-        let now = Timestamp::now();
-        let opened = KeyRing::open(store.clone(), &config.keys, sealing, &config.trust_domain, now).await;
-        let (keys, events) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                store.close().await;
-                return Err(error.into());
-            }
-        };
+        let (settings, now) = (&config.keys, Timestamp::now());
+        let opening = KeyRing::open(store.clone(), settings, sealing, &config.trust_domain, now);
+        let (keys, events) = or_close(&store, opening).await?;
         for event in events {
             audit.write(&event.into()).await?;
         }
-        let ledger = Arc::new(Ledger::open(store.clone()).await?);
-        Ok(Self { store, keys: Arc::new(keys), ledger })
+        let ledger = or_close(&store, Ledger::open(store.clone())).await?;
+        Ok(Self { store, keys: Arc::new(keys), ledger: Arc::new(ledger) })
     }
+
+    /// Opens a store that is there already.
+    ///
+    /// # Errors
+    /// [`StartError`]; [`StartError::NoStore`] where one would have to be made.
+    pub async fn open_existing(config: &Config, audit: &Audit) -> Result<Self, StartError> {
+        expect_store(config)?;
+        Self::open(config, audit).await
+    }
+
+    /// Opens a store that is there already, to look at it: of its keys nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Core::open_existing`].
+    pub async fn look(config: &Config) -> Result<Self, StartError> {
+        expect_store(config)?;
+        let sealing = sealing_keys(&config.keys)?;
+        let store = Store::open(&config.store).await?;
+        let looking = KeyRing::look(store.clone(), &config.keys, sealing, &config.trust_domain);
+        let keys = or_close(&store, looking).await?;
+        let ledger = or_close(&store, Ledger::open(store.clone())).await?;
+        Ok(Self { store, keys: Arc::new(keys), ledger: Arc::new(ledger) })
+    }
+}
+
+fn expect_store(config: &Config) -> Result<(), StartError> {
+    if store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
+}
+
+async fn or_close<T, E>(store: &Store, opening: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let opened = opening.await;
+    if opened.is_err() {
+        store.clone().close().await;
+    }
+    opened
 }
 
 /// Reads the sealing keys that `settings` name.

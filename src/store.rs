@@ -357,6 +357,13 @@ impl Table {
     }
 }
 
+/// Whether anything of a store is there: records, their seal, or key files. What cannot be looked at counts.
+pub fn exists(settings: &Settings) -> bool {
+    let path = &settings.path;
+    let is_there = |file: PathBuf| file.try_exists().unwrap_or(true);
+    is_there(folder::database(path)) || is_there(folder::seal(path)) || folder::has_key_files(path).unwrap_or(false)
+}
+
 /// Where the small files are that are kept beside the records of a store, open or not.
 pub fn key_folder(settings: &Settings) -> PathBuf {
     folder::keys(&settings.path)

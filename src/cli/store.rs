@@ -8,10 +8,11 @@ use crate::admin::{Command, Reply};
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::keys::mirror::FileError;
 use crate::keys::repair::Rebuilt;
 use crate::ledger::forget_uses_before;
-use crate::service::{StartError, sealing_keys};
-use crate::store::{self, Survey, Table};
+use crate::service::{Core, StartError, sealing_keys};
+use crate::store::{self, Store, Survey, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -63,38 +64,89 @@ fn ended(outcome: Result<(), StartError>) -> ExitCode {
 
 /// The records are given up, the key history comes back from its files.
 async fn repair(config: &Config) -> Result<(), StartError> {
-    let sealing = sealing_keys(&config.keys)?;
-    let survey = store::survey(&config.store)?;
-    tell_losses(&survey);
-    let now = Timestamp::now();
-    let folder = store::key_folder(&config.store);
-    let rebuilt = Rebuilt::from_files(folder, &config.keys, &sealing, &config.trust_domain, now).await?;
-    for file in &rebuilt.damaged {
-        eprintln!("left out: {file}");
+    if !is_damaged(config).await? {
+        return Ok(());
     }
+    let survey = store::survey(&config.store)?;
+    let now = Timestamp::now();
+    let rebuilt = rebuild(config, now).await?;
+    tell_losses(&survey);
     if let Some(aside) = store::set_aside(&config.store)? {
         println!("what was there is now in {}", aside.display());
     }
     let records = forget_uses_before(rebuilt.records(), now);
     store::create_after_repair(&config.store, records).await?.close().await;
-    // A token issued from now on must not bear a second that is given up.
-    while Timestamp::now() <= now {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
+    tell_keys(&rebuilt);
     println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
     operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known }).await?;
     Ok(())
 }
 
-/// The records are taken as they are.
+/// The records are taken as they are. Where the key files know more than they do, the keys come from the files.
 async fn trust_ledger(config: &Config) -> Result<(), StartError> {
+    if !is_damaged(config).await? {
+        return Ok(());
+    }
     let survey = store::survey(&config.store)?;
     store::reseal(&config.store)?;
-    println!("the ledger is taken as it is: {} uses", survey.readable(Table::Uses));
+    let keys = match Core::open_existing(config, &operators_audit()).await {
+        Ok(core) => {
+            core.store.close().await;
+            0
+        }
+        Err(error) if error.is_damage() => replace_keys(config).await?,
+        Err(error) => return Err(error),
+    };
+    println!("the ledger is taken as it is: {} counts of uses", survey.readable(Table::Uses));
     println!("uses that were counted after it was saved are forgotten");
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys: 0 }).await?;
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys }).await?;
     Ok(())
+}
+
+/// Whether the store needs a repair. One that is well is left alone: a repair costs what the ledger knows.
+async fn is_damaged(config: &Config) -> Result<bool, StartError> {
+    match Core::open_existing(config, &operators_audit()).await {
+        Ok(core) => {
+            core.store.close().await;
+            println!("the store opens: there is nothing to repair, and nothing was done");
+            Ok(false)
+        }
+        Err(error) if error.is_damage() => {
+            println!("{error}");
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The key history as the files tell it, with fresh keys that sign.
+async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError> {
+    let sealing = sealing_keys(&config.keys)?;
+    let folder = store::key_folder(&config.store);
+    let rebuilt = Rebuilt::from_files(folder, &config.keys, &sealing, &config.trust_domain, now).await?;
+    for file in &rebuilt.damaged {
+        if file.reason == FileError::TrustDomain {
+            return Err(StartError::ForeignFile(file.path.clone()));
+        }
+        eprintln!("left out: {file}");
+    }
+    Ok(rebuilt)
+}
+
+/// Puts the keys that the files know into the store, and looks whether it opens now.
+async fn replace_keys(config: &Config) -> Result<usize, StartError> {
+    let rebuilt = rebuild(config, Timestamp::now()).await?;
+    let store = Store::open(&config.store).await?;
+    let replaced = rebuilt.replace(&store).await;
+    store.close().await;
+    replaced?;
+    Core::open_existing(config, &operators_audit()).await?.store.close().await;
+    tell_keys(&rebuilt);
+    Ok(rebuilt.known)
+}
+
+fn tell_keys(rebuilt: &Rebuilt) {
+    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
 }
 
 fn tell_losses(survey: &Survey) {

@@ -6,6 +6,7 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::SigningAlgorithm;
 use super::public::{Kid, PublicKey};
 use super::ring::{KeyLife, KeyState, KeyTimes, Ring, Span};
 use crate::clock::Timestamp;
@@ -18,6 +19,8 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(15 * 60);
 pub struct KeyLine {
     /// The key's name.
     pub kid: Kid,
+    /// What it signs with.
+    pub alg: Option<SigningAlgorithm>,
     /// Where in its life the key is.
     pub state: KeyState,
     /// When it was made.
@@ -138,6 +141,7 @@ fn line(life: &KeyLife, times: KeyTimes, next_rotation: Timestamp) -> KeyLine {
     let kept = matches!(state, KeyState::Previous | KeyState::Historical);
     KeyLine {
         kid: life.kid().clone(),
+        alg: life.public().map(PublicKey::algorithm),
         state,
         created_at: life.created_at(),
         signs_from: life.signed().map(Span::from),

@@ -27,25 +27,44 @@ impl KeyRing {
         trust_domain: &TrustDomain,
         now: Timestamp,
     ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
-        let mirror = Mirror::new(store.key_folder(), trust_domain.clone());
-        let (found, mut events) = match records::load(&store).await? {
+        let (opened, mut events) = match records::load(&store).await? {
             Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
             None => begin(&store, settings, &sealing, trust_domain, now).await?,
         };
-        refresh(&mirror, &found.held.ring).await?;
-        let keys = Self {
+        let last_event = opened.last_event;
+        let keys = Self::with(store, settings, sealing, opened);
+        refresh(&keys.mirror, &keys.held().ring).await?;
+        events.extend(keys.settle(last_event, now).await?);
+        Ok((keys, events))
+    }
+
+    /// The ring of the store as it is: to be looked at, not to sign. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`KeysError`], also if there is no ring yet.
+    pub async fn look(
+        store: Store,
+        settings: &Settings,
+        sealing: SealingKeys,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, KeysError> {
+        let stored = records::load(&store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
+        let opened = found(stored, &sealing, trust_domain)?;
+        Ok(Self::with(store, settings, sealing, opened))
+    }
+
+    fn with(store: Store, settings: &Settings, sealing: SealingKeys, opened: Opened) -> Self {
+        Self {
+            mirror: Mirror::new(store.key_folder(), opened.installation.trust_domain().clone()),
             store,
-            mirror,
-            installation: found.installation,
+            installation: opened.installation,
             sealing,
             algorithm: settings.algorithm,
             times: settings.times,
-            desk: Desk { held: found.held.into(), latest: Timestamp::default(), closing: None }.into(),
+            desk: Desk { held: opened.held.into(), latest: Timestamp::default(), closing: None }.into(),
             turn: tokio::sync::Mutex::default(),
             wake: Notify::new(),
-        };
-        events.extend(keys.settle(found.last_event, now).await?);
-        Ok((keys, events))
+        }
     }
 
     /// Whatever must be on record before the first signature: a rotation that was missed, the times now in force, and
