@@ -222,3 +222,148 @@ pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
     BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut answer).await?;
     Ok(Some(serde_json::from_str(&answer)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileTypeExt as _;
+    use std::sync::Mutex;
+
+    use tempfile::TempDir;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::keys::ring::KeyTimes;
+    use crate::keys::seal::SealingKeys;
+    use crate::keys::{Settings, SigningAlgorithm};
+    use crate::store::{self, Store};
+    use crate::telemetry::{Format, Log};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn events(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            let event = |line: &str| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned();
+            text.lines().map(event).collect()
+        }
+    }
+
+    /// A service's rooms that listen to commands.
+    struct Scene {
+        folder: TempDir,
+        lines: Lines,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir().unwrap(), lines: Lines::default() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("data")
+        }
+
+        async fn serve(&self) {
+            let store = Store::open(&store::Settings { path: self.path() }).await.unwrap();
+            let seconds = Duration::from_secs;
+            let settings = Settings {
+                algorithm: SigningAlgorithm::ES256,
+                times: KeyTimes::new(seconds(1000), seconds(10), seconds(30), seconds(10_000)).unwrap(),
+                sealing_key: PathBuf::new(),
+                previous_sealing_keys: Vec::new(),
+            };
+            let sealing = SealingKeys::new(&Zeroizing::new([1; 32]), &[]).unwrap();
+            let domain = "d.example".parse().unwrap();
+            let opened = KeyRing::open(store.clone(), &settings, sealing, &domain, Timestamp::now()).await;
+            let ledger = Ledger::open(store).await.unwrap();
+            let audit = Audit::new(Log::start(Format::Json, self.lines.clone()));
+            let admin = Arc::new(Admin::new(Arc::new(opened.unwrap().0), Arc::new(ledger), audit));
+            tokio::spawn(admin.serve(Socket::bind(&self.path()).unwrap()));
+        }
+
+        async fn ask(&self, command: Command) -> Reply {
+            ask(&self.path(), &command).await.unwrap().expect("somebody listens")
+        }
+
+        async fn keys(&self) -> Vec<Value> {
+            match self.ask(Command::KeysList).await {
+                Reply::Done(answer) => answer["keys"].as_array().unwrap().clone(),
+                reply => panic!("{reply:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_its_owner_can_speak_to_the_socket() {
+        let scene = Scene::new();
+        scene.serve().await;
+        let socket = std::fs::metadata(scene.path().join("admin.sock")).unwrap();
+        assert!(socket.file_type().is_socket());
+        assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(scene.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_revoked_while_the_service_runs() {
+        let scene = Scene::new();
+        scene.serve().await;
+        let current = scene.keys().await.into_iter().find(|key| key["state"] == "current").unwrap();
+        assert_eq!(current["alg"], "ES256");
+        let revoke = || Command::KeysRevoke { kid: current["kid"].as_str().unwrap().to_owned() };
+        assert!(matches!(scene.ask(revoke()).await, Reply::Done(_)));
+        assert!(matches!(scene.ask(revoke()).await, Reply::No(_)), "twice is once too often");
+        let states: Vec<_> = scene.keys().await.iter().map(|key| key["state"].clone()).collect();
+        assert_eq!(states, ["next", "current", "revoked"]);
+        assert_eq!(scene.lines.events(), ["key_revoked", "key_rotated", "key_created"]);
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_comes_too_early_says_when_it_may_come() {
+        let scene = Scene::new();
+        scene.serve().await;
+        assert!(matches!(scene.ask(Command::KeysRotate).await, Reply::No(why) if why.contains("from")));
+        assert!(scene.lines.events().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_trusted_clock_is_on_record() {
+        let scene = Scene::new();
+        scene.serve().await;
+        assert!(matches!(scene.ask(Command::TrustClock).await, Reply::Done(_)));
+        assert!(matches!(scene.ask(Command::KeysVerify).await, Reply::Done(_)));
+        assert_eq!(scene.lines.events(), ["clock_trusted"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_command_is_answered() {
+        let scene = Scene::new();
+        scene.serve().await;
+        let mut stream = UnixStream::connect(scene.path().join("admin.sock")).await.unwrap();
+        stream.write_all(b"{\"command\":\"format_disk\"}\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(matches!(serde_json::from_str(&answer).unwrap(), Reply::Failed(_)), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_behind_is_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(ask(folder.path(), &Command::KeysList).await.unwrap().is_none());
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join("admin.sock")).unwrap());
+        assert!(ask(folder.path(), &Command::KeysList).await.unwrap().is_none());
+        drop(Socket::bind(folder.path()).unwrap());
+        assert!(!folder.path().join("admin.sock").exists());
+    }
+}

@@ -99,3 +99,102 @@ impl Carried {
         Self { txn, sub, chain, tctx, rctx }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ledger::Spent;
+
+    const NOW: u64 = 1_790_000_000;
+
+    fn settings(include_iss: bool) -> Settings {
+        Settings {
+            trust_domain: "d.example".parse().unwrap(),
+            issuer: "https://tts.d.example".into(),
+            include_iss,
+            max_size: 4096,
+            max_replacements: 4,
+        }
+    }
+
+    fn term(spent: Option<Spent>) -> Term {
+        Term { iat: Timestamp::from_epoch(NOW), exp: Timestamp::from_epoch(NOW + 60), spent }
+    }
+
+    fn written(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Value {
+        serde_json::to_value(Claims::new(grant, term(spent), &settings(include_iss))).unwrap()
+    }
+
+    fn issued(include_iss: bool) -> Value {
+        written(Grant::issuing("gateway", "u-1", "b a", None), None, include_iss)
+    }
+
+    fn redeemed(original: OwnToken) -> Value {
+        written(Grant::redeeming("job", original, 3, true), Some(Spent { use_number: 2, retry: false }), true)
+    }
+
+    /// CONTRACT 3.3
+    #[test]
+    fn a_new_transaction_has_these_claims_and_no_others() {
+        let mut claims = issued(true);
+        let txn: Uuid = claims["txn"].take().as_str().unwrap().parse().unwrap();
+        assert_eq!(txn.get_version_num(), 7);
+        let expected = json!({
+            "iss": "https://tts.d.example", "iat": NOW, "exp": NOW + 60, "aud": "d.example", "txn": null,
+            "sub": "u-1", "scope": "b a", "req_wl": "gateway"
+        });
+        assert_eq!(claims, expected);
+        assert_ne!(issued(true)["txn"], issued(true)["txn"]);
+    }
+
+    /// R-CLAIM-08: never empty or null.
+    #[test]
+    fn the_issuer_can_be_left_out() {
+        assert!(issued(false).get("iss").is_none());
+    }
+
+    /// R-DELAY-15, R-DELAY-16
+    #[test]
+    fn a_redeemed_token_carries_everything_over_and_says_where_it_comes_from() {
+        let original = OwnToken::expired("t", 1, NOW - 3600);
+        let expected = json!({
+            "iss": "https://tts.d.example", "iat": NOW, "exp": NOW + 60, "aud": "d.example", "txn": "t", "sub": "u-1",
+            "scope": "account.purge", "req_wl": "job", "req_wl_chain": ["account-service", "job"],
+            "tctx": {"contract": "C-1"},
+            "rctx": {"req_ip": "192.0.2.1", "delayed": {"iat": NOW - 3600, "exp": NOW - 3540, "use": 2}}
+        });
+        assert_eq!(redeemed(original), expected);
+    }
+
+    /// R-SUBJ-24
+    #[test]
+    fn the_chain_grows_at_its_end() {
+        let mut original = OwnToken::expired("t", 1, NOW - 3600);
+        original.claims.req_wl_chain = vec!["gateway".into(), "account-service".into()];
+        assert_eq!(redeemed(original)["req_wl_chain"], json!(["gateway", "account-service", "job"]));
+    }
+
+    /// Numbers stay as they were written, whatever a double could hold.
+    #[test]
+    fn what_is_carried_over_is_not_rounded() {
+        let mut original = OwnToken::expired("t", 1, NOW - 3600);
+        original.claims.tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
+        let grant = Grant::redeeming("job", original, 1, true);
+        let spent = Some(Spent { use_number: 1, retry: false });
+        let text = serde_json::to_string(&Claims::new(grant, term(spent), &settings(true))).unwrap();
+        assert!(text.contains(r#""tctx":{"amount":100000000000000000001,"rate":0.10}"#), "{text}");
+    }
+
+    /// The very same claims on a free retry.
+    #[test]
+    fn a_repeated_use_makes_the_same_claims() {
+        let claims = |retry| {
+            let grant = Grant::redeeming("job", OwnToken::expired("t", 1, NOW - 3600), 1, true);
+            written(grant, Some(Spent { use_number: 1, retry }), true)
+        };
+        assert_eq!(claims(false), claims(true));
+    }
+}

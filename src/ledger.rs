@@ -363,3 +363,248 @@ async fn count(store: &Store, table: Table) -> Result<usize, LedgerError> {
         after = Some(last.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::Settings;
+
+    const ISSUED: u64 = 1_790_000_000;
+    const DAY: u64 = 86_400;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_epoch(ISSUED + seconds)
+    }
+
+    struct Installed(TempDir);
+
+    impl Installed {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        async fn ledger(&self) -> Ledger {
+            let store = Store::open(&Settings { path: self.0.path().join("data") }).await.unwrap();
+            Ledger::open(store).await.unwrap()
+        }
+    }
+
+    async fn restarted(ledger: Ledger, installed: &Installed) -> Ledger {
+        ledger.store.close().await;
+        installed.ledger().await
+    }
+
+    /// The token number `number` of transaction `t`, on record.
+    async fn recorded(ledger: &Ledger, number: u8) {
+        ledger.record(&[number; 32], "t", at(90 * DAY), at(0)).await.unwrap();
+    }
+
+    fn grant(client: &str, token: u8, max_uses: u32) -> Grant {
+        Grant::redeeming(client, OwnToken::expired("t", token, ISSUED), max_uses, true)
+    }
+
+    /// The number of the use and whether it was free; the lifetime is a minute.
+    async fn spent(ledger: &Ledger, grant: &Grant, now: Timestamp) -> Option<(u32, bool)> {
+        match ledger.spend(grant, now).await {
+            Ok(term) => {
+                let spent = term.spent.unwrap();
+                assert_eq!(term.exp.since(term.iat), Duration::from_secs(60));
+                assert!(spent.retry || term.iat == now);
+                Some((spent.use_number, spent.retry))
+            }
+            Err(LedgerError::Exhausted) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn issuing_counts_nothing_and_ends_with_the_subject_token() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let grant = Grant::issuing("gateway", "u-1", "a", Some(at(30)));
+        assert_eq!(ledger.spend(&grant, at(0)).await.unwrap(), Term { iat: at(0), exp: at(30), spent: None });
+        assert_eq!(ledger.uses.load(Ordering::Relaxed), 0);
+    }
+
+    /// free while the token of the use lives, counted after, refused when all are spent.
+    #[tokio::test]
+    async fn the_last_use_is_repeated_until_its_token_ends() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        let grant = grant("job", 1, 2);
+        let first = ledger.spend(&grant, at(100)).await.unwrap();
+        let again = ledger.spend(&grant, at(159)).await.unwrap();
+        assert_eq!((again.iat, again.exp), (first.iat, first.exp));
+        assert_eq!(again.spent, Some(Spent { use_number: 1, retry: true }));
+        let ledger = restarted(ledger, &installed).await;
+        assert_eq!(spent(&ledger, &grant, at(159)).await, Some((1, true)));
+        assert_eq!(spent(&ledger, &grant, at(160)).await, Some((2, false)));
+        assert_eq!(spent(&ledger, &grant, at(219)).await, Some((2, true)));
+        assert_eq!(spent(&ledger, &grant, at(220)).await, None);
+    }
+
+    /// CONTRACT 3.5: a use by another client, or of another token of the transaction, ends the free retry.
+    #[tokio::test]
+    async fn only_the_last_use_is_repeated() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        recorded(&ledger, 2).await;
+        assert_eq!(spent(&ledger, &grant("job", 1, 4), at(100)).await, Some((1, false)));
+        assert_eq!(spent(&ledger, &grant("other", 1, 4), at(101)).await, Some((2, false)));
+        assert_eq!(spent(&ledger, &grant("job", 1, 4), at(102)).await, Some((3, false)));
+        assert_eq!(spent(&ledger, &grant("job", 2, 4), at(103)).await, Some((4, false)));
+        assert_eq!(spent(&ledger, &grant("job", 1, 4), at(104)).await, None);
+        assert_eq!(spent(&ledger, &grant("job", 2, 4), at(105)).await, Some((4, true)));
+    }
+
+    /// A-098, R-DELAY-12
+    #[tokio::test]
+    async fn uses_are_counted_by_transaction_and_purpose() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let mut other_purpose = OwnToken::expired("t", 1, ISSUED);
+        other_purpose.claims.scope = "account.export".parse().unwrap();
+        let one = |original| Grant::redeeming("job", original, 1, false);
+        assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 1, ISSUED)), at(100)).await, Some((1, false)));
+        assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 2, ISSUED)), at(100)).await, None);
+        assert_eq!(spent(&ledger, &one(OwnToken::expired("u", 3, ISSUED)), at(100)).await, Some((1, false)));
+        assert_eq!(spent(&ledger, &one(other_purpose), at(100)).await, Some((1, false)));
+    }
+
+    ///
+    #[tokio::test]
+    async fn a_lowered_limit_holds_at_once_and_a_raised_one_counts_old_uses() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        assert_eq!(spent(&ledger, &grant("job", 1, 2), at(100)).await, Some((1, false)));
+        assert_eq!(spent(&ledger, &grant("job", 1, 1), at(120)).await, Some((1, true)), "nothing new is granted");
+        assert_eq!(spent(&ledger, &grant("job", 1, 1), at(200)).await, None);
+        assert_eq!(spent(&ledger, &grant("job", 1, 3), at(300)).await, Some((2, false)));
+        assert_eq!(spent(&ledger, &grant("job", 1, 3), at(400)).await, Some((3, false)));
+        assert_eq!(spent(&ledger, &grant("job", 1, 3), at(500)).await, None);
+    }
+
+    ///
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn parallel_uses_are_exactly_as_many_as_allowed() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        let grants: Vec<_> = (0..64).map(|client| grant(&format!("job-{client}"), 1, 3)).collect();
+        let spent = join_all(grants.iter().map(|grant| spent(&ledger, grant, at(100)))).await;
+        let mut uses: Vec<_> = spent.into_iter().flatten().collect();
+        uses.sort_unstable();
+        assert_eq!(uses, [(1, false), (2, false), (3, false)]);
+
+        let same = grant("job", 1, 4);
+        let terms = join_all((0..64).map(|_| ledger.spend(&same, at(100)))).await;
+        let free = terms.into_iter().filter(|term| term.as_ref().unwrap().spent.unwrap().retry).count();
+        assert_eq!(free, 63);
+    }
+
+    #[tokio::test]
+    async fn a_token_without_record_is_refused_unless_none_is_required() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let refused = ledger.spend(&grant("job", 1, 1), at(100)).await;
+        assert!(matches!(refused, Err(LedgerError::NotOnRecord)));
+        let lenient = Grant::redeeming("job", OwnToken::expired("t", 1, ISSUED), 1, false);
+        assert_eq!(spent(&ledger, &lenient, at(100)).await, Some((1, false)));
+    }
+
+    /// CONTRACT 6: `require_record = false` included.
+    #[tokio::test]
+    async fn after_a_repair_only_what_is_on_record_is_redeemed() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let _ = ledger.store.swap(forget_uses_before(Change::new(), at(0))).await.unwrap();
+        let ledger = restarted(ledger, &installed).await;
+        let lenient = |token, iat| Grant::redeeming("job", OwnToken::expired("t", token, iat), 9, false);
+        assert!(matches!(ledger.spend(&lenient(1, ISSUED), at(100)).await, Err(LedgerError::NotOnRecord)));
+        assert_eq!(spent(&ledger, &lenient(1, ISSUED + 1), at(100)).await, Some((1, false)));
+        recorded(&ledger, 2).await;
+        assert_eq!(spent(&ledger, &lenient(2, ISSUED), at(100)).await, Some((2, false)));
+    }
+
+    ///
+    #[tokio::test]
+    async fn a_clock_behind_the_last_event_is_refused_until_it_is_trusted() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        let behind = |seconds| at(0) - Duration::from_secs(seconds);
+        assert!(ledger.check_clock(behind(30)).is_ok());
+        assert!(matches!(ledger.check_clock(behind(31)), Err(LedgerError::ClockBehind)));
+        assert!(matches!(ledger.spend(&grant("job", 1, 1), behind(31)).await, Err(LedgerError::ClockBehind)));
+        let ledger = restarted(ledger, &installed).await;
+        assert!(ledger.check_clock(behind(31)).is_err());
+        ledger.trust_clock(behind(DAY)).await.unwrap();
+        assert!(ledger.check_clock(behind(DAY)).is_ok());
+        assert!(restarted(ledger, &installed).await.check_clock(behind(DAY)).is_ok());
+    }
+
+    /// Keys have events too: the ledger neither overlooks nor overwrites their times.
+    #[tokio::test]
+    async fn the_time_of_an_event_that_others_recorded_stands() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        let event = Change::new().put(Table::Clock, LAST_EVENT, time_value(at(DAY)));
+        let _ = ledger.store.swap(event).await.unwrap();
+        assert!(matches!(ledger.spend(&grant("job", 1, 1), at(100)).await, Err(LedgerError::ClockBehind)));
+        assert_eq!(read_time(&ledger.store, Table::Clock, LAST_EVENT).await.unwrap(), at(DAY));
+        assert!(ledger.check_clock(at(100)).is_ok(), "not known yet");
+        ledger.heed().await.unwrap();
+        assert!(ledger.check_clock(at(100)).is_err());
+        ledger.record(&[2; 32], "t", at(90 * DAY), at(DAY - 20)).await.unwrap();
+        assert_eq!(read_time(&ledger.store, Table::Clock, LAST_EVENT).await.unwrap(), at(DAY));
+    }
+
+    /// a record's absence refuses, a count's would grant.
+    #[tokio::test]
+    async fn a_sweep_drops_only_what_can_decide_nothing() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        let grant = grant("job", 1, 1);
+        assert_eq!(spent(&ledger, &grant, at(100)).await, Some((1, false)));
+        let left = || (ledger.tokens.load(Ordering::Relaxed), ledger.uses.load(Ordering::Relaxed));
+        let late = at(92 * DAY);
+        ledger.sweep(at(15 * 60), late).await.unwrap();
+        assert_eq!(left(), (1, 1), "a clock that runs ahead for a day drops nothing, and the key may have signed more");
+        ledger.sweep(at(0), late + Duration::from_secs(1)).await.unwrap();
+        assert_eq!(left(), (0, 1));
+        assert!(matches!(ledger.spend(&grant, late).await, Err(LedgerError::NotOnRecord)));
+        ledger.sweep(at(15 * 60 + 1), at(0)).await.unwrap();
+        assert_eq!(left(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn records_are_counted_across_restarts() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        for number in 0..3 {
+            recorded(&ledger, number).await;
+        }
+        assert_eq!(spent(&ledger, &grant("job", 1, 1), at(100)).await, Some((1, false)));
+        let ledger = restarted(ledger, &installed).await;
+        assert_eq!((ledger.tokens.load(Ordering::Relaxed), ledger.uses.load(Ordering::Relaxed)), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn a_closed_store_is_unavailable_and_nothing_is_granted() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        ledger.store.clone().close().await;
+        assert!(matches!(ledger.spend(&grant("job", 1, 1), at(100)).await, Err(LedgerError::Unavailable(_))));
+        assert!(ledger.record(&[2; 32], "t", at(100), at(100)).await.is_err());
+        assert!(ledger.probe(at(200)).await.is_err());
+    }
+}

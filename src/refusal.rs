@@ -171,3 +171,157 @@ impl Refusal {
 }
 
 const STORE: Code = code("temporarily_unavailable", "store_unavailable");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::StoreError;
+
+    const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
+
+    /// Every refusal that there is, one of each cause.
+    fn all() -> Vec<Refusal> {
+        let mut all: Vec<Refusal> = Vec::new();
+        all.extend([ClientError::Unknown, ClientError::Ambiguous, ClientError::IdMismatch].map(Refusal::from));
+        all.extend(
+            [
+                RequestError::Missing("scope"),
+                RequestError::Repeated,
+                RequestError::Malformed("the form"),
+                RequestError::Unsupported("actor_token"),
+                RequestError::GrantType,
+                RequestError::SubjectTokenType,
+                RequestError::Audience,
+                RequestError::Resource,
+                RequestError::Scope,
+            ]
+            .map(Refusal::from),
+        );
+        all.push(RateLimited { retry_after: Duration::from_secs(7) }.into());
+        all.extend(
+            [
+                SubjectError::Malformed,
+                SubjectError::TypeUnsupported,
+                SubjectError::IssuerUnknown,
+                SubjectError::KeyUnknown,
+                SubjectError::SignatureInvalid,
+                SubjectError::AudienceMismatch,
+                SubjectError::Expired { expired_at: NOW },
+                SubjectError::NotYetValid,
+                SubjectError::ClaimsInvalid("sub"),
+                SubjectError::KeyGone,
+                SubjectError::Redeemed,
+                SubjectError::IssuerUnavailable,
+            ]
+            .map(Refusal::from),
+        );
+        all.extend(
+            [
+                Denial::PurposeNotAllowed,
+                Denial::SourceNotAllowed,
+                Denial::SubjectNotAllowed,
+                Denial::ScopeUnknown,
+                Denial::ScopeExceedsSubjectToken,
+                Denial::UnsupportedOnRedemption("request_details"),
+                Denial::RedemptionNotAllowed,
+                Denial::RedemptionTooEarly { redeemable_at: NOW },
+                Denial::RedemptionTooOld { expired_at: NOW },
+            ]
+            .map(Refusal::from),
+        );
+        let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
+        let faults = [LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
+        all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
+        all.extend([KeysError::Overdue.into(), LogError.into()]);
+        all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
+        all
+    }
+
+    /// CONTRACT 3.6, as far as there is a cause for it by now.
+    const TABLE: [(&str, &[&str]); 8] = [
+        (
+            "invalid_request",
+            &[
+                "parameter_missing",
+                "parameter_repeated",
+                "parameter_malformed",
+                "parameter_unsupported",
+                "subject_token_malformed",
+                "subject_token_type_unsupported",
+                "subject_token_issuer_unknown",
+                "subject_token_key_unknown",
+                "subject_token_signature_invalid",
+                "subject_token_audience_mismatch",
+                "subject_token_expired",
+                "subject_token_not_yet_valid",
+                "subject_token_claims_invalid",
+                "redemption_too_early",
+                "redemption_too_old",
+                "redemption_exhausted",
+                "redemption_key_gone",
+                "redemption_not_on_record",
+                "token_too_large",
+                "request_timeout",
+            ],
+        ),
+        ("unsupported_grant_type", &["grant_type_unsupported"]),
+        ("unauthorized_client", &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed"]),
+        ("invalid_scope", &["scope_malformed", "purpose_not_allowed", "scope_exceeds_subject_token", "scope_unknown"]),
+        ("invalid_target", &["audience_unknown", "resource_unsupported"]),
+        ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
+        ("server_error", &["internal"]),
+        (
+            "temporarily_unavailable",
+            &["rate_limited", "store_unavailable", "issuer_unavailable", "clock_behind", "audit_unavailable"],
+        ),
+    ];
+
+    #[test]
+    fn every_cause_has_its_row_and_every_row_its_cause() {
+        let rows: BTreeSet<_> =
+            TABLE.iter().flat_map(|(error, reasons)| reasons.iter().map(|reason| (*error, *reason))).collect();
+        let given: BTreeSet<_> = all().iter().map(Refusal::code).map(|code| (code.error, code.reason)).collect();
+        assert_eq!(given, rows);
+        let reasons: BTreeSet<_> = rows.iter().map(|(_, reason)| reason).collect();
+        assert_eq!(reasons.len(), rows.len(), "a reason belongs to one error");
+    }
+
+    /// RFC 6749 §5.2: printable ASCII without quotes and backslashes; and nothing of ours shows.
+    #[test]
+    fn descriptions_can_be_shown_to_anyone() {
+        for refusal in all() {
+            let text = refusal.description();
+            let plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\');
+            assert!(!text.is_empty() && text.chars().all(plain), "{text:?}");
+            assert!(!text.contains('/'), "{text:?}");
+        }
+    }
+
+    /// CONTRACT 3.6
+    #[test]
+    fn what_passes_says_when_to_come_back() {
+        for refusal in all() {
+            let passes = refusal.code().error == "temporarily_unavailable";
+            assert_eq!(refusal.retry_after().is_some_and(|wait| wait >= Duration::from_secs(1)), passes, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_where_the_contract_says_so() {
+        for refusal in all() {
+            let reason = refusal.code().reason;
+            let expired = matches!(reason, "subject_token_expired" | "redemption_too_old");
+            assert_eq!(refusal.expired_at().is_some(), expired, "{reason}");
+            assert_eq!(refusal.redeemable_at().is_some(), reason == "redemption_too_early", "{reason}");
+        }
+    }
+
+    #[test]
+    fn faults_are_ours() {
+        let faults = all().into_iter().filter(Refusal::is_fault).map(|fault| fault.code().reason);
+        let expected = ["issuer_unavailable", "clock_behind", "store_unavailable", "audit_unavailable", "internal"];
+        assert_eq!(faults.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
+    }
+}

@@ -64,8 +64,20 @@ impl Log {
     /// # Errors
     /// [`LogError`] if it could not be written within five seconds.
     pub async fn write(&self, text: String) -> Result<(), LogError> {
+        self.through(one_line(&text)).await
+    }
+
+    /// Waits until the lines before this moment have left the process.
+    ///
+    /// # Errors
+    /// [`LogError`] if they could not be written within five seconds.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        self.through(Vec::new()).await
+    }
+
+    async fn through(&self, text: Vec<u8>) -> Result<(), LogError> {
         let (written, done) = oneshot::channel();
-        let line = Line { text: one_line(&text), written: Some(written) };
+        let line = Line { text, written: Some(written) };
         let through = async {
             self.lines.send(line).await.map_err(|_| LogError)?;
             done.await.map_err(|_| LogError)
@@ -215,6 +227,7 @@ mod tests {
         assert_eq!(log.write("two".into()).await, Err(LogError));
         sink.0.lock().unwrap().1 = false;
         log.write("three".into()).await.unwrap();
+        log.flush().await.unwrap();
         assert_eq!(sink.0.lock().unwrap().0, b"one\n\nthree\n");
     }
 }

@@ -48,7 +48,7 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return failed(&error),
     };
-    let service = match Service::start(config, log, metrics).await {
+    let service = match Service::start(config, log.clone(), metrics).await {
         Ok(service) => service,
         Err(error) => return refused(&error),
     };
@@ -61,7 +61,10 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         "all listeners accept"
     );
     reload_on(hangup, &service);
-    match service.until(stop).await {
+    let ended = service.until(stop).await;
+    // A log that does not write has said so before.
+    let _ = log.flush().await;
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }

@@ -206,6 +206,23 @@ impl Grant {
     }
 }
 
+#[cfg(test)]
+impl Grant {
+    /// A right to redeem that no policy granted, for tests of what comes of it: for a minute each time.
+    pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
+        let (scope, lifetime) = (original.claims.scope.clone(), Duration::from_secs(60));
+        let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
+        Self { client: client.parse().unwrap(), scope, lifetime, kind }
+    }
+
+    /// A new transaction that no policy granted.
+    pub(crate) fn issuing(client: &str, sub: &str, scope: &str, not_after: Option<Timestamp>) -> Self {
+        let kind = GrantKind::Issue { sub: sub.parse().unwrap(), not_after };
+        let lifetime = Duration::from_secs(60);
+        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, kind }
+    }
+}
+
 /// Decides on a verified subject.
 ///
 /// # Errors
