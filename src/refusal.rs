@@ -121,21 +121,20 @@ impl Refusal {
                 LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
                 LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable => STORE,
             },
+            Self::Keys(KeysError::Signing(_) | KeysError::Claims) | Self::Internal => code("server_error", "internal"),
             Self::Keys(_) => STORE,
             Self::TokenTooLarge => code("invalid_request", "token_too_large"),
             Self::Audit(_) => code("temporarily_unavailable", "audit_unavailable"),
             Self::Timeout => code("invalid_request", "request_timeout"),
-            Self::Internal => code("server_error", "internal"),
         }
     }
 
     /// The sentence for the client. What failed on our side is for the log alone.
     pub fn description(&self) -> String {
-        match self {
-            Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable) | Self::Keys(_) => {
-                "the store is not available just now; try again".to_owned()
-            }
-            other => other.to_string(),
+        match self.code().reason {
+            "internal" => Self::Internal.to_string(),
+            "store_unavailable" => "the store is not available just now; try again".to_owned(),
+            _ => self.to_string(),
         }
     }
 
@@ -234,7 +233,7 @@ mod tests {
         let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
         let faults = [LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
-        all.extend([KeysError::Overdue.into(), LogError.into()]);
+        all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
         all
     }

@@ -321,6 +321,7 @@ fn of_age(redemption: &Redemption, exp: Timestamp, now: Timestamp, trace: &mut T
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use writ_verifier::TxnClaims;
 
     use super::*;
@@ -497,5 +498,139 @@ mod tests {
     fn a_token_issued_to_anyone_else_is_not_redeemed() {
         let stranger = TxnClaims { req_wl: "gateway".into(), ..expired(DAY) };
         assert_eq!(redeem("account.purge", stranger).unwrap_err(), Denial::RedemptionNotAllowed);
+    }
+
+    const PURPOSES: [&str; 3] = ["a", "b", "c"];
+    const SOURCES: [Source; 4] =
+        [Source::ClientCredentials, Source::AccessToken, Source::TxnToken, Source::ExpiredTxnToken];
+
+    fn any_rule() -> impl Strategy<Value = PurposeRule> {
+        let accept = proptest::sample::subsequence(&SOURCES[..], 1..=4);
+        let issued_to = proptest::sample::subsequence(&["x", "y"][..], 1..=2);
+        let granted_by = proptest::sample::subsequence(&PURPOSES[..], 1..=2);
+        let subjects = proptest::option::of(proptest::sample::select(vec!["u-*", "v-*"]));
+        let made = (proptest::sample::select(PURPOSES.to_vec()), accept, issued_to, granted_by, subjects, 1..100_u64);
+        made.prop_map(|(purpose, accept, issued_to, granted_by, subjects, lifetime)| {
+            let redemption = Redemption {
+                issued_to: issued_to.iter().map(|client| client.parse().unwrap()).collect(),
+                min_age: Duration::from_secs(10),
+                max_age: DAY,
+                max_uses: 1,
+                require_record: true,
+            };
+            PurposeRule {
+                lifetime: Duration::from_secs(lifetime),
+                subjects: subjects.map(|pattern| vec![Glob::new(pattern)]),
+                granted_by: granted_by.iter().map(|scope| scope.parse().unwrap()).collect(),
+                redemption: accept.contains(&Source::ExpiredTxnToken).then_some(redemption),
+                ..rule(purpose, &accept)
+            }
+        })
+    }
+
+    /// A source appears in one table of a purpose only, as files are checked.
+    fn any_policy() -> impl Strategy<Value = ClientPolicy> {
+        proptest::collection::vec(any_rule(), 0..5).prop_map(|rules| {
+            let mut kept: Vec<PurposeRule> = Vec::new();
+            for rule in rules {
+                let clashes = |other: &PurposeRule| {
+                    other.purpose == rule.purpose && other.accept.iter().any(|source| rule.accept.contains(source))
+                };
+                if !kept.iter().any(clashes) {
+                    kept.push(rule);
+                }
+            }
+            policy(kept)
+        })
+    }
+
+    /// What is presented, as it would be verified; with what a form would say of it.
+    fn any_subject() -> impl Strategy<Value = (&'static str, VerifiedSubject)> {
+        let sub = || proptest::sample::select(vec!["u-1", "v-1", "svc:purge"]);
+        let scope = || proptest::sample::select(vec!["a", "b", "a b", "c"]);
+        let age = proptest::sample::select(vec![-30_i64, 0, 9, 10, 86_400, 86_401]);
+        let own = (scope(), sub(), age, proptest::sample::select(vec!["x", "y", "z"])).prop_map(own_token);
+        prop_oneof![
+            Just(()).prop_map(|()| ("client", VerifiedSubject::Client)),
+            sub().prop_map(|sub| ("client", VerifiedSubject::Named(sub.parse().unwrap()))),
+            (sub(), proptest::option::of(scope())).prop_map(|(sub, scope)| {
+                let until = NOW + Duration::from_secs(30);
+                ("access_token", VerifiedSubject::Outside(OutsideToken::about(sub, scope, until)))
+            }),
+            own,
+        ]
+    }
+
+    fn own_token((scope, sub, age, req_wl): (&str, &str, i64, &str)) -> (&'static str, VerifiedSubject) {
+        let exp = NOW.epoch().checked_add_signed(-age).unwrap();
+        let claims = serde_json::json!({
+            "iat": exp - 60, "exp": exp, "aud": "d.example", "txn": "t", "sub": sub, "scope": scope, "req_wl": req_wl
+        });
+        let alive = NOW.epoch() < exp;
+        let claims = serde_json::from_value(claims).unwrap();
+        let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "previous", alive };
+        ("txn_token", VerifiedSubject::Own(token))
+    }
+
+    fn form(scope: &str, presented: &str) -> TokenRequest {
+        use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX};
+        let (grant, token) = match presented {
+            "client" => (CLIENT_CREDENTIALS, String::new()),
+            kind => (TOKEN_EXCHANGE, format!("&subject_token=t&subject_token_type={TYPE_PREFIX}{kind}")),
+        };
+        let scope = scope.replace(' ', "+");
+        let wanted = format!("requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}");
+        let form = Form::parse(format!("grant_type={grant}&{wanted}{token}").as_bytes()).unwrap();
+        TokenRequest::parse(&form, &"d.example".parse().unwrap()).unwrap()
+    }
+
+    proptest! {
+        /// R-POL-01, R-POL-02, R-POL-03: whatever is granted is written, for that very source.
+        #[test]
+        fn nothing_is_granted_that_is_not_written(
+            policy in any_policy(),
+            scope in proptest::sample::select(vec!["a", "b", "c", "a b", "b a c"]),
+            (presented, subject) in any_subject(),
+        ) {
+            let request = form(scope, presented);
+            let source = subject.source();
+            let (told, sub, req_wl, exp) = match &subject {
+                VerifiedSubject::Client => (None, policy.subject.clone(), None, None),
+                VerifiedSubject::Named(sub) => (None, sub.clone(), None, None),
+                VerifiedSubject::Outside(token) => (token.scope().cloned(), token.sub().clone(), None, None),
+                VerifiedSubject::Own(token) => {
+                    let claims = &token.claims;
+                    let sub = claims.sub.parse().unwrap();
+                    (Some(claims.scope.clone()), sub, Some(claims.req_wl.clone()), Some(claims.exp))
+                }
+            };
+            let Ok(grant) = decided(&policy, &request, subject) else { return Ok(()) };
+            prop_assert_eq!(grant.scope(), &request.scope);
+            for purpose in request.scope.purposes() {
+                let rule = policy.rules(purpose).find(|rule| rule.accept.contains(&source));
+                let rule = rule.expect("a rule for each purpose and this source");
+                prop_assert!(grant.expiry(NOW) <= NOW + rule.lifetime);
+                prop_assert!(sub == policy.subject || rule.subjects.is_none() || rule.names_subject(&sub));
+                match source {
+                    Source::ClientCredentials => {
+                        prop_assert!(sub == policy.subject || rule.names_subject(&sub));
+                    }
+                    Source::AccessToken => {
+                        let told = told.clone().expect("a token that tells its scope");
+                        prop_assert!(rule.granted_by.iter().any(|by| told.contains(by.as_str())));
+                        prop_assert!(grant.expiry(NOW) <= NOW + Duration::from_secs(30));
+                    }
+                    _ => {
+                        prop_assert_eq!(source, Source::ExpiredTxnToken, "this version replaces nothing");
+                        prop_assert_eq!(told.as_ref(), Some(&request.scope));
+                        prop_assert_eq!(request.scope.purposes().len(), 1);
+                        let redemption = rule.redemption.as_ref().expect("a table");
+                        prop_assert!(redemption.issued_to.iter().any(|id| Some(id.as_str()) == req_wl.as_deref()));
+                        let age = NOW.epoch() - exp.unwrap();
+                        prop_assert!((10..=86_400).contains(&age));
+                    }
+                }
+            }
+        }
     }
 }

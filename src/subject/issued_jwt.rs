@@ -70,6 +70,16 @@ impl OutsideToken {
     }
 }
 
+#[cfg(test)]
+impl OutsideToken {
+    /// A token that no issuer signed, for tests of what is done with tokens.
+    pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
+        let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
+        let issuer = "https://login.example".to_owned();
+        Self { issuer, sub, scope, usable_until, bound: false, claims: Members::default() }
+    }
+}
+
 /// A text in the form of a JWT; nothing in it has been proven.
 #[derive(Debug)]
 pub(super) struct Presented<'a> {
