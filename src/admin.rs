@@ -226,7 +226,6 @@ pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileTypeExt as _;
-    use std::sync::Mutex;
 
     use tempfile::TempDir;
     use zeroize::Zeroizing;
@@ -236,39 +235,18 @@ mod tests {
     use crate::keys::seal::SealingKeys;
     use crate::keys::{Settings, SigningAlgorithm};
     use crate::store::{self, Store};
+    use crate::telemetry::sink::Sink;
     use crate::telemetry::{Format, Log};
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Lines {
-        fn events(&self) -> Vec<String> {
-            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            let event = |line: &str| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned();
-            text.lines().map(event).collect()
-        }
-    }
 
     /// A service's rooms that listen to commands.
     struct Scene {
         folder: TempDir,
-        lines: Lines,
+        lines: Sink,
     }
 
     impl Scene {
         fn new() -> Self {
-            Self { folder: tempfile::tempdir().unwrap(), lines: Lines::default() }
+            Self { folder: tempfile::tempdir().unwrap(), lines: Sink::default() }
         }
 
         fn path(&self) -> PathBuf {

@@ -377,3 +377,268 @@ fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, t
     .increment(1);
     metrics::histogram!("writ_token_request_duration_seconds", "source" => source).record(took);
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
+    use serde_json::Value;
+    use tempfile::TempDir;
+    use tokio::sync::Semaphore;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::keys::ring::KeyTimes;
+    use crate::keys::seal::SealingKeys;
+    use crate::keys::{Settings, SigningAlgorithm};
+    use crate::limits;
+    use crate::policy::file;
+    use crate::policy::folder;
+    use crate::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TXN_TOKEN_TYPE};
+    use crate::store::{self, Store};
+    use crate::telemetry::sink::Sink;
+    use crate::telemetry::{Format, Log};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const POLICIES: [(&str, &str); 2] = [
+        (
+            "accounts",
+            r#"[[purpose]]
+            scope = "account.purge"
+            lifetime = "1s"
+            accept = ["client_credentials"]
+            [[purpose]]
+            scope = "mailbox.deliver"
+            accept = ["client_credentials"]"#,
+        ),
+        (
+            "job",
+            r#"[[purpose]]
+            scope = "account.purge"
+            accept = ["expired_txn_token"]
+            redemption = { issued_to = ["accounts"], max_age = "1h" }"#,
+        ),
+    ];
+
+    struct Scene {
+        exchange: Arc<Exchange>,
+        in_flight: mpsc::Receiver<std::convert::Infallible>,
+        store: Store,
+        log: Sink,
+        _folder: TempDir,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("data");
+            let store = Store::open(&store::Settings { path }).await.unwrap();
+            let log = Sink::default();
+            let (alive, in_flight) = mpsc::channel(1);
+            let exchange = Exchange::new(
+                claims::Settings {
+                    trust_domain: "d.example".parse().unwrap(),
+                    issuer: "https://tts.d.example".into(),
+                    include_iss: true,
+                    max_size: 4096,
+                    max_replacements: 4,
+                },
+                Arc::new(Policies::new(policies(&folder))),
+                Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
+                Arc::new(keys(&store).await),
+                Arc::new(Ledger::open(store.clone()).await.unwrap()),
+                Limits::new(limits::Settings { requests_per_second_per_client: None }),
+                Audit::new(Log::start(Format::Json, log.clone())),
+                alive,
+            );
+            Self { exchange: Arc::new(exchange), in_flight, store, log, _folder: folder }
+        }
+
+        async fn ask(&self, client: &str, body: &str) -> Result<Issued, Refusal> {
+            self.exchange.token(ask(client, body, 10 * SECOND)).await
+        }
+
+        async fn reason(&self, client: &str, body: &str) -> &'static str {
+            self.ask(client, body).await.expect_err("refused").code().reason
+        }
+
+        /// A token to be redeemed, once it may be.
+        async fn expired(&self) -> Issued {
+            let issued = self.ask("accounts", &credentials("account.purge")).await.unwrap();
+            while Timestamp::now() < issued.expires_at {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            issued
+        }
+
+        fn last_line(&self) -> Value {
+            self.log.lines().pop().expect("a line")
+        }
+    }
+
+    fn policies(folder: &TempDir) -> PolicySet {
+        let directory = folder.path().join("policies");
+        std::fs::create_dir(&directory).unwrap();
+        for (client, purposes) in POLICIES {
+            let head = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.d.example\"\n");
+            std::fs::write(directory.join(format!("{client}.toml")), head + purposes).unwrap();
+        }
+        let settings = file::Settings {
+            directory,
+            default_lifetime: 60 * SECOND,
+            max_lifetime: 300 * SECOND,
+            retention: 86_400 * SECOND,
+            outside_sources: Vec::new(),
+        };
+        folder::load(&settings).unwrap().0
+    }
+
+    async fn keys(store: &Store) -> KeyRing {
+        let settings = Settings {
+            algorithm: SigningAlgorithm::ES256,
+            times: KeyTimes::new(1000 * SECOND, 10 * SECOND, 300 * SECOND, 86_400 * SECOND).unwrap(),
+            sealing_key: std::path::PathBuf::new(),
+            previous_sealing_keys: Vec::new(),
+        };
+        let sealing = SealingKeys::new(&Zeroizing::new([1; 32]), &[]).unwrap();
+        let domain = "d.example".parse().unwrap();
+        KeyRing::open(store.clone(), &settings, sealing, &domain, Timestamp::now()).await.unwrap().0
+    }
+
+    fn ask(client: &str, body: &str, time: Duration) -> Ask {
+        Ask {
+            certificate: Arc::new(certificate(client)),
+            authorization: false,
+            body: body.as_bytes().to_vec(),
+            request_id: "r".into(),
+            trace_id: None,
+            deadline: Instant::now() + time,
+            permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+        }
+    }
+
+    fn certificate(client: &str) -> PeerCertificate {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName(format!("{client}.d.example").try_into().unwrap())];
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Example CA");
+        let issuer = Issuer::new(ca, KeyPair::generate().unwrap());
+        PeerCertificate::parse(params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der()).unwrap()
+    }
+
+    fn credentials(scope: &str) -> String {
+        format!(
+            "grant_type={CLIENT_CREDENTIALS}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}"
+        )
+    }
+
+    fn redeeming(token: &Issued) -> String {
+        format!(
+            "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope=account.purge\
+             &subject_token={}&subject_token_type={TXN_TOKEN_TYPE}",
+            token.token.as_str()
+        )
+    }
+
+    /// CONTRACT 3.3, 10
+    #[tokio::test]
+    async fn a_token_that_leaves_is_in_the_log() {
+        let scene = Scene::new().await;
+        let issued = scene.ask("accounts", &credentials("account.purge")).await.unwrap();
+        assert_eq!(issued.redeemable_until, Some(issued.expires_at + 3600 * SECOND));
+        let line = scene.last_line();
+        assert_eq!(line["event"], "token_issued");
+        assert_eq!((&line["client"], &line["source"]), (&"accounts".into(), &"client_credentials".into()));
+        assert_eq!(line["token_sha256"], serde_json::json!(TokenDigest::of(issued.token.as_str())));
+        assert_eq!(line["exp"], issued.expires_at.epoch());
+        assert!(line.get("reason").is_none() && line.get("retry").is_none() && line.get("key_state").is_none());
+        let plain = scene.ask("accounts", &credentials("mailbox.deliver")).await.unwrap();
+        assert_eq!(plain.redeemable_until, None, "nobody can redeem it");
+    }
+
+    /// CONTRACT 10
+    #[tokio::test]
+    async fn a_redemption_tells_its_use_and_its_repetition() {
+        let scene = Scene::new().await;
+        let original = scene.expired().await;
+        let first = scene.ask("job", &redeeming(&original)).await.unwrap();
+        let line = scene.last_line();
+        assert_eq!((&line["use"], &line["key_state"]), (&1.into(), &"current".into()));
+        assert!(line["delayed_by"].is_u64() && line.get("retry").is_none());
+        assert_eq!(first.redeemable_until, None, "a redeemed token is never redeemed");
+        scene.ask("job", &redeeming(&original)).await.unwrap();
+        assert_eq!((&scene.last_line()["use"], &scene.last_line()["retry"]), (&1.into(), &true.into()));
+        assert_eq!(scene.reason("job", &redeeming(&first)).await, "redemption_not_allowed");
+        assert_eq!(scene.log.lines().len(), 4);
+    }
+
+    /// A-132, A-101: a use that was counted is not lost with the line that could not be written.
+    #[tokio::test]
+    async fn what_cannot_be_recorded_does_not_leave_and_is_free_to_repeat() {
+        let scene = Scene::new().await;
+        let original = scene.expired().await;
+        scene.log.fill(true);
+        assert_eq!(scene.reason("job", &redeeming(&original)).await, "audit_unavailable");
+        assert_eq!(scene.reason("accounts", &credentials("mailbox.deliver")).await, "audit_unavailable");
+        scene.log.fill(false);
+        scene.ask("job", &redeeming(&original)).await.unwrap();
+        assert_eq!((&scene.last_line()["use"], &scene.last_line()["retry"]), (&1.into(), &true.into()));
+    }
+
+    /// A-102, A-123
+    #[tokio::test]
+    async fn without_a_store_only_what_needs_none_is_issued() {
+        let scene = Scene::new().await;
+        let original = scene.expired().await;
+        scene.store.clone().close().await;
+        assert_eq!(scene.reason("job", &redeeming(&original)).await, "store_unavailable");
+        assert_eq!(scene.reason("accounts", &credentials("account.purge")).await, "store_unavailable");
+        scene.ask("accounts", &credentials("mailbox.deliver")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_time_is_over_is_not_begun() {
+        let scene = Scene::new().await;
+        let late = scene.exchange.token(ask("accounts", &credentials("account.purge"), Duration::ZERO)).await;
+        assert_eq!(late.expect_err("refused").code().reason, "request_timeout");
+        assert_eq!(scene.last_line()["reason"], "request_timeout");
+        assert_eq!(scene.log.lines().len(), 1);
+    }
+
+    /// A-038
+    #[tokio::test]
+    async fn work_goes_on_when_its_client_goes_away() {
+        let mut scene = Scene::new().await;
+        let asking = scene.exchange.token(ask("accounts", &credentials("account.purge"), 10 * SECOND));
+        assert!(asking.now_or_never().is_none(), "it is not done at once");
+        drop(scene.exchange);
+        assert!(scene.in_flight.recv().await.is_none());
+        assert_eq!(scene.log.events(), ["token_issued"]);
+    }
+
+    /// CONTRACT 3.6: the first hit wins, and each answer has one line.
+    #[tokio::test]
+    async fn refusals_come_in_order_and_each_has_one_line() {
+        let scene = Scene::new().await;
+        let good = credentials("mailbox.deliver");
+        let cases = [
+            ("stranger", "%".to_owned(), "client_unknown"),
+            ("accounts", "%".to_owned(), "parameter_malformed"),
+            ("accounts", format!("{good}&client_id=job&client_secret=x"), "client_id_mismatch"),
+            ("accounts", format!("{good}&client_secret=x&grant_type="), "parameter_repeated"),
+            ("accounts", format!("{good}&client_secret=x&resource=x"), "parameter_unsupported"),
+            ("accounts", format!("{good}&resource=x"), "resource_unsupported"),
+            ("accounts", credentials("account.delete"), "purpose_not_allowed"),
+            ("job", credentials("account.purge"), "source_not_allowed"),
+        ];
+        for (number, (client, body, reason)) in cases.into_iter().enumerate() {
+            assert_eq!(scene.reason(client, &body).await, reason);
+            assert_eq!(scene.log.lines().len(), number + 1, "{reason}");
+            assert_eq!(
+                (&scene.last_line()["event"], &scene.last_line()["reason"]),
+                (&"token_refused".into(), &reason.into())
+            );
+        }
+        assert!(scene.log.lines()[0].get("client").is_none(), "a stranger has no name");
+    }
+}

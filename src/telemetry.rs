@@ -188,13 +188,37 @@ pub fn record_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+/// A log that tests read.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod sink {
+    use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
+    use serde_json::Value;
+
+    /// What was written; and whether it is full, so that nothing more is.
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<(Vec<u8>, bool)>>);
+    pub(crate) struct Sink(Arc<Mutex<(Vec<u8>, bool)>>);
+
+    impl Sink {
+        pub(crate) fn fill(&self, full: bool) {
+            self.0.lock().unwrap().1 = full;
+        }
+
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
+        }
+
+        /// Its lines, which are JSON.
+        pub(crate) fn lines(&self) -> Vec<Value> {
+            let text = self.text();
+            text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+
+        pub(crate) fn events(&self) -> Vec<String> {
+            self.lines().iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect()
+        }
+    }
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -210,7 +234,12 @@ mod tests {
             Ok(())
         }
     }
+}
 
+#[cfg(test)]
+mod tests {
+    use super::sink::Sink;
+    use super::*;
     ///
     #[test]
     fn a_line_is_one_line_of_printable_ascii() {
@@ -223,11 +252,11 @@ mod tests {
         let sink = Sink::default();
         let log = Log::start(Format::Json, sink.clone());
         log.write("one".into()).await.unwrap();
-        sink.0.lock().unwrap().1 = true;
+        sink.fill(true);
         assert_eq!(log.write("two".into()).await, Err(LogError));
-        sink.0.lock().unwrap().1 = false;
+        sink.fill(false);
         log.write("three".into()).await.unwrap();
         log.flush().await.unwrap();
-        assert_eq!(sink.0.lock().unwrap().0, b"one\n\nthree\n");
+        assert_eq!(sink.text(), "one\n\nthree\n");
     }
 }
