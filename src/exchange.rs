@@ -214,7 +214,7 @@ impl Exchange {
                 if own.alive && asked.rules(Source::TxnToken).is_some() {
                     return Err(SubjectError::TypeUnsupported.into());
                 }
-                Ok(VerifiedSubject::Own(own))
+                Ok(VerifiedSubject::Own(Box::new(own)))
             }
         }
     }

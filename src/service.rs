@@ -220,7 +220,7 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let core = Core::open(&config, &audit).await?;
-        let started = Self::run(config, audit, &core, policies, issuers, trust, listeners, metrics);
+        let started = Self::run(&config, audit, &core, policies, issuers, trust, listeners, metrics);
         match started {
             Ok(service) => Ok(service),
             Err(error) => {
@@ -232,7 +232,7 @@ impl Service {
 
     #[expect(clippy::too_many_arguments, reason = "the rooms meet here and nowhere else")]
     fn run(
-        config: Config,
+        config: &Config,
         audit: Audit,
         core: &Core,
         policies: Arc<Policies>,
@@ -254,7 +254,7 @@ impl Service {
             audit.clone(),
             alive,
         ));
-        let rooms = rooms(&config, exchange, core, &policies, audit.clone(), metrics);
+        let rooms = rooms(config, exchange, core, &policies, audit.clone(), metrics);
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -306,7 +306,9 @@ impl Service {
 
 fn load_policies(config: &Config) -> Result<Arc<Policies>, StartError> {
     let (set, warnings) = folder::load(&config.policies).map_err(StartError::Policies)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     tell(&set);
     announce_redemption(&set);
     Ok(Arc::new(Policies::new(set)))
@@ -467,7 +469,9 @@ impl Files {
     async fn take(&self, checked: Checked) {
         match checked {
             Ok((set, warnings)) => {
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                for warning in &warnings {
+                    tracing::warn!("{warning}");
+                }
                 let before = self.policies.snapshot();
                 if before.digest() == set.digest() {
                     return;
@@ -481,7 +485,9 @@ impl Files {
                 self.record(event).await;
             }
             Err(problems) => {
-                problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                for problem in &problems {
+                    tracing::error!("{problem}");
+                }
                 metrics::counter!("writ_policy_reload_total", "outcome" => "rejected").increment(1);
                 let first = problems.first().map(ToString::to_string).unwrap_or_default();
                 self.record(Event::PoliciesRejected { problems: problems.len(), first }).await;

@@ -24,7 +24,7 @@ pub enum VerifiedSubject {
     /// The subject of an issuer's token.
     Outside(OutsideToken),
     /// The subject of a Txn-Token of ours, alive or expired.
-    Own(OwnToken),
+    Own(Box<OwnToken>),
 }
 
 impl VerifiedSubject {

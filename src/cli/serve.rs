@@ -72,7 +72,7 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
 
 fn refused(error: &StartError) -> ExitCode {
     if let StartError::Policies(problems) = error {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        super::complain(problems);
     }
     failed(error)
 }

@@ -289,7 +289,7 @@ fn fits_subjects(rule: &PurposeRule, sub: &Subject, trace: &mut Trace) -> Result
 /// The order at the end of area DELAY: purpose, originator, age; record and count are the ledger's.
 ///
 /// A live token at a purpose that accepts only expired ones is measured by the same rules: it is too early.
-fn redeem(asked: &Asked<'_>, token: OwnToken, now: Timestamp, trace: &mut Trace) -> Result<Grant, Denial> {
+fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut Trace) -> Result<Grant, Denial> {
     let request = asked.request;
     let found = asked.redeeming_rule().and_then(|rule| Some((rule, rule.redemption.as_ref()?)));
     let detail = "a requested purpose has a table";
@@ -309,7 +309,7 @@ fn redeem(asked: &Asked<'_>, token: OwnToken, now: Timestamp, trace: &mut Trace)
     trace.require("redemption.issued_to", named, "who asked for the token", Denial::RedemptionNotAllowed)?;
     of_age(redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
-    Ok(asked.grant(&[rule], GrantKind::Redeem { original: Box::new(token), max_uses, require_record }))
+    Ok(asked.grant(&[rule], GrantKind::Redeem { original: token, max_uses, require_record }))
 }
 
 fn of_age(redemption: &Redemption, exp: Timestamp, now: Timestamp, trace: &mut Trace) -> Result<(), Denial> {
@@ -461,7 +461,7 @@ mod tests {
         let request = TokenRequest::parse(&form.unwrap(), &"d.example".parse().unwrap()).unwrap();
         let alive = NOW.epoch() < claims.exp;
         let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "historical", alive };
-        decided(&redeeming(), &request, VerifiedSubject::Own(token))
+        decided(&redeeming(), &request, VerifiedSubject::Own(Box::new(token)))
     }
 
     /// R-DELAY-11, A-096: both ends of the age window are inside.
@@ -571,7 +571,7 @@ mod tests {
         let alive = NOW.epoch() < exp;
         let claims = serde_json::from_value(claims).unwrap();
         let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "previous", alive };
-        ("txn_token", VerifiedSubject::Own(token))
+        ("txn_token", VerifiedSubject::Own(Box::new(token)))
     }
 
     fn form(scope: &str, presented: &str) -> TokenRequest {
