@@ -15,7 +15,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/examples.sh
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
-	@! grep -E '^name = "(ring|openssl-sys|native-tls)"' Cargo.lock
+	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
