@@ -186,6 +186,7 @@ pub fn sealing_keys(settings: &keys::Settings) -> Result<SealingKeys, StartError
 /// A service that answers.
 pub struct Service {
     store: Store,
+    keys: Arc<KeyRing>,
     addresses: Addresses,
     running: Running,
     reload: Arc<Notify>,
@@ -266,7 +267,8 @@ impl Service {
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies, watch, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
-        Ok(Self { store: core.store.clone(), addresses, running, reload, tasks, in_flight })
+        let (store, keys) = (core.store.clone(), Arc::clone(&core.keys));
+        Ok(Self { store, keys, addresses, running, reload, tasks, in_flight })
     }
 
     /// Where it listens.
@@ -284,7 +286,7 @@ impl Service {
     /// # Errors
     /// [`Ended`] if it ended by itself.
     pub async fn until(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
-        let Self { store, running, mut tasks, mut in_flight, .. } = self;
+        let Self { store, keys, running, mut tasks, mut in_flight, .. } = self;
         let mut whole = true;
         let stop = async {
             tokio::select! {
@@ -297,8 +299,11 @@ impl Service {
         if timeout(FINISH, in_flight.recv()).await.is_err() {
             tracing::warn!("requests whose clients had gone were cut off");
         }
+        // A step of the key ring writes files, which go on being written when it is cut off.
+        let resting = timeout(FINISH, keys.rest()).await;
         tasks.shutdown().await;
         store.close().await;
+        drop(resting);
         outcome?;
         if whole { Ok(()) } else { Err(Ended::Part) }
     }

@@ -76,6 +76,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     }
     let records = forget_uses_before(rebuilt.records(), now);
     store::create_after_repair(&config.store, records).await?.close().await;
+    Core::open_existing(config, &operators_audit()).await?.store.close().await;
     tell_keys(&rebuilt);
     println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
     operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known }).await?;

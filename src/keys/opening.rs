@@ -6,8 +6,8 @@ use writ_verifier::TrustDomain;
 use super::event::KeyEvent;
 use super::mirror::Mirror;
 use super::records::{self, Installation, Stored};
-use super::ring::{Ring, SigningKey, Step};
-use super::rotation::{generate, refresh};
+use super::ring::{Found, KeyState, Ring, SigningKey, Step};
+use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
 use super::{Desk, Held, KeyRing, KeysError, Settings, SigningAlgorithm, open, seal};
 use crate::clock::Timestamp;
@@ -33,6 +33,7 @@ impl KeyRing {
         };
         let last_event = opened.last_event;
         let keys = Self::with(store, settings, sealing, opened);
+        events.extend(keys.complete_revocations(now).await?);
         refresh(&keys.mirror, &keys.held().ring).await?;
         events.extend(keys.settle(last_event, now).await?);
         Ok((keys, events))
@@ -65,6 +66,21 @@ impl KeyRing {
             turn: tokio::sync::Mutex::default(),
             wake: Notify::new(),
         }
+    }
+
+    /// What the files tell to be revoked is revoked: either a step was cut off between files and store, or the store was
+    /// put back in time.
+    async fn complete_revocations(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        let mirror = self.mirror.clone();
+        let told = blocking(move || mirror.read()).await?.lives;
+        let mut events = Vec::new();
+        for life in told.iter().filter(|life| life.state() == KeyState::Revoked) {
+            let kid = life.kid().as_str();
+            if matches!(self.find(kid), Found::Published(_) | Found::Historical(_)) {
+                events.extend(self.revoke(kid, now).await?);
+            }
+        }
+        Ok(events)
     }
 
     /// Whatever must be on record before the first signature: a rotation that was missed, the times now in force, and

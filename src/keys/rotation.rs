@@ -130,6 +130,11 @@ impl KeyRing {
         Ok(self.held().ring.past().len().saturating_sub(before))
     }
 
+    /// Waits until no step is being taken; none begins while what this gives lives.
+    pub async fn rest(&self) -> impl Sized + '_ {
+        self.turn.lock().await
+    }
+
     /// Takes one step: `follow` says what comes after a ring, given a fresh key and the instant at which the current
     /// key ends if it is to end. What it gives is in force once it is stored.
     pub(super) async fn step(

@@ -385,6 +385,40 @@ async fn a_revoked_key_validates_nothing_and_is_remembered() {
     assert_eq!(keys.states().get(&KeyState::Revoked), Some(&1));
 }
 
+/// Whether the step was cut off between files and store, or the store was put back in time.
+#[tokio::test]
+async fn a_revocation_of_which_only_the_files_know_holds() {
+    let installed = Installed::new();
+    let keys = installed.keys(at(0)).await;
+    let [next, current] = published(&keys).try_into().unwrap();
+    let old = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
+    keys.revoke(&current, at(5)).await.unwrap();
+    let back = Change::new().remove(Table::History, current.as_bytes()).put(Table::Keys, b"ring", old);
+    assert_eq!(keys.store.swap(back).await.unwrap(), store::Swapped::Done);
+    stop(keys).await;
+    let (keys, events) = installed.start(at(7)).await;
+    assert_eq!(keys.find(&current), Found::Revoked);
+    assert_eq!(signing_kid(&keys, at(7)), next);
+    assert!(matches!(events[0].change, KeyChange::Revoked { .. }), "{events:?}");
+    assert!(keys.verify().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_look_changes_nothing() {
+    let installed = Installed::new();
+    stop(installed.keys(at(0)).await).await;
+    let store = installed.store().await;
+    let before = dump(&store).await;
+    let settings = settings(SigningAlgorithm::ES256);
+    let keys = KeyRing::look(store, &settings, sealing(1, &[]), &domain("d.example")).await.unwrap();
+    assert!(keys.verify().await.is_empty());
+    assert_eq!(dump(&keys.store).await, before, "though a rotation is overdue");
+    stop(keys).await;
+    let empty = Installed::new();
+    let looked = KeyRing::look(empty.store().await, &settings, sealing(1, &[]), &domain("d.example")).await;
+    assert!(matches!(looked, Err(KeysError::Damaged(_))));
+}
+
 #[tokio::test]
 async fn a_ring_that_went_back_in_time_does_not_open() {
     let installed = Installed::new();
