@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use writ_verifier::jwks::KeySet;
 use zeroize::Zeroizing;
 
 use super::problem::{Problem, Severity};
@@ -37,7 +38,9 @@ impl Findings<'_> {
         let tls = &self.config.listener.tls;
         let chain = self.keep("tls.certificate", &tls.certificate, certificates(&tls.certificate));
         let key = self.keep("tls.private_key", &tls.private_key, private_key(&tls.private_key));
-        self.tell_of_group("tls.private_key", &tls.private_key);
+        if key.is_some() {
+            self.tell_of_group("tls.private_key", &tls.private_key);
+        }
         if let (Some(chain), Some(key)) = (chain, key) {
             let pair = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
             let pair = pair.map_err(|_| "does not fit the key in tls.private_key".to_owned());
@@ -66,8 +69,9 @@ impl Findings<'_> {
         let current = std::iter::once(("keys.sealing_key", &keys.sealing_key));
         let previous = keys.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
         for (key, path) in current.chain(previous) {
-            self.keep(key, path, sealing_key(path));
-            self.tell_of_group(key, path);
+            if self.keep(key, path, sealing_key(path)).is_some() {
+                self.tell_of_group(key, path);
+            }
         }
     }
 
@@ -143,8 +147,7 @@ fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     secret_file::read(path).map_err(|cause| cause.reason())
 }
 
+/// Judged as at start, so that a set without a usable key is found beforehand.
 fn jwks(path: &Path) -> Result<(), String> {
-    let set: Option<serde_json::Value> = serde_json::from_slice(&read(path)?).ok();
-    let keys = set.as_ref().and_then(|set| set.get("keys")?.as_array());
-    if keys.is_some_and(|keys| !keys.is_empty()) { Ok(()) } else { Err("is no JWK set with keys".to_owned()) }
+    KeySet::parse(&read(path)?).map(drop).map_err(|cause| cause.to_string())
 }

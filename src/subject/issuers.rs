@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -122,7 +123,8 @@ struct Issuer {
 /// The keys of one issuer; a key of another is never looked at.
 #[derive(Debug)]
 enum Keys {
-    File { path: PathBuf, set: ArcSwap<KeySet> },
+    /// `broken`: the file could not be used when it was last looked at, and the log has said so.
+    File { path: PathBuf, set: ArcSwap<KeySet>, broken: AtomicBool },
     Remote(RemoteKeys),
 }
 
@@ -156,12 +158,16 @@ impl Issuers {
         }
     }
 
-    /// Reads the key files again. Of one that cannot be used the last good set stays, and the log says so.
+    /// Reads the key files again. Of one that cannot be used the last good set stays, and the log says so once: they
+    /// are looked at every second.
     pub fn reload_files(&self) {
         for (iss, issuer) in &self.by_iss {
-            let Keys::File { path, set } = &issuer.keys else { continue };
-            match read_keys(path) {
+            let Keys::File { path, set, broken } = &issuer.keys else { continue };
+            let read = read_keys(path);
+            let was_broken = broken.swap(read.is_err(), Ordering::Relaxed);
+            match read {
                 Ok(keys) => set.store(Arc::new(keys)),
+                Err(_) if was_broken => {}
                 Err(error) => tracing::error!(
                     issuer = iss,
                     error = &error as &dyn std::error::Error,
@@ -208,7 +214,10 @@ impl Issuers {
 impl Issuer {
     fn new(settings: Settings) -> Result<Self, IssuersError> {
         let keys = match &settings.keys {
-            KeySource::File(path) => Keys::File { path: path.clone(), set: ArcSwap::from_pointee(read_keys(path)?) },
+            KeySource::File(path) => {
+                let set = ArcSwap::from_pointee(read_keys(path)?);
+                Keys::File { path: path.clone(), set, broken: AtomicBool::new(false) }
+            }
             KeySource::Uri(uri) => Keys::Remote(remote_keys(&settings, Location::JwksUri(uri.clone()))?),
             KeySource::Discovery => {
                 let location = Location::Discovery { issuer: settings.issuer.clone() };

@@ -1023,6 +1023,13 @@ fn keys_may_come_from_a_file() {
     let draft = || issuer.access_token().header("kid", "newer").signed_by(&newer).mint();
     eventually("the changed file is read", || (present(&writ, &draft()).status() == 200).then_some(()));
     refused(&writ, &issuer.access_token().mint(), &["subject_token_key_unknown"]);
+
+    // The file is looked at every second; the log has its fault once.
+    let complaints = || writ.log_text().matches("were not reloaded").count();
+    writ.setup.write("issuer.jwks.json", "{");
+    eventually("the fault is in the log", || (complaints() > 0).then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((present(&writ, &draft()).status(), complaints()), (200, 1));
 }
 
 /// what cannot be used is left out; the good key beside it serves.

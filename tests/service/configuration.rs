@@ -151,6 +151,20 @@ fn a_subject_issuer_that_cannot_work_is_refused() {
     refused(&set("unheard_of", "x".into()), "unheard_of");
 }
 
+/// A-139: what would stop the start is found beforehand.
+#[test]
+fn a_key_file_without_a_key_to_verify_with_is_refused() {
+    let setup = with_issuer(|table| {
+        table.remove("jwks_uri");
+        table.remove("ca");
+        table.insert("jwks_file".into(), "issuer.jwks.json".into());
+    });
+    for text in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA","kid":"k"}]}"#] {
+        setup.write("issuer.jwks.json", text);
+        setup.run(&["check"]).exits(2).says("jwks_file").says("issuer.jwks.json");
+    }
+}
+
 /// A-139, R-SUBJ-07
 #[test]
 fn two_issuers_cannot_share_a_prefix() {
@@ -294,6 +308,8 @@ fn a_private_key_that_others_can_read_is_refused() {
     for mode in [0o604, 0o644, 0o620, 0o602] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         setup.run(&["check"]).exits(2).says("server.key").says(&format!("{mode:o}"));
+        let problems = setup.run(&["check", "--json"]).json()["problems"].clone();
+        assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let problems = setup.run(&["check", "--json"]).exits(0).json();

@@ -126,8 +126,9 @@ impl Story<'_> {
         self.page.chapter("A token for work that comes weeks later")?;
         self.page.text(
             "Ann closes her account. It is deleted in 40 days, when she and her access token are long gone. The account \
-             service gets a Txn-Token for account.purge now, and stores it with the cancellation. It may lie there in \
-             plain sight: in a minute it has expired. A second cancellation is stored for you, for after the story.",
+             service gets a Txn-Token for account.purge now, and stores it with the cancellation. In a minute it has \
+             expired, and then only the purge job can make anything of it. A second cancellation is stored for you, for \
+             after the story.",
         )?;
         let stored = [self.issued(CANCEL).await?, self.issued(CANCEL).await?];
         self.folder.keep_token(STORY_TOKEN, &stored[0].token)?;
