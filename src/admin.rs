@@ -3,6 +3,7 @@
 //! One line of JSON asks, one line answers. The same commands run without the socket when no service has the store.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
 /// A command takes no longer, a making of RSA keys included.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const SOCKET: &str = "admin.sock";
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -186,7 +189,7 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
+        let listener = with_short_path(store, |path| UnixListener::bind(path))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path })
     }
@@ -200,7 +203,20 @@ impl Drop for Socket {
 }
 
 fn socket_path(store: &Path) -> PathBuf {
-    store.join("admin.sock")
+    store.join(SOCKET)
+}
+
+/// Gives `act` a path of the socket that is short enough whatever the folder is called: the system takes about a hundred
+/// bytes only.
+fn with_short_path<T>(store: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let folder = std::fs::File::open(store)?;
+    let link = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    act(&if link.exists() { link.join(SOCKET) } else { socket_path(store) })
+}
+
+fn nonblocking(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 /// Asks the service that has the store; `None` if none listens.
@@ -208,7 +224,8 @@ fn socket_path(store: &Path) -> PathBuf {
 /// # Errors
 /// The system's own, where a service listens and does not answer.
 pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
-    let mut stream = match UnixStream::connect(socket_path(store)).await {
+    let connected = with_short_path(store, |path| std::os::unix::net::UnixStream::connect(path));
+    let mut stream = match connected.and_then(nonblocking) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
@@ -250,7 +267,8 @@ mod tests {
         }
 
         fn path(&self) -> PathBuf {
-            self.folder.path().join("data")
+            // Longer than the name of a socket may be.
+            self.folder.path().join("d".repeat(120))
         }
 
         async fn serve(&self) {

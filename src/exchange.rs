@@ -19,7 +19,7 @@ use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Ledger, LedgerError, Term};
 use crate::limits::Limits;
 use crate::listener::UnheardRequest;
-use crate::policy::decide::{Asked, Grant, Trace, admit, decide};
+use crate::policy::decide::{Asked, Denial, Grant, Trace, admit, decide};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
 use crate::request::{Form, Presented, RequestError, TokenRequest};
@@ -355,7 +355,9 @@ fn late() -> LedgerError {
 
 /// What the log says beside the audit line: causes of faults, and attempts on stored tokens (R-DELAY-21).
 fn tell(refusal: &Refusal, decision: &Decision) {
-    let redeeming = decision.source == Some(Source::ExpiredTxnToken.name());
+    // Too early is no attempt on anything: whoever polls hears it often.
+    let early = matches!(refusal, Refusal::Policy(Denial::RedemptionTooEarly { .. }));
+    let redeeming = !early && decision.source == Some(Source::ExpiredTxnToken.name());
     if refusal.is_fault() {
         tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
     } else if redeeming {
