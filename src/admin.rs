@@ -346,7 +346,9 @@ mod tests {
     async fn what_is_no_command_is_answered() {
         let scene = Scene::new();
         scene.serve().await;
-        let mut stream = UnixStream::connect(scene.path().join("admin.sock")).await.unwrap();
+        let mut stream =
+            nonblocking(with_short_path(&scene.path(), |path| std::os::unix::net::UnixStream::connect(path)).unwrap())
+                .unwrap();
         stream.write_all(b"{\"command\":\"format_disk\"}\n").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

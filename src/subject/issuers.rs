@@ -124,7 +124,11 @@ struct Issuer {
 #[derive(Debug)]
 enum Keys {
     /// `broken`: the file could not be used when it was last looked at, and the log has said so.
-    File { path: PathBuf, set: ArcSwap<KeySet>, broken: AtomicBool },
+    File {
+        path: PathBuf,
+        set: ArcSwap<KeySet>,
+        broken: AtomicBool,
+    },
     Remote(RemoteKeys),
 }
 
