@@ -214,7 +214,8 @@ fn with_short_path<T>(store: &Path, act: impl FnOnce(&Path) -> io::Result<T>) ->
     act(&if link.exists() { link.join(SOCKET) } else { socket_path(store) })
 }
 
-fn nonblocking(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+fn connect(store: &Path) -> io::Result<UnixStream> {
+    let stream = with_short_path(store, |path| std::os::unix::net::UnixStream::connect(path))?;
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
 }
@@ -224,8 +225,7 @@ fn nonblocking(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream>
 /// # Errors
 /// The system's own, where a service listens and does not answer.
 pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
-    let connected = with_short_path(store, |path| std::os::unix::net::UnixStream::connect(path));
-    let mut stream = match connected.and_then(nonblocking) {
+    let mut stream = match connect(store) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
@@ -346,9 +346,7 @@ mod tests {
     async fn what_is_no_command_is_answered() {
         let scene = Scene::new();
         scene.serve().await;
-        let mut stream =
-            nonblocking(with_short_path(&scene.path(), |path| std::os::unix::net::UnixStream::connect(path)).unwrap())
-                .unwrap();
+        let mut stream = connect(&scene.path()).unwrap();
         stream.write_all(b"{\"command\":\"format_disk\"}\n").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
