@@ -119,10 +119,11 @@ async fn operate(config: &Config, command: &admin::Command) -> Reply {
 }
 
 async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply, StartError> {
-    let core = if command.only_looks() {
-        Core::look(config).await?
-    } else {
-        Core::open_existing(config, &operators_audit()).await?
+    let core = match command {
+        looks if looks.only_looks() => Core::look(config).await?,
+        // A new store is what an export is most often for.
+        admin::Command::KeysImport { .. } => Core::open(config, &operators_audit()).await?,
+        _ => Core::open_existing(config, &operators_audit()).await?,
     };
     let admin = Admin::new(core.keys, core.ledger, operators_audit());
     let reply = admin.perform(command.clone(), Timestamp::now()).await;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{NO, USAGE, failed, load, operate};
+use super::{NO, USAGE, load, operate};
 use crate::admin::{Command, Reply};
 use crate::config::Config;
 use crate::keys::listing::Export;
@@ -61,7 +61,10 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         Sub::Export => Command::KeysExport,
         Sub::Import { file } => match read_export(file) {
             Ok(export) => Command::KeysImport { export },
-            Err(error) => return failed(&*error),
+            Err(error) => {
+                eprintln!("writ: {}: {error}", file.display());
+                return ExitCode::from(USAGE);
+            }
         },
         Sub::Verify => Command::KeysVerify,
     };
@@ -93,6 +96,9 @@ fn tell(reply: Reply, json: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Reply::No(why) => {
+            if json {
+                println!("{}", json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() }));
+            }
             eprintln!("{why}");
             ExitCode::from(NO)
         }

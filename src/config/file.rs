@@ -234,9 +234,11 @@ const LONGEST_LIFETIME: Duration = minutes(15);
 const LARGEST_SKEW: Duration = minutes(2);
 
 fn tokens(tokens: &mut Section<'_>) -> Tokens {
+    let max_lifetime = tokens.duration("max_lifetime").unwrap_or(minutes(5));
     let read = Tokens {
-        lifetime: tokens.duration("lifetime").unwrap_or(minutes(1)),
-        max_lifetime: tokens.duration("max_lifetime").unwrap_or(minutes(5)),
+        // A lower ceiling lowers what nobody wrote.
+        lifetime: tokens.duration("lifetime").unwrap_or(max_lifetime.min(minutes(1))),
+        max_lifetime,
         clock_skew: tokens.duration_or_none("clock_skew").unwrap_or(Duration::from_secs(10)),
         include_iss: tokens.flag("include_iss").unwrap_or(true),
         jwks_max_age: tokens.duration("jwks_max_age").unwrap_or(minutes(10)),
@@ -512,7 +514,10 @@ algorithms = [\"RS256\",
             ("[tls]\nclient_crls = \"x\"", "4: tls.client_crls: must be a list of strings"),
             ("[tokens]\nmax_lifetime = \"16m\"", "4: tokens.max_lifetime: must be at most \"15m\""),
             ("[tokens]\nlifetime = \"6m\"", "4: tokens.lifetime: must not be longer than max_lifetime"),
-            ("[tokens]\nmax_lifetime = \"30s\"", "3: tokens.lifetime: must not be longer than max_lifetime"),
+            (
+                "[tokens]\nlifetime = \"31s\"\nmax_lifetime = \"30s\"",
+                "4: tokens.lifetime: must not be longer than max_lifetime",
+            ),
             ("[tokens]\nclock_skew = \"121s\"", "4: tokens.clock_skew: must be at most"),
             ("[tokens]\nmax_size = 0", "4: tokens.max_size: must be a whole number from 1"),
             ("[keys]\nrotation_period = \"899s\"", "4: keys.rotation_period: rotation_period must not be shorter"),

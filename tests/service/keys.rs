@@ -177,6 +177,8 @@ fn a_rotation_changes_the_etag() {
 #[test]
 fn a_rotation_that_comes_too_early_says_when() {
     let writ = scene::mailer();
+    let told = writ.run(&["keys", "rotate", "--json"]).exits(1).json();
+    assert_eq!(told["ok"], false);
     let refused = writ.run(&["keys", "rotate"]).exits(1);
     let year = chrono::Utc::now().format("%Y-").to_string();
     assert!(format!("{}{}", refused.stdout, refused.stderr).contains(&year), "{refused:?}");
@@ -252,6 +254,26 @@ fn an_export_holds_nothing_secret() {
         assert!(key["x"].is_string() && key["state"].is_string(), "{key}");
         assert_eq!(key.get("d"), None);
     }
+}
+
+/// Keys that signed elsewhere are history here, in a store that the import makes too.
+#[test]
+fn exported_keys_are_imported_into_a_new_store() {
+    let writ = by_hand();
+    writ.rotate();
+    let export = writ.run(&["keys", "export"]).exits(0).stdout;
+    let other = Setup::new();
+    other.write("export.json", &export);
+    let file = other.path("export.json");
+    assert_eq!(other.run(&["keys", "import", "--json", file.to_str().unwrap()]).exits(0).json()["imported"], 2);
+    let keys = other.run(&["keys", "list", "--json"]).exits(0).json();
+    let state = |kid: &str| {
+        keys["keys"].as_array().unwrap().iter().find(|key| key["kid"] == kid).map(|key| key["state"].clone())
+    };
+    for kid in [in_state(&writ, "current"), in_state(&writ, "previous")] {
+        assert_eq!(state(&kid), Some("historical".into()));
+    }
+    other.run(&["keys", "import", "/no/such/file"]).exits(2).says("/no/such/file");
 }
 
 /// A-116, R-KEYS-09
