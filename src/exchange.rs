@@ -231,7 +231,6 @@ impl Exchange {
         let now = signer.instant();
         let claims = Claims::new(grant, term, &self.settings);
         let token = signer.sign(&claims)?;
-        decision.issues(&claims, &token, term);
         let mut redeemable_until = None;
         if term.spent.is_none() {
             if token.as_str().len() > self.settings.max_size {
@@ -247,7 +246,9 @@ impl Exchange {
             }
         }
         let scope = claims.as_txn_claims().scope.to_string();
-        let expires_in = term.exp.since(now).as_secs();
+        // A free retry may have read the clock before the use that it repeats was counted.
+        let expires_in = term.exp.since(now.max(term.iat)).as_secs();
+        decision.issues(&claims, &token, term);
         Ok(Issued { token, scope, expires_at: term.exp, expires_in, redeemable_until })
     }
 }
