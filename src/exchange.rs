@@ -67,37 +67,30 @@ pub struct Issued {
     pub redeemable_until: Option<Timestamp>,
 }
 
-/// Everything that an exchange needs.
+/// Everything that an exchange needs: the rooms that the flow passes through.
 pub struct Exchange {
-    settings: claims::Settings,
-    policies: Arc<Policies>,
-    issuers: Arc<Issuers>,
-    keys: Arc<KeyRing>,
-    ledger: Arc<Ledger>,
-    limits: Limits,
-    audit: Audit,
-    in_flight: InFlight,
+    /// What is the same in every token.
+    pub settings: claims::Settings,
+    /// The policies in force.
+    pub policies: Arc<Policies>,
+    /// Who signs access tokens.
+    pub issuers: Arc<Issuers>,
+    /// What signs, and what may have signed.
+    pub keys: Arc<KeyRing>,
+    /// What is counted and recorded.
+    pub ledger: Arc<Ledger>,
+    /// How often a client may ask.
+    pub limits: Limits,
+    /// Where each decision is recorded.
+    pub audit: Audit,
+    /// Lives as long as work is in flight.
+    pub in_flight: InFlight,
 }
 
 /// A sign of life of work that its client may not wait for any more; all are gone when the receiver says so.
 pub type InFlight = mpsc::Sender<std::convert::Infallible>;
 
 impl Exchange {
-    /// Exchanges by `policies`, with subject tokens of `issuers`.
-    #[expect(clippy::too_many_arguments, reason = "each is a room that the flow passes through")]
-    pub fn new(
-        settings: claims::Settings,
-        policies: Arc<Policies>,
-        issuers: Arc<Issuers>,
-        keys: Arc<KeyRing>,
-        ledger: Arc<Ledger>,
-        limits: Limits,
-        audit: Audit,
-        in_flight: InFlight,
-    ) -> Self {
-        Self { settings, policies, issuers, keys, ledger, limits, audit, in_flight }
-    }
-
     /// Decides on one request; the decision is in the audit log when this returns.
     ///
     /// The work goes on if the client goes away: a use that was counted belongs with its line in the log.
@@ -438,22 +431,22 @@ mod tests {
             let store = Store::open(&store::Settings { path }).await.unwrap();
             let log = Sink::default();
             let (alive, in_flight) = mpsc::channel(1);
-            let exchange = Exchange::new(
-                claims::Settings {
+            let exchange = Exchange {
+                settings: claims::Settings {
                     trust_domain: "d.example".parse().unwrap(),
                     issuer: "https://tts.d.example".into(),
                     include_iss: true,
                     max_size: 4096,
                     max_replacements: 4,
                 },
-                Arc::new(Policies::new(policies(&folder))),
-                Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
-                Arc::new(keys(&store).await),
-                Arc::new(Ledger::open(store.clone()).await.unwrap()),
-                Limits::new(limits::Settings { requests_per_second_per_client: None }),
-                Audit::new(Log::start(Format::Json, log.clone())),
-                alive,
-            );
+                policies: Arc::new(Policies::new(policies(&folder))),
+                issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
+                keys: Arc::new(keys(&store).await),
+                ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
+                limits: Limits::new(limits::Settings { requests_per_second_per_client: None }),
+                audit: Audit::new(Log::start(Format::Json, log.clone())),
+                in_flight: alive,
+            };
             Self { exchange: Arc::new(exchange), in_flight, store, log, _folder: folder }
         }
 

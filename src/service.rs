@@ -245,16 +245,16 @@ impl Service {
         let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
         let addresses = listeners.addresses();
         let (alive, in_flight) = mpsc::channel(1);
-        let exchange = Arc::new(Exchange::new(
-            config.claims.clone(),
-            Arc::clone(&policies),
-            Arc::clone(&issuers),
-            Arc::clone(&core.keys),
-            Arc::clone(&core.ledger),
-            Limits::new(config.limits),
-            audit.clone(),
-            alive,
-        ));
+        let exchange = Arc::new(Exchange {
+            settings: config.claims.clone(),
+            policies: Arc::clone(&policies),
+            issuers: Arc::clone(&issuers),
+            keys: Arc::clone(&core.keys),
+            ledger: Arc::clone(&core.ledger),
+            limits: Limits::new(config.limits),
+            audit: audit.clone(),
+            in_flight: alive,
+        });
         let rooms = rooms(config, exchange, core, &policies, audit.clone(), metrics);
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
