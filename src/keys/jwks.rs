@@ -1,8 +1,5 @@
 //! The published keys: next, current and previous (R-KEYS-03, R-KEYS-06).
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use super::public::PublicKey;
@@ -13,8 +10,6 @@ use super::ring::Ring;
 pub struct Jwks {
     /// JSON: `{"keys":[…]}`.
     pub body: String,
-    /// A strong entity tag with its quotes (RFC 9110 §8.8.3): the same for the same keys, in every instance.
-    pub etag: String,
 }
 
 impl Jwks {
@@ -24,7 +19,6 @@ impl Jwks {
             keys: Vec<&'a PublicKey>,
         }
         let body = serde_json::to_string(&Set { keys: ring.published().collect() })?;
-        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(digest(&SHA256, body.as_bytes())));
-        Ok(Self { body, etag })
+        Ok(Self { body })
     }
 }

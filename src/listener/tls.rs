@@ -13,7 +13,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
@@ -28,9 +27,6 @@ use self::verifier::SwapVerifier;
 pub(in crate::listener) use self::verifier::chain_expiry;
 use crate::client::Thumbprint;
 use crate::clock::Timestamp;
-
-/// How often the files are read again.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files, and the oldest version of TLS (`[tls]`).
 #[derive(Debug, Clone)]
@@ -157,20 +153,6 @@ impl Trust {
             certificate_expires_at: self.pair.load().expires_at,
             crl_expires_at: self.clients.load().crl_expires_at,
         })
-    }
-
-    /// Reloads whenever a file changed, for as long as it is polled; `changed` hears of each new set.
-    pub async fn watch(self: Arc<Self>, changed: impl Fn(Reloaded)) {
-        let mut ticks = tokio::time::interval(WATCH_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let trust = Arc::clone(&self);
-            // Files may lie on a slow disk; a worker must not wait for it.
-            if let Ok(Some(reloaded)) = tokio::task::spawn_blocking(move || trust.reload()).await {
-                changed(reloaded);
-            }
-        }
     }
 
     /// Takes the thumbprints (`x5t#S256`) of self-signed certificates that the policies in force name.
