@@ -174,6 +174,10 @@ pub enum Presented {
     Named(Subject),
     /// An access token.
     AccessToken(TokenText),
+    /// Any other JWT of a subject issuer.
+    Jwt(TokenText),
+    /// An ID token.
+    IdToken(TokenText),
     /// A Txn-Token of ours, alive or expired.
     TxnToken(TokenText),
 }
@@ -184,6 +188,8 @@ impl Presented {
         match self {
             Self::Client | Self::Named(_) => &[Source::ClientCredentials],
             Self::AccessToken(_) => &[Source::AccessToken],
+            Self::Jwt(_) => &[Source::Jwt],
+            Self::IdToken(_) => &[Source::IdToken],
             Self::TxnToken(_) => &[Source::TxnToken, Source::ExpiredTxnToken],
         }
     }
@@ -192,7 +198,7 @@ impl Presented {
     pub fn token(&self) -> Option<&TokenText> {
         match self {
             Self::Client | Self::Named(_) => None,
-            Self::AccessToken(token) | Self::TxnToken(token) => Some(token),
+            Self::AccessToken(token) | Self::Jwt(token) | Self::IdToken(token) | Self::TxnToken(token) => Some(token),
         }
     }
 }
@@ -265,6 +271,8 @@ impl Grant {
                 let token = TokenText(Zeroizing::new(token.to_owned()));
                 match token_type.strip_prefix(TYPE_PREFIX) {
                     Some("access_token") => Ok(Presented::AccessToken(token)),
+                    Some("jwt") => Ok(Presented::Jwt(token)),
+                    Some("id_token") => Ok(Presented::IdToken(token)),
                     Some("txn_token") => Ok(Presented::TxnToken(token)),
                     _ => Err(RequestError::SubjectTokenType),
                 }

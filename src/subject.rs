@@ -6,10 +6,11 @@
 pub mod error;
 pub mod issued_jwt;
 pub mod issuers;
+pub mod outside;
 pub mod own_token;
 
 pub use error::SubjectError;
-pub use issued_jwt::OutsideToken;
+pub use outside::OutsideToken;
 pub use own_token::OwnToken;
 
 use crate::policy::{Source, Subject};
@@ -32,7 +33,7 @@ impl VerifiedSubject {
     pub fn source(&self) -> Source {
         match self {
             Self::Client | Self::Named(_) => Source::ClientCredentials,
-            Self::Outside(_) => Source::AccessToken,
+            Self::Outside(token) => token.source(),
             Self::Own(token) if token.alive => Source::TxnToken,
             Self::Own(_) => Source::ExpiredTxnToken,
         }

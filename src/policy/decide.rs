@@ -235,7 +235,7 @@ pub fn decide(asked: &Asked<'_>, subject: VerifiedSubject, now: Timestamp, trace
             Ok(asked.grant(&rules(Source::ClientCredentials)?, GrantKind::Issue { sub, not_after: None }))
         }
         VerifiedSubject::Named(sub) => named(asked, &rules(Source::ClientCredentials)?, sub, trace),
-        VerifiedSubject::Outside(token) => outside(asked, &rules(Source::AccessToken)?, &token, trace),
+        VerifiedSubject::Outside(token) => outside(asked, &rules(token.source())?, &token, trace),
         VerifiedSubject::Own(token) => redeem(asked, token, now, trace),
     }
 }
