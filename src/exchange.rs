@@ -22,7 +22,7 @@ use crate::listener::UnheardRequest;
 use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
-use crate::request::{Form, Presented, RequestError, TokenRequest};
+use crate::request::{Form, Presented, RequestError, TokenRequest, TokenText};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{self, KnownKey, SignedBy};
 use crate::subject::self_signed::{self, Presentation};
@@ -193,14 +193,16 @@ impl Exchange {
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
         let client = asked.client();
+        let outside = async |kind, token: &TokenText| {
+            let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
+            in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
+        };
         match &asked.request().presented {
             Presented::Client => Ok(VerifiedSubject::Client),
             Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
-            Presented::AccessToken(token) => {
-                let verifying = self.issuers.access_token(token.expose(), client, policies, now);
-                in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
-            }
-            Presented::Jwt(_) | Presented::IdToken(_) => Err(SubjectError::IssuerUnknown.into()),
+            Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
+            Presented::Jwt(token) => outside(Source::Jwt, token).await,
+            Presented::IdToken(token) => outside(Source::IdToken, token).await,
             Presented::SelfSigned(token) => {
                 let by = Presentation {
                     client,

@@ -619,6 +619,14 @@ algorithms = [\"RS256\",
                 "subject_issuer[0].id_token_audience: must name the client",
             ),
             (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
+            (
+                format!("{ISSUER}jwt_access_tokens = \"legacy\"\ntoken_types = [\"access_token\", \"jwt\"]"),
+                "7: subject_issuer[0].token_types: cannot have \"jwt\" beside \"access_token\" where",
+            ),
+            (
+                format!("{ISSUER}token_types = [\"id_token\", \"jwt\"]\nid_token_audience = [\"b\", \"a\"]"),
+                "7: subject_issuer[0].id_token_audience: names \"a\", as audience does",
+            ),
             (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
             (
                 format!("{ISSUER}introspection = {{}}"),
@@ -638,6 +646,11 @@ algorithms = [\"RS256\",
         }
         assert!(about(&format!("{ISSUER}{second}subject_prefix = \"o:\"")).is_empty());
         assert!(about(&format!("{ISSUER}jwks_uri = \"https://x/jwks?v=1\"")).is_empty());
+        // `typ` tells access tokens of RFC 9068 from all others.
+        let ids = "id_token_audience = [\"a\"]\n";
+        assert!(about(&format!("{ISSUER}{ids}token_types = [\"access_token\", \"id_token\"]")).is_empty());
+        let all = "token_types = [\"access_token\", \"jwt\", \"id_token\"]\nid_token_audience = [\"b\"]";
+        assert!(about(&format!("{ISSUER}{all}")).is_empty());
         assert!(about(&format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "login"))).is_empty());
     }
 
