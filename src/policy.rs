@@ -6,6 +6,7 @@
 pub mod decide;
 pub mod file;
 pub mod folder;
+pub mod pdp;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -194,6 +195,8 @@ pub struct PurposeRule {
     pub granted_by: Vec<Purpose>,
     /// Whether the token may outlive the subject token.
     pub outlive: bool,
+    /// Whether the external decision point must allow it too.
+    pub pdp: bool,
     /// The right to redeem expired tokens; present only if `expired_txn_token` is accepted.
     pub redemption: Option<Redemption>,
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use writ_verifier::Scope;
+use writ_verifier::{Purpose, Scope};
 
 use super::{ClientPolicy, PurposeRule, Redemption, Source, Subject};
 use crate::client::ClientId;
@@ -121,7 +121,8 @@ impl<'a> Asked<'a> {
     /// Several purposes live as long as the shortest of them.
     fn grant(&self, rules: &[&PurposeRule], kind: GrantKind) -> Grant {
         let lifetime = rules.iter().map(|rule| rule.lifetime).min().unwrap_or_default();
-        Grant { client: self.client.client_id.clone(), scope: self.request.scope.clone(), lifetime, kind }
+        let asks_pdp = rules.iter().filter(|rule| rule.pdp).map(|rule| rule.purpose.clone()).collect();
+        Grant { client: self.client.client_id.clone(), scope: self.request.scope.clone(), lifetime, asks_pdp, kind }
     }
 }
 
@@ -151,6 +152,7 @@ pub struct Grant {
     client: ClientId,
     scope: Scope,
     lifetime: Duration,
+    asks_pdp: Vec<Purpose>,
     kind: GrantKind,
 }
 
@@ -186,6 +188,27 @@ impl Grant {
         &self.scope
     }
 
+    /// The purposes about which the external decision point has still to be asked.
+    pub fn asks_pdp(&self) -> &[Purpose] {
+        &self.asks_pdp
+    }
+
+    /// Whom it is for.
+    pub fn sub(&self) -> &str {
+        match &self.kind {
+            GrantKind::Issue { sub, .. } => sub.as_str(),
+            GrantKind::Redeem { original, .. } => &original.claims.sub,
+        }
+    }
+
+    /// The token of ours that it came from; `None` for a new transaction.
+    pub fn original(&self) -> Option<&OwnToken> {
+        match &self.kind {
+            GrantKind::Issue { .. } => None,
+            GrantKind::Redeem { original, .. } => Some(original),
+        }
+    }
+
     /// Issue or redeem.
     pub fn kind(&self) -> &GrantKind {
         &self.kind
@@ -212,14 +235,20 @@ impl Grant {
     pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
         let (scope, lifetime) = (original.claims.scope.clone(), Duration::from_secs(60));
         let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
-        Self { client: client.parse().unwrap(), scope, lifetime, kind }
+        Self { client: client.parse().unwrap(), scope, lifetime, asks_pdp: Vec::new(), kind }
+    }
+
+    /// The same, where the external decision point has still to be asked about these purposes.
+    pub(crate) fn asking_pdp(self, purposes: &[&str]) -> Self {
+        Self { asks_pdp: purposes.iter().map(|purpose| purpose.parse().unwrap()).collect(), ..self }
     }
 
     /// A new transaction that no policy granted.
     pub(crate) fn issuing(client: &str, sub: &str, scope: &str, not_after: Option<Timestamp>) -> Self {
         let kind = GrantKind::Issue { sub: sub.parse().unwrap(), not_after };
         let lifetime = Duration::from_secs(60);
-        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, kind }
+        let asks_pdp = Vec::new();
+        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, asks_pdp, kind }
     }
 }
 
@@ -343,6 +372,7 @@ mod tests {
             subjects: None,
             granted_by: Vec::new(),
             outlive: false,
+            pdp: false,
             redemption: None,
         }
     }
@@ -403,6 +433,18 @@ mod tests {
         let policy = policy(vec![rule("a", &[Source::ClientCredentials]), brief]);
         let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client).unwrap();
         assert_eq!(grant.expiry(NOW), NOW + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_decision_point_is_asked_about_the_purposes_that_want_it() {
+        let wanting = |purpose| PurposeRule { pdp: true, ..rule(purpose, &[Source::ClientCredentials]) };
+        let policy = policy(vec![wanting("a"), rule("b", &[Source::ClientCredentials]), wanting("c")]);
+        let asks = |scope: &str| {
+            let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::Client).unwrap();
+            grant.asks_pdp().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(asks("c b a"), ["c", "a"]);
+        assert!(asks("b").is_empty());
     }
 
     /// R-REQ-19, A-083

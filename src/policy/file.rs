@@ -21,6 +21,8 @@ pub struct Settings {
     pub retention: Duration,
     /// What tokens some subject issuer is configured for.
     pub outside_sources: Vec<Source>,
+    /// Whether there is an external decision point.
+    pub pdp: bool,
 }
 
 /// What was made of one file.
@@ -176,12 +178,16 @@ fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> 
         subjects: table.list("subjects", glob),
         granted_by: table.list("granted_by", str::parse).unwrap_or_default(),
         outlive: table.flag("outlive").unwrap_or(false),
+        pdp: table.flag("pdp").unwrap_or(false),
         accept,
         redemption,
         purpose: scope?,
     };
     complain_of_sources(table, &rule, settings);
     complain_of_lifetime(table, &rule, settings);
+    if rule.pdp && !settings.pdp {
+        table.error("pdp", "needs an external decision point: writ.toml has no section [pdp]");
+    }
     Some(rule)
 }
 
@@ -194,9 +200,6 @@ fn complain_of_unsupported(table: &mut Section<'_>, accept: &[Source]) {
         }
     }
     table.not_supported("when");
-    if table.flag("pdp") == Some(true) {
-        table.error("pdp", "`pdp` is not supported by this version of Writ");
-    }
 }
 
 fn complain_of_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
@@ -314,6 +317,7 @@ mod tests {
             max_lifetime: Duration::from_secs(400),
             retention: Duration::from_secs(90 * 86_400),
             outside_sources: vec![Source::AccessToken],
+            pdp: false,
         }
     }
 
@@ -373,6 +377,13 @@ mod tests {
         assert_eq!((rule.lifetime.as_secs(), rule.outlive, rule.granted_by[0].as_str()), (120, true, "g"));
         assert!(rule.names_subject(&"x@d".parse().unwrap()));
         assert_eq!(rule.accept, [Source::AccessToken, Source::TxnToken]);
+    }
+
+    #[test]
+    fn a_purpose_may_ask_the_decision_point_where_there_is_one() {
+        let text = format!("{GOOD}{}", purpose(&["txn_token"], "pdp = true"));
+        let reading = parse(Path::new("/p/job.toml"), &text, &Settings { pdp: true, ..settings() });
+        assert!(reading.problems.is_empty() && reading.policy.unwrap().purposes[0].pdp);
     }
 
     /// R-AUTHN-05
@@ -436,7 +447,7 @@ mod tests {
                 purpose(&["txn_token"], "request_details = \"x\""),
                 "6: purpose[0].request_details: `request_details` is not",
             ),
-            (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: `pdp` is not supported"),
+            (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: needs an external decision point"),
             (purpose(&["txn_token"], "outlives = true"), "did you mean `outlive`?"),
             (access(""), "3: purpose[0].granted_by: must name the scopes"),
             (access("granted_by = []"), "6: purpose[0].granted_by: must name the scopes"),
