@@ -20,6 +20,7 @@ use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
 use crate::listener::UnheardRequest;
 use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
 use crate::request::{Form, Presented, RequestError, TokenRequest, TokenText};
@@ -74,6 +75,8 @@ pub struct Exchange {
     pub settings: claims::Settings,
     /// The policies in force.
     pub policies: Arc<Policies>,
+    /// Who may still say no to what they allow.
+    pub pdp: Option<Arc<Pdp>>,
     /// Who signs access tokens.
     pub issuers: Arc<Issuers>,
     /// What signs, and what may have signed.
@@ -173,6 +176,7 @@ impl Exchange {
         decision.proves(&subject, now);
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let grant = decide(&asked, subject, at, &mut trace)?;
+        self.ask_pdp(ask, &grant, &request, decision).await?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -225,6 +229,24 @@ impl Exchange {
                 Ok(VerifiedSubject::Own(Box::new(own)))
             }
         }
+    }
+
+    /// What the policies allow, the external decision point may still forbid.
+    async fn ask_pdp(
+        &self,
+        ask: &Ask,
+        grant: &Grant,
+        request: &TokenRequest,
+        decision: &mut Decision,
+    ) -> Result<(), PdpError> {
+        let proof = pdp::Proof { source: decision.source, issuer: decision.subject_issuer.as_deref() };
+        let Some(question) = Question::about(grant, request, proof, &ask.request_id) else { return Ok(()) };
+        let outcome = match &self.pdp {
+            Some(pdp) => pdp.ask(&question, ask.deadline).await,
+            None => Err(PdpError::Unavailable(pdp::Fault::NotConfigured)),
+        };
+        decision.pdp = Some(pdp::name(&outcome));
+        outcome
     }
 
     async fn sign(
@@ -462,6 +484,7 @@ mod tests {
                     max_replacements: 4,
                 },
                 policies: Arc::new(Policies::new(policies(&folder))),
+                pdp: None,
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
@@ -507,6 +530,7 @@ mod tests {
             max_lifetime: 300 * SECOND,
             retention: 86_400 * SECOND,
             outside_sources: Vec::new(),
+            pdp: false,
         };
         folder::load(&settings).unwrap().0
     }
