@@ -570,7 +570,9 @@ pub(super) mod tests {
                         kinds.extend((profile == AccessTokenProfile::Rfc9068).then_some(Source::Jwt));
                         kinds.retain(is_taken);
                         assert!(kinds.len() <= 1, "{kinds:?}: {profile:?} {typ:?} {claims}");
-                        kinds.iter().for_each(|kind| *passed.entry(*kind).or_default() += 1);
+                        for kind in kinds {
+                            *passed.entry(kind).or_default() += 1;
+                        }
                     }
                 }
             }

@@ -1,15 +1,17 @@
 //! Keys and tokens as an issuer, honest or not, would make them: header and claims are text, signed as they are.
 
-use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
 };
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+
+use super::pki::Credentials;
 
 /// A signing key with its name.
 pub(crate) struct Key {
@@ -28,6 +30,19 @@ impl Key {
     /// ECDSA on P-256.
     pub(crate) fn es256(kid: &str) -> Self {
         Self::new(kid, Pair::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()))
+    }
+
+    /// The key of a certificate on P-256.
+    pub(crate) fn of(credentials: &Credentials, kid: &str) -> Self {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, credentials.key().secret_der());
+        Self::new(kid, Pair::P256(pair.expect("a key on P-256")))
+    }
+
+    /// The RFC 7638 thumbprint of a key on P-256.
+    pub(crate) fn thumbprint(&self) -> String {
+        let jwk = self.jwk();
+        let text = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, jwk["x"], jwk["y"]);
+        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
     }
 
     /// ECDSA on P-384.

@@ -1,0 +1,267 @@
+//! Request details and context → `tctx` and `rctx`, and conditions on them (CONTRACT 7; A-085 to A-088; R-REQ-12,
+//! R-REQ-16, R-POL-06, R-POL-07, R-CLAIM-07, R-CLAIM-09).
+
+use serde_json::json;
+
+use crate::support::answer::Answer;
+use crate::support::issuer::Issuer;
+use crate::support::workload::Form;
+use crate::support::writ::{Setup, Writ};
+
+const SCHEMA: &str = r#"{
+  "$schema": "https://json-schema.org/draft/2020-12/schema",
+  "type": "object",
+  "properties": {
+    "action": {"enum": ["buy", "sell"]},
+    "ticker": {"type": "string", "maxLength": 5000},
+    "quantity": {"type": "number", "exclusiveMinimum": 0},
+    "limit": {}
+  }
+}"#;
+
+const TRADER: &str = r#"
+[[purpose]]
+scope = "trade.execute"
+accept = ["access_token"]
+granted_by = ["trade.stocks"]
+request_details = "schemas/trade.schema.json"
+tctx.copy = ["action", "ticker", "quantity"]
+tctx.fixed = { desk = "retail" }
+tctx.subject = { customer_level = "level" }
+rctx.copy = ["req_ip", "authn"]
+"#;
+
+/// The gateway of a bank, with this much more in the table of its purpose.
+fn trader(issuer: &Issuer, more: &str) -> Writ {
+    let setup = Setup::new().issuer(issuer);
+    setup.write("policies/schemas/trade.schema.json", SCHEMA);
+    setup.client("gateway", &format!("{TRADER}{more}\n")).start()
+}
+
+fn ask(writ: &Writ, issuer: &Issuer, details: Option<&str>, context: Option<&str>) -> Answer {
+    let token = issuer.access_token().claim("level", "gold").mint();
+    ask_with(writ, &token, details, context)
+}
+
+fn ask_with(writ: &Writ, token: &str, details: Option<&str>, context: Option<&str>) -> Answer {
+    let mut form = Form::exchange(token, "trade.execute");
+    for (name, value) in [("request_details", details), ("request_context", context)] {
+        if let Some(value) = value {
+            form = form.set(name, value);
+        }
+    }
+    writ.workload("gateway").token(&form)
+}
+
+/// R-POL-06, R-CLAIM-07, A-087: what is listed, and what the policy says.
+#[test]
+fn listed_members_reach_the_token_and_no_others() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    let details =
+        r#"{"action":"buy","ticker":"ACME","quantity":10,"limit":5,"desk":"prop","customer_level":"x","sub":"y"}"#;
+    let context = r#"{"req_ip":"192.0.2.1","authn":"mfa","delayed":{"use":1},"scope":"admin"}"#;
+    let issued = ask(&writ, &issuer, Some(details), Some(context)).issued();
+    assert_eq!(
+        issued.claims["tctx"],
+        json!({"action": "buy", "ticker": "ACME", "quantity": 10, "desk": "retail", "customer_level": "gold"})
+    );
+    assert_eq!(issued.claims["rctx"], json!({"req_ip": "192.0.2.1", "authn": "mfa"}));
+    assert_eq!((&issued.claims["sub"], &issued.claims["scope"]), (&json!("alice"), &json!("trade.execute")));
+}
+
+/// R-REQ-12: both are optional, and a member that was not sent is left out.
+#[test]
+fn a_request_without_details_gets_what_the_policy_says() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    let issued = ask(&writ, &issuer, None, None).issued();
+    assert_eq!(issued.claims["tctx"], json!({"desk": "retail", "customer_level": "gold"}));
+    assert!(issued.claims.get("rctx").is_none());
+    let bare = issuer.access_token().mint();
+    ask_with(&writ, &bare, None, None).invalid_request("subject_token_claims_invalid");
+}
+
+/// R-REQ-16: digit for digit, whatever 64 bits hold; and a condition decides on what was written.
+#[test]
+fn numbers_arrive_digit_for_digit_and_are_decided_on_right() {
+    let issuer = Issuer::start();
+    let arrives = |when: &str, quantity: &str| {
+        let writ = trader(&issuer, &format!("when = '{when}'"));
+        let answer = ask(&writ, &issuer, Some(&format!("{{\"quantity\":{quantity}}}")), None);
+        if answer.status() == 200 {
+            assert_eq!(answer.issued().typed.tctx.raw("quantity"), Some(quantity));
+            return true;
+        }
+        answer.invalid_scope("condition_failed");
+        false
+    };
+    const LARGE: &str = "100000000000000000001";
+    assert!(arrives("details.quantity > 1000 && details.quantity < 1e30", LARGE));
+    assert!(!arrives("details.quantity <= 1000", LARGE));
+    assert!(!arrives("details.quantity <= 100000000000000000000.0", LARGE));
+    assert!(arrives("details.quantity <= 1000 && details.quantity == 0.1", "0.1"));
+    assert!(!arrives("details.quantity >= 1", "0.1"));
+    assert!(arrives("details.quantity > 0.0999", "0.100"));
+}
+
+/// A-085
+#[test]
+fn what_does_not_fit_the_schema_is_rejected_by_name() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    for (details, member) in [
+        (r#"{"quantity":"10"}"#, "quantity"),
+        (r#"{"quantity":0}"#, "quantity"),
+        (r#"{"action":"keep"}"#, "action"),
+        (r#"{"ticker":["ACME"]}"#, "ticker"),
+    ] {
+        let refused = ask(&writ, &issuer, Some(details), None).invalid_scope("details_rejected");
+        assert!(refused.answer["error_description"].as_str().unwrap().ends_with(member), "{}", refused.answer);
+    }
+    for text in [r#"{"quantity":1e400}"#, r#"{"quantity":1,"quantity":2}"#, "[]", "{", r#"{} {}"#] {
+        ask(&writ, &issuer, Some(text), None).invalid_request("parameter_malformed");
+        ask(&writ, &issuer, None, Some(text)).invalid_request("parameter_malformed");
+    }
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    ask(&writ, &issuer, Some(&deep[..16_000]), None).invalid_request("parameter_malformed");
+}
+
+/// R-REQ-12
+#[test]
+fn members_that_the_schema_demands_must_be_sent() {
+    let issuer = Issuer::start();
+    let setup = Setup::new().issuer(&issuer);
+    setup.write("policies/schemas/trade.schema.json", r#"{"required":["action"]}"#);
+    let writ = setup.client("gateway", TRADER).start();
+    ask(&writ, &issuer, None, None).invalid_scope("details_rejected");
+    ask(&writ, &issuer, Some("{}"), None).invalid_scope("details_rejected");
+    ask(&writ, &issuer, Some(r#"{"action":"hold"}"#), None).issued();
+}
+
+/// A-087, R-CLAIM-09
+#[test]
+fn no_token_travels_in_a_member() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    let token = issuer.access_token().claim("level", "gold").mint();
+    let other = issuer.access_token().mint();
+    for text in [&token, &other, &format!("Bearer {other}"), &format!("x{token}y")] {
+        let (details, context) = (json!({"ticker": text}).to_string(), json!({"authn": {"a": [text]}}).to_string());
+        ask_with(&writ, &token, Some(&details), None).invalid_scope("details_rejected");
+        ask_with(&writ, &token, None, Some(&context)).invalid_scope("details_rejected");
+    }
+    let level = issuer.access_token().claim("level", other).mint();
+    ask_with(&writ, &level, None, None).invalid_scope("details_rejected");
+    // What is not copied may be anything.
+    ask_with(&writ, &token, Some(&json!({"limit": token}).to_string()), None).issued();
+}
+
+/// A-088
+#[test]
+fn a_token_that_would_be_too_large_is_not_issued() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    let details = |size: usize| json!({"ticker": "x".repeat(size)}).to_string();
+    ask(&writ, &issuer, Some(&details(2000)), None).issued();
+    ask(&writ, &issuer, Some(&details(4000)), None).invalid_request("token_too_large");
+}
+
+/// A-086
+#[test]
+fn a_condition_that_fails_or_is_no_yes_refuses() {
+    let issuer = Issuer::start();
+    for (when, details) in [
+        ("details.quantity <= 1000", r#"{"quantity":1001}"#),
+        ("details.quantity <= 1000", "{}"),
+        ("details.limit <= 1000", r#"{"limit":"10"}"#),
+        ("1 / details.quantity == 0", r#"{"quantity":0.5}"#),
+        ("details.quantity", r#"{"quantity":1}"#),
+        ("subject.claims.scope.size() == now", "{}"),
+        ("context.req_ip == \"192.0.2.1\"", "{}"),
+    ] {
+        let writ = trader(&issuer, &format!("when = '{when}'"));
+        ask(&writ, &issuer, Some(details), None).invalid_scope("condition_failed");
+    }
+}
+
+/// CONTRACT 7: everything that a condition can see.
+#[test]
+fn a_condition_sees_client_subject_scope_details_context_and_time() {
+    let issuer = Issuer::start();
+    let when = format!(
+        "client == \"gateway\" && subject.sub == \"alice\" && subject.claims.iss == \"{}\" && \
+         subject.claims.level == \"gold\" && \"trade.execute\" in scope && details.action == \"buy\" && \
+         context.req_ip.startsWith(\"192.0.2.\") && now > 1700000000",
+        issuer.url()
+    );
+    let writ = trader(&issuer, &format!("when = '{when}'"));
+    let context = Some(r#"{"req_ip":"192.0.2.1"}"#);
+    ask(&writ, &issuer, Some(r#"{"action":"buy"}"#), context).issued();
+    ask(&writ, &issuer, Some(r#"{"action":"sell"}"#), context).invalid_scope("condition_failed");
+}
+
+/// CONTRACT 7: several purposes agree on each member, or get nothing.
+#[test]
+fn purposes_of_one_request_share_their_members() {
+    let policy = |value: u8| {
+        format!(
+            "[[purpose]]\nscope = \"a\"\naccept = [\"client_credentials\"]\ntctx.fixed = {{ x = 1 }}\n\
+             [[purpose]]\nscope = \"b\"\naccept = [\"client_credentials\"]\ntctx.fixed = {{ x = {value}, y = 2 }}\n"
+        )
+    };
+    let writ = Setup::new().client("job", &policy(1)).start();
+    let form = Form::client_credentials("a b");
+    assert_eq!(writ.workload("job").token(&form).issued().claims["tctx"], json!({"x": 1, "y": 2}));
+    writ.change_client("job", &policy(2));
+    writ.workload("job").token(&form).invalid_scope("details_rejected");
+}
+
+/// A-085, A-086: `writ check` finds what could never work.
+#[test]
+fn a_schema_or_condition_that_cannot_work_is_found_beforehand() {
+    let setup = Setup::new();
+    setup.write("policies/remote.json", r#"{"$ref":"https://schemas.example/trade.json"}"#);
+    setup.write("policies/trade.json", r#"{"properties":{"quantity":{}},"additionalProperties":false}"#);
+    let purpose = |scope: &str, more: &str| {
+        format!("[[purpose]]\nscope = \"{scope}\"\naccept = [\"client_credentials\"]\n{more}\n")
+    };
+    let policy = [
+        purpose("a", "request_details = \"remote.json\""),
+        purpose("b", "request_details = \"missing.json\""),
+        purpose("c", "when = 'detials.quantity < 1'"),
+        purpose("d", "when = '[1].all(x, x > 0)'"),
+        purpose("e", "request_details = \"trade.json\"\nwhen = 'details.quantiti < 1'"),
+        purpose("f", "request_details = \"trade.json\"\ntctx.copy = [\"price\"]"),
+        purpose("g", "rctx.copy = [\"delayed\"]"),
+    ]
+    .concat();
+    let output = setup.client("job", &policy).run(&["check"]);
+    let text = output.exits(2).stdout.clone();
+    for expected in [
+        "purpose[0].request_details: ",
+        "purpose[1].request_details: ",
+        "purpose[2].when: knows no `detials`",
+        "purpose[3].when: must not loop",
+        "purpose[4].when: names \"quantiti\"",
+        "purpose[5].tctx.copy: names \"price\"",
+        "purpose[6].rctx.copy: must not name \"delayed\"",
+        "7 errors",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+/// CONTRACT 6: a schema is reloaded like the policy that names it; a broken one leaves the old in force.
+#[test]
+fn a_schema_that_changes_is_in_force_within_seconds() {
+    let issuer = Issuer::start();
+    let writ = trader(&issuer, "");
+    let details = Some(r#"{"action":"hold"}"#);
+    ask(&writ, &issuer, details, None).invalid_scope("details_rejected");
+    let write = |text: &str| writ.setup.write("policies/schemas/trade.schema.json", text);
+    writ.expect_event("policies_reloaded", || write("{}"));
+    ask(&writ, &issuer, details, None).issued();
+    writ.expect_event("policies_rejected", || write("{"));
+    ask(&writ, &issuer, details, None).issued();
+}
