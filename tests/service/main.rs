@@ -13,6 +13,7 @@ mod configuration;
 mod handshakes;
 mod keys;
 mod operations;
+mod pdp;
 mod policies;
 mod redemption;
 mod requests;
