@@ -14,6 +14,7 @@ mod details;
 mod handshakes;
 mod keys;
 mod operations;
+mod pdp;
 mod policies;
 mod reasons;
 mod redemption;

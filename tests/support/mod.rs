@@ -7,6 +7,7 @@ pub(crate) mod cli;
 pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod jose;
+pub(crate) mod pdp;
 pub(crate) mod pki;
 pub(crate) mod workload;
 pub(crate) mod writ;
