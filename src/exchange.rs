@@ -488,6 +488,7 @@ mod tests {
             max_lifetime: 300 * SECOND,
             retention: 86_400 * SECOND,
             outside_sources: Vec::new(),
+            introspecting_issuers: Vec::new(),
         };
         folder::load(&settings).unwrap().0
     }

@@ -4,8 +4,10 @@
 //! verification makes.
 
 pub mod error;
+pub mod introspection;
 pub mod issued_jwt;
 pub mod issuers;
+pub mod opaque;
 pub mod outside;
 pub mod own_token;
 

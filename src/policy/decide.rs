@@ -356,6 +356,7 @@ mod tests {
             introspect: false,
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
+            opaque_tokens_from: None,
             purposes,
         }
     }
