@@ -41,12 +41,16 @@ pub(super) fn read(reply: Members, by: Measure<'_>) -> Result<OutsideToken, Subj
 /// since it signed, so what it says stands in for what it signed; it may be silent, but not of another mind.
 pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(reply, by)?;
-    if reply.raw("sub").is_some() && reply.get::<String>("sub") != token.claims().get("sub") {
+    let denied = |name: &str| reply.raw(name).is_some() && reply.get::<String>(name) != token.claims().get(name);
+    if denied("sub") || denied(&by.issuer.subject_claim) {
         return Err(ClaimsInvalid("the issuer says that the token is about somebody else"));
     }
+    let scope = by.issuer.scope_claim.as_str();
     let mut claims = token.claims().clone();
-    for name in ["aud", "exp", "nbf", "iat", "cnf", &by.issuer.scope_claim] {
-        if let Some(said) = reply.get::<&RawValue>(name) {
+    for name in ["aud", "exp", "nbf", "iat", "cnf", scope] {
+        let Some(said) = reply.get::<&RawValue>(name) else { continue };
+        // An empty scope says nothing, and must not make room for the issuer's setting.
+        if name != scope || said.get() != "\"\"" {
             claims.set(name, &said).map_err(|_| Malformed)?;
         }
     }
@@ -256,16 +260,31 @@ mod tests {
     /// R-SUBJ-11
     #[test]
     fn an_issuer_that_is_asked_about_a_jwt_may_be_silent_and_takes_back_what_it_signed() {
-        let setting = Setting::new();
+        let setting = Setting { default_scope: Some("everything".parse().unwrap()), ..Setting::new() };
         let silent = setting.confirm(&json!({"active": true})).unwrap();
         assert_eq!((silent.sub().as_str(), silent.scope().unwrap().to_string()), ("alice", "trade.stocks mail".into()));
         assert_eq!(silent.usable_until(), NOW + std::time::Duration::from_secs(300) + SKEW);
         let narrowed = setting.confirm(&json!({"active": true, "scope": "mail", "exp": NOW.epoch() + 9})).unwrap();
         assert_eq!(narrowed.scope().unwrap().to_string(), "mail");
         assert_eq!(narrowed.usable_until(), NOW + std::time::Duration::from_secs(9) + SKEW);
+        for scope in ["", "trade.stocks mail"] {
+            let unchanged = setting.confirm(&json!({"active": true, "scope": scope})).unwrap();
+            assert_eq!(unchanged.scope(), silent.scope());
+        }
         let longer = setting.confirm(&json!({"active": true, "exp": NOW.epoch() + 900})).unwrap();
         assert_eq!(longer.usable_until(), silent.usable_until(), "what it signed ends when it said");
         assert!(setting.confirm(&json!({"active": true, "sub": "alice", "iss": ISSUER})).is_ok());
+    }
+
+    /// R-SUBJ-11
+    #[test]
+    fn an_issuer_may_not_name_another_subject_by_any_claim() {
+        let mut setting = Setting::new();
+        setting.issuer.subject_claim = "client_id".to_owned();
+        assert!(setting.confirm(&json!({"active": true, "client_id": "web", "sub": "alice"})).is_ok());
+        for said in [json!({"active": true, "client_id": "other"}), json!({"active": true, "sub": "web"})] {
+            assert!(matches!(setting.confirm(&said), Err(ClaimsInvalid(_))), "{said}");
+        }
     }
 
     /// R-SUBJ-11, R-INTRO-03
@@ -280,6 +299,7 @@ mod tests {
             ("cnf", json!({"jkt": "a"}), None),
             ("scope", json!(1), None),
             ("exp", json!("soon"), None),
+            ("exp", json!(""), None),
             ("aud", json!("https://elsewhere.example"), Some(AudienceMismatch)),
             ("exp", json!(past), Some(Expired { expired_at: Timestamp::from_epoch(past) })),
             ("nbf", json!(NOW.epoch() + 60), Some(NotYetValid)),
