@@ -16,16 +16,18 @@ use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
 use crate::clock::Timestamp;
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::keys::{KeyRing, Signer, TxnToken};
-use crate::ledger::{Ledger, LedgerError, Term};
+use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
 use crate::listener::UnheardRequest;
-use crate::policy::decide::{Asked, Denial, Grant, Trace, admit, decide};
+use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
 use crate::request::{Form, Presented, RequestError, TokenRequest, TokenText};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{self, KnownKey, SignedBy};
-use crate::subject::{SubjectError, VerifiedSubject};
+use crate::subject::self_signed::{self, Presentation};
+use crate::subject::{SubjectError, VerifiedSubject, unsigned_json};
 use crate::telemetry::LogError;
 
 /// What the log is given at least to take the decision, though all of the request's time is spent.
@@ -73,6 +75,8 @@ pub struct Exchange {
     pub settings: claims::Settings,
     /// The policies in force.
     pub policies: Arc<Policies>,
+    /// Who may still say no to what they allow.
+    pub pdp: Option<Arc<Pdp>>,
     /// Who signs access tokens.
     pub issuers: Arc<Issuers>,
     /// What signs, and what may have signed.
@@ -170,7 +174,9 @@ impl Exchange {
         let now = signer.instant();
         let subject = self.verify(ask, &asked, policies, now).await?;
         decision.proves(&subject, now);
-        let grant = decide(&asked, subject, now, &mut trace)?;
+        let at = Circumstances { now, max_replacements: self.settings.max_replacements };
+        let grant = decide(&asked, subject, at, &mut trace)?;
+        self.ask_pdp(ask, &grant, &request, decision).await?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -201,18 +207,46 @@ impl Exchange {
             Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
             Presented::Jwt(token) => outside(Source::Jwt, token).await,
             Presented::IdToken(token) => outside(Source::IdToken, token).await,
+            Presented::SelfSigned(token) => {
+                let by = Presentation {
+                    client,
+                    certificate: &ask.certificate,
+                    issuer: &self.settings.issuer,
+                    clock_skew: self.issuers.clock_skew(),
+                    now,
+                };
+                Ok(VerifiedSubject::Asserted(self_signed::verify(token.expose(), by)?))
+            }
+            Presented::UnsignedJson(json) => {
+                let asserted = unsigned_json::verify(json.expose(), self.issuers.clock_skew(), now)?;
+                Ok(VerifiedSubject::Asserted(asserted))
+            }
             Presented::TxnToken(token) => {
                 let may_redeem = asked.redeeming_rule().is_some();
                 let find = |kid: &str| known_key(self.keys.find(kid));
                 let domain = &self.settings.trust_domain;
                 let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
-                // A live token at purposes that accept live ones asks to be replaced, which this version does not do.
-                if own.alive && asked.rules(Source::TxnToken).is_some() {
-                    return Err(SubjectError::TypeUnsupported.into());
-                }
                 Ok(VerifiedSubject::Own(Box::new(own)))
             }
         }
+    }
+
+    /// What the policies allow, the external decision point may still forbid.
+    async fn ask_pdp(
+        &self,
+        ask: &Ask,
+        grant: &Grant,
+        request: &TokenRequest,
+        decision: &mut Decision,
+    ) -> Result<(), PdpError> {
+        let proof = pdp::Proof { source: decision.source, issuer: decision.subject_issuer.as_deref() };
+        let Some(question) = Question::about(grant, request, proof, &ask.request_id) else { return Ok(()) };
+        let outcome = match &self.pdp {
+            Some(pdp) => pdp.ask(&question, ask.deadline).await,
+            None => Err(PdpError::Unavailable(pdp::Fault::NotConfigured)),
+        };
+        decision.pdp = Some(pdp::name(&outcome));
+        outcome
     }
 
     async fn sign(
@@ -225,6 +259,10 @@ impl Exchange {
         decision: &mut Decision,
     ) -> Result<Issued, Refusal> {
         let now = signer.instant();
+        let single_use = match grant.kind() {
+            GrantKind::Issue { single_use, .. } => *single_use,
+            GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
+        };
         let claims = Claims::new(grant, term, &self.settings);
         let token = signer.sign(&claims)?;
         let mut redeemable_until = None;
@@ -233,12 +271,12 @@ impl Exchange {
                 return Err(Refusal::TokenTooLarge);
             }
             let facts = claims.as_txn_claims();
-            if let Some(max_age) = policies.redeemable_for(&facts.scope, &facts.req_wl) {
-                let until = term.exp + max_age;
-                let signed_part = token.signed_part_sha256();
-                let recording = self.ledger.record(&signed_part, &facts.txn, until, now);
-                in_time(ask, recording, late).await?; // on record before it leaves
-                redeemable_until = Some(until);
+            redeemable_until = policies.redeemable_for(&facts.scope, &facts.req_wl).map(|max_age| term.exp + max_age);
+            let signed_part = token.signed_part_sha256();
+            let redeemable = |keep_until| Redeemable { signed_part, txn: &facts.txn, keep_until };
+            let entry = Entry { token: redeemable_until.map(redeemable), single_use };
+            if !entry.is_empty() {
+                in_time(ask, self.ledger.record(entry, now), late).await?; // on record before it leaves
             }
         }
         let scope = claims.as_txn_claims().scope.to_string();
@@ -284,6 +322,7 @@ impl Decision {
         match subject {
             VerifiedSubject::Client => {}
             VerifiedSubject::Named(sub) => self.sub = Some(sub.to_string()),
+            VerifiedSubject::Asserted(asserted) => self.sub = Some(asserted.sub().to_string()),
             VerifiedSubject::Outside(token) => {
                 self.sub = Some(token.sub().to_string());
                 self.subject_issuer = Some(token.issuer().to_owned());
@@ -291,8 +330,10 @@ impl Decision {
             VerifiedSubject::Own(token) => {
                 self.sub = Some(token.claims.sub.clone());
                 self.txn = Some(token.claims.txn.clone());
-                self.key_state = Some(token.key_state);
-                self.delayed_by = now.epoch().checked_sub(token.claims.exp);
+                if !token.alive {
+                    self.key_state = Some(token.key_state);
+                    self.delayed_by = now.epoch().checked_sub(token.claims.exp);
+                }
             }
         }
     }
@@ -443,6 +484,7 @@ mod tests {
                     max_replacements: 4,
                 },
                 policies: Arc::new(Policies::new(policies(&folder))),
+                pdp: None,
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
@@ -489,6 +531,7 @@ mod tests {
             retention: 86_400 * SECOND,
             outside_sources: Vec::new(),
             introspecting_issuers: Vec::new(),
+            pdp: false,
         };
         folder::load(&settings).unwrap().0
     }

@@ -11,6 +11,7 @@ use crate::keys::KeysError;
 use crate::ledger::LedgerError;
 use crate::limits::RateLimited;
 use crate::policy::decide::Denial;
+use crate::policy::pdp::PdpError;
 use crate::request::RequestError;
 use crate::subject::SubjectError;
 use crate::telemetry::LogError;
@@ -36,6 +37,9 @@ pub enum Refusal {
     /// The policy says no.
     #[error(transparent)]
     Policy(#[from] Denial),
+    /// The external decision point does not say yes.
+    #[error(transparent)]
+    Pdp(#[from] PdpError),
     /// It cannot be counted or recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -92,7 +96,6 @@ impl Refusal {
             Self::RateLimited(_) => code("temporarily_unavailable", "rate_limited"),
             Self::Subject(error) => match error {
                 SubjectError::Malformed => code("invalid_request", "subject_token_malformed"),
-                SubjectError::TypeUnsupported => code("invalid_request", "subject_token_type_unsupported"),
                 SubjectError::IssuerUnknown => code("invalid_request", "subject_token_issuer_unknown"),
                 SubjectError::KeyUnknown => code("invalid_request", "subject_token_key_unknown"),
                 SubjectError::SignatureInvalid => code("invalid_request", "subject_token_signature_invalid"),
@@ -111,12 +114,19 @@ impl Refusal {
                 Denial::SubjectNotAllowed => code("unauthorized_client", "subject_not_allowed"),
                 Denial::ScopeUnknown => code("invalid_scope", "scope_unknown"),
                 Denial::ScopeExceedsSubjectToken => code("invalid_scope", "scope_exceeds_subject_token"),
+                Denial::DetailsRejected(_) => code("invalid_scope", "details_rejected"),
+                Denial::ClaimMissing => code("invalid_request", "subject_token_claims_invalid"),
+                Denial::ConditionFailed => code("invalid_scope", "condition_failed"),
+                Denial::ReplacementLimit => code("invalid_request", "replacement_limit"),
                 Denial::UnsupportedOnRedemption(_) => code("invalid_request", "parameter_unsupported"),
                 Denial::RedemptionNotAllowed => code("unauthorized_client", "redemption_not_allowed"),
                 Denial::RedemptionTooEarly { .. } => code("invalid_request", "redemption_too_early"),
                 Denial::RedemptionTooOld { .. } => code("invalid_request", "redemption_too_old"),
             },
+            Self::Pdp(PdpError::Denied) => code("unauthorized_client", "pdp_denied"),
+            Self::Pdp(PdpError::Unavailable(_)) => code("temporarily_unavailable", "pdp_unavailable"),
             Self::Ledger(error) => match error {
+                LedgerError::Replayed => code("invalid_request", "subject_token_replayed"),
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
                 LedgerError::Exhausted => code("invalid_request", "redemption_exhausted"),
                 LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
@@ -177,6 +187,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::policy::mapping::Rejection;
+    use crate::policy::pdp::Fault;
     use crate::store::StoreError;
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -203,7 +215,6 @@ mod tests {
         all.extend(
             [
                 SubjectError::Malformed,
-                SubjectError::TypeUnsupported,
                 SubjectError::IssuerUnknown,
                 SubjectError::KeyUnknown,
                 SubjectError::SignatureInvalid,
@@ -225,6 +236,12 @@ mod tests {
                 Denial::SubjectNotAllowed,
                 Denial::ScopeUnknown,
                 Denial::ScopeExceedsSubjectToken,
+                Denial::DetailsRejected(Rejection::Unfit(Some("ticker".into()))),
+                Denial::DetailsRejected(Rejection::TwoValues("ticker".into())),
+                Denial::DetailsRejected(Rejection::HoldsToken("a \"b\"".into())),
+                Denial::ClaimMissing,
+                Denial::ConditionFailed,
+                Denial::ReplacementLimit,
                 Denial::UnsupportedOnRedemption("request_details"),
                 Denial::RedemptionNotAllowed,
                 Denial::RedemptionTooEarly { redeemable_at: NOW },
@@ -232,8 +249,10 @@ mod tests {
             ]
             .map(Refusal::from),
         );
+        all.extend([PdpError::Denied, PdpError::Unavailable(Fault::Late)].map(Refusal::from));
         let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
-        let faults = [LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
+        let faults =
+            [LedgerError::Replayed, LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
@@ -259,24 +278,43 @@ mod tests {
                 "subject_token_not_yet_valid",
                 "subject_token_inactive",
                 "subject_token_claims_invalid",
+                "subject_token_replayed",
                 "redemption_too_early",
                 "redemption_too_old",
                 "redemption_exhausted",
                 "redemption_key_gone",
                 "redemption_not_on_record",
+                "replacement_limit",
                 "token_too_large",
                 "request_timeout",
             ],
         ),
         ("unsupported_grant_type", &["grant_type_unsupported"]),
-        ("unauthorized_client", &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed"]),
-        ("invalid_scope", &["scope_malformed", "purpose_not_allowed", "scope_exceeds_subject_token", "scope_unknown"]),
+        (
+            "invalid_scope",
+            &[
+                "scope_malformed",
+                "purpose_not_allowed",
+                "scope_exceeds_subject_token",
+                "scope_unknown",
+                "details_rejected",
+                "condition_failed",
+            ],
+        ),
+        ("unauthorized_client", &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed", "pdp_denied"]),
         ("invalid_target", &["audience_unknown", "resource_unsupported"]),
         ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
         ("server_error", &["internal"]),
         (
             "temporarily_unavailable",
-            &["rate_limited", "store_unavailable", "issuer_unavailable", "clock_behind", "audit_unavailable"],
+            &[
+                "rate_limited",
+                "store_unavailable",
+                "issuer_unavailable",
+                "pdp_unavailable",
+                "clock_behind",
+                "audit_unavailable",
+            ],
         ),
     ];
 
@@ -323,7 +361,14 @@ mod tests {
     #[test]
     fn faults_are_ours() {
         let faults = all().into_iter().filter(Refusal::is_fault).map(|fault| fault.code().reason);
-        let expected = ["issuer_unavailable", "clock_behind", "store_unavailable", "audit_unavailable", "internal"];
+        let expected = [
+            "issuer_unavailable",
+            "pdp_unavailable",
+            "clock_behind",
+            "store_unavailable",
+            "audit_unavailable",
+            "internal",
+        ];
         assert_eq!(faults.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
     }
 }

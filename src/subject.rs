@@ -3,6 +3,7 @@
 //! In: [`Presented`](crate::request::Presented), as received. Out: [`VerifiedSubject`], which only a finished
 //! verification makes.
 
+mod asserted;
 pub mod error;
 pub mod introspection;
 pub mod issued_jwt;
@@ -10,7 +11,10 @@ pub mod issuers;
 pub mod opaque;
 pub mod outside;
 pub mod own_token;
+pub mod self_signed;
+pub mod unsigned_json;
 
+pub use asserted::{AssertedSubject, SingleUse};
 pub use error::SubjectError;
 pub use outside::OutsideToken;
 pub use own_token::OwnToken;
@@ -24,6 +28,8 @@ pub enum VerifiedSubject {
     Client,
     /// Whom the client names; its policy says whether it may.
     Named(Subject),
+    /// Whom the client vouches for, by its signature or its word.
+    Asserted(AssertedSubject),
     /// The subject of an issuer's token.
     Outside(OutsideToken),
     /// The subject of a Txn-Token of ours, alive or expired.
@@ -35,6 +41,7 @@ impl VerifiedSubject {
     pub fn source(&self) -> Source {
         match self {
             Self::Client | Self::Named(_) => Source::ClientCredentials,
+            Self::Asserted(asserted) => asserted.source(),
             Self::Outside(token) => token.source(),
             Self::Own(token) if token.alive => Source::TxnToken,
             Self::Own(_) => Source::ExpiredTxnToken,

@@ -18,9 +18,7 @@ use writ_verifier::Members;
 use writ_verifier::jwks::VerificationKey;
 use writ_verifier::jws::{Jws, JwsError};
 
-use super::SubjectError::{
-    self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid, TypeUnsupported,
-};
+use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
 use super::issuers::AccessTokenProfile;
 use super::outside::{Audience, Measure, OutsideToken, members};
 use crate::policy::Source;
@@ -39,10 +37,7 @@ pub(super) struct Presented<'a> {
 impl<'a> Presented<'a> {
     /// Reads the form: a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
     pub(super) fn parse(text: &'a str) -> Result<Self, SubjectError> {
-        let jws = Jws::parse(text, MAX_LEN).map_err(|error| match error {
-            JwsError::Algorithm => SignatureInvalid,
-            JwsError::TooLong | JwsError::Form | JwsError::Header => Malformed,
-        })?;
+        let jws = parse_jws(text)?;
         if jws.typ.as_deref() == Some(writ_verifier::claims::TYP) {
             return Err(Malformed);
         }
@@ -73,6 +68,14 @@ impl<'a> Presented<'a> {
     }
 }
 
+/// The form of a JWT, strictly read.
+pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
+    Jws::parse(text, MAX_LEN).map_err(|error| match error {
+        JwsError::Algorithm => SignatureInvalid,
+        JwsError::TooLong | JwsError::Form | JwsError::Header => Malformed,
+    })
+}
+
 /// A JWT that its issuer has signed; of what kind and for whom is still open.
 #[derive(Debug)]
 pub(super) struct Signed {
@@ -90,7 +93,7 @@ pub(super) fn read(kind: Source, token: Signed, by: Measure<'_>) -> Result<Outsi
         | Source::UnsignedJson
         | Source::TxnToken
         | Source::ExpiredTxnToken
-        | Source::ClientCredentials => Err(TypeUnsupported),
+        | Source::ClientCredentials => Err(IssuerUnknown),
     }
 }
 
@@ -235,6 +238,7 @@ pub(super) mod tests {
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
             opaque_tokens_from: None,
+            keys: None,
             purposes: Vec::new(),
         }
     }
@@ -558,7 +562,7 @@ pub(super) mod tests {
                         claims["aud"] = aud.clone();
                         claims["azp"] = json!("web");
                         claims[extra] = json!("web");
-                        let passes = |kind: &Source| {
+                        let is_taken = |kind: &Source| {
                             let mut setting = Setting { kind: *kind, typ, ..Setting::id_token() };
                             setting.issuer.access_token_profile = profile;
                             setting.read(&claims.to_string()).is_ok()
@@ -566,7 +570,7 @@ pub(super) mod tests {
                         let mut kinds = vec![Source::AccessToken, Source::IdToken];
                         // The configuration has no JWTs beside legacy access tokens.
                         kinds.extend((profile == AccessTokenProfile::Rfc9068).then_some(Source::Jwt));
-                        kinds.retain(passes);
+                        kinds.retain(is_taken);
                         assert!(kinds.len() <= 1, "{kinds:?}: {profile:?} {typ:?} {claims}");
                         for kind in kinds {
                             *counts.entry(kind).or_default() += 1;
@@ -582,7 +586,7 @@ pub(super) mod tests {
     fn what_no_issuer_gives_is_not_read() {
         for kind in [Source::SelfSigned, Source::UnsignedJson, Source::TxnToken, Source::ClientCredentials] {
             let setting = Setting { kind, ..Setting::jwt() };
-            assert_eq!(setting.read(&good().to_string()).err(), Some(TypeUnsupported), "{kind:?}");
+            assert_eq!(setting.read(&good().to_string()).err(), Some(IssuerUnknown), "{kind:?}");
         }
     }
 

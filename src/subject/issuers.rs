@@ -198,6 +198,11 @@ impl Issuers {
         }
     }
 
+    /// How far the clocks of others may differ from ours.
+    pub fn clock_skew(&self) -> Duration {
+        self.clock_skew
+    }
+
     /// Verifies `text`, which `client` presents as a token of that kind (access token, JWT or ID token), at the
     /// instant `now`.
     ///

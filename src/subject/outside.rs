@@ -145,8 +145,7 @@ impl Measure<'_> {
         // An ID token says who somebody is, never what may be done (R-POL-05).
         let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
         let times = Times::read(&claims, self.now)?;
-        times.hold(self.now, self.clock_skew)?;
-        let usable_until = times.expires().map_or(self.now + UNTIL_ASKED_AGAIN, |exp| exp + self.clock_skew);
+        let usable_until = times.hold(self.now, self.clock_skew)?.unwrap_or(self.now + UNTIL_ASKED_AGAIN);
         Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, bound, claims })
     }
 
@@ -207,14 +206,14 @@ impl Audience {
 }
 
 /// The times of a token, since 1970; each can be one.
-struct Times {
-    exp: Option<Duration>,
+pub(super) struct Times {
+    pub(super) exp: Option<Duration>,
     nbf: Option<Duration>,
-    iat: Option<Duration>,
+    pub(super) iat: Option<Duration>,
 }
 
 impl Times {
-    fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
+    pub(super) fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
         let time = |name, earliest| match claims.raw(name) {
             None => Ok(None),
             Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
@@ -227,19 +226,18 @@ impl Times {
         })
     }
 
+    /// The first second in which the token proves nothing any more, the skew included; `None` if it never said.
+    ///
     /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
     /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
-    fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
+    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<Option<Timestamp>, SubjectError> {
         let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
-        if let Some(expired_at) = self.expires().filter(|exp| now >= *exp + skew) {
+        let expires = self.exp.map(|exp| Timestamp::from_epoch(exp.as_secs()));
+        if let Some(expired_at) = expires.filter(|exp| now >= *exp + skew) {
             return Err(SubjectError::Expired { expired_at });
         }
         let valid = self.nbf.is_none_or(begun) && self.iat.is_none_or(begun);
-        valid.then_some(()).ok_or(NotYetValid)
-    }
-
-    fn expires(&self) -> Option<Timestamp> {
-        self.exp.map(|exp| Timestamp::from_epoch(exp.as_secs()))
+        valid.then_some(expires.map(|exp| exp + skew)).ok_or(NotYetValid)
     }
 }
 

@@ -1,0 +1,27 @@
+//! A JSON object that names a subject; nothing proves it but the client's own certificate (TT §11.2.2).
+
+use std::time::Duration;
+
+use super::SubjectError;
+use super::asserted::{AssertedSubject, subject};
+use super::outside::{Times, members};
+use crate::clock::Timestamp;
+use crate::policy::Source;
+
+/// The longest object that is read, in bytes.
+const MAX_LEN: usize = 16 * 1024;
+
+/// Reads `text`. An `exp` in it is honoured, with `clock_skew`; whatever else it says is for the policy to name.
+///
+/// # Errors
+/// The first [`SubjectError`] in this order: form, claims, times.
+pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
+    if text.len() > MAX_LEN {
+        return Err(SubjectError::Malformed);
+    }
+    let claims = members(text.as_bytes())?;
+    let sub = subject(&claims)?;
+    let expires = claims.raw("exp").is_some();
+    let usable_until = if expires { Times::read(&claims, now)?.hold(now, clock_skew)? } else { None };
+    Ok(AssertedSubject { source: Source::UnsignedJson, sub, claims, usable_until, single_use: None })
+}
