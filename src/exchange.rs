@@ -530,6 +530,7 @@ mod tests {
             max_lifetime: 300 * SECOND,
             retention: 86_400 * SECOND,
             outside_sources: Vec::new(),
+            introspecting_issuers: Vec::new(),
             pdp: false,
         };
         folder::load(&settings).unwrap().0

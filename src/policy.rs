@@ -174,6 +174,8 @@ pub struct ClientPolicy {
     pub subject_token_audience: Vec<String>,
     /// It has checked the proof of sender-constrained (`cnf`) access tokens; from others these are refused.
     pub vouches_for_bound_tokens: bool,
+    /// The issuer that is asked about its opaque access tokens; `None`: the only one that can be.
+    pub opaque_tokens_from: Option<String>,
     /// Besides the key of its certificate: what signs its self-signed subject tokens.
     pub keys: Option<KeySet>,
     /// What it may ask for, in the file's order.

@@ -5,8 +5,10 @@
 
 mod asserted;
 pub mod error;
+pub mod introspection;
 pub mod issued_jwt;
 pub mod issuers;
+pub mod opaque;
 pub mod outside;
 pub mod own_token;
 pub mod self_signed;

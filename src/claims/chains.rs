@@ -114,6 +114,7 @@ fn any_policies() -> impl Strategy<Value = Vec<ClientPolicy>> {
                     introspect: false,
                     subject_token_audience: Vec::new(),
                     vouches_for_bound_tokens: false,
+                    opaque_tokens_from: None,
                     keys: None,
                     purposes,
                 }

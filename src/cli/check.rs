@@ -132,6 +132,34 @@ mod tests {
         }
     }
 
+    /// A-137
+    #[test]
+    fn the_secret_for_introspection_is_kept_from_strangers_and_holds_one_line() {
+        let folder = complete();
+        let issuer = "trust_domain = \"d\"\nissuer = \"https://tts.example\"\n\
+            [[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"a\"]\n\
+            [subject_issuer.introspection]\nendpoint = \"https://login.example/introspect\"\nclient_id = \"writ\"\n\
+            client_secret_file = \"login.secret\"\n";
+        write(&folder, "writ.toml", issuer);
+        let key = "writ.toml:9: subject_issuer[0].introspection.client_secret_file: ";
+        for (content, mode, expected) in [
+            (None, 0, "login.secret: No such file"),
+            (Some("secret\n"), 0o644, "login.secret: has mode 0644"),
+            (Some("\n"), 0o600, "login.secret: does not hold a client secret"),
+            (Some("secret\n"), 0o640, "warning: login.secret: can be read by its group"),
+            (Some("secret\n"), 0o600, ""),
+        ] {
+            if let Some(content) = content {
+                let path = write(&folder, "login.secret", content);
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let (code, text) = checked(&folder);
+            let sound = mode == 0o640 || expected.is_empty();
+            assert_eq!((code == 0, text == "ok\n"), (sound, expected.is_empty()), "{text}");
+            assert!(expected.is_empty() || text.contains(&format!("{key}{expected}")), "{text}");
+        }
+    }
+
     /// A-009
     #[test]
     fn a_file_without_crls_is_no_list_of_them() {

@@ -146,12 +146,19 @@ impl Written {
 
     fn policies(&self) -> policy::file::Settings {
         let issued = |source: &Source| self.subject_issuers.iter().any(|issuer| issuer.token_types.contains(source));
+        let introspects = |issuer: &&issuers::Settings| issuer.introspection.is_some();
         policy::file::Settings {
             directory: self.directory.clone(),
             default_lifetime: self.tokens.lifetime,
             max_lifetime: self.tokens.max_lifetime,
             retention: self.keys.retention,
             outside_sources: Source::ALL.into_iter().filter(issued).collect(),
+            introspecting_issuers: self
+                .subject_issuers
+                .iter()
+                .filter(introspects)
+                .map(|issuer| issuer.issuer.clone())
+                .collect(),
             pdp: self.pdp.is_written,
         }
     }
@@ -415,11 +422,26 @@ fn discovery_url(issuer: &str, discovery: Option<SocketAddr>) -> Option<String> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../writ.toml");
     const LEAST: &str = "trust_domain = \"d.example\"\nissuer = \"https://tts.d.example:8443\"\n";
     const ISSUER: &str = "[[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"a\"]\n";
+
+    /// An issuer that introspects, with the JSON text `value` as `key`, or without it where that is empty.
+    fn introspection(key: &str, value: &str) -> String {
+        let mut table = BTreeMap::from([
+            ("endpoint", "\"https://login.example/introspect?v=1\""),
+            ("client_id", "\"writ\""),
+            ("client_secret_file", "\"login.secret\""),
+        ]);
+        table.insert(key, value);
+        let written = table.iter().filter(|(_, value)| !value.is_empty());
+        let members: Vec<_> = written.map(|(key, value)| format!("{key} = {value}")).collect();
+        format!("{ISSUER}introspection = {{ {} }}", members.join(", "))
+    }
 
     fn reading(text: &str, environment: &[(&str, &str)]) -> Reading {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -519,7 +541,7 @@ mod tests {
             };
             assert!(problems.iter().any(named), "{key}: {problems:?}");
         }
-        assert_eq!(tried, 51);
+        assert_eq!(tried, 52);
     }
 
     ///
@@ -720,8 +742,27 @@ algorithms = [\"RS256\",
             ),
             (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
             (
-                format!("{ISSUER}introspection = {{}}"),
-                "6: subject_issuer[0].introspection: `introspection` is not supported",
+                introspection("endpoint", "\"http://x\""),
+                "6: subject_issuer[0].introspection.endpoint: must be an https:",
+            ),
+            (
+                introspection("endpoint", "\"https://u@x\""),
+                "introspection.endpoint: must be an https:// address without",
+            ),
+            (introspection("endpoint", ""), "6: subject_issuer[0].introspection.endpoint: is missing"),
+            (introspection("client_id", "\"\""), "6: subject_issuer[0].introspection.client_id: must not be empty"),
+            (introspection("client_id", ""), "6: subject_issuer[0].introspection.client_id: is missing"),
+            (introspection("client_secret_file", "\"\""), "introspection.client_secret_file: must be a path"),
+            (introspection("client_secret_file", ""), "introspection.client_secret_file: is missing"),
+            (introspection("always", "\"yes\""), "6: subject_issuer[0].introspection.always: must be true or false"),
+            (
+                introspection("alwys", "true"),
+                "unknown key `subject_issuer[0].introspection.alwys`: did you mean `always`?",
+            ),
+            (format!("{ISSUER}introspection = true"), "6: subject_issuer[0].introspection: must be a table"),
+            (
+                introspection("always", "true").replace("audience", "token_types = [\"jwt\"]\naudience"),
+                "7: subject_issuer[0].introspection: is for access tokens, which token_types does not name",
             ),
             (
                 format!("{ISSUER}{second}"),
@@ -737,6 +778,12 @@ algorithms = [\"RS256\",
         }
         assert!(about(&format!("{ISSUER}{second}subject_prefix = \"o:\"")).is_empty());
         assert!(about(&format!("{ISSUER}jwks_uri = \"https://x/jwks?v=1\"")).is_empty());
+        let asked = config(&format!("{LEAST}{}", introspection("always", "true")), &[]);
+        assert_eq!(asked.policies.introspecting_issuers, ["https://login.example"]);
+        let introspection = asked.subject_issuers[0].introspection.as_ref().unwrap();
+        assert_eq!(introspection.endpoint.as_str(), "https://login.example/introspect?v=1");
+        assert_eq!(introspection.client_secret_file, Path::new("/etc/writ/login.secret"));
+        assert!(introspection.always);
         // `typ` tells access tokens of RFC 9068 from all others.
         let ids = "id_token_audience = [\"a\"]\n";
         assert!(about(&format!("{ISSUER}{ids}token_types = [\"access_token\", \"id_token\"]")).is_empty());

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::problem::{Problem, Severity};
 use super::{Config, secret_file};
 use crate::listener::tls::Trust;
+use crate::subject::introspection;
 use crate::subject::issuers::KeySource;
 
 /// What is wrong with the files that `config` names; policies aside.
@@ -96,6 +97,13 @@ impl Findings<'_> {
             if let KeySource::File(path) = &issuer.keys {
                 self.keep(&format!("subject_issuer[{index}].jwks_file"), path, jwks(path));
             }
+            if let Some(asked) = &issuer.introspection {
+                let (key, path) =
+                    (format!("subject_issuer[{index}].introspection.client_secret_file"), &asked.client_secret_file);
+                if self.keep(&key, path, client_secret(path)).is_some() {
+                    self.tell_of_group(&key, path);
+                }
+            }
             if let Some(path) = &issuer.ca {
                 self.keep(&format!("subject_issuer[{index}].ca"), path, certificates(path));
             }
@@ -157,6 +165,11 @@ fn sealing_key(path: &Path) -> Result<(), String> {
     let text = std::str::from_utf8(&content).map_err(|_| FORM)?;
     let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| FORM)?);
     if bytes.len() == 32 { Ok(()) } else { Err(FORM.to_owned()) }
+}
+
+fn client_secret(path: &Path) -> Result<(), String> {
+    let parsed = introspection::parse_secret(&secret(path)?);
+    parsed.map(drop).ok_or_else(|| "does not hold a client secret: one line of text".to_owned())
 }
 
 fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {

@@ -8,6 +8,7 @@ use jsonwebtoken::Algorithm;
 use super::document::Section;
 use super::file::https_url;
 use crate::policy::Source;
+use crate::subject::introspection;
 use crate::subject::issuers::{AccessTokenProfile, KeySource, Settings};
 
 const ALGORITHMS: [(&str, Algorithm); 9] = [
@@ -70,9 +71,9 @@ fn read(table: &mut Section<'_>) -> Settings {
         scopes: table.list("scopes", str::parse).unwrap_or_default(),
         jwks_stale: table.duration("jwks_stale").unwrap_or(Duration::from_secs(86_400)),
         ca: table.path("ca"),
+        introspection: introspection(table),
         token_types,
     };
-    table.not_supported("introspection");
     complain_of_gaps(table, &settings);
     complain_of_confusion(table, &settings);
     settings
@@ -112,6 +113,9 @@ fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
             "cannot have \"jwt\" beside \"access_token\" where jwt_access_tokens is \"legacy\": nothing tells the two apart",
         );
     }
+    if settings.introspection.is_some() && !takes(Source::AccessToken) {
+        table.error("introspection", "is for access tokens, which token_types does not name");
+    }
     let both = settings.audience.iter().find(|name| settings.id_token_audience.contains(name));
     if let Some(name) = both.filter(|_| takes(Source::IdToken) && (legacy || takes(Source::Jwt))) {
         table.error(
@@ -121,11 +125,24 @@ fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
     }
 }
 
+/// `None` if it is not written, or not complete; that was complained about.
+fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
+    let mut written = table.table("introspection")?;
+    written.require(&["endpoint", "client_id", "client_secret_file"]);
+    let endpoint = written.parse("endpoint", address);
+    let client_id = written.parse("client_id", filled);
+    let client_secret_file = written.path("client_secret_file");
+    let always = written.flag("always").unwrap_or(false);
+    written.finish();
+    let (endpoint, client_id, client_secret_file) = (endpoint?, client_id?, client_secret_file?);
+    Some(introspection::Settings { endpoint, client_id, client_secret_file, always })
+}
+
 fn key_source(table: &mut Section<'_>) -> Option<KeySource> {
     let both = table.has("jwks_uri") && table.has("jwks_file");
     let file = table.path("jwks_file").map(KeySource::File);
     let written = table.has("jwks_uri");
-    let uri = table.parse("jwks_uri", jwks_uri).map(KeySource::Uri);
+    let uri = table.parse("jwks_uri", address).map(KeySource::Uri);
     if both {
         table.error("jwks_file", "cannot stand beside jwks_uri: the keys come from one of them");
     }
@@ -145,8 +162,8 @@ fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Unlike a name, it may have a query.
-fn jwks_uri(text: &str) -> Result<url::Url, &'static str> {
+/// Unlike a name, what is called may have a query.
+fn address(text: &str) -> Result<url::Url, &'static str> {
     https_url(text.split('?').next().unwrap_or_default())?;
     url::Url::parse(text).map_err(|_| "must be an https:// address")
 }

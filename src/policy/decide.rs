@@ -608,6 +608,7 @@ mod tests {
             introspect: false,
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
+            opaque_tokens_from: None,
             keys: None,
             purposes,
         }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub retention: Duration,
     /// What tokens some subject issuer is configured for.
     pub outside_sources: Vec<Source>,
+    /// The subject issuers that can be asked about opaque access tokens.
+    pub introspecting_issuers: Vec<String>,
     /// Whether there is an external decision point.
     pub pdp: bool,
 }
@@ -89,8 +91,8 @@ fn client(root: &mut Section<'_>, path: &Path, with: With<'_>) -> Option<ClientP
     let introspect = root.flag("introspect").unwrap_or(false);
     let subject_token_audience = root.list("subject_token_audience", filled).unwrap_or_default();
     let vouches_for_bound_tokens = root.flag("vouches_for_bound_tokens").unwrap_or(false);
+    let opaque_tokens_from = root.parse("opaque_tokens_from", |text| introspecting(text, with.settings));
     let keys = keys(root, with);
-    root.not_supported("opaque_tokens_from");
     let purposes = purposes(root.tables("purpose"), with);
     let client_id = client_id?;
     Some(ClientPolicy {
@@ -100,6 +102,7 @@ fn client(root: &mut Section<'_>, path: &Path, with: With<'_>) -> Option<ClientP
         introspect,
         subject_token_audience,
         vouches_for_bound_tokens,
+        opaque_tokens_from,
         keys,
         purposes,
         client_id,
@@ -123,6 +126,11 @@ fn named(text: &str, path: &Path) -> Result<ClientId, String> {
         return Err(format!("is not the name of the file, which must be {id}.toml"));
     }
     Ok(id)
+}
+
+fn introspecting(issuer: &str, settings: &Settings) -> Result<String, &'static str> {
+    let known = settings.introspecting_issuers.iter().any(|known| known == issuer);
+    known.then(|| issuer.to_owned()).ok_or("must be the issuer of a [[subject_issuer]] that has introspection")
 }
 
 /// The one identity of the client; none and several are both wrong (R-AUTHN-05).
@@ -448,6 +456,7 @@ mod tests {
             max_lifetime: Duration::from_secs(400),
             retention: Duration::from_secs(90 * 86_400),
             outside_sources: vec![Source::AccessToken],
+            introspecting_issuers: vec!["https://login.example".to_owned()],
             pdp: false,
         }
     }
@@ -486,6 +495,7 @@ mod tests {
         assert_eq!((policy.client_id.as_str(), policy.subject.as_str()), ("job", "job"));
         assert_eq!(policy.identity, Identity::parse(IdentityKind::SanUri, "spiffe://d.example/job").unwrap());
         assert!(!policy.introspect && !policy.vouches_for_bound_tokens && policy.subject_token_audience.is_empty());
+        assert_eq!(policy.opaque_tokens_from, None);
         let [rule] = policy.purposes.as_slice() else { panic!("{policy:?}") };
         assert_eq!((rule.purpose.as_str(), rule.line, rule.lifetime.as_secs()), ("s", 3, 60));
         assert!(!rule.outlive && rule.subjects.is_none() && rule.granted_by.is_empty());
@@ -498,7 +508,7 @@ mod tests {
     fn a_policy_says_what_is_written() {
         let text = format!(
             "{GOOD}subject = \"svc:job\"\nintrospect = true\nvouches_for_bound_tokens = true\n\
-             subject_token_audience = [\"https://api.example\"]\n{}",
+             subject_token_audience = [\"https://api.example\"]\nopaque_tokens_from = \"https://login.example\"\n{}",
             purpose(
                 &["access_token", "txn_token"],
                 "lifetime = \"2m\"\nsubjects = [\"*@d\"]\ngranted_by = [\"g\"]\noutlive = true\npdp = false"
@@ -512,6 +522,7 @@ mod tests {
             ("svc:job", true, true)
         );
         assert_eq!(policy.subject_token_audience, ["https://api.example"]);
+        assert_eq!(policy.opaque_tokens_from.as_deref(), Some("https://login.example"));
         let rule = &policy.purposes[0];
         assert_eq!((rule.lifetime.as_secs(), rule.outlive, rule.granted_by[0].as_str()), (120, true, "g"));
         assert!(rule.names_subject(&"x@d".parse().unwrap()));
@@ -565,7 +576,6 @@ mod tests {
             ("jwks_file = \"x\"".into(), "3: jwks_file: /p/x: No such file"),
             ("jwks_file = \"draft7.json\"".into(), "3: jwks_file: /p/draft7.json: not a JWK set"),
             ("jwks_file = \"nameless.json\"".into(), "3: jwks_file: /p/nameless.json: has a key without kid"),
-            ("opaque_tokens_from = \"x\"".into(), "3: opaque_tokens_from: `opaque_tokens_from` is not supported"),
             ("[[purpose]]\naccept = [\"txn_token\"]\npdp = false".into(), "3: purpose[0].scope: is missing"),
             ("[[purpose]]\nscope = \"s\"".into(), "3: purpose[0].accept: is missing"),
             ("[[purpose]]\nscope = \"s t\"\naccept = [\"txn_token\"]".into(), "4: purpose[0].scope: a purpose is"),
@@ -646,6 +656,16 @@ mod tests {
         ] {
             let found = complaints(&format!("{GOOD}{text}"));
             assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        }
+    }
+
+    /// R-SUBJ-11
+    #[test]
+    fn opaque_tokens_come_from_an_issuer_that_can_be_asked() {
+        for issuer in ["https://login.example/", "https://other.example", ""] {
+            let found = complaints(&format!("{GOOD}opaque_tokens_from = \"{issuer}\""));
+            let expected = "3: opaque_tokens_from: must be the issuer of a [[subject_issuer]] that has introspection";
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
         }
     }
 

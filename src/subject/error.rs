@@ -29,6 +29,9 @@ pub enum SubjectError {
     /// Its time has not come.
     #[error("the subject token is not valid yet")]
     NotYetValid,
+    /// Its issuer, which was asked, does not call it active.
+    #[error("the issuer of the subject token says that it is not active")]
+    Inactive,
     /// A claim is missing, has the wrong type, or says what cannot be.
     #[error("the claims of the subject token are not acceptable: {0}")]
     ClaimsInvalid(&'static str),
@@ -38,7 +41,7 @@ pub enum SubjectError {
     /// A token that came from a redemption: it can be neither redeemed nor replaced.
     #[error("a redeemed Txn-Token can be neither redeemed nor replaced")]
     Redeemed,
-    /// The issuer's keys could not be asked for; the token may well be good.
+    /// The issuer could not be asked, for its keys or about the token; the token may well be good.
     #[error("the issuer of the subject token cannot be reached")]
     IssuerUnavailable,
 }

@@ -224,6 +224,7 @@ pub(super) mod tests {
             scopes: Vec::new(),
             jwks_stale: Duration::from_secs(86_400),
             ca: None,
+            introspection: None,
         }
     }
 
@@ -236,6 +237,7 @@ pub(super) mod tests {
             introspect: false,
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
+            opaque_tokens_from: None,
             keys: None,
             purposes: Vec::new(),
         }
@@ -551,7 +553,7 @@ pub(super) mod tests {
     /// R-SUBJ-05: whatever can be put together passes as one kind at most.
     #[test]
     fn no_token_passes_as_two_kinds() {
-        let mut passed = std::collections::BTreeMap::<Source, usize>::new();
+        let mut counts = std::collections::BTreeMap::<Source, usize>::new();
         for profile in [AccessTokenProfile::Rfc9068, AccessTokenProfile::Legacy] {
             for typ in [None, Some("jwt"), Some("at+jwt"), Some("logout+jwt"), Some("dpop+jwt")] {
                 for aud in [json!("https://api.example"), json!("web"), json!(["https://api.example", "web"])] {
@@ -571,13 +573,13 @@ pub(super) mod tests {
                         kinds.retain(is_taken);
                         assert!(kinds.len() <= 1, "{kinds:?}: {profile:?} {typ:?} {claims}");
                         for kind in kinds {
-                            *passed.entry(kind).or_default() += 1;
+                            *counts.entry(kind).or_default() += 1;
                         }
                     }
                 }
             }
         }
-        assert_eq!(passed.len(), 3, "each kind has its tokens: {passed:?}");
+        assert_eq!(counts.len(), 3, "each kind has its tokens: {counts:?}");
     }
 
     #[test]

@@ -15,7 +15,9 @@ use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
 use writ_verifier::{Purpose, Scope};
 
 use super::SubjectError;
+use super::introspection::{self, Introspector};
 use super::issued_jwt::{self, Presented};
+use super::opaque;
 use super::outside::{Measure, OutsideToken};
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, PolicySet, Source};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub jwks_stale: Duration,
     /// Trusted for HTTPS to this issuer instead of the system's roots, PEM.
     pub ca: Option<PathBuf>,
+    /// Where it says what its access tokens are worth.
+    pub introspection: Option<introspection::Settings>,
 }
 
 /// Where an issuer's keys come from.
@@ -96,6 +100,14 @@ pub enum IssuersError {
         /// Why not.
         source: JwksError,
     },
+    /// This issuer can never be asked about a token with these settings.
+    #[error("the subject issuer {issuer} cannot be asked about tokens")]
+    Introspection {
+        /// Its `iss`.
+        issuer: String,
+        /// Why not.
+        source: introspection::SetupError,
+    },
     /// Nothing can ever be fetched from this issuer with these settings.
     #[error("the keys of the subject issuer {issuer} cannot be fetched")]
     Remote {
@@ -119,6 +131,7 @@ struct Issuer {
     settings: Settings,
     default_scope: Option<Scope>,
     keys: Keys,
+    introspector: Option<Introspector>,
 }
 
 /// The keys of one issuer; a key of another is never looked at.
@@ -134,7 +147,7 @@ enum Keys {
 }
 
 impl Issuers {
-    /// Sets up the issuers: key files are read, nothing is fetched yet.
+    /// Sets up the issuers: files are read, nothing is fetched yet. Where issuers introspect a Tokio runtime is needed.
     ///
     /// # Errors
     /// [`IssuersError`] names the file or the issuer at fault.
@@ -163,10 +176,13 @@ impl Issuers {
         }
     }
 
-    /// Reads the key files again. Of one that cannot be used the last good set stays, and the log says so once: they
-    /// are looked at every second.
+    /// Reads the files again: keys, and what introspection needs. Of one that cannot be used the last good content
+    /// stays, and the log says so once: they are looked at every second.
     pub fn reload_files(&self) {
         for (iss, issuer) in &self.by_iss {
+            if let Some(introspector) = &issuer.introspector {
+                introspector.reload_files();
+            }
             let Keys::File { path, set, broken } = &issuer.keys else { continue };
             let read = read_keys(path);
             let was_broken = broken.swap(read.is_err(), Ordering::Relaxed);
@@ -192,7 +208,7 @@ impl Issuers {
     ///
     /// # Errors
     /// [`SubjectError`], the first in the order of contract 3.6: form, issuer and key, signature, audience and other
-    /// claims, times.
+    /// claims, times. Of an access token that was asked about, what the issuer says of it, in the same order.
     pub async fn verify(
         &self,
         kind: Source,
@@ -201,11 +217,32 @@ impl Issuers {
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<OutsideToken, SubjectError> {
+        let measure = |issuer| self.measure(issuer, client, policies, now);
+        if kind == Source::AccessToken && opaque::is_opaque(text) {
+            opaque::check_form(text)?;
+            let (issuer, introspector) = self.introspecting(client).ok_or(SubjectError::Malformed)?;
+            return opaque::read(introspector.ask(text).await?, measure(issuer));
+        }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
         let key = issuer.key_of(&presented).await?;
-        let token = presented.signed_with(&key)?;
-        let measure = Measure {
+        let token = issued_jwt::read(kind, presented.signed_with(&key)?, measure(issuer))?;
+        match &issuer.introspector {
+            Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
+                opaque::confirm(&token, &introspector.ask(text).await?, measure(issuer))
+            }
+            _ => Ok(token),
+        }
+    }
+
+    fn measure<'a>(
+        &'a self,
+        issuer: &'a Issuer,
+        client: &'a ClientPolicy,
+        policies: &'a PolicySet,
+        now: Timestamp,
+    ) -> Measure<'a> {
+        Measure {
             issuer: &issuer.settings,
             default_scope: issuer.default_scope.as_ref(),
             prefixes: &self.prefixes,
@@ -213,8 +250,17 @@ impl Issuers {
             policies,
             clock_skew: self.clock_skew,
             now,
-        };
-        issued_jwt::read(kind, token, measure)
+        }
+    }
+
+    /// The one issuer that may see the opaque tokens of `client`, since they do not say whose they are: the one that
+    /// its policy names, else the only one that can be asked. A token is never shown to another (R-SUBJ-11).
+    fn introspecting(&self, client: &ClientPolicy) -> Option<(&Issuer, &Introspector)> {
+        let mut able = self.by_iss.values().filter_map(|issuer| Some((issuer, issuer.introspector.as_ref()?)));
+        match &client.opaque_tokens_from {
+            Some(iss) => able.find(|(issuer, _)| issuer.settings.issuer == *iss),
+            None => able.next().filter(|_| able.next().is_none()),
+        }
     }
 
     /// The issuer of that name, byte for byte, if it issues tokens of this kind.
@@ -237,7 +283,13 @@ impl Issuer {
             }
         };
         let words: Vec<_> = settings.scopes.iter().map(Purpose::as_str).collect();
-        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys })
+        let introspector = settings.introspection.as_ref();
+        let introspector = introspector.map(|asked| Introspector::new(&settings.issuer, asked, settings.ca.clone()));
+        let introspector = introspector.transpose().map_err(|source| {
+            let issuer = settings.issuer.clone();
+            IssuersError::Introspection { issuer, source }
+        })?;
+        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
     }
 
     /// The key that `token` names. An algorithm that this issuer does not use ends it before any key is asked for.
@@ -291,6 +343,7 @@ fn count_fetches(issuer: String) -> remote::Observer {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::LazyLock;
 
     use aws_lc_rs::encoding::AsDer as _;
@@ -687,6 +740,49 @@ mod tests {
         away.ca = Some(ca);
         away.keys = KeySource::Uri("http://127.0.0.1:1/jwks".parse().unwrap());
         assert!(matches!(Issuers::new(vec![away], SKEW), Err(IssuersError::Remote { .. })));
+    }
+
+    /// CONTRACT 3.2, R-SUBJ-11
+    #[tokio::test]
+    async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, secret) = (folder.path().join("ca.pem"), folder.path().join("login.secret"));
+        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let of = |issuer: &str, introspects: bool| {
+            let mut settings = settings(issuer, publish(&folder, "keys", &[EcKey::new().jwk("k")]));
+            issuer.clone_into(&mut settings.subject_prefix);
+            settings.ca = Some(ca.clone());
+            settings.introspection = introspects.then(|| introspection::Settings {
+                // Port 1 of this host: nobody listens there.
+                endpoint: "https://127.0.0.1:1/introspect".parse().unwrap(),
+                client_id: "writ".to_owned(),
+                client_secret_file: secret.clone(),
+                always: false,
+            });
+            settings
+        };
+        let chosen = |settings: Vec<Settings>, named: Option<&str>| {
+            let client = ClientPolicy { opaque_tokens_from: named.map(str::to_owned), ..client() };
+            let issuers = Issuers::new(settings, SKEW).unwrap();
+            issuers.introspecting(&client).map(|(issuer, _)| issuer.settings.issuer.clone())
+        };
+        assert_eq!(chosen(vec![of("a", false), of("b", true)], None).as_deref(), Some("b"));
+        assert_eq!(chosen(vec![of("a", true), of("b", true)], Some("b")).as_deref(), Some("b"));
+        assert_eq!(chosen(vec![of("a", false)], None), None, "none can be asked");
+        assert_eq!(chosen(vec![of("a", true), of("b", true)], None), None, "which one?");
+        assert_eq!(chosen(vec![of("a", false), of("b", true)], Some("a")), None, "never another than the named one");
+
+        let issuers = Issuers::new(vec![of("a", true)], SKEW).unwrap();
+        let ask = async |kind, text: &str| issuers.verify(kind, text, &client(), &policies(), NOW).await.err();
+        assert_eq!(ask(Source::AccessToken, "opaque").await, Some(IssuerUnavailable));
+        for (kind, text) in [(Source::AccessToken, "opa que"), (Source::Jwt, "opaque"), (Source::IdToken, "opaque")] {
+            assert_eq!(ask(kind, text).await, Some(Malformed), "{kind:?}");
+        }
+        fs::remove_file(&secret).unwrap();
+        let error = Issuers::new(vec![of("a", true)], SKEW).err().unwrap();
+        assert!(matches!(error, IssuersError::Introspection { .. }), "{error}");
     }
 
     #[test]

@@ -18,6 +18,10 @@ use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
 const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
 
+/// How long an opaque token without an expiry is good for: its issuer has called it active for the moment only, and what
+/// is made of it shall end soon after.
+const UNTIL_ASKED_AGAIN: Duration = Duration::from_secs(60);
+
 /// What a verified token of a subject issuer says. Only the checks of its kind make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutsideToken {
@@ -52,7 +56,8 @@ impl OutsideToken {
     }
 
     /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
-    /// Txn-Token made from it ends unless its purpose outlives.
+    /// Txn-Token made from it ends unless its purpose outlives. A minute from now where there is no `exp`, as in some
+    /// replies of introspection.
     pub fn usable_until(&self) -> Timestamp {
         self.usable_until
     }
@@ -62,9 +67,14 @@ impl OutsideToken {
         self.bound
     }
 
-    /// All its claims, as written.
+    /// All its claims, as written; of an opaque token the members of the issuer's reply.
     pub fn claims(&self) -> &Members {
         &self.claims
+    }
+
+    /// The same token, which proves nothing any more once `other` does not.
+    pub(super) fn ending_with(self, other: &Self) -> Self {
+        Self { usable_until: self.usable_until.min(other.usable_until), ..self }
     }
 }
 
@@ -79,7 +89,7 @@ impl OutsideToken {
     }
 }
 
-/// The text of one JSON object with one meaning.
+/// The text of one JSON object with one meaning: claims, or a reply.
 ///
 /// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
 pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
@@ -135,8 +145,7 @@ impl Measure<'_> {
         // An ID token says who somebody is, never what may be done (R-POL-05).
         let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
         let times = Times::read(&claims, self.now)?;
-        times.hold(self.now, self.clock_skew)?;
-        let usable_until = times.expires() + self.clock_skew;
+        let usable_until = times.hold(self.now, self.clock_skew)?.unwrap_or(self.now + UNTIL_ASKED_AGAIN);
         Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, bound, claims })
     }
 
@@ -198,7 +207,7 @@ impl Audience {
 
 /// The times of a token, since 1970; each can be one.
 pub(super) struct Times {
-    pub(super) exp: Duration,
+    pub(super) exp: Option<Duration>,
     nbf: Option<Duration>,
     pub(super) iat: Option<Duration>,
 }
@@ -210,27 +219,25 @@ impl Times {
             Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
         };
         Ok(Self {
-            exp: time("exp", EARLIEST)?.ok_or(ClaimsInvalid("exp is missing"))?,
+            exp: time("exp", EARLIEST)?,
             // Some issuers write 0 where they mean "from the beginning".
             nbf: time("nbf", Duration::ZERO)?,
             iat: time("iat", EARLIEST)?,
         })
     }
 
+    /// The first second in which the token proves nothing any more, the skew included; `None` if it never said.
+    ///
     /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
     /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
-    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
+    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<Option<Timestamp>, SubjectError> {
         let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
-        let expired_at = self.expires();
-        if now >= expired_at + skew {
+        let expires = self.exp.map(|exp| Timestamp::from_epoch(exp.as_secs()));
+        if let Some(expired_at) = expires.filter(|exp| now >= *exp + skew) {
             return Err(SubjectError::Expired { expired_at });
         }
         let valid = self.nbf.is_none_or(begun) && self.iat.is_none_or(begun);
-        valid.then_some(()).ok_or(NotYetValid)
-    }
-
-    pub(super) fn expires(&self) -> Timestamp {
-        Timestamp::from_epoch(self.exp.as_secs())
+        valid.then_some(expires.map(|exp| exp + skew)).ok_or(NotYetValid)
     }
 }
 

@@ -75,10 +75,10 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     let times = Times::read(&claims, by.now)?;
     let begins = times.iat.ok_or(ClaimsInvalid("iat is missing"))?;
     let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= LONGEST_LIFETIME;
-    let lifetime = times.exp.checked_sub(begins).filter(|&lifetime| fits(lifetime));
-    lifetime.ok_or(ClaimsInvalid("exp must be after iat, by ten minutes at most"))?;
+    let lifetime = times.exp.and_then(|exp| exp.checked_sub(begins)).filter(|&lifetime| fits(lifetime));
+    let ends = lifetime.ok_or(ClaimsInvalid("exp must be after iat, by ten minutes at most"))? + begins;
     times.hold(by.now, by.clock_skew)?;
-    let usable_until = times.expires() + by.clock_skew;
+    let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let single_use = Some(SingleUse { id, keep_until: usable_until });
     Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
 }

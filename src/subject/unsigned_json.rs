@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use writ_verifier::Members;
-
 use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
 use super::outside::{Times, members};
@@ -23,12 +21,7 @@ pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<Assert
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    let usable_until = claims.raw("exp").map(|_| usable_until(&claims, clock_skew, now)).transpose()?;
+    let expires = claims.raw("exp").is_some();
+    let usable_until = if expires { Times::read(&claims, now)?.hold(now, clock_skew)? } else { None };
     Ok(AssertedSubject { source: Source::UnsignedJson, sub, claims, usable_until, single_use: None })
-}
-
-fn usable_until(claims: &Members, clock_skew: Duration, now: Timestamp) -> Result<Timestamp, SubjectError> {
-    let times = Times::read(claims, now)?;
-    times.hold(now, clock_skew)?;
-    Ok(times.expires() + clock_skew)
 }

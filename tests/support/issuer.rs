@@ -1,6 +1,8 @@
-//! A subject issuer: an HTTPS server on loopback that publishes keys, can misbehave on request, and mints tokens.
+//! A subject issuer: an HTTPS server on loopback that publishes keys, says what tokens are worth, can misbehave on
+//! request, and mints tokens.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,6 +35,36 @@ pub(crate) enum Mode {
     Redirect(String),
 }
 
+/// How its introspection endpoint answers.
+#[derive(Clone)]
+pub(crate) enum Word {
+    /// With these members.
+    Says(Value),
+    /// With this status and body.
+    Answers(u16, String),
+    /// With these bytes after the version of HTTP.
+    Raw(String),
+    /// Not at all: it waits for its client to go away.
+    Silence,
+    /// It closes the connection.
+    HangsUp,
+    /// A byte at a time, with a pause before each.
+    Drips(String),
+    /// With a body that does not end.
+    Endless,
+}
+
+/// What its introspection endpoint was asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    /// The request line.
+    pub(crate) line: String,
+    /// Names in lower case.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// The form, as it came.
+    pub(crate) body: String,
+}
+
 /// A running issuer.
 pub(crate) struct Issuer {
     address: SocketAddr,
@@ -50,6 +82,8 @@ struct Site {
     max_age: AtomicUsize,
     jwks_fetches: AtomicUsize,
     other_fetches: AtomicUsize,
+    word: Mutex<Word>,
+    asked: Mutex<Vec<Asked>>,
 }
 
 impl Issuer {
@@ -76,6 +110,8 @@ impl Issuer {
             max_age: AtomicUsize::new(300),
             jwks_fetches: AtomicUsize::new(0),
             other_fetches: AtomicUsize::new(0),
+            word: Mutex::new(Word::Says(json!({"active": false}))),
+            asked: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, end) = (Arc::clone(&site), Arc::clone(&stop));
@@ -126,6 +162,40 @@ impl Issuer {
     /// How often anything else was asked for.
     pub(crate) fn other_fetches(&self) -> usize {
         self.site.other_fetches.load(Ordering::SeqCst)
+    }
+
+    /// Where it says what tokens are worth.
+    pub(crate) fn introspection_endpoint(&self) -> String {
+        format!("{}/introspect", self.url())
+    }
+
+    /// From now on this is its word about every token.
+    pub(crate) fn introspect(&self, word: Word) {
+        *self.site.word.lock().unwrap() = word;
+    }
+
+    /// What it was asked about tokens, oldest first.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.site.asked.lock().unwrap().clone()
+    }
+
+    /// What it says about a good opaque token, to be changed.
+    pub(crate) fn reply() -> Value {
+        json!({
+            "active": true, "sub": "alice", "aud": AUDIENCE, "client_id": "web-app", "token_type": "Bearer",
+            "iat": now(), "exp": now() + 600, "scope": "trade.stocks",
+        })
+    }
+
+    /// A JWT for services that is marked as nothing else, to be changed and minted.
+    pub(crate) fn jwt(&self) -> Draft<'_> {
+        self.access_token().header("typ", "JWT").without("client_id").without("jti")
+    }
+
+    /// An ID token as OIDC has it, to be changed and minted.
+    pub(crate) fn id_token(&self) -> Draft<'_> {
+        let draft = self.jwt().without("scope").claim("aud", "web-app");
+        draft.claim("nonce", "n-0S6_WzA2Mj").claim("auth_time", now()).claim("at_hash", "77QmUPtjPfzWtF2AnpK9RQ")
     }
 
     /// An access token as RFC 9068 has it, to be changed and minted.
@@ -245,11 +315,10 @@ fn answer(socket: TcpStream, config: Arc<ServerConfig>, site: &Site) -> std::io:
     let mut stream = StreamOwned::new(session, socket);
     let mut request = Vec::new();
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-        let mut chunk = [0; 4096];
-        match stream.read(&mut chunk)? {
-            0 => return Ok(()),
-            read => request.extend_from_slice(&chunk[..read]),
-        }
+        read_more(&mut stream, &mut request)?;
+    }
+    if request.starts_with(b"POST ") {
+        return speak(&mut stream, request, site);
     }
     let is_jwks = request.starts_with(b"GET /jwks ");
     if is_jwks { &site.jwks_fetches } else { &site.other_fetches }.fetch_add(1, Ordering::SeqCst);
@@ -260,6 +329,66 @@ fn answer(socket: TcpStream, config: Arc<ServerConfig>, site: &Site) -> std::io:
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nCache-Control: max-age={max_age}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+fn read_more(stream: &mut Stream, request: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = [0; 4096];
+    match stream.read(&mut chunk)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        read => {
+            request.extend_from_slice(&chunk[..read]);
+            Ok(())
+        }
+    }
+}
+
+/// The introspection endpoint.
+fn speak(stream: &mut Stream, mut request: Vec<u8>, site: &Site) -> io::Result<()> {
+    let end = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head") + 4;
+    let head = String::from_utf8_lossy(&request[..end]).into_owned();
+    let headers: BTreeMap<_, _> = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    while request.len() < end + length {
+        read_more(stream, &mut request)?;
+    }
+    let line = head.lines().next().unwrap_or_default().to_owned();
+    let body = String::from_utf8_lossy(&request[end..]).into_owned();
+    site.asked.lock().unwrap().push(Asked { line, headers, body });
+    let word = site.word.lock().unwrap().clone();
+    let head = |status: u16, length: usize| {
+        format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        )
+    };
+    match word {
+        Word::Says(reply) => write!(stream, "{}{reply}", head(200, reply.to_string().len()))?,
+        Word::Answers(status, body) => write!(stream, "{}{body}", head(status, body.len()))?,
+        Word::Raw(rest) => write!(stream, "HTTP/1.1 {rest}")?,
+        Word::Silence => while read_more(stream, &mut request).is_ok() {},
+        Word::HangsUp => return Ok(()),
+        Word::Drips(body) => {
+            write!(stream, "{}", head(200, body.len()))?;
+            for byte in body.bytes() {
+                stream.write_all(&[byte])?;
+                stream.flush()?;
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Word::Endless => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{{\"active\":true,\"x\":\"")?;
+            loop {
+                stream.write_all(&[b'x'; 4096])?;
+            }
+        }
+    }
     stream.conn.send_close_notify();
     stream.flush()
 }
