@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::blocks::Blocked;
 use crate::client::ClientError;
 use crate::clock::Timestamp;
 use crate::keys::KeysError;
@@ -36,6 +37,9 @@ pub enum Refusal {
     /// The policy says no.
     #[error(transparent)]
     Policy(#[from] Denial),
+    /// An operator has stopped it.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
     /// It cannot be counted or recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -115,6 +119,7 @@ impl Refusal {
                 Denial::RedemptionTooEarly { .. } => code("invalid_request", "redemption_too_early"),
                 Denial::RedemptionTooOld { .. } => code("invalid_request", "redemption_too_old"),
             },
+            Self::Blocked(Blocked) => code("invalid_request", "blocked"),
             Self::Ledger(error) => match error {
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
                 LedgerError::Exhausted => code("invalid_request", "redemption_exhausted"),
@@ -233,6 +238,7 @@ mod tests {
         let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
         let faults = [LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
+        all.push(Blocked.into());
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
         all
@@ -261,6 +267,7 @@ mod tests {
                 "redemption_exhausted",
                 "redemption_key_gone",
                 "redemption_not_on_record",
+                "blocked",
                 "token_too_large",
                 "request_timeout",
             ],

@@ -186,6 +186,22 @@ impl Grant {
         &self.scope
     }
 
+    /// Whom the token will be for.
+    pub fn sub(&self) -> &str {
+        match &self.kind {
+            GrantKind::Issue { sub, .. } => sub.as_str(),
+            GrantKind::Redeem { original, .. } => &original.claims.sub,
+        }
+    }
+
+    /// The Txn-Token whose transaction goes on; `None` where a new one begins.
+    pub fn original(&self) -> Option<&OwnToken> {
+        match &self.kind {
+            GrantKind::Issue { .. } => None,
+            GrantKind::Redeem { original, .. } => Some(original),
+        }
+    }
+
     /// Issue or redeem.
     pub fn kind(&self) -> &GrantKind {
         &self.kind
