@@ -160,6 +160,8 @@ pub enum Event {
         trust_ledger: bool,
         /// Keys whose history was restored.
         keys: usize,
+        /// Entries of the kill switch that could still be read and are in force.
+        blocks: u64,
     },
 }
 
