@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use crate::audit::{Audit, Decision, Event, TokenDigest};
+use crate::blocks::{Blocks, Matter};
 use crate::claims::{self, Claims};
 use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
 use crate::clock::Timestamp;
@@ -83,6 +84,8 @@ pub struct Exchange {
     pub keys: Arc<KeyRing>,
     /// What is counted and recorded.
     pub ledger: Arc<Ledger>,
+    /// What an operator has stopped.
+    pub blocks: Arc<Blocks>,
     /// How often a client may ask.
     pub limits: Limits,
     /// Where each decision is recorded.
@@ -166,6 +169,7 @@ impl Exchange {
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
+        self.blocks.check_client(&client.client_id, Timestamp::now())?;
         let mut trace = Trace::default();
         let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
         let clock = Timestamp::now();
@@ -177,6 +181,7 @@ impl Exchange {
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let grant = decide(&asked, subject, at, &mut trace)?;
         self.ask_pdp(ask, &grant, &request, decision).await?;
+        self.blocks.check(&Matter::of_grant(&grant), clock)?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -488,6 +493,7 @@ mod tests {
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
+                blocks: Arc::new(Blocks::open(store.clone()).await.unwrap()),
                 limits: Limits::new(limits::Settings { requests_per_second_per_client: None }),
                 audit: Audit::new(Log::start(Format::Json, log.clone())),
                 in_flight: alive,

@@ -209,14 +209,17 @@ impl Ledger {
     /// with it. All of it is durable when this returns, or nothing is written.
     ///
     /// # Errors
-    /// [`LedgerError::Replayed`] if what can be used once was used; [`LedgerError::Unavailable`].
+    /// [`LedgerError::Replayed`] if what can be used once was used, or may have been; [`LedgerError::Unavailable`].
     pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<(), LedgerError> {
         let mut change = Change::new();
         if let Some(token) = &entry.token {
             let record = TokenRecord { txn: token.txn.to_owned(), keep_until: token.keep_until };
             change = change.put(Table::Tokens, &token.signed_part, encode(&record)?);
         }
-        if let Some(SingleUse { id, keep_until }) = entry.single_use {
+        if let Some(SingleUse { id, made, keep_until }) = entry.single_use {
+            if made <= self.floor {
+                return Err(LedgerError::Replayed); // whether it was used is lost
+            }
             change = change.absent(Table::Single, &id).put(Table::Single, &id, time_value(keep_until));
         }
         while self.swap(change.clone(), now).await? == Swapped::Conflict {
@@ -454,6 +457,59 @@ mod tests {
     /// The token number `number` of transaction `t`, on record.
     async fn recorded(ledger: &Ledger, number: u8) {
         ledger.record(token(number, at(90 * DAY)), at(0)).await.unwrap();
+    }
+
+    /// An entry for something that can be used once, made at that second.
+    fn once(id: u8, made: u64) -> Entry<'static> {
+        let single_use = SingleUse { id: [id; 32], made: at(made), keep_until: at(made + 310) };
+        Entry { token: None, single_use: Some(single_use) }
+    }
+
+    ///
+    #[tokio::test]
+    async fn what_can_be_used_once_is_used_once_across_restarts() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let outcomes = join_all((0..8).map(|_| ledger.record(once(1, 0), at(1)))).await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(LedgerError::Replayed))));
+        let ledger = restarted(ledger, &installed).await;
+        assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
+        ledger.record(once(2, 0), at(2)).await.unwrap();
+    }
+
+    /// All or nothing: a token that comes with something used is not on record either.
+    #[tokio::test]
+    async fn nothing_is_recorded_beside_a_replay() {
+        let ledger = Installed::new().ledger().await;
+        ledger.record(once(1, 0), at(1)).await.unwrap();
+        let both = Entry { single_use: once(1, 0).single_use, ..token(2, at(DAY)) };
+        assert!(matches!(ledger.record(both, at(1)).await, Err(LedgerError::Replayed)));
+        assert!(ledger.store.read(Table::Tokens, &[2; 32]).await.unwrap().is_none());
+        ledger.record(Entry { single_use: once(3, 0).single_use, ..token(2, at(DAY)) }, at(1)).await.unwrap();
+        assert!(ledger.store.read(Table::Tokens, &[2; 32]).await.unwrap().is_some());
+    }
+
+    /// After a repair nobody knows what was used before it.
+    #[tokio::test]
+    async fn what_was_made_before_a_repair_is_used_no_more() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let _ = ledger.store.swap(forget_uses_before(Change::new(), at(100))).await.unwrap();
+        let ledger = restarted(ledger, &installed).await;
+        assert!(matches!(ledger.record(once(1, 100), at(101)).await, Err(LedgerError::Replayed)));
+        ledger.record(once(1, 101), at(101)).await.unwrap();
+    }
+
+    /// kept until it cannot be used anyway, and two days more.
+    #[tokio::test]
+    async fn what_was_used_is_remembered_for_longer_than_it_could_be_used() {
+        let ledger = Installed::new().ledger().await;
+        ledger.record(once(1, 0), at(1)).await.unwrap();
+        ledger.sweep(at(0), at(310 + 2 * DAY)).await.unwrap();
+        assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
+        ledger.sweep(at(0), at(311 + 2 * DAY)).await.unwrap();
+        assert!(ledger.store.read(Table::Single, &[1; 32]).await.unwrap().is_none());
     }
 
     fn grant(client: &str, token: u8, max_uses: u32) -> Grant {

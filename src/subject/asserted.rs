@@ -21,6 +21,8 @@ pub struct AssertedSubject {
 pub struct SingleUse {
     /// Names the client and its `jti`, and nothing else.
     pub id: [u8; 32],
+    /// When it was made.
+    pub made: Timestamp,
     /// The first second in which it cannot be used anyway.
     pub keep_until: Timestamp,
 }
@@ -56,9 +58,11 @@ impl AssertedSubject {
 impl AssertedSubject {
     /// A subject that no client vouched for, for tests of what is done with it.
     pub(crate) fn about(source: Source, sub: &str, usable_until: Option<Timestamp>) -> Self {
-        let single_use = usable_until
-            .filter(|_| source == Source::SelfSigned)
-            .map(|keep_until| SingleUse { id: [7; 32], keep_until });
+        let single_use = usable_until.filter(|_| source == Source::SelfSigned).map(|keep_until| SingleUse {
+            id: [7; 32],
+            made: keep_until - std::time::Duration::from_secs(60),
+            keep_until,
+        });
         Self { source, sub: sub.parse().unwrap(), claims: Members::default(), usable_until, single_use }
     }
 }

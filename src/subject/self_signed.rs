@@ -79,7 +79,8 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     let ends = lifetime.ok_or(ClaimsInvalid("exp must be after iat, by ten minutes at most"))? + begins;
     times.hold(by.now, by.clock_skew)?;
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
-    let single_use = Some(SingleUse { id, keep_until: usable_until });
+    let made = Timestamp::from_epoch(begins.as_secs());
+    let single_use = Some(SingleUse { id, made, keep_until: usable_until });
     Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
 }
 
