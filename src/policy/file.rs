@@ -746,6 +746,29 @@ mod tests {
         assert!(complaints(&format!("{GOOD}{text}")).is_empty());
     }
 
+    /// The examples of the manual are policies that can be used.
+    #[test]
+    fn the_manual_says_what_works() {
+        const MANUAL: &str = include_str!("../../docs/policies.md");
+        let schema = |_: &Path| Ok(include_bytes!("../../policies/schemas/trade.schema.json").to_vec());
+        let retention = Duration::from_secs(400 * 86_400);
+        let settings = Settings { outside_sources: Source::ALL.to_vec(), pdp: true, retention, ..settings() };
+        let blocks = MANUAL.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let mut purposes = 0;
+        for block in blocks.filter(|block| block.starts_with("[[purpose]]")) {
+            let found = parse(Path::new("/p/job.toml"), &format!("{GOOD}{block}"), &settings, &schema);
+            assert!(!found.problems.iter().any(Problem::is_error), "{block}: {:?}", found.problems);
+            purposes += 1;
+        }
+        let table = MANUAL.split("| to allow only | write |").nth(1).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let conditions: Vec<_> = rows.map(|row| row.split('`').nth(1).unwrap().replace("\\|", "|")).collect();
+        for condition in &conditions {
+            assert!(Condition::compile(condition).is_ok(), "{condition}");
+        }
+        assert!(purposes >= 6 && conditions.len() >= 8, "{purposes} {conditions:?}");
+    }
+
     #[test]
     fn the_files_that_a_policy_names_are_found() {
         let text = format!(

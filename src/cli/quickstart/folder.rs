@@ -20,6 +20,8 @@ const POLICIES: [(&str, &str); 4] = [
     ("account-service", include_str!("../../../policies/account-service.toml")),
     ("purge-job", include_str!("../../../policies/purge-job.toml")),
 ];
+/// The schema that one of them names.
+const SCHEMA: (&str, &str) = ("schemas/trade.schema.json", include_str!("../../../policies/schemas/trade.schema.json"));
 const TEMPLATE: &str = include_str!("writ.toml");
 /// Marks a folder as made by quickstart, and keeps it out of git.
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
@@ -196,6 +198,10 @@ fn policies(dir: &Path) -> Result<bool, FolderError> {
     for (client, policy) in POLICIES {
         made |= create(&dir.join(format!("{client}.toml")), policy)?;
     }
+    let (schema, text) = SCHEMA;
+    let schema = dir.join(schema);
+    make(schema.parent().unwrap_or(dir))?;
+    made |= create(&schema, text)?;
     Ok(made)
 }
 
