@@ -111,6 +111,14 @@ impl Form {
         self.value("client_id")
     }
 
+    /// `token`: what `POST /introspect` asks about (RFC 7662 §2.1). Its `token_type_hint` is ignored.
+    ///
+    /// # Errors
+    /// [`RequestError::Missing`] if it is absent or empty.
+    pub fn token(&self) -> Result<TokenText, RequestError> {
+        self.required("token").map(|token| TokenText(Zeroizing::new(token.to_owned())))
+    }
+
     /// Refuses what would authenticate the client a second time: only its certificate does.
     ///
     /// # Errors
@@ -444,6 +452,17 @@ mod tests {
             refusal(&with(&format!("{body}&actor_token=x"), "grant_type", None)),
             RequestError::Missing("grant_type")
         );
+    }
+
+    /// R-INTRO-06, A-026
+    #[test]
+    fn what_is_asked_about_is_one_token_and_nothing_else_is_read() {
+        let token = |body: &str| Form::parse(body.as_bytes()).and_then(|form| form.token());
+        assert_eq!(token("token=a.b.c&token_type_hint=x&scope=%2B").unwrap().expose(), "a.b.c");
+        for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {
+            assert_eq!(token(body).err(), Some(RequestError::Missing("token")), "{body}");
+        }
+        assert_eq!(token("token=a&token=a").err(), Some(RequestError::Repeated));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod clients;
 mod clock;
 mod configuration;
 mod handshakes;
+mod introspection_endpoint;
 mod keys;
 mod operations;
 mod policies;
