@@ -205,7 +205,22 @@ impl Presented {
     }
 }
 
-/// A subject token as received: wiped after use, never shown.
+/// Every `subject_token_type` that is taken: for each source that comes as a token, the type that it is named after.
+pub fn subject_token_types() -> Vec<String> {
+    let own_type = |source: &Source| match source {
+        Source::AccessToken
+        | Source::Jwt
+        | Source::IdToken
+        | Source::SelfSigned
+        | Source::UnsignedJson
+        | Source::TxnToken => true,
+        // One comes as `txn_token`, the other without any token.
+        Source::ExpiredTxnToken | Source::ClientCredentials => false,
+    };
+    Source::ALL.into_iter().filter(own_type).map(|source| format!("{TYPE_PREFIX}{}", source.name())).collect()
+}
+
+/// A token as received: wiped after use, never shown.
 pub struct TokenText(Zeroizing<String>);
 
 impl TokenText {

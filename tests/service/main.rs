@@ -13,6 +13,7 @@ mod configuration;
 mod handshakes;
 mod introspection_endpoint;
 mod keys;
+mod metadata;
 mod operations;
 mod policies;
 mod redemption;
