@@ -6,7 +6,7 @@ use writ_verifier::{Delayed, Members, TrustDomain, TxnClaims};
 
 use crate::ledger::Term;
 use crate::policy::decide::{Grant, GrantKind};
-use crate::subject::OwnToken;
+use crate::policy::mapping::TransactionContext;
 
 /// What is the same in every token (`[tokens]`).
 #[derive(Debug, Clone)]
@@ -30,26 +30,31 @@ pub struct Claims(TxnClaims);
 
 impl Claims {
     /// The claims of what `grant` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
-    /// (`UUIDv7`, R-CLAIM-03); a redeemed one keeps all its members (R-DELAY-15, R-DELAY-16).
+    /// (`UUIDv7`, R-CLAIM-03); one that goes on keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
     pub fn new(grant: Grant, term: Term, settings: &Settings) -> Self {
         let client = grant.client().as_str().to_owned();
         let scope = grant.scope().clone();
-        let carried = match grant.into_kind() {
-            GrantKind::Issue { sub, .. } => Carried::first(sub.as_str().to_owned()),
-            GrantKind::Redeem { original, .. } => Carried::over(*original, &client, term),
+        let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
+        let (txn, sub, chain) = match kind {
+            GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
+            GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
+            GrantKind::Redeem { original, .. } => {
+                mark_delayed(&mut rctx, &original.claims, term);
+                carried_over(original.claims, &client)
+            }
         };
         Self(TxnClaims {
             iss: settings.include_iss.then(|| settings.issuer.clone()),
             iat: term.iat.epoch(),
             exp: term.exp.epoch(),
             aud: settings.trust_domain.clone(),
-            txn: carried.txn,
-            sub: carried.sub,
+            txn,
+            sub,
             scope,
             req_wl: client,
-            req_wl_chain: carried.chain,
-            tctx: carried.tctx,
-            rctx: carried.rctx,
+            req_wl_chain: chain,
+            tctx,
+            rctx,
             nbf: None,
         })
     }
@@ -74,31 +79,23 @@ impl Claims {
     }
 }
 
-/// What does not come from this request alone.
-struct Carried {
-    txn: String,
-    sub: String,
-    chain: Vec<String>,
-    tctx: Members,
-    rctx: Members,
+/// `txn`, `sub` and the chain of a token that follows on `original`: the client is put at its end (R-SUBJ-24).
+fn carried_over(original: TxnClaims, client: &str) -> (String, String, Vec<String>) {
+    let TxnClaims { txn, sub, req_wl, req_wl_chain, .. } = original;
+    let mut chain = if req_wl_chain.is_empty() { vec![req_wl] } else { req_wl_chain };
+    chain.push(client.to_owned());
+    (txn, sub, chain)
 }
 
-impl Carried {
-    fn first(sub: String) -> Self {
-        let (tctx, rctx) = (Members::default(), Members::default());
-        Self { txn: Uuid::now_v7().to_string(), sub, chain: Vec::new(), tctx, rctx }
-    }
-
-    fn over(original: OwnToken, client: &str, term: Term) -> Self {
-        let TxnClaims { iat, exp, txn, sub, req_wl, req_wl_chain, tctx, mut rctx, .. } = original.claims;
-        let use_number = term.spent.map_or(0, |spent| spent.use_number);
-        let delayed = Delayed { iat, exp, use_number };
-        rctx.set(Delayed::MEMBER, &delayed).expect("three numbers under fixed names always make JSON");
-        let mut chain = if req_wl_chain.is_empty() { vec![req_wl] } else { req_wl_chain };
-        chain.push(client.to_owned());
-        Self { txn, sub, chain, tctx, rctx }
-    }
+/// Verifiers shall see where a redeemed token comes from (R-DELAY-16).
+fn mark_delayed(rctx: &mut Members, original: &TxnClaims, term: Term) {
+    let use_number = term.spent.map_or(0, |spent| spent.use_number);
+    let delayed = Delayed { iat: original.iat, exp: original.exp, use_number };
+    rctx.set(Delayed::MEMBER, &delayed).expect("three numbers under fixed names always make JSON");
 }
+
+#[cfg(test)]
+mod chains;
 
 #[cfg(test)]
 mod tests {
@@ -107,6 +104,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::ledger::Spent;
+    use crate::subject::OwnToken;
 
     const NOW: u64 = 1_790_000_000;
 

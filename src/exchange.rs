@@ -11,16 +11,17 @@ use crate::claims::{self, Claims};
 use crate::clock::Timestamp;
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
-use crate::ledger::{Ledger, LedgerError, Term};
+use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
-use crate::policy::decide::{Asked, Denial, Grant, Trace, admit, decide};
+use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
 use crate::request::{Presented, TokenRequest};
 use crate::response::HttpRefusal;
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token;
-use crate::subject::{SubjectError, VerifiedSubject};
+use crate::subject::self_signed::{self, Presentation};
+use crate::subject::{SubjectError, VerifiedSubject, unsigned_json};
 
 /// With more policies than this, metrics name no client.
 const MOST_NAMED: usize = 500;
@@ -97,7 +98,8 @@ impl Exchange {
         let now = signer.instant();
         let subject = self.verify(ask, &asked, policies, now).await?;
         decision.proves(&subject, now);
-        let grant = decide(&asked, subject, now, &mut trace)?;
+        let at = Circumstances { now, max_replacements: self.settings.max_replacements };
+        let grant = decide(&asked, subject, at, &mut trace)?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -117,15 +119,26 @@ impl Exchange {
                 let verifying = self.issuers.access_token(token.expose(), client, policies, now);
                 in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
             }
+            Presented::Jwt(_) | Presented::IdToken(_) => Err(SubjectError::IssuerUnknown.into()),
+            Presented::SelfSigned(token) => {
+                let by = Presentation {
+                    client,
+                    certificate: &ask.certificate,
+                    issuer: &self.settings.issuer,
+                    clock_skew: self.issuers.clock_skew(),
+                    now,
+                };
+                Ok(VerifiedSubject::Asserted(self_signed::verify(token.expose(), by)?))
+            }
+            Presented::UnsignedJson(json) => {
+                let asserted = unsigned_json::verify(json.expose(), self.issuers.clock_skew(), now)?;
+                Ok(VerifiedSubject::Asserted(asserted))
+            }
             Presented::TxnToken(token) => {
                 let may_redeem = asked.redeeming_rule().is_some();
                 let find = |kid: &str| known_key(self.keys.find(kid));
                 let domain = &self.settings.trust_domain;
                 let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
-                // A live token at purposes that accept live ones asks to be replaced, which this version does not do.
-                if own.alive && asked.rules(Source::TxnToken).is_some() {
-                    return Err(SubjectError::TypeUnsupported.into());
-                }
                 Ok(VerifiedSubject::Own(Box::new(own)))
             }
         }
@@ -141,6 +154,10 @@ impl Exchange {
         decision: &mut Decision,
     ) -> Result<Issued, Refusal> {
         let now = signer.instant();
+        let single_use = match grant.kind() {
+            GrantKind::Issue { single_use, .. } => *single_use,
+            GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
+        };
         let claims = Claims::new(grant, term, &self.settings);
         let token = signer.sign(&claims)?;
         let mut redeemable_until = None;
@@ -149,12 +166,12 @@ impl Exchange {
                 return Err(Refusal::TokenTooLarge);
             }
             let facts = claims.as_txn_claims();
-            if let Some(max_age) = policies.redeemable_for(&facts.scope, &facts.req_wl) {
-                let until = term.exp + max_age;
-                let signed_part = token.signed_part_sha256();
-                let recording = self.ledger.record(&signed_part, &facts.txn, until, now);
-                in_time(ask, recording, late).await?; // on record before it leaves
-                redeemable_until = Some(until);
+            redeemable_until = policies.redeemable_for(&facts.scope, &facts.req_wl).map(|max_age| term.exp + max_age);
+            let signed_part = token.signed_part_sha256();
+            let redeemable = |keep_until| Redeemable { signed_part, txn: &facts.txn, keep_until };
+            let entry = Entry { token: redeemable_until.map(redeemable), single_use };
+            if !entry.is_empty() {
+                in_time(ask, self.ledger.record(entry, now), late).await?; // on record before it leaves
             }
         }
         let scope = claims.as_txn_claims().scope.to_string();
@@ -178,6 +195,7 @@ impl Decision {
         match subject {
             VerifiedSubject::Client => {}
             VerifiedSubject::Named(sub) => self.sub = Some(sub.to_string()),
+            VerifiedSubject::Asserted(asserted) => self.sub = Some(asserted.sub().to_string()),
             VerifiedSubject::Outside(token) => {
                 self.sub = Some(token.sub().to_string());
                 self.subject_issuer = Some(token.issuer().to_owned());
@@ -185,8 +203,10 @@ impl Decision {
             VerifiedSubject::Own(token) => {
                 self.sub = Some(token.claims.sub.clone());
                 self.txn = Some(token.claims.txn.clone());
-                self.key_state = Some(token.key_state);
-                self.delayed_by = now.epoch().checked_sub(token.claims.exp);
+                if !token.alive {
+                    self.key_state = Some(token.key_state);
+                    self.delayed_by = now.epoch().checked_sub(token.claims.exp);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::client::ClientId;
 use crate::clock::Timestamp;
 use crate::policy::decide::{Grant, GrantKind};
 use crate::store::{Change, Store, StoreError, Swapped, Table};
-use crate::subject::OwnToken;
+use crate::subject::{OwnToken, SingleUse};
 
 /// How far the clock may lie behind the last recorded event.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
@@ -38,6 +38,9 @@ pub enum LedgerError {
     /// All uses are spent, and the token of the last one is not this client's to repeat.
     #[error("the token has already been redeemed as often as it may be")]
     Exhausted,
+    /// What may be used once was used before.
+    #[error("the subject token was used before")]
+    Replayed,
     /// The clock is behind the last recorded event: no age can be trusted.
     #[error("the clock of this service is behind its records")]
     ClockBehind,
@@ -107,6 +110,33 @@ impl Uses {
     }
 }
 
+/// What goes on record with a new token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entry<'a> {
+    /// The token, if some policy can redeem it.
+    pub token: Option<Redeemable<'a>>,
+    /// What is spent with it.
+    pub single_use: Option<SingleUse>,
+}
+
+/// A token that some policy can redeem.
+#[derive(Debug, Clone, Copy)]
+pub struct Redeemable<'a> {
+    /// SHA-256 of what was signed.
+    pub signed_part: [u8; 32],
+    /// Its transaction.
+    pub txn: &'a str,
+    /// Until when it can be redeemed.
+    pub keep_until: Timestamp,
+}
+
+impl Entry<'_> {
+    /// Whether there is nothing to record.
+    pub fn is_empty(&self) -> bool {
+        self.token.is_none() && self.single_use.is_none()
+    }
+}
+
 /// The record of a token that some policy can redeem.
 #[derive(Debug, Serialize, Deserialize)]
 struct TokenRecord {
@@ -121,9 +151,11 @@ pub struct Ledger {
     last_event: AtomicU64,
     /// What was counted for tokens issued up to then was lost.
     floor: Timestamp,
-    /// How many tokens are on record, and for how many transactions and purposes uses are counted.
+    /// How many tokens are on record, for how many transactions and purposes uses are counted, and how many identifiers
+    /// were used that can be used once.
     tokens: AtomicUsize,
     uses: AtomicUsize,
+    singles: AtomicUsize,
 }
 
 impl Ledger {
@@ -134,9 +166,10 @@ impl Ledger {
     pub async fn open(store: Store) -> Result<Self, LedgerError> {
         let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.epoch();
         let floor = read_time(&store, Table::Meta, FLOOR).await?;
-        let (tokens, uses) = (count(&store, Table::Tokens).await?, count(&store, Table::Uses).await?);
-        let last_event = AtomicU64::new(last_event);
-        Ok(Self { store, last_event, floor, tokens: AtomicUsize::new(tokens), uses: AtomicUsize::new(uses) })
+        let tokens = AtomicUsize::new(count(&store, Table::Tokens).await?);
+        let uses = AtomicUsize::new(count(&store, Table::Uses).await?);
+        let singles = AtomicUsize::new(count(&store, Table::Single).await?);
+        Ok(Self { store, last_event: AtomicU64::new(last_event), floor, tokens, uses, singles })
     }
 
     /// Refuses a clock that lies behind what was recorded.
@@ -172,21 +205,30 @@ impl Ledger {
         Ok(())
     }
 
-    /// Puts a token on record until `keep_until`; durable when this returns.
+    /// Puts on record what leaves with a new token: the token itself, if some policy can redeem it, and what is spent
+    /// with it. All of it is durable when this returns, or nothing is written.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`].
-    pub async fn record(
-        &self,
-        signed_part: &[u8; 32],
-        txn: &str,
-        keep_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let record = encode(&TokenRecord { txn: txn.to_owned(), keep_until })?;
-        let change = Change::new().put(Table::Tokens, signed_part, record);
-        while self.swap(change.clone(), now).await? == Swapped::Conflict {}
-        self.tokens.fetch_add(1, Ordering::Relaxed);
+    /// [`LedgerError::Replayed`] if what can be used once was used; [`LedgerError::Unavailable`].
+    pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<(), LedgerError> {
+        let mut change = Change::new();
+        if let Some(token) = &entry.token {
+            let record = TokenRecord { txn: token.txn.to_owned(), keep_until: token.keep_until };
+            change = change.put(Table::Tokens, &token.signed_part, encode(&record)?);
+        }
+        if let Some(SingleUse { id, keep_until }) = entry.single_use {
+            change = change.absent(Table::Single, &id).put(Table::Single, &id, time_value(keep_until));
+        }
+        while self.swap(change.clone(), now).await? == Swapped::Conflict {
+            // About the clock, unless somebody was quicker.
+            if let Some(single) = &entry.single_use
+                && self.store.read(Table::Single, &single.id).await?.is_some()
+            {
+                return Err(LedgerError::Replayed);
+            }
+        }
+        self.tokens.fetch_add(usize::from(entry.token.is_some()), Ordering::Relaxed);
+        self.singles.fetch_add(usize::from(entry.single_use.is_some()), Ordering::Relaxed);
         Ok(())
     }
 
@@ -197,7 +239,9 @@ impl Ledger {
     /// [`LedgerError`], each variant; nothing is counted then.
     pub async fn spend(&self, grant: &Grant, now: Timestamp) -> Result<Term, LedgerError> {
         match grant.kind() {
-            GrantKind::Issue { .. } => Ok(Term { iat: now, exp: grant.expiry(now), spent: None }),
+            GrantKind::Issue { .. } | GrantKind::Replace { .. } => {
+                Ok(Term { iat: now, exp: grant.expiry(now), spent: None })
+            }
             GrantKind::Redeem { original, max_uses, require_record } => {
                 self.check_clock(now)?;
                 self.check_record(original, *require_record).await?;
@@ -270,6 +314,10 @@ impl Ledger {
         // The absence of a record refuses.
         let is_over = |record: &TokenRecord| record.keep_until + SPARE < now;
         self.drop_all(Table::Tokens, &self.tokens, is_over).await?;
+        // The absence of an identifier would grant; but what it was used with has expired long before, unless the clock
+        // went back by days, and then nothing is granted at all.
+        let is_over = |keep_until: &Timestamp| *keep_until + SPARE < now;
+        self.drop_all(Table::Single, &self.singles, is_over).await?;
         // The absence of a count would grant, so only keys decide and no clock.
         let is_over = |uses: &Uses| uses.original_iat + TRANSACTION_SPAN < oldest_key;
         self.drop_all(Table::Uses, &self.uses, is_over).await
@@ -301,7 +349,7 @@ impl Ledger {
     /// Brings `writ_ledger_records` up to date.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; counts stay far below 2^52")]
     pub fn observe(&self) {
-        for (kind, count) in [("tokens", &self.tokens), ("uses", &self.uses)] {
+        for (kind, count) in [("tokens", &self.tokens), ("uses", &self.uses), ("single_use", &self.singles)] {
             metrics::gauge!("writ_ledger_records", "kind" => kind).set(count.load(Ordering::Relaxed) as f64);
         }
     }
@@ -397,9 +445,15 @@ mod tests {
         installed.ledger().await
     }
 
+    /// An entry for the token number `number` of transaction `t`.
+    fn token(number: u8, keep_until: Timestamp) -> Entry<'static> {
+        let token = Redeemable { signed_part: [number; 32], txn: "t", keep_until };
+        Entry { token: Some(token), single_use: None }
+    }
+
     /// The token number `number` of transaction `t`, on record.
     async fn recorded(ledger: &Ledger, number: u8) {
-        ledger.record(&[number; 32], "t", at(90 * DAY), at(0)).await.unwrap();
+        ledger.record(token(number, at(90 * DAY)), at(0)).await.unwrap();
     }
 
     fn grant(client: &str, token: u8, max_uses: u32) -> Grant {
@@ -562,7 +616,7 @@ mod tests {
         assert!(ledger.check_clock(at(100)).is_ok(), "not known yet");
         ledger.heed().await.unwrap();
         assert!(ledger.check_clock(at(100)).is_err());
-        ledger.record(&[2; 32], "t", at(90 * DAY), at(DAY - 20)).await.unwrap();
+        ledger.record(token(2, at(90 * DAY)), at(DAY - 20)).await.unwrap();
         assert_eq!(read_time(&ledger.store, Table::Clock, LAST_EVENT).await.unwrap(), at(DAY));
     }
 
@@ -604,7 +658,7 @@ mod tests {
         recorded(&ledger, 1).await;
         ledger.store.clone().close().await;
         assert!(matches!(ledger.spend(&grant("job", 1, 1), at(100)).await, Err(LedgerError::Unavailable(_))));
-        assert!(ledger.record(&[2; 32], "t", at(100), at(100)).await.is_err());
+        assert!(ledger.record(token(2, at(100)), at(100)).await.is_err());
         assert!(ledger.probe(at(200)).await.is_err());
     }
 }

@@ -3,9 +3,13 @@
 //! [`mod@file`] reads what an operator wrote and complains with line numbers, [`folder`] all of it together; what they make
 //! of it is in here, checked, and cannot be wrong any more. [`decide`] says yes or no and why.
 
+pub mod condition;
 pub mod decide;
+mod exact;
 pub mod file;
 pub mod folder;
+pub mod mapping;
+pub mod schema;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,8 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use writ_verifier::jwks::KeySet;
 use writ_verifier::{Purpose, Scope};
 
+use self::condition::Condition;
+use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 
 /// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character.
@@ -166,6 +173,8 @@ pub struct ClientPolicy {
     pub subject_token_audience: Vec<String>,
     /// It has checked the proof of sender-constrained (`cnf`) access tokens; from others these are refused.
     pub vouches_for_bound_tokens: bool,
+    /// Besides the key of its certificate: what signs its self-signed subject tokens.
+    pub keys: Option<KeySet>,
     /// What it may ask for, in the file's order.
     pub purposes: Vec<PurposeRule>,
 }
@@ -192,6 +201,10 @@ pub struct PurposeRule {
     pub subjects: Option<Vec<Glob>>,
     /// The outside token must carry one of these scopes.
     pub granted_by: Vec<Purpose>,
+    /// What goes into `tctx` and `rctx`.
+    pub mapping: Mapping,
+    /// What must be true besides.
+    pub when: Option<Arc<Condition>>,
     /// Whether the token may outlive the subject token.
     pub outlive: bool,
     /// The right to redeem expired tokens; present only if `expired_txn_token` is accepted.

@@ -95,7 +95,6 @@ impl Refusal {
             Self::RateLimited(_) => code("temporarily_unavailable", "rate_limited"),
             Self::Subject(error) => match error {
                 SubjectError::Malformed => code("invalid_request", "subject_token_malformed"),
-                SubjectError::TypeUnsupported => code("invalid_request", "subject_token_type_unsupported"),
                 SubjectError::IssuerUnknown => code("invalid_request", "subject_token_issuer_unknown"),
                 SubjectError::KeyUnknown => code("invalid_request", "subject_token_key_unknown"),
                 SubjectError::SignatureInvalid => code("invalid_request", "subject_token_signature_invalid"),
@@ -113,12 +112,17 @@ impl Refusal {
                 Denial::SubjectNotAllowed => code("unauthorized_client", "subject_not_allowed"),
                 Denial::ScopeUnknown => code("invalid_scope", "scope_unknown"),
                 Denial::ScopeExceedsSubjectToken => code("invalid_scope", "scope_exceeds_subject_token"),
+                Denial::DetailsRejected(_) => code("invalid_scope", "details_rejected"),
+                Denial::ClaimMissing => code("invalid_request", "subject_token_claims_invalid"),
+                Denial::ConditionFailed => code("invalid_scope", "condition_failed"),
+                Denial::ReplacementLimit => code("invalid_request", "replacement_limit"),
                 Denial::UnsupportedOnRedemption(_) => code("invalid_request", "parameter_unsupported"),
                 Denial::RedemptionNotAllowed => code("unauthorized_client", "redemption_not_allowed"),
                 Denial::RedemptionTooEarly { .. } => code("invalid_request", "redemption_too_early"),
                 Denial::RedemptionTooOld { .. } => code("invalid_request", "redemption_too_old"),
             },
             Self::Ledger(error) => match error {
+                LedgerError::Replayed => code("invalid_request", "subject_token_replayed"),
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
                 LedgerError::Exhausted => code("invalid_request", "redemption_exhausted"),
                 LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
@@ -180,6 +184,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::policy::mapping::Rejection;
     use crate::store::StoreError;
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -206,7 +211,6 @@ mod tests {
         all.extend(
             [
                 SubjectError::Malformed,
-                SubjectError::TypeUnsupported,
                 SubjectError::IssuerUnknown,
                 SubjectError::KeyUnknown,
                 SubjectError::SignatureInvalid,
@@ -227,6 +231,12 @@ mod tests {
                 Denial::SubjectNotAllowed,
                 Denial::ScopeUnknown,
                 Denial::ScopeExceedsSubjectToken,
+                Denial::DetailsRejected(Rejection::Unfit(Some("ticker".into()))),
+                Denial::DetailsRejected(Rejection::TwoValues("ticker".into())),
+                Denial::DetailsRejected(Rejection::HoldsToken("a \"b\"".into())),
+                Denial::ClaimMissing,
+                Denial::ConditionFailed,
+                Denial::ReplacementLimit,
                 Denial::UnsupportedOnRedemption("request_details"),
                 Denial::RedemptionNotAllowed,
                 Denial::RedemptionTooEarly { redeemable_at: NOW },
@@ -235,7 +245,8 @@ mod tests {
             .map(Refusal::from),
         );
         let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
-        let faults = [LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
+        let faults =
+            [LedgerError::Replayed, LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.push(Refusal::IntrospectionNotAllowed);
@@ -261,11 +272,13 @@ mod tests {
                 "subject_token_expired",
                 "subject_token_not_yet_valid",
                 "subject_token_claims_invalid",
+                "subject_token_replayed",
                 "redemption_too_early",
                 "redemption_too_old",
                 "redemption_exhausted",
                 "redemption_key_gone",
                 "redemption_not_on_record",
+                "replacement_limit",
                 "token_too_large",
                 "request_timeout",
             ],
@@ -275,7 +288,17 @@ mod tests {
             "unauthorized_client",
             &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed", "introspection_not_allowed"],
         ),
-        ("invalid_scope", &["scope_malformed", "purpose_not_allowed", "scope_exceeds_subject_token", "scope_unknown"]),
+        (
+            "invalid_scope",
+            &[
+                "scope_malformed",
+                "purpose_not_allowed",
+                "scope_exceeds_subject_token",
+                "scope_unknown",
+                "details_rejected",
+                "condition_failed",
+            ],
+        ),
         ("invalid_target", &["audience_unknown", "resource_unsupported"]),
         ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
         ("server_error", &["internal"]),

@@ -180,8 +180,16 @@ pub enum Presented {
     Client,
     /// `requested_subject`: the client names whom it acts for.
     Named(Subject),
-    /// An access token.
+    /// An access token of a subject issuer.
     AccessToken(TokenText),
+    /// Any other JWT of a subject issuer.
+    Jwt(TokenText),
+    /// An ID token of a subject issuer.
+    IdToken(TokenText),
+    /// A JWT that the client signed.
+    SelfSigned(TokenText),
+    /// A JSON object, for which the client stands.
+    UnsignedJson(TokenText),
     /// A Txn-Token of ours, alive or expired.
     TxnToken(TokenText),
 }
@@ -192,6 +200,10 @@ impl Presented {
         match self {
             Self::Client | Self::Named(_) => &[Source::ClientCredentials],
             Self::AccessToken(_) => &[Source::AccessToken],
+            Self::Jwt(_) => &[Source::Jwt],
+            Self::IdToken(_) => &[Source::IdToken],
+            Self::SelfSigned(_) => &[Source::SelfSigned],
+            Self::UnsignedJson(_) => &[Source::UnsignedJson],
             Self::TxnToken(_) => &[Source::TxnToken, Source::ExpiredTxnToken],
         }
     }
@@ -200,7 +212,12 @@ impl Presented {
     pub fn token(&self) -> Option<&TokenText> {
         match self {
             Self::Client | Self::Named(_) => None,
-            Self::AccessToken(token) | Self::TxnToken(token) => Some(token),
+            Self::AccessToken(token)
+            | Self::Jwt(token)
+            | Self::IdToken(token)
+            | Self::SelfSigned(token)
+            | Self::UnsignedJson(token)
+            | Self::TxnToken(token) => Some(token),
         }
     }
 }
@@ -288,6 +305,10 @@ impl Grant {
                 let token = TokenText(Zeroizing::new(token.to_owned()));
                 match token_type.strip_prefix(TYPE_PREFIX) {
                     Some("access_token") => Ok(Presented::AccessToken(token)),
+                    Some("jwt") => Ok(Presented::Jwt(token)),
+                    Some("id_token") => Ok(Presented::IdToken(token)),
+                    Some("self_signed") => Ok(Presented::SelfSigned(token)),
+                    Some("unsigned_json") => Ok(Presented::UnsignedJson(token)),
                     Some("txn_token") => Ok(Presented::TxnToken(token)),
                     _ => Err(RequestError::SubjectTokenType),
                 }

@@ -3,11 +3,15 @@
 //! In: [`Presented`](crate::request::Presented), as received. Out: [`VerifiedSubject`], which only a finished
 //! verification makes.
 
+mod asserted;
 pub mod error;
 pub mod issued_jwt;
 pub mod issuers;
 pub mod own_token;
+pub mod self_signed;
+pub mod unsigned_json;
 
+pub use asserted::{AssertedSubject, SingleUse};
 pub use error::SubjectError;
 pub use issued_jwt::OutsideToken;
 pub use own_token::OwnToken;
@@ -21,6 +25,8 @@ pub enum VerifiedSubject {
     Client,
     /// Whom the client names; its policy says whether it may.
     Named(Subject),
+    /// Whom the client vouches for, by its signature or its word.
+    Asserted(AssertedSubject),
     /// The subject of an issuer's token.
     Outside(OutsideToken),
     /// The subject of a Txn-Token of ours, alive or expired.
@@ -32,6 +38,7 @@ impl VerifiedSubject {
     pub fn source(&self) -> Source {
         match self {
             Self::Client | Self::Named(_) => Source::ClientCredentials,
+            Self::Asserted(asserted) => asserted.source(),
             Self::Outside(_) => Source::AccessToken,
             Self::Own(token) if token.alive => Source::TxnToken,
             Self::Own(_) => Source::ExpiredTxnToken,

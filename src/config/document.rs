@@ -3,6 +3,7 @@
 //! Nothing here stops at the first mistake. A value that cannot be read is complained about and then absent, so that
 //! the reader goes on; what was made of a file with an error in its [`Report`] must not be used.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
+use writ_verifier::Members;
 
 use super::problem::{Problem, Severity};
 
@@ -292,6 +294,34 @@ impl<'a> Section<'a> {
         (all.len() == elements.len()).then_some(all)
     }
 
+    /// A table of strings, in the order of its keys.
+    pub fn pairs(&mut self, key: &'static str) -> Option<Vec<(String, String)>> {
+        let entry = self.take(key)?;
+        let DeValue::Table(table) = &entry.value else {
+            return self.wrong_type(key, &entry.place, "a table of strings", &entry.value);
+        };
+        let pair = |(name, value): (&toml::Spanned<Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
+            let Some(text) = value.get_ref().as_str() else {
+                let place = self.inside(&entry.place, value.span().start);
+                return self.wrong_type(key, &place, "a table of strings", value.get_ref());
+            };
+            Some((name.get_ref().to_string(), text.to_owned()))
+        };
+        let pairs: Vec<_> = table.iter().map(pair).collect();
+        pairs.into_iter().collect()
+    }
+
+    /// A table, as the JSON object that says the same; numbers keep their digits.
+    pub fn members(&mut self, key: &'static str) -> Option<Members> {
+        let entry = self.take(key)?;
+        if !matches!(entry.value, DeValue::Table(_)) {
+            return self.wrong_type(key, &entry.place, "a table", &entry.value);
+        }
+        let members =
+            json(&entry.value).and_then(|text| serde_json::from_str(&text).map_err(|cause| cause.to_string()));
+        members.map_err(|cause| self.error(key, cause)).ok()
+    }
+
     /// A table; an empty one in its place if it is not written.
     pub fn section(&mut self, key: &'static str) -> Self {
         self.table(key).unwrap_or_else(|| Self {
@@ -388,6 +418,35 @@ impl<'a> Section<'a> {
         let message = format!("must be {wanted}, not {}", of_type(found));
         self.report.add(Severity::Error, place, &self.name(key), message);
         None
+    }
+}
+
+/// The JSON text of a value; a date or a number that JSON does not have is named.
+fn json(value: &DeValue<'_>) -> Result<String, String> {
+    let text = |text: &str| serde_json::to_string(text).map_err(|cause| cause.to_string());
+    match value {
+        DeValue::String(string) => text(string),
+        DeValue::Boolean(flag) => Ok(flag.to_string()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map(|number| number.to_string())
+            .map_err(|_| format!("{} is too large a number", number.as_str())),
+        DeValue::Float(number) => {
+            let digits = number.as_str().trim_start_matches('+');
+            let is_json = serde_json::from_str::<f64>(digits).is_ok();
+            is_json.then(|| digits.to_owned()).ok_or_else(|| format!("{digits} is no number in JSON"))
+        }
+        DeValue::Datetime(date) => Err(format!("{date} is no value in JSON: write it as a string")),
+        DeValue::Array(elements) => {
+            let elements: Result<Vec<_>, _> = elements.iter().map(|element| json(element.get_ref())).collect();
+            Ok(format!("[{}]", elements?.join(",")))
+        }
+        DeValue::Table(table) => {
+            let member = |(name, value): (&toml::Spanned<Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
+                Ok(format!("{}:{}", text(name.get_ref())?, json(value.get_ref())?))
+            };
+            let members: Result<Vec<_>, String> = table.iter().map(member).collect();
+            Ok(format!("{{{}}}", members?.join(",")))
+        }
     }
 }
 

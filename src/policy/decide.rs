@@ -6,13 +6,16 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use writ_verifier::Scope;
+use uuid::Uuid;
+use writ_verifier::{Members, Scope, TxnClaims};
 
+use super::condition::Facts;
+use super::mapping::{ClaimMissing, Rejection, TransactionContext};
 use super::{ClientPolicy, PurposeRule, Redemption, Source, Subject};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
-use crate::request::TokenRequest;
-use crate::subject::{OutsideToken, OwnToken, VerifiedSubject};
+use crate::request::{TokenRequest, TokenText};
+use crate::subject::{OwnToken, SingleUse, VerifiedSubject};
 
 /// Why policy says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,18 @@ pub enum Denial {
     /// The subject token covers less than is asked for.
     #[error("the subject token does not cover a requested purpose")]
     ScopeExceedsSubjectToken,
+    /// Request details or context are not taken.
+    #[error(transparent)]
+    DetailsRejected(#[from] Rejection),
+    /// The subject token lacks a claim that the policy puts into `tctx`.
+    #[error("the subject token lacks a claim that a requested purpose needs")]
+    ClaimMissing,
+    /// `when` is not true.
+    #[error("the condition of a requested purpose does not hold")]
+    ConditionFailed,
+    /// The transaction's token was replaced as often as it may be, or is too old for that.
+    #[error("the token of this transaction can be replaced no more")]
+    ReplacementLimit,
     /// A redemption carries everything over: it takes no details and no context.
     #[error("{0} is not supported on a redemption")]
     UnsupportedOnRedemption(&'static str),
@@ -80,8 +95,18 @@ impl Trace {
         detail: impl Into<Cow<'static, str>>,
         denial: Denial,
     ) -> Result<(), Denial> {
-        self.0.push(Step { rule, passed, detail: detail.into() });
-        if passed { Ok(()) } else { Err(denial) }
+        self.check(rule, if passed { Ok(()) } else { Err(denial) }, detail)
+    }
+
+    /// Takes down how a check ended.
+    fn check<T, E: Into<Denial>>(
+        &mut self,
+        rule: &'static str,
+        outcome: Result<T, E>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Result<T, Denial> {
+        self.0.push(Step { rule, passed: outcome.is_ok(), detail: detail.into() });
+        outcome.map_err(Into::into)
     }
 }
 
@@ -119,9 +144,9 @@ impl<'a> Asked<'a> {
     }
 
     /// Several purposes live as long as the shortest of them.
-    fn grant(&self, rules: &[&PurposeRule], kind: GrantKind) -> Grant {
+    fn grant(&self, rules: &[&PurposeRule], carried: TransactionContext, kind: GrantKind) -> Grant {
         let lifetime = rules.iter().map(|rule| rule.lifetime).min().unwrap_or_default();
-        Grant { client: self.client.client_id.clone(), scope: self.request.scope.clone(), lifetime, kind }
+        Grant { client: self.client.client_id.clone(), scope: self.request.scope.clone(), lifetime, carried, kind }
     }
 }
 
@@ -151,6 +176,7 @@ pub struct Grant {
     client: ClientId,
     scope: Scope,
     lifetime: Duration,
+    carried: TransactionContext,
     kind: GrantKind,
 }
 
@@ -163,6 +189,15 @@ pub enum GrantKind {
         sub: Subject,
         /// The token must not outlive this instant.
         not_after: Option<Timestamp>,
+        /// What is spent with it.
+        single_use: Option<SingleUse>,
+    },
+    /// A new token for a transaction that goes on.
+    Replace {
+        /// The live token.
+        original: Box<OwnToken>,
+        /// The new one must not outlive this instant.
+        not_after: Timestamp,
     },
     /// A use of the right to redeem an expired token.
     Redeem {
@@ -186,21 +221,39 @@ impl Grant {
         &self.scope
     }
 
-    /// Issue or redeem.
+    /// Whom it is for.
+    pub fn sub(&self) -> &str {
+        match &self.kind {
+            GrantKind::Issue { sub, .. } => sub.as_str(),
+            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims.sub,
+        }
+    }
+
+    /// The token of ours that it came from; `None` for a new transaction.
+    pub fn original(&self) -> Option<&OwnToken> {
+        match &self.kind {
+            GrantKind::Issue { .. } => None,
+            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => Some(original),
+        }
+    }
+
+    /// Issue, replace or redeem.
     pub fn kind(&self) -> &GrantKind {
         &self.kind
     }
 
-    /// Issue or redeem, with what that takes along.
-    pub fn into_kind(self) -> GrantKind {
-        self.kind
+    /// What the token carries, and what it is for, with what that takes along.
+    pub fn into_parts(self) -> (TransactionContext, GrantKind) {
+        (self.carried, self.kind)
     }
 
     /// When a token that is issued `now` expires.
     pub fn expiry(&self, now: Timestamp) -> Timestamp {
         let expiry = now + self.lifetime;
         match self.kind {
-            GrantKind::Issue { not_after: Some(limit), .. } => expiry.min(limit),
+            GrantKind::Issue { not_after: Some(limit), .. } | GrantKind::Replace { not_after: limit, .. } => {
+                expiry.min(limit)
+            }
             GrantKind::Issue { not_after: None, .. } | GrantKind::Redeem { .. } => expiry,
         }
     }
@@ -210,63 +263,214 @@ impl Grant {
 impl Grant {
     /// A right to redeem that no policy granted, for tests of what comes of it: for a minute each time.
     pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
-        let (scope, lifetime) = (original.claims.scope.clone(), Duration::from_secs(60));
+        let carried = TransactionContext { tctx: original.claims.tctx.clone(), rctx: original.claims.rctx.clone() };
+        let scope = original.claims.scope.clone();
         let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
-        Self { client: client.parse().unwrap(), scope, lifetime, kind }
+        Self { client: client.parse().unwrap(), scope, lifetime: Duration::from_secs(60), carried, kind }
     }
 
     /// A new transaction that no policy granted.
     pub(crate) fn issuing(client: &str, sub: &str, scope: &str, not_after: Option<Timestamp>) -> Self {
-        let kind = GrantKind::Issue { sub: sub.parse().unwrap(), not_after };
-        let lifetime = Duration::from_secs(60);
-        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, kind }
+        let kind = GrantKind::Issue { sub: sub.parse().unwrap(), not_after, single_use: None };
+        let (lifetime, carried) = (Duration::from_secs(60), TransactionContext::default());
+        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, carried, kind }
     }
+}
+
+/// Under what circumstances a decision is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// The instant of the request.
+    pub now: Timestamp,
+    /// How often the token of a transaction may be replaced.
+    pub max_replacements: u32,
 }
 
 /// Decides on a verified subject.
 ///
 /// # Errors
-/// The first [`Denial`], in the order of the contract: scope, subject, then the rules of redemption.
-pub fn decide(asked: &Asked<'_>, subject: VerifiedSubject, now: Timestamp, trace: &mut Trace) -> Result<Grant, Denial> {
-    let rules = |source| asked.rules(source).ok_or(Denial::SourceNotAllowed);
+/// The first [`Denial`], in the order of the contract: scope, subject, details, condition, then the rules of redemption.
+pub fn decide(
+    asked: &Asked<'_>,
+    subject: VerifiedSubject,
+    at: Circumstances,
+    trace: &mut Trace,
+) -> Result<Grant, Denial> {
+    let rules = asked.rules(subject.source());
+    let none = Members::default();
     match subject {
+        VerifiedSubject::Own(token) => match rules {
+            Some(rules) if token.alive => replace(asked, &rules, token, at, trace),
+            _ => redeem(asked, token, at.now, trace),
+        },
         VerifiedSubject::Client => {
-            let sub = asked.client.subject.clone();
-            Ok(asked.grant(&rules(Source::ClientCredentials)?, GrantKind::Issue { sub, not_after: None }))
+            let proof = Proof { sub: &asked.client.subject, claims: &none, usable_until: None, single_use: None };
+            issue(asked, &rules.ok_or(Denial::SourceNotAllowed)?, &proof, at.now, trace)
         }
-        VerifiedSubject::Named(sub) => named(asked, &rules(Source::ClientCredentials)?, sub, trace),
-        VerifiedSubject::Outside(token) => outside(asked, &rules(Source::AccessToken)?, &token, trace),
-        VerifiedSubject::Own(token) => redeem(asked, token, now, trace),
+        VerifiedSubject::Named(sub) => {
+            let rules = rules.ok_or(Denial::SourceNotAllowed)?;
+            may_name(asked, &rules, &sub, trace)?;
+            let proof = Proof { sub: &sub, claims: &none, usable_until: None, single_use: None };
+            issue(asked, &rules, &proof, at.now, trace)
+        }
+        VerifiedSubject::Asserted(asserted) => {
+            let rules = rules.ok_or(Denial::SourceNotAllowed)?;
+            may_name(asked, &rules, asserted.sub(), trace)?;
+            let proof = Proof {
+                sub: asserted.sub(),
+                claims: asserted.claims(),
+                usable_until: asserted.usable_until(),
+                single_use: asserted.single_use(),
+            };
+            issue(asked, &rules, &proof, at.now, trace)
+        }
+        VerifiedSubject::Outside(token) => {
+            let rules = rules.ok_or(Denial::SourceNotAllowed)?;
+            for rule in &rules {
+                covered(rule, token.scope(), trace)?;
+            }
+            for rule in &rules {
+                fits_subjects(rule, token.sub(), trace)?;
+            }
+            let usable_until = Some(token.usable_until());
+            let proof = Proof { sub: token.sub(), claims: token.claims(), usable_until, single_use: None };
+            issue(asked, &rules, &proof, at.now, trace)
+        }
     }
+}
+
+/// Where a new transaction begins.
+struct Proof<'a> {
+    sub: &'a Subject,
+    claims: &'a Members,
+    usable_until: Option<Timestamp>,
+    single_use: Option<SingleUse>,
+}
+
+fn issue(
+    asked: &Asked<'_>,
+    rules: &[&PurposeRule],
+    proof: &Proof<'_>,
+    now: Timestamp,
+    trace: &mut Trace,
+) -> Result<Grant, Denial> {
+    let mut carried = TransactionContext::default();
+    map(asked, rules, Some(proof.claims), &mut carried, trace)?;
+    conditions(asked, rules, proof.sub.as_str(), proof.claims, now, trace)?;
+    let not_after = proof.usable_until.filter(|_| !rules.iter().all(|rule| rule.outlive));
+    let kind = GrantKind::Issue { sub: proof.sub.clone(), not_after, single_use: proof.single_use };
+    Ok(asked.grant(rules, carried, kind))
 }
 
 /// The client's own subject needs no pattern; any other must fit one.
-fn named(asked: &Asked<'_>, rules: &[&PurposeRule], sub: Subject, trace: &mut Trace) -> Result<Grant, Denial> {
-    if sub != asked.client.subject {
-        for rule in rules {
-            let detail = format!("the requested subject, for {}", rule.purpose);
-            trace.require("subjects", rule.names_subject(&sub), detail, Denial::SubjectNotAllowed)?;
-        }
+fn may_name(asked: &Asked<'_>, rules: &[&PurposeRule], sub: &Subject, trace: &mut Trace) -> Result<(), Denial> {
+    if *sub == asked.client.subject {
+        return Ok(());
     }
-    Ok(asked.grant(rules, GrantKind::Issue { sub, not_after: None }))
+    for rule in rules {
+        let detail = format!("the subject that the client names, for {}", rule.purpose);
+        trace.require("subjects", rule.names_subject(sub), detail, Denial::SubjectNotAllowed)?;
+    }
+    Ok(())
 }
 
-fn outside(
+/// Adds to `carried` what the purposes make of details, context and claims. At the first issue, where there are claims,
+/// details that were not sent must fit the schemas too; after that a transaction has its details.
+fn map(
     asked: &Asked<'_>,
     rules: &[&PurposeRule],
-    token: &OutsideToken,
+    claims: Option<&Members>,
+    carried: &mut TransactionContext,
+    trace: &mut Trace,
+) -> Result<(), Denial> {
+    let request = asked.request;
+    for rule in rules {
+        let fits = rule.mapping.admit(request, claims.is_some());
+        let detail = format!("the schema for {}", rule.purpose);
+        trace.check("request_details", fits, detail)?;
+    }
+    for rule in rules {
+        let made = rule.mapping.apply(request, claims).map_err(|ClaimMissing| Denial::ClaimMissing);
+        let made = trace.check("tctx.subject", made, format!("the claims that {} needs", rule.purpose))?;
+        let detail = format!("no member that {} brings has another value already", rule.purpose);
+        trace.check("tctx, rctx", carried.extend(&made), detail)?;
+    }
+    let sent = request.presented.token().map(TokenText::expose);
+    trace.check("tctx, rctx", carried.refuse_tokens(sent), "no member holds a token")
+}
+
+/// `when` of each purpose, on the request's details and context.
+fn conditions(
+    asked: &Asked<'_>,
+    rules: &[&PurposeRule],
+    sub: &str,
+    claims: &Members,
+    now: Timestamp,
+    trace: &mut Trace,
+) -> Result<(), Denial> {
+    let (request, none) = (asked.request, Members::default());
+    let client = asked.client.client_id.as_str();
+    for rule in rules {
+        let details = rule.mapping.details(request).unwrap_or(&none);
+        let context = request.context.as_ref().unwrap_or(&none);
+        condition(rule, Facts { client, sub, claims, scope: &request.scope, details, context, now }, trace)?;
+    }
+    Ok(())
+}
+
+fn condition(rule: &PurposeRule, facts: Facts<'_>, trace: &mut Trace) -> Result<(), Denial> {
+    let Some(condition) = &rule.when else { return Ok(()) };
+    trace.require("when", condition.holds(facts), condition.source().to_owned(), Denial::ConditionFailed)
+}
+
+/// No token of a transaction is issued to live beyond this after its beginning.
+const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
+
+/// The longest chain of clients (R-SUBJ-24).
+const LONGEST_CHAIN: usize = 32;
+
+/// A live token of ours: the transaction goes on, for the same purposes or fewer (R-SUBJ-19 to R-SUBJ-25).
+fn replace(
+    asked: &Asked<'_>,
+    rules: &[&PurposeRule],
+    token: Box<OwnToken>,
+    at: Circumstances,
     trace: &mut Trace,
 ) -> Result<Grant, Denial> {
+    let claims = &token.claims;
+    let within = asked.request.scope.purposes().iter().all(|purpose| claims.scope.contains(purpose.as_str()));
+    trace.require("scope", within, "every purpose is one of the token's", Denial::ScopeExceedsSubjectToken)?;
+    let sub = claims.sub.parse().map_err(|_| Denial::SubjectNotAllowed)?;
     for rule in rules {
-        covered(rule, token.scope(), trace)?;
+        fits_subjects(rule, &sub, trace)?;
     }
-    for rule in rules {
-        fits_subjects(rule, token.sub(), trace)?;
-    }
-    if rules.iter().all(|rule| rule.outlive) {
-        return Ok(asked.grant(rules, GrantKind::Issue { sub: token.sub().clone(), not_after: None }));
-    }
-    Ok(asked.grant(rules, GrantKind::Issue { sub: token.sub().clone(), not_after: Some(token.usable_until()) }))
+    let mut carried = TransactionContext { tctx: claims.tctx.clone(), rctx: claims.rctx.clone() };
+    map(asked, rules, None, &mut carried, trace)?;
+    conditions(asked, rules, &claims.sub, &as_members(claims), at.now, trace)?;
+    let chain = claims.req_wl_chain.len().max(1);
+    let replaced = chain - 1;
+    let few = replaced < usize::try_from(at.max_replacements).unwrap_or(usize::MAX) && chain < LONGEST_CHAIN;
+    let detail = format!("{replaced} replacements so far");
+    trace.require("tokens.max_replacements", few, detail, Denial::ReplacementLimit)?;
+    let ends = began(&claims.txn).map(|began| began + TRANSACTION_SPAN);
+    let young = ends.is_some_and(|ends| at.now < ends);
+    trace.require("tokens.max_replacements", young, "fifteen minutes have not passed", Denial::ReplacementLimit)?;
+    let ends = ends.ok_or(Denial::ReplacementLimit)?;
+    let outlives = rules.iter().all(|rule| rule.outlive);
+    let not_after = if outlives { ends } else { ends.min(Timestamp::from_epoch(claims.exp)) };
+    Ok(asked.grant(rules, carried, GrantKind::Replace { original: token, not_after }))
+}
+
+/// The claims of a token of ours, as a condition sees them.
+fn as_members(claims: &TxnClaims) -> Members {
+    let text = serde_json::to_string(claims);
+    text.and_then(|text| serde_json::from_str(&text)).unwrap_or_default() // of nothing no condition holds
+}
+
+/// The second in which a transaction began: it is in its `UUIDv7`.
+fn began(txn: &str) -> Option<Timestamp> {
+    let (seconds, _) = Uuid::parse_str(txn).ok()?.get_timestamp()?.to_unix();
+    Some(Timestamp::from_epoch(seconds))
 }
 
 fn covered(rule: &PurposeRule, scope: Option<&Scope>, trace: &mut Trace) -> Result<(), Denial> {
@@ -305,11 +509,22 @@ fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut T
     trace.require("scope", same, "the same purpose as the token's", Denial::ScopeExceedsSubjectToken)?;
     let sub = token.claims.sub.parse().map_err(|_| Denial::SubjectNotAllowed)?;
     fits_subjects(rule, &sub, trace)?;
+    let carried = TransactionContext { tctx: token.claims.tctx.clone(), rctx: token.claims.rctx.clone() };
+    let facts = Facts {
+        client: asked.client.client_id.as_str(),
+        sub: &token.claims.sub,
+        claims: &as_members(&token.claims),
+        scope: &request.scope,
+        details: &carried.tctx,
+        context: &carried.rctx,
+        now,
+    };
+    condition(rule, facts, trace)?;
     let named = redemption.issued_to.iter().any(|client| client.as_str() == token.claims.req_wl);
     trace.require("redemption.issued_to", named, "who asked for the token", Denial::RedemptionNotAllowed)?;
     of_age(redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
-    Ok(asked.grant(&[rule], GrantKind::Redeem { original: token, max_uses, require_record }))
+    Ok(asked.grant(&[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
 }
 
 fn of_age(redemption: &Redemption, exp: Timestamp, now: Timestamp, trace: &mut Trace) -> Result<(), Denial> {
@@ -323,15 +538,22 @@ fn of_age(redemption: &Redemption, exp: Timestamp, now: Timestamp, trace: &mut T
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use writ_verifier::TxnClaims;
 
     use super::*;
     use crate::client::{Identity, IdentityKind};
     use crate::policy::Glob;
+    use crate::policy::condition::Condition;
+    use crate::policy::mapping::Mapping;
+    use crate::policy::schema::Schema;
     use crate::request::Presented;
+    use crate::subject::{AssertedSubject, OutsideToken};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
+    const AT: Circumstances = Circumstances { now: NOW, max_replacements: 4 };
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn rule(purpose: &str, accept: &[Source]) -> PurposeRule {
@@ -342,6 +564,8 @@ mod tests {
             accept: accept.to_vec(),
             subjects: None,
             granted_by: Vec::new(),
+            mapping: Mapping::default(),
+            when: None,
             outlive: false,
             redemption: None,
         }
@@ -356,6 +580,7 @@ mod tests {
             introspect: false,
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
+            keys: None,
             purposes,
         }
     }
@@ -367,7 +592,7 @@ mod tests {
     fn decided(policy: &ClientPolicy, request: &TokenRequest, subject: VerifiedSubject) -> Result<Grant, Denial> {
         let mut trace = Trace::default();
         let asked = admit(policy, request, &mut trace)?;
-        let outcome = decide(&asked, subject, NOW, &mut trace);
+        let outcome = decide(&asked, subject, AT, &mut trace);
         let last = trace.steps().last().expect("a decision has steps");
         assert_eq!(last.passed, outcome.is_ok(), "the last step is the one that decided: {last:?}");
         outcome
@@ -414,10 +639,7 @@ mod tests {
         let policy = policy(vec![open, closed]);
         let outcome = |scope: &str, name: &str| {
             let (presented, subject) = named(name);
-            decided(&policy, &request(scope, presented), subject).map(|grant| match grant.into_kind() {
-                GrantKind::Issue { sub, .. } => sub.to_string(),
-                GrantKind::Redeem { .. } => "redeemed".to_owned(),
-            })
+            decided(&policy, &request(scope, presented), subject).map(|grant| grant.sub().to_owned())
         };
         assert_eq!(outcome("a", "ann@d.example").unwrap(), "ann@d.example");
         assert_eq!(outcome("b", "svc:purge").unwrap(), "svc:purge");
@@ -448,20 +670,14 @@ mod tests {
     }
 
     fn redeem(scope: &str, claims: TxnClaims) -> Result<Grant, Denial> {
-        let form = crate::request::Form::parse(
-            format!(
-                "grant_type={}&requested_token_type={}&audience=d.example&scope={}&subject_token=t&subject_token_type={}",
-                crate::request::TOKEN_EXCHANGE,
-                crate::request::TXN_TOKEN_TYPE,
-                scope.replace(' ', "+"),
-                crate::request::TXN_TOKEN_TYPE
-            )
-            .as_bytes(),
-        );
-        let request = TokenRequest::parse(&form.unwrap(), &"d.example".parse().unwrap()).unwrap();
+        redeem_by(&redeeming(), scope, claims)
+    }
+
+    fn redeem_by(policy: &ClientPolicy, scope: &str, claims: TxnClaims) -> Result<Grant, Denial> {
+        let request = form(scope, "txn_token");
         let alive = NOW.epoch() < claims.exp;
         let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "historical", alive };
-        decided(&redeeming(), &request, VerifiedSubject::Own(Box::new(token)))
+        decided(policy, &request, VerifiedSubject::Own(Box::new(token)))
     }
 
     /// R-DELAY-11, A-096: both ends of the age window are inside.
@@ -502,12 +718,157 @@ mod tests {
         assert_eq!(redeem("account.purge", stranger).unwrap_err(), Denial::RedemptionNotAllowed);
     }
 
+    fn live(scope: &str, chain: &[&str]) -> OwnToken {
+        let began = NOW.epoch() - 30;
+        let claims = serde_json::json!({
+            "iat": began, "exp": NOW.epoch() + 30, "aud": "d.example", "txn": txn(began), "sub": "u-1", "scope": scope,
+            "req_wl": "gateway", "req_wl_chain": chain, "rctx": {"req_ip": "192.0.2.1"}
+        });
+        let mut claims: TxnClaims = serde_json::from_value(claims).unwrap();
+        claims.tctx = serde_json::from_str(r#"{"amount":0.10}"#).unwrap();
+        OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "current", alive: true }
+    }
+
+    fn replaced(rule: PurposeRule, request: &TokenRequest, token: OwnToken) -> Result<Grant, Denial> {
+        decided(&policy(vec![rule]), request, VerifiedSubject::Own(Box::new(token)))
+    }
+
+    fn asking(scope: &str) -> TokenRequest {
+        form(scope, "txn_token")
+    }
+
+    /// R-SUBJ-20, R-SUBJ-21
+    #[test]
+    fn a_replacement_asks_for_no_more_than_the_token_has() {
+        let rule = || rule("a", &[Source::TxnToken]);
+        let grant = replaced(rule(), &asking("a"), live("b a", &[])).unwrap();
+        assert_eq!((grant.scope().to_string().as_str(), grant.sub()), ("a", "u-1"));
+        let refused = replaced(rule(), &asking("a"), live("b", &[])).unwrap_err();
+        assert_eq!(refused, Denial::ScopeExceedsSubjectToken);
+        let bound = PurposeRule { subjects: Some(vec![Glob::new("v-*")]), ..rule() };
+        assert_eq!(replaced(bound, &asking("a"), live("a", &[])).unwrap_err(), Denial::SubjectNotAllowed);
+    }
+
+    /// R-SUBJ-25, A-110
+    #[test]
+    fn a_replacement_ends_with_the_token_or_with_its_transaction() {
+        let long =
+            |outlive| PurposeRule { lifetime: Duration::from_secs(870), outlive, ..rule("a", &[Source::TxnToken]) };
+        let ends = |outlive| replaced(long(outlive), &asking("a"), live("a", &[])).unwrap().expiry(NOW).since(NOW);
+        assert_eq!(ends(false), Duration::from_secs(30));
+        assert_eq!(ends(true), Duration::from_secs(870), "fifteen minutes after it began");
+        let mut old = live("a", &[]);
+        old.claims.txn = txn(NOW.epoch() - 900);
+        assert_eq!(replaced(long(true), &asking("a"), old).unwrap_err(), Denial::ReplacementLimit);
+        let mut strange = live("a", &[]);
+        strange.claims.txn = "t-1".to_owned();
+        assert_eq!(replaced(long(true), &asking("a"), strange).unwrap_err(), Denial::ReplacementLimit);
+    }
+
+    /// R-SUBJ-24, R-SUBJ-25, A-110
+    #[test]
+    fn the_fifth_replacement_is_one_too_many() {
+        let outcome =
+            |chain: &[&str]| replaced(rule("a", &[Source::TxnToken]), &asking("a"), live("a", chain)).map(drop);
+        assert_eq!(outcome(&["a", "b", "c", "gateway"]), Ok(()));
+        assert_eq!(outcome(&["a", "b", "c", "d", "gateway"]), Err(Denial::ReplacementLimit));
+    }
+
+    fn details(request: TokenRequest, text: &str) -> TokenRequest {
+        let details = Members::parse(text, writ_verifier::json::Limits::DEFAULT).unwrap();
+        TokenRequest { details: Some(details), ..request }
+    }
+
+    /// R-SUBJ-22, A-110
+    #[test]
+    fn a_replacement_may_add_members_and_change_none() {
+        let schema = Schema::parse(b"{\"required\":[\"amount\"]}").unwrap();
+        let copying = |fixed: &str| {
+            let mapping = Mapping {
+                schema: Some(Arc::new(Schema::parse(b"{}").unwrap())),
+                tctx_copy: vec!["amount".into(), "note".into()],
+                tctx_fixed: serde_json::from_str(fixed).unwrap(),
+                tctx_subject: vec![("level".into(), "level".into())],
+                ..Mapping::default()
+            };
+            PurposeRule { mapping, ..rule("a", &[Source::TxnToken]) }
+        };
+        let tctx = |rule, request: &TokenRequest| -> Result<String, Denial> {
+            let (carried, _) = replaced(rule, request, live("a", &[]))?.into_parts();
+            Ok(serde_json::to_string(&carried.tctx).unwrap())
+        };
+        let added = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.1,"note":"n"}"#)).unwrap();
+        assert_eq!(added, r#"{"amount":0.10,"note":"n"}"#, "no claim is copied from a token of ours");
+        let changed = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.2}"#)).unwrap_err();
+        assert_eq!(changed, Denial::DetailsRejected(Rejection::TwoValues("amount".into())));
+        let fixed = tctx(copying(r#"{"amount":1}"#), &asking("a")).unwrap_err();
+        assert_eq!(fixed, Denial::DetailsRejected(Rejection::TwoValues("amount".into())));
+        // A transaction that has its details need not be told them again.
+        let mut strict = copying("{}");
+        strict.mapping.schema = Some(Arc::new(schema));
+        assert!(tctx(strict.clone(), &asking("a")).is_ok());
+        assert!(tctx(strict, &details(asking("a"), "{}")).is_err());
+    }
+
+    fn with_condition(rule: PurposeRule, when: &str) -> PurposeRule {
+        PurposeRule { when: Some(Arc::new(Condition::compile(when).unwrap())), ..rule }
+    }
+
+    /// CONTRACT 7: what a condition sees on each path.
+    #[test]
+    fn a_condition_sees_the_request_and_on_a_redemption_what_is_carried() {
+        let issue = |when: &str| {
+            let mapping = Mapping { schema: Some(Arc::new(Schema::parse(b"{}").unwrap())), ..Mapping::default() };
+            let rule = with_condition(PurposeRule { mapping, ..rule("a", &[Source::ClientCredentials]) }, when);
+            let request = details(request("a", Presented::Client), r#"{"n":1}"#);
+            decided(&policy(vec![rule]), &request, VerifiedSubject::Client).map(drop)
+        };
+        assert_eq!(issue("details.n == 1 && client == 'purge-job' && subject.sub == 'svc:purge'"), Ok(()));
+        assert_eq!(issue("details.n == 2"), Err(Denial::ConditionFailed));
+        assert_eq!(issue("has(subject.claims.iss)"), Err(Denial::ConditionFailed));
+        let replace = |when: &str| {
+            replaced(with_condition(rule("a", &[Source::TxnToken]), when), &asking("a"), live("a", &[])).map(drop)
+        };
+        assert_eq!(replace("details == {} && subject.claims.tctx.amount == 0.1 && 'a' in scope"), Ok(()));
+        let redeem = |when: &str| {
+            let mut policy = redeeming();
+            policy.purposes = policy.purposes.into_iter().map(|rule| with_condition(rule, when)).collect();
+            let claims = TxnClaims { tctx: serde_json::from_str(r#"{"n":7}"#).unwrap(), ..expired(DAY) };
+            redeem_by(&policy, "account.purge", claims).map(drop)
+        };
+        assert_eq!(redeem("details.n == 7 && subject.claims.req_wl == 'account-service'"), Ok(()));
+        assert_eq!(redeem("details.n == 8"), Err(Denial::ConditionFailed));
+    }
+
+    /// CONTRACT 7: one member, two values.
+    #[test]
+    fn purposes_of_one_request_must_agree_on_each_member() {
+        let fixed = |purpose: &str, members: &str| {
+            let mapping = Mapping { tctx_fixed: serde_json::from_str(members).unwrap(), ..Mapping::default() };
+            PurposeRule { mapping, ..rule(purpose, &[Source::ClientCredentials]) }
+        };
+        let outcome = |one: &str, other: &str| -> Result<String, Denial> {
+            let policy = policy(vec![fixed("a", one), fixed("b", other)]);
+            let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client)?;
+            Ok(serde_json::to_string(&grant.into_parts().0.tctx).unwrap())
+        };
+        assert_eq!(outcome(r#"{"x":1}"#, r#"{"y":2,"x":1.0}"#).unwrap(), r#"{"x":1,"y":2}"#);
+        let refused = Denial::DetailsRejected(Rejection::TwoValues("x".into()));
+        assert_eq!(outcome(r#"{"x":1}"#, r#"{"x":2}"#), Err(refused));
+    }
+
     const PURPOSES: [&str; 3] = ["a", "b", "c"];
-    const SOURCES: [Source; 4] =
-        [Source::ClientCredentials, Source::AccessToken, Source::TxnToken, Source::ExpiredTxnToken];
+    const SOURCES: [Source; 6] = [
+        Source::ClientCredentials,
+        Source::SelfSigned,
+        Source::UnsignedJson,
+        Source::AccessToken,
+        Source::TxnToken,
+        Source::ExpiredTxnToken,
+    ];
 
     fn any_rule() -> impl Strategy<Value = PurposeRule> {
-        let accept = proptest::sample::subsequence(&SOURCES[..], 1..=4);
+        let accept = proptest::sample::subsequence(&SOURCES[..], 1..=6);
         let issued_to = proptest::sample::subsequence(&["x", "y"][..], 1..=2);
         let granted_by = proptest::sample::subsequence(&PURPOSES[..], 1..=2);
         let subjects = proptest::option::of(proptest::sample::select(vec!["u-*", "v-*"]));
@@ -559,14 +920,20 @@ mod tests {
                 let until = NOW + Duration::from_secs(30);
                 ("access_token", VerifiedSubject::Outside(OutsideToken::about(sub, scope, until)))
             }),
-            3 => own,
+            2 => (sub(), any::<bool>(), any::<bool>()).prop_map(|(sub, signs, ends)| {
+                let source = if signs { Source::SelfSigned } else { Source::UnsignedJson };
+                let until = (signs || ends).then(|| NOW + Duration::from_secs(30));
+                (source.name(), VerifiedSubject::Asserted(AssertedSubject::about(source, sub, until)))
+            }),
+            4 => own,
         ]
     }
 
     fn own_token((scope, sub, age, req_wl): (&str, &str, i64, &str)) -> (&'static str, VerifiedSubject) {
         let exp = NOW.epoch().checked_add_signed(-age).unwrap();
         let claims = serde_json::json!({
-            "iat": exp - 60, "exp": exp, "aud": "d.example", "txn": "t", "sub": sub, "scope": scope, "req_wl": req_wl
+            "iat": exp - 60, "exp": exp, "aud": "d.example", "txn": txn(exp - 60), "sub": sub, "scope": scope,
+            "req_wl": req_wl
         });
         let alive = NOW.epoch() < exp;
         let claims = serde_json::from_value(claims).unwrap();
@@ -574,11 +941,16 @@ mod tests {
         ("txn_token", VerifiedSubject::Own(Box::new(token)))
     }
 
+    /// A transaction that began then.
+    fn txn(began: u64) -> String {
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, began, 0)).to_string()
+    }
+
     fn form(scope: &str, presented: &str) -> TokenRequest {
         use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX};
         let (grant, token) = match presented {
             "client" => (CLIENT_CREDENTIALS, String::new()),
-            kind => (TOKEN_EXCHANGE, format!("&subject_token=t&subject_token_type={TYPE_PREFIX}{kind}")),
+            kind => (TOKEN_EXCHANGE, format!("&subject_token=0paque&subject_token_type={TYPE_PREFIX}{kind}")),
         };
         let scope = scope.replace(' ', "+");
         let wanted = format!("requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}");
@@ -601,6 +973,7 @@ mod tests {
             let (told, sub, req_wl, exp) = match &subject {
                 VerifiedSubject::Client => (None, policy.subject.clone(), None, None),
                 VerifiedSubject::Named(sub) => (None, sub.clone(), None, None),
+                VerifiedSubject::Asserted(asserted) => (None, asserted.sub().clone(), None, asserted.usable_until().map(Timestamp::epoch)),
                 VerifiedSubject::Outside(token) => (token.scope().cloned(), token.sub().clone(), None, None),
                 VerifiedSubject::Own(token) => {
                     let claims = &token.claims;
@@ -616,16 +989,21 @@ mod tests {
                 prop_assert!(grant.expiry(NOW) <= NOW + rule.lifetime);
                 prop_assert!(sub == policy.subject || rule.subjects.is_none() || rule.names_subject(&sub));
                 match source {
-                    Source::ClientCredentials => {
+                    Source::ClientCredentials | Source::UnsignedJson | Source::SelfSigned => {
                         prop_assert!(sub == policy.subject || rule.names_subject(&sub));
+                        prop_assert!(exp.is_none_or(|exp| grant.expiry(NOW).epoch() <= exp));
                     }
                     Source::AccessToken => {
                         let told = told.clone().expect("a token that tells its scope");
                         prop_assert!(rule.granted_by.iter().any(|by| told.contains(by.as_str())));
                         prop_assert!(grant.expiry(NOW) <= NOW + Duration::from_secs(30));
                     }
+                    Source::TxnToken => {
+                        prop_assert!(told.as_ref().is_some_and(|told| told.contains(purpose.as_str())));
+                        prop_assert!(exp.is_some_and(|exp| grant.expiry(NOW).epoch() <= exp));
+                    }
                     _ => {
-                        prop_assert_eq!(source, Source::ExpiredTxnToken, "this version replaces nothing");
+                        prop_assert_eq!(source, Source::ExpiredTxnToken);
                         prop_assert_eq!(told.as_ref(), Some(&request.scope));
                         prop_assert_eq!(request.scope.purposes().len(), 1);
                         let redemption = rule.redemption.as_ref().expect("a table");

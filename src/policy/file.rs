@@ -1,8 +1,15 @@
 //! A policy as an operator writes it, with line numbers for complaints.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use writ_verifier::Delayed;
+use writ_verifier::jwks::KeySet;
+
+use super::condition::Condition;
+use super::mapping::Mapping;
+use super::schema::Schema;
 use super::{ClientPolicy, Glob, PurposeRule, Redemption, Source};
 use crate::client::{ClientId, Identity, IdentityKind};
 use crate::config::Problem;
@@ -34,11 +41,33 @@ pub(super) struct Reading {
     pub(super) places: Places,
 }
 
-/// Reads the text of the file at `path`, whose name is that of the client.
-pub(super) fn parse(path: &Path, text: &str, settings: &Settings) -> Reading {
+/// The content of a file that a policy names, or why it cannot be read.
+pub(super) type Named<'a> = &'a dyn Fn(&Path) -> Result<Vec<u8>, String>;
+
+/// What a policy is read with.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    settings: &'a Settings,
+    named: Named<'a>,
+}
+
+/// The files that a policy names: its own keys, and the schemas of its purposes. Whatever else is wrong with it.
+pub(super) fn names(path: &Path, text: &str) -> Vec<PathBuf> {
+    if !text.contains("jwks_file") && !text.contains("request_details") {
+        return Vec::new(); // most name none
+    }
+    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
+    let purposes = table.get("purpose").and_then(toml::Value::as_array).into_iter().flatten();
+    let schemas = purposes.filter_map(|purpose| purpose.get("request_details"));
+    let folder = path.parent().unwrap_or(Path::new(""));
+    table.get("jwks_file").into_iter().chain(schemas).filter_map(|name| Some(folder.join(name.as_str()?))).collect()
+}
+
+/// Reads the text of the file at `path`, whose name is that of the client; `named` gives the files that it names.
+pub(super) fn parse(path: &Path, text: &str, settings: &Settings, named: Named<'_>) -> Reading {
     let (report, table) = Report::parse(path, text);
     let mut root = Section::root(&report, table);
-    let policy = client(&mut root, path, settings);
+    let policy = client(&mut root, path, With { settings, named });
     root.finish();
     Reading { policy, places: report.places(), problems: report.into_problems() }
 }
@@ -49,7 +78,7 @@ const LONGEST_REDEEMED: Duration = Duration::from_secs(300);
 /// Keys of one purpose that say what goes into `tctx` and `rctx`.
 const DETAILS: [&str; 3] = ["request_details", "tctx", "rctx"];
 
-fn client(root: &mut Section<'_>, path: &Path, settings: &Settings) -> Option<ClientPolicy> {
+fn client(root: &mut Section<'_>, path: &Path, with: With<'_>) -> Option<ClientPolicy> {
     root.require(&["client_id"]);
     let client_id = root.parse("client_id", |text| named(text, path));
     let identity = identity(root);
@@ -58,9 +87,9 @@ fn client(root: &mut Section<'_>, path: &Path, settings: &Settings) -> Option<Cl
     let introspect = root.flag("introspect").unwrap_or(false);
     let subject_token_audience = root.list("subject_token_audience", filled).unwrap_or_default();
     let vouches_for_bound_tokens = root.flag("vouches_for_bound_tokens").unwrap_or(false);
-    root.not_supported("jwks_file");
+    let keys = keys(root, with);
     root.not_supported("opaque_tokens_from");
-    let purposes = purposes(root.tables("purpose"), settings);
+    let purposes = purposes(root.tables("purpose"), with);
     let client_id = client_id?;
     Some(ClientPolicy {
         description,
@@ -69,9 +98,21 @@ fn client(root: &mut Section<'_>, path: &Path, settings: &Settings) -> Option<Cl
         introspect,
         subject_token_audience,
         vouches_for_bound_tokens,
+        keys,
         purposes,
         client_id,
     })
+}
+
+/// The client's own keys.
+fn keys(root: &mut Section<'_>, with: With<'_>) -> Option<KeySet> {
+    let path = root.path("jwks_file")?;
+    let keys = (with.named)(&path).and_then(|document| KeySet::parse(&document).map_err(|cause| cause.to_string()));
+    let keys = keys.and_then(|keys| {
+        let named = keys.keys().all(|key| key.kid().is_some());
+        if named { Ok(keys) } else { Err("has a key without kid, which no token can name".to_owned()) }
+    });
+    keys.map_err(|cause| root.error("jwks_file", format_args!("{}: {cause}", path.display()))).ok()
 }
 
 fn named(text: &str, path: &Path) -> Result<ClientId, String> {
@@ -111,10 +152,10 @@ fn identity_of(root: &mut Section<'_>, kind: IdentityKind) -> Option<Identity> {
     Identity::thumbprints(&texts).map_err(|cause| root.error(key, cause)).ok()
 }
 
-fn purposes(tables: Vec<Section<'_>>, settings: &Settings) -> Vec<PurposeRule> {
+fn purposes(tables: Vec<Section<'_>>, with: With<'_>) -> Vec<PurposeRule> {
     let mut read: Vec<(PurposeRule, Section<'_>)> = Vec::new();
     for mut table in tables {
-        if let Some(rule) = purpose(&mut table, settings) {
+        if let Some(rule) = purpose(&mut table, with) {
             complain_of_doubles(&rule, &table, &read);
             read.push((rule, table));
         } else {
@@ -160,11 +201,15 @@ fn complain_of_mints(read: &[(PurposeRule, Section<'_>)]) {
 }
 
 /// One table; `None` without a scope.
-fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> {
+fn purpose(table: &mut Section<'_>, with: With<'_>) -> Option<PurposeRule> {
+    let settings = with.settings;
     table.require(&["scope", "accept"]);
     let scope = table.parse("scope", str::parse);
     let accept = table.list("accept", source).unwrap_or_default();
-    complain_of_unsupported(table, &accept);
+    complain_of_unsupported(table);
+    let mapping = mapping(table, &accept, with);
+    let when = table.parse("when", Condition::compile).map(Arc::new);
+    complain_of_condition(table, when.as_deref(), &mapping, &accept);
     let redemption = table.table("redemption").map(|mut redemption| {
         let read = self::redemption(&mut redemption, settings);
         redemption.finish();
@@ -176,6 +221,8 @@ fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> 
         subjects: table.list("subjects", glob),
         granted_by: table.list("granted_by", str::parse).unwrap_or_default(),
         outlive: table.flag("outlive").unwrap_or(false),
+        mapping,
+        when,
         accept,
         redemption,
         purpose: scope?,
@@ -185,17 +232,89 @@ fn purpose(table: &mut Section<'_>, settings: &Settings) -> Option<PurposeRule> 
     Some(rule)
 }
 
-fn complain_of_unsupported(table: &mut Section<'_>, accept: &[Source]) {
-    for key in DETAILS {
-        if accept == [Source::ExpiredTxnToken] && table.ignore(key) {
-            table.error(key, "has no place here: a redeemed token carries its details and context over unchanged");
-        } else {
-            table.not_supported(key);
-        }
-    }
-    table.not_supported("when");
+fn complain_of_unsupported(table: &mut Section<'_>) {
     if table.flag("pdp") == Some(true) {
         table.error("pdp", "`pdp` is not supported by this version of Writ");
+    }
+}
+
+/// `request_details`, `tctx` and `rctx`; what is wrong in them was complained about.
+fn mapping(table: &mut Section<'_>, accept: &[Source], with: With<'_>) -> Mapping {
+    if accept == [Source::ExpiredTxnToken] {
+        for key in DETAILS {
+            if table.ignore(key) {
+                table.error(key, "has no place here: a redeemed token carries its details and context over unchanged");
+            }
+        }
+        return Mapping::default();
+    }
+    let has_schema = table.has("request_details");
+    let mut mapping = Mapping { schema: schema(table, with), ..Mapping::default() };
+    if let Some(mut tctx) = table.table("tctx") {
+        mapping.tctx_copy = tctx.list("copy", member).unwrap_or_default();
+        mapping.tctx_fixed = tctx.members("fixed").unwrap_or_default();
+        mapping.tctx_subject = tctx.pairs("subject").unwrap_or_default();
+        complain_of_tctx(&tctx, &mapping, has_schema, accept);
+        tctx.finish();
+    }
+    if let Some(mut rctx) = table.table("rctx") {
+        mapping.rctx_copy = rctx.list("copy", rctx_member).unwrap_or_default();
+        rctx.finish();
+    }
+    mapping
+}
+
+fn schema(table: &mut Section<'_>, with: With<'_>) -> Option<Arc<Schema>> {
+    let path = table.path("request_details")?;
+    let schema = (with.named)(&path).and_then(|text| Schema::parse(&text).map_err(|cause| cause.to_string()));
+    schema
+        .map(Arc::new)
+        .map_err(|cause| table.error("request_details", format_args!("{}: {cause}", path.display())))
+        .ok()
+}
+
+fn complain_of_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, accept: &[Source]) {
+    if !mapping.tctx_copy.is_empty() && !has_schema {
+        tctx.error("copy", "needs request_details: only what fits a schema is copied");
+    }
+    for name in &mapping.tctx_copy {
+        complain_of_stranger(tctx, "copy", name, mapping.schema.as_deref());
+        if mapping.tctx_fixed.raw(name).is_some() || mapping.tctx_subject.iter().any(|(member, _)| member == name) {
+            tctx.warning("copy", format_args!("\"{name}\" has no effect: the policy gives this member its value"));
+        }
+    }
+    for (name, _) in &mapping.tctx_subject {
+        if mapping.tctx_fixed.raw(name).is_some() {
+            tctx.error("subject", format_args!("\"{name}\" is a member of `fixed` too: which of them would count?"));
+        }
+    }
+    if let Some(source) = accept.iter().find(|source| **source == Source::ClientCredentials)
+        && !mapping.tctx_subject.is_empty()
+    {
+        let source = source.name();
+        tctx.warning("subject", format_args!("refuses every request by \"{source}\", which brings no claims"));
+    }
+}
+
+/// A member of the details that the schema does not tell of can hardly be meant; where the schema is closed, it cannot be.
+fn complain_of_stranger(table: &Section<'_>, key: &str, name: &str, schema: Option<&Schema>) {
+    let Some(schema) = schema.filter(|schema| schema.describes(name) == Some(false)) else { return };
+    if schema.is_closed() {
+        table.error(key, format_args!("names \"{name}\", which the schema of request_details does not allow"));
+    } else {
+        table.warning(key, format_args!("names \"{name}\", which the schema of request_details does not describe"));
+    }
+}
+
+/// On a redemption `details` are the `tctx` that is carried over, whose members other policies name.
+fn complain_of_condition(table: &Section<'_>, when: Option<&Condition>, mapping: &Mapping, accept: &[Source]) {
+    let Some(when) = when.filter(|_| !accept.contains(&Source::ExpiredTxnToken)) else { return };
+    let members = when.members_of_details();
+    if !members.is_empty() && mapping.schema.is_none() && !table.complained("request_details") {
+        table.error("when", "looks at `details`, which stay empty without request_details");
+    }
+    for name in members {
+        complain_of_stranger(table, "when", name, mapping.schema.as_deref());
     }
 }
 
@@ -292,6 +411,18 @@ fn source(name: &str) -> Result<Source, String> {
     })
 }
 
+fn member(name: &str) -> Result<String, &'static str> {
+    let fits = (1..=128).contains(&name.len()) && !name.chars().any(char::is_control);
+    fits.then(|| name.to_owned()).ok_or("a member's name has 1 to 128 bytes and no control characters")
+}
+
+fn rctx_member(name: &str) -> Result<String, &'static str> {
+    if name == Delayed::MEMBER {
+        return Err("must not name \"delayed\": only a redemption adds that member");
+    }
+    member(name)
+}
+
 fn glob(pattern: &str) -> Result<Glob, &'static str> {
     (!pattern.is_empty()).then(|| Glob::new(pattern)).ok_or("an empty pattern fits no subject")
 }
@@ -307,6 +438,10 @@ mod tests {
     const GOOD: &str = "client_id = \"job\"\ntls_client_auth_san_uri = \"spiffe://d.example/job\"\n";
     const OTHER_IDENTITY: &str = "tls_client_auth_san_dns = \"job.example\"\n";
 
+    const TRADE: &str = r#"{"properties":{"ticker":{},"quantity":{"type":"number"}},"additionalProperties":false}"#;
+    const KEYS: &str =
+        r#"{"keys":[{"kid":"k","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
     fn settings() -> Settings {
         Settings {
             directory: "/p".into(),
@@ -318,7 +453,15 @@ mod tests {
     }
 
     fn reading(text: &str) -> Reading {
-        parse(Path::new("/p/job.toml"), text, &settings())
+        let named = |path: &Path| match path.to_str() {
+            Some("/p/schemas/trade.json") => Ok(TRADE.as_bytes().to_vec()),
+            Some("/p/open.json") => Ok(TRADE.replace(r#","additionalProperties":false"#, "").into_bytes()),
+            Some("/p/draft7.json") => Ok(br#"{"$schema":"http://json-schema.org/draft-07/schema#"}"#.to_vec()),
+            Some("/p/keys.json") => Ok(KEYS.as_bytes().to_vec()),
+            Some("/p/nameless.json") => Ok(KEYS.replace(r#""kid":"k","#, "").into_bytes()),
+            _ => Err("No such file".to_owned()),
+        };
+        parse(Path::new("/p/job.toml"), text, &settings(), &named)
     }
 
     fn complaints(text: &str) -> Vec<String> {
@@ -411,7 +554,9 @@ mod tests {
             (String::from("client = \"job\""), "3: client: unknown key `client`"),
             ("description = 1".into(), "3: description: must be a string"),
             ("subject = \"\"".into(), "3: subject: a subject has 1 to 255"),
-            ("jwks_file = \"x\"".into(), "3: jwks_file: `jwks_file` is not supported by this version of Writ"),
+            ("jwks_file = \"x\"".into(), "3: jwks_file: /p/x: No such file"),
+            ("jwks_file = \"draft7.json\"".into(), "3: jwks_file: /p/draft7.json: not a JWK set"),
+            ("jwks_file = \"nameless.json\"".into(), "3: jwks_file: /p/nameless.json: has a key without kid"),
             ("opaque_tokens_from = \"x\"".into(), "3: opaque_tokens_from: `opaque_tokens_from` is not supported"),
             ("[[purpose]]\naccept = [\"txn_token\"]\npdp = false".into(), "3: purpose[0].scope: is missing"),
             ("[[purpose]]\nscope = \"s\"".into(), "3: purpose[0].accept: is missing"),
@@ -426,16 +571,6 @@ mod tests {
             (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
             (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
             (purpose(&["txn_token"], "granted_by = [\"x\"]"), "6: purpose[0].granted_by: warning: has no effect"),
-            (
-                purpose(&["txn_token"], "when = \"true\""),
-                "6: purpose[0].when: `when` is not supported by this version of Writ",
-            ),
-            (purpose(&["txn_token"], "tctx.copy = [\"a\"]"), "6: purpose[0].tctx: `tctx` is not supported"),
-            (purpose(&["txn_token"], "rctx.copy = [\"a\"]"), "6: purpose[0].rctx: `rctx` is not supported"),
-            (
-                purpose(&["txn_token"], "request_details = \"x\""),
-                "6: purpose[0].request_details: `request_details` is not",
-            ),
             (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: `pdp` is not supported"),
             (purpose(&["txn_token"], "outlives = true"), "did you mean `outlive`?"),
             (access(""), "3: purpose[0].granted_by: must name the scopes"),
@@ -507,6 +642,97 @@ mod tests {
     }
 
     #[test]
+    fn details_context_and_condition_complain_at_their_keys() {
+        let trade = |more: &str| purpose(&["txn_token"], &format!("request_details = \"schemas/trade.json\"\n{more}"));
+        for (text, expected) in [
+            (purpose(&["txn_token"], "when = true"), "6: purpose[0].when: must be a string"),
+            (purpose(&["txn_token"], "when = \"tru\""), "6: purpose[0].when: knows no `tru`; there are client"),
+            (
+                purpose(&["txn_token"], "when = \"details.quantity < 1\""),
+                "6: purpose[0].when: looks at `details`, which stay empty without request_details",
+            ),
+            (purpose(&["txn_token"], "request_details = \"x\""), "6: purpose[0].request_details: /p/x: No such file"),
+            (
+                purpose(&["txn_token"], "request_details = \"draft7.json\""),
+                "6: purpose[0].request_details: /p/draft7.json: is not for JSON Schema 2020-12",
+            ),
+            (purpose(&["txn_token"], "tctx.copy = [\"a\"]"), "6: purpose[0].tctx.copy: needs request_details"),
+            (purpose(&["txn_token"], "tctx = true"), "6: purpose[0].tctx: must be a table"),
+            (purpose(&["txn_token"], "tctx.fix = {}"), "6: purpose[0].tctx.fix: unknown key"),
+            (purpose(&["txn_token"], "tctx.fixed = { a = 1979-05-27 }"), "tctx.fixed: 1979-05-27 is no value in JSON"),
+            (purpose(&["txn_token"], "tctx.fixed = { a = nan }"), "tctx.fixed: nan is no number in JSON"),
+            (purpose(&["txn_token"], "tctx.subject = { a = 1 }"), "tctx.subject: must be a table of strings, not a"),
+            (
+                purpose(&["txn_token"], "tctx = { fixed = { a = 1 }, subject = { a = \"b\" } }"),
+                "6: purpose[0].tctx.subject: \"a\" is a member of `fixed` too",
+            ),
+            (
+                purpose(&["client_credentials"], "tctx.subject = { a = \"b\" }"),
+                "tctx.subject: warning: refuses every request by \"client_credentials\"",
+            ),
+            (trade("tctx.copy = [\"tikcer\"]"), "7: purpose[0].tctx.copy: names \"tikcer\", which the schema"),
+            (trade("when = \"details.quantiti < 1\""), "7: purpose[0].when: names \"quantiti\", which the schema"),
+            (
+                trade("tctx.copy = [\"other\"]").replace("schemas/trade", "open"),
+                "7: purpose[0].tctx.copy: warning: names \"other\", which the schema",
+            ),
+            (
+                trade("tctx = { copy = [\"ticker\"], fixed = { ticker = \"A\" } }"),
+                "7: purpose[0].tctx.copy: warning: \"ticker\" has no effect",
+            ),
+            (
+                purpose(&["txn_token"], "rctx.copy = [\"delayed\"]"),
+                "6: purpose[0].rctx.copy: must not name \"delayed\"",
+            ),
+            (purpose(&["txn_token"], "rctx.copy = [\"\"]"), "6: purpose[0].rctx.copy: a member's name has 1 to 128"),
+        ] {
+            let found = complaints(&format!("{GOOD}{text}"));
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn details_context_and_condition_are_read_as_written() {
+        let more = "request_details = \"schemas/trade.json\"\ntctx.copy = [\"ticker\", \"quantity\"]\n\
+             tctx.fixed = { desk = \"retail\", fee = 0.10, tags = [\"a\", { n = 0x10 }], open = true }\n\
+             tctx.subject = { level = \"customer_level\" }\nrctx.copy = [\"req_ip\"]\n\
+             when = 'details.quantity <= 1000 && has(details.ticker)'";
+        let text = format!("{GOOD}jwks_file = \"keys.json\"\n{}", purpose(&["txn_token"], more));
+        assert!(complaints(&text).is_empty(), "{:?}", complaints(&text));
+        let policy = reading(&text).policy.unwrap();
+        assert_eq!(policy.keys.unwrap().keys().count(), 1);
+        let rule = &policy.purposes[0];
+        assert_eq!(rule.mapping.tctx_copy, ["ticker", "quantity"]);
+        let fixed = serde_json::to_string(&rule.mapping.tctx_fixed).unwrap();
+        assert_eq!(fixed, r#"{"desk":"retail","fee":0.10,"open":true,"tags":["a",{"n":16}]}"#);
+        assert_eq!(rule.mapping.tctx_subject, [("level".to_owned(), "customer_level".to_owned())]);
+        assert_eq!(rule.mapping.rctx_copy, ["req_ip"]);
+        assert!(rule.mapping.schema.is_some() && rule.when.is_some());
+    }
+
+    /// What a redemption looks at is what other policies carry along.
+    #[test]
+    fn a_condition_on_a_redemption_may_name_any_detail() {
+        let text =
+            redeem(&["expired_txn_token"], AGED).replace("scope =", "when = \"details.contract == 'C-1'\"\nscope =");
+        assert!(complaints(&format!("{GOOD}{text}")).is_empty());
+    }
+
+    #[test]
+    fn the_files_that_a_policy_names_are_found() {
+        let text = format!(
+            "{GOOD}jwks_file = \"../keys.json\"\n{}{}",
+            purpose(&["txn_token"], "request_details = \"schemas/trade.json\""),
+            purpose(&["txn_token"], "request_details = \"/etc/other.json\"")
+        );
+        let found = names(Path::new("/p/job.toml"), &text);
+        assert_eq!(found, ["/p/../keys.json", "/p/schemas/trade.json", "/etc/other.json"].map(PathBuf::from));
+        assert!(
+            names(Path::new("/p/job.toml"), "jwks_file").is_empty() && names(Path::new("/p/job.toml"), GOOD).is_empty()
+        );
+    }
+
+    #[test]
     fn a_scope_may_have_a_table_for_each_of_its_sources() {
         let text = format!(
             "{GOOD}{}{}{}",
@@ -547,7 +773,7 @@ scope = \"a b\"
 scope = \"c\"
 accept = [\"access_token\", \"magic\"]
 lifetime = \"forever\"
-when = 'true'
+when = 'tru'
 [[purpose]]
 scope = \"d\"
 accept = [\"expired_txn_token\"]

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::file::{self, Reading, Settings};
+use super::file::{self, Named, Reading, Settings};
 use super::{ClientPolicy, PolicySet};
 use crate::client::Thumbprint;
 use crate::config::{Problem, Severity};
@@ -63,9 +63,12 @@ impl Watch {
     }
 }
 
-/// The files as they are, sorted by name.
+/// The files as they are.
 struct Folder {
-    files: Vec<(PathBuf, Content)>,
+    /// Policies, by name.
+    files: BTreeMap<PathBuf, Content>,
+    /// What policies name, wherever it is: keys and schemas.
+    named: BTreeMap<PathBuf, Content>,
 }
 
 /// The bytes of a file, or why it cannot be read.
@@ -76,12 +79,16 @@ const LONGEST: u64 = 1024 * 1024;
 
 impl Folder {
     fn read(directory: &Path) -> Self {
-        let mut files = match policy_files(directory) {
-            Ok(files) => files,
-            Err(cause) => vec![(directory.to_owned(), Err(cause.to_string()))],
-        };
-        files.sort_by(|a, b| a.0.cmp(&b.0));
-        Self { files }
+        let files = policy_files(directory)
+            .unwrap_or_else(|cause| BTreeMap::from([(directory.to_owned(), Err(cause.to_string()))]));
+        let mut named = BTreeMap::new();
+        for (path, content) in &files {
+            let text = content.as_ref().ok().and_then(|bytes| std::str::from_utf8(bytes).ok());
+            for name in text.map(|text| file::names(path, text)).unwrap_or_default() {
+                named.entry(name).or_insert_with_key(|name| plain_file(name));
+            }
+        }
+        Self { files, named }
     }
 
     /// SHA-256 over names and bytes, each with its length before it; base64url.
@@ -91,8 +98,9 @@ impl Folder {
             context.update(&(bytes.len() as u64).to_be_bytes());
             context.update(bytes);
         };
-        for (path, content) in &self.files {
-            add(path.file_name().unwrap_or_default().as_bytes());
+        let files = self.files.iter().map(|(path, content)| (path.file_name().unwrap_or_default(), content));
+        for (name, content) in files.chain(self.named.iter().map(|(path, content)| (path.as_os_str(), content))) {
+            add(name.as_bytes());
             match content {
                 Ok(bytes) => add(bytes),
                 // Unlike any content: never the digest of a sound set.
@@ -103,7 +111,9 @@ impl Folder {
     }
 
     fn check(&self, settings: &Settings) -> Checked {
-        let readings: Vec<_> = self.files.iter().map(|(path, content)| reading(path, content, settings)).collect();
+        let named = |path: &Path| self.named.get(path).cloned().unwrap_or_else(|| plain_file(path));
+        let readings: Vec<_> =
+            self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
         let sound: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
         let mut problems = same_identities(&sound);
         problems.extend(strangers(&sound));
@@ -125,16 +135,16 @@ impl Folder {
     }
 }
 
-fn reading(path: &Path, content: &Content, settings: &Settings) -> Result<Reading, Problem> {
+fn reading(path: &Path, content: &Content, settings: &Settings, named: Named<'_>) -> Result<Reading, Problem> {
     let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
-    Ok(file::parse(path, text, settings))
+    Ok(file::parse(path, text, settings, named))
 }
 
 /// Every `*.toml` directly in the folder whose name does not start with a dot; folders are left alone.
-fn policy_files(directory: &Path) -> io::Result<Vec<(PathBuf, Content)>> {
+fn policy_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Content>> {
     let home = directory.canonicalize()?;
-    let mut files = Vec::new();
+    let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         if name.as_bytes().starts_with(b".") || !name.as_bytes().ends_with(b".toml") {
@@ -142,7 +152,7 @@ fn policy_files(directory: &Path) -> io::Result<Vec<(PathBuf, Content)>> {
         }
         let path = directory.join(name);
         if let Some(content) = content(&path, &home).transpose() {
-            files.push((path, content));
+            files.insert(path, content);
         }
     }
     Ok(files)
@@ -155,16 +165,21 @@ fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
     if !real.starts_with(home) {
         return Err("is a link to a file outside of the folder".to_owned());
     }
-    let metadata = real.metadata().map_err(|cause| cause.to_string())?;
-    if metadata.is_dir() {
+    if real.is_dir() {
         return Ok(None);
     }
+    plain_file(&real).map(Some)
+}
+
+/// The bytes of a file, of a sensible size.
+fn plain_file(path: &Path) -> Content {
+    let metadata = path.metadata().map_err(|cause| cause.to_string())?;
     if !metadata.is_file() || metadata.len() > LONGEST {
         return Err("is not a plain file of at most 1 MiB".to_owned());
     }
     let mut bytes = Vec::new();
-    let length = File::open(real).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
-    length.map(|_| Some(bytes)).map_err(|cause| cause.to_string())
+    let length = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    length.map(|_| bytes).map_err(|cause| cause.to_string())
 }
 
 /// A certificate that fits two policies would fit neither.
@@ -331,7 +346,7 @@ mod tests {
     fn the_digest_tells_names_and_bytes_apart() {
         let digest = |files: &[(&str, &str)]| {
             let files = files.iter().map(|(name, text)| (name.into(), Ok(text.as_bytes().to_vec()))).collect();
-            Folder { files }.digest()
+            Folder { files, named: BTreeMap::new() }.digest()
         };
         let all = [
             digest(&[]),
@@ -341,6 +356,29 @@ mod tests {
             digest(&[("a.toml", "bc.toml")]),
         ];
         assert!(all.iter().all(|one| one.len() == 43 && all.iter().filter(|other| *other == one).count() == 1));
+    }
+
+    /// A schema or a key that changes is a change of the policies that name it.
+    #[test]
+    fn files_that_policies_name_are_watched_too() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        let more =
+            "[[purpose]]\nscope = \"s\"\naccept = [\"client_credentials\"]\nrequest_details = \"schemas/s.json\"\n";
+        fs::write(path.join("a.toml"), policy("a") + more).unwrap();
+        assert!(refusal(path).contains("a.toml:6: purpose[0].request_details: "));
+        fs::create_dir(path.join("schemas")).unwrap();
+        fs::write(path.join("schemas/s.json"), "{}").unwrap();
+        let (set, _) = load(&settings(path)).unwrap();
+        let mut watch = Watch::new(settings(path), &set);
+        assert!(watch.look().is_none());
+        fs::write(path.join("schemas/s.json"), "{\"type\":\"object\"}").unwrap();
+        assert!(watch.look().is_none());
+        let (changed, _) = watch.look().unwrap().unwrap();
+        assert_ne!(changed.digest(), set.digest());
+        fs::write(path.join("schemas/s.json"), "{").unwrap();
+        assert!(watch.look().is_none());
+        assert!(watch.look().unwrap().is_err());
     }
 
     ///

@@ -8,9 +8,6 @@ pub enum SubjectError {
     /// Not a token of the declared type.
     #[error("the subject token is malformed")]
     Malformed,
-    /// A type that is not taken here.
-    #[error("this type of subject token is not supported")]
-    TypeUnsupported,
     /// Not from a configured subject issuer, or not of a kind that it issues.
     #[error("the issuer of the subject token is not known here")]
     IssuerUnknown,

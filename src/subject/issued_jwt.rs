@@ -91,10 +91,7 @@ pub(super) struct Presented<'a> {
 impl<'a> Presented<'a> {
     /// Reads the form: a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
     pub(super) fn parse(text: &'a str) -> Result<Self, SubjectError> {
-        let jws = Jws::parse(text, MAX_LEN).map_err(|error| match error {
-            JwsError::Algorithm => SignatureInvalid,
-            JwsError::TooLong | JwsError::Form | JwsError::Header => Malformed,
-        })?;
+        let jws = parse_jws(text)?;
         if jws.typ.as_deref() == Some(writ_verifier::claims::TYP) {
             return Err(Malformed);
         }
@@ -127,10 +124,18 @@ impl<'a> Presented<'a> {
     }
 }
 
+/// The form of a JWT, strictly read.
+pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
+    Jws::parse(text, MAX_LEN).map_err(|error| match error {
+        JwsError::Algorithm => SignatureInvalid,
+        JwsError::TooLong | JwsError::Form | JwsError::Header => Malformed,
+    })
+}
+
 /// The payload as an object with one meaning.
 ///
 /// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
-fn members(payload: &[u8]) -> Result<Members, SubjectError> {
+pub(super) fn members(payload: &[u8]) -> Result<Members, SubjectError> {
     let text = std::str::from_utf8(payload).map_err(|_| Malformed)?;
     let claims: Members = serde_json::from_str(text).map_err(|_| Malformed)?;
     let mut checked = claims.clone();
@@ -219,13 +224,13 @@ fn is_access_token(profile: AccessTokenProfile, typ: Option<&str>, claims: &Memb
 /// `aud` (RFC 7519 §4.1.3).
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub(super) enum Audience {
     One(String),
     Several(Vec<String>),
 }
 
 impl Audience {
-    fn names_one_of(&self, ours: &[String]) -> Result<(), SubjectError> {
+    pub(super) fn names_one_of(&self, ours: &[String]) -> Result<(), SubjectError> {
         let named = match self {
             Self::One(name) => ours.contains(name),
             Self::Several(names) => names.iter().any(|name| ours.contains(name)),
@@ -271,14 +276,14 @@ fn scope(claims: &Members, by: Measure<'_>) -> Result<Option<Scope>, SubjectErro
 }
 
 /// The times of a token, since 1970; each can be one.
-struct Times {
-    exp: Duration,
+pub(super) struct Times {
+    pub(super) exp: Duration,
     nbf: Option<Duration>,
-    iat: Option<Duration>,
+    pub(super) iat: Option<Duration>,
 }
 
 impl Times {
-    fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
+    pub(super) fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
         let time = |name, earliest| match claims.raw(name) {
             None => Ok(None),
             Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
@@ -293,7 +298,7 @@ impl Times {
 
     /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
     /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
-    fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
+    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
         let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
         let expired_at = self.expires();
         if now >= expired_at + skew {
@@ -303,7 +308,7 @@ impl Times {
         valid.then_some(()).ok_or(NotYetValid)
     }
 
-    fn expires(&self) -> Timestamp {
+    pub(super) fn expires(&self) -> Timestamp {
         Timestamp::from_epoch(self.exp.as_secs())
     }
 }
@@ -359,6 +364,7 @@ pub(super) mod tests {
             introspect: false,
             subject_token_audience: Vec::new(),
             vouches_for_bound_tokens: false,
+            keys: None,
             purposes: Vec::new(),
         }
     }

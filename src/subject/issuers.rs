@@ -181,6 +181,11 @@ impl Issuers {
         }
     }
 
+    /// How far the clocks of others may differ from ours.
+    pub fn clock_skew(&self) -> Duration {
+        self.clock_skew
+    }
+
     /// Verifies `text` as an access token that `client` presents, at the instant `now`.
     ///
     /// # Errors

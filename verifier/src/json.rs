@@ -173,6 +173,16 @@ impl Members {
         }
         Ok(())
     }
+
+    /// Gives `name` the value, as written, that `from` has under the name `source`; says whether `from` has it.
+    pub fn adopt(&mut self, name: &str, from: &Self, source: &str) -> bool {
+        let Some((_, value)) = from.0.iter().find(|(member, _)| member == source) else { return false };
+        match self.0.iter_mut().find(|(member, _)| member == name) {
+            Some(member) => member.1.clone_from(value),
+            None => self.0.push((name.to_owned(), value.clone())),
+        }
+        true
+    }
 }
 
 /// Equal where names, order and the text of the values are.
@@ -263,6 +273,14 @@ mod tests {
         let members = Members::parse(text, Limits::DEFAULT).unwrap();
         assert_eq!(serde_json::to_string(&members).unwrap(), text);
         assert_eq!(members.raw("a"), Some("0.10"));
+    }
+
+    #[test]
+    fn a_member_is_adopted_digit_for_digit() {
+        let from = Members::parse(r#"{"a":0.10,"b":100000000000000000001}"#, Limits::DEFAULT).unwrap();
+        let mut members = Members::parse(r#"{"a":1}"#, Limits::DEFAULT).unwrap();
+        assert!(members.adopt("a", &from, "a") && members.adopt("c", &from, "b") && !members.adopt("d", &from, "d"));
+        assert_eq!(serde_json::to_string(&members).unwrap(), r#"{"a":0.10,"c":100000000000000000001}"#);
     }
 
     #[test]

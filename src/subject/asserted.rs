@@ -1,0 +1,71 @@
+//! Whom a client vouches for: the subject of what it signs, or just says.
+
+use writ_verifier::Members;
+
+use super::SubjectError::{self, ClaimsInvalid};
+use crate::clock::Timestamp;
+use crate::policy::{Source, Subject};
+
+/// A subject for which the client alone stands; its policy says whether it may name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssertedSubject {
+    pub(super) source: Source,
+    pub(super) sub: Subject,
+    pub(super) claims: Members,
+    pub(super) usable_until: Option<Timestamp>,
+    pub(super) single_use: Option<SingleUse>,
+}
+
+/// What may be used once: a client's `jti`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SingleUse {
+    /// Names the client and its `jti`, and nothing else.
+    pub id: [u8; 32],
+    /// The first second in which it cannot be used anyway.
+    pub keep_until: Timestamp,
+}
+
+impl AssertedSubject {
+    /// The kind of proof: signed, or said.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whom the client names.
+    pub fn sub(&self) -> &Subject {
+        &self.sub
+    }
+
+    /// All that it says of it.
+    pub fn claims(&self) -> &Members {
+        &self.claims
+    }
+
+    /// The first second in which it proves nothing, if it ends at all.
+    pub fn usable_until(&self) -> Option<Timestamp> {
+        self.usable_until
+    }
+
+    /// What is spent with it.
+    pub fn single_use(&self) -> Option<SingleUse> {
+        self.single_use
+    }
+}
+
+#[cfg(test)]
+impl AssertedSubject {
+    /// A subject that no client vouched for, for tests of what is done with it.
+    pub(crate) fn about(source: Source, sub: &str, usable_until: Option<Timestamp>) -> Self {
+        let single_use = usable_until
+            .filter(|_| source == Source::SelfSigned)
+            .map(|keep_until| SingleUse { id: [7; 32], keep_until });
+        Self { source, sub: sub.parse().unwrap(), claims: Members::default(), usable_until, single_use }
+    }
+}
+
+/// `sub`, as the trust domain knows it.
+pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
+    const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+    let name: String = claims.get("sub").ok_or(FORM)?;
+    name.parse().map_err(|_| FORM)
+}

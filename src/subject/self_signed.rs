@@ -1,0 +1,140 @@
+//! A JWT that the client signed itself: it vouches for a subject, once (TT §11.2.1).
+//!
+//! Only its own keys count, those of its TLS certificate and of its policy; other clients' are never looked at.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
+use serde_json::{Value, json};
+use writ_verifier::Members;
+use writ_verifier::jwks::{NoKey, VerificationKey};
+use writ_verifier::jws::Jws;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::SubjectError::{self, ClaimsInvalid, IssuerUnknown, KeyUnknown, Malformed, SignatureInvalid};
+use super::asserted::{AssertedSubject, SingleUse, subject};
+use super::issued_jwt::{Audience, Times, members, parse_jws};
+use crate::client::{ClientId, PeerCertificate};
+use crate::clock::Timestamp;
+use crate::policy::{ClientPolicy, Source};
+
+/// R-SUBJ-16
+const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
+
+/// `id-Ed25519` (RFC 8410 §3).
+const ED25519: &str = "1.3.101.112";
+
+/// By whom and when a token is presented.
+#[derive(Clone, Copy)]
+pub struct Presentation<'a> {
+    /// The client.
+    pub client: &'a ClientPolicy,
+    /// The certificate that its connection proved.
+    pub certificate: &'a PeerCertificate,
+    /// Our own name, which must be in `aud`.
+    pub issuer: &'a str,
+    /// Tolerated between the client's clock and ours.
+    pub clock_skew: Duration,
+    /// The instant of the request.
+    pub now: Timestamp,
+}
+
+/// Verifies `text` as a token that its presenter signed. Whether its `jti` was used before is for the ledger to say, when
+/// the Txn-Token is made: a request that is refused for another reason spends nothing.
+///
+/// # Errors
+/// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
+pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
+    let jws = parse_jws(text)?;
+    if !matches!(jws.typ.as_deref(), None | Some("jwt")) {
+        return Err(Malformed);
+    }
+    let claims = members(&jws.payload)?;
+    let signer: String = claims.get("iss").ok_or(IssuerUnknown)?;
+    if signer != by.client.client_id.as_str() {
+        return Err(IssuerUnknown);
+    }
+    let key = key(&jws, by)?;
+    if !key.fits(jws.algorithm) || !jws.verify(key.decoding_key()) {
+        return Err(SignatureInvalid);
+    }
+    let audience: Audience = claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
+    audience.names_one_of(&[by.issuer.to_owned()])?;
+    let sub = subject(&claims)?;
+    let id = single_use(&by.client.client_id, &claims)?;
+    let times = Times::read(&claims, by.now)?;
+    let begins = times.iat.ok_or(ClaimsInvalid("iat is missing"))?;
+    let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= LONGEST_LIFETIME;
+    let lifetime = times.exp.checked_sub(begins).filter(|&lifetime| fits(lifetime));
+    lifetime.ok_or(ClaimsInvalid("exp must be after iat, by ten minutes at most"))?;
+    times.hold(by.now, by.clock_skew)?;
+    let usable_until = times.expires() + by.clock_skew;
+    let single_use = Some(SingleUse { id, keep_until: usable_until });
+    Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
+}
+
+/// The key that the token names: without a name, that of the TLS certificate.
+fn key(jws: &Jws<'_>, by: Presentation<'_>) -> Result<VerificationKey, SubjectError> {
+    let of_certificate = certificate_key(by.certificate.public_key());
+    let named = |key: &(VerificationKey, String)| jws.kid.as_ref().is_none_or(|kid| *kid == key.1);
+    if let Some((key, _)) = of_certificate.filter(named) {
+        return Ok(key);
+    }
+    let (Some(kid), Some(registered)) = (&jws.kid, &by.client.keys) else { return Err(KeyUnknown) };
+    registered.find(Some(kid), jws.algorithm).map(|key| VerificationKey::clone(key)).map_err(|no_key| match no_key {
+        NoKey::Unknown => KeyUnknown,
+        NoKey::Unfit => SignatureInvalid,
+    })
+}
+
+/// A certificate's key and its RFC 7638 thumbprint; `None` for a kind that signs no tokens.
+fn certificate_key(public_key: &[u8]) -> Option<(VerificationKey, String)> {
+    let (_, info) = SubjectPublicKeyInfo::from_der(public_key).ok()?;
+    let jwk = jwk(&info)?;
+    let key = VerificationKey::parse(jwk.to_string().as_bytes()).ok()?;
+    let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+    Some((key, jwk.thumbprint(ThumbprintHash::SHA256).ok()?))
+}
+
+fn jwk(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let number = |bytes: &[u8]| encode(&bytes[bytes.iter().take_while(|&&byte| byte == 0).count()..]);
+    match info.parsed().ok()? {
+        PublicKey::RSA(key) => Some(json!({"kty": "RSA", "n": number(key.modulus), "e": number(key.exponent)})),
+        PublicKey::EC(point) => {
+            let (form, coordinates) = point.data().split_first()?;
+            let curve = match (form, coordinates.len()) {
+                (4, 64) => "P-256",
+                (4, 96) => "P-384",
+                _ => return None,
+            };
+            let (x, y) = coordinates.split_at(coordinates.len() / 2);
+            Some(json!({"kty": "EC", "crv": curve, "x": encode(x), "y": encode(y)}))
+        }
+        PublicKey::Unknown(point) if info.algorithm.algorithm.to_id_string() == ED25519 => {
+            Some(json!({"kty": "OKP", "crv": "Ed25519", "x": encode(point)}))
+        }
+        _ => None,
+    }
+}
+
+/// `jti`, under the name of its client: another client's is another one.
+fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectError> {
+    const FORM: SubjectError = ClaimsInvalid("jti must have 1 to 255 characters, none a control character");
+    let jti: String = claims.get("jti").ok_or(FORM)?;
+    if jti.chars().any(char::is_control) || !(1..=255).contains(&jti.chars().count()) {
+        return Err(FORM);
+    }
+    let mut context = Context::new(&SHA256);
+    for part in [client.as_str().as_bytes(), &[0], jti.as_bytes()] {
+        context.update(part);
+    }
+    let mut id = [0; 32];
+    id.copy_from_slice(context.finish().as_ref());
+    Ok(id)
+}
