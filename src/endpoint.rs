@@ -201,3 +201,15 @@ impl Decision {
         (self.error, self.reason) = (Some(code.error), Some(code.reason));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    ///
+    #[tokio::test]
+    async fn a_panic_is_a_refusal() {
+        let outcome: Result<(), Refusal> = or_internal(async { panic!("secret") }).await;
+        assert!(matches!(outcome, Err(Refusal::Internal)));
+    }
+}

@@ -426,6 +426,16 @@ mod tests {
         );
     }
 
+    /// R-META-08: the metadata list what is taken and nothing else.
+    #[test]
+    fn every_type_that_is_told_is_taken() {
+        for kind in subject_token_types() {
+            let request = parse(&with(EXCHANGE, "subject_token_type", Some(&kind))).unwrap();
+            let name = kind.strip_prefix(TYPE_PREFIX).unwrap();
+            assert_eq!(request.presented.sources()[0].name(), name);
+        }
+    }
+
     /// R-REQ-07, R-REQ-14
     #[test]
     fn another_audience_and_any_resource_are_refused() {

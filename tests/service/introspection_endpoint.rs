@@ -49,6 +49,31 @@ fn a_valid_token_is_told_with_all_its_claims() {
     assert_eq!(ask(&writ, &issued.token).active(), issued.claims);
 }
 
+/// R-INTRO-07: a number is the text that was signed, not what a machine makes of it.
+#[test]
+fn the_transaction_is_told_digit_for_digit() {
+    let trader = r#"
+[[purpose]]
+scope = "trade.execute"
+accept = ["client_credentials"]
+request_details = "trade.json"
+tctx.copy = ["amount", "rate"]
+rctx.copy = ["seen"]
+"#;
+    let setup = setup().client("trader", trader);
+    setup.write("policies/trade.json", "{}");
+    let writ = setup.start();
+    let form = Form::client_credentials("trade.execute")
+        .set("request_details", r#"{"amount":100000000000000000001,"rate":0.10}"#)
+        .set("request_context", r#"{"seen":1.0e2}"#);
+    let issued = writ.workload("trader").token(&form).issued();
+    let answer = ask(&writ, &issued.token);
+    answer.active();
+    let text = answer.response.text();
+    assert!(text.contains(r#""tctx":{"amount":100000000000000000001,"rate":0.10}"#), "{text}");
+    assert!(text.contains(r#""rctx":{"seen":1.0e2}"#), "{text}");
+}
+
 /// RFC 7662 §2.1: a hint, and what else is sent, changes nothing.
 #[test]
 fn a_hint_and_unknown_parameters_are_ignored() {
