@@ -81,6 +81,9 @@ pub struct Decision {
     /// The last use was repeated: nothing was counted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub retry: bool,
+    /// What the external decision point said: `allowed`, `denied`, `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pdp: Option<&'static str>,
     /// The code of a refusal's kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
@@ -133,7 +136,7 @@ pub enum Event {
         /// The first of them.
         first: String,
     },
-    /// Other certificates, trust or revocations are in force.
+    /// Other certificates, trust or revocations are in force, on the listeners or for calls to others.
     CertificatesReloaded,
     /// An operator took the present time as right.
     ClockTrusted {

@@ -19,7 +19,7 @@ use writ_verifier::TrustDomain;
 
 use self::document::Places;
 use crate::subject::issuers;
-use crate::{claims, keys, limits, listener, policy, store};
+use crate::{claims, keys, limits, listener, outbound, policy, store};
 
 /// All settings of one service.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub struct Config {
     pub policies: policy::file::Settings,
     /// How many requests a client may make.
     pub limits: limits::Settings,
+    /// Who may still say no to what the policies allow.
+    pub pdp: Option<outbound::Settings>,
     /// Who signs the tokens that are exchanged.
     pub subject_issuers: Vec<issuers::Settings>,
     /// Where each key stands in the file, for complaints about the files that it names.

@@ -14,9 +14,10 @@ use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
 use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
-use crate::request::{Presented, TokenRequest};
+use crate::request::{Presented, TokenRequest, TokenText};
 use crate::response::HttpRefusal;
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token;
@@ -47,6 +48,8 @@ pub struct Exchange {
     pub settings: claims::Settings,
     /// The policies in force.
     pub policies: Arc<Policies>,
+    /// Who may still say no to what they allow.
+    pub pdp: Option<Arc<Pdp>>,
     /// Who signs access tokens.
     pub issuers: Arc<Issuers>,
     /// What signs, and what may have signed.
@@ -100,6 +103,7 @@ impl Exchange {
         decision.proves(&subject, now);
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let grant = decide(&asked, subject, at, &mut trace)?;
+        self.ask_pdp(ask, &grant, &request, decision).await?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -112,14 +116,16 @@ impl Exchange {
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
         let client = asked.client();
+        let outside = async |kind, token: &TokenText| {
+            let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
+            in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
+        };
         match &asked.request().presented {
             Presented::Client => Ok(VerifiedSubject::Client),
             Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
-            Presented::AccessToken(token) => {
-                let verifying = self.issuers.access_token(token.expose(), client, policies, now);
-                in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
-            }
-            Presented::Jwt(_) | Presented::IdToken(_) => Err(SubjectError::IssuerUnknown.into()),
+            Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
+            Presented::Jwt(token) => outside(Source::Jwt, token).await,
+            Presented::IdToken(token) => outside(Source::IdToken, token).await,
             Presented::SelfSigned(token) => {
                 let by = Presentation {
                     client,
@@ -142,6 +148,24 @@ impl Exchange {
                 Ok(VerifiedSubject::Own(Box::new(own)))
             }
         }
+    }
+
+    /// What the policies allow, the external decision point may still forbid.
+    async fn ask_pdp(
+        &self,
+        ask: &Ask,
+        grant: &Grant,
+        request: &TokenRequest,
+        decision: &mut Decision,
+    ) -> Result<(), PdpError> {
+        let proof = pdp::Proof { source: decision.source, issuer: decision.subject_issuer.as_deref() };
+        let Some(question) = Question::about(grant, request, proof, &ask.request_id) else { return Ok(()) };
+        let outcome = match &self.pdp {
+            Some(pdp) => pdp.ask(&question, ask.deadline).await,
+            None => Err(PdpError::Unavailable(pdp::Fault::NotConfigured)),
+        };
+        decision.pdp = Some(pdp::name(&outcome));
+        outcome
     }
 
     async fn sign(
@@ -337,6 +361,7 @@ mod tests {
                     max_replacements: 4,
                 },
                 policies: Arc::new(Policies::new(policies(&folder))),
+                pdp: None,
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
@@ -382,6 +407,7 @@ mod tests {
             max_lifetime: 300 * SECOND,
             retention: 86_400 * SECOND,
             outside_sources: Vec::new(),
+            pdp: false,
         };
         folder::load(&settings).unwrap().0
     }

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod limits;
 pub mod listener;
 pub mod metadata;
+pub mod outbound;
 pub mod policy;
 pub mod process;
 pub mod refusal;

@@ -9,6 +9,7 @@ mod exact;
 pub mod file;
 pub mod folder;
 pub mod mapping;
+pub mod pdp;
 pub mod schema;
 
 use std::collections::BTreeMap;
@@ -207,6 +208,8 @@ pub struct PurposeRule {
     pub when: Option<Arc<Condition>>,
     /// Whether the token may outlive the subject token.
     pub outlive: bool,
+    /// Whether the external decision point must allow it too.
+    pub pdp: bool,
     /// The right to redeem expired tokens; present only if `expired_txn_token` is accepted.
     pub redemption: Option<Redemption>,
 }

@@ -11,6 +11,7 @@ use crate::keys::KeysError;
 use crate::ledger::LedgerError;
 use crate::limits::RateLimited;
 use crate::policy::decide::Denial;
+use crate::policy::pdp::PdpError;
 use crate::request::RequestError;
 use crate::subject::SubjectError;
 use crate::telemetry::LogError;
@@ -36,6 +37,9 @@ pub enum Refusal {
     /// The policy says no.
     #[error(transparent)]
     Policy(#[from] Denial),
+    /// The external decision point does not say yes.
+    #[error(transparent)]
+    Pdp(#[from] PdpError),
     /// It cannot be counted or recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -121,6 +125,8 @@ impl Refusal {
                 Denial::RedemptionTooEarly { .. } => code("invalid_request", "redemption_too_early"),
                 Denial::RedemptionTooOld { .. } => code("invalid_request", "redemption_too_old"),
             },
+            Self::Pdp(PdpError::Denied) => code("unauthorized_client", "pdp_denied"),
+            Self::Pdp(PdpError::Unavailable(_)) => code("temporarily_unavailable", "pdp_unavailable"),
             Self::Ledger(error) => match error {
                 LedgerError::Replayed => code("invalid_request", "subject_token_replayed"),
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
@@ -185,6 +191,7 @@ mod tests {
 
     use super::*;
     use crate::policy::mapping::Rejection;
+    use crate::policy::pdp::Fault;
     use crate::store::StoreError;
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -244,6 +251,7 @@ mod tests {
             ]
             .map(Refusal::from),
         );
+        all.extend([PdpError::Denied, PdpError::Unavailable(Fault::Late)].map(Refusal::from));
         let away = LedgerError::Unavailable(StoreError::Unavailable("/data/db: no space left".into()));
         let faults =
             [LedgerError::Replayed, LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
@@ -285,10 +293,6 @@ mod tests {
         ),
         ("unsupported_grant_type", &["grant_type_unsupported"]),
         (
-            "unauthorized_client",
-            &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed", "introspection_not_allowed"],
-        ),
-        (
             "invalid_scope",
             &[
                 "scope_malformed",
@@ -299,12 +303,29 @@ mod tests {
                 "condition_failed",
             ],
         ),
+        (
+            "unauthorized_client",
+            &[
+                "source_not_allowed",
+                "subject_not_allowed",
+                "redemption_not_allowed",
+                "pdp_denied",
+                "introspection_not_allowed",
+            ],
+        ),
         ("invalid_target", &["audience_unknown", "resource_unsupported"]),
         ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
         ("server_error", &["internal"]),
         (
             "temporarily_unavailable",
-            &["rate_limited", "store_unavailable", "issuer_unavailable", "clock_behind", "audit_unavailable"],
+            &[
+                "rate_limited",
+                "store_unavailable",
+                "issuer_unavailable",
+                "pdp_unavailable",
+                "clock_behind",
+                "audit_unavailable",
+            ],
         ),
     ];
 
@@ -351,7 +372,14 @@ mod tests {
     #[test]
     fn faults_are_ours() {
         let faults = all().into_iter().filter(Refusal::is_fault).map(|fault| fault.code().reason);
-        let expected = ["issuer_unavailable", "clock_behind", "store_unavailable", "audit_unavailable", "internal"];
+        let expected = [
+            "issuer_unavailable",
+            "pdp_unavailable",
+            "clock_behind",
+            "store_unavailable",
+            "audit_unavailable",
+            "internal",
+        ];
         assert_eq!(faults.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
     }
 }

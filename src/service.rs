@@ -30,7 +30,9 @@ use crate::limits::Limits;
 use crate::listener::tls::{TlsError, Trust};
 use crate::listener::{Addresses, ListenError, Listeners, Rooms, Running};
 use crate::metadata;
+use crate::outbound::SetupError;
 use crate::policy::folder::{self, Checked, Watch};
+use crate::policy::pdp::Pdp;
 use crate::policy::{Policies, PolicySet};
 use crate::process;
 use crate::store::{self, OpenError, Store};
@@ -81,6 +83,9 @@ pub enum StartError {
     /// A subject issuer cannot be used.
     #[error(transparent)]
     Issuers(#[from] IssuersError),
+    /// The external decision point cannot be asked.
+    #[error("[pdp]: {0}")]
+    Pdp(SetupError),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -216,6 +221,7 @@ impl Service {
         let audit = Audit::new(log);
         let policies = load_policies(&config)?;
         let issuers = Arc::new(Issuers::new(config.subject_issuers.clone(), config.clock_skew)?);
+        let pdp = pdp(&config)?;
         let trust = Trust::load(config.listener.tls.clone())?;
         register(&trust, &policies.snapshot());
         if let Some(fit) = process::admit_connections(config.listener.max_connections as u64) {
@@ -223,7 +229,7 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let core = Core::open(&config, &audit).await?;
-        let started = Self::run(&config, audit, &core, policies, issuers, trust, listeners, metrics);
+        let started = Self::run(&config, audit, &core, policies, pdp, issuers, trust, listeners, metrics);
         match started {
             Ok(service) => Ok(service),
             Err(error) => {
@@ -239,6 +245,7 @@ impl Service {
         audit: Audit,
         core: &Core,
         policies: Arc<Policies>,
+        pdp: Option<Arc<Pdp>>,
         issuers: Arc<Issuers>,
         trust: Arc<Trust>,
         listeners: Listeners,
@@ -251,6 +258,7 @@ impl Service {
         let exchange = Arc::new(Exchange {
             settings: config.claims.clone(),
             policies: Arc::clone(&policies),
+            pdp: pdp.clone(),
             issuers: Arc::clone(&issuers),
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
@@ -277,7 +285,7 @@ impl Service {
         tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
         tasks.spawn(keep_ledger(core.store.clone(), Arc::clone(&core.ledger), Arc::clone(&core.keys)));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
-        let files = Files { policies, watch, trust, issuers, audit };
+        let files = Files { policies, watch, pdp, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
         let (store, keys) = (core.store.clone(), Arc::clone(&core.keys));
         Ok(Self { store, keys, addresses, running, reload, tasks, in_flight })
@@ -459,6 +467,7 @@ async fn keep_ledger(store: Store, ledger: Arc<Ledger>, keys: Arc<KeyRing>) {
 struct Files {
     policies: Arc<Policies>,
     watch: Watch,
+    pdp: Option<Arc<Pdp>>,
     trust: Arc<Trust>,
     issuers: Arc<Issuers>,
     audit: Audit,
@@ -474,10 +483,11 @@ impl Files {
             };
             // Files may lie on a slow disk, and no worker may wait for it.
             let looked = tokio::task::spawn_blocking(move || {
-                let certificates = self.trust.reload();
+                let listeners = self.trust.reload().is_some();
+                let pdp = self.pdp.as_ref().is_some_and(|pdp| reload_pdp(pdp));
                 let policies = if at_once { Some(self.watch.load()) } else { self.watch.look() };
                 self.issuers.reload_files();
-                (self, certificates.is_some(), policies)
+                (self, listeners || pdp, policies)
             });
             let Ok((files, certificates, policies)) = looked.await else { return };
             self = files;
@@ -523,6 +533,24 @@ impl Files {
     async fn record(&self, event: Event) {
         if let Err(error) = self.audit.write(&event).await {
             tracing::error!(%error, "a reload could not be recorded");
+        }
+    }
+}
+
+fn pdp(config: &Config) -> Result<Option<Arc<Pdp>>, StartError> {
+    let Some(settings) = config.pdp.clone() else { return Ok(None) };
+    let pdp = Pdp::new(settings, config.trust_domain.clone()).map_err(StartError::Pdp)?;
+    Ok(Some(Arc::new(pdp)))
+}
+
+/// Whether other certificates are in force for the decision point.
+fn reload_pdp(pdp: &Pdp) -> bool {
+    match pdp.reload() {
+        None => false,
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::error!(%error, "what changed in the files of [pdp] is refused; the last good set stays");
+            false
         }
     }
 }

@@ -7,13 +7,14 @@ mod asserted;
 pub mod error;
 pub mod issued_jwt;
 pub mod issuers;
+pub mod outside;
 pub mod own_token;
 pub mod self_signed;
 pub mod unsigned_json;
 
 pub use asserted::{AssertedSubject, SingleUse};
 pub use error::SubjectError;
-pub use issued_jwt::OutsideToken;
+pub use outside::OutsideToken;
 pub use own_token::OwnToken;
 
 use crate::policy::{Source, Subject};
@@ -39,7 +40,7 @@ impl VerifiedSubject {
         match self {
             Self::Client | Self::Named(_) => Source::ClientCredentials,
             Self::Asserted(asserted) => asserted.source(),
-            Self::Outside(_) => Source::AccessToken,
+            Self::Outside(token) => token.source(),
             Self::Own(token) if token.alive => Source::TxnToken,
             Self::Own(_) => Source::ExpiredTxnToken,
         }

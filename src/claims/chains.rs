@@ -79,6 +79,7 @@ fn any_rule() -> impl Strategy<Value = PurposeRule> {
             },
             when: when.map(|when| Arc::new(Condition::compile(when).unwrap())),
             outlive,
+            pdp: false,
             redemption: accept.contains(&Source::ExpiredTxnToken).then(|| Redemption {
                 issued_to: CLIENTS.iter().map(|client| client.parse().unwrap()).collect(),
                 min_age: Duration::ZERO,

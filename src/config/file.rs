@@ -15,6 +15,7 @@ use super::{Config, issuer};
 use crate::keys::ring::KeyTimes;
 use crate::keys::{self, SigningAlgorithm};
 use crate::listener::tls::{self, MinVersion};
+use crate::outbound::{self, Identity};
 use crate::policy::Source;
 use crate::subject::issuers;
 use crate::{claims, limits, listener, policy, store};
@@ -40,7 +41,7 @@ pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) ->
 }
 
 /// The sections that variables can change; the first is the file itself.
-const SECTIONS: [&str; 8] = ["", "listen", "tls", "tokens", "keys", "store", "policies", "limits"];
+const SECTIONS: [&str; 9] = ["", "listen", "tls", "tokens", "keys", "store", "policies", "limits", "pdp"];
 
 fn parse(path: &Path, text: &str, overrides: &Overrides) -> Reading {
     let (report, table) = Report::parse(path, text);
@@ -68,6 +69,7 @@ struct Written {
     store: store::Settings,
     directory: PathBuf,
     limits: Limits,
+    pdp: Pdp,
     subject_issuers: Vec<issuers::Settings>,
 }
 
@@ -106,6 +108,13 @@ struct Limits {
     drain_timeout: Duration,
 }
 
+/// An external decision point.
+struct Pdp {
+    /// Whether one is wanted, sound or not.
+    is_written: bool,
+    settings: Option<outbound::Settings>,
+}
+
 impl Written {
     fn read<'a>(root: &mut Section<'a>, overrides: &'a Overrides) -> Self {
         root.require(&["trust_domain", "issuer"]);
@@ -119,8 +128,20 @@ impl Written {
         let directory = with(root, overrides, "policies", |policies| path_or(policies, "directory", "policies"));
         let limits = with(root, overrides, "limits", limits);
         let subject_issuers = issuer::read_all(root.tables("subject_issuer"), own_issuer.as_deref());
-        root.not_supported("pdp");
-        Self { trust_domain, issuer: own_issuer, listen, tls, tokens, keys, store, directory, limits, subject_issuers }
+        let pdp = Pdp::read(root, overrides, limits.request_timeout);
+        Self {
+            trust_domain,
+            issuer: own_issuer,
+            listen,
+            tls,
+            tokens,
+            keys,
+            store,
+            directory,
+            limits,
+            pdp,
+            subject_issuers,
+        }
     }
 
     fn policies(&self) -> policy::file::Settings {
@@ -131,12 +152,13 @@ impl Written {
             max_lifetime: self.tokens.max_lifetime,
             retention: self.keys.retention,
             outside_sources: Source::ALL.into_iter().filter(issued).collect(),
+            pdp: self.pdp.is_written,
         }
     }
 
     /// The settings of each room; `None` only where there was a complaint before.
     fn settle(self, policies: policy::file::Settings, places: Places) -> Option<Config> {
-        let Self { listen, tls, tokens, keys, store, limits, subject_issuers, .. } = self;
+        let Self { listen, tls, tokens, keys, store, limits, pdp, subject_issuers, .. } = self;
         let (trust_domain, issuer) = (self.trust_domain?, self.issuer?);
         Some(Config {
             discovery_url: listen.discovery_url.clone().or_else(|| discovery_url(&issuer, listen.discovery))?,
@@ -172,6 +194,7 @@ impl Written {
             issuer,
             store,
             policies,
+            pdp: pdp.settings,
             subject_issuers,
             places,
         })
@@ -305,6 +328,40 @@ fn limits(limits: &mut Section<'_>) -> Limits {
     }
 }
 
+impl Pdp {
+    /// The section, in which `endpoint` cannot be missing; nothing, where neither the file nor the environment has it.
+    fn read<'a>(root: &mut Section<'a>, overrides: &'a Overrides, longest: Duration) -> Self {
+        let has_section = root.has("pdp");
+        with(root, overrides, "pdp", |pdp| {
+            let keys = ["endpoint", "timeout", "ca", "certificate", "private_key"];
+            let is_written = has_section || keys.iter().any(|key| pdp.has(key));
+            if is_written {
+                pdp.require(&["endpoint"]);
+            }
+            let endpoint = pdp.parse("endpoint", https_url);
+            let timeout = pdp.duration("timeout").unwrap_or(Duration::from_secs(1));
+            if timeout > longest {
+                pdp.error("timeout", "must not be longer than limits.request_timeout");
+            }
+            let (ca, identity) = (pdp.path("ca"), identity(pdp));
+            let settings = endpoint.map(|endpoint| outbound::Settings { endpoint, ca, identity, timeout });
+            Self { is_written, settings }
+        })
+    }
+}
+
+/// A certificate and its key: both or neither.
+fn identity(section: &mut Section<'_>) -> Option<Identity> {
+    let has = [section.has("certificate"), section.has("private_key")];
+    match has {
+        [true, false] => section.gap("private_key", "is missing: it belongs to `certificate`"),
+        [false, true] => section.gap("certificate", "is missing: it belongs to `private_key`"),
+        _ => {}
+    }
+    let (certificate, private_key) = (section.path("certificate"), section.path("private_key"));
+    Some(Identity { certificate: certificate?, private_key: private_key? })
+}
+
 fn path_or(section: &mut Section<'_>, key: &'static str, default: &str) -> PathBuf {
     section.path(key).unwrap_or_else(|| section.folder().join(default))
 }
@@ -413,6 +470,7 @@ mod tests {
         assert_eq!(config.policies.default_lifetime, Duration::from_secs(60));
         assert_eq!(config.policies.retention, days(400));
         assert_eq!(config.limits.requests_per_second_per_client, None);
+        assert!(config.pdp.is_none() && !config.policies.pdp);
         assert!(config.subject_issuers.is_empty());
     }
 
@@ -451,6 +509,8 @@ mod tests {
             tried += 1;
             let misspelt = format!("{key}x = {value}");
             let text = [&lines[..index], &[misspelt.as_str()], &lines[index + 1..]].concat().join("\n");
+            // A key of a section that is commented out is one of that section.
+            let text = if lines[..index].contains(&"# [pdp]") { text.replace("# [pdp]", "[pdp]") } else { text };
             let problems = reading(&text, &[]).problems;
             let named = |problem: &Problem| {
                 problem.line == index + 1
@@ -459,7 +519,7 @@ mod tests {
             };
             assert!(problems.iter().any(named), "{key}: {problems:?}");
         }
-        assert_eq!(tried, 46);
+        assert_eq!(tried, 51);
     }
 
     ///
@@ -532,7 +592,12 @@ algorithms = [\"RS256\",
             ("[store]\nkind = \"redis\"", "4: store.kind: must be one of"),
             ("[limits]\nmax_connections = 0", "4: limits.max_connections: must be a whole number"),
             ("[limits]\nrequest_timeout = \"0s\"", "4: limits.request_timeout: must be at least"),
-            ("[pdp]\nendpoint = \"https://x\"", "3: pdp: `pdp` is not supported by this version"),
+            ("[pdp]", "3: pdp.endpoint: is missing"),
+            ("[pdp]\nendpoint = \"http://x\"", "4: pdp.endpoint: must be an https:// address"),
+            ("[pdp]\nendpoint = \"https://x\"\ncertificate = \"c\"", "3: pdp.private_key: is missing"),
+            ("[pdp]\nendpoint = \"https://x\"\nprivate_key = \"k\"", "3: pdp.certificate: is missing"),
+            ("[pdp]\nendpoint = \"https://x\"\ntimeout = \"11s\"", "5: pdp.timeout: must not be longer than limits"),
+            ("[pdp]\nendpoint = \"https://x\"\ntimout = \"1s\"", "5: pdp.timout: unknown key `pdp.timout`: did you"),
             ("[audit]\nsink = 1", "3: audit: unknown key `audit`"),
             ("[subject_issuer]\nissuer = \"x\"", "3: subject_issuer: must be [[subject_issuer]] tables"),
         ] {
@@ -542,6 +607,32 @@ algorithms = [\"RS256\",
         assert!(about("[keys]\nrotation_period = \"15m\"").is_empty());
         assert!(about("[tokens]\nclock_skew = \"0s\"\n[limits]\ndrain_timeout = \"0s\"").is_empty());
         assert!(about("[listen]\ndiscovery = \"off\"\nops = \"off\"").is_empty());
+    }
+
+    #[test]
+    fn a_decision_point_is_named_by_the_file_or_by_variables() {
+        let written = "[pdp]\nendpoint = \"https://pdp.example/access/v1/evaluation\"\n";
+        let read = config(&format!("{LEAST}{written}"), &[]);
+        let pdp = read.pdp.unwrap();
+        assert_eq!(pdp.endpoint.as_str(), "https://pdp.example/access/v1/evaluation");
+        assert_eq!((pdp.timeout, pdp.ca.is_none(), pdp.identity.is_none()), (Duration::from_secs(1), true, true));
+        assert!(read.policies.pdp);
+        let read = config(
+            LEAST,
+            &[
+                ("WRIT_PDP__ENDPOINT", "https://pdp.example"),
+                ("WRIT_PDP__TIMEOUT", "2s"),
+                ("WRIT_PDP__CA", "pdp-ca.pem"),
+                ("WRIT_PDP__CERTIFICATE", "pdp.pem"),
+                ("WRIT_PDP__PRIVATE_KEY", "/run/pdp.key"),
+            ],
+        );
+        let pdp = read.pdp.unwrap();
+        assert_eq!((pdp.timeout, pdp.ca.unwrap()), (Duration::from_secs(2), "/etc/writ/pdp-ca.pem".into()));
+        let Identity { certificate, private_key } = pdp.identity.unwrap();
+        assert_eq!((certificate, private_key), ("/etc/writ/pdp.pem".into(), "/run/pdp.key".into()));
+        let broken = reading(&format!("{LEAST}[pdp]\nendpoint = \"http://x\"\n"), &[]);
+        assert!(broken.policies.unwrap().pdp, "a policy that asks it is not wrong as well");
     }
 
     #[test]
@@ -619,6 +710,14 @@ algorithms = [\"RS256\",
                 "subject_issuer[0].id_token_audience: must name the client",
             ),
             (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
+            (
+                format!("{ISSUER}jwt_access_tokens = \"legacy\"\ntoken_types = [\"access_token\", \"jwt\"]"),
+                "7: subject_issuer[0].token_types: cannot have \"jwt\" beside \"access_token\" where",
+            ),
+            (
+                format!("{ISSUER}token_types = [\"id_token\", \"jwt\"]\nid_token_audience = [\"b\", \"a\"]"),
+                "7: subject_issuer[0].id_token_audience: names \"a\", as audience does",
+            ),
             (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
             (
                 format!("{ISSUER}introspection = {{}}"),
@@ -638,6 +737,11 @@ algorithms = [\"RS256\",
         }
         assert!(about(&format!("{ISSUER}{second}subject_prefix = \"o:\"")).is_empty());
         assert!(about(&format!("{ISSUER}jwks_uri = \"https://x/jwks?v=1\"")).is_empty());
+        // `typ` tells access tokens of RFC 9068 from all others.
+        let ids = "id_token_audience = [\"a\"]\n";
+        assert!(about(&format!("{ISSUER}{ids}token_types = [\"access_token\", \"id_token\"]")).is_empty());
+        let all = "token_types = [\"access_token\", \"jwt\", \"id_token\"]\nid_token_audience = [\"b\"]";
+        assert!(about(&format!("{ISSUER}{all}")).is_empty());
         assert!(about(&format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "login"))).is_empty());
     }
 

@@ -24,6 +24,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     found.of_tls();
     found.of_trust();
     found.of_sealing_keys();
+    found.of_pdp();
     found.of_issuers();
     found.problems
 }
@@ -36,19 +37,24 @@ struct Findings<'a> {
 impl Findings<'_> {
     fn of_tls(&mut self) {
         let tls = &self.config.listener.tls;
-        let chain = self.keep("tls.certificate", &tls.certificate, certificates(&tls.certificate));
-        let key = self.keep("tls.private_key", &tls.private_key, private_key(&tls.private_key));
-        if key.is_some() {
-            self.tell_of_group("tls.private_key", &tls.private_key);
-        }
-        if let (Some(chain), Some(key)) = (chain, key) {
-            let pair = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
-            let pair = pair.map_err(|_| "does not fit the key in tls.private_key".to_owned());
-            self.keep("tls.certificate", &tls.certificate, pair);
-        }
+        self.of_pair(("tls.certificate", &tls.certificate), ("tls.private_key", &tls.private_key));
         self.keep("tls.client_ca", &tls.client_ca, certificates(&tls.client_ca));
         for crl in &tls.client_crls {
             self.keep("tls.client_crls", crl, crls(crl));
+        }
+    }
+
+    /// A certificate and its key, each with the setting that names it.
+    fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path)) {
+        let chain = self.keep(certificate.0, certificate.1, certificates(certificate.1));
+        let key = self.keep(private_key.0, private_key.1, self::private_key(private_key.1));
+        if key.is_some() {
+            self.tell_of_group(private_key.0, private_key.1);
+        }
+        if let (Some(chain), Some(key)) = (chain, key) {
+            let pair = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
+            let pair = pair.map_err(|_| format!("does not fit the key in {}", private_key.0));
+            self.keep(certificate.0, certificate.1, pair);
         }
     }
 
@@ -72,6 +78,16 @@ impl Findings<'_> {
             if self.keep(key, path, sealing_key(path)).is_some() {
                 self.tell_of_group(key, path);
             }
+        }
+    }
+
+    fn of_pdp(&mut self) {
+        let Some(pdp) = &self.config.pdp else { return };
+        if let Some(ca) = &pdp.ca {
+            self.keep("pdp.ca", ca, certificates(ca));
+        }
+        if let Some(identity) = &pdp.identity {
+            self.of_pair(("pdp.certificate", &identity.certificate), ("pdp.private_key", &identity.private_key));
         }
     }
 

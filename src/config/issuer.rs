@@ -74,6 +74,7 @@ fn read(table: &mut Section<'_>) -> Settings {
     };
     table.not_supported("introspection");
     complain_of_gaps(table, &settings);
+    complain_of_confusion(table, &settings);
     settings
 }
 
@@ -98,6 +99,25 @@ fn complain_of_gaps(table: &Section<'_>, settings: &Settings) {
         if needed && !table.complained(key) {
             table.error(key, why);
         }
+    }
+}
+
+/// Kinds of token that nothing would tell apart (R-SUBJ-05).
+fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
+    let takes = |source| settings.token_types.contains(&source);
+    let legacy = takes(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
+    if legacy && takes(Source::Jwt) {
+        table.error(
+            "token_types",
+            "cannot have \"jwt\" beside \"access_token\" where jwt_access_tokens is \"legacy\": nothing tells the two apart",
+        );
+    }
+    let both = settings.audience.iter().find(|name| settings.id_token_audience.contains(name));
+    if let Some(name) = both.filter(|_| takes(Source::IdToken) && (legacy || takes(Source::Jwt))) {
+        table.error(
+            "id_token_audience",
+            format_args!("names \"{name}\", as audience does: nothing would tell ID tokens from other tokens"),
+        );
     }
 }
 

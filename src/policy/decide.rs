@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use uuid::Uuid;
-use writ_verifier::{Members, Scope, TxnClaims};
+use writ_verifier::{Members, Purpose, Scope, TxnClaims};
 
 use super::condition::Facts;
 use super::mapping::{ClaimMissing, Rejection, TransactionContext};
@@ -146,7 +146,9 @@ impl<'a> Asked<'a> {
     /// Several purposes live as long as the shortest of them.
     fn grant(&self, rules: &[&PurposeRule], carried: TransactionContext, kind: GrantKind) -> Grant {
         let lifetime = rules.iter().map(|rule| rule.lifetime).min().unwrap_or_default();
-        Grant { client: self.client.client_id.clone(), scope: self.request.scope.clone(), lifetime, carried, kind }
+        let asks_pdp = rules.iter().filter(|rule| rule.pdp).map(|rule| rule.purpose.clone()).collect();
+        let (client, scope) = (self.client.client_id.clone(), self.request.scope.clone());
+        Grant { client, scope, lifetime, asks_pdp, carried, kind }
     }
 }
 
@@ -176,6 +178,7 @@ pub struct Grant {
     client: ClientId,
     scope: Scope,
     lifetime: Duration,
+    asks_pdp: Vec<Purpose>,
     carried: TransactionContext,
     kind: GrantKind,
 }
@@ -219,6 +222,11 @@ impl Grant {
     /// What for.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// The purposes about which the external decision point has still to be asked.
+    pub fn asks_pdp(&self) -> &[Purpose] {
+        &self.asks_pdp
     }
 
     /// Whom it is for.
@@ -266,14 +274,33 @@ impl Grant {
         let carried = TransactionContext { tctx: original.claims.tctx.clone(), rctx: original.claims.rctx.clone() };
         let scope = original.claims.scope.clone();
         let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
-        Self { client: client.parse().unwrap(), scope, lifetime: Duration::from_secs(60), carried, kind }
+        Self {
+            client: client.parse().unwrap(),
+            scope,
+            lifetime: Duration::from_secs(60),
+            asks_pdp: Vec::new(),
+            carried,
+            kind,
+        }
+    }
+
+    /// The same, where the external decision point has still to be asked about these purposes.
+    pub(crate) fn asking_pdp(self, purposes: &[&str]) -> Self {
+        Self { asks_pdp: purposes.iter().map(|purpose| purpose.parse().unwrap()).collect(), ..self }
     }
 
     /// A new transaction that no policy granted.
     pub(crate) fn issuing(client: &str, sub: &str, scope: &str, not_after: Option<Timestamp>) -> Self {
         let kind = GrantKind::Issue { sub: sub.parse().unwrap(), not_after, single_use: None };
         let (lifetime, carried) = (Duration::from_secs(60), TransactionContext::default());
-        Self { client: client.parse().unwrap(), scope: scope.parse().unwrap(), lifetime, carried, kind }
+        Self {
+            client: client.parse().unwrap(),
+            scope: scope.parse().unwrap(),
+            lifetime,
+            asks_pdp: Vec::new(),
+            carried,
+            kind,
+        }
     }
 }
 
@@ -567,6 +594,7 @@ mod tests {
             mapping: Mapping::default(),
             when: None,
             outlive: false,
+            pdp: false,
             redemption: None,
         }
     }
@@ -628,6 +656,18 @@ mod tests {
         let policy = policy(vec![rule("a", &[Source::ClientCredentials]), brief]);
         let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client).unwrap();
         assert_eq!(grant.expiry(NOW), NOW + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_decision_point_is_asked_about_the_purposes_that_want_it() {
+        let wanting = |purpose| PurposeRule { pdp: true, ..rule(purpose, &[Source::ClientCredentials]) };
+        let policy = policy(vec![wanting("a"), rule("b", &[Source::ClientCredentials]), wanting("c")]);
+        let asks = |scope: &str| {
+            let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::Client).unwrap();
+            grant.asks_pdp().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(asks("c b a"), ["c", "a"]);
+        assert!(asks("b").is_empty());
     }
 
     /// R-REQ-19, A-083

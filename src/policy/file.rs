@@ -28,6 +28,8 @@ pub struct Settings {
     pub retention: Duration,
     /// What tokens some subject issuer is configured for.
     pub outside_sources: Vec<Source>,
+    /// Whether there is an external decision point.
+    pub pdp: bool,
 }
 
 /// What was made of one file.
@@ -206,7 +208,6 @@ fn purpose(table: &mut Section<'_>, with: With<'_>) -> Option<PurposeRule> {
     table.require(&["scope", "accept"]);
     let scope = table.parse("scope", str::parse);
     let accept = table.list("accept", source).unwrap_or_default();
-    complain_of_unsupported(table);
     let mapping = mapping(table, &accept, with);
     let when = table.parse("when", Condition::compile).map(Arc::new);
     complain_of_condition(table, when.as_deref(), &mapping, &accept);
@@ -223,19 +224,17 @@ fn purpose(table: &mut Section<'_>, with: With<'_>) -> Option<PurposeRule> {
         outlive: table.flag("outlive").unwrap_or(false),
         mapping,
         when,
+        pdp: table.flag("pdp").unwrap_or(false),
         accept,
         redemption,
         purpose: scope?,
     };
     complain_of_sources(table, &rule, settings);
     complain_of_lifetime(table, &rule, settings);
-    Some(rule)
-}
-
-fn complain_of_unsupported(table: &mut Section<'_>) {
-    if table.flag("pdp") == Some(true) {
-        table.error("pdp", "`pdp` is not supported by this version of Writ");
+    if rule.pdp && !settings.pdp {
+        table.error("pdp", "needs an external decision point: writ.toml has no section [pdp]");
     }
+    Some(rule)
 }
 
 /// `request_details`, `tctx` and `rctx`; what is wrong in them was complained about.
@@ -449,6 +448,7 @@ mod tests {
             max_lifetime: Duration::from_secs(400),
             retention: Duration::from_secs(90 * 86_400),
             outside_sources: vec![Source::AccessToken],
+            pdp: false,
         }
     }
 
@@ -518,6 +518,14 @@ mod tests {
         assert_eq!(rule.accept, [Source::AccessToken, Source::TxnToken]);
     }
 
+    #[test]
+    fn a_purpose_may_ask_the_decision_point_where_there_is_one() {
+        let text = format!("{GOOD}{}", purpose(&["txn_token"], "pdp = true"));
+        let reading =
+            parse(Path::new("/p/job.toml"), &text, &Settings { pdp: true, ..settings() }, &|_| Err(String::new()));
+        assert!(reading.problems.is_empty() && reading.policy.unwrap().purposes[0].pdp);
+    }
+
     /// R-AUTHN-05
     #[test]
     fn a_client_has_exactly_one_identity() {
@@ -571,7 +579,7 @@ mod tests {
             (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
             (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
             (purpose(&["txn_token"], "granted_by = [\"x\"]"), "6: purpose[0].granted_by: warning: has no effect"),
-            (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: `pdp` is not supported"),
+            (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: needs an external decision point"),
             (purpose(&["txn_token"], "outlives = true"), "did you mean `outlive`?"),
             (access(""), "3: purpose[0].granted_by: must name the scopes"),
             (access("granted_by = []"), "6: purpose[0].granted_by: must name the scopes"),

@@ -238,6 +238,7 @@ mod tests {
             max_lifetime: Duration::from_secs(300),
             retention: Duration::from_secs(400 * 86_400),
             outside_sources: Vec::new(),
+            pdp: false,
         }
     }
 

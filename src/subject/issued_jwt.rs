@@ -2,83 +2,29 @@
 //!
 //! Each step leaves a value that the next one asks for: `Presented` has the form of a JWT and names an issuer,
 //! `Signed` is signed with a key of that issuer, [`OutsideToken`] keeps every rule of its kind. The kinds have one
-//! function each, with rules that exclude one another, so that no token passes as another kind (RFC 8725 §3.11).
-
-use std::time::Duration;
+//! function each, with rules that exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
+//!
+//! | kind | `typ` | `aud` names | must have | must not have |
+//! | --- | --- | --- | --- | --- |
+//! | access token | `at+jwt` | one of `audience` | RFC 9068: `sub`, `client_id`, `iat`, `jti`, `exp` | |
+//! | the same, legacy | that, `JWT` or none | one of `audience`, no client of ID tokens | `exp` | claims of ID tokens, events, proofs |
+//! | JWT | `JWT` or none | one of `audience`, no client of ID tokens | `exp` | claims of ID tokens, events, proofs |
+//! | ID token | `JWT` or none | one of `id_token_audience` | `sub`, `iat`, `exp` | claims of events, proofs |
+//!
+//! Nothing in a token tells a legacy access token from another JWT, so the configuration takes both of one issuer never.
 
 use jsonwebtoken::Algorithm;
-use writ_verifier::json::{self, Limits};
+use writ_verifier::Members;
 use writ_verifier::jwks::VerificationKey;
 use writ_verifier::jws::{Jws, JwsError};
-use writ_verifier::{Members, Scope};
 
-use super::SubjectError::{
-    self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, NotYetValid, SignatureInvalid,
-};
-use super::issuers::{AccessTokenProfile, Settings};
-use crate::clock::Timestamp;
-use crate::policy::{ClientPolicy, PolicySet, Subject};
+use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
+use super::issuers::AccessTokenProfile;
+use super::outside::{Audience, Measure, OutsideToken, members};
+use crate::policy::Source;
 
 /// The longest JWT of an issuer that is read, in bytes.
 const MAX_LEN: usize = 16 * 1024;
-
-/// No token expires before 2001-09-09 or later than this from now: such a number is a mistake or an attack.
-const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
-const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
-
-/// What a verified token of a subject issuer says. Only the checks of its kind make one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutsideToken {
-    issuer: String,
-    sub: Subject,
-    scope: Option<Scope>,
-    usable_until: Timestamp,
-    bound: bool,
-    claims: Members,
-}
-
-impl OutsideToken {
-    /// `iss`.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
-    /// Whom the token is about, with the issuer's prefix: unique in the trust domain.
-    pub fn sub(&self) -> &Subject {
-        &self.sub
-    }
-
-    /// What the token covers, by its own word or the issuer's setting; `None` if neither says.
-    pub fn scope(&self) -> Option<&Scope> {
-        self.scope.as_ref()
-    }
-
-    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
-    /// Txn-Token made from it ends unless its purpose outlives.
-    pub fn usable_until(&self) -> Timestamp {
-        self.usable_until
-    }
-
-    /// Whether it is bound to a sender's key (`cnf`), for which the client has vouched.
-    pub fn is_bound(&self) -> bool {
-        self.bound
-    }
-
-    /// All its claims, as written.
-    pub fn claims(&self) -> &Members {
-        &self.claims
-    }
-}
-
-#[cfg(test)]
-impl OutsideToken {
-    /// A token that no issuer signed, for tests of what is done with tokens.
-    pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
-        let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
-        let issuer = "https://login.example".to_owned();
-        Self { issuer, sub, scope, usable_until, bound: false, claims: Members::default() }
-    }
-}
 
 /// A text in the form of a JWT; nothing in it has been proven.
 #[derive(Debug)]
@@ -118,9 +64,7 @@ impl<'a> Presented<'a> {
     /// Checks that `key`, which is one of the issuer's, made the signature.
     pub(super) fn signed_with(self, key: &VerificationKey) -> Result<Signed, SubjectError> {
         let genuine = key.fits(self.jws.algorithm) && self.jws.verify(key.decoding_key());
-        genuine
-            .then_some(Signed { typ: self.jws.typ, claims: self.claims, issuer: self.issuer })
-            .ok_or(SignatureInvalid)
+        genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims }).ok_or(SignatureInvalid)
     }
 }
 
@@ -132,194 +76,116 @@ pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
     })
 }
 
-/// The payload as an object with one meaning.
-///
-/// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
-pub(super) fn members(payload: &[u8]) -> Result<Members, SubjectError> {
-    let text = std::str::from_utf8(payload).map_err(|_| Malformed)?;
-    let claims: Members = serde_json::from_str(text).map_err(|_| Malformed)?;
-    let mut checked = claims.clone();
-    for name in ["exp", "iat", "nbf"] {
-        if checked.raw(name).is_some_and(|value| value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
-            checked.set(name, &0).map_err(|_| Malformed)?;
-        }
-    }
-    let checked = serde_json::to_string(&checked).map_err(|_| Malformed)?;
-    json::check(&checked, Limits::DEFAULT).map_err(|_| Malformed)?;
-    Ok(claims)
-}
-
 /// A JWT that its issuer has signed; of what kind and for whom is still open.
 #[derive(Debug)]
 pub(super) struct Signed {
     typ: Option<String>,
     claims: Members,
-    issuer: String,
 }
 
-/// What a token is measured by.
-#[derive(Clone, Copy)]
-pub(super) struct Measure<'a> {
-    /// Settings of the issuer that signed it.
-    pub(super) issuer: &'a Settings,
-    /// What its tokens cover that tell no scope.
-    pub(super) default_scope: Option<&'a Scope>,
-    /// The subject prefixes of all issuers.
-    pub(super) prefixes: &'a [String],
-    /// The client that presents it.
-    pub(super) client: &'a ClientPolicy,
-    /// All clients, whose own subjects are theirs alone.
-    pub(super) policies: &'a PolicySet,
-    /// Tolerated between the issuer's clock and ours.
-    pub(super) clock_skew: Duration,
-    /// The instant of the request.
-    pub(super) now: Timestamp,
+/// Reads `token` as the kind that it was presented as.
+pub(super) fn read(kind: Source, token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+    match kind {
+        Source::AccessToken => access_token(token, by),
+        Source::Jwt => jwt(token, by),
+        Source::IdToken => id_token(token, by),
+        Source::SelfSigned
+        | Source::UnsignedJson
+        | Source::TxnToken
+        | Source::ExpiredTxnToken
+        | Source::ClientCredentials => Err(IssuerUnknown),
+    }
 }
 
-/// An access token by RFC 9068 §4, or by the looser rules of an issuer that is set to legacy.
-pub(super) fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
-    let claims = &token.claims;
-    let profile = by.issuer.access_token_profile;
-    is_access_token(profile, token.typ.as_deref(), claims)?;
-    let audience: Audience = claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
-    audience.names_one_of(&by.issuer.audience)?;
-    if !by.client.subject_token_audience.is_empty() {
-        audience.names_one_of(&by.client.subject_token_audience)?;
-    }
-    if profile == AccessTokenProfile::Rfc9068 {
-        required_by_rfc_9068(claims)?;
-    }
-    let bound = claims.raw("cnf").is_some();
-    if bound && !by.client.vouches_for_bound_tokens {
-        return Err(ClaimsInvalid("sender-constrained, and the client does not vouch for the proof"));
-    }
-    let sub = subject(claims, by)?;
-    let scope = scope(claims, by)?;
-    let times = Times::read(claims, by.now)?;
-    times.hold(by.now, by.clock_skew)?;
-    Ok(OutsideToken {
-        issuer: token.issuer,
-        sub,
-        scope,
-        usable_until: times.expires() + by.clock_skew,
-        bound,
-        claims: token.claims,
-    })
-}
+/// Claims of security events and logout tokens (RFC 8417), and of proofs of possession (RFC 9449 §4.2).
+const OF_EVENTS_AND_PROOFS: [&str; 3] = ["events", "htm", "htu"];
 
-/// Claims that only other kinds of JWT have: security events and logout tokens (RFC 8417), ID tokens (OIDC §3.3.2.11).
-const CLAIMS_OF_OTHER_KINDS: [&str; 3] = ["events", "at_hash", "c_hash"];
+/// Claims of ID tokens (OIDC §2, §3.3.2.11).
+const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
-fn is_access_token(profile: AccessTokenProfile, typ: Option<&str>, claims: &Members) -> Result<(), SubjectError> {
-    let fits = match profile {
-        AccessTokenProfile::Rfc9068 => typ == Some("at+jwt"),
-        AccessTokenProfile::Legacy => {
-            matches!(typ, None | Some("jwt" | "at+jwt"))
-                && CLAIMS_OF_OTHER_KINDS.iter().all(|name| claims.raw(name).is_none())
+/// RFC 9068 §4, or the looser rules of an issuer that is set to legacy.
+fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+    let typed = token.typ.as_deref() == Some("at+jwt");
+    match by.issuer.access_token_profile {
+        AccessTokenProfile::Rfc9068 if typed => {
+            by.audience(&token.claims, &by.issuer.audience)?;
+            required_by_rfc_9068(&token.claims)?;
         }
-    };
-    fits.then_some(()).ok_or(Malformed)
+        AccessTokenProfile::Legacy if typed || token.is_untyped() => no_id_token(&token.claims, by)?,
+        AccessTokenProfile::Rfc9068 | AccessTokenProfile::Legacy => return Err(Malformed),
+    }
+    by.complete(Source::AccessToken, token.claims)
 }
 
-/// `aud` (RFC 7519 §4.1.3).
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-pub(super) enum Audience {
-    One(String),
-    Several(Vec<String>),
+/// Whatever an issuer signs for services to read, by its own settings; it is marked as no other kind.
+fn jwt(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+    if !token.is_untyped() {
+        return Err(Malformed);
+    }
+    no_id_token(&token.claims, by)?;
+    by.complete(Source::Jwt, token.claims)
 }
 
-impl Audience {
-    pub(super) fn names_one_of(&self, ours: &[String]) -> Result<(), SubjectError> {
-        let named = match self {
-            Self::One(name) => ours.contains(name),
-            Self::Several(names) => names.iter().any(|name| ours.contains(name)),
-        };
-        named.then_some(()).ok_or(AudienceMismatch)
+/// OIDC §3.1.3.7, without what only the client that the user logged in to can check, such as `nonce`.
+fn id_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+    if !token.is_untyped() || has_any(&token.claims, &OF_EVENTS_AND_PROOFS) {
+        return Err(Malformed);
+    }
+    let audience = by.audience(&token.claims, &by.issuer.id_token_audience)?;
+    authorized_party(&token.claims, &audience, &by.issuer.id_token_audience)?;
+    let complete = has_texts(&token.claims, &["sub"]) && has_all(&token.claims, &["iat", "exp"]);
+    if !complete {
+        return Err(ClaimsInvalid("an ID token has sub, iat and exp"));
+    }
+    by.complete(Source::IdToken, token.claims)
+}
+
+impl Signed {
+    /// Marked as a JWT and nothing more, or not at all.
+    fn is_untyped(&self) -> bool {
+        matches!(self.typ.as_deref(), None | Some("jwt"))
     }
 }
 
-/// RFC 9068 §2.2; `iss`, `aud` and `exp` are checked wherever a token is.
+/// What stands in for a `typ` of its own: meant for a service and not for a client, and without any claim that only
+/// other kinds have.
+fn no_id_token(claims: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
+    if has_any(claims, &OF_EVENTS_AND_PROOFS) || has_any(claims, &OF_ID_TOKENS) {
+        return Err(Malformed);
+    }
+    let audience = by.audience(claims, &by.issuer.audience)?;
+    if audience.names_one_of(&by.issuer.id_token_audience) {
+        return Err(AudienceMismatch);
+    }
+    if has_all(claims, &["exp"]) { Ok(()) } else { Err(ClaimsInvalid("exp is missing")) }
+}
+
+/// Whom the ID token was issued to: `azp` must be there where `aud` has several names, and name one of `clients`.
+fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -> Result<(), SubjectError> {
+    if claims.raw("azp").is_none() {
+        let unmistakable = audience.is_single();
+        return unmistakable.then_some(()).ok_or(ClaimsInvalid("azp is missing beside several audiences"));
+    }
+    let azp: String = claims.get("azp").ok_or(ClaimsInvalid("azp must be a string"))?;
+    clients.contains(&azp).then_some(()).ok_or(AudienceMismatch)
+}
+
+/// RFC 9068 §2.2; `iss` and `aud` are checked wherever a token is.
 fn required_by_rfc_9068(claims: &Members) -> Result<(), SubjectError> {
-    let texts =
-        ["sub", "client_id", "jti"].iter().all(|name| claims.get(name).is_some_and(|text: String| !text.is_empty()));
-    let complete = texts && claims.raw("iat").is_some();
-    complete.then_some(()).ok_or(ClaimsInvalid("RFC 9068 asks for sub, client_id, iat and jti"))
+    let complete = has_texts(claims, &["sub", "client_id", "jti"]) && has_all(claims, &["iat", "exp"]);
+    complete.then_some(()).ok_or(ClaimsInvalid("RFC 9068 asks for sub, client_id, iat, jti and exp"))
 }
 
-/// The subject, unique in the trust domain: inside this issuer's prefix, and nobody else's.
-fn subject(claims: &Members, by: Measure<'_>) -> Result<Subject, SubjectError> {
-    const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
-    let prefix = &by.issuer.subject_prefix;
-    let name: String = claims.get(&by.issuer.subject_claim).ok_or(FORM)?;
-    let name: Subject = name.parse().map_err(|_| FORM)?;
-    let sub: Subject = format!("{prefix}{name}").parse().map_err(|_| FORM)?;
-    let foreign = |other: &String| other.len() > prefix.len() && sub.as_str().starts_with(other.as_str());
-    if by.prefixes.iter().any(foreign) {
-        return Err(ClaimsInvalid("the subject has the form of another issuer's"));
-    }
-    if by.policies.is_own_subject(sub.as_str()) {
-        return Err(ClaimsInvalid("the subject is a client's own"));
-    }
-    Ok(sub)
+fn has_any(claims: &Members, names: &[&str]) -> bool {
+    names.iter().any(|name| claims.raw(name).is_some())
 }
 
-/// RFC 6749 §3.3, single spaces only. An empty string tells nothing, as if it were absent.
-fn scope(claims: &Members, by: Measure<'_>) -> Result<Option<Scope>, SubjectError> {
-    const FORM: SubjectError = ClaimsInvalid("the scope must be a string of words separated by single spaces");
-    let name = &by.issuer.scope_claim;
-    if claims.raw(name).is_none() {
-        return Ok(by.default_scope.cloned());
-    }
-    let text: String = claims.get(name).ok_or(FORM)?;
-    if text.is_empty() { Ok(by.default_scope.cloned()) } else { text.parse().map(Some).map_err(|_| FORM) }
+fn has_all(claims: &Members, names: &[&str]) -> bool {
+    names.iter().all(|name| claims.raw(name).is_some())
 }
 
-/// The times of a token, since 1970; each can be one.
-pub(super) struct Times {
-    pub(super) exp: Duration,
-    nbf: Option<Duration>,
-    pub(super) iat: Option<Duration>,
-}
-
-impl Times {
-    pub(super) fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
-        let time = |name, earliest| match claims.raw(name) {
-            None => Ok(None),
-            Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
-        };
-        Ok(Self {
-            exp: time("exp", EARLIEST)?.ok_or(ClaimsInvalid("exp is missing"))?,
-            // Some issuers write 0 where they mean "from the beginning".
-            nbf: time("nbf", Duration::ZERO)?,
-            iat: time("iat", EARLIEST)?,
-        })
-    }
-
-    /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
-    /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
-    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
-        let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
-        let expired_at = self.expires();
-        if now >= expired_at + skew {
-            return Err(SubjectError::Expired { expired_at });
-        }
-        let valid = self.nbf.is_none_or(begun) && self.iat.is_none_or(begun);
-        valid.then_some(()).ok_or(NotYetValid)
-    }
-
-    pub(super) fn expires(&self) -> Timestamp {
-        Timestamp::from_epoch(self.exp.as_secs())
-    }
-}
-
-/// A JSON number of seconds since 1970, integer or fraction (RFC 7519 §2); `None` for anything else and for what lies
-/// outside `earliest` to ten years from now, so that nothing wraps and nothing becomes "never".
-fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Option<Duration> {
-    let seconds: f64 = serde_json::from_str(text).ok()?;
-    let time = Duration::try_from_secs_f64(seconds).ok()?;
-    let latest = Duration::from_secs((now + FURTHEST).epoch());
-    (earliest..=latest).contains(&time).then_some(time)
+fn has_texts(claims: &Members, names: &[&str]) -> bool {
+    names.iter().all(|name| claims.get(name).is_some_and(|text: String| !text.is_empty()))
 }
 
 #[cfg(test)]
@@ -328,10 +194,16 @@ pub(super) mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
 
+    use std::time::Duration;
+
+    use writ_verifier::Scope;
+
+    use super::SubjectError::NotYetValid;
     use super::*;
     use crate::client::{Identity, IdentityKind};
-    use crate::policy::Source;
-    use crate::subject::issuers::KeySource;
+    use crate::clock::Timestamp;
+    use crate::policy::{ClientPolicy, PolicySet};
+    use crate::subject::issuers::{KeySource, Settings};
 
     pub(in crate::subject) const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
     pub(in crate::subject) const SKEW: Duration = Duration::from_secs(10);
@@ -391,6 +263,7 @@ pub(super) mod tests {
 
     /// What the rules can be changed in.
     struct Setting {
+        kind: Source,
         issuer: Settings,
         client: ClientPolicy,
         default_scope: Option<Scope>,
@@ -401,7 +274,14 @@ pub(super) mod tests {
     impl Setting {
         fn rfc_9068() -> Self {
             let issuer = settings(ISSUER, KeySource::Discovery);
-            Self { issuer, client: client(), default_scope: None, prefixes: vec![String::new()], typ: Some("at+jwt") }
+            Self {
+                kind: Source::AccessToken,
+                issuer,
+                client: client(),
+                default_scope: None,
+                prefixes: vec![String::new()],
+                typ: Some("at+jwt"),
+            }
         }
 
         fn legacy() -> Self {
@@ -410,12 +290,18 @@ pub(super) mod tests {
             setting
         }
 
+        fn jwt() -> Self {
+            Self { kind: Source::Jwt, typ: Some("jwt"), ..Self::rfc_9068() }
+        }
+
+        fn id_token() -> Self {
+            let mut setting = Self { kind: Source::IdToken, typ: Some("jwt"), ..Self::rfc_9068() };
+            setting.issuer.id_token_audience = ["web", "mobile"].map(str::to_owned).to_vec();
+            setting
+        }
+
         fn read_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
-            let token = Signed {
-                typ: self.typ.map(str::to_owned),
-                claims: members(claims.as_bytes())?,
-                issuer: self.issuer.issuer.clone(),
-            };
+            let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())? };
             let measure = Measure {
                 issuer: &self.issuer,
                 default_scope: self.default_scope.as_ref(),
@@ -425,7 +311,7 @@ pub(super) mod tests {
                 clock_skew: SKEW,
                 now,
             };
-            access_token(token, measure)
+            super::read(self.kind, token, measure)
         }
 
         fn read(&self, claims: &str) -> Result<OutsideToken, SubjectError> {
@@ -536,8 +422,167 @@ pub(super) mod tests {
         for typ in kinds {
             assert_eq!(Setting { typ: Some(typ), ..Setting::legacy() }.read(&claims).err(), Some(Malformed), "{typ}");
         }
-        for name in CLAIMS_OF_OTHER_KINDS {
+        for name in OF_EVENTS_AND_PROOFS.iter().chain(&OF_ID_TOKENS) {
             assert_eq!(Setting::legacy().read(&with(name, "{}")).err(), Some(Malformed), "{name}");
+        }
+    }
+
+    /// R-SUBJ-13
+    #[test]
+    fn a_jwt_is_read_by_the_settings_of_its_issuer() {
+        let mut setting = Setting::jwt();
+        setting.issuer.subject_claim = "employee".to_owned();
+        setting.issuer.scope_claim = "rights".to_owned();
+        setting.issuer.subject_prefix = "staff:".to_owned();
+        setting.prefixes = vec!["staff:".to_owned()];
+        let few =
+            json!({"iss": ISSUER, "employee": "e-7", "rights": "read", "scope": "all", "aud": "https://api.example",
+            "exp": NOW.epoch() + 1})
+            .to_string();
+        for typ in [None, Some("jwt")] {
+            setting.typ = typ;
+            let token = setting.read(&few).unwrap();
+            assert_eq!((token.source(), token.sub().as_str()), (Source::Jwt, "staff:e-7"));
+            assert_eq!(token.scope().unwrap().to_string(), "read");
+        }
+        for name in ["sub", "aud", "exp"] {
+            assert!(matches!(Setting::jwt().read(&with(name, "")), Err(ClaimsInvalid(_))), "{name}");
+        }
+        let elsewhere = Setting::jwt().read(&with("aud", "\"https://elsewhere.example\""));
+        assert_eq!(elsewhere.err(), Some(AudienceMismatch));
+    }
+
+    /// A-064, R-SUBJ-05
+    #[test]
+    fn other_kinds_of_token_are_no_jwts() {
+        for typ in ["at+jwt", "dpop+jwt", "secevent+jwt", "logout+jwt", "rt+jwt", "token-introspection+jwt", ""] {
+            let setting = Setting { typ: Some(typ), ..Setting::jwt() };
+            assert_eq!(setting.read(&good().to_string()).err(), Some(Malformed), "{typ}");
+        }
+        for name in OF_EVENTS_AND_PROOFS.iter().chain(&OF_ID_TOKENS) {
+            assert_eq!(Setting::jwt().read(&with(name, "\"x\"")).err(), Some(Malformed), "{name}");
+        }
+        let mut setting = Setting::jwt();
+        setting.issuer.id_token_audience = vec!["web".to_owned()];
+        assert!(setting.read(&good().to_string()).is_ok());
+        let for_both = with("aud", r#"["https://api.example","web"]"#);
+        assert_eq!(setting.read(&for_both).err(), Some(AudienceMismatch));
+    }
+
+    /// The claims of a good ID token, with `name` as the JSON text `value`, or without it where that is empty.
+    fn id_token_with(name: &str, value: &str) -> String {
+        let mut claims = json!({
+            "iss": ISSUER, "sub": "alice", "aud": "web", "iat": NOW.epoch() - 5, "exp": NOW.epoch() + 300,
+            "nonce": "n", "at_hash": "h", "auth_time": NOW.epoch() - 9, "amr": ["pwd"]
+        });
+        claims.as_object_mut().unwrap().remove(name);
+        let text = claims.to_string();
+        if value.is_empty() { text } else { text.replacen('{', &format!("{{\"{name}\":{value},"), 1) }
+    }
+
+    /// R-SUBJ-12
+    #[test]
+    fn an_id_token_says_who_somebody_is() {
+        for typ in [None, Some("jwt")] {
+            let token = Setting { typ, ..Setting::id_token() }.read(&id_token_with("x", "")).unwrap();
+            assert_eq!((token.source(), token.sub().as_str(), token.scope()), (Source::IdToken, "alice", None));
+        }
+        for name in ["sub", "aud", "iat", "exp"] {
+            let answer = Setting::id_token().read(&id_token_with(name, ""));
+            assert!(matches!(answer, Err(ClaimsInvalid(_))), "{name}: {answer:?}");
+        }
+        let mut by_mail = Setting::id_token();
+        by_mail.issuer.subject_claim = "email".to_owned();
+        assert_eq!(by_mail.read(&id_token_with("email", "\"a@d\"")).unwrap().sub().as_str(), "a@d");
+        for value in ["\"1793000000\"", "null", "1e400", "0"] {
+            assert!(matches!(Setting::id_token().read(&id_token_with("iat", value)), Err(ClaimsInvalid(_))), "{value}");
+        }
+    }
+
+    /// R-SUBJ-12: it was issued to one of the configured clients, whoever else may be named.
+    #[test]
+    fn an_id_token_is_for_a_client_and_never_for_a_service() {
+        let read = |name: &str, value: &str| Setting::id_token().read(&id_token_with(name, value)).err();
+        assert_eq!(read("aud", "[\"mobile\"]"), None);
+        for aud in ["\"https://api.example\"", "\"WEB\"", "\"we\"", "[]", "\"\""] {
+            assert_eq!(read("aud", aud), Some(AudienceMismatch), "{aud}");
+        }
+        assert!(matches!(read("aud", "[\"web\",1]"), Some(ClaimsInvalid(_))));
+        assert!(matches!(read("aud", "[\"web\",\"other\"]"), Some(ClaimsInvalid(_))), "azp is missing");
+        for azp in ["\"web\"", "\"mobile\""] {
+            let two = id_token_with("aud", "[\"web\",\"other\"]").replacen('{', &format!("{{\"azp\":{azp},"), 1);
+            assert!(Setting::id_token().read(&two).is_ok(), "{azp}");
+            assert_eq!(read("azp", azp), None);
+        }
+        for azp in ["\"other\"", "\"\"", "\"https://api.example\""] {
+            assert_eq!(read("azp", azp), Some(AudienceMismatch), "{azp}");
+        }
+        for azp in ["null", "1", "[\"web\"]"] {
+            assert!(matches!(read("azp", azp), Some(ClaimsInvalid(_))), "{azp}");
+        }
+        let mut held = Setting::id_token();
+        held.client.subject_token_audience = vec!["mobile".to_owned()];
+        assert_eq!(held.read(&id_token_with("x", "")).err(), Some(AudienceMismatch));
+        assert!(held.read(&id_token_with("aud", "\"mobile\"")).is_ok());
+    }
+
+    /// A-064
+    #[test]
+    fn other_kinds_of_token_are_no_id_tokens() {
+        for typ in ["at+jwt", "logout+jwt", "secevent+jwt", "dpop+jwt", "id_token+jwt", ""] {
+            let setting = Setting { typ: Some(typ), ..Setting::id_token() };
+            assert_eq!(setting.read(&id_token_with("x", "")).err(), Some(Malformed), "{typ}");
+        }
+        for name in OF_EVENTS_AND_PROOFS {
+            assert_eq!(Setting::id_token().read(&id_token_with(name, "{}")).err(), Some(Malformed), "{name}");
+        }
+    }
+
+    /// R-POL-05: what an ID token says of scopes is nobody's word.
+    #[test]
+    fn an_id_token_covers_what_its_issuer_is_set_to_and_nothing_else() {
+        let with_scope = id_token_with("scope", "\"admin\"");
+        let mut setting = Setting::id_token();
+        assert_eq!(setting.read(&with_scope).unwrap().scope(), None);
+        setting.default_scope = Some("profile".parse().unwrap());
+        assert_eq!(setting.read(&with_scope).unwrap().scope().unwrap().to_string(), "profile");
+    }
+
+    /// R-SUBJ-05: whatever can be put together passes as one kind at most.
+    #[test]
+    fn no_token_passes_as_two_kinds() {
+        let mut passed = std::collections::BTreeMap::<Source, usize>::new();
+        for profile in [AccessTokenProfile::Rfc9068, AccessTokenProfile::Legacy] {
+            for typ in [None, Some("jwt"), Some("at+jwt"), Some("logout+jwt"), Some("dpop+jwt")] {
+                for aud in [json!("https://api.example"), json!("web"), json!(["https://api.example", "web"])] {
+                    for extra in ["x", "nonce", "at_hash", "events", "htm", "client_id", "azp"] {
+                        let mut claims = good();
+                        claims["aud"] = aud.clone();
+                        claims["azp"] = json!("web");
+                        claims[extra] = json!("web");
+                        let is_taken = |kind: &Source| {
+                            let mut setting = Setting { kind: *kind, typ, ..Setting::id_token() };
+                            setting.issuer.access_token_profile = profile;
+                            setting.read(&claims.to_string()).is_ok()
+                        };
+                        let mut kinds = vec![Source::AccessToken, Source::IdToken];
+                        // The configuration has no JWTs beside legacy access tokens.
+                        kinds.extend((profile == AccessTokenProfile::Rfc9068).then_some(Source::Jwt));
+                        kinds.retain(is_taken);
+                        assert!(kinds.len() <= 1, "{kinds:?}: {profile:?} {typ:?} {claims}");
+                        kinds.iter().for_each(|kind| *passed.entry(*kind).or_default() += 1);
+                    }
+                }
+            }
+        }
+        assert_eq!(passed.len(), 3, "each kind has its tokens: {passed:?}");
+    }
+
+    #[test]
+    fn what_no_issuer_gives_is_not_read() {
+        for kind in [Source::SelfSigned, Source::UnsignedJson, Source::TxnToken, Source::ClientCredentials] {
+            let setting = Setting { kind, ..Setting::jwt() };
+            assert_eq!(setting.read(&good().to_string()).err(), Some(IssuerUnknown), "{kind:?}");
         }
     }
 

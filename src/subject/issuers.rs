@@ -15,7 +15,8 @@ use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
 use writ_verifier::{Purpose, Scope};
 
 use super::SubjectError;
-use super::issued_jwt::{self, Measure, OutsideToken, Presented};
+use super::issued_jwt::{self, Presented};
+use super::outside::{Measure, OutsideToken};
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, PolicySet, Source};
 
@@ -186,20 +187,22 @@ impl Issuers {
         self.clock_skew
     }
 
-    /// Verifies `text` as an access token that `client` presents, at the instant `now`.
+    /// Verifies `text`, which `client` presents as a token of that kind (access token, JWT or ID token), at the
+    /// instant `now`.
     ///
     /// # Errors
     /// [`SubjectError`], the first in the order of contract 3.6: form, issuer and key, signature, audience and other
     /// claims, times.
-    pub async fn access_token(
+    pub async fn verify(
         &self,
+        kind: Source,
         text: &str,
         client: &ClientPolicy,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<OutsideToken, SubjectError> {
         let presented = Presented::parse(text)?;
-        let issuer = self.issuing(Source::AccessToken, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
+        let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
         let key = issuer.key_of(&presented).await?;
         let token = presented.signed_with(&key)?;
         let measure = Measure {
@@ -211,7 +214,7 @@ impl Issuers {
             clock_skew: self.clock_skew,
             now,
         };
-        issued_jwt::access_token(token, measure)
+        issued_jwt::read(kind, token, measure)
     }
 
     /// The issuer of that name, byte for byte, if it issues tokens of this kind.
@@ -413,7 +416,7 @@ mod tests {
     /// With keys from files nothing is waited for.
     #[track_caller]
     fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectError> {
-        issuers.access_token(token, &client(), &policies(), NOW).now_or_never().unwrap()
+        issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap()
     }
 
     #[test]
@@ -670,7 +673,8 @@ mod tests {
         here.subject_prefix = "b:".to_owned();
         let issuers = Issuers::new(vec![away.clone(), here], SKEW).unwrap();
         issuers.warm();
-        let ask = async |token: &str| issuers.access_token(token, &client(), &policies(), NOW).await.err();
+        let ask =
+            async |token: &str| issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).await.err();
         let mut of_other = good();
         of_other["iss"] = json!(OTHER);
         assert_eq!(ask(&key.token(&header("ES256", "k"), &of_other)).await, None);

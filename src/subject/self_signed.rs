@@ -16,9 +16,12 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::SubjectError::{self, ClaimsInvalid, IssuerUnknown, KeyUnknown, Malformed, SignatureInvalid};
+use super::SubjectError::{
+    self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, KeyUnknown, Malformed, SignatureInvalid,
+};
 use super::asserted::{AssertedSubject, SingleUse, subject};
-use super::issued_jwt::{Audience, Times, members, parse_jws};
+use super::issued_jwt::parse_jws;
+use super::outside::{Audience, Times, members};
 use crate::client::{ClientId, PeerCertificate};
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, Source};
@@ -64,7 +67,9 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
         return Err(SignatureInvalid);
     }
     let audience: Audience = claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
-    audience.names_one_of(&[by.issuer.to_owned()])?;
+    if !audience.names_one_of(&[by.issuer.to_owned()]) {
+        return Err(AudienceMismatch);
+    }
     let sub = subject(&claims)?;
     let id = single_use(&by.client.client_id, &claims)?;
     let times = Times::read(&claims, by.now)?;

@@ -6,7 +6,7 @@ use writ_verifier::Members;
 
 use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
-use super::issued_jwt::{Times, members};
+use super::outside::{Times, members};
 use crate::clock::Timestamp;
 use crate::policy::Source;
 

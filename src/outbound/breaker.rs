@@ -1,0 +1,107 @@
+//! When a service is left alone.
+
+use std::time::{Duration, Instant};
+
+/// This many failures in a row, and it is left alone.
+const FAILURES: u32 = 5;
+
+/// For how long.
+const REST: Duration = Duration::from_secs(5);
+
+/// Counts failures in a row. Once there are too many, it lets one attempt through after each rest until one succeeds.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    /// Set while the service is left alone: when it is tried again.
+    next_try: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether the service may be called at `now`; if so, it has to be.
+    ///
+    /// Even if the outcome of that call is never told, there will be another try.
+    pub(super) fn admits(&mut self, now: Instant) -> bool {
+        match self.next_try {
+            None => true,
+            Some(at) if now < at => false,
+            Some(_) => {
+                self.next_try = Some(now + REST);
+                true
+            }
+        }
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAILURES {
+            self.next_try = Some(now + REST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+    const ALMOST: Duration = Duration::from_millis(4_999);
+
+    fn failed_often(times: u32, now: Instant) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..times {
+            assert!(breaker.admits(now));
+            breaker.failed(now);
+        }
+        breaker
+    }
+
+    #[test]
+    fn a_service_is_left_alone_after_failures_in_a_row_only() {
+        let now = Instant::now();
+        let mut breaker = failed_often(FAILURES - 1, now);
+        assert!(breaker.admits(now));
+        breaker.succeeded();
+        breaker.failed(now);
+        assert!(breaker.admits(now), "the row was broken");
+        let mut breaker = failed_often(FAILURES, now);
+        assert!(!breaker.admits(now) && !breaker.admits(now + ALMOST));
+    }
+
+    #[test]
+    fn after_a_rest_one_call_is_a_try_and_its_success_opens_the_way() {
+        let start = Instant::now();
+        let mut breaker = failed_often(FAILURES, start);
+        let later = start + REST;
+        assert!(breaker.admits(later));
+        assert!(!breaker.admits(later), "one only");
+        breaker.succeeded();
+        assert!(breaker.admits(later) && breaker.admits(later));
+    }
+
+    #[test]
+    fn a_try_that_fails_begins_another_rest_and_one_without_outcome_too() {
+        let start = Instant::now();
+        let mut breaker = failed_often(FAILURES, start);
+        let second = start + REST;
+        assert!(breaker.admits(second));
+        breaker.failed(second + MOMENT);
+        assert!(!breaker.admits(second + REST));
+        let third = second + REST + MOMENT;
+        assert!(breaker.admits(third), "of this one nothing is heard");
+        assert!(!breaker.admits(third + ALMOST));
+        assert!(breaker.admits(third + REST));
+    }
+
+    #[test]
+    fn calls_that_began_before_and_fail_late_prolong_the_rest() {
+        let start = Instant::now();
+        let mut breaker = failed_often(FAILURES, start);
+        breaker.failed(start + MOMENT);
+        assert!(!breaker.admits(start + REST));
+        assert!(breaker.admits(start + REST + MOMENT));
+    }
+}

@@ -1,0 +1,244 @@
+//! What a token of a subject issuer says, and the rules that hold for every kind of them.
+//!
+//! The kinds look at a token's form and at what sets them apart ([`issued_jwt`](super::issued_jwt),
+//! [`opaque`](super::opaque)); whoever it is about, what it covers and how long it proves that is read here, the same
+//! way for all of them.
+
+use std::time::Duration;
+
+use writ_verifier::json::{self, Limits};
+use writ_verifier::{Members, Scope};
+
+use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, Malformed, NotYetValid};
+use super::issuers::Settings;
+use crate::clock::Timestamp;
+use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
+
+/// No token expires before 2001-09-09 or later than this from now: such a number is a mistake or an attack.
+const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
+
+/// What a verified token of a subject issuer says. Only the checks of its kind make one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutsideToken {
+    source: Source,
+    issuer: String,
+    sub: Subject,
+    scope: Option<Scope>,
+    usable_until: Timestamp,
+    bound: bool,
+    claims: Members,
+}
+
+impl OutsideToken {
+    /// The kind that it was presented as, and passed for: access token, JWT or ID token.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// `iss`.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Whom the token is about, with the issuer's prefix: unique in the trust domain.
+    pub fn sub(&self) -> &Subject {
+        &self.sub
+    }
+
+    /// What the token covers, by its own word or the issuer's setting; `None` if neither says.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
+    /// Txn-Token made from it ends unless its purpose outlives.
+    pub fn usable_until(&self) -> Timestamp {
+        self.usable_until
+    }
+
+    /// Whether it is bound to a sender's key (`cnf`), for which the client has vouched.
+    pub fn is_bound(&self) -> bool {
+        self.bound
+    }
+
+    /// All its claims, as written.
+    pub fn claims(&self) -> &Members {
+        &self.claims
+    }
+}
+
+#[cfg(test)]
+impl OutsideToken {
+    /// A token that no issuer signed, for tests of what is done with tokens.
+    pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
+        let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
+        let issuer = "https://login.example".to_owned();
+        let claims = Members::default();
+        Self { source: Source::AccessToken, issuer, sub, scope, usable_until, bound: false, claims }
+    }
+}
+
+/// The text of one JSON object with one meaning.
+///
+/// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
+pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
+    let text = std::str::from_utf8(text).map_err(|_| Malformed)?;
+    let claims: Members = serde_json::from_str(text).map_err(|_| Malformed)?;
+    let mut checked = claims.clone();
+    for name in ["exp", "iat", "nbf"] {
+        if checked.raw(name).is_some_and(|value| value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
+            checked.set(name, &0).map_err(|_| Malformed)?;
+        }
+    }
+    let checked = serde_json::to_string(&checked).map_err(|_| Malformed)?;
+    json::check(&checked, Limits::DEFAULT).map_err(|_| Malformed)?;
+    Ok(claims)
+}
+
+/// What a token is measured by.
+#[derive(Clone, Copy)]
+pub(super) struct Measure<'a> {
+    /// Settings of the issuer that it is from.
+    pub(super) issuer: &'a Settings,
+    /// What its tokens cover that tell no scope.
+    pub(super) default_scope: Option<&'a Scope>,
+    /// The subject prefixes of all issuers.
+    pub(super) prefixes: &'a [String],
+    /// The client that presents it.
+    pub(super) client: &'a ClientPolicy,
+    /// All clients, whose own subjects are theirs alone.
+    pub(super) policies: &'a PolicySet,
+    /// Tolerated between the issuer's clock and ours.
+    pub(super) clock_skew: Duration,
+    /// The instant of the request.
+    pub(super) now: Timestamp,
+}
+
+impl Measure<'_> {
+    /// Whom the token was meant for: one of `ours`, and one of those that the client is held to.
+    pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
+        let audience: Audience =
+            claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
+        let held_to = &self.client.subject_token_audience;
+        let meant = audience.names_one_of(ours) && (held_to.is_empty() || audience.names_one_of(held_to));
+        meant.then_some(audience).ok_or(AudienceMismatch)
+    }
+
+    /// The rest, once form and audience are those of `source`: the proof of a bound token, subject, scope, times.
+    pub(super) fn complete(self, source: Source, claims: Members) -> Result<OutsideToken, SubjectError> {
+        let bound = claims.raw("cnf").is_some();
+        if bound && !self.client.vouches_for_bound_tokens {
+            return Err(ClaimsInvalid("sender-constrained, and the client does not vouch for the proof"));
+        }
+        let sub = self.subject(&claims)?;
+        // An ID token says who somebody is, never what may be done (R-POL-05).
+        let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
+        let times = Times::read(&claims, self.now)?;
+        times.hold(self.now, self.clock_skew)?;
+        let usable_until = times.expires() + self.clock_skew;
+        Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, bound, claims })
+    }
+
+    /// The subject, unique in the trust domain: inside this issuer's prefix, and nobody else's.
+    fn subject(self, claims: &Members) -> Result<Subject, SubjectError> {
+        const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+        let prefix = &self.issuer.subject_prefix;
+        let name: String = claims.get(&self.issuer.subject_claim).ok_or(FORM)?;
+        let name: Subject = name.parse().map_err(|_| FORM)?;
+        let sub: Subject = format!("{prefix}{name}").parse().map_err(|_| FORM)?;
+        let foreign = |other: &String| other.len() > prefix.len() && sub.as_str().starts_with(other.as_str());
+        if self.prefixes.iter().any(foreign) {
+            return Err(ClaimsInvalid("the subject has the form of another issuer's"));
+        }
+        if self.policies.is_own_subject(sub.as_str()) {
+            return Err(ClaimsInvalid("the subject is a client's own"));
+        }
+        Ok(sub)
+    }
+
+    /// RFC 6749 §3.3, single spaces only. An empty string tells nothing, as if it were absent.
+    fn scope(self, claims: &Members) -> Result<Option<Scope>, SubjectError> {
+        const FORM: SubjectError = ClaimsInvalid("the scope must be a string of words separated by single spaces");
+        let name = &self.issuer.scope_claim;
+        if claims.raw(name).is_none() {
+            return Ok(self.default_scope.cloned());
+        }
+        let text: String = claims.get(name).ok_or(FORM)?;
+        if text.is_empty() { Ok(self.default_scope.cloned()) } else { text.parse().map(Some).map_err(|_| FORM) }
+    }
+}
+
+/// `aud` (RFC 7519 §4.1.3).
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub(super) enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    /// Whether one of `these` is in it.
+    pub(super) fn names_one_of(&self, these: &[String]) -> bool {
+        self.names().iter().any(|name| these.contains(name))
+    }
+
+    /// Whether nobody else was meant.
+    pub(super) fn is_single(&self) -> bool {
+        self.names().len() == 1
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// The times of a token, since 1970; each can be one.
+pub(super) struct Times {
+    pub(super) exp: Duration,
+    nbf: Option<Duration>,
+    pub(super) iat: Option<Duration>,
+}
+
+impl Times {
+    pub(super) fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
+        let time = |name, earliest| match claims.raw(name) {
+            None => Ok(None),
+            Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
+        };
+        Ok(Self {
+            exp: time("exp", EARLIEST)?.ok_or(ClaimsInvalid("exp is missing"))?,
+            // Some issuers write 0 where they mean "from the beginning".
+            nbf: time("nbf", Duration::ZERO)?,
+            iat: time("iat", EARLIEST)?,
+        })
+    }
+
+    /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
+    /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
+    pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<(), SubjectError> {
+        let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
+        let expired_at = self.expires();
+        if now >= expired_at + skew {
+            return Err(SubjectError::Expired { expired_at });
+        }
+        let valid = self.nbf.is_none_or(begun) && self.iat.is_none_or(begun);
+        valid.then_some(()).ok_or(NotYetValid)
+    }
+
+    pub(super) fn expires(&self) -> Timestamp {
+        Timestamp::from_epoch(self.exp.as_secs())
+    }
+}
+
+/// A JSON number of seconds since 1970, integer or fraction (RFC 7519 §2); `None` for anything else and for what lies
+/// outside `earliest` to ten years from now, so that nothing wraps and nothing becomes "never".
+fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Option<Duration> {
+    let seconds: f64 = serde_json::from_str(text).ok()?;
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    let latest = Duration::from_secs((now + FURTHEST).epoch());
+    (earliest..=latest).contains(&time).then_some(time)
+}
