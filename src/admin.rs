@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::audit::{Audit, Event};
+use crate::blocks::{Block, Blocks, BlocksError};
 use crate::clock::Timestamp;
 use crate::keys::listing::Export;
 use crate::keys::{KeyRing, KeysError};
@@ -50,6 +51,20 @@ pub enum Command {
     },
     /// Whether records, files and private halves fit together.
     KeysVerify,
+    /// Stops what `block` names.
+    BlockAdd {
+        /// What.
+        block: Block,
+        /// Until when; none: for good.
+        until: Option<Timestamp>,
+    },
+    /// Lets it go on.
+    BlockRemove {
+        /// What was stopped.
+        block: Block,
+    },
+    /// Every block.
+    BlockList,
     /// Takes the present time as right.
     TrustClock,
 }
@@ -57,7 +72,7 @@ pub enum Command {
 impl Command {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Self::KeysList | Self::KeysExport | Self::KeysVerify)
+        matches!(self, Self::KeysList | Self::KeysExport | Self::KeysVerify | Self::BlockList)
     }
 }
 
@@ -77,13 +92,14 @@ pub enum Reply {
 pub struct Admin {
     keys: Arc<KeyRing>,
     ledger: Arc<Ledger>,
+    blocks: Arc<Blocks>,
     audit: Audit,
 }
 
 impl Admin {
     /// Commands act on these rooms; what they change is recorded in `audit`.
-    pub fn new(keys: Arc<KeyRing>, ledger: Arc<Ledger>, audit: Audit) -> Self {
-        Self { keys, ledger, audit }
+    pub fn new(keys: Arc<KeyRing>, ledger: Arc<Ledger>, blocks: Arc<Blocks>, audit: Audit) -> Self {
+        Self { keys, ledger, blocks, audit }
     }
 
     /// Performs one command.
@@ -95,6 +111,9 @@ impl Admin {
             Command::KeysExport => Ok(json!(self.keys.export())),
             Command::KeysImport { export } => self.import(export, now).await,
             Command::KeysVerify => self.verify().await,
+            Command::BlockAdd { block, until } => self.add_block(block, until, now).await,
+            Command::BlockRemove { block } => self.remove_block(&block).await,
+            Command::BlockList => Ok(json!({ "blocks": self.blocks.list() })),
             Command::TrustClock => self.trust_clock(now).await,
         };
         outcome.map_or_else(|refused| refused, Reply::Done)
@@ -118,6 +137,22 @@ impl Admin {
     async fn verify(&self) -> Result<Value, Reply> {
         let problems: Vec<String> = self.keys.verify().await.iter().map(ToString::to_string).collect();
         if problems.is_empty() { Ok(json!({ "ok": true })) } else { Err(Reply::No(problems.join("\n"))) }
+    }
+
+    async fn add_block(&self, block: Block, until: Option<Timestamp>, now: Timestamp) -> Result<Value, Reply> {
+        let added = self.blocks.add(block.clone(), until, now).await;
+        // What is in force is on record, even if it may not last.
+        if matches!(added, Ok(_) | Err(BlocksError::NotKept(_))) {
+            self.record([Event::BlockAdded { block, until: until.map(Timestamp::epoch) }]).await?;
+        }
+        Ok(json!({ "added": added.map_err(block_no_or_failed)?.line() }))
+    }
+
+    async fn remove_block(&self, block: &Block) -> Result<Value, Reply> {
+        let entry = self.blocks.remove(block).await.map_err(block_no_or_failed)?;
+        let until = entry.until.map(Timestamp::epoch);
+        self.record([Event::BlockRemoved { block: entry.block.clone(), until }]).await?;
+        Ok(json!({ "removed": entry.line() }))
     }
 
     async fn trust_clock(&self, now: Timestamp) -> Result<Value, Reply> {
@@ -167,6 +202,13 @@ impl Admin {
 fn no_or_failed(error: KeysError) -> Reply {
     match error {
         KeysError::TooEarly(_) | KeysError::Revoke(_) | KeysError::Import(_) => Reply::No(error.to_string()),
+        other => Reply::Failed(other.to_string()),
+    }
+}
+
+fn block_no_or_failed(error: BlocksError) -> Reply {
+    match error {
+        BlocksError::NoSuch => Reply::No(error.to_string()),
         other => Reply::Failed(other.to_string()),
     }
 }
@@ -283,9 +325,10 @@ mod tests {
             let sealing = SealingKeys::new(&Zeroizing::new([1; 32]), &[]).unwrap();
             let domain = "d.example".parse().unwrap();
             let opened = KeyRing::open(store.clone(), &settings, sealing, &domain, Timestamp::now()).await;
-            let ledger = Ledger::open(store).await.unwrap();
+            let ledger = Ledger::open(store.clone()).await.unwrap();
+            let blocks = Blocks::open(store).await.unwrap();
             let audit = Audit::new(Log::start(Format::Json, self.lines.clone()));
-            let admin = Arc::new(Admin::new(Arc::new(opened.unwrap().0), Arc::new(ledger), audit));
+            let admin = Arc::new(Admin::new(Arc::new(opened.unwrap().0), Arc::new(ledger), Arc::new(blocks), audit));
             tokio::spawn(admin.serve(Socket::bind(&self.path()).unwrap()));
         }
 

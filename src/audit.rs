@@ -9,6 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
 use crate::telemetry::{Format, Log, LogError};
 
@@ -138,6 +139,24 @@ pub enum Event {
     },
     /// Other certificates, trust or revocations are in force, on the listeners or for calls to others.
     CertificatesReloaded,
+    /// An operator stopped something.
+    BlockAdded {
+        /// What: the selectors stand among the event's members.
+        #[serde(flatten)]
+        block: Block,
+        /// Until when, epoch seconds; absent: for good.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<u64>,
+    },
+    /// An operator let it go on.
+    BlockRemoved {
+        /// What had been stopped.
+        #[serde(flatten)]
+        block: Block,
+        /// Until when it would have been, epoch seconds; absent: for good.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<u64>,
+    },
     /// An operator took the present time as right.
     ClockTrusted {
         /// It, epoch seconds.
@@ -149,6 +168,8 @@ pub enum Event {
         trust_ledger: bool,
         /// Keys whose history was restored.
         keys: usize,
+        /// Entries of the kill switch that could still be read and are in force.
+        blocks: u64,
     },
 }
 
@@ -213,5 +234,18 @@ mod tests {
         let decision = Decision { request_id: "r".into(), reason: Some("scope_malformed"), ..Decision::default() };
         let line = serde_json::to_value(Event::TokenRefused(Box::new(decision))).unwrap();
         assert_eq!(line, serde_json::json!({"event":"token_refused","request_id":"r","reason":"scope_malformed"}));
+    }
+
+    #[test]
+    fn a_block_is_told_by_its_selectors() {
+        let line = |block, until| {
+            let block = serde_json::from_value(block).unwrap();
+            serde_json::to_value(Event::BlockAdded { block, until }).unwrap()
+        };
+        assert_eq!(
+            line(serde_json::json!({"sub":"u-1","client":"job"}), Some(1_793_000_060)),
+            serde_json::json!({"event":"block_added","sub":"u-1","client":"job","until":1_793_000_060})
+        );
+        assert_eq!(line(serde_json::json!({"all":true}), None), serde_json::json!({"event":"block_added","all":true}));
     }
 }

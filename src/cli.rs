@@ -1,5 +1,6 @@
 //! Arguments → command → exit code: 0 success, 1 a negative answer, 2 wrong usage or configuration.
 
+pub mod block;
 pub mod certs;
 pub mod check;
 pub mod keys;
@@ -13,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde_json::{Value, json};
 
-use crate::admin::{self, Admin, Reply};
+use crate::admin::{self, Reply};
 use crate::audit::Audit;
 use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
@@ -52,6 +54,8 @@ enum Command {
     },
     /// The key ring and its history
     Keys(keys::Args),
+    /// The kill switch: nothing more is issued, replaced or redeemed for what it names
+    Block(block::Args),
     /// Mend the store, or take the present time as right
     Store(store::Args),
     /// A development CA and client certificates; never for production
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => wait_for(serve::run(args, &cli.config)),
         Command::Check { json } => check::run(&cli.config, json),
         Command::Keys(args) => wait_for(keys::run(args, &cli.config)),
+        Command::Block(args) => wait_for(block::run(args, &cli.config)),
         Command::Store(args) => wait_for(store::run(args, &cli.config)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
@@ -125,10 +130,43 @@ async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply
         admin::Command::KeysImport { .. } => Core::open(config, &operators_audit()).await?,
         _ => Core::open_existing(config, &operators_audit()).await?,
     };
-    let admin = Admin::new(core.keys, core.ledger, operators_audit());
-    let reply = admin.perform(command.clone(), Timestamp::now()).await;
+    let reply = core.admin(operators_audit()).perform(command.clone(), Timestamp::now()).await;
     core.store.close().await;
     Ok(reply)
+}
+
+/// Says what came of a command: the answer in JSON, or as `text` writes it for people.
+fn tell(reply: Reply, json: bool, text: impl FnOnce(&Value) -> String) -> ExitCode {
+    match reply {
+        Reply::Done(answer) => {
+            println!("{}", if json { answer.to_string() } else { text(&answer) });
+            ExitCode::SUCCESS
+        }
+        Reply::No(why) => {
+            if json {
+                println!("{}", json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() }));
+            }
+            eprintln!("{why}");
+            ExitCode::from(NO)
+        }
+        Reply::Failed(why) => {
+            eprintln!("writ: {why}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Rows of cells below their titles, each column as wide as its widest cell.
+fn table<const N: usize>(titles: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut lines = vec![titles.map(str::to_owned)];
+    lines.extend(rows);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let padded = |line: &[String; N]| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(padded).collect::<Vec<_>>().join("\n")
 }
 
 /// Where no service runs, what a command changes is recorded on standard error.

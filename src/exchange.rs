@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::audit::{Audit, Decision, TokenDigest};
+use crate::blocks::{Blocks, Matter};
 use crate::claims::{self, Claims};
 use crate::clock::Timestamp;
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
@@ -56,6 +57,8 @@ pub struct Exchange {
     pub keys: Arc<KeyRing>,
     /// What is counted and recorded.
     pub ledger: Arc<Ledger>,
+    /// What an operator has stopped.
+    pub blocks: Arc<Blocks>,
     /// How often a client may ask.
     pub limits: Arc<Limits>,
     /// Where each decision is recorded.
@@ -93,6 +96,7 @@ impl Exchange {
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
+        self.blocks.check_client(&client.client_id, Timestamp::now())?;
         let mut trace = Trace::default();
         let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
         let clock = Timestamp::now();
@@ -104,6 +108,7 @@ impl Exchange {
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let grant = decide(&asked, subject, at, &mut trace)?;
         self.ask_pdp(ask, &grant, &request, decision).await?;
+        self.blocks.check(&Matter::of_grant(&grant), clock)?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -365,6 +370,7 @@ mod tests {
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
+                blocks: Arc::new(Blocks::open(store.clone()).await.unwrap()),
                 limits: Arc::new(Limits::new(limits::Settings { requests_per_second_per_client: None })),
                 audit: Audit::new(Log::start(Format::Json, log.clone())),
                 in_flight: alive,

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod audit;
+pub mod blocks;
 pub mod claims;
 pub mod cli;
 pub mod client;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use writ_verifier::jwks::KeySet;
 use writ_verifier::{Purpose, Scope};
 
@@ -27,7 +28,8 @@ use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 
 /// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Subject(String);
 
 /// The text is no [`Subject`].
@@ -48,6 +50,14 @@ impl FromStr for Subject {
     fn from_str(text: &str) -> Result<Self, SubjectNameError> {
         let fits = !text.chars().any(char::is_control) && (1..=255).contains(&text.chars().count());
         fits.then(|| Self(text.to_owned())).ok_or(SubjectNameError)
+    }
+}
+
+impl TryFrom<String> for Subject {
+    type Error = SubjectNameError;
+
+    fn try_from(text: String) -> Result<Self, SubjectNameError> {
+        text.parse()
     }
 }
 

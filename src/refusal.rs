@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::blocks::Blocked;
 use crate::client::ClientError;
 use crate::clock::Timestamp;
 use crate::keys::KeysError;
@@ -40,6 +41,9 @@ pub enum Refusal {
     /// The external decision point does not say yes.
     #[error(transparent)]
     Pdp(#[from] PdpError),
+    /// An operator has stopped it.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
     /// It cannot be counted or recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -127,6 +131,7 @@ impl Refusal {
             },
             Self::Pdp(PdpError::Denied) => code("unauthorized_client", "pdp_denied"),
             Self::Pdp(PdpError::Unavailable(_)) => code("temporarily_unavailable", "pdp_unavailable"),
+            Self::Blocked(Blocked) => code("invalid_request", "blocked"),
             Self::Ledger(error) => match error {
                 LedgerError::Replayed => code("invalid_request", "subject_token_replayed"),
                 LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
@@ -256,6 +261,7 @@ mod tests {
         let faults =
             [LedgerError::Replayed, LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
+        all.push(Blocked.into());
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.push(Refusal::IntrospectionNotAllowed);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
@@ -287,6 +293,7 @@ mod tests {
                 "redemption_key_gone",
                 "redemption_not_on_record",
                 "replacement_limit",
+                "blocked",
                 "token_too_large",
                 "request_timeout",
             ],

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::admin::{Admin, Socket};
 use crate::audit::{Audit, Decision, Event};
+use crate::blocks::{Blocks, BlocksError};
 use crate::client::IdentityKind;
 use crate::clock::Timestamp;
 use crate::config::secret_file::{self, SecretFileError};
@@ -42,7 +43,7 @@ use crate::telemetry::{Log, LogError};
 /// How often files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// How often the ledger is rid of what can decide nothing any more.
+/// How often ledger and kill switch are rid of what can decide nothing any more.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
 /// How long work that no client waits for any more may take at the end.
@@ -80,6 +81,9 @@ pub enum StartError {
     /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The kill switch cannot be read: what was stopped might go on.
+    #[error(transparent)]
+    Blocks(#[from] BlocksError),
     /// A subject issuer cannot be used.
     #[error(transparent)]
     Issuers(#[from] IssuersError),
@@ -100,7 +104,7 @@ pub enum StartError {
     Log(#[from] LogError),
 }
 
-/// Store, keys and ledger: what commands need, with and without a service.
+/// Store, keys, ledger and blocks: what commands need, with and without a service.
 pub struct Core {
     /// The records.
     pub store: Store,
@@ -108,6 +112,8 @@ pub struct Core {
     pub keys: Arc<KeyRing>,
     /// The ledger.
     pub ledger: Arc<Ledger>,
+    /// The kill switch.
+    pub blocks: Arc<Blocks>,
 }
 
 impl StartError {
@@ -118,6 +124,7 @@ impl StartError {
             Self::Store(OpenError::Damaged { .. })
                 | Self::Keys(KeysError::Damaged(_) | KeysError::Mirror(MirrorError::Ahead(_)))
                 | Self::Ledger(LedgerError::Unreadable)
+                | Self::Blocks(BlocksError::Unreadable)
         )
     }
 }
@@ -136,8 +143,7 @@ impl Core {
         for event in events {
             audit.write(&event.into()).await?;
         }
-        let ledger = or_close(&store, Ledger::open(store.clone())).await?;
-        Ok(Self { store, keys: Arc::new(keys), ledger: Arc::new(ledger) })
+        Self::complete(store, keys).await
     }
 
     /// Opens a store that is there already.
@@ -159,8 +165,18 @@ impl Core {
         let store = Store::open(&config.store).await?;
         let looking = KeyRing::look(store.clone(), &config.keys, sealing, &config.trust_domain);
         let keys = or_close(&store, looking).await?;
+        Self::complete(store, keys).await
+    }
+
+    /// What operators ask for, done with these rooms; what it changes is recorded in `audit`.
+    pub fn admin(&self, audit: Audit) -> Admin {
+        Admin::new(Arc::clone(&self.keys), Arc::clone(&self.ledger), Arc::clone(&self.blocks), audit)
+    }
+
+    async fn complete(store: Store, keys: KeyRing) -> Result<Self, StartError> {
         let ledger = or_close(&store, Ledger::open(store.clone())).await?;
-        Ok(Self { store, keys: Arc::new(keys), ledger: Arc::new(ledger) })
+        let blocks = or_close(&store, Blocks::open(store.clone())).await?;
+        Ok(Self { store, keys: Arc::new(keys), ledger: Arc::new(ledger), blocks: Arc::new(blocks) })
     }
 }
 
@@ -262,6 +278,7 @@ impl Service {
             issuers: Arc::clone(&issuers),
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
+            blocks: Arc::clone(&core.blocks),
             limits: Arc::clone(&limits),
             audit: audit.clone(),
             in_flight: alive.clone(),
@@ -271,6 +288,7 @@ impl Service {
             policies: Arc::clone(&policies),
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
+            blocks: Arc::clone(&core.blocks),
             limits,
             audit: audit.clone(),
             in_flight: alive,
@@ -280,10 +298,11 @@ impl Service {
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         issuers.warm();
-        let admin = Arc::new(Admin::new(Arc::clone(&core.keys), Arc::clone(&core.ledger), audit.clone()));
+        let admin = Arc::new(core.admin(audit.clone()));
         tasks.spawn(admin.serve(socket));
         tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
         tasks.spawn(keep_ledger(core.store.clone(), Arc::clone(&core.ledger), Arc::clone(&core.keys)));
+        tasks.spawn(keep_blocks(Arc::clone(&core.blocks)));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies, watch, pdp, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
@@ -460,6 +479,16 @@ async fn keep_ledger(store: Store, ledger: Arc<Ledger>, keys: Arc<KeyRing>) {
             }
         }
         tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// Sweeps the kill switch.
+async fn keep_blocks(blocks: Arc<Blocks>) {
+    loop {
+        if let Err(error) = blocks.sweep(Timestamp::now()).await {
+            tracing::warn!(%error, "the kill switch could not be swept");
+        }
+        tokio::time::sleep(SWEEP).await;
     }
 }
 

@@ -26,7 +26,7 @@ mod seal;
 mod writer;
 
 pub use self::folder::write_file;
-pub use self::repair::{Survey, create_after_repair, reseal, set_aside, survey};
+pub use self::repair::{Survey, create_after_repair, reseal, salvage, set_aside, survey};
 
 /// Where the records are.
 #[derive(Debug, Clone)]

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{NO, USAGE, load, operate};
+use super::{USAGE, load, operate, table, tell};
 use crate::admin::{Command, Reply};
 use crate::config::Config;
 use crate::keys::listing::Export;
@@ -71,7 +71,7 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
     let reply = operate(&config, &command).await;
     // An export is for programs in any case.
     let json = args.json || matches!(args.command, Sub::Export);
-    tell(reply, json)
+    tell(reply, json, text)
 }
 
 /// With `wait`, asks again until the keys have been published for long enough.
@@ -79,7 +79,7 @@ async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
     loop {
         let reply = operate(config, &Command::KeysRotate).await;
         if !(wait && matches!(reply, Reply::No(_))) {
-            return tell(reply, json);
+            return tell(reply, json, text);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -87,26 +87,6 @@ async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
 
 fn read_export(file: &Path) -> Result<Export, Box<dyn std::error::Error>> {
     Ok(Export::parse(&std::fs::read(file)?)?)
-}
-
-fn tell(reply: Reply, json: bool) -> ExitCode {
-    match reply {
-        Reply::Done(answer) => {
-            println!("{}", if json { answer.to_string() } else { text(&answer) });
-            ExitCode::SUCCESS
-        }
-        Reply::No(why) => {
-            if json {
-                println!("{}", json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() }));
-            }
-            eprintln!("{why}");
-            ExitCode::from(NO)
-        }
-        Reply::Failed(why) => {
-            eprintln!("writ: {why}");
-            ExitCode::from(USAGE)
-        }
-    }
 }
 
 /// Keys as a table; any other answer as its members.
@@ -118,13 +98,5 @@ fn text(answer: &Value) -> String {
     let columns =
         ["kid", "alg", "state", "created_at", "signs_from", "signs_until", "published_until", "retained_until"];
     let cell = |key: &Value, column: &str| key[column].as_str().unwrap_or("-").to_owned();
-    let mut lines = vec![columns.map(str::to_owned)];
-    lines.extend(keys.iter().map(|key| columns.map(|column| cell(key, column))));
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let padded = |line: &[String; 8]| {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(padded).collect::<Vec<_>>().join("\n")
+    table(columns, keys.iter().map(|key| columns.map(|column| cell(key, column))))
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{USAGE, failed, load, operate, operators_audit};
 use crate::admin::{Command, Reply};
 use crate::audit::Event;
+use crate::blocks::carry_over;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::keys::mirror::FileError;
@@ -68,18 +69,21 @@ async fn repair(config: &Config) -> Result<(), StartError> {
         return Ok(());
     }
     let survey = store::survey(&config.store)?;
+    // What was stopped stays stopped, as far as it can be read.
+    let blocks = store::salvage(&config.store, Table::Blocks)?;
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
     tell_losses(&survey);
     if let Some(aside) = store::set_aside(&config.store)? {
         println!("what was there is now in {}", aside.display());
     }
-    let records = forget_uses_before(rebuilt.records(), now);
+    let (records, blocks) = carry_over(forget_uses_before(rebuilt.records(), now), &blocks);
     store::create_after_repair(&config.store, records).await?.close().await;
     Core::open_existing(config, &operators_audit()).await?.store.close().await;
     tell_keys(&rebuilt);
+    tell_blocks(blocks, survey.sealed(Table::Blocks));
     println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known }).await?;
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known, blocks }).await?;
     Ok(())
 }
 
@@ -100,7 +104,9 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
     };
     println!("the ledger is taken as it is: {} counts of uses", survey.readable(Table::Uses));
     println!("uses that were counted after it was saved are forgotten");
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys }).await?;
+    let blocks = survey.readable(Table::Blocks);
+    tell_blocks(blocks, survey.sealed(Table::Blocks));
+    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys, blocks }).await?;
     Ok(())
 }
 
@@ -148,6 +154,15 @@ async fn replace_keys(config: &Config) -> Result<usize, StartError> {
 
 fn tell_keys(rebuilt: &Rebuilt) {
     println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
+}
+
+/// What was stopped and is forgotten goes on: whoever stopped it must hear of it.
+fn tell_blocks(kept: u64, sealed: Option<u64>) {
+    match sealed {
+        Some(sealed) => println!("blocks: {kept} of {sealed} kept"),
+        None => println!("blocks: {kept} kept, of an unknown number"),
+    }
+    println!("compare `writ block list` with block_added and block_removed in the log, and add again what is missing");
 }
 
 fn tell_losses(survey: &Survey) {

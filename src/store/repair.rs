@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
-use super::database::{self, Database, damaged};
-use super::engine::{Start, count, count_readable};
+use super::database::{self, Database, attempt, damaged};
+use super::engine::{Page, Start, count, count_readable};
 use super::folder::{self, Lock, io_error};
 use super::seal::{Seal, Tally};
 use super::{Change, OpenError, Settings, Store, Table};
@@ -46,6 +46,33 @@ pub fn survey(settings: &Settings) -> Result<Survey, OpenError> {
     // A seal that cannot be read says nothing.
     let sealed = Seal::open(path).ok().flatten().map(|seal| seal.sealed().clone());
     Ok(Survey { readable, sealed })
+}
+
+/// The records of one table, keys and values, as far as they can be read in a store that does not open.
+///
+/// They may be old, altered, or not all: what can be made of them is for the room to judge that wrote them.
+///
+/// # Errors
+/// [`OpenError`] if the folder cannot be had at all; damage is no error here.
+pub fn salvage(settings: &Settings, table: Table) -> Result<Page, OpenError> {
+    let path = &settings.path;
+    let _lock = lock(path)?;
+    let db = match open_found(path) {
+        Ok(db) => db,
+        Err(OpenError::Damaged { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Page::new();
+    let read = attempt(|| {
+        for record in db.scan_prefix(table.record(&[])) {
+            let (name, value) = record?;
+            found.push((name[1..].to_vec(), value.to_vec()));
+        }
+        Ok(())
+    });
+    // Why not further is the damage that is being repaired.
+    drop(read);
+    Ok(found)
 }
 
 /// Moves the records and their seal to `<path>/damaged-<time>`; what is kept beside them stays.
@@ -165,6 +192,20 @@ mod tests {
         assert!(!settings.path.join("db").exists());
         fs::write(settings.path.join("seal"), b"").unwrap();
         assert_eq!(survey(&settings).unwrap().sealed(Table::Uses), None);
+    }
+
+    #[tokio::test]
+    async fn salvage_takes_one_table_out_of_a_store_that_does_not_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(&folder);
+        filled(&settings).await;
+        fs::remove_file(settings.path.join("seal")).unwrap();
+        damage(&settings).await;
+        assert_eq!(salvage(&settings, Table::Uses).unwrap(), [(b"u".to_vec(), b"1".to_vec())]);
+        assert_eq!(salvage(&settings, Table::Blocks).unwrap(), []);
+        fs::remove_file(settings.path.join("db")).unwrap();
+        assert_eq!(salvage(&settings, Table::Uses).unwrap(), []);
+        assert!(!settings.path.join("db").exists());
     }
 
     #[tokio::test]

@@ -185,6 +185,43 @@ fn a_revoked_key_ends_its_tokens_at_once() {
     ask(&writ, &issue(&writ).token).active();
 }
 
+/// CONTRACT 4, 8: what an operator has stopped, by whichever name, is not valid until he lets it go on.
+#[test]
+fn a_blocked_token_is_inactive_until_the_block_is_removed() {
+    let writ = setup().start();
+    let (issued, other) = (issue(&writ), issue(&writ));
+    let mut session = writ.workload("reader").connect();
+    let mut ask = |token: &Issued| session.introspect(&about(&token.token));
+    let sub = issued.claims["sub"].as_str().unwrap();
+    for block in [["--txn", issued.txn()], ["--sub", sub], ["--client", "mailer"], ["--purpose", DELIVER]] {
+        writ.run(&["block", "add", block[0], block[1]]).exits(0);
+        ask(&issued).inactive();
+        if block[0] == "--txn" {
+            assert_eq!(ask(&other).active(), other.claims);
+        }
+        writ.run(&["block", "remove", block[0], block[1]]).exits(0);
+        assert_eq!(ask(&issued).active(), issued.claims);
+    }
+    writ.run(&["block", "add", "--all"]).exits(0);
+    ask(&issued).inactive();
+}
+
+/// CONTRACT 8: `--client` matches whoever asked for a token of the transaction.
+#[test]
+fn a_token_is_inactive_if_any_client_of_its_transaction_is_blocked() {
+    let writ = delayed("").client("reader", READER).start();
+    let original = expired(&writ);
+    let redeemed = writ.workload("batch").token(&redeem(&original)).issued();
+    ask(&writ, &redeemed.token).active();
+    for client in ["accounts", "batch"] {
+        writ.run(&["block", "add", "--client", client]).exits(0);
+        ask(&writ, &redeemed.token).inactive();
+        writ.run(&["block", "remove", "--client", client]).exits(0);
+    }
+    writ.run(&["block", "add", "--client", "reader"]).exits(0);
+    assert_eq!(ask(&writ, &redeemed.token).active(), redeemed.claims, "whoever asks gets no token");
+}
+
 ///
 #[test]
 fn a_token_of_another_service_is_inactive() {

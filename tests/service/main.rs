@@ -6,6 +6,7 @@
 mod support;
 
 mod access_tokens;
+mod blocks;
 mod client_credentials;
 mod clients;
 mod clock;
