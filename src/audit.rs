@@ -26,7 +26,7 @@ impl TokenDigest {
     }
 }
 
-/// What became of one `POST /token`, as far as it came. What does not apply is absent.
+/// What became of one `POST /token` or `POST /introspect`, as far as it came. What does not apply is absent.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Decision {
     /// The request, also in its answer's `X-Request-Id`.
@@ -43,7 +43,7 @@ pub struct Decision {
     /// The kind of proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
-    /// The purposes asked for.
+    /// The purposes asked for, or those of the token that was asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Who issued the subject token.
@@ -58,15 +58,18 @@ pub struct Decision {
     /// Whom it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
-    /// The key that signed the new token.
+    /// The key that signed the new token, or the one that was asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
-    /// When the new token expires, epoch seconds.
+    /// When that token expires, epoch seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
-    /// The new token, as sent.
+    /// That token, as sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_sha256: Option<TokenDigest>,
+    /// Whether the token that was asked about is valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// Which use of the right to redeem.
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     pub use_number: Option<u32>,
@@ -101,6 +104,8 @@ pub enum Event {
     TokenIssued(Box<Decision>),
     /// None will.
     TokenRefused(Box<Decision>),
+    /// A client asked about a token.
+    TokenIntrospected(Box<Decision>),
     /// A key was made.
     KeyCreated {
         /// The key.

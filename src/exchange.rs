@@ -1,59 +1,32 @@
 //! The flow of one exchange, top to bottom.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout_at;
-use tracing::Instrument as _;
 
-use crate::audit::{Audit, Decision, Event, TokenDigest};
+use crate::audit::{Audit, Decision, TokenDigest};
 use crate::blocks::{Blocks, Matter};
 use crate::claims::{self, Claims};
-use crate::client::{Candidates, ClientError, PeerCertificate, candidates};
 use crate::clock::Timestamp;
-use crate::keys::ring::{Found, VerifyingKey};
+use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
-use crate::listener::UnheardRequest;
 use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
-use crate::request::{Form, Presented, RequestError, TokenRequest, TokenText};
+use crate::request::{Presented, TokenRequest, TokenText};
+use crate::response::HttpRefusal;
 use crate::subject::issuers::Issuers;
-use crate::subject::own_token::{self, KnownKey, SignedBy};
+use crate::subject::own_token;
 use crate::subject::self_signed::{self, Presentation};
 use crate::subject::{SubjectError, VerifiedSubject, unsigned_json};
-use crate::telemetry::LogError;
-
-/// What the log is given at least to take the decision, though all of the request's time is spent.
-const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// With more policies than this, metrics name no client.
 const MOST_NAMED: usize = 500;
-
-/// What the listener hands on: identity and bytes.
-pub struct Ask {
-    /// The certificate that the connection proved.
-    pub certificate: Arc<PeerCertificate>,
-    /// Whether an `Authorization` header was sent.
-    pub authorization: bool,
-    /// The form, as it came.
-    pub body: Vec<u8>,
-    /// Names the request in logs and answers.
-    pub request_id: String,
-    /// The trace that it belongs to.
-    pub trace_id: Option<String>,
-    /// Until when waiting for others makes sense.
-    pub deadline: Instant,
-    /// A place among the requests that are worked on, given back when the work is done.
-    pub permit: OwnedSemaphorePermit,
-}
 
 /// A Txn-Token that may leave: signed, on record and in the log.
 #[derive(Debug)]
@@ -87,85 +60,39 @@ pub struct Exchange {
     /// What an operator has stopped.
     pub blocks: Arc<Blocks>,
     /// How often a client may ask.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// Where each decision is recorded.
     pub audit: Audit,
     /// Lives as long as work is in flight.
     pub in_flight: InFlight,
 }
 
-/// A sign of life of work that its client may not wait for any more; all are gone when the receiver says so.
-pub type InFlight = mpsc::Sender<std::convert::Infallible>;
-
 impl Exchange {
     /// Decides on one request; the decision is in the audit log when this returns.
-    ///
-    /// The work goes on if the client goes away: a use that was counted belongs with its line in the log.
     ///
     /// # Errors
     /// [`Refusal`]: every cause.
     pub async fn token(self: &Arc<Self>, ask: Ask) -> Result<Issued, Refusal> {
-        let (exchange, in_flight) = (Arc::clone(self), self.in_flight.clone());
-        let work = async move {
-            let outcome = exchange.recorded(&ask).await;
-            drop(in_flight);
-            outcome
-        };
-        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
+        let exchange = Arc::clone(self);
+        endpoint::to_its_end(self.in_flight.clone(), async move { exchange.recorded(&ask).await }).await
     }
 
-    /// A panic is an answer too: it is recorded and counted like any other.
     async fn recorded(&self, ask: &Ask) -> Result<Issued, Refusal> {
         let started = Instant::now();
         let policies = self.policies.snapshot(); // one view for the whole request
-        let mut decision = Decision {
-            request_id: ask.request_id.clone(),
-            trace_id: ask.trace_id.clone(),
-            client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
-            policies: Some(policies.digest().to_owned()),
-            ..Decision::default()
-        };
-        let work = AssertUnwindSafe(self.exchange(ask, &policies, &mut decision)).catch_unwind();
-        let outcome = work.await.unwrap_or(Err(Refusal::Internal));
-        let outcome = self.write(ask, outcome, &mut decision).await;
+        let mut decision = Decision::begin(ask, &policies);
+        let outcome = endpoint::or_internal(self.exchange(ask, &policies, &mut decision)).await;
+        if let Err(refusal) = &outcome {
+            warn(refusal, &decision);
+        }
+        let outcome = Endpoint::Token.record(&self.audit, ask, outcome, &mut decision).await;
         let label = decision.client.as_deref().filter(|_| policies.len() <= MOST_NAMED);
         count(label.unwrap_or("-"), &decision, &outcome, started.elapsed());
         outcome
     }
 
-    /// Writes the decision to the log; only then may it leave.
-    async fn write(
-        &self,
-        ask: &Ask,
-        outcome: Result<Issued, Refusal>,
-        decision: &mut Decision,
-    ) -> Result<Issued, Refusal> {
-        if let Err(refusal) = &outcome {
-            decision.refuses(refusal);
-            tell(refusal, decision);
-        }
-        let told = Box::new(decision.clone());
-        let event = if outcome.is_ok() { Event::TokenIssued(told) } else { Event::TokenRefused(told) };
-        let until = ask.deadline.max(Instant::now() + LAST_WORD);
-        let written = timeout_at(until.into(), self.audit.write(&event)).await;
-        if let Err(error) = written.unwrap_or(Err(LogError)) {
-            let refusal = Refusal::from(error);
-            decision.refuses(&refusal);
-            return Err(refusal);
-        }
-        outcome
-    }
-
     async fn exchange(&self, ask: &Ask, policies: &PolicySet, decision: &mut Decision) -> Result<Issued, Refusal> {
-        if Instant::now() >= ask.deadline {
-            return Err(Refusal::Timeout); // reading it took all the time there was
-        }
-        let candidates = self.identify(policies, &ask.certificate)?; // none: 401 before the form is looked at
-        let form = Form::parse(&ask.body)?;
-        let client = candidates.choose(form.client_id())?;
-        let client = policies.of(client).ok_or(ClientError::Unknown)?;
-        decision.client = Some(client.client_id.to_string());
-        refuse_second_authentication(ask, &form)?;
+        let (client, form) = ask.open(policies, &self.limits, decision)?; // none: 401 before the form is looked at
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
@@ -184,14 +111,6 @@ impl Exchange {
         self.blocks.check(&Matter::of_grant(&grant), clock)?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
-    }
-
-    fn identify<'a>(&self, policies: &'a PolicySet, certificate: &PeerCertificate) -> Result<Candidates<'a>, Refusal> {
-        let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
-        candidates(certificate, registered).or_else(|unknown| {
-            self.limits.take(None)?;
-            Err(unknown.into())
-        })
     }
 
     async fn verify(
@@ -294,32 +213,10 @@ impl Exchange {
 
 /// What is known of a decision grows as the request travels.
 impl Decision {
-    /// A request that the listener answered alone: it never reached this room. It is counted too.
-    pub fn unheard(request: &UnheardRequest<'_>) -> Self {
-        let decision = Self {
-            request_id: request.name.id.clone(),
-            trace_id: request.name.trace_id.clone(),
-            client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
-            error: Some(request.refusal.error()),
-            reason: Some(request.refusal.reason()),
-            ..Self::default()
-        };
-        let outcome = if request.refusal.is_fault() { "error" } else { "refused" };
-        metrics::counter!("writ_token_requests_total", "client" => "-", "source" => "-", "outcome" => outcome,
-            "reason" => request.refusal.reason())
-        .increment(1);
-        decision
-    }
-
     fn asks(&mut self, request: &TokenRequest) {
         self.scope = Some(request.scope.to_string());
         self.source = request.presented.sources().first().map(|source| source.name());
         self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
-    }
-
-    fn refuses(&mut self, refusal: &Refusal) {
-        let code = refusal.code();
-        (self.error, self.reason) = (Some(code.error), Some(code.reason));
     }
 
     fn proves(&mut self, subject: &VerifiedSubject, now: Timestamp) {
@@ -355,34 +252,6 @@ impl Decision {
     }
 }
 
-/// The key ring's answer in the words of the subject room, which knows no key ring.
-fn known_key(found: Found) -> KnownKey {
-    let signing = |key: VerifyingKey, published| {
-        KnownKey::Signing(SignedBy {
-            public: key.public.decoding_key().clone(),
-            algorithm: key.public.algorithm().into(),
-            published,
-            state: key.state.as_str(),
-            from: key.signs_from(),
-            until: key.signs_until(),
-            longest_lifetime: key.longest_lifetime,
-        })
-    };
-    match found {
-        Found::Published(key) => signing(key, true),
-        Found::Historical(key) => signing(key, false),
-        Found::Revoked | Found::Forgotten => KnownKey::Gone,
-        Found::Unknown => KnownKey::Unknown,
-    }
-}
-
-fn refuse_second_authentication(ask: &Ask, form: &Form) -> Result<(), RequestError> {
-    if ask.authorization {
-        return Err(RequestError::Unsupported("Authorization"));
-    }
-    form.refuse_second_authentication()
-}
-
 /// Waits for others no longer than the request's time allows; `late` says who kept it waiting.
 async fn in_time<T, E: Into<Refusal>>(
     ask: &Ask,
@@ -396,17 +265,23 @@ fn late() -> LedgerError {
     LedgerError::Late
 }
 
-/// What the log says beside the audit line: causes of faults, and attempts on stored tokens (R-DELAY-21).
-fn tell(refusal: &Refusal, decision: &Decision) {
+/// Attempts on stored tokens are told beside the audit line (R-DELAY-21).
+fn warn(refusal: &Refusal, decision: &Decision) {
     // Too early is no attempt on anything: whoever polls hears it often.
     let early = matches!(refusal, Refusal::Policy(Denial::RedemptionTooEarly { .. }));
     let redeeming = !early && decision.source == Some(Source::ExpiredTxnToken.name());
-    if refusal.is_fault() {
-        tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
-    } else if redeeming {
+    if redeeming && !refusal.is_fault() {
         let reason = refusal.code().reason;
         tracing::warn!(request_id = %decision.request_id, reason, "a token of ours was not redeemed");
     }
+}
+
+/// Counts a `POST /token` that the listener answered alone.
+pub fn count_unheard(refusal: HttpRefusal) {
+    let outcome = if refusal.is_fault() { "error" } else { "refused" };
+    metrics::counter!("writ_token_requests_total",
+        "client" => "-", "source" => "-", "outcome" => outcome, "reason" => refusal.reason())
+    .increment(1);
 }
 
 fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, took: Duration) {
@@ -425,13 +300,15 @@ fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, t
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
     use serde_json::Value;
     use tempfile::TempDir;
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc};
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::client::PeerCertificate;
     use crate::keys::ring::KeyTimes;
     use crate::keys::seal::SealingKeys;
     use crate::keys::{Settings, SigningAlgorithm};
@@ -494,7 +371,7 @@ mod tests {
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
                 blocks: Arc::new(Blocks::open(store.clone()).await.unwrap()),
-                limits: Limits::new(limits::Settings { requests_per_second_per_client: None }),
+                limits: Arc::new(Limits::new(limits::Settings { requests_per_second_per_client: None })),
                 audit: Audit::new(Log::start(Format::Json, log.clone())),
                 in_flight: alive,
             };

@@ -37,7 +37,9 @@ use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::server::Frame;
 use self::tls::Trust;
 use crate::client::PeerCertificate;
-use crate::exchange::{Ask, Issued};
+use crate::endpoint::{Ask, Endpoint};
+use crate::exchange::Issued;
+use crate::introspect::Introspected;
 use crate::refusal::Refusal;
 use crate::response::{self, HttpRefusal};
 
@@ -72,10 +74,10 @@ pub struct Settings {
 /// A document as it is at the moment of asking.
 pub type Document = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
 
-/// Answers one `POST /token`.
-pub type TokenRoom = Arc<dyn Fn(Ask) -> LocalBoxFuture<'static, Result<Issued, Refusal>> + Send + Sync>;
+/// Answers the requests to one endpoint.
+pub type Room<T> = Arc<dyn Fn(Ask) -> LocalBoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
 
-/// Hears of each `POST /token` that was answered before it reached its room, so that it is recorded too.
+/// Hears of each request to an endpoint that was answered before it reached its room, so that it is recorded too.
 pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) -> LocalBoxFuture<'static, ()> + Send + Sync>;
 
 /// A request that was answered by the listener alone.
@@ -83,6 +85,8 @@ pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) -> LocalBoxFuture<'static, ()>
 pub struct UnheardRequest<'a> {
     /// The request's name.
     pub name: &'a RequestName,
+    /// Where it was meant to go.
+    pub endpoint: Endpoint,
     /// The client's certificate.
     pub certificate: Option<&'a PeerCertificate>,
     /// Why it was refused.
@@ -93,8 +97,10 @@ pub struct UnheardRequest<'a> {
 #[derive(Clone)]
 pub struct Rooms {
     /// `POST /token`. Its future is dropped at the request's deadline, or when the client goes away.
-    pub token: TokenRoom,
-    /// Records what `token` never saw.
+    pub token: Room<Issued>,
+    /// `POST /introspect`, likewise.
+    pub introspect: Room<Introspected>,
+    /// Records what these two never saw.
     pub unheard: Unheard,
     /// The JWKS.
     pub jwks: Document,

@@ -20,7 +20,7 @@ use crate::telemetry::LogError;
 /// When to try again after a fault of ours that may pass.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Why a request gets no token.
+/// Why a request gets no token, or no answer about one.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// No client, or not one.
@@ -50,6 +50,9 @@ pub enum Refusal {
     /// No key can sign.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The client's policy does not let it ask about tokens.
+    #[error("this client may not introspect tokens")]
+    IntrospectionNotAllowed,
     /// The finished token is longer than `tokens.max_size`.
     #[error("the Txn-Token would be too large for an HTTP header")]
     TokenTooLarge,
@@ -139,6 +142,7 @@ impl Refusal {
             },
             Self::Keys(KeysError::Signing(_) | KeysError::Claims) | Self::Internal => code("server_error", "internal"),
             Self::Keys(_) => STORE,
+            Self::IntrospectionNotAllowed => code("unauthorized_client", "introspection_not_allowed"),
             Self::TokenTooLarge => code("invalid_request", "token_too_large"),
             Self::Audit(_) => code("temporarily_unavailable", "audit_unavailable"),
             Self::Timeout => code("invalid_request", "request_timeout"),
@@ -261,6 +265,7 @@ mod tests {
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
         all.push(Blocked.into());
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
+        all.push(Refusal::IntrospectionNotAllowed);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
         all
     }
@@ -308,7 +313,16 @@ mod tests {
                 "condition_failed",
             ],
         ),
-        ("unauthorized_client", &["source_not_allowed", "subject_not_allowed", "redemption_not_allowed", "pdp_denied"]),
+        (
+            "unauthorized_client",
+            &[
+                "source_not_allowed",
+                "subject_not_allowed",
+                "redemption_not_allowed",
+                "pdp_denied",
+                "introspection_not_allowed",
+            ],
+        ),
         ("invalid_target", &["audience_unknown", "resource_unsupported"]),
         ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
         ("server_error", &["internal"]),

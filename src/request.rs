@@ -111,6 +111,14 @@ impl Form {
         self.value("client_id")
     }
 
+    /// `token`: what `POST /introspect` asks about (RFC 7662 §2.1). Its `token_type_hint` is ignored.
+    ///
+    /// # Errors
+    /// [`RequestError::Missing`] if it is absent or empty.
+    pub fn token(&self) -> Result<TokenText, RequestError> {
+        self.required("token").map(|token| TokenText(Zeroizing::new(token.to_owned())))
+    }
+
     /// Refuses what would authenticate the client a second time: only its certificate does.
     ///
     /// # Errors
@@ -214,7 +222,22 @@ impl Presented {
     }
 }
 
-/// A subject token as received: wiped after use, never shown.
+/// Every `subject_token_type` that is taken: for each source that comes as a token, the type that it is named after.
+pub fn subject_token_types() -> Vec<String> {
+    let own_type = |source: &Source| match source {
+        Source::AccessToken
+        | Source::Jwt
+        | Source::IdToken
+        | Source::SelfSigned
+        | Source::UnsignedJson
+        | Source::TxnToken => true,
+        // One comes as `txn_token`, the other without any token.
+        Source::ExpiredTxnToken | Source::ClientCredentials => false,
+    };
+    Source::ALL.into_iter().filter(own_type).map(|source| format!("{TYPE_PREFIX}{}", source.name())).collect()
+}
+
+/// A token as received: wiped after use, never shown.
 pub struct TokenText(Zeroizing<String>);
 
 impl TokenText {
@@ -403,6 +426,16 @@ mod tests {
         );
     }
 
+    /// R-META-08: the metadata list what is taken and nothing else.
+    #[test]
+    fn every_type_that_is_told_is_taken() {
+        for kind in subject_token_types() {
+            let request = parse(&with(EXCHANGE, "subject_token_type", Some(&kind))).unwrap();
+            let name = kind.strip_prefix(TYPE_PREFIX).unwrap();
+            assert_eq!(request.presented.sources()[0].name(), name);
+        }
+    }
+
     /// R-REQ-07, R-REQ-14
     #[test]
     fn another_audience_and_any_resource_are_refused() {
@@ -465,6 +498,17 @@ mod tests {
             refusal(&with(&format!("{body}&actor_token=x"), "grant_type", None)),
             RequestError::Missing("grant_type")
         );
+    }
+
+    /// R-INTRO-06, A-026
+    #[test]
+    fn what_is_asked_about_is_one_token_and_nothing_else_is_read() {
+        let token = |body: &str| Form::parse(body.as_bytes()).and_then(|form| form.token());
+        assert_eq!(token("token=a.b.c&token_type_hint=x&scope=%2B").unwrap().expose(), "a.b.c");
+        for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {
+            assert_eq!(token(body).err(), Some(RequestError::Missing("token")), "{body}");
+        }
+        assert_eq!(token("token=a&token=a").err(), Some(RequestError::Repeated));
     }
 
     #[test]

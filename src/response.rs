@@ -1,14 +1,19 @@
-//! Token or refusal → HTTP.
+//! Token, answer about one, or refusal → HTTP.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use serde::Serialize;
+use writ_verifier::TxnClaims;
 
 use crate::clock::Timestamp;
 use crate::exchange::Issued;
+use crate::introspect::Introspected;
 use crate::refusal::Refusal;
 use crate::request::TXN_TOKEN_TYPE;
+
+/// `token_type`: a Txn-Token is no access token, and nothing takes it as `Bearer` (RFC 8693 §2.2.1).
+const TOKEN_TYPE: &str = "N_A";
 
 /// What a client that is turned away for now waits at least.
 const RETRY_SECONDS: u64 = 1;
@@ -124,16 +129,36 @@ struct TokenBody<'a> {
     redeemable_until: Option<Timestamp>,
 }
 
+/// RFC 7662 §2.2: nothing but `active` where that is false.
+#[derive(Serialize)]
+struct IntrospectionBody<'a> {
+    active: bool,
+    #[serde(flatten)]
+    claims: Option<&'a TxnClaims>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'a str>,
+}
+
 /// A token that leaves.
 pub fn issued(issued: &Issued) -> HttpResponse {
     HttpResponse::Ok().json(TokenBody {
         access_token: issued.token.as_str(),
         issued_token_type: TXN_TOKEN_TYPE,
-        token_type: "N_A",
+        token_type: TOKEN_TYPE,
         expires_in: issued.expires_in,
         expires_at: issued.expires_at,
         scope: &issued.scope,
         redeemable_until: issued.redeemable_until,
+    })
+}
+
+/// What is known of a token.
+pub fn introspected(introspected: &Introspected) -> HttpResponse {
+    HttpResponse::Ok().json(match introspected {
+        Introspected::Active(claims) => {
+            IntrospectionBody { active: true, claims: Some(&**claims), token_type: Some(TOKEN_TYPE) }
+        }
+        Introspected::Inactive => IntrospectionBody { active: false, claims: None, token_type: None },
     })
 }
 
@@ -233,6 +258,17 @@ mod tests {
         assert_eq!(body(issued(&token)), expected);
         let on_record = Issued { redeemable_until: Some(Timestamp::from_epoch(1_800_000_000)), ..token };
         assert_eq!(body(issued(&on_record))["redeemable_until"], json!(1_800_000_000));
+    }
+
+    /// R-INTRO-06, R-INTRO-07: digit for digit, and nothing at all of what is not active.
+    #[test]
+    fn a_token_is_told_as_it_was_signed() {
+        let text = r#""iat":1,"exp":61,"aud":"d.example","txn":"t","sub":"u","scope":"a b","req_wl":"c","tctx":{"n":100000000000000000001,"rate":0.10}"#;
+        let claims = serde_json::from_str(&format!("{{{text}}}")).unwrap();
+        let written = |answer: HttpResponse| System::new().block_on(to_bytes(answer.into_body())).unwrap();
+        let active = written(introspected(&Introspected::Active(Box::new(claims))));
+        assert_eq!(active, format!(r#"{{"active":true,{text},"token_type":"N_A"}}"#));
+        assert_eq!(written(introspected(&Introspected::Inactive)), r#"{"active":false}"#);
     }
 
     #[test]

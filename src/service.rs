@@ -20,7 +20,9 @@ use crate::client::IdentityKind;
 use crate::clock::Timestamp;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::config::{Config, Problem};
-use crate::exchange::Exchange;
+use crate::endpoint::Endpoint;
+use crate::exchange::{self, Exchange};
+use crate::introspect::Introspection;
 use crate::keys::mirror::MirrorError;
 use crate::keys::seal::{self, SealError, SealingKeys};
 use crate::keys::{self, KeyRing, KeysError};
@@ -268,6 +270,7 @@ impl Service {
         let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
         let addresses = listeners.addresses();
         let (alive, in_flight) = mpsc::channel(1);
+        let limits = Arc::new(Limits::new(config.limits));
         let exchange = Arc::new(Exchange {
             settings: config.claims.clone(),
             policies: Arc::clone(&policies),
@@ -276,11 +279,21 @@ impl Service {
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
-            limits: Limits::new(config.limits),
+            limits: Arc::clone(&limits),
+            audit: audit.clone(),
+            in_flight: alive.clone(),
+        });
+        let introspection = Arc::new(Introspection {
+            trust_domain: config.trust_domain.clone(),
+            policies: Arc::clone(&policies),
+            keys: Arc::clone(&core.keys),
+            ledger: Arc::clone(&core.ledger),
+            blocks: Arc::clone(&core.blocks),
+            limits,
             audit: audit.clone(),
             in_flight: alive,
         });
-        let rooms = rooms(config, exchange, core, &policies, audit.clone(), metrics);
+        let rooms = rooms(config, exchange, introspection, core, &policies, audit.clone(), metrics);
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -365,6 +378,7 @@ fn tell(set: &PolicySet) {
 fn rooms(
     config: &Config,
     exchange: Arc<Exchange>,
+    introspection: Arc<Introspection>,
     core: &Core,
     policies: &Arc<Policies>,
     audit: Audit,
@@ -384,11 +398,18 @@ fn rooms(
             let exchange = Arc::clone(&exchange);
             async move { exchange.token(ask).await }.boxed_local()
         }),
+        introspect: Arc::new(move |ask| {
+            let introspection = Arc::clone(&introspection);
+            async move { introspection.introspect(ask).await }.boxed_local()
+        }),
         unheard: Arc::new(move |request| {
-            let (audit, line) = (audit.clone(), Decision::unheard(&request));
+            if request.endpoint == Endpoint::Token {
+                exchange::count_unheard(request.refusal);
+            }
+            let (audit, event) = (audit.clone(), request.endpoint.event(Decision::unheard(&request), true));
             async move {
                 // No token is at stake: the refusal leaves even if the log is away.
-                if let Err(error) = audit.write(&Event::TokenRefused(Box::new(line))).await {
+                if let Err(error) = audit.write(&event).await {
                     tracing::error!(%error, "a refusal could not be recorded");
                 }
             }

@@ -2,20 +2,20 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::web::{self, Payload, ServiceConfig};
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource};
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use super::guard::{RequestName, single};
 use super::peer::Peer;
-use super::{Rooms, discovery, method_not_allowed};
+use super::{Room, Rooms, discovery, method_not_allowed};
 use crate::client::PeerCertificate;
 use crate::clock::Timestamp;
-use crate::exchange::Ask;
+use crate::endpoint::{Ask, Endpoint};
 use crate::response::{self, HttpRefusal};
 
 /// The largest body that is read.
@@ -23,55 +23,76 @@ const MAX_BODY: usize = 64 * 1024;
 /// Requests of all workers that are worked on at one time; one more is refused at once.
 pub(super) const MAX_IN_WORK: usize = 1024;
 
-pub(super) const TOKEN: &str = "/token";
+const TOKEN: &str = "/token";
+const INTROSPECT: &str = "/introspect";
 
-/// `/token` and the discovery documents.
-pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {
-    let (rooms, in_work) = (rooms.clone(), Arc::clone(in_work));
-    discovery::routes(&rooms, config);
-    config.service(
-        web::resource(TOKEN)
-            .route(web::post().to(move |request, body| {
-                let (rooms, in_work) = (rooms.clone(), Arc::clone(&in_work));
-                async move { token(&rooms, &in_work, &request, body).await }
-            }))
-            .default_service(web::to(|| method_not_allowed("POST"))),
-    );
+/// The endpoint of that path.
+pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
+    match path {
+        TOKEN => Some(Endpoint::Token),
+        INTROSPECT => Some(Endpoint::Introspection),
+        _ => None,
+    }
 }
 
-async fn token(rooms: &Rooms, in_work: &Arc<Semaphore>, request: &HttpRequest, body: Payload) -> HttpResponse {
-    let began = Instant::now();
-    let read = async {
-        check_head(request.headers())?;
-        read_body(body).await
-    };
-    let body = match read.await {
-        Ok(body) => body,
-        Err(Unread::Refused(refusal)) => return response::http(refusal),
-        Err(Unread::Broken) => return HttpResponse::BadRequest().force_close().finish(),
-    };
-    let Ok(permit) = Arc::clone(in_work).try_acquire_owned() else { return response::http(HttpRefusal::Overloaded) };
-    // Only now: reading took time, and a revocation counts when the request is decided.
-    let certificate = match admitted(request) {
-        Ok(certificate) => certificate,
-        Err(refusal) => return response::http(refusal),
-    };
-    let Some(name) = request.extensions().get::<RequestName>().cloned() else {
-        return response::http(HttpRefusal::Internal);
-    };
-    let ask = Ask {
-        certificate,
-        authorization: request.headers().contains_key(AUTHORIZATION),
-        body,
-        request_id: name.id,
-        trace_id: name.trace_id,
-        deadline: began + rooms.request_timeout * 9 / 10, // so that there is time left to say so
-        permit,
-    };
-    name.handed_on.set(true);
-    match (rooms.token)(ask).await {
-        Ok(issued) => response::issued(&issued),
-        Err(refusal) => response::refusal(&refusal),
+/// `/token`, `/introspect` and the discovery documents.
+pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {
+    discovery::routes(rooms, config);
+    let door = Door { in_work: Arc::clone(in_work), request_timeout: rooms.request_timeout };
+    config.service(door.to(TOKEN, &rooms.token, response::issued));
+    config.service(door.to(INTROSPECT, &rooms.introspect, response::introspected));
+}
+
+/// What a request passes on its way to a room.
+#[derive(Clone)]
+struct Door {
+    in_work: Arc<Semaphore>,
+    request_timeout: Duration,
+}
+
+impl Door {
+    /// The resource at `path`: its requests are answered by `room`, and `answer` says how.
+    fn to<T: 'static>(&self, path: &str, room: &Room<T>, answer: fn(&T) -> HttpResponse) -> Resource {
+        let (door, room) = (self.clone(), Arc::clone(room));
+        let post = web::post().to(move |request: HttpRequest, body| {
+            let (door, room) = (door.clone(), Arc::clone(&room));
+            async move {
+                match door.pass(&request, body).await {
+                    Ok(ask) => room(ask).await.map_or_else(|refusal| response::refusal(&refusal), |done| answer(&done)),
+                    Err(refused) => refused,
+                }
+            }
+        });
+        web::resource(path).route(post).default_service(web::to(|| method_not_allowed("POST")))
+    }
+
+    /// Reads a request; from then on its room answers for it.
+    async fn pass(&self, request: &HttpRequest, body: Payload) -> Result<Ask, HttpResponse> {
+        let began = Instant::now();
+        let read = async {
+            check_head(request.headers())?;
+            read_body(body).await
+        };
+        let body = read.await.map_err(|unread| match unread {
+            Unread::Refused(refusal) => response::http(refusal),
+            Unread::Broken => HttpResponse::BadRequest().force_close().finish(),
+        })?;
+        let permit =
+            Arc::clone(&self.in_work).try_acquire_owned().map_err(|_| response::http(HttpRefusal::Overloaded))?;
+        // Only now: reading took time, and a revocation counts when the request is decided.
+        let certificate = admitted(request).map_err(response::http)?;
+        let name = request.extensions().get::<RequestName>().cloned();
+        let name = name.ok_or_else(|| response::http(HttpRefusal::Internal))?;
+        name.handed_on.set(true);
+        Ok(Ask {
+            certificate,
+            authorization: request.headers().contains_key(AUTHORIZATION),
+            body,
+            request_id: name.id,
+            trace_id: name.trace_id,
+            deadline: began + self.request_timeout * 9 / 10, // so that there is time left to say so
+            permit,
+        })
     }
 }
 
@@ -158,17 +179,8 @@ mod tests {
         let request = actix_web::test::TestRequest::post().insert_header((CONTENT_TYPE, FORM)).set_payload("a=1");
         let (request, mut payload) = request.to_http_parts();
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
-        let unused = Rooms {
-            token: Arc::new(|_| unreachable!("nothing may get here")),
-            unheard: Arc::new(|_| Box::pin(std::future::ready(()))),
-            jwks: Arc::new(Vec::new),
-            metadata: Arc::new(Vec::new),
-            request_timeout: std::time::Duration::ZERO,
-            documents_max_age: std::time::Duration::ZERO,
-            failing: Arc::new(Vec::new),
-            metrics: Arc::new(String::new),
-        };
-        let answer = token(&unused, &Arc::new(Semaphore::new(permits)), &request, body).await;
+        let door = Door { in_work: Arc::new(Semaphore::new(permits)), request_timeout: Duration::ZERO };
+        let Err(answer) = door.pass(&request, body).await else { unreachable!("nothing may pass") };
         answer.extensions().get().copied().unwrap()
     }
 

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::connection::{Beat, Pulse};
 use super::peer::Peer;
 use super::{Unheard, UnheardRequest, exchange};
+use crate::endpoint::Endpoint;
 use crate::response::{self, HttpRefusal};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -109,8 +110,9 @@ impl Guard {
     }
 }
 
-fn is_audited(request: &ServiceRequest) -> bool {
-    request.method() == Method::POST && request.path() == exchange::TOKEN
+/// Each answer of an endpoint is a matter of the audit.
+fn endpoint(request: &ServiceRequest) -> Option<Endpoint> {
+    if request.method() == Method::POST { exchange::endpoint(request.path()) } else { None }
 }
 
 /// What every answer gets before it leaves.
@@ -118,8 +120,8 @@ struct Seal {
     name: RequestName,
     beat: Option<Beat>,
     is_last: bool,
-    /// Whoever asks for a token: each answer to that is a matter of the audit.
-    asks_for_token: Option<Rc<Peer>>,
+    /// Where whoever asks.
+    asks: Option<(Endpoint, Rc<Peer>)>,
     guard: Rc<Guard>,
 }
 
@@ -130,7 +132,7 @@ impl Seal {
             name: RequestName::of(request.headers()),
             beat: pulse.map(Pulse::begin),
             is_last: pulse.is_some_and(|pulse| pulse.is_old()),
-            asks_for_token: request.conn_data::<Rc<Peer>>().filter(|_| is_audited(request)).cloned(),
+            asks: endpoint(request).zip(request.conn_data::<Rc<Peer>>().cloned()),
             guard,
         }
     }
@@ -142,10 +144,10 @@ impl Seal {
     async fn put(self, mut answer: HttpResponse) -> HttpResponse {
         let refusal = answer.extensions().get::<HttpRefusal>().copied();
         // What was handed on is recorded by whoever took it, even if nobody waits for the answer any more.
-        let unheard = self.asks_for_token.as_ref().filter(|_| !self.name.handed_on.get());
-        if let Some((refusal, peer)) = refusal.zip(unheard) {
-            let certificate = Some(peer.certificate());
-            (self.guard.unheard)(UnheardRequest { name: &self.name, certificate, refusal }).await;
+        let unheard = self.asks.as_ref().filter(|_| !self.name.handed_on.get());
+        if let Some((refusal, (endpoint, peer))) = refusal.zip(unheard) {
+            let (name, endpoint, certificate) = (&self.name, *endpoint, Some(peer.certificate()));
+            (self.guard.unheard)(UnheardRequest { name, endpoint, certificate, refusal }).await;
         }
         if let Ok(id) = HeaderValue::from_str(&self.name.id) {
             answer.headers_mut().insert(X_REQUEST_ID.clone(), id);

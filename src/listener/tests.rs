@@ -8,7 +8,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription;
 use tokio::net::TcpStream;
 
-use self::service::{Client, Service, post};
+use self::service::{Client, Service, post, post_introspection};
 use super::pki::{self, Ca};
 use super::tls::MinVersion;
 use super::*;
@@ -101,6 +101,8 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
         ),
         (post("x").replace("x-www-form-urlencoded", "json"), 415, "media_type_unsupported"),
         (post("x").replace("Host:", "Content-Encoding: gzip\r\nHost:"), 415, "media_type_unsupported"),
+        ("GET /introspect HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 405, "method_not_allowed"),
+        (post_introspection("x").replace("x-www-form-urlencoded", "json"), 415, "media_type_unsupported"),
     ] {
         let reply = service.client(&leaf).await.ask(&request).await;
         assert_eq!((reply.status, reply.reason()), (status, reason), "{request}");
@@ -110,7 +112,18 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
         assert!(!reply.names().any(|name| name.starts_with("access-control")));
         assert_eq!(reply.header("allow"), (status == 405).then_some("POST"));
     }
-    assert_eq!(service.unheard(), ["media_type_unsupported"; 2], "only POST /token is a matter of the audit");
+    let told = [Endpoint::Token, Endpoint::Token, Endpoint::Introspection].map(|to| (to, "media_type_unsupported"));
+    assert_eq!(service.unheard(), told, "only POST to an endpoint is a matter of the audit");
+}
+
+#[tokio::test]
+async fn each_endpoint_has_its_room() {
+    let service = Service::start(|_| ());
+    let mut client = service.client(&service.ca.client(1)).await;
+    assert!(client.ask(&post("echo")).await.json()["access_token"].is_string());
+    let reply = client.ask(&post_introspection("echo")).await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"active":false}"#));
+    assert_eq!((reply.header("cache-control"), reply.header("pragma")), (Some("no-store"), Some("no-cache")));
 }
 
 /// A-030
@@ -177,7 +190,8 @@ async fn whoever_is_slow_is_cut_off() {
         timeout(Duration::from_secs(4), read).await.unwrap().unwrap();
     };
     tokio::join!(slow_body, slow_chunks, slow_work, slow_head, slow_second_head, silence);
-    assert_eq!(service.unheard(), ["request_timeout"; 2], "what was handed on is recorded by the room that took it");
+    let told = [(Endpoint::Token, "request_timeout"); 2];
+    assert_eq!(service.unheard(), told, "what was handed on is recorded by the room that took it");
 }
 
 /// A-033: one answer, and nothing after it is read.

@@ -1,7 +1,9 @@
-//! A Txn-Token of ours as subject token: for replacement while it lives, for redemption after.
+//! A Txn-Token of ours: as subject token, for replacement while it lives and for redemption after; and as what a client
+//! wants to know of.
 //!
-//! Ordinary clients meet the published keys only. The history of keys opens to clients that may redeem, and to nobody
-//! else: others hear the same answer for an archived key as for one that was never ours (R-DELAY-02).
+//! Both ask first whether it is genuine, and differ in what they allow then. Whoever only wants to know meets the
+//! published keys and live tokens. The history of keys opens to clients that may redeem, for expired tokens, and to
+//! nobody else: others hear the same answer for an archived key as for one that was never ours (R-DELAY-02, A-107).
 
 use std::time::Duration;
 
@@ -49,9 +51,10 @@ pub struct SignedBy {
 }
 
 impl SignedBy {
-    /// Whole seconds, both ends included: the start was rounded down, the end is rounded up.
-    fn signed_at(&self, iat: Timestamp) -> bool {
-        self.from.is_some_and(|from| from <= iat) && self.until.is_none_or(|until| iat <= until)
+    /// Whether it signed in one of the seconds from `first` to `last`. All ends are included: the start of the span was
+    /// rounded down, its end is rounded up.
+    fn signed_within(&self, first: Timestamp, last: Timestamp) -> bool {
+        self.from.is_some_and(|from| from <= last) && self.until.is_none_or(|until| first <= until)
     }
 }
 
@@ -83,8 +86,8 @@ impl OwnToken {
     }
 }
 
-/// Verifies `text` as a Txn-Token of `trust_domain`. `may_redeem` says whether the history of keys may be used;
-/// `find` looks a `kid` up among our own public keys.
+/// Verifies `text`, a subject token, as a Txn-Token of `trust_domain`. `may_redeem` says whether the history of keys may
+/// be used; `find` looks a `kid` up among our own public keys.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, key, signature, claims, redeemed before, times.
@@ -95,56 +98,110 @@ pub fn verify(
     find: impl FnOnce(&str) -> KnownKey,
     now: Timestamp,
 ) -> Result<OwnToken, SubjectError> {
-    let jws = Jws::parse(text, MAX_LEN).map_err(|error| match error {
-        JwsError::Algorithm => SubjectError::SignatureInvalid,
-        JwsError::TooLong | JwsError::Form | JwsError::Header => SubjectError::Malformed,
-    })?;
-    if jws.typ.as_deref() != Some(TYP) {
-        return Err(SubjectError::Malformed);
-    }
-    let kid = jws.kid.as_deref().ok_or(SubjectError::KeyUnknown)?;
-    let key = match find(kid) {
-        KnownKey::Signing(key) if key.published || may_redeem => key,
-        KnownKey::Gone if may_redeem => return Err(SubjectError::KeyGone),
-        KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectError::KeyUnknown),
-    };
-    if jws.algorithm != key.algorithm || !jws.verify(&key.public) {
-        return Err(SubjectError::SignatureInvalid);
-    }
-    let claims = TxnClaims::parse(&jws.payload).map_err(|_| SubjectError::ClaimsInvalid("not those of a Txn-Token"))?;
-    if claims.aud != *trust_domain {
-        return Err(SubjectError::AudienceMismatch);
-    }
+    let token = Genuine::verify(text, trust_domain, may_redeem, find)?;
     // Looked at before any time: no chain of redemptions buys time, whoever asks and whenever.
-    if claims.delayed() != Ok(None) {
+    if token.is_redeemed() {
         return Err(SubjectError::Redeemed);
     }
-    check_span(&claims, &key)?;
-    let alive = check_times(&claims, may_redeem, now)?;
-    let signed_part = sha256(jws.signed_part.as_bytes());
-    Ok(OwnToken { signed_part, kid: kid.to_owned(), key_state: key.state, alive, claims })
+    let alive = token.is_alive(now)?;
+    if alive && !token.key.published {
+        return Err(SubjectError::KeyUnknown); // the history is for expired tokens
+    }
+    if alive || may_redeem { Ok(token.known(alive)) } else { Err(token.expired()) }
 }
 
-/// A token from outside the span of its key, or longer than any of its time, is forged or corrupted (R-DELAY-09).
-fn check_span(claims: &TxnClaims, key: &SignedBy) -> Result<(), SubjectError> {
-    if !key.signed_at(Timestamp::from_epoch(claims.iat)) {
-        return Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
-    }
-    if Duration::from_secs(claims.exp - claims.iat) > key.longest_lifetime {
-        return Err(SubjectError::ClaimsInvalid("it lives longer than any token of its time"));
-    }
-    Ok(())
+/// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included: as whoever holds the
+/// published keys would. `find` looks a `kid` up among our own public keys.
+///
+/// # Errors
+/// The first [`SubjectError`] in this order: form, key, signature, claims, times.
+pub fn verify_live(
+    text: &str,
+    trust_domain: &TrustDomain,
+    find: impl FnOnce(&str) -> KnownKey,
+    now: Timestamp,
+) -> Result<OwnToken, SubjectError> {
+    let token = Genuine::verify(text, trust_domain, false, find)?;
+    if token.is_alive(now)? { Ok(token.known(true)) } else { Err(token.expired()) }
 }
 
-/// Whether the token is alive. An expired one is of use only to a client that may redeem.
-fn check_times(claims: &TxnClaims, may_redeem: bool, now: Timestamp) -> Result<bool, SubjectError> {
-    let begins = Timestamp::from_epoch(claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat)));
-    if begins > now + INSTANCE_SKEW {
-        return Err(SubjectError::NotYetValid);
+/// A Txn-Token that a key of ours signed in its time, unaltered. Of the token's own time nothing is said.
+struct Genuine {
+    claims: TxnClaims,
+    signed_part: [u8; 32],
+    kid: String,
+    key: SignedBy,
+}
+
+impl Genuine {
+    fn verify(
+        text: &str,
+        trust_domain: &TrustDomain,
+        from_history: bool,
+        find: impl FnOnce(&str) -> KnownKey,
+    ) -> Result<Self, SubjectError> {
+        let jws = Jws::parse(text, MAX_LEN).map_err(|error| match error {
+            JwsError::Algorithm => SubjectError::SignatureInvalid,
+            JwsError::TooLong | JwsError::Form | JwsError::Header => SubjectError::Malformed,
+        })?;
+        if jws.typ.as_deref() != Some(TYP) {
+            return Err(SubjectError::Malformed);
+        }
+        let kid = jws.kid.as_deref().ok_or(SubjectError::KeyUnknown)?;
+        let key = match find(kid) {
+            KnownKey::Signing(key) if key.published || from_history => key,
+            KnownKey::Gone if from_history => return Err(SubjectError::KeyGone),
+            KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectError::KeyUnknown),
+        };
+        if jws.algorithm != key.algorithm || !jws.verify(&key.public) {
+            return Err(SubjectError::SignatureInvalid);
+        }
+        let claims =
+            TxnClaims::parse(&jws.payload).map_err(|_| SubjectError::ClaimsInvalid("not those of a Txn-Token"))?;
+        if claims.aud != *trust_domain {
+            return Err(SubjectError::AudienceMismatch);
+        }
+        let token = Self { claims, signed_part: sha256(jws.signed_part.as_bytes()), kid: kid.to_owned(), key };
+        token.check_span()?;
+        Ok(token)
     }
-    let expired_at = Timestamp::from_epoch(claims.exp);
-    let alive = now < expired_at;
-    if alive || may_redeem { Ok(alive) } else { Err(SubjectError::Expired { expired_at }) }
+
+    /// A token from outside the span of its key, or longer than any of its time, is forged or corrupted (R-DELAY-09).
+    fn check_span(&self) -> Result<(), SubjectError> {
+        let (iat, exp) = (self.claims.iat, self.claims.exp);
+        // A free retry repeats the claims of a redemption while they are valid, and another key may be current by then.
+        let last = if self.is_redeemed() { exp - 1 } else { iat };
+        if !self.key.signed_within(Timestamp::from_epoch(iat), Timestamp::from_epoch(last)) {
+            return Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
+        }
+        if Duration::from_secs(exp - iat) > self.key.longest_lifetime {
+            return Err(SubjectError::ClaimsInvalid("it lives longer than any token of its time"));
+        }
+        Ok(())
+    }
+
+    /// Whatever the mark looks like.
+    fn is_redeemed(&self) -> bool {
+        self.claims.delayed() != Ok(None)
+    }
+
+    /// Whether it has not expired; its time has come.
+    fn is_alive(&self, now: Timestamp) -> Result<bool, SubjectError> {
+        let begins = Timestamp::from_epoch(self.claims.nbf.map_or(self.claims.iat, |nbf| nbf.max(self.claims.iat)));
+        if begins > now + INSTANCE_SKEW {
+            return Err(SubjectError::NotYetValid);
+        }
+        Ok(now < Timestamp::from_epoch(self.claims.exp))
+    }
+
+    fn expired(&self) -> SubjectError {
+        SubjectError::Expired { expired_at: Timestamp::from_epoch(self.claims.exp) }
+    }
+
+    fn known(self, alive: bool) -> OwnToken {
+        let Self { claims, signed_part, kid, key } = self;
+        OwnToken { claims, signed_part, kid, key_state: key.state, alive }
+    }
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -255,6 +312,75 @@ mod tests {
         let token = ours.token(&claims());
         assert_eq!(refusal(&token, false, ours.known("previous"), at(60)), SubjectError::Expired { expired_at });
         assert!(verified(&token, false, ours.known("previous"), at(59)).unwrap().alive);
+    }
+
+    /// not even to a client that may redeem.
+    #[test]
+    fn a_live_token_has_no_use_for_the_history() {
+        let ours = Ours::new();
+        let token = ours.token(&claims());
+        for may_redeem in [true, false] {
+            assert_eq!(refusal(&token, may_redeem, ours.known("historical"), at(59)), SubjectError::KeyUnknown);
+        }
+        assert!(verified(&token, true, ours.known("historical"), at(60)).is_ok());
+        assert!(verified(&token, true, ours.known("previous"), at(59)).unwrap().alive);
+    }
+
+    fn live(text: &str, key: KnownKey, now: Timestamp) -> Result<OwnToken, SubjectError> {
+        verify_live(text, &"d.example".parse().unwrap(), |_| key, now)
+    }
+
+    /// The mark of a token that was redeemed.
+    fn delayed() -> Value {
+        json!({"delayed": {"iat": 1, "exp": 2, "use": 1}})
+    }
+
+    /// R-INTRO-06, A-107, A-112
+    #[test]
+    fn what_is_not_valid_now_is_not_live() {
+        let ours = Ours::new();
+        let token = ours.token(&claims());
+        let outcome = |text: &str, key, now| live(text, key, now).expect_err("not live");
+        for state in ["current", "previous"] {
+            let own = live(&token, ours.known(state), at(59)).unwrap();
+            assert!((own.claims.txn.as_str(), own.kid.as_str(), own.alive) == ("t-1", "k", true));
+        }
+        assert_eq!(outcome(&token, ours.known("current"), at(60)), SubjectError::Expired { expired_at: at(60) });
+        assert_eq!(outcome(&token, ours.known("current"), at(0) - Duration::from_secs(6)), SubjectError::NotYetValid);
+        for key in [ours.known("historical"), KnownKey::Gone, KnownKey::Unknown] {
+            assert_eq!(outcome(&token, key, at(0)), SubjectError::KeyUnknown);
+        }
+        let elsewhere = ours.token(&with("aud", "e.example"));
+        assert_eq!(outcome(&elsewhere, ours.known("current"), at(0)), SubjectError::AudienceMismatch);
+        let forged = Ours::new().token(&claims());
+        assert_eq!(outcome(&forged, ours.known("current"), at(0)), SubjectError::SignatureInvalid);
+        let waiting = || KnownKey::Signing(SignedBy { from: None, until: None, ..ours.signed_by("next") });
+        for token in [ours.token(&with("rctx", delayed())), token] {
+            assert!(matches!(outcome(&token, waiting(), at(0)), SubjectError::ClaimsInvalid(_)));
+        }
+    }
+
+    /// CONTRACT 3.5: a free retry repeats the claims of the use, and may be signed by the key after.
+    #[test]
+    fn a_redeemed_token_is_live_whichever_key_signed_its_retry() {
+        let ours = Ours::new();
+        let redeemed = ours.token(&with("rctx", delayed()));
+        let signed = |from, until| KnownKey::Signing(SignedBy { from: Some(from), until, ..ours.signed_by("current") });
+        for key in [ours.known("current"), signed(at(1), None), signed(at(59), None)] {
+            assert!(live(&redeemed, key, at(59)).is_ok());
+        }
+        for key in [signed(at(60), None), signed(at(0) - Duration::from_secs(9), Some(at(0) - Duration::from_secs(1)))]
+        {
+            assert!(live(&redeemed, key, at(59)).is_err());
+        }
+        assert!(live(&ours.token(&claims()), signed(at(1), None), at(59)).is_err(), "it was signed when it was issued");
+        let long = ours.token(&{
+            let mut claims = with("rctx", delayed());
+            claims["exp"] = (ISSUED + 61).into();
+            claims
+        });
+        assert!(live(&long, ours.known("current"), at(0)).is_err());
+        assert_eq!(refusal(&redeemed, true, signed(at(1), None), at(59)), SubjectError::Redeemed);
     }
 
     /// A-106, R-DELAY-09: both ends of the span are inside.

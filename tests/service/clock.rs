@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::scene::{PURGE, delayed};
+use crate::scene::{PURGE, READER, delayed};
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
@@ -63,6 +63,19 @@ fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
 
     set_clock(&writ, "+0");
     assert_eq!(writ.workload("batch").token(&redemption).issued().use_number(), Some(1));
+}
+
+/// A-129, R-INTRO-06: by a clock that went back, what has expired would be valid again.
+#[test]
+fn by_a_clock_that_went_back_no_token_is_active() {
+    let Some(library) = library() else { return };
+    let writ = with_clock(delayed("").client("reader", READER), &library);
+    let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    original.wait_until_expired();
+    let reader = writ.workload("reader");
+    reader.introspect(&original.token).inactive();
+    set_clock(&writ, "-60");
+    reader.introspect(&original.token).refused(503, "temporarily_unavailable", "clock_behind");
 }
 
 /// a clock that jumped ahead drops nothing that will be needed.

@@ -1,4 +1,4 @@
-//! Signing keys: published, promoted, retired, revoked, sealed (CONTRACT 5, 6, 8; areas KEYS, META).
+//! Signing keys: published, promoted, retired, revoked, sealed (CONTRACT 5, 6, 8; area KEYS).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::support::answer::Issued;
 use crate::support::http::Connection;
 use crate::support::workload::{Form, tls_config};
 use crate::support::writ::{Setup, Writ, get, sealing_key};
-use crate::support::{ISSUER, eventually, now, wait_until};
+use crate::support::{eventually, now, wait_until};
 
 fn issue(writ: &Writ) -> Issued {
     writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued()
@@ -99,49 +99,6 @@ fn discovery_answers_head_and_refuses_other_methods() {
     let token = get(&mut connect(), "GET", "/token", &[]);
     assert_eq!((token.status, token.json()["reason"].as_str()), (404, Some("not_found")));
     assert_eq!(token.header("cache-control"), Some("no-store"));
-}
-
-/// R-META-01 to R-META-08
-#[test]
-fn the_metadata_say_what_is_there() {
-    let writ = Setup::new().client("mailer", MAILER).set("tokens.jwks_max_age", "7m").start();
-    let response = writ.site().discover("/.well-known/oauth-authorization-server", &[]);
-    assert_eq!(response.header("content-type").map(|text| text.split(';').next()), Some(Some("application/json")));
-    assert_eq!(response.header("cache-control"), Some("public, max-age=420"));
-    let metadata = response.json();
-    let endpoint = |path: &str| json!(format!("{ISSUER}{path}"));
-    for (name, value) in [
-        ("issuer", json!(ISSUER)),
-        ("token_endpoint", endpoint("/token")),
-        ("jwks_uri", json!("https://localhost:8444/.well-known/jwks.json")),
-        ("token_endpoint_auth_methods_supported", json!(["tls_client_auth"])),
-        ("response_types_supported", json!([])),
-        ("txn_token_trust_domains_supported", json!(["trust-domain.example"])),
-        ("txn_token_signing_alg_values_supported", json!(["ES256"])),
-    ] {
-        assert_eq!(metadata[name], value, "{name}");
-    }
-    assert_eq!(metadata["mtls_endpoint_aliases"]["token_endpoint"], endpoint("/token"));
-    let mut grants: Vec<&str> =
-        metadata["grant_types_supported"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    grants.sort_unstable();
-    assert_eq!(grants, ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]);
-    for absent in ["authorization_endpoint", "registration_endpoint", "scopes_supported"] {
-        assert_eq!(metadata.get(absent), None);
-    }
-}
-
-/// R-META-03
-#[test]
-fn self_signed_certificates_are_announced_where_a_policy_takes_them() {
-    let policy = format!(
-        "client_id = \"mailer\"\nself_signed_tls_client_auth_x5t_s256 = [\"{}\"]\n{MAILER}",
-        URL_SAFE_NO_PAD.encode([7; 32])
-    );
-    let writ = Setup::new().policy("mailer.toml", &policy).start();
-    let metadata = writ.site().discover("/.well-known/oauth-authorization-server", &[]).json();
-    let methods = metadata["token_endpoint_auth_methods_supported"].as_array().unwrap().clone();
-    assert!(methods.contains(&json!("self_signed_tls_client_auth")), "{methods:?}");
 }
 
 /// R-KEYS-02, R-KEYS-03

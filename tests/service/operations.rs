@@ -307,17 +307,6 @@ fn discovery_and_ops_can_be_switched_off() {
     assert_eq!(session.token(&good()).status(), 200);
 }
 
-/// CONTRACT 6: without a discovery listener the keys are at the issuer.
-#[test]
-fn the_metadata_point_to_the_issuer_where_discovery_is_off() {
-    let mut setup = Setup::new().client("mailer", MAILER).set("listen.discovery", "off");
-    setup.unset("listen.discovery_url");
-    let writ = setup.start();
-    let metadata =
-        writ.workload("mailer").connect().get("GET", "/.well-known/oauth-authorization-server").response.json();
-    assert_eq!(metadata["jwks_uri"], format!("{}/.well-known/jwks.json", crate::support::ISSUER));
-}
-
 ///
 #[test]
 fn an_ops_listener_for_everybody_is_warned_about() {

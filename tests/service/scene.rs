@@ -39,6 +39,9 @@ accept = ["client_credentials"]
 lifetime = "1s"
 "#;
 
+/// May ask about tokens, and may have none.
+pub(crate) const READER: &str = "introspect = true\n";
+
 /// The purpose that every redemption here is for.
 pub(crate) const PURGE: &str = "account.purge";
 

@@ -1,4 +1,4 @@
-//! What the token endpoint answered, and whether it may answer so.
+//! What an endpoint answered, and whether it may answer so.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use super::workload::TXN_TOKEN;
 use super::writ::Site;
 use super::{TRUST_DOMAIN, jose, now, wait_until};
 
-/// An answer of the token endpoint.
+/// An answer of the token or the introspection endpoint.
 pub(crate) struct Answer {
     site: Arc<Site>,
     pub(crate) response: Response,
@@ -69,6 +69,25 @@ impl Answer {
         issued
     }
 
+    /// The answer about a token that is valid: its claims, and what says so taken away (CONTRACT 4).
+    #[track_caller]
+    pub(crate) fn active(&self) -> Value {
+        assert_eq!(self.response.status, 200, "refused: {}", self.response.text());
+        self.judge_headers();
+        let mut answer = self.response.json();
+        let members = answer.as_object_mut().expect("an object");
+        assert_eq!(members.remove("active"), Some(json!(true)), "{}", self.response.text());
+        assert_eq!(members.remove("token_type"), Some(json!("N_A")));
+        answer
+    }
+
+    /// The answer about any other: exactly this, whatever the reason (R-INTRO-06).
+    #[track_caller]
+    pub(crate) fn inactive(&self) {
+        assert_eq!((self.response.status, self.response.text().as_str()), (200, r#"{"active":false}"#));
+        self.judge_headers();
+    }
+
     /// A refusal that is right in every respect that holds for all of them (CONTRACT 3.6).
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, error: &str, reason: &str) -> Refused {
@@ -111,13 +130,18 @@ impl Answer {
         self.refused(401, "invalid_client", reason)
     }
 
+    /// `X-Request-Id`.
+    pub(crate) fn request_id(&self) -> String {
+        self.response.header("x-request-id").expect("X-Request-Id").to_owned()
+    }
+
     #[track_caller]
     fn judge_headers(&self) -> String {
         let media_type = self.response.header("content-type").unwrap_or_default();
         assert!(media_type.split(';').next() == Some("application/json"), "{media_type:?}: {}", self.response.text());
         assert_eq!(self.response.header("cache-control"), Some("no-store"));
         assert_eq!(self.response.header("pragma"), Some("no-cache"));
-        self.response.header("x-request-id").expect("X-Request-Id").to_owned()
+        self.request_id()
     }
 
     /// The claims, if a downstream service takes the token at the moment it was issued. A token may live so briefly that

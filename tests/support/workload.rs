@@ -1,4 +1,4 @@
-//! A client: a certificate, a connection, requests to the token endpoint.
+//! A client: a certificate, a connection, requests to the endpoints.
 
 use std::fmt::Write as _;
 use std::io;
@@ -71,6 +71,12 @@ impl Workload {
         self.try_connect()?.try_token(form)
     }
 
+    /// `POST /introspect` about this token, on a connection of its own.
+    #[track_caller]
+    pub(crate) fn introspect(&self, token: &str) -> Answer {
+        self.connect().introspect(&Form::default().set("token", token))
+    }
+
     /// `POST /token` with this body and these headers and no others save `Host` and `Content-Length`.
     #[track_caller]
     pub(crate) fn post(&self, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -127,6 +133,12 @@ impl Session {
         self.try_post("/token", &headers, form.encode().as_bytes())
     }
 
+    /// `POST /introspect`.
+    #[track_caller]
+    pub(crate) fn introspect(&mut self, form: &Form) -> Answer {
+        self.post("/introspect", &[("Content-Type", FORM)], form.encode().as_bytes())
+    }
+
     /// `POST` with this body and these headers and no others save `Host` and `Content-Length`.
     #[track_caller]
     pub(crate) fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -148,7 +160,7 @@ impl Session {
         bytes.extend_from_slice(body);
         self.connection.send(&bytes)?;
         let response = self.connection.receive()?;
-        if path.split('?').next() == Some("/token") {
+        if matches!(path.split('?').next(), Some("/token" | "/introspect")) {
             self.site.note(&response);
         }
         Ok(Answer::new(&self.site, response))

@@ -167,7 +167,7 @@ pub(crate) struct Site {
     endpoints: RwLock<Option<Endpoints>>,
     /// The authority that vouches for its server.
     pub(crate) ca: String,
-    /// Request ids of every answer of the token endpoint that is JSON: each must be in the audit log once.
+    /// Request ids of every answer of the endpoints that is JSON: each must be in the audit log once.
     answered: Mutex<Vec<String>>,
 }
 
@@ -185,7 +185,7 @@ impl Site {
         self.endpoints.read().unwrap().expect("the service runs")
     }
 
-    /// Takes note that the token endpoint gave this answer.
+    /// Takes note that an endpoint gave this answer.
     pub(crate) fn note(&self, response: &Response) {
         if let Some(id) = response.header("x-request-id") {
             self.answered.lock().unwrap().push(id.to_owned());

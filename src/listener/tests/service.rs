@@ -14,7 +14,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::clock::Timestamp;
+use crate::endpoint::Endpoint;
 use crate::exchange::Issued;
+use crate::introspect::Introspected;
 use crate::keys::TxnToken;
 use crate::listener::pki::{self, Ca, Leaf};
 use crate::listener::tls::{MinVersion, Trust};
@@ -37,7 +39,7 @@ pub(super) struct Service {
 /// What the stub of the rooms shares with the test.
 #[derive(Default)]
 struct World {
-    unheard: Mutex<Vec<&'static str>>,
+    unheard: Mutex<Vec<(Endpoint, &'static str)>>,
     failing: Mutex<Vec<&'static str>>,
     release: Arc<Notify>,
     waiting: WaitCount,
@@ -98,7 +100,7 @@ impl Service {
         }
     }
 
-    pub(super) fn unheard(&self) -> Vec<&'static str> {
+    pub(super) fn unheard(&self) -> Vec<(Endpoint, &'static str)> {
         self.world.unheard.lock().unwrap().clone()
     }
 
@@ -153,9 +155,10 @@ fn rooms(world: &Arc<World>) -> Rooms {
                 })
             })
         }),
+        introspect: Arc::new(|_| Box::pin(std::future::ready(Ok(Introspected::Inactive)))),
         unheard: Arc::new(move |request: UnheardRequest<'_>| {
             assert!(request.certificate.is_some() && !request.name.id.is_empty());
-            unheard.unheard.lock().unwrap().push(request.refusal.reason());
+            unheard.unheard.lock().unwrap().push((request.endpoint, request.refusal.reason()));
             Box::pin(std::future::ready(()))
         }),
         jwks: Arc::new(|| b"{\"keys\":[]}".to_vec()),
@@ -173,6 +176,11 @@ pub(super) fn post(body: &str) -> String {
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// The same to the other endpoint.
+pub(super) fn post_introspection(body: &str) -> String {
+    post(body).replace("/token", "/introspect")
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
