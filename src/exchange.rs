@@ -96,10 +96,10 @@ impl Exchange {
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
-        self.blocks.check_client(&client.client_id, Timestamp::now())?;
+        let clock = Timestamp::now();
+        self.blocks.check_client(&client.client_id, clock)?;
         let mut trace = Trace::default();
         let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
-        let clock = Timestamp::now();
         self.ledger.check_clock(clock)?;
         let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
         let now = signer.instant();

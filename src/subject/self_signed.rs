@@ -144,3 +144,117 @@ fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectEr
     id.copy_from_slice(context.finish().as_ref());
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+        Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    };
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    };
+
+    use super::*;
+    use crate::subject::issued_jwt::tests::{NOW, SKEW, client};
+
+    const OURS: &str = "https://tts.d.example";
+
+    /// A certificate of each kind of key that TLS clients have, with what signs with it.
+    struct Signer {
+        algorithm: &'static str,
+        certificate: PeerCertificate,
+        sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    }
+
+    impl Signer {
+        fn all() -> Vec<Self> {
+            let ecdsa = |curve: &'static EcdsaSigningAlgorithm, pkcs8: &[u8]| {
+                let pair = EcdsaKeyPair::from_pkcs8(curve, pkcs8).unwrap();
+                move |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+            };
+            let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+            let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+            let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+            let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+            let ed25519_pair = Ed25519KeyPair::from_pkcs8(&ed25519.serialize_der()).unwrap();
+            let rsa_pair = RsaKeyPair::from_pkcs8(&rsa.serialize_der()).unwrap();
+            vec![
+                Self::new("ES256", &p256, ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING, &p256.serialize_der())),
+                Self::new("ES384", &p384, ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING, &p384.serialize_der())),
+                Self::new("EdDSA", &ed25519, move |message| ed25519_pair.sign(message).as_ref().to_vec()),
+                Self::new("RS256", &rsa, move |message| {
+                    let mut signature = vec![0; rsa_pair.public_modulus_len()];
+                    rsa_pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+                    signature
+                }),
+            ]
+        }
+
+        fn new(algorithm: &'static str, key: &KeyPair, sign: impl Fn(&[u8]) -> Vec<u8> + 'static) -> Self {
+            let certificate = CertificateParams::default().self_signed(key).unwrap();
+            let certificate = PeerCertificate::parse(certificate.der()).unwrap();
+            Self { algorithm, certificate, sign: Box::new(sign) }
+        }
+
+        fn token(&self, kid: Option<&str>) -> String {
+            let mut header = json!({"alg": self.algorithm});
+            header.as_object_mut().unwrap().extend(kid.map(|kid| ("kid".to_owned(), kid.into())));
+            let (iat, exp) = (NOW.epoch() - 5, NOW.epoch() + 60);
+            let claims = json!({"iss": "gateway", "sub": "ann", "aud": [OURS], "iat": iat, "exp": exp, "jti": "1"});
+            let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+            let signed_part = format!("{}.{}", part(&header), part(&claims));
+            let signature = (self.sign)(signed_part.as_bytes());
+            format!("{signed_part}.{}", URL_SAFE_NO_PAD.encode(signature))
+        }
+
+        fn verified(&self, token: &str) -> Result<AssertedSubject, SubjectError> {
+            let client = client();
+            let certificate = &self.certificate;
+            verify(token, Presentation { client: &client, certificate, issuer: OURS, clock_skew: SKEW, now: NOW })
+        }
+    }
+
+    /// R-SUBJ-15: whatever key the certificate has, named by its thumbprint or not at all.
+    #[test]
+    fn the_key_of_any_certificate_signs() {
+        for signer in Signer::all() {
+            let (_, thumbprint) = certificate_key(signer.certificate.public_key()).unwrap();
+            for kid in [None, Some(thumbprint.as_str())] {
+                let asserted = signer.verified(&signer.token(kid)).unwrap();
+                assert_eq!((asserted.sub().as_str(), asserted.source()), ("ann", Source::SelfSigned));
+                assert_eq!(asserted.usable_until(), Some(NOW + Duration::from_secs(60) + SKEW));
+            }
+            assert_eq!(signer.verified(&signer.token(Some("other"))).unwrap_err(), KeyUnknown);
+        }
+    }
+
+    /// each key verifies its own tokens and no others.
+    #[test]
+    fn the_key_of_another_certificate_does_not() {
+        let signers = Signer::all();
+        for one in &signers {
+            for other in signers.iter().filter(|other| other.algorithm != one.algorithm) {
+                assert_eq!(one.verified(&other.token(None)).unwrap_err(), SignatureInvalid, "{}", other.algorithm);
+            }
+        }
+        let (first, second) = (&signers[0], &Signer::all()[0]);
+        assert_eq!(first.verified(&second.token(None)).unwrap_err(), SignatureInvalid);
+    }
+
+    ///
+    #[test]
+    fn a_jti_counts_for_its_client_alone() {
+        let claims = |jti: &str| serde_json::from_value(json!({ "jti": jti })).unwrap();
+        let id = |client: &str, jti: &str| single_use(&client.parse().unwrap(), &claims(jti)).unwrap();
+        assert_eq!(id("a", "1"), id("a", "1"));
+        assert_ne!(id("a", "1"), id("b", "1"));
+        assert_ne!(id("a", "b1"), id("ab", "1"));
+    }
+
+    #[test]
+    fn what_is_no_key_for_tokens_signs_nothing() {
+        assert!(certificate_key(b"").is_none() && certificate_key(&[0x30, 0]).is_none());
+    }
+}
