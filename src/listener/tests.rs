@@ -101,6 +101,11 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
         ),
         (post("x").replace("x-www-form-urlencoded", "json"), 415, "media_type_unsupported"),
         (post("x").replace("Host:", "Content-Encoding: gzip\r\nHost:"), 415, "media_type_unsupported"),
+        (
+            post("x").replace("x-www-form-urlencoded", "json").replace("/token", "/%74oken"),
+            415,
+            "media_type_unsupported",
+        ),
         ("GET /introspect HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 405, "method_not_allowed"),
         (post_introspection("x").replace("x-www-form-urlencoded", "json"), 415, "media_type_unsupported"),
     ] {
@@ -112,7 +117,8 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
         assert!(!reply.names().any(|name| name.starts_with("access-control")));
         assert_eq!(reply.header("allow"), (status == 405).then_some("POST"));
     }
-    let told = [Endpoint::Token, Endpoint::Token, Endpoint::Introspection].map(|to| (to, "media_type_unsupported"));
+    let told = [Endpoint::Token, Endpoint::Token, Endpoint::Token, Endpoint::Introspection]
+        .map(|to| (to, "media_type_unsupported"));
     assert_eq!(service.unheard(), told, "only POST to an endpoint is a matter of the audit");
 }
 
