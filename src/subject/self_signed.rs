@@ -161,11 +161,13 @@ mod tests {
 
     const OURS: &str = "https://tts.d.example";
 
+    type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
     /// A certificate of each kind of key that TLS clients have, with what signs with it.
     struct Signer {
         algorithm: &'static str,
         certificate: PeerCertificate,
-        sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+        sign: Sign,
     }
 
     impl Signer {
