@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use writ_verifier::Members;
+
 use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
 use super::outside::{Times, members};
@@ -21,7 +23,9 @@ pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<Assert
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    let expires = claims.raw("exp").is_some();
-    let usable_until = if expires { Times::read(&claims, now)?.hold(now, clock_skew)? } else { None };
+    // No other time is looked at: whatever else the object says is for the policy to name.
+    let mut expiry = Members::default();
+    expiry.adopt("exp", &claims, "exp");
+    let usable_until = Times::read(&expiry, now)?.hold(now, clock_skew)?;
     Ok(AssertedSubject { source: Source::UnsignedJson, sub, claims, usable_until, single_use: None })
 }
