@@ -135,6 +135,7 @@ fn each_fault_of_a_token_has_its_own_code_and_sentence() {
         let refused = ask(&writ, &Form::exchange(&draft.mint(), REFUND)).invalid_request(reason);
         sentences.insert(refused.answer["error_description"].to_string());
         assert_eq!(writ.audit_of(&refused.request_id)["reason"], *reason);
+        assert_eq!(writ.metric("writ_token_requests_total", &[("reason", reason)]), Some(1.0));
     }
     let unsupported = Form::token_exchange("x.y.z", "urn:ietf:params:oauth:token-type:saml2", REFUND);
     let refused = ask(&writ, &unsupported).invalid_request("subject_token_type_unsupported");
