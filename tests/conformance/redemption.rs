@@ -22,7 +22,7 @@ accept = ["client_credentials"]
 subjects = ["*"]
 lifetime = "1s"
 request_details = "any.json"
-tctx.copy = ["contract"]
+tctx.copy = ["contract", "amount"]
 rctx.copy = ["req_ip"]
 
 [[purpose]]
@@ -74,7 +74,7 @@ fn short_keys(batch: &str) -> Writ {
 fn form() -> Form {
     Form::client_credentials(PURGE)
         .set("requested_subject", "u-77")
-        .set("request_details", r#"{"contract":"C-1"}"#)
+        .set("request_details", r#"{"contract":"C-1","amount":100000000000000000001.50}"#)
         .set("request_context", r#"{"req_ip":"192.0.2.1"}"#)
 }
 
@@ -445,11 +445,12 @@ fn a_redeemed_token_carries_the_transaction_on_for_a_minute() {
     let original = expired(&writ);
     eventually("the first promotion", || (writ.run(&["keys", "rotate"]).code == 0).then_some(()));
     let redeemed = redeem(&writ, &original).issued();
-    let carried = ["iss", "txn", "sub", "aud", "scope", "tctx"];
-    for name in carried {
+    for name in ["iss", "txn", "sub", "aud", "scope"] {
         assert_eq!(redeemed.claims[name], original.claims[name], "{name}");
     }
-    assert_eq!(original.claims["tctx"], json!({"contract": "C-1"}));
+    for (name, value) in [("contract", "\"C-1\""), ("amount", "100000000000000000001.50")] {
+        assert_eq!(redeemed.typed.tctx.raw(name), Some(value), "byte for byte");
+    }
     let delayed = json!({"iat": original.iat(), "exp": original.exp(), "use": 1});
     assert_eq!(redeemed.claims["rctx"], json!({"req_ip": "192.0.2.1", "delayed": delayed}));
     assert_eq!(redeemed.claims["req_wl"], "batch");

@@ -182,6 +182,19 @@ fn a_key_that_is_new_since_the_last_fetch_is_found() {
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
 }
 
+/// R-KEYS-06: of readers.
+#[test]
+fn a_key_set_is_read_as_plain_json_too() {
+    let (scene, elsewhere) = (Scene::new(), Issuer::start());
+    elsewhere.publish(&scene.writ.site().jwks()); // as `application/json`
+    let verifier = Verifier::builder(TRUST_DOMAIN)
+        .jwks_url(elsewhere.jwks_uri())
+        .root_certificate_pem(elsewhere.ca_pem())
+        .and_then(Builder::build)
+        .unwrap();
+    verify(&verifier, &scene.issued.token).unwrap();
+}
+
 /// R-VERIFY-03
 #[test]
 fn only_the_type_of_a_txn_token_is_taken() {
