@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(outcome(&other, ours.known("current")), SubjectError::SignatureInvalid);
     }
 
-    /// A-112, R-DELAY-07, and the order of claims: audience, then marks and spans, then times.
+    /// A-112, and the order of claims: audience, then marks and spans, then times.
     #[test]
     fn claims_are_looked_at_before_times() {
         let ours = Ours::new();
