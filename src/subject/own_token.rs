@@ -284,7 +284,7 @@ mod tests {
         verified(text, may_redeem, key, now).expect_err("refused")
     }
 
-    /// to a client that may redeem.
+    /// A-105, R-DELAY-08: to a client that may redeem.
     #[test]
     fn every_key_that_signed_redeems_and_others_say_why_not() {
         let ours = Ours::new();
@@ -401,7 +401,7 @@ mod tests {
         assert!(verified(&ours.token(&claims()), true, KnownKey::Signing(waiting), at(0)).is_err());
     }
 
-    ///
+    /// A-106, R-DELAY-07
     #[test]
     fn a_token_that_lives_longer_than_any_is_forged() {
         let ours = Ours::new();
@@ -456,7 +456,7 @@ mod tests {
         }
     }
 
-    /// whoever asks, alive or not, and whatever the mark looks like.
+    /// A-098, R-DELAY-14: whoever asks, alive or not, and whatever the mark looks like.
     #[test]
     fn a_redeemed_token_serves_nothing_again() {
         let ours = Ours::new();
@@ -469,6 +469,7 @@ mod tests {
         }
     }
 
+    /// R-DELAY-07
     #[test]
     fn clocks_of_instances_may_differ_by_five_seconds() {
         let ours = Ours::new();
