@@ -1,7 +1,7 @@
 # The verbs of this project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt docs quickstart deny clean
+.PHONY: help test conformance lint fmt docs quickstart deny clean
 
 CARGO ?= cargo
 
@@ -13,6 +13,9 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	$(CARGO) test --workspace --locked
 	$(CARGO) build --bins --examples --locked
 	tests/examples.sh
+
+conformance: ## docs/conformance.md anew: which tests prove which requirement
+	WRIT_CONFORMANCE=write $(CARGO) test --locked --test conformance listing::the_page
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'

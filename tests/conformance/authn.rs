@@ -1,0 +1,1 @@
+//! Area AUTHN: authentication of the client and of the service.

@@ -1,0 +1,1 @@
+//! Area CLAIM: header and claims of the issued token.

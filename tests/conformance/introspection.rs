@@ -1,0 +1,1 @@
+//! Area INTRO: introspection, as client and as server.

@@ -1,0 +1,1 @@
+//! Area KEYS: signing keys, JWKS, rotation.

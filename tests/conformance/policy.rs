@@ -1,0 +1,1 @@
+//! Area POL: issuance policy and scope processing.

@@ -1,0 +1,1 @@
+//! Area PRIV: logging and privacy.

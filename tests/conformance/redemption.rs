@@ -1,0 +1,1 @@
+//! Area DELAY: redeeming an expired Txn-Token for a delayed job.

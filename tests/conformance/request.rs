@@ -1,0 +1,1 @@
+//! Area REQ: request parsing and parameters.

@@ -1,0 +1,1 @@
+//! Area RESP: responses, errors, headers.

@@ -1,0 +1,1 @@
+//! Area SUBJ: subject token types, replacement included.

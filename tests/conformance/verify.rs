@@ -1,0 +1,1 @@
+//! Area VERIFY: downstream verification and propagation.
