@@ -4,6 +4,7 @@
 //! The doc line of a test names the items it proves. [`listing`] gathers these into `docs/conformance.md` and fails for
 //! an item that has neither a test nor a reason.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::similar_names, reason = "an issuer issues, and what it issued is looked at")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
 #[path = "../support/mod.rs"]
