@@ -75,6 +75,19 @@ fn nothing_is_issued_that_no_policy_names() {
     writ.workload("gateway").token(&elsewhere).refused(400, "invalid_target", "audience_unknown");
 }
 
+/// R-POL-01
+#[test]
+fn a_policy_can_take_tokens_of_one_issuer_only() {
+    let (issuer, other) = (Issuer::start(), Issuer::start());
+    let only = purpose(&format!("when = 'subject.claims.iss == \"{}\"'\n", issuer.url()));
+    let prefixed = |table: &mut toml::Table| drop(table.insert("subject_prefix".into(), "other:".into()));
+    let setup = Setup::new().issuer(&issuer).issuer_with(&other, prefixed);
+    let writ = setup.client("gateway", &only).start();
+    let ask = |issuer: &Issuer| writ.workload("gateway").token(&Form::exchange(&issuer.access_token().mint(), "trade"));
+    ask(&issuer).issued();
+    ask(&other).invalid_scope("condition_failed");
+}
+
 /// R-POL-02
 #[test]
 fn the_scope_is_what_was_asked_for_and_what_the_subject_token_supports() {
