@@ -224,9 +224,10 @@ const PREFACE: &str = "\
 Which tests prove which item of [the requirements](spec/requirements.md). This page is made by `make conformance` from the doc
 comments of the tests and from [the exceptions](../tests/conformance/exceptions.toml); a test fails when it is not up to date.
 
-- **met**: as it stands there, with the tests that prove it.
-- **different**: [the contract](CONTRACT.md) chose otherwise; tests prove what it chose.
-- **later**: not built. *In part*: what the reason does not name is met.
+- **met**: as it stands there; the tests prove it, or the reason says where it can be seen.
+- **different**: [the contract](CONTRACT.md) chose otherwise; the tests are for what it chose.
+- **later**: not built.
+- *in part*: what the reason does not name is met.
 
 ";
 
