@@ -27,14 +27,14 @@ use self::condition::Condition;
 use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 
-/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character.
+/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Subject(String);
 
 /// The text is no [`Subject`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a subject has 1 to 255 characters, none a control character")]
+#[error("a subject has 1 to 255 characters, none a control character, and holds no token")]
 pub struct SubjectNameError;
 
 impl Subject {
@@ -49,7 +49,7 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, SubjectNameError> {
         let fits = !text.chars().any(char::is_control) && (1..=255).contains(&text.chars().count());
-        fits.then(|| Self(text.to_owned())).ok_or(SubjectNameError)
+        (fits && !mapping::holds_jws(text)).then(|| Self(text.to_owned())).ok_or(SubjectNameError)
     }
 }
 
@@ -328,6 +328,18 @@ mod tests {
 
     fn fits(pattern: &str, text: &str) -> bool {
         Glob::new(pattern).matches(text)
+    }
+
+    /// A-062, R-CLAIM-09
+    #[test]
+    fn a_subject_holds_no_token() {
+        let token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+        for text in [token, &format!("Bearer {token}"), &format!("a:{token}"), "", "a\nb"] {
+            assert!(text.parse::<Subject>().is_err(), "{text}");
+        }
+        for text in ["eyJhbGciOiJFUzI1NiJ9", "a.b.c", "spiffe://d.example/a.b.c", "ann@mail.d.example"] {
+            assert_eq!(text.parse::<Subject>().unwrap().as_str(), text);
+        }
     }
 
     ///

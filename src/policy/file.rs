@@ -290,7 +290,11 @@ fn complain_of_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, acc
             tctx.warning("copy", format_args!("\"{name}\" has no effect: the policy gives this member its value"));
         }
     }
-    for (name, _) in &mapping.tctx_subject {
+    for (name, claim) in &mapping.tctx_subject {
+        // R-SUBJ-10: nobody downstream could ask for the proof.
+        if claim == "cnf" {
+            tctx.error("subject", "must not name \"cnf\": the key of a sender is never copied");
+        }
         if mapping.tctx_fixed.raw(name).is_some() {
             tctx.error("subject", format_args!("\"{name}\" is a member of `fixed` too: which of them would count?"));
         }
@@ -693,6 +697,10 @@ mod tests {
             (
                 purpose(&["txn_token"], "tctx = { fixed = { a = 1 }, subject = { a = \"b\" } }"),
                 "6: purpose[0].tctx.subject: \"a\" is a member of `fixed` too",
+            ),
+            (
+                purpose(&["txn_token"], "tctx.subject = { a = \"cnf\" }"),
+                "6: purpose[0].tctx.subject: must not name \"cnf\"",
             ),
             (
                 purpose(&["client_credentials"], "tctx.subject = { a = \"b\" }"),

@@ -69,7 +69,8 @@ impl AssertedSubject {
 
 /// `sub`, as the trust domain knows it.
 pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
-    const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+    const FORM: SubjectError =
+        ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
     let name: String = claims.get("sub").ok_or(FORM)?;
     name.parse().map_err(|_| FORM)
 }

@@ -151,7 +151,8 @@ impl Measure<'_> {
 
     /// The subject, unique in the trust domain: inside this issuer's prefix, and nobody else's.
     fn subject(self, claims: &Members) -> Result<Subject, SubjectError> {
-        const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+        const FORM: SubjectError =
+            ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
         let prefix = &self.issuer.subject_prefix;
         let name: String = claims.get(&self.issuer.subject_claim).ok_or(FORM)?;
         let name: Subject = name.parse().map_err(|_| FORM)?;

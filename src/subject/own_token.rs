@@ -424,7 +424,7 @@ mod tests {
         assert_ne!(digest(&token), digest(&ours.token(&with("txn", "t-2"))));
     }
 
-    /// form, then key, then signature.
+    /// R-SUBJ-19: form, then key, then signature.
     #[test]
     fn what_is_no_txn_token_of_ours_is_refused_in_order() {
         let ours = Ours::new();
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(outcome(&other, ours.known("current")), SubjectError::SignatureInvalid);
     }
 
-    /// A-112, and the order of claims: audience, then marks and spans, then times.
+    /// A-112, R-SUBJ-19, and the order of claims: audience, then marks and spans, then times.
     #[test]
     fn claims_are_looked_at_before_times() {
         let ours = Ours::new();
