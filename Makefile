@@ -1,7 +1,7 @@
 # The verbs of this project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help test conformance lint fmt docs quickstart deny clean
+.PHONY: help test conformance policies lint fmt docs quickstart deny clean
 
 CARGO ?= cargo
 
@@ -12,6 +12,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/tools.sh
 	$(CARGO) test --workspace --locked
 	$(CARGO) build --bins --examples --locked
+	tests/policies.sh
 	tests/examples.sh
 
 conformance: ## docs/conformance.md anew: which tests prove which requirement
@@ -25,6 +26,10 @@ lint: ## format, clippy and documentation, warnings being errors; no second prov
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+policies: ## check the shipped policies and run their expectations
+	$(CARGO) build --bins --locked
+	tests/policies.sh
 
 docs: ## the API documentation, in target/doc
 	$(CARGO) doc --workspace --no-deps --locked

@@ -5,11 +5,12 @@
 
 pub mod condition;
 pub mod decide;
-mod exact;
+pub(crate) mod exact;
 pub mod file;
 pub mod folder;
 pub mod mapping;
 pub mod pdp;
+mod reach;
 pub mod schema;
 
 use std::collections::BTreeMap;
@@ -159,6 +160,13 @@ impl Glob {
     }
 }
 
+/// As it was written.
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.literals.join("*"))
+    }
+}
+
 /// What follows the first `literal` in `text` that has one or more plain characters before it.
 fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
     let one = text.chars().next()?.len_utf8();
@@ -206,6 +214,8 @@ pub struct PurposeRule {
     pub purpose: Purpose,
     /// Where it is written, so that a decision can be traced to its line.
     pub line: usize,
+    /// Where each key of it is written; those of its tables by names like `redemption.max_age`.
+    pub lines: BTreeMap<String, usize>,
     /// How long its tokens live; within the ceiling.
     pub lifetime: Duration,
     /// The sources it accepts; never empty.
@@ -227,6 +237,11 @@ pub struct PurposeRule {
 }
 
 impl PurposeRule {
+    /// The line of a key; of one that is not written, that of the table.
+    pub fn line_of(&self, key: &str) -> usize {
+        self.lines.get(key).copied().unwrap_or(self.line)
+    }
+
     /// Whether one of the patterns fits; false if none are written.
     pub fn names_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_some_and(|globs| globs.iter().any(|glob| glob.matches(subject.as_str())))

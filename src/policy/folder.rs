@@ -11,7 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::file::{self, Named, Reading, Settings};
-use super::{ClientPolicy, PolicySet, PurposeRule, Source};
+use super::reach;
+use super::{ClientPolicy, PolicySet};
 use crate::client::Thumbprint;
 use crate::config::{Problem, Severity};
 
@@ -116,8 +117,10 @@ impl Folder {
             self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
         let sound: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
         let mut problems = same_identities(&sound);
-        problems.extend(strangers(&sound));
-        problems.extend(everyday_purposes(&sound));
+        // Of a set with mistakes nobody can say what it would allow.
+        if sound.len() == readings.len() && !sound.iter().any(|reading| reading.has_errors()) {
+            problems.extend(reach::problems(&sound, settings));
+        }
         let mut policies = Vec::new();
         for reading in readings {
             match reading {
@@ -201,56 +204,6 @@ fn share_certificates(one: &ClientPolicy, other: &ClientPolicy) -> bool {
     let both: Vec<&Thumbprint> = other.identity.registered_thumbprints().iter().collect();
     let shared = one.identity.registered_thumbprints().iter().any(|thumbprint| both.contains(&thumbprint));
     shared || one.identity == other.identity
-}
-
-/// A purpose that can be redeemed is best kept for the work that is done later: whoever else can get it can do that work
-/// at once (R-DELAY-06).
-fn everyday_purposes(readings: &[&Reading]) -> Vec<Problem> {
-    let policies: Vec<_> = readings.iter().filter_map(|reading| Some((reading, reading.policy.as_ref()?))).collect();
-    let mut problems = Vec::new();
-    for (reading, policy) in &policies {
-        for (index, rule) in policy.purposes.iter().enumerate() {
-            let Some(redemption) = &rule.redemption else { continue };
-            for (_, other) in policies.iter().filter(|(_, other)| !redemption.issued_to.contains(&other.client_id)) {
-                if other.purposes.iter().any(|asked| asked.purpose == rule.purpose && can_begin(asked)) {
-                    let key = format!("purpose[{index}].redemption.issued_to");
-                    let (client, purpose) = (&other.client_id, &rule.purpose);
-                    let message = format!(
-                        "\"{client}\" can get \"{purpose}\" too: keep a purpose of its own for what is done later"
-                    );
-                    problems.push(reading.places.problem(Severity::Warning, &key, message));
-                }
-            }
-        }
-    }
-    problems
-}
-
-/// Whether it gives tokens without one that has the purpose already.
-fn can_begin(rule: &PurposeRule) -> bool {
-    rule.accept.iter().any(|source| !matches!(source, Source::TxnToken | Source::ExpiredTxnToken))
-}
-
-/// Redeeming tokens of a client that has no policy may be a slip of the pen, or a client that is gone.
-fn strangers(readings: &[&Reading]) -> Vec<Problem> {
-    let known: BTreeMap<_, _> = readings
-        .iter()
-        .filter_map(|reading| reading.policy.as_ref())
-        .map(|policy| (&policy.client_id, policy))
-        .collect();
-    let mut problems = Vec::new();
-    for reading in readings {
-        for (index, rule) in reading.policy.iter().flat_map(|policy| policy.purposes.iter().enumerate()) {
-            for client in rule.redemption.iter().flat_map(|redemption| &redemption.issued_to) {
-                if !known.contains_key(client) {
-                    let key = format!("purpose[{index}].redemption.issued_to");
-                    let message = format!("\"{client}\" has no policy");
-                    problems.push(reading.places.problem(Severity::Warning, &key, message));
-                }
-            }
-        }
-    }
-    problems
 }
 
 #[cfg(test)]
@@ -360,42 +313,6 @@ mod tests {
         {
             assert!(refusal.contains(expected), "{expected}: {refusal}");
         }
-    }
-
-    #[test]
-    fn redeeming_for_a_client_without_a_policy_is_warned_about() {
-        let folder = folder(&["a"]);
-        let redeem = "[[purpose]]\nscope = \"s\"\naccept = [\"expired_txn_token\"]\n\
-                      redemption = { issued_to = [\"a\", \"gone\"], max_age = \"1d\" }\n";
-        fs::write(folder.path().join("a.toml"), policy("a") + redeem).unwrap();
-        let (_, warnings) = load(&settings(folder.path())).unwrap();
-        let text = warnings.iter().map(ToString::to_string).collect::<String>();
-        assert!(text.ends_with("a.toml:6: purpose[0].redemption.issued_to: warning: \"gone\" has no policy"), "{text}");
-    }
-
-    /// R-DELAY-06
-    #[test]
-    fn a_redeemable_purpose_that_others_can_get_too_is_warned_about() {
-        let folder = folder(&[]);
-        let can = |client: &str, source: &str| {
-            let purpose = format!("[[purpose]]\nscope = \"s\"\naccept = [\"{source}\"]\n");
-            let redemption = "redemption = { issued_to = [\"origin\"], max_age = \"1d\" }\n";
-            let rest = if source == "expired_txn_token" { redemption } else { "" };
-            fs::write(folder.path().join(format!("{client}.toml")), policy(client) + &purpose + rest).unwrap();
-        };
-        can("job", "expired_txn_token");
-        can("second-job", "expired_txn_token");
-        can("origin", "client_credentials");
-        can("relay", "txn_token");
-        let warnings = || load(&settings(folder.path())).unwrap().1.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(warnings(), Vec::<String>::new());
-        can("other", "client_credentials");
-        let warnings = warnings();
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(
-            warnings[0].contains("job.toml") && warnings[0].contains("\"other\" can get \"s\" too"),
-            "{warnings:?}"
-        );
     }
 
     #[test]

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use writ_verifier::Members;
-
 use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
-use super::outside::{Times, members};
+use super::outside::members;
 use crate::clock::Timestamp;
 use crate::policy::Source;
 
@@ -23,9 +21,5 @@ pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<Assert
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    // No other time is looked at: whatever else the object says is for the policy to name.
-    let mut expiry = Members::default();
-    expiry.adopt("exp", &claims, "exp");
-    let usable_until = Times::read(&expiry, now)?.hold(now, clock_skew)?;
-    Ok(AssertedSubject { source: Source::UnsignedJson, sub, claims, usable_until, single_use: None })
+    AssertedSubject::unproven(Source::UnsignedJson, sub, claims, clock_skew, now)
 }
