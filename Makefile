@@ -13,6 +13,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	$(CARGO) test --workspace --locked
 	$(CARGO) build --bins --examples --locked
 	tests/examples.sh
+	tests/vectors.sh
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
