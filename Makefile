@@ -14,6 +14,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	$(CARGO) build --bins --examples --locked
 	tests/examples.sh
 	tests/vectors.sh
+	tests/schemathesis.sh
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
