@@ -11,18 +11,16 @@ use crate::request::{Form, TokenRequest, subject_token_types};
 /// Status, `error` and `reason`.
 type Row = (u16, String, String);
 
-const METHODS: &str = "GET, HEAD";
-
 fn description() -> Value {
     serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
 }
 
 /// Every refusal of the listener, one of each cause.
 fn all_of_http() -> Vec<HttpRefusal> {
-    let mut all = vec![HttpRefusal::NotFound];
-    // The next of each; the match grows with the enumeration, and so does the list.
-    while let Some(next) = match all[all.len() - 1] {
-        HttpRefusal::NotFound => Some(HttpRefusal::MethodNotAllowed(METHODS)),
+    // A match, so that a new one cannot be left out.
+    let next = |refusal: &HttpRefusal| match refusal {
+        HttpRefusal::NotFound => Some(HttpRefusal::MethodNotAllowed("POST")),
+        HttpRefusal::MethodNotAllowed("POST") => Some(HttpRefusal::MethodNotAllowed("GET, HEAD")),
         HttpRefusal::MethodNotAllowed(_) => Some(HttpRefusal::RequestTimeout),
         HttpRefusal::RequestTimeout => Some(HttpRefusal::BodyTooLarge),
         HttpRefusal::BodyTooLarge => Some(HttpRefusal::MediaTypeUnsupported),
@@ -31,10 +29,8 @@ fn all_of_http() -> Vec<HttpRefusal> {
         HttpRefusal::Internal => Some(HttpRefusal::Overloaded),
         HttpRefusal::Overloaded => Some(HttpRefusal::ShuttingDown),
         HttpRefusal::ShuttingDown => None,
-    } {
-        all.push(next);
-    }
-    all
+    };
+    std::iter::successors(Some(HttpRefusal::NotFound), next).collect()
 }
 
 /// What the code can answer.

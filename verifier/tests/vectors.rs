@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use writ_verifier::json::{Limits, Members};
 use writ_verifier::jwks::KeySet;
-use writ_verifier::{TxnToken, Verifier};
+use writ_verifier::{Builder, TxnToken, Verifier};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -55,7 +55,7 @@ fn every_vector_is_judged_as_it_says() {
     let mut differ = Vec::new();
     for vector in vectors() {
         let builder = Verifier::builder(&vector.audience).jwks_json(jwks.clone());
-        let builder = vector.issuer.iter().fold(builder, |builder, issuer| builder.issuer(issuer));
+        let builder = vector.issuer.iter().fold(builder, Builder::issuer);
         let now = UNIX_EPOCH + Duration::from_secs(vector.now);
         let verdict = match builder.build().unwrap().verify_at(&vector.token, &keys, now) {
             Ok(token) if vector.claims.is_some_and(|claims| shows(&token, &claims)) => "valid",
