@@ -1,7 +1,7 @@
 # The verbs of this project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt docs quickstart deny clean
+.PHONY: help test conformance policies lint fmt docs quickstart deny clean
 
 CARGO ?= cargo
 
@@ -12,9 +12,13 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/tools.sh
 	$(CARGO) test --workspace --locked
 	$(CARGO) build --bins --examples --locked
+	tests/policies.sh
 	tests/examples.sh
 	tests/vectors.sh
 	tests/schemathesis.sh
+
+conformance: ## docs/conformance.md anew: which tests prove which requirement
+	WRIT_CONFORMANCE=write $(CARGO) test --locked --test conformance -- --exact listing::the_page_is_as_generated
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
@@ -24,6 +28,10 @@ lint: ## format, clippy and documentation, warnings being errors; no second prov
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+policies: ## check the shipped policies and run their expectations
+	$(CARGO) build --bins --locked
+	tests/policies.sh
 
 docs: ## the API documentation, in target/doc
 	$(CARGO) doc --workspace --no-deps --locked

@@ -4,6 +4,7 @@ pub mod block;
 pub mod certs;
 pub mod check;
 pub mod keys;
+pub mod policy;
 pub mod quickstart;
 pub mod serve;
 pub mod store;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// See what a policy does before it does it
+    Policy(policy::Args),
     /// The key ring and its history
     Keys(keys::Args),
     /// The kill switch: nothing more is issued, replaced or redeemed for what it names
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Quickstart(args) => wait_for(quickstart::run(args)),
         Command::Serve(args) => wait_for(serve::run(args, &cli.config)),
         Command::Check { json } => check::run(&cli.config, json),
+        Command::Policy(args) => policy::run(args, &cli.config),
         Command::Keys(args) => wait_for(keys::run(args, &cli.config)),
         Command::Block(args) => wait_for(block::run(args, &cli.config)),
         Command::Store(args) => wait_for(store::run(args, &cli.config)),

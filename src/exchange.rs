@@ -15,6 +15,7 @@ use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
 use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::policy::mapping::holds_jws;
 use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
 use crate::refusal::Refusal;
@@ -214,7 +215,8 @@ impl Exchange {
 /// What is known of a decision grows as the request travels.
 impl Decision {
     fn asks(&mut self, request: &TokenRequest) {
-        self.scope = Some(request.scope.to_string());
+        // No policy has seen it yet: a token that was sent in the wrong place must not get into the log (R-PRIV-01).
+        self.scope = Some(request.scope.to_string()).filter(|scope| !holds_jws(scope));
         self.source = request.presented.sources().first().map(|source| source.name());
         self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
     }

@@ -36,7 +36,7 @@ pub mod signing;
 
 mod opening;
 mod records;
-mod token;
+pub mod token;
 
 pub use self::token::{Signer, TxnToken};
 

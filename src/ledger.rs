@@ -600,7 +600,7 @@ mod tests {
         assert_eq!(spent(&ledger, &grant("job", 1, 3), at(500)).await, None);
     }
 
-    ///
+    /// A-099, R-DELAY-13
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn parallel_uses_are_exactly_as_many_as_allowed() {
         let installed = Installed::new();
@@ -618,6 +618,7 @@ mod tests {
         assert_eq!(free, 63);
     }
 
+    /// R-DELAY-10
     #[tokio::test]
     async fn a_token_without_record_is_refused_unless_none_is_required() {
         let installed = Installed::new();
@@ -642,7 +643,7 @@ mod tests {
         assert_eq!(spent(&ledger, &lenient(2, ISSUED), at(100)).await, Some((2, false)));
     }
 
-    ///
+    /// A-129, R-DELAY-11
     #[tokio::test]
     async fn a_clock_behind_the_last_event_is_refused_until_it_is_trusted() {
         let installed = Installed::new();

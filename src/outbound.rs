@@ -613,6 +613,7 @@ mod tests {
         assert!(matches!(ask(&outbound).await, Err(Unreachable::Resting)));
     }
 
+    /// R-INTRO-04
     #[tokio::test]
     async fn more_calls_than_may_be_under_way_fail_at_once() {
         let service = Service::start(&[OK]).await;

@@ -5,11 +5,12 @@
 
 pub mod condition;
 pub mod decide;
-mod exact;
+pub(crate) mod exact;
 pub mod file;
 pub mod folder;
 pub mod mapping;
 pub mod pdp;
+mod reach;
 pub mod schema;
 
 use std::collections::BTreeMap;
@@ -27,14 +28,14 @@ use self::condition::Condition;
 use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 
-/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character.
+/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Subject(String);
 
 /// The text is no [`Subject`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a subject has 1 to 255 characters, none a control character")]
+#[error("a subject has 1 to 255 characters, none a control character, and holds no token")]
 pub struct SubjectNameError;
 
 impl Subject {
@@ -49,7 +50,7 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, SubjectNameError> {
         let fits = !text.chars().any(char::is_control) && (1..=255).contains(&text.chars().count());
-        fits.then(|| Self(text.to_owned())).ok_or(SubjectNameError)
+        (fits && !mapping::holds_jws(text)).then(|| Self(text.to_owned())).ok_or(SubjectNameError)
     }
 }
 
@@ -159,6 +160,13 @@ impl Glob {
     }
 }
 
+/// As it was written.
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.literals.join("*"))
+    }
+}
+
 /// What follows the first `literal` in `text` that has one or more plain characters before it.
 fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
     let one = text.chars().next()?.len_utf8();
@@ -206,6 +214,8 @@ pub struct PurposeRule {
     pub purpose: Purpose,
     /// Where it is written, so that a decision can be traced to its line.
     pub line: usize,
+    /// Where each key of it is written; those of its tables by names like `redemption.max_age`.
+    pub lines: BTreeMap<String, usize>,
     /// How long its tokens live; within the ceiling.
     pub lifetime: Duration,
     /// The sources it accepts; never empty.
@@ -227,6 +237,11 @@ pub struct PurposeRule {
 }
 
 impl PurposeRule {
+    /// The line of a key; of one that is not written, that of the table.
+    pub fn line_of(&self, key: &str) -> usize {
+        self.lines.get(key).copied().unwrap_or(self.line)
+    }
+
     /// Whether one of the patterns fits; false if none are written.
     pub fn names_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_some_and(|globs| globs.iter().any(|glob| glob.matches(subject.as_str())))
@@ -328,6 +343,18 @@ mod tests {
 
     fn fits(pattern: &str, text: &str) -> bool {
         Glob::new(pattern).matches(text)
+    }
+
+    /// A-062, R-CLAIM-09
+    #[test]
+    fn a_subject_holds_no_token() {
+        let token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+        for text in [token, &format!("Bearer {token}"), &format!("a:{token}"), "", "a\nb"] {
+            assert!(text.parse::<Subject>().is_err(), "{text}");
+        }
+        for text in ["eyJhbGciOiJFUzI1NiJ9", "a.b.c", "spiffe://d.example/a.b.c", "ann@mail.d.example"] {
+            assert_eq!(text.parse::<Subject>().unwrap().as_str(), text);
+        }
     }
 
     ///

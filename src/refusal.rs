@@ -191,6 +191,80 @@ impl Refusal {
 
 const STORE: Code = code("temporarily_unavailable", "store_unavailable");
 
+/// CONTRACT 3.6, as far as this table has a cause for it: each `error` with its reasons.
+const TABLE: [(&str, &[&str]); 8] = [
+    (
+        "invalid_request",
+        &[
+            "parameter_missing",
+            "parameter_repeated",
+            "parameter_malformed",
+            "parameter_unsupported",
+            "subject_token_malformed",
+            "subject_token_type_unsupported",
+            "subject_token_issuer_unknown",
+            "subject_token_key_unknown",
+            "subject_token_signature_invalid",
+            "subject_token_audience_mismatch",
+            "subject_token_expired",
+            "subject_token_not_yet_valid",
+            "subject_token_inactive",
+            "subject_token_claims_invalid",
+            "subject_token_replayed",
+            "redemption_too_early",
+            "redemption_too_old",
+            "redemption_exhausted",
+            "redemption_key_gone",
+            "redemption_not_on_record",
+            "replacement_limit",
+            "blocked",
+            "token_too_large",
+            "request_timeout",
+        ],
+    ),
+    ("unsupported_grant_type", &["grant_type_unsupported"]),
+    (
+        "invalid_scope",
+        &[
+            "scope_malformed",
+            "purpose_not_allowed",
+            "scope_exceeds_subject_token",
+            "scope_unknown",
+            "details_rejected",
+            "condition_failed",
+        ],
+    ),
+    (
+        "unauthorized_client",
+        &[
+            "source_not_allowed",
+            "subject_not_allowed",
+            "redemption_not_allowed",
+            "pdp_denied",
+            "introspection_not_allowed",
+        ],
+    ),
+    ("invalid_target", &["audience_unknown", "resource_unsupported"]),
+    ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
+    ("server_error", &["internal"]),
+    (
+        "temporarily_unavailable",
+        &[
+            "rate_limited",
+            "store_unavailable",
+            "issuer_unavailable",
+            "pdp_unavailable",
+            "clock_behind",
+            "audit_unavailable",
+        ],
+    ),
+];
+
+/// Whether there is a refusal with this `reason`.
+pub fn is_reason(name: &str) -> bool {
+    TABLE.iter().any(|(_, reasons)| reasons.contains(&name))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeSet;
@@ -269,75 +343,6 @@ pub(crate) mod tests {
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
         all
     }
-
-    /// CONTRACT 3.6, as far as there is a cause for it by now.
-    const TABLE: [(&str, &[&str]); 8] = [
-        (
-            "invalid_request",
-            &[
-                "parameter_missing",
-                "parameter_repeated",
-                "parameter_malformed",
-                "parameter_unsupported",
-                "subject_token_malformed",
-                "subject_token_type_unsupported",
-                "subject_token_issuer_unknown",
-                "subject_token_key_unknown",
-                "subject_token_signature_invalid",
-                "subject_token_audience_mismatch",
-                "subject_token_expired",
-                "subject_token_not_yet_valid",
-                "subject_token_inactive",
-                "subject_token_claims_invalid",
-                "subject_token_replayed",
-                "redemption_too_early",
-                "redemption_too_old",
-                "redemption_exhausted",
-                "redemption_key_gone",
-                "redemption_not_on_record",
-                "replacement_limit",
-                "blocked",
-                "token_too_large",
-                "request_timeout",
-            ],
-        ),
-        ("unsupported_grant_type", &["grant_type_unsupported"]),
-        (
-            "invalid_scope",
-            &[
-                "scope_malformed",
-                "purpose_not_allowed",
-                "scope_exceeds_subject_token",
-                "scope_unknown",
-                "details_rejected",
-                "condition_failed",
-            ],
-        ),
-        (
-            "unauthorized_client",
-            &[
-                "source_not_allowed",
-                "subject_not_allowed",
-                "redemption_not_allowed",
-                "pdp_denied",
-                "introspection_not_allowed",
-            ],
-        ),
-        ("invalid_target", &["audience_unknown", "resource_unsupported"]),
-        ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
-        ("server_error", &["internal"]),
-        (
-            "temporarily_unavailable",
-            &[
-                "rate_limited",
-                "store_unavailable",
-                "issuer_unavailable",
-                "pdp_unavailable",
-                "clock_behind",
-                "audit_unavailable",
-            ],
-        ),
-    ];
 
     #[test]
     fn every_cause_has_its_row_and_every_row_its_cause() {

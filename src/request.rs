@@ -511,8 +511,17 @@ mod tests {
         assert_eq!(token("token=a&token=a").err(), Some(RequestError::Repeated));
     }
 
+    /// R-PRIV-01
     #[test]
     fn a_token_is_never_shown() {
         assert!(!format!("{:?}", parse(&with(EXCHANGE, "subject_token", Some("secret"))).unwrap()).contains("secret"));
+    }
+
+    /// R-PRIV-01: by its type.
+    #[test]
+    fn a_token_is_wiped_after_use() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let TokenText(text) = Form::parse(b"token=secret").and_then(|form| form.token()).unwrap();
+        wiped(&text);
     }
 }

@@ -1,7 +1,7 @@
 //! What was presented → whom the transaction is for.
 //!
 //! In: [`Presented`](crate::request::Presented), as received. Out: [`VerifiedSubject`], which only a finished
-//! verification makes.
+//! verification makes. (What is called `supposed` was never verified: it is for trials of policies, which sign nothing.)
 
 mod asserted;
 pub mod error;
@@ -16,7 +16,7 @@ pub mod unsigned_json;
 
 pub use asserted::{AssertedSubject, SingleUse};
 pub use error::SubjectError;
-pub use outside::OutsideToken;
+pub use outside::{OutsideToken, SupposedBy};
 pub use own_token::OwnToken;
 
 use crate::policy::{Source, Subject};

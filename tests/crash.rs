@@ -77,7 +77,7 @@ fn token_of(answer: &Answer) -> Option<String> {
     (answer.status() == 200).then(|| answer.response.json()["access_token"].as_str().unwrap().to_owned())
 }
 
-/// a rotation is a chain of steps, and the service may die between any two of them.
+/// A-113, R-KEYS-08: a rotation is a chain of steps, and the service may die between any two of them.
 #[test]
 fn a_hundred_rotations_cut_short_lose_no_key() {
     let mut random = Random::new("rotations");

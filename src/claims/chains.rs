@@ -67,6 +67,7 @@ fn any_rule() -> impl Strategy<Value = PurposeRule> {
         .prop_map(|(purpose, accept, (copy, fixed, rctx, claim), granted_by, outlive, lifetime, when)| PurposeRule {
             purpose: purpose.parse().unwrap(),
             line: 1,
+            lines: std::collections::BTreeMap::new(),
             lifetime: Duration::from_secs(lifetime),
             subjects: Some(vec![Glob::new("u-*")]),
             granted_by: granted_by.iter().map(|scope| scope.parse().unwrap()).collect(),

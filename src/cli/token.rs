@@ -248,7 +248,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TokenError + '_ {
 }
 
 /// Text of someone else's for a terminal: control characters are shown, not obeyed.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 

@@ -202,6 +202,15 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The line of each key of the table that was taken, those of its own tables by names like `redemption.max_age`.
+    pub fn lines(&self) -> BTreeMap<String, usize> {
+        let line = |(name, place): (&String, &Place)| match place {
+            Place::Line(line) => Some((name.strip_prefix(&self.prefix)?.to_owned(), *line)),
+            Place::Variable(_) => None,
+        };
+        self.report.places.borrow().iter().filter_map(line).collect()
+    }
+
     /// Whether `key` is written and not yet taken.
     pub fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
@@ -470,7 +479,8 @@ fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
 /// A hundred years: far beyond any sense, and far from where sums overflow.
 const LONGEST: u64 = 36_500 * 86_400;
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+/// A duration such as `"60s"`; `"0s"` too.
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     const FORM: &str = "must be a duration: a whole number and s, m, h or d, such as \"60s\"";
     let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(FORM)?;
     let scale = match unit {

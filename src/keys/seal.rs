@@ -153,6 +153,18 @@ mod tests {
         assert_eq!((opened.private.as_slice(), opened.stale), (b"private".as_slice(), false));
     }
 
+    /// R-KEYS-12: by their types.
+    #[test]
+    fn private_bytes_outside_of_their_seal_are_wiped_after_use() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let pair = KeyPair::generate(SigningAlgorithm::EdDSA).unwrap();
+        let (pkcs8, place) = (pair.pkcs8().unwrap(), Place { store: "s", key: pair.public() });
+        let opened = keys(1, &[]).open(&keys(1, &[]).seal(&pkcs8, place).unwrap(), place).unwrap();
+        wiped(&pkcs8);
+        wiped(&opened.private);
+        wiped(&parse_sealing_key(STANDARD.encode([1; 32]).as_bytes()).unwrap());
+    }
+
     #[test]
     fn a_previous_sealing_key_still_opens_and_says_so() {
         let key = public();

@@ -75,8 +75,13 @@ impl KeyPair {
     fn tested(algorithm: SigningAlgorithm, private: Private) -> Result<Self, SigningError> {
         let public = PublicKey::new(algorithm, private.material()).map_err(|_| SigningError::Rejected)?;
         let pair = Self { public, private };
+        pair.self_test()?;
+        Ok(pair)
+    }
+
+    fn self_test(&self) -> Result<(), SigningError> {
         let message = b"self-test";
-        if pair.public.verifies(message, &pair.sign(message)?) { Ok(pair) } else { Err(SigningError::SelfTest) }
+        if self.public.verifies(message, &self.sign(message)?) { Ok(()) } else { Err(SigningError::SelfTest) }
     }
 
     /// The public half.
@@ -180,6 +185,18 @@ mod tests {
         }
     }
 
+    /// R-KEYS-12
+    #[test]
+    fn halves_that_do_not_fit_are_found_before_they_sign() {
+        for algorithm in [ES256, ES384, EdDSA, RS256, PS256] {
+            let pair = || KeyPair::generate(algorithm).unwrap();
+            assert_eq!(pair().self_test(), Ok(()));
+            let mixed = KeyPair { public: pair().public, private: pair().private };
+            assert_eq!(mixed.self_test(), Err(SigningError::SelfTest), "{algorithm}");
+        }
+    }
+
+    /// R-KEYS-12
     #[test]
     fn debug_shows_the_public_half_only() {
         let pair = KeyPair::generate(EdDSA).unwrap();

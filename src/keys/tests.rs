@@ -144,6 +144,7 @@ async fn tokens_of_every_algorithm_verify_with_the_published_keys() {
     }
 }
 
+/// R-PRIV-01
 #[tokio::test]
 async fn a_token_is_known_by_its_signed_part_and_shown_nowhere() {
     let installed = Installed::new();
@@ -166,6 +167,7 @@ async fn after_a_restart_the_same_key_signs() {
     assert_eq!(events, []);
 }
 
+/// R-KEYS-07
 #[tokio::test]
 async fn a_promotion_publishes_three_keys_and_destroys_the_private_half() {
     let installed = Installed::new();
@@ -348,7 +350,7 @@ async fn files_of_a_step_that_was_never_taken_are_put_right_at_the_next_start() 
     assert!(keys.verify().await.is_empty());
 }
 
-///
+/// A-114, R-KEYS-08
 #[tokio::test]
 async fn of_two_instances_that_rotate_at_once_one_wins_and_the_other_follows() {
     let installed = Installed::new();
@@ -450,6 +452,7 @@ async fn a_record_that_cannot_be_read_stops_the_start() {
     }
 }
 
+/// R-KEYS-10
 #[tokio::test]
 async fn a_ring_is_rebuilt_from_its_files() {
     let installed = Installed::new();

@@ -10,7 +10,7 @@ use serde::Serialize;
 use writ_verifier::claims::TYP;
 
 use super::public::{Kid, PublicKey};
-use super::{Held, KeysError};
+use super::{Held, KeysError, SigningAlgorithm};
 use crate::claims::Claims;
 use crate::clock::Timestamp;
 
@@ -73,6 +73,20 @@ pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?))
 }
 
+/// How long the token with these claims would be, in bytes, signed with such a key.
+pub fn length(claims: &Claims, algorithm: SigningAlgorithm) -> usize {
+    let signature = match algorithm {
+        SigningAlgorithm::ES256 | SigningAlgorithm::EdDSA => 64,
+        SigningAlgorithm::ES384 => 96,
+        SigningAlgorithm::RS256 | SigningAlgorithm::PS256 => 256,
+    };
+    // A `kid` is the SHA-256 of a key in base64url.
+    let header = r#"{"typ":"","alg":"","kid":""}"#.len() + TYP.len() + algorithm.as_str().len() + 43;
+    let payload = serde_json::to_string(claims).map_or(0, |payload| payload.len());
+    let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
+    encoded(header) + encoded(payload) + encoded(signature) + 2
+}
+
 impl TxnToken {
     /// The token as it is sent.
     pub fn as_str(&self) -> &str {
@@ -119,5 +133,25 @@ impl fmt::Debug for TxnToken {
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer").field("kid", self.kid()).field("instant", &self.instant).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::signing::KeyPair;
+
+    #[test]
+    fn the_length_of_a_token_is_known_before_it_is_signed() {
+        for algorithm in [SigningAlgorithm::ES256, SigningAlgorithm::ES384, SigningAlgorithm::EdDSA] {
+            let key = KeyPair::generate(algorithm).unwrap();
+            for sub in ["u", "u-1", "u-12"] {
+                let claims = Claims::about(sub);
+                let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap());
+                let signed = format!("{}.{payload}", header(key.public()).unwrap());
+                let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap());
+                assert_eq!(length(&claims, algorithm), format!("{signed}.{signature}").len(), "{algorithm}");
+            }
+        }
     }
 }

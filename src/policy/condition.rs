@@ -134,6 +134,21 @@ impl Condition {
         names
     }
 
+    /// The members that it names, like `details.quantity` or `subject.claims.level`; each once.
+    pub fn members(&self) -> Vec<String> {
+        let mut paths: Vec<String> = Vec::new();
+        visit(self.program.expression(), &mut |expression| {
+            let Some(path) = path(expression) else { return };
+            // The outer ones come first: what they begin with is no member of its own.
+            let known =
+                |other: &String| other.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            if path.contains('.') && !paths.iter().any(known) {
+                paths.push(path);
+            }
+        });
+        paths
+    }
+
     /// Whether it is true, on either side of numbers that 64 bits do not hold.
     pub fn holds(&self, facts: Facts<'_>) -> bool {
         self.is_true(facts, Side::Below) && self.is_true(facts, Side::Above)
@@ -225,6 +240,15 @@ fn is_fact(operand: &IdedExpr, fact: &str) -> bool {
     matches!(&operand.expr, Expr::Ident(name) if name == fact)
 }
 
+/// A fact, or a member of one however deep, as it is written.
+fn path(expression: &Expr) -> Option<String> {
+    match expression {
+        Expr::Ident(name) => Some(name.clone()),
+        Expr::Select(select) => Some(format!("{}.{}", path(&select.operand.expr)?, select.field)),
+        _ => None,
+    }
+}
+
 /// Shows `see` every part of an expression, the outer ones first; what a macro made of a loop is one part.
 fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a Expr)) {
     see(&expression.expr);
@@ -267,6 +291,16 @@ mod tests {
             context: &members(r#"{"req_ip":"192.0.2.1"}"#),
             now: Timestamp::from_epoch(1_790_000_000),
         })
+    }
+
+    #[test]
+    fn the_members_that_a_condition_names_are_known() {
+        let members = |text: &str| Condition::compile(text).unwrap().members();
+        assert_eq!(
+            members("!has(details.a.b) || details.a.b <= 1 && subject.claims.level == 'x' && subject.sub == client"),
+            ["details.a.b", "subject.claims.level", "subject.sub"]
+        );
+        assert_eq!(members("size(scope) == 1 && now > 0").len(), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! both write each rule they apply into the same [`Trace`], so that what is explained is the decision itself.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use writ_verifier::{Members, Purpose, Scope, TxnClaims};
 
 use super::condition::Facts;
 use super::mapping::{ClaimMissing, Rejection, TransactionContext};
-use super::{ClientPolicy, PurposeRule, Redemption, Source, Subject};
+use super::{ClientPolicy, PurposeRule, Redemption, Source, Subject, SubjectNameError};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
 use crate::request::{TokenRequest, TokenText};
@@ -72,10 +73,22 @@ pub enum Denial {
 pub struct Step {
     /// The rule's name: a key of the policy file where there is one.
     pub rule: &'static str,
+    /// The line of the policy file that says so, where it is written.
+    pub line: Option<usize>,
     /// Whether it let the request pass.
     pub passed: bool,
-    /// What was compared.
+    /// What was compared, for whoever may read the policy: it repeats what was sent.
     pub detail: Cow<'static, str>,
+}
+
+/// A rule, and the line that it is written in.
+#[derive(Clone, Copy)]
+struct Place(&'static str, Option<usize>);
+
+impl PurposeRule {
+    fn at(&self, key: &'static str) -> Place {
+        Place(key, Some(self.line_of(key)))
+    }
 }
 
 /// The rules applied so far, in order; the last one is the one that decided.
@@ -88,24 +101,29 @@ impl Trace {
         &self.0
     }
 
+    /// Takes down a rule of another room.
+    pub fn push(&mut self, step: Step) {
+        self.0.push(step);
+    }
+
     fn require(
         &mut self,
-        rule: &'static str,
+        place: Place,
         passed: bool,
         detail: impl Into<Cow<'static, str>>,
         denial: Denial,
     ) -> Result<(), Denial> {
-        self.check(rule, if passed { Ok(()) } else { Err(denial) }, detail)
+        self.check(place, if passed { Ok(()) } else { Err(denial) }, detail)
     }
 
     /// Takes down how a check ended.
     fn check<T, E: Into<Denial>>(
         &mut self,
-        rule: &'static str,
+        Place(rule, line): Place,
         outcome: Result<T, E>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Result<T, Denial> {
-        self.0.push(Step { rule, passed: outcome.is_ok(), detail: detail.into() });
+        self.0.push(Step { rule, line, passed: outcome.is_ok(), detail: detail.into() });
         outcome.map_err(Into::into)
     }
 }
@@ -159,17 +177,39 @@ impl<'a> Asked<'a> {
 pub fn admit<'a>(client: &'a ClientPolicy, request: &'a TokenRequest, trace: &mut Trace) -> Result<Asked<'a>, Denial> {
     let purposes = request.scope.purposes();
     for purpose in purposes {
-        let known = client.rules(purpose).next().is_some();
-        trace.require("scope", known, format!("purpose {purpose}"), Denial::PurposeNotAllowed)?;
+        let rule = client.rules(purpose).next();
+        let detail = match rule {
+            Some(_) => format!("{purpose} is a purpose of this policy"),
+            None => format!("{purpose} is no purpose of this policy"),
+        };
+        let place = rule.map_or(Place("scope", None), |rule| rule.at("scope"));
+        trace.require(place, rule.is_some(), detail, Denial::PurposeNotAllowed)?;
     }
     let sources = request.presented.sources();
     for purpose in purposes {
-        let accepted = client.rules(purpose).any(|rule| sources.iter().any(|source| rule.accept.contains(source)));
-        let names: Vec<_> = sources.iter().map(|source| source.name()).collect();
-        let detail = format!("{} for {purpose}", names.join(" or "));
-        trace.require("accept", accepted, detail, Denial::SourceNotAllowed)?;
+        let accepts = |rule: &&PurposeRule| sources.iter().any(|source| rule.accept.contains(source));
+        let accepting = client.rules(purpose).find(accepts);
+        let detail = if let Some(rule) = accepting {
+            let taken = names(sources.iter().filter(|source| rule.accept.contains(source)));
+            format!("{purpose} accepts {taken}")
+        } else {
+            let taken = names(client.rules(purpose).flat_map(|rule| &rule.accept));
+            format!("{purpose} accepts {taken}, not {}", names(sources))
+        };
+        let place = accepting.or(client.rules(purpose).next());
+        let place = place.map_or(Place("accept", None), |rule| rule.at("accept"));
+        trace.require(place, accepting.is_some(), detail, Denial::SourceNotAllowed)?;
     }
     Ok(Asked { client, request })
+}
+
+fn names<'a>(sources: impl IntoIterator<Item = &'a Source>) -> String {
+    listed(sources.into_iter().map(|source| source.name()))
+}
+
+fn listed<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
+    let words: Vec<_> = all.into_iter().map(|one| one.to_string()).collect();
+    words.join(" or ")
 }
 
 /// A yes: what the Txn-Token will say. Only [`decide`] makes one.
@@ -392,13 +432,24 @@ fn issue(
 /// The client's own subject needs no pattern; any other must fit one.
 fn may_name(asked: &Asked<'_>, rules: &[&PurposeRule], sub: &Subject, trace: &mut Trace) -> Result<(), Denial> {
     if *sub == asked.client.subject {
-        return Ok(());
+        return trace.check(Place("subject", None), Ok::<_, Denial>(()), format!("{sub} is the client itself"));
     }
     for rule in rules {
-        let detail = format!("the subject that the client names, for {}", rule.purpose);
-        trace.require("subjects", rule.names_subject(sub), detail, Denial::SubjectNotAllowed)?;
+        fits(rule, sub, trace)?;
     }
     Ok(())
+}
+
+/// One of the patterns must fit; none written, none fits.
+fn fits(rule: &PurposeRule, sub: &Subject, trace: &mut Trace) -> Result<(), Denial> {
+    let patterns = rule.subjects.as_deref().unwrap_or_default();
+    let fitting = patterns.iter().find(|pattern| pattern.matches(sub.as_str()));
+    let detail = match fitting {
+        Some(pattern) => format!("{sub} fits {pattern}"),
+        None if patterns.is_empty() => format!("{} names no subjects, and {sub} is another one", rule.purpose),
+        None => format!("{sub} does not fit {}", listed(patterns)),
+    };
+    trace.require(rule.at("subjects"), fitting.is_some(), detail, Denial::SubjectNotAllowed)
 }
 
 /// Adds to `carried` what the purposes make of details, context and claims. At the first issue, where there are claims,
@@ -411,19 +462,37 @@ fn map(
     trace: &mut Trace,
 ) -> Result<(), Denial> {
     let request = asked.request;
-    for rule in rules {
+    for rule in rules.iter().filter(|rule| rule.mapping.schema.is_some()) {
         let fits = rule.mapping.admit(request, claims.is_some());
-        let detail = format!("the schema for {}", rule.purpose);
-        trace.check("request_details", fits, detail)?;
+        let detail = match &fits {
+            Ok(()) => format!("the details fit the schema of {}", rule.purpose),
+            Err(unfit) => format!("the details do not fit the schema of {}: {}", rule.purpose, unfit.why),
+        };
+        trace.check(rule.at("request_details"), fits.map_err(Rejection::from), detail)?;
     }
     for rule in rules {
-        let made = rule.mapping.apply(request, claims).map_err(|ClaimMissing| Denial::ClaimMissing);
-        let made = trace.check("tctx.subject", made, format!("the claims that {} needs", rule.purpose))?;
-        let detail = format!("no member that {} brings has another value already", rule.purpose);
-        trace.check("tctx, rctx", carried.extend(&made), detail)?;
+        let made = match rule.mapping.apply(request, claims) {
+            Ok(made) => made,
+            Err(ClaimMissing { member, claim }) => {
+                let detail = format!("{member} is made of the claim {claim}, which the subject token lacks");
+                return trace.check(rule.at("tctx.subject"), Err(Denial::ClaimMissing), detail);
+            }
+        };
+        let members: Vec<_> = made.tctx.iter().chain(made.rctx.iter()).map(|(name, _)| name).collect();
+        let extended = carried.extend(&made);
+        let detail = match &extended {
+            Ok(()) => format!("{} brings {}", rule.purpose, members.join(", ")),
+            Err(rejection) => format!("{} brings {}, but {rejection}", rule.purpose, members.join(", ")),
+        };
+        if !members.is_empty() {
+            trace.check(Place("tctx, rctx", Some(rule.line)), extended, detail)?;
+        }
     }
     let sent = request.presented.token().map(TokenText::expose);
-    trace.check("tctx, rctx", carried.refuse_tokens(sent), "no member holds a token")
+    carried.refuse_tokens(sent).or_else(|rejection| {
+        let detail = rejection.to_string();
+        trace.check(Place("tctx, rctx", None), Err(rejection), detail)
+    })
 }
 
 /// `when` of each purpose, on the request's details and context.
@@ -447,7 +516,8 @@ fn conditions(
 
 fn condition(rule: &PurposeRule, facts: Facts<'_>, trace: &mut Trace) -> Result<(), Denial> {
     let Some(condition) = &rule.when else { return Ok(()) };
-    trace.require("when", condition.holds(facts), condition.source().to_owned(), Denial::ConditionFailed)
+    let detail = format!("{}: {}", rule.purpose, condition.source());
+    trace.require(rule.at("when"), condition.holds(facts), detail, Denial::ConditionFailed)
 }
 
 /// No token of a transaction is issued to live beyond this after its beginning.
@@ -466,8 +536,9 @@ fn replace(
 ) -> Result<Grant, Denial> {
     let claims = &token.claims;
     let within = asked.request.scope.purposes().iter().all(|purpose| claims.scope.contains(purpose.as_str()));
-    trace.require("scope", within, "every purpose is one of the token's", Denial::ScopeExceedsSubjectToken)?;
-    let sub = claims.sub.parse().map_err(|_| Denial::SubjectNotAllowed)?;
+    let detail = format!("the token is for {}", claims.scope);
+    trace.require(Place("scope", None), within, detail, Denial::ScopeExceedsSubjectToken)?;
+    let sub = own_subject(claims, trace)?;
     for rule in rules {
         fits_subjects(rule, &sub, trace)?;
     }
@@ -477,11 +548,16 @@ fn replace(
     let chain = claims.req_wl_chain.len().max(1);
     let replaced = chain - 1;
     let few = replaced < usize::try_from(at.max_replacements).unwrap_or(usize::MAX) && chain < LONGEST_CHAIN;
-    let detail = format!("{replaced} replacements so far");
-    trace.require("tokens.max_replacements", few, detail, Denial::ReplacementLimit)?;
+    let detail = format!("replaced {replaced} times before, at most {}", at.max_replacements);
+    let place = Place("tokens.max_replacements", None);
+    trace.require(place, few, detail, Denial::ReplacementLimit)?;
     let ends = began(&claims.txn).map(|began| began + TRANSACTION_SPAN);
     let young = ends.is_some_and(|ends| at.now < ends);
-    trace.require("tokens.max_replacements", young, "fifteen minutes have not passed", Denial::ReplacementLimit)?;
+    let detail = match ends {
+        Some(ends) => format!("its transaction gets no token from {ends} on, fifteen minutes after it began"),
+        None => "its txn does not tell when the transaction began".to_owned(),
+    };
+    trace.require(Place("txn", None), young, detail, Denial::ReplacementLimit)?;
     let ends = ends.ok_or(Denial::ReplacementLimit)?;
     let outlives = rules.iter().all(|rule| rule.outlive);
     let not_after = if outlives { ends } else { ends.min(Timestamp::from_epoch(claims.exp)) };
@@ -500,21 +576,30 @@ fn began(txn: &str) -> Option<Timestamp> {
     Some(Timestamp::from_epoch(seconds))
 }
 
+/// The subject of a token of ours.
+fn own_subject(claims: &TxnClaims, trace: &mut Trace) -> Result<Subject, Denial> {
+    claims.sub.parse().or_else(|error: SubjectNameError| {
+        trace.check(Place("subjects", None), Err(Denial::SubjectNotAllowed), error.to_string())
+    })
+}
+
 fn covered(rule: &PurposeRule, scope: Option<&Scope>, trace: &mut Trace) -> Result<(), Denial> {
-    let told = format!("the subject token tells its scope, for {}", rule.purpose);
-    trace.require("granted_by", scope.is_some(), told, Denial::ScopeUnknown)?;
-    let granted = scope.is_some_and(|scope| rule.granted_by.iter().any(|by| scope.contains(by.as_str())));
-    let detail = format!("one of its scopes grants {}", rule.purpose);
-    trace.require("granted_by", granted, detail, Denial::ScopeExceedsSubjectToken)
+    let place = rule.at("granted_by");
+    let Some(scope) = scope else {
+        let detail = "neither the subject token nor its issuer's scopes say what it covers";
+        return trace.check(place, Err(Denial::ScopeUnknown), detail);
+    };
+    let granting = rule.granted_by.iter().find(|by| scope.contains(by.as_str()));
+    let detail = match granting {
+        Some(by) => format!("{by} grants {}", rule.purpose),
+        None => format!("{} grants {}; the token covers {scope}", listed(&rule.granted_by), rule.purpose),
+    };
+    trace.require(place, granting.is_some(), detail, Denial::ScopeExceedsSubjectToken)
 }
 
 /// Where patterns are written they bind the subjects of tokens too.
 fn fits_subjects(rule: &PurposeRule, sub: &Subject, trace: &mut Trace) -> Result<(), Denial> {
-    if rule.subjects.is_none() {
-        return Ok(());
-    }
-    let detail = format!("the subject of the token, for {}", rule.purpose);
-    trace.require("subjects", rule.names_subject(sub), detail, Denial::SubjectNotAllowed)
+    if rule.subjects.is_some() { fits(rule, sub, trace) } else { Ok(()) }
 }
 
 /// The order at the end of area DELAY: purpose, originator, age; record and count are the ledger's.
@@ -523,18 +608,26 @@ fn fits_subjects(rule: &PurposeRule, sub: &Subject, trace: &mut Trace) -> Result
 fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut Trace) -> Result<Grant, Denial> {
     let request = asked.request;
     let found = asked.redeeming_rule().and_then(|rule| Some((rule, rule.redemption.as_ref()?)));
-    let detail = "a requested purpose has a table";
-    trace.require("redemption", found.is_some(), detail, Denial::SourceNotAllowed)?;
-    let (rule, redemption) = found.ok_or(Denial::SourceNotAllowed)?;
+    let Some((rule, redemption)) = found else {
+        let detail = format!("{} has no redemption table", request.scope);
+        return trace.check(Place("redemption", None), Err(Denial::SourceNotAllowed), detail);
+    };
     for (name, sent) in [("request_details", &request.details), ("request_context", &request.context)] {
-        let detail = "everything is carried over from the token";
-        trace.require(name, sent.is_none(), detail, Denial::UnsupportedOnRedemption(name))?;
+        if sent.is_some() {
+            let detail = "was sent, and everything is carried over from the token";
+            trace.check(Place(name, None), Err(Denial::UnsupportedOnRedemption(name)), detail)?;
+        }
     }
     let single = token.claims.scope.single().is_some();
-    trace.require("redemption", single, "the token has a single purpose", Denial::RedemptionNotAllowed)?;
+    let detail = match token.claims.scope.single() {
+        Some(purpose) => format!("the token has a single purpose, {purpose}"),
+        None => format!("the token has several purposes, {}", token.claims.scope),
+    };
+    trace.require(rule.at("redemption"), single, detail, Denial::RedemptionNotAllowed)?;
     let same = token.claims.scope == request.scope;
-    trace.require("scope", same, "the same purpose as the token's", Denial::ScopeExceedsSubjectToken)?;
-    let sub = token.claims.sub.parse().map_err(|_| Denial::SubjectNotAllowed)?;
+    let detail = format!("the token is for {}", token.claims.scope);
+    trace.require(rule.at("scope"), same, detail, Denial::ScopeExceedsSubjectToken)?;
+    let sub = own_subject(&token.claims, trace)?;
     fits_subjects(rule, &sub, trace)?;
     let carried = TransactionContext { tctx: token.claims.tctx.clone(), rctx: token.claims.rctx.clone() };
     let facts = Facts {
@@ -548,23 +641,35 @@ fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut T
     };
     condition(rule, facts, trace)?;
     let named = redemption.issued_to.iter().any(|client| client.as_str() == token.claims.req_wl);
-    trace.require("redemption.issued_to", named, "who asked for the token", Denial::RedemptionNotAllowed)?;
-    of_age(redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
+    let (by, of) = (&token.claims.req_wl, listed(&redemption.issued_to));
+    let detail =
+        if named { format!("{by} asked for the token") } else { format!("{by} asked for the token, not {of}") };
+    trace.require(rule.at("redemption.issued_to"), named, detail, Denial::RedemptionNotAllowed)?;
+    of_age(rule, redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
     Ok(asked.grant(&[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
 }
 
-fn of_age(redemption: &Redemption, exp: Timestamp, now: Timestamp, trace: &mut Trace) -> Result<(), Denial> {
+fn of_age(
+    rule: &PurposeRule,
+    redemption: &Redemption,
+    exp: Timestamp,
+    now: Timestamp,
+    trace: &mut Trace,
+) -> Result<(), Denial> {
     let redeemable_at = exp + redemption.min_age;
     let early = Denial::RedemptionTooEarly { redeemable_at };
-    trace.require("redemption.min_age", now >= redeemable_at, format!("redeemable from {redeemable_at}"), early)?;
+    let detail = format!("it can be redeemed from {redeemable_at} on");
+    trace.require(rule.at("redemption.min_age"), now >= redeemable_at, detail, early)?;
     let last = exp + redemption.max_age;
     let old = Denial::RedemptionTooOld { expired_at: exp };
-    trace.require("redemption.max_age", now <= last, format!("redeemable until {last}"), old)
+    let detail = format!("it can be redeemed until {last}");
+    trace.require(rule.at("redemption.max_age"), now <= last, detail, old)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -587,6 +692,7 @@ mod tests {
         PurposeRule {
             purpose: purpose.parse().unwrap(),
             line: 1,
+            lines: BTreeMap::new(),
             lifetime: Duration::from_secs(60),
             accept: accept.to_vec(),
             subjects: None,
@@ -630,6 +736,35 @@ mod tests {
     fn named(name: &str) -> (Presented, VerifiedSubject) {
         let subject: Subject = name.parse().unwrap();
         (Presented::Named(subject.clone()), VerifiedSubject::Named(subject))
+    }
+
+    /// R-POL-12: each rule says where it is written and what it compared.
+    #[test]
+    fn the_trace_tells_what_was_compared_and_where() {
+        let lines = BTreeMap::from([("accept".to_owned(), 5), ("subjects".to_owned(), 6)]);
+        let named_only = PurposeRule {
+            subjects: Some(vec![Glob::new("u-*"), Glob::new("v-*")]),
+            line: 3,
+            lines,
+            ..rule("a", &[Source::ClientCredentials, Source::TxnToken])
+        };
+        let policy = policy(vec![named_only]);
+        let traced = |scope: &str, (presented, subject): (Presented, VerifiedSubject)| {
+            let (mut trace, request) = (Trace::default(), request(scope, presented));
+            let outcome =
+                admit(&policy, &request, &mut trace).and_then(|asked| decide(&asked, subject, AT, &mut trace));
+            let last = trace.steps().last().unwrap();
+            assert_eq!(last.passed, outcome.is_ok());
+            (last.rule, last.line, last.detail.to_string())
+        };
+        let told = |rule, line, detail: &str| (rule, line, detail.to_owned());
+        assert_eq!(traced("a", named("v-1")), told("subjects", Some(6), "v-1 fits v-*"));
+        assert_eq!(traced("a", named("w-1")), told("subjects", Some(6), "w-1 does not fit u-* or v-*"));
+        assert_eq!(traced("a", named("svc:purge")), told("subject", None, "svc:purge is the client itself"));
+        assert_eq!(traced("b", named("u-1")), told("scope", None, "b is no purpose of this policy"));
+        let signed = (form("a", "self_signed").presented, VerifiedSubject::Client);
+        let detail = "a accepts client_credentials or txn_token, not self_signed";
+        assert_eq!(traced("a", signed), told("accept", Some(5), detail));
     }
 
     /// R-POL-01, A-079

@@ -34,6 +34,13 @@ pub struct Settings {
     pub pdp: bool,
 }
 
+impl Settings {
+    /// Whether there can be such a proof: an outside one needs an issuer.
+    pub(super) fn has(&self, source: Source) -> bool {
+        !source.is_outside() || self.outside_sources.contains(&source)
+    }
+}
+
 /// What was made of one file.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -43,6 +50,13 @@ pub(super) struct Reading {
     pub(super) problems: Vec<Problem>,
     /// Where each key stands.
     pub(super) places: Places,
+}
+
+impl Reading {
+    /// Whether something is wrong with the file.
+    pub(super) fn has_errors(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
 }
 
 /// The content of a file that a policy names, or why it cannot be read.
@@ -235,6 +249,7 @@ fn purpose(table: &mut Section<'_>, with: With<'_>) -> Option<PurposeRule> {
         pdp: table.flag("pdp").unwrap_or(false),
         accept,
         redemption,
+        lines: table.lines(),
         purpose: scope?,
     };
     complain_of_sources(table, &rule, settings);
@@ -290,7 +305,11 @@ fn complain_of_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, acc
             tctx.warning("copy", format_args!("\"{name}\" has no effect: the policy gives this member its value"));
         }
     }
-    for (name, _) in &mapping.tctx_subject {
+    for (name, claim) in &mapping.tctx_subject {
+        // R-SUBJ-10: nobody downstream could ask for the proof.
+        if claim == "cnf" {
+            tctx.error("subject", "must not name \"cnf\": the key of a sender is never copied");
+        }
         if mapping.tctx_fixed.raw(name).is_some() {
             tctx.error("subject", format_args!("\"{name}\" is a member of `fixed` too: which of them would count?"));
         }
@@ -334,9 +353,13 @@ fn complain_of_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Setti
         if rule.accept[..index].contains(source) {
             table.error("accept", format_args!("names \"{}\" twice", source.name()));
         }
-        if source.is_outside() && !settings.outside_sources.contains(source) {
-            let name = source.name();
-            table.warning("accept", format_args!("takes \"{name}\", which no [[subject_issuer]] has in token_types"));
+        if !settings.has(*source) {
+            let (name, nothing) = (source.name(), !rule.accept.iter().any(|source| settings.has(*source)));
+            let nothing = if nothing { ": nobody can get this purpose here" } else { "" };
+            table.warning(
+                "accept",
+                format_args!("takes \"{name}\", which no [[subject_issuer]] has in token_types{nothing}"),
+            );
         }
     }
     match (rule.accept.iter().find(|source| source.is_outside()), rule.granted_by.is_empty()) {
@@ -693,6 +716,10 @@ mod tests {
             (
                 purpose(&["txn_token"], "tctx = { fixed = { a = 1 }, subject = { a = \"b\" } }"),
                 "6: purpose[0].tctx.subject: \"a\" is a member of `fixed` too",
+            ),
+            (
+                purpose(&["txn_token"], "tctx.subject = { a = \"cnf\" }"),
+                "6: purpose[0].tctx.subject: must not name \"cnf\"",
             ),
             (
                 purpose(&["client_credentials"], "tctx.subject = { a = \"b\" }"),

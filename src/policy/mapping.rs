@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use writ_verifier::Members;
 
 use super::exact;
-use super::schema::Schema;
+use super::schema::{Schema, Unfit};
 use crate::request::TokenRequest;
 
 /// `request_details`, `tctx` and `rctx` of one purpose.
@@ -52,8 +52,19 @@ pub enum Rejection {
 }
 
 /// The subject token lacks the claim that a member is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClaimMissing;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimMissing {
+    /// The member of `tctx`.
+    pub member: String,
+    /// The claim.
+    pub claim: String,
+}
+
+impl From<Unfit> for Rejection {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit.member)
+    }
+}
 
 /// Where a name can be said aloud, it is.
 fn at(name: Option<&str>) -> String {
@@ -75,12 +86,12 @@ impl Mapping {
     /// Refuses request details that do not fit. Where `required`, details that were not sent must fit like empty ones.
     ///
     /// # Errors
-    /// [`Rejection::Unfit`].
-    pub fn admit(&self, request: &TokenRequest, required: bool) -> Result<(), Rejection> {
+    /// [`Unfit`].
+    pub fn admit(&self, request: &TokenRequest, required: bool) -> Result<(), Unfit> {
         let Some(schema) = &self.schema else { return Ok(()) };
         let none = Members::default();
         let sent = request.details.as_ref().or(required.then_some(&none));
-        sent.map_or(Ok(()), |details| schema.admit(details)).map_err(|unfit| Rejection::Unfit(unfit.member))
+        sent.map_or(Ok(()), |details| schema.admit(details))
     }
 
     /// What a request brings along; `claims` are those of the subject token, where they count.
@@ -93,7 +104,9 @@ impl Mapping {
         copy(request.context.as_ref(), &self.rctx_copy, &mut made.rctx);
         if let Some(claims) = claims {
             for (member, claim) in &self.tctx_subject {
-                made.tctx.adopt(member, claims, claim).then_some(()).ok_or(ClaimMissing)?;
+                if !made.tctx.adopt(member, claims, claim) {
+                    return Err(ClaimMissing { member: member.clone(), claim: claim.clone() });
+                }
             }
         }
         for (member, _) in self.tctx_fixed.iter() {
@@ -148,7 +161,7 @@ fn extend(members: &mut Members, others: &Members) -> Result<(), Rejection> {
 
 /// Whether a compact JWS, or a JWE, stands anywhere in a text: three parts or more in the alphabet of base64url, the
 /// first of which is a JSON object with `alg` (RFC 7515 §3.1).
-fn holds_jws(text: &str) -> bool {
+pub fn holds_jws(text: &str) -> bool {
     let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.split(foreign).filter(|word| word.bytes().filter(|&b| b == b'.').count() >= 2).any(|word| {
         // Something may stand before it.
@@ -209,7 +222,8 @@ mod tests {
         let claims = members(r#"{"customer_level":null}"#);
         let made = mapping().apply(&request(None, None), Some(&claims)).unwrap();
         assert_eq!((text(&made.tctx).as_str(), made.rctx.is_empty()), (r#"{"level":null,"desk":"retail"}"#, true));
-        assert_eq!(mapping().apply(&request(None, None), Some(&Members::default())), Err(ClaimMissing));
+        let missing = ClaimMissing { member: "level".to_owned(), claim: "customer_level".to_owned() };
+        assert_eq!(mapping().apply(&request(None, None), Some(&Members::default())), Err(missing));
         assert_eq!(text(&mapping().apply(&request(None, None), None).unwrap().tctx), r#"{"desk":"retail"}"#);
     }
 
@@ -224,10 +238,11 @@ mod tests {
     /// R-REQ-12: a request without details is valid unless the policy demands members.
     #[test]
     fn members_that_a_schema_demands_must_be_sent() {
-        assert_eq!(mapping().admit(&request(None, None), true), Err(Rejection::Unfit(None)));
-        assert_eq!(mapping().admit(&request(None, None), false), Ok(()));
-        assert_eq!(mapping().admit(&request(Some("{}"), None), false), Err(Rejection::Unfit(None)));
-        assert_eq!(mapping().admit(&request(Some(r#"{"action":1}"#), None), true), Ok(()));
+        let admit = |sent, required| mapping().admit(&request(sent, None), required).map_err(Rejection::from);
+        assert_eq!(admit(None, true), Err(Rejection::Unfit(None)));
+        assert_eq!(admit(None, false), Ok(()));
+        assert_eq!(admit(Some("{}"), false), Err(Rejection::Unfit(None)));
+        assert_eq!(admit(Some(r#"{"action":1}"#), true), Ok(()));
     }
 
     #[test]

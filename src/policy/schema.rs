@@ -51,6 +51,8 @@ pub enum SchemaError {
 pub struct Unfit {
     /// The member of the details that does not fit, where it is one.
     pub member: Option<String>,
+    /// What is wrong with it, for whoever wrote the schema: it repeats what was sent.
+    pub why: String,
 }
 
 /// A schema that can be applied.
@@ -105,11 +107,14 @@ impl Schema {
     /// Refuses details that do not fit, on either side of numbers that 64 bits do not hold.
     ///
     /// # Errors
-    /// [`Unfit`]; it repeats no value.
+    /// [`Unfit`].
     pub fn admit(&self, details: &Members) -> Result<(), Unfit> {
         for side in [Side::Below, Side::Above] {
-            let details = exact::read(details, side).ok_or(Unfit { member: None })?;
-            self.validator.validate(&details).map_err(|error| Unfit { member: member(&error) })?;
+            let unreadable = || Unfit { member: None, why: "a value cannot be read".to_owned() };
+            let details = exact::read(details, side).ok_or_else(unreadable)?;
+            self.validator
+                .validate(&details)
+                .map_err(|error| Unfit { member: member(&error), why: error.to_string() })?;
         }
         Ok(())
     }

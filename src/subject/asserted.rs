@@ -1,8 +1,11 @@
 //! Whom a client vouches for: the subject of what it signs, or just says.
 
+use std::time::Duration;
+
 use writ_verifier::Members;
 
 use super::SubjectError::{self, ClaimsInvalid};
+use super::outside::Times;
 use crate::clock::Timestamp;
 use crate::policy::{Source, Subject};
 
@@ -54,13 +57,33 @@ impl AssertedSubject {
     }
 }
 
+impl AssertedSubject {
+    /// What `source` with these claims says, whether or not anything proves it.
+    ///
+    /// # Errors
+    /// What is wrong with the times.
+    pub fn unproven(
+        source: Source,
+        sub: Subject,
+        claims: Members,
+        clock_skew: Duration,
+        now: Timestamp,
+    ) -> Result<Self, SubjectError> {
+        // No other time is looked at: whatever else it says is for the policy to name.
+        let mut expiry = Members::default();
+        expiry.adopt("exp", &claims, "exp");
+        let usable_until = Times::read(&expiry, now)?.hold(now, clock_skew)?;
+        Ok(Self { source, sub, claims, usable_until, single_use: None })
+    }
+}
+
 #[cfg(test)]
 impl AssertedSubject {
     /// A subject that no client vouched for, for tests of what is done with it.
     pub(crate) fn about(source: Source, sub: &str, usable_until: Option<Timestamp>) -> Self {
         let single_use = usable_until.filter(|_| source == Source::SelfSigned).map(|keep_until| SingleUse {
             id: [7; 32],
-            made: keep_until - std::time::Duration::from_secs(60),
+            made: keep_until - Duration::from_secs(60),
             keep_until,
         });
         Self { source, sub: sub.parse().unwrap(), claims: Members::default(), usable_until, single_use }
@@ -69,7 +92,8 @@ impl AssertedSubject {
 
 /// `sub`, as the trust domain knows it.
 pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
-    const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+    const FORM: SubjectError =
+        ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
     let name: String = claims.get("sub").ok_or(FORM)?;
     name.parse().map_err(|_| FORM)
 }

@@ -663,7 +663,7 @@ pub(super) mod tests {
         assert!(Setting::rfc_9068().read(&with("nbf", "0")).is_ok());
     }
 
-    /// the skew is on both ends, to the second.
+    /// R-SUBJ-02, R-SUBJ-06: the skew is on both ends, to the second.
     #[test]
     fn times_hold_within_the_skew_and_not_beyond() {
         let read = |name: &str, value: &str| Setting::rfc_9068().read(&with(name, value)).err();

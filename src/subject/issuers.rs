@@ -221,7 +221,7 @@ impl Issuers {
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
             let (issuer, introspector) = self.introspecting(client).ok_or(SubjectError::Malformed)?;
-            return opaque::read(introspector.ask(text).await?, measure(issuer));
+            return opaque::read(text, introspector.ask(text).await?, measure(issuer));
         }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
@@ -665,6 +665,7 @@ mod tests {
         assert!(matches!(answer, Err(SubjectError::ClaimsInvalid(_))), "{answer:?}");
     }
 
+    /// R-SUBJ-07
     #[test]
     fn two_issuers_share_neither_name_nor_prefix() {
         let folder = tempfile::tempdir().unwrap();
@@ -820,6 +821,7 @@ mod tests {
     }
 
     proptest! {
+        /// R-SUBJ-01
         #[test]
         fn a_token_changed_anywhere_is_never_verified(
             edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u8, "[-A-Za-z0-9_.=+/ \\n\u{e9}]"), 1..4)

@@ -26,15 +26,19 @@ pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     fits.then_some(()).ok_or(Malformed)
 }
 
-/// What the issuer says about an active opaque token. A reply without `aud` is refused, since the token may be meant
-/// for anybody.
-pub(super) fn read(reply: Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+/// What the issuer says about the active opaque token `text`. A reply without `aud` is refused, since the token may be
+/// meant for anybody; so is one whose subject holds the token, which must not travel in another (R-CLAIM-09).
+pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
     if reply.get("sub").is_none_or(|sub: String| sub.is_empty()) {
         return Err(ClaimsInvalid("the issuer does not say whom the token is about"));
     }
-    by.complete(Source::AccessToken, reply)
+    let token = by.complete(Source::AccessToken, reply)?;
+    if token.sub().as_str().contains(text) {
+        return Err(ClaimsInvalid("the subject holds the token"));
+    }
+    Ok(token)
 }
 
 /// What the issuer says now about a JWT access token that was verified before. It may have taken back scope and time
@@ -111,7 +115,7 @@ mod tests {
         }
 
         fn read(&self, reply: &Value) -> Result<OutsideToken, SubjectError> {
-            self.measured(|by| super::read(members(reply.to_string().as_bytes())?, by))
+            self.measured(|by| super::read("2YotnFZFEjr1", members(reply.to_string().as_bytes())?, by))
         }
 
         /// What becomes of the good JWT when the issuer says this of it.
@@ -158,6 +162,16 @@ mod tests {
         assert_eq!((token.source(), token.issuer(), token.sub().as_str()), (Source::AccessToken, ISSUER, "alice"));
         assert_eq!(token.scope().unwrap().to_string(), "mail");
         assert_eq!(token.usable_until(), NOW + std::time::Duration::from_secs(300) + SKEW);
+    }
+
+    /// R-CLAIM-09
+    #[test]
+    fn a_subject_that_holds_the_token_is_none() {
+        let setting = Setting::new();
+        for sub in ["2YotnFZFEjr1", "token:2YotnFZFEjr1:"] {
+            assert!(matches!(setting.read(&reply("sub", json!(sub))), Err(ClaimsInvalid(_))), "{sub}");
+        }
+        assert!(setting.read(&reply("sub", json!("2YotnFZFEjr"))).is_ok());
     }
 
     /// A-077, R-INTRO-03

@@ -78,6 +78,58 @@ impl OutsideToken {
     }
 }
 
+impl OutsideToken {
+    /// What a verified token with these claims would say that covers `scope` and whose final subject is `sub`: to see what
+    /// policies make of it. No issuer signed it; of an issuer's settings nothing is known.
+    ///
+    /// # Errors
+    /// The first [`SubjectError`] in this order: audience where it is told, the proof of a bound token, subject, times.
+    pub fn supposed(
+        source: Source,
+        sub: Subject,
+        scope: Option<Scope>,
+        claims: Members,
+        by: SupposedBy<'_>,
+    ) -> Result<Self, SubjectError> {
+        if claims.raw("aud").is_some() {
+            let audience: Option<Audience> = claims.get("aud");
+            let fit = audience.is_some_and(|audience| audience.is_fit_for(by.client));
+            fit.then_some(()).ok_or(AudienceMismatch)?;
+        }
+        let bound = vouched_for(&claims, by.client)?;
+        not_a_clients(&sub, by.policies)?;
+        let until = Times::read(&claims, by.now)?.hold(by.now, by.clock_skew)?;
+        let usable_until = until.unwrap_or(by.now + UNTIL_ASKED_AGAIN);
+        let issuer = claims.get("iss").unwrap_or_default();
+        Ok(Self { source, issuer, sub, scope, usable_until, bound, claims })
+    }
+}
+
+/// By whom and when a token is presented that nobody verified.
+#[derive(Clone, Copy)]
+pub struct SupposedBy<'a> {
+    /// The client.
+    pub client: &'a ClientPolicy,
+    /// All clients, whose own subjects are theirs alone.
+    pub policies: &'a PolicySet,
+    /// Tolerated between the issuer's clock and ours.
+    pub clock_skew: Duration,
+    /// The instant of the request.
+    pub now: Timestamp,
+}
+
+/// Whether a token is bound to a sender's key (`cnf`); its client must have checked the proof.
+fn vouched_for(claims: &Members, client: &ClientPolicy) -> Result<bool, SubjectError> {
+    let bound = claims.raw("cnf").is_some();
+    let vouched = !bound || client.vouches_for_bound_tokens;
+    vouched.then_some(bound).ok_or(ClaimsInvalid("sender-constrained, and the client does not vouch for the proof"))
+}
+
+fn not_a_clients(sub: &Subject, policies: &PolicySet) -> Result<(), SubjectError> {
+    let own = policies.is_own_subject(sub.as_str());
+    if own { Err(ClaimsInvalid("the subject is a client's own")) } else { Ok(()) }
+}
+
 #[cfg(test)]
 impl OutsideToken {
     /// A token that no issuer signed, for tests of what is done with tokens.
@@ -130,17 +182,13 @@ impl Measure<'_> {
     pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
         let audience: Audience =
             claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
-        let held_to = &self.client.subject_token_audience;
-        let meant = audience.names_one_of(ours) && (held_to.is_empty() || audience.names_one_of(held_to));
+        let meant = audience.names_one_of(ours) && audience.is_fit_for(self.client);
         meant.then_some(audience).ok_or(AudienceMismatch)
     }
 
     /// The rest, once form and audience are those of `source`: the proof of a bound token, subject, scope, times.
     pub(super) fn complete(self, source: Source, claims: Members) -> Result<OutsideToken, SubjectError> {
-        let bound = claims.raw("cnf").is_some();
-        if bound && !self.client.vouches_for_bound_tokens {
-            return Err(ClaimsInvalid("sender-constrained, and the client does not vouch for the proof"));
-        }
+        let bound = vouched_for(&claims, self.client)?;
         let sub = self.subject(&claims)?;
         // An ID token says who somebody is, never what may be done (R-POL-05).
         let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
@@ -151,7 +199,8 @@ impl Measure<'_> {
 
     /// The subject, unique in the trust domain: inside this issuer's prefix, and nobody else's.
     fn subject(self, claims: &Members) -> Result<Subject, SubjectError> {
-        const FORM: SubjectError = ClaimsInvalid("the subject must have 1 to 255 characters, none a control character");
+        const FORM: SubjectError =
+            ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
         let prefix = &self.issuer.subject_prefix;
         let name: String = claims.get(&self.issuer.subject_claim).ok_or(FORM)?;
         let name: Subject = name.parse().map_err(|_| FORM)?;
@@ -160,9 +209,7 @@ impl Measure<'_> {
         if self.prefixes.iter().any(foreign) {
             return Err(ClaimsInvalid("the subject has the form of another issuer's"));
         }
-        if self.policies.is_own_subject(sub.as_str()) {
-            return Err(ClaimsInvalid("the subject is a client's own"));
-        }
+        not_a_clients(&sub, self.policies)?;
         Ok(sub)
     }
 
@@ -187,6 +234,12 @@ pub(super) enum Audience {
 }
 
 impl Audience {
+    /// Whether it is one that this client may bring.
+    fn is_fit_for(&self, client: &ClientPolicy) -> bool {
+        let held_to = &client.subject_token_audience;
+        held_to.is_empty() || self.names_one_of(held_to)
+    }
+
     /// Whether one of `these` is in it.
     pub(super) fn names_one_of(&self, these: &[String]) -> bool {
         self.names().iter().any(|name| these.contains(name))

@@ -73,6 +73,25 @@ pub struct OwnToken {
     pub alive: bool,
 }
 
+impl OwnToken {
+    /// A token with these claims that no key signed, as [`verify`] would have found it: to see what policies make of it.
+    ///
+    /// # Errors
+    /// The first [`SubjectError`] in this order: trust domain, redeemed before, times.
+    pub fn supposed(
+        claims: TxnClaims,
+        trust_domain: &TrustDomain,
+        may_redeem: bool,
+        now: Timestamp,
+    ) -> Result<Self, SubjectError> {
+        if claims.aud != *trust_domain {
+            return Err(SubjectError::AudienceMismatch);
+        }
+        let alive = serves(&claims, may_redeem, now)?;
+        Ok(Self { claims, signed_part: [0; 32], kid: String::new(), key_state: "supposed", alive })
+    }
+}
+
 #[cfg(test)]
 impl OwnToken {
     /// An expired token that no key signed, for tests of what is done with tokens.
@@ -99,15 +118,39 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<OwnToken, SubjectError> {
     let token = Genuine::verify(text, trust_domain, may_redeem, find)?;
-    // Looked at before any time: no chain of redemptions buys time, whoever asks and whenever.
-    if token.is_redeemed() {
-        return Err(SubjectError::Redeemed);
-    }
-    let alive = token.is_alive(now)?;
+    let alive = serves(&token.claims, may_redeem, now)?;
     if alive && !token.key.published {
         return Err(SubjectError::KeyUnknown); // the history is for expired tokens
     }
-    if alive || may_redeem { Ok(token.known(alive)) } else { Err(token.expired()) }
+    Ok(token.known(alive))
+}
+
+/// Whether a genuine token is alive, if it serves as a subject token at all.
+fn serves(claims: &TxnClaims, may_redeem: bool, now: Timestamp) -> Result<bool, SubjectError> {
+    // Looked at before any time: no chain of redemptions buys time, whoever asks and whenever.
+    if is_redeemed(claims) {
+        return Err(SubjectError::Redeemed);
+    }
+    let alive = is_alive(claims, now)?;
+    if alive || may_redeem { Ok(alive) } else { Err(expired(claims)) }
+}
+
+/// Whatever the mark looks like.
+fn is_redeemed(claims: &TxnClaims) -> bool {
+    claims.delayed() != Ok(None)
+}
+
+/// Whether it has not expired; its time has come.
+fn is_alive(claims: &TxnClaims, now: Timestamp) -> Result<bool, SubjectError> {
+    let begins = Timestamp::from_epoch(claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat)));
+    if begins > now + INSTANCE_SKEW {
+        return Err(SubjectError::NotYetValid);
+    }
+    Ok(now < Timestamp::from_epoch(claims.exp))
+}
+
+fn expired(claims: &TxnClaims) -> SubjectError {
+    SubjectError::Expired { expired_at: Timestamp::from_epoch(claims.exp) }
 }
 
 /// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included: as whoever holds the
@@ -122,7 +165,7 @@ pub fn verify_live(
     now: Timestamp,
 ) -> Result<OwnToken, SubjectError> {
     let token = Genuine::verify(text, trust_domain, false, find)?;
-    if token.is_alive(now)? { Ok(token.known(true)) } else { Err(token.expired()) }
+    if is_alive(&token.claims, now)? { Ok(token.known(true)) } else { Err(expired(&token.claims)) }
 }
 
 /// A Txn-Token that a key of ours signed in its time, unaltered. Of the token's own time nothing is said.
@@ -170,7 +213,7 @@ impl Genuine {
     fn check_span(&self) -> Result<(), SubjectError> {
         let (iat, exp) = (self.claims.iat, self.claims.exp);
         // A free retry repeats the claims of a redemption while they are valid, and another key may be current by then.
-        let last = if self.is_redeemed() { exp - 1 } else { iat };
+        let last = if is_redeemed(&self.claims) { exp - 1 } else { iat };
         if !self.key.signed_within(Timestamp::from_epoch(iat), Timestamp::from_epoch(last)) {
             return Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
         }
@@ -178,24 +221,6 @@ impl Genuine {
             return Err(SubjectError::ClaimsInvalid("it lives longer than any token of its time"));
         }
         Ok(())
-    }
-
-    /// Whatever the mark looks like.
-    fn is_redeemed(&self) -> bool {
-        self.claims.delayed() != Ok(None)
-    }
-
-    /// Whether it has not expired; its time has come.
-    fn is_alive(&self, now: Timestamp) -> Result<bool, SubjectError> {
-        let begins = Timestamp::from_epoch(self.claims.nbf.map_or(self.claims.iat, |nbf| nbf.max(self.claims.iat)));
-        if begins > now + INSTANCE_SKEW {
-            return Err(SubjectError::NotYetValid);
-        }
-        Ok(now < Timestamp::from_epoch(self.claims.exp))
-    }
-
-    fn expired(&self) -> SubjectError {
-        SubjectError::Expired { expired_at: Timestamp::from_epoch(self.claims.exp) }
     }
 
     fn known(self, alive: bool) -> OwnToken {
@@ -284,7 +309,7 @@ mod tests {
         verified(text, may_redeem, key, now).expect_err("refused")
     }
 
-    /// to a client that may redeem.
+    /// A-105, R-DELAY-08: to a client that may redeem.
     #[test]
     fn every_key_that_signed_redeems_and_others_say_why_not() {
         let ours = Ours::new();
@@ -401,7 +426,7 @@ mod tests {
         assert!(verified(&ours.token(&claims()), true, KnownKey::Signing(waiting), at(0)).is_err());
     }
 
-    ///
+    /// A-106, R-DELAY-07
     #[test]
     fn a_token_that_lives_longer_than_any_is_forged() {
         let ours = Ours::new();
@@ -424,7 +449,7 @@ mod tests {
         assert_ne!(digest(&token), digest(&ours.token(&with("txn", "t-2"))));
     }
 
-    /// form, then key, then signature.
+    /// R-SUBJ-19: form, then key, then signature.
     #[test]
     fn what_is_no_txn_token_of_ours_is_refused_in_order() {
         let ours = Ours::new();
@@ -442,7 +467,7 @@ mod tests {
         assert_eq!(outcome(&other, ours.known("current")), SubjectError::SignatureInvalid);
     }
 
-    /// A-112, and the order of claims: audience, then marks and spans, then times.
+    /// A-112, R-SUBJ-19, and the order of claims: audience, then marks and spans, then times.
     #[test]
     fn claims_are_looked_at_before_times() {
         let ours = Ours::new();
@@ -456,7 +481,7 @@ mod tests {
         }
     }
 
-    /// whoever asks, alive or not, and whatever the mark looks like.
+    /// A-098, R-DELAY-14: whoever asks, alive or not, and whatever the mark looks like.
     #[test]
     fn a_redeemed_token_serves_nothing_again() {
         let ours = Ours::new();
@@ -469,6 +494,7 @@ mod tests {
         }
     }
 
+    /// R-DELAY-07
     #[test]
     fn clocks_of_instances_may_differ_by_five_seconds() {
         let ours = Ours::new();

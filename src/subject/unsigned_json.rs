@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
-use super::outside::{Times, members};
+use super::outside::members;
 use crate::clock::Timestamp;
 use crate::policy::Source;
 
@@ -21,7 +21,5 @@ pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<Assert
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    let expires = claims.raw("exp").is_some();
-    let usable_until = if expires { Times::read(&claims, now)?.hold(now, clock_skew)? } else { None };
-    Ok(AssertedSubject { source: Source::UnsignedJson, sub, claims, usable_until, single_use: None })
+    AssertedSubject::unproven(Source::UnsignedJson, sub, claims, clock_skew, now)
 }

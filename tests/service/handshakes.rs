@@ -12,15 +12,14 @@ use rcgen::{
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, ClientConfig, ProtocolVersion, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, ProtocolVersion, SignatureScheme};
 
 use crate::scene::{self, MAILER};
 use crate::support::eventually;
 use crate::support::pki::{self, Ca, Credentials};
-use crate::support::workload::{Form, Workload};
+use crate::support::workload::{Form, Workload, tls_roots};
 use crate::support::writ::{Setup, Writ, spiffe_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -54,8 +53,7 @@ fn speaking(
     version: &'static rustls::SupportedProtocolVersion,
     credentials: Option<&Credentials>,
 ) -> Workload {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(writ.site().ca.as_bytes()).unwrap()).unwrap();
+    let roots = tls_roots(&writ.site().ca);
     let builder = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots);
     let config = match credentials {
         None => builder.with_no_client_auth(),

@@ -22,6 +22,7 @@ mod operations;
 mod outside_tokens;
 mod pdp;
 mod policies;
+mod policy_tools;
 mod reasons;
 mod redemption;
 mod replacement;

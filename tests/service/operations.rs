@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::scene::{self, MAILER};
+use crate::support::jose::Key;
 use crate::support::workload::{FORM, Form};
 use crate::support::writ::{Setup, Writ};
 use crate::support::{eventually, now};
@@ -182,6 +183,22 @@ fn strange_values_cannot_forge_a_log_line() {
     }
     let audit = writ.audit();
     assert_eq!(audit.iter().filter(|line| line["event"] == "token_issued").count(), 1);
+}
+
+/// A-135, R-PRIV-01: nor does a refusal repeat it.
+#[test]
+fn a_token_that_is_sent_in_the_wrong_place_is_not_logged() {
+    let writ = scene::mailer();
+    let token = Key::es256("k").token(r#"{"alg":"ES256"}"#, r#"{"sub":"a"}"#);
+    let form = good().set("requested_subject", "alice@trust-domain.example").set("client_id", "mailer");
+    let mut bodies: Vec<Form> = form.names().iter().map(|name| form.clone().set(name, &token)).collect();
+    bodies.push(form.set(&token, &token));
+    for body in bodies {
+        let answer = writ.workload("mailer").token(&body);
+        writ.audit_of(&answer.request_id());
+        assert!(!answer.response.text().contains(&token), "{body:?}");
+    }
+    assert!(!writ.log_text().contains(&token));
 }
 
 /// CONTRACT 10

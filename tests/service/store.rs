@@ -194,7 +194,7 @@ fn a_repair_is_on_record() {
     assert!(text.contains("store_repaired"), "{text}");
 }
 
-/// an older ledger would open uses again.
+/// A-128, R-DELAY-13: an older ledger would open uses again.
 #[test]
 fn a_rolled_back_store_stops_the_start_until_an_operator_trusts_it() {
     let mut writ = delayed_briefly("").start();

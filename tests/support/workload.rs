@@ -233,9 +233,7 @@ impl Form {
 
 /// TLS as a client with these credentials speaks it, trusting `ca`.
 pub(crate) fn tls_config(ca: &str, credentials: Option<&Credentials>) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("PEM")).expect("an authority");
-    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let builder = ClientConfig::builder().with_root_certificates(tls_roots(ca));
     Arc::new(match credentials {
         None => builder.with_no_client_auth(),
         // Not `with_client_auth_cert`, which would refuse what the service is to refuse.
@@ -245,4 +243,11 @@ pub(crate) fn tls_config(ca: &str, credentials: Option<&Credentials>) -> Arc<Cli
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
     })
+}
+
+/// Trust in `ca` alone.
+pub(crate) fn tls_roots(ca: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("PEM")).expect("an authority");
+    roots
 }

@@ -62,6 +62,8 @@
 //! - A Txn-Token says what a transaction is, not who calls. Authenticate the caller by other means, and never take a
 //!   Txn-Token from `Authorization`, a query or a body.
 //! - A request with more than one `Txn-Token` header is to be refused before its value gets here.
+//! - In a queue or in RPC metadata the token travels under the key `txn-token`, by the same rules. What was parked has
+//!   often expired when it is read: then it is for the client that may redeem it, and no good here.
 //! - Pass the token on byte for byte inside the trust domain, and remove the header at its edges, in both directions.
 //!
 //! # Rooms

@@ -274,6 +274,7 @@ async fn single_use_refuses_the_same_token_or_the_same_transaction() {
     assert!(by_transaction.verify(SIGNER.token(&with("txn", json!("t-2")))).await.is_ok());
 }
 
+/// R-PRIV-01
 #[test]
 fn debug_and_errors_show_nothing_of_the_token() {
     let encoded = SIGNER.token(&with("iat", json!(now())));

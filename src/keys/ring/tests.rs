@@ -63,6 +63,7 @@ fn the_first_key_signs_at_once_and_gives_way_after_its_period() {
     assert_eq!(ring.due(times(), at(100)), None);
 }
 
+/// R-KEYS-02, R-KEYS-10
 #[test]
 fn a_key_becomes_historical_then_only_a_name() {
     let mut ring = first();

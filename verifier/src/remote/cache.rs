@@ -299,7 +299,7 @@ mod tests {
         }
     }
 
-    ///
+    /// A-073, R-SUBJ-04: 30 s between two fetches that unknown keys ask for.
     #[test]
     fn a_storm_of_unknown_keys_fetches_once_a_cool_down_even_if_that_fails() {
         let mut scene = Scene::fetched();
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(refusal(&scene.pass(10).ask("b")), Some(KeyError::Unknown), "in the cool-down");
     }
 
-    ///
+    /// A-069, R-SUBJ-04
     #[test]
     fn known_keys_serve_past_their_age_until_they_are_stale() {
         let mut scene = Scene::fetched();

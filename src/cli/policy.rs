@@ -1,0 +1,195 @@
+//! `writ policy`: see what a policy does before it does it. Needs the policies and `writ.toml`; no network, no store, no
+//! keys and no certificates.
+
+mod audit_line;
+mod expectation;
+mod explain;
+mod hint;
+mod trial;
+
+use std::fmt::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use writ_verifier::Members;
+use writ_verifier::json::Limits;
+
+use self::audit_line::Line;
+use self::trial::{Age, Trial, World};
+use super::{NO, USAGE, complain, load};
+use crate::clock::Timestamp;
+use crate::policy::{Source, folder};
+
+/// `writ policy …`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What would be decided on a request and why, rule by rule
+    Explain(Box<ExplainArgs>),
+    /// Run the expectations beside the policies
+    Test {
+        /// Files with [[test]] tables; by default all in the folder `tests` of the policies
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Answer in JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ExplainArgs {
+    /// The client that asks
+    #[arg(long, value_name = "ID", required_unless_present = "from_audit")]
+    client: Option<String>,
+    /// What it brings, as policies name it: `access_token`, `client_credentials`, `expired_txn_token` …
+    #[arg(long, required_unless_present = "from_audit", value_parser = source)]
+    source: Option<Source>,
+    /// The purposes, separated by spaces
+    #[arg(long, required_unless_present = "from_audit")]
+    scope: Option<String>,
+    /// The final subject; by default `sub` of --presented, with `client_credentials` the client itself
+    #[arg(long)]
+    subject: Option<String>,
+    /// What the subject token covers, by its own word or the `scopes` of its issuer
+    #[arg(long, value_name = "SCOPE")]
+    subject_scope: Option<String>,
+    /// `request_details`: one JSON object
+    #[arg(long, value_name = "JSON")]
+    details: Option<String>,
+    /// `request_context`: one JSON object
+    #[arg(long, value_name = "JSON")]
+    context: Option<String>,
+    /// The claims of the subject token, one JSON object; of a Txn-Token `sub`, `scope` and `req_wl` must be known
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    presented: Option<Members>,
+    /// How long ago the subject token expired, like 40d; -30s if it lives for that long
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    age: Option<Age>,
+    /// A line of the audit log, `-` for standard input: explains that request, as far as the line tells of it; the other
+    /// options say more
+    #[arg(long, value_name = "LINE")]
+    from_audit: Option<String>,
+    /// Answer in JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the command line asks for. A refused request and an expectation that fails are exit code 1.
+pub fn run(args: Args, config: &Path) -> ExitCode {
+    let world = match world(config) {
+        Ok(world) => world,
+        Err(code) => return code,
+    };
+    let code = match args.command {
+        Command::Explain(args) => args.explain(&world),
+        Command::Test { files, json } => test(&files, json, &world),
+    };
+    code.unwrap_or_else(|error| {
+        eprintln!("writ: {error}");
+        ExitCode::from(USAGE)
+    })
+}
+
+/// The policies as they are now; their problems go to standard error. Warnings are left to `writ check`.
+fn world(config: &Path) -> Result<World, ExitCode> {
+    let config = load(config)?;
+    match folder::load(&config.policies) {
+        Ok((policies, _)) => Ok(World::new(config, policies, Timestamp::now())),
+        Err(problems) => {
+            complain(&problems);
+            Err(ExitCode::from(USAGE))
+        }
+    }
+}
+
+impl ExplainArgs {
+    fn explain(self, world: &World) -> Result<ExitCode, String> {
+        let json = self.json;
+        let (trial, introduction) = self.trial(world)?;
+        let verdict = trial.decide(world).map_err(|error| format!("--{}: {error}", error.key.replace('_', "-")))?;
+        let text = if json {
+            eprint!("{introduction}");
+            explain::to_json(&verdict) + "\n"
+        } else {
+            introduction + &explain::to_text(&trial, &verdict, world)
+        };
+        print(&text)?;
+        Ok(if verdict.outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+    }
+
+    /// The request, and what an audit line leaves open of it.
+    fn trial(self, world: &World) -> Result<(Trial, String), String> {
+        let Some(line) = &self.from_audit else {
+            let (Some(client), Some(source), Some(scope)) = (self.client, self.source, self.scope) else {
+                return Err("--client, --source and --scope are needed".to_owned());
+            };
+            let (subject, subject_scope, details, context) =
+                (self.subject, self.subject_scope, self.details, self.context);
+            let (presented, age) = (self.presented, self.age);
+            let trial = Trial { client, source, scope, subject, subject_scope, details, context, presented, age };
+            return Ok((trial, String::new()));
+        };
+        let text = if line == "-" { read_stdin()? } else { line.clone() };
+        let line = Line::parse(&text).map_err(|error| error.to_string())?;
+        let (mut trial, supposed) = line.trial(world).map_err(|error| error.to_string())?;
+        trial.client = self.client.unwrap_or(trial.client);
+        trial.source = self.source.unwrap_or(trial.source);
+        trial.scope = self.scope.unwrap_or(trial.scope);
+        trial.subject = self.subject.or(trial.subject);
+        trial.subject_scope = self.subject_scope.or(trial.subject_scope);
+        trial.details = self.details;
+        trial.context = self.context;
+        trial.age = self.age.or(trial.age);
+        if let Some(told) = &self.presented {
+            let claims = trial.presented.get_or_insert_default();
+            for (name, _) in told.iter() {
+                claims.adopt(name, told, name);
+            }
+        }
+        let mut introduction = format!("Then: {}. What the line does not tell is supposed:\n", line.outcome());
+        for what in supposed {
+            let _ = writeln!(introduction, "  - {what}");
+        }
+        Ok((trial, introduction + "\nWith these policies:\n"))
+    }
+}
+
+fn test(files: &[PathBuf], json: bool, world: &World) -> Result<ExitCode, String> {
+    let files = if files.is_empty() { expectation::files(&world.directory)? } else { files.to_vec() };
+    let results = match expectation::run(&files, world) {
+        Ok(results) => results,
+        Err(problems) => {
+            complain(&problems);
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    print(&if json { expectation::to_json(&results) + "\n" } else { expectation::to_text(&results) })?;
+    let failed = results.iter().any(|result| !result.passed());
+    Ok(if failed { ExitCode::from(NO) } else { ExitCode::SUCCESS })
+}
+
+fn source(name: &str) -> Result<Source, String> {
+    let names = || Source::ALL.map(Source::name).join(", ");
+    Source::from_name(name).ok_or_else(|| format!("must be of {}", names()))
+}
+
+fn object(text: &str) -> Result<Members, &'static str> {
+    Members::parse(text, Limits::DEFAULT).map_err(|_| "must be one JSON object in which no member stands twice")
+}
+
+fn read_stdin() -> Result<String, String> {
+    let mut text = String::new();
+    io::stdin().lock().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
+    Ok(text)
+}
+
+fn print(text: &str) -> Result<(), String> {
+    io::stdout().write_all(text.as_bytes()).map_err(|error| format!("standard output: {error}"))
+}

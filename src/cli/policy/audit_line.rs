@@ -1,0 +1,191 @@
+//! A line of the audit log → the request that it tells of, as far as it does.
+
+use serde::Deserialize;
+use writ_verifier::Members;
+
+use super::trial::{Age, Trial, World};
+use crate::policy::{PurposeRule, Source};
+
+/// Why a line cannot be explained.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LineError {
+    /// Not JSON, or of another kind.
+    #[error(
+        "--from-audit: is no audit line of a token request in JSON (\"event\":\"token_issued\" or \"token_refused\")"
+    )]
+    Form,
+    /// It came to an end before there was anything to decide.
+    #[error("--from-audit: the line names no {0}: the request ended with {1} before a policy could decide on it")]
+    TooEarly(&'static str, String),
+}
+
+/// What a line tells.
+#[derive(Debug, Deserialize)]
+pub(super) struct Line {
+    event: String,
+    client: Option<String>,
+    source: Option<String>,
+    scope: Option<String>,
+    sub: Option<String>,
+    txn: Option<String>,
+    delayed_by: Option<u64>,
+    subject_issuer: Option<String>,
+    reason: Option<String>,
+    policies: Option<String>,
+}
+
+impl Line {
+    /// Reads a line.
+    pub(super) fn parse(text: &str) -> Result<Self, LineError> {
+        let line: Self = serde_json::from_str(text.trim()).map_err(|_| LineError::Form)?;
+        let known = matches!(line.event.as_str(), "token_issued" | "token_refused");
+        known.then_some(line).ok_or(LineError::Form)
+    }
+
+    /// The request, and what the line does not tell of it.
+    pub(super) fn trial(&self, world: &World) -> Result<(Trial, Vec<String>), LineError> {
+        let reason = || self.reason.clone().unwrap_or_else(|| "-".to_owned());
+        let missing = |what| move || LineError::TooEarly(what, reason());
+        let client = self.client.clone().ok_or_else(missing("client"))?;
+        let scope = self.scope.clone().ok_or_else(missing("scope"))?;
+        let source = self.source.as_deref().and_then(Source::from_name).ok_or_else(missing("source"))?;
+        let mut trial = Trial {
+            client,
+            source,
+            scope,
+            subject: self.sub.clone(),
+            subject_scope: None,
+            details: None,
+            context: None,
+            presented: None,
+            age: None,
+        };
+        let mut supposed = self.suppose(&mut trial, world);
+        if !matches!(source, Source::ExpiredTxnToken) {
+            supposed.push("no request_details and no request_context were sent (--details, --context)".to_owned());
+        }
+        if self.policies.as_deref().is_some_and(|digest| digest != world.policies.digest()) {
+            supposed.push("the policies in force then were others than these".to_owned());
+        }
+        Ok((trial, supposed))
+    }
+
+    /// Fills in the proof; says what of it is made up.
+    fn suppose(&self, trial: &mut Trial, world: &World) -> Vec<String> {
+        let mut supposed = Vec::new();
+        if trial.source != Source::ClientCredentials {
+            supposed.push("the subject token is genuine".to_owned());
+        }
+        let mut claims = Members::default();
+        let mut set = |name: &str, value: &str| {
+            claims.set(name, &value).expect("a string always makes JSON");
+        };
+        if trial.source != Source::ClientCredentials && trial.subject.is_none() {
+            supposed.push("the subject is somebody (--subject)".to_owned());
+            trial.subject = Some("somebody".to_owned());
+        }
+        match trial.source {
+            Source::ClientCredentials => return supposed,
+            Source::UnsignedJson | Source::SelfSigned => {
+                supposed.push("it has no other claims (--presented)".to_owned());
+            }
+            Source::AccessToken | Source::Jwt | Source::IdToken => {
+                self.subject_issuer.iter().for_each(|issuer| set("iss", issuer));
+                trial.subject_scope = granting(trial, world);
+                let covers = trial.subject_scope.as_deref().unwrap_or("nothing that is told");
+                supposed.push(format!("the subject token covers {covers} (--subject-scope)"));
+                supposed.push(
+                    "it has no other claims, and was good for longer than the Txn-Token (--presented)".to_owned(),
+                );
+            }
+            Source::TxnToken | Source::ExpiredTxnToken => {
+                let redeems = trial.source == Source::ExpiredTxnToken;
+                let by = redeemed(trial, world).unwrap_or_else(|| "another client".to_owned());
+                set("req_wl", &by);
+                // A replacement goes on with the transaction; of a token that was refused, txn may be unknown.
+                self.txn.iter().filter(|_| redeems).for_each(|txn| set("txn", txn));
+                trial.subject_scope = Some(trial.scope.clone());
+                trial.age = self.delayed_by.map(Age::of);
+                supposed
+                    .push(format!("the presented token is for {}, and {by} asked for it (--presented)", trial.scope));
+                supposed.push("it carries no tctx and no rctx (--presented)".to_owned());
+            }
+        }
+        trial.presented = Some(claims);
+        supposed
+    }
+
+    /// What became of the request.
+    pub(super) fn outcome(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("refused, {reason}"),
+            None => "a token was issued".to_owned(),
+        }
+    }
+}
+
+/// The rules of the asked purposes that accept the source.
+fn rules<'w>(trial: &'w Trial, world: &'w World) -> impl Iterator<Item = &'w PurposeRule> {
+    let purposes = world.client(&trial.client).map(|policy| policy.purposes.as_slice()).unwrap_or_default();
+    let asked = |rule: &&PurposeRule| trial.scope.split(' ').any(|word| word == rule.purpose.as_str());
+    purposes.iter().filter(asked).filter(|rule| rule.accept.contains(&trial.source))
+}
+
+/// Scopes that grant what is asked for.
+fn granting(trial: &Trial, world: &World) -> Option<String> {
+    let scopes: Vec<_> =
+        rules(trial, world).filter_map(|rule| rule.granted_by.first()).map(ToString::to_string).collect();
+    (!scopes.is_empty()).then(|| scopes.join(" "))
+}
+
+/// Whose tokens can be redeemed for it.
+fn redeemed(trial: &Trial, world: &World) -> Option<String> {
+    rules(trial, world).find_map(|rule| rule.redemption.as_ref()?.issued_to.first()).map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::trial::tests::world;
+    use super::*;
+
+    const GATEWAY: &str =
+        "[[purpose]]\nscope = \"s\"\naccept = [\"access_token\", \"txn_token\"]\ngranted_by = [\"g\", \"h\"]\n";
+
+    const JOB: &str = "[[purpose]]\nscope = \"s\"\naccept = [\"expired_txn_token\"]\n\
+        redemption = { issued_to = [\"gateway\"], max_age = \"1d\" }\n";
+
+    #[test]
+    fn only_lines_about_tokens_are_explained() {
+        let parse = |text: &str| Line::parse(text).map(|line| line.outcome());
+        assert_eq!(parse(" {\"event\":\"token_issued\"}\n"), Ok("a token was issued".to_owned()));
+        assert_eq!(parse(r#"{"event":"token_refused","reason":"blocked"}"#), Ok("refused, blocked".to_owned()));
+        for text in ["", "{}", r#"{"event":"key_rotated"}"#, r#"{"event":"token_introspected"}"#, "INFO audit: event"] {
+            assert_eq!(parse(text), Err(LineError::Form), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_line_does_not_tell_is_supposed_by_the_policies() {
+        let world = world(&[("gateway", GATEWAY), ("job", JOB)]);
+        let read = |line: serde_json::Value| Line::parse(&line.to_string()).unwrap().trial(&world);
+        let line = |client: &str, source: &str| {
+            json!({"event": "token_refused", "client": client, "source": source, "scope": "s", "sub": "u", "txn": "t",
+                "delayed_by": 7, "subject_issuer": "https://login.example"})
+        };
+        let (trial, _) = read(line("gateway", "access_token")).unwrap();
+        assert_eq!(trial.subject_scope.as_deref(), Some("g"));
+        assert_eq!(trial.presented.unwrap().get::<String>("iss").as_deref(), Some("https://login.example"));
+        let (trial, _) = read(line("job", "expired_txn_token")).unwrap();
+        let claims = trial.presented.unwrap();
+        assert_eq!((claims.raw("req_wl"), claims.raw("txn")), (Some("\"gateway\""), Some("\"t\"")));
+        assert_eq!((trial.subject_scope.as_deref(), trial.age), (Some("s"), Some(Age::of(7))));
+        let (trial, _) = read(line("gateway", "txn_token")).unwrap();
+        assert_eq!(trial.presented.unwrap().raw("txn"), None, "its fifteen minutes are over");
+        let (trial, supposed) = read(line("gateway", "client_credentials")).unwrap();
+        assert_eq!((trial.subject.as_deref(), trial.presented.is_none(), supposed.len()), (Some("u"), true, 1));
+        let early = read(json!({"event": "token_refused", "client": "job", "reason": "rate_limited"})).unwrap_err();
+        assert_eq!(early, LineError::TooEarly("scope", "rate_limited".to_owned()));
+    }
+}

@@ -1,0 +1,238 @@
+//! What somebody who was refused could change, and where: said to whoever writes the policies, never to a client.
+
+use serde_json::Value;
+use writ_verifier::Members;
+
+use super::trial::{Trial, Verdict, World};
+use crate::policy::decide::Denial;
+use crate::policy::mapping::Rejection;
+use crate::policy::{ClientPolicy, PurposeRule, Source};
+use crate::refusal::Refusal;
+use crate::request::RequestError;
+use crate::subject::SubjectError;
+
+/// A sentence or two about a refusal.
+pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &World) -> String {
+    let Some(policy) = world.client(&trial.client) else { return unknown_client(trial, world) };
+    let last = verdict.trace.steps().last();
+    let line = last.and_then(|step| step.line);
+    let rule = line.and_then(|line| policy.purposes.iter().rfind(|rule| rule.line <= line));
+    let file = world.file(&trial.client).display().to_string();
+    let at = line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"));
+    let hint = Hint { trial, world, policy, rule, file, at };
+    match refusal {
+        Refusal::Request(error) => of_request(*error),
+        Refusal::Subject(error) => hint.of_subject(error),
+        Refusal::Policy(denial) => hint.of_denial(denial),
+        Refusal::TokenTooLarge => format!("{}: let tctx and rctx carry less, or raise tokens.max_size", hint.at),
+        // No decision on a trial ends with one of these.
+        Refusal::Client(_)
+        | Refusal::RateLimited(_)
+        | Refusal::Pdp(_)
+        | Refusal::Blocked(_)
+        | Refusal::Ledger(_)
+        | Refusal::Keys(_)
+        | Refusal::IntrospectionNotAllowed
+        | Refusal::Audit(_)
+        | Refusal::Timeout
+        | Refusal::Internal => format!("{}: no policy changes this", hint.at),
+    }
+}
+
+fn unknown_client(trial: &Trial, world: &World) -> String {
+    let known: Vec<_> = world.policies.iter().map(|policy| policy.client_id.as_str()).collect();
+    let clients = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    format!("write {}, with what its certificate holds; there are {clients}", world.file(&trial.client).display())
+}
+
+fn of_request(error: RequestError) -> String {
+    match error {
+        RequestError::Scope => "a scope is one or more purposes separated by single spaces".to_owned(),
+        RequestError::Malformed(name) => format!("{name} must be one JSON object in which no member stands twice"),
+        other => format!("{other}: no policy changes this"),
+    }
+}
+
+struct Hint<'a> {
+    trial: &'a Trial,
+    world: &'a World,
+    policy: &'a ClientPolicy,
+    /// The table that said no.
+    rule: Option<&'a PurposeRule>,
+    file: String,
+    /// The file, and the line where there is one.
+    at: String,
+}
+
+impl Hint<'_> {
+    fn of_subject(&self, error: &SubjectError) -> String {
+        let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
+        match error {
+            SubjectError::Expired { .. } if own => format!(
+                "{}: an expired Txn-Token serves only where a purpose has a [purpose.redemption] table",
+                self.file
+            ),
+            SubjectError::Expired { .. } => {
+                "the client needs a fresh token: no policy lets an expired one pass".to_owned()
+            }
+            SubjectError::Redeemed => "a redeemed token serves nothing again: redeem the original once more".to_owned(),
+            SubjectError::AudienceMismatch if own => {
+                format!("the token is not for {}", self.world.settings.trust_domain)
+            }
+            SubjectError::AudienceMismatch => {
+                format!("{}: subject_token_audience must have a value that stands in `aud` of the token", self.file)
+            }
+            SubjectError::ClaimsInvalid(_)
+                if self.trial.presented.as_ref().is_some_and(|claims| claims.raw("cnf").is_some()) =>
+            {
+                format!("{}: set vouches_for_bound_tokens, if this client checks the proof of such tokens", self.file)
+            }
+            other => format!("{other}: give the token other claims; no policy changes this"),
+        }
+    }
+
+    fn of_denial(&self, denial: &Denial) -> String {
+        let at = &self.at;
+        match denial {
+            Denial::PurposeNotAllowed => self.no_purpose(),
+            Denial::SourceNotAllowed => self.no_source(),
+            Denial::SubjectNotAllowed => {
+                let sub = self.sub();
+                let has = self.rule.is_some_and(|rule| rule.subjects.is_some());
+                if has { format!("{at}: add a pattern to subjects that fits {sub}") } else { format!("{at}: add subjects = [\"{sub}\"], or a pattern") }
+            }
+            Denial::ScopeUnknown => {
+                "tell what the token covers (--subject-scope); where its issuer tells no scope, `scopes` in writ.toml can".to_owned()
+            }
+            Denial::ScopeExceedsSubjectToken if self.trial.source.is_outside() => {
+                let covered = self.trial.subject_scope.clone();
+                let covered = covered.or_else(|| self.claims().get("scope")).unwrap_or_default();
+                format!("{at}: add to granted_by what the token covers ({covered}), if that shall be enough")
+            }
+            Denial::ScopeExceedsSubjectToken => "ask for what the presented token is for; it can only get less".to_owned(),
+            Denial::DetailsRejected(rejection) => self.rejected(rejection),
+            Denial::ClaimMissing => {
+                format!("{at}: take the member out of tctx.subject, or bring a token that has the claim (--presented)")
+            }
+            Denial::ConditionFailed => self.condition(),
+            Denial::ReplacementLimit => {
+                "a new transaction is needed; tokens.max_replacements in writ.toml says how often one token follows another".to_owned()
+            }
+            Denial::UnsupportedOnRedemption(name) => format!("leave {name} out: a redeemed token carries its own over"),
+            Denial::RedemptionNotAllowed if self.several() => {
+                "only a token with a single purpose can be redeemed: ask for the purposes one by one".to_owned()
+            }
+            Denial::RedemptionNotAllowed => {
+                let by = self.claims().get::<String>("req_wl").unwrap_or_default();
+                format!("{at}: add \"{by}\" to issued_to, if its tokens may be redeemed")
+            }
+            Denial::RedemptionTooEarly { redeemable_at } => format!("{at}: shorten min_age, or come again at {redeemable_at}"),
+            Denial::RedemptionTooOld { .. } => format!("{at}: a longer max_age takes older tokens"),
+        }
+    }
+
+    fn no_purpose(&self) -> String {
+        let wanted = self
+            .trial
+            .scope
+            .split(' ')
+            .find(|word| self.policy.purposes.iter().all(|rule| rule.purpose.as_str() != *word));
+        let mut known: Vec<&str> = Vec::new();
+        for rule in &self.policy.purposes {
+            if !known.contains(&rule.purpose.as_str()) {
+                known.push(rule.purpose.as_str());
+            }
+        }
+        let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+        format!(
+            "{}: add a [[purpose]] table with scope = \"{}\"; it has {known}",
+            self.file,
+            wanted.unwrap_or_default()
+        )
+    }
+
+    fn no_source(&self) -> String {
+        let (at, source) = (&self.at, self.trial.source);
+        let name = source.name();
+        let more = match source {
+            Source::AccessToken | Source::Jwt | Source::IdToken
+                if self.rule.is_some_and(|rule| rule.granted_by.is_empty()) =>
+            {
+                ", and granted_by with the scopes that allow it"
+            }
+            Source::ExpiredTxnToken => ", and a [purpose.redemption] table",
+            Source::UnsignedJson | Source::SelfSigned => ", and subjects with whom it may name",
+            Source::ClientCredentials => ", if no token of anybody shall be needed",
+            Source::AccessToken | Source::Jwt | Source::IdToken | Source::TxnToken => "",
+        };
+        if source.is_self_asserted() && self.rule.is_some_and(|rule| rule.redemption.is_some()) {
+            return format!(
+                "{at}: who can redeem a purpose must not get it without a token; let another client have it"
+            );
+        }
+        format!("{at}: add \"{name}\" to accept{more}")
+    }
+
+    fn rejected(&self, rejection: &Rejection) -> String {
+        let at = &self.at;
+        match rejection {
+            Rejection::Unfit(_) => format!("{at}: send details that fit the schema named there, or change the schema"),
+            Rejection::TwoValues(name) => {
+                format!("{at}: {name} has a value already, and keeps it: let one side of the two give it up")
+            }
+            Rejection::HoldsToken(name) => format!("{at}: {name} holds a token; no token travels in another"),
+        }
+    }
+
+    /// The condition, and what stood in it.
+    fn condition(&self) -> String {
+        let members = self.rule.and_then(|rule| rule.when.as_ref()).map(|when| when.members()).unwrap_or_default();
+        let values: Vec<_> = members.iter().map(|path| format!("{path} is {}", self.value(path))).collect();
+        let values = if values.is_empty() { String::new() } else { format!("; here {}", values.join(", ")) };
+        format!("{}: `when` must be true{values}", self.at)
+    }
+
+    /// What a condition finds under a name, in JSON.
+    fn value(&self, path: &str) -> String {
+        let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
+        let redeems = own && self.rule.is_some_and(|rule| rule.redemption.is_some());
+        let claims = self.claims();
+        let sent = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let carried = |name| claims.get::<Value>(name);
+        let mut words = path.split('.');
+        let fact = match words.next() {
+            Some("details") if redeems => carried("tctx"),
+            Some("context") if redeems => carried("rctx"),
+            Some("details") => sent(&self.trial.details),
+            Some("context") => sent(&self.trial.context),
+            Some("subject") => match words.next() {
+                Some("claims") => serde_json::to_value(claims).ok(),
+                _ => Some(Value::from(self.sub())),
+            },
+            _ => None,
+        };
+        let found = words.try_fold(fact.unwrap_or_default(), |value, word| value.get(word).cloned());
+        found.filter(|value| !value.is_null()).map_or_else(|| "not there".to_owned(), |value| value.to_string())
+    }
+
+    /// The claims of the subject token, as far as they were told.
+    fn claims(&self) -> Members {
+        let mut claims = self.trial.presented.clone().unwrap_or_default();
+        for (name, told) in [("sub", &self.trial.subject), ("scope", &self.trial.subject_scope)] {
+            if let Some(told) = told.as_ref().filter(|_| claims.raw(name).is_none()) {
+                let _ = claims.set(name, told);
+            }
+        }
+        claims
+    }
+
+    fn sub(&self) -> String {
+        let told = self.trial.subject.clone().or_else(|| self.claims().get("sub"));
+        told.unwrap_or_else(|| self.policy.subject.to_string())
+    }
+
+    fn several(&self) -> bool {
+        let scope = self.trial.subject_scope.clone().or_else(|| self.claims().get("scope"));
+        scope.is_some_and(|scope| scope.contains(' '))
+    }
+}

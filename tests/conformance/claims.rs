@@ -1,0 +1,255 @@
+//! Area CLAIM: what a Txn-Token says.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::support::answer::{Answer, Issued};
+use crate::support::issuer::Issuer;
+use crate::support::workload::Form;
+use crate::support::writ::{Setup, Writ};
+use crate::support::{ISSUER, now};
+
+/// Brings access tokens, and what its users ask for.
+const GATEWAY: &str = r#"
+[[purpose]]
+scope = "order.refund"
+accept = ["access_token"]
+granted_by = ["trade.stocks"]
+request_details = "any.json"
+tctx.copy = ["order", "note"]
+rctx.copy = ["req_ip", "authn"]
+[[purpose]]
+scope = "order.view"
+accept = ["access_token"]
+granted_by = ["trade.stocks"]
+[[purpose]]
+scope = "order.trace"
+accept = ["access_token"]
+granted_by = ["trade.stocks"]
+tctx.subject = { access_token = "jti" }
+"#;
+
+/// Takes over from the gateway.
+const ORDERS: &str = "[[purpose]]\nscope = \"order.refund\"\naccept = [\"txn_token\"]\n";
+
+/// Says whom it acts for.
+const AGENT: &str =
+    "[[purpose]]\nscope = \"order.view\"\naccept = [\"unsigned_json\", \"client_credentials\"]\nsubjects = [\"*\"]\n";
+
+struct Scene {
+    writ: Writ,
+    issuer: Issuer,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::of(Setup::new())
+    }
+
+    fn of(setup: Setup) -> Self {
+        let issuer = Issuer::start();
+        setup.write("policies/any.json", "{}");
+        let setup = setup.issuer(&issuer).client("gateway", GATEWAY).client("orders", ORDERS).client("agent", AGENT);
+        Self { writ: setup.start(), issuer }
+    }
+
+    #[track_caller]
+    fn issued(&self, scope: &str) -> Issued {
+        self.writ.workload("gateway").token(&Form::exchange(&self.issuer.access_token().mint(), scope)).issued()
+    }
+
+    /// Presents `token` with these details and this context.
+    fn ask(&self, token: &str, details: &Value, context: &Value) -> Answer {
+        let form = Form::exchange(token, "order.refund")
+            .set("request_details", &details.to_string())
+            .set("request_context", &context.to_string());
+        self.writ.workload("gateway").token(&form)
+    }
+}
+
+fn names(object: &Value) -> BTreeSet<&str> {
+    object.as_object().map(Map::keys).unwrap().map(String::as_str).collect()
+}
+
+/// R-CLAIM-01
+#[test]
+fn the_header_has_type_algorithm_and_key_and_nothing_else() {
+    let scene = Scene::new();
+    let issued = scene.issued("order.view");
+    assert_eq!(names(&issued.header), BTreeSet::from(["alg", "kid", "typ"]));
+    assert_eq!((&issued.header["typ"], &issued.header["alg"]), (&json!("txntoken+jwt"), &json!("ES256")));
+    assert!(scene.writ.site().jwks().iter().any(|key| key["kid"] == issued.kid()));
+    assert_eq!(issued.token.split('.').count(), 3);
+}
+
+/// R-CLAIM-02
+#[test]
+fn times_are_whole_seconds_and_the_audience_is_one_string() {
+    let scene = Scene::new();
+    let before = now();
+    let issued = scene.issued("order.view");
+    let (iat, exp) = (issued.claims["iat"].as_u64().unwrap(), issued.claims["exp"].as_u64().unwrap());
+    assert!((before..=now()).contains(&iat) && exp > iat, "{iat} {exp}");
+    assert_eq!(issued.claims["aud"], "trust-domain.example");
+}
+
+/// R-CLAIM-03
+#[test]
+fn every_transaction_has_a_fresh_random_name() {
+    let scene = Scene::new();
+    let all: Vec<String> = (0..20).map(|_| scene.issued("order.view").txn().to_owned()).collect();
+    for txn in &all {
+        let id: Vec<&str> = txn.split('-').collect();
+        assert!(id.len() == 5 && id[2].starts_with('7') && id[3].starts_with(['8', '9', 'a', 'b']), "{txn}: UUIDv7");
+    }
+    let random: BTreeSet<&str> = all.iter().map(|txn| &txn[txn.len() - 17..]).collect();
+    assert_eq!(random.len(), all.len());
+}
+
+/// R-CLAIM-03
+#[test]
+fn no_request_and_no_subject_token_names_the_transaction() {
+    let scene = Scene::new();
+    let token = scene.issuer.access_token().claim("txn", "mine").mint();
+    let form = Form::exchange(&token, "order.refund").set("txn", "mine").set("request_details", r#"{"txn":"mine"}"#);
+    let issued = scene.writ.workload("gateway").token(&form.set("request_context", r#"{"txn":"mine"}"#)).issued();
+    assert!(!issued.claims.to_string().contains("mine"), "{}", issued.claims);
+}
+
+/// R-CLAIM-04
+#[test]
+fn every_token_has_a_subject_and_none_is_issued_without() {
+    let scene = Scene::new();
+    assert_eq!(scene.issued("order.view").claims["sub"], "alice");
+    for draft in [scene.issuer.access_token().claim("sub", ""), scene.issuer.access_token().without("sub")] {
+        scene.ask(&draft.mint(), &json!({}), &json!({})).invalid_request("subject_token_claims_invalid");
+    }
+}
+
+/// R-CLAIM-05
+#[test]
+fn the_scope_is_a_string_of_the_granted_purposes() {
+    let scene = Scene::new();
+    assert_eq!(scene.issued("order.view").claims["scope"], "order.view");
+    assert_eq!(scene.issued("order.view order.refund").claims["scope"], "order.view order.refund");
+}
+
+/// R-CLAIM-06
+#[test]
+fn the_requester_is_the_client_that_asked_for_whomever_it_did() {
+    let scene = Scene::new();
+    let token = scene.issuer.access_token().claim("client_id", "agent").claim("act", json!({"sub": "agent"}));
+    let issued = scene.ask(&token.mint(), &json!({"req_wl": "agent"}), &json!({"req_wl": "agent"})).issued();
+    assert_eq!(issued.claims["req_wl"], "gateway");
+}
+
+/// R-CLAIM-07
+#[test]
+fn context_and_details_are_objects_that_travel_unchanged() {
+    let scene = Scene::new();
+    let (details, context) = (json!({"order": {"id": "A-1"}}), json!({"req_ip": "192.0.2.1", "authn": "mfa"}));
+    let first = scene.ask(&scene.issuer.access_token().mint(), &details, &context).issued();
+    let form = Form::redeem(&first.token, "order.refund");
+    let second = scene.writ.workload("orders").token(&form).issued();
+    for issued in [first, second] {
+        assert_eq!((&issued.claims["tctx"], &issued.claims["rctx"]), (&details, &context));
+    }
+}
+
+/// R-CLAIM-07
+#[test]
+fn empty_context_and_details_are_left_out() {
+    let scene = Scene::new();
+    let issued = scene.ask(&scene.issuer.access_token().mint(), &json!({"x": 1}), &json!({})).issued();
+    assert_eq!((issued.claims.get("tctx"), issued.claims.get("rctx")), (None, None));
+}
+
+/// R-CLAIM-08
+#[test]
+fn the_issuer_is_named_as_in_the_metadata_unless_switched_off() {
+    let scene = Scene::new();
+    let metadata = scene.writ.site().discover("/.well-known/oauth-authorization-server", &[]).json();
+    let issued = scene.issued("order.view");
+    assert_eq!((&issued.claims["iss"], &metadata["issuer"]), (&json!(ISSUER), &json!(ISSUER)));
+    let silent = Scene::of(Setup::new().set("tokens.include_iss", false));
+    assert_eq!(silent.issued("order.view").claims.get("iss"), None);
+}
+
+/// R-CLAIM-09
+#[test]
+fn no_credential_gets_into_a_token() {
+    let scene = Scene::new();
+    let (token, other) = (scene.issuer.access_token().mint(), scene.issuer.access_token().mint());
+    for text in [&token, &other, &format!("Bearer {token}"), &format!("a {other} b")] {
+        let deep = json!({"deep": [{"text": text}]});
+        scene.ask(&token, &json!({"order": deep}), &json!({})).invalid_scope("details_rejected");
+        scene.ask(&token, &json!({}), &json!({"authn": deep})).invalid_scope("details_rejected");
+    }
+    scene.ask(&token, &json!({"order": "A-1"}), &json!({})).issued();
+}
+
+/// R-CLAIM-09
+#[test]
+fn no_credential_becomes_a_subject() {
+    let scene = Scene::new();
+    let token = scene.issuer.key.token(r#"{"alg":"ES256"}"#, r#"{"sub":"a"}"#);
+    let ask = |form: &Form| scene.writ.workload("agent").token(form);
+    let form = |sub: &str| {
+        let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
+        Form::token_exchange(&json!({"sub": sub}).to_string(), kind, "order.view")
+    };
+    ask(&form("alice")).issued();
+    ask(&form(&token)).invalid_request("subject_token_claims_invalid");
+    let named = Form::client_credentials("order.view").set("requested_subject", &token);
+    ask(&named).invalid_request("parameter_malformed");
+    let outside = scene.issuer.access_token().claim("sub", token).mint();
+    scene.ask(&outside, &json!({}), &json!({})).invalid_request("subject_token_claims_invalid");
+}
+
+/// R-CLAIM-09
+#[test]
+fn a_policy_may_refer_to_the_subject_token_by_its_jti() {
+    let scene = Scene::new();
+    let token = scene.issuer.access_token().claim("jti", "reference-1").mint();
+    let issued = scene.writ.workload("gateway").token(&Form::exchange(&token, "order.trace")).issued();
+    assert_eq!(issued.claims["tctx"], json!({"access_token": "reference-1"}));
+}
+
+/// R-CLAIM-09
+#[test]
+fn what_was_sent_cannot_make_or_override_a_claim() {
+    let scene = Scene::new();
+    let claims = json!({
+        "iss": "x", "sub": "mallory", "aud": "x", "exp": 9_999_999_999_u64, "scope": "admin", "req_wl": "x", "cnf": {},
+        "tctx": {"order": 1}, "rctx": {"authn": 1}, "order": "A-1",
+    });
+    let issued = scene.ask(&scene.issuer.access_token().mint(), &claims, &claims).issued();
+    let expected = ["iss", "iat", "exp", "aud", "txn", "sub", "scope", "req_wl", "tctx"];
+    assert_eq!(names(&issued.claims), BTreeSet::from(expected));
+    assert_eq!((&issued.claims["sub"], &issued.claims["scope"]), (&json!("alice"), &json!("order.refund")));
+    assert_eq!((&issued.claims["tctx"], issued.exp()), (&json!({"order": "A-1"}), issued.iat() + 60));
+}
+
+/// R-CLAIM-10
+#[test]
+fn no_token_is_dated_for_later() {
+    let issued = Scene::new().issued("order.view");
+    assert_eq!((issued.claims.get("nbf"), issued.claims.get("jti")), (None, None));
+}
+
+/// R-CLAIM-11: the limit is the contract's, 4096 bytes unless configured otherwise.
+#[test]
+fn a_token_that_is_too_large_is_refused() {
+    let note = |scene: &Scene, size: usize| {
+        let details = json!({"note": "x".repeat(size)});
+        scene.ask(&scene.issuer.access_token().mint(), &details, &json!({}))
+    };
+    let scene = Scene::new();
+    let issued = note(&scene, 2_000).issued();
+    let room = (4096 - issued.token.len()) * 3 / 4;
+    assert!(note(&scene, 2_000 + room - 3).issued().token.len() <= 4096);
+    note(&scene, 2_000 + room + 3).invalid_request("token_too_large");
+    let small = Scene::of(Setup::new().set("tokens.max_size", 1024));
+    note(&small, 1_000).invalid_request("token_too_large");
+}

@@ -1,0 +1,215 @@
+//! What is logged, measured and put into tokens, and what is not (area PRIV).
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+
+use crate::support::answer::Answer;
+use crate::support::eventually;
+use crate::support::issuer::Issuer;
+use crate::support::workload::Form;
+use crate::support::writ::{Setup, Writ};
+
+const PURGE: &str = "account.purge";
+
+/// Starts transactions with access tokens; keeps two members of what it is sent.
+const GATEWAY: &str = r#"
+[[purpose]]
+scope = "account.purge"
+accept = ["access_token"]
+granted_by = ["cancel"]
+lifetime = "1s"
+request_details = "any.json"
+tctx.copy = ["contract"]
+tctx.subject = { level = "level" }
+rctx.copy = ["req_ip"]
+"#;
+
+const BATCH: &str = r#"
+[[purpose]]
+scope = "account.purge"
+accept = ["expired_txn_token"]
+[purpose.redemption]
+issued_to = ["gateway"]
+max_age = "1d"
+"#;
+
+fn setup(issuer: &Issuer) -> Setup {
+    let setup = Setup::new().issuer(issuer).client("gateway", GATEWAY).client("batch", BATCH);
+    setup.write("policies/any.json", "{}");
+    setup
+}
+
+fn access_token(issuer: &Issuer) -> String {
+    issuer.access_token().claim("scope", "cancel").claim("level", "gold").claim("email", "alice@mail.example").mint()
+}
+
+fn exchange(writ: &Writ, access_token: &str) -> Answer {
+    let form = Form::exchange(access_token, PURGE)
+        .set("request_details", r#"{"contract":"C-marker","iban":"DE-marker"}"#)
+        .set("request_context", r#"{"req_ip":"192.0.2.7","session":"S-marker"}"#);
+    writ.workload("gateway").token(&form)
+}
+
+fn sha256(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+/// R-PRIV-01: with everything logged that can be. The harness looks through the log of every other test too.
+#[test]
+fn no_token_is_logged_measured_or_told_in_an_error() {
+    let login = Issuer::start();
+    let writ = setup(&login).environment("WRIT_LOG", "trace").start();
+    let presented = access_token(&login);
+    let issued = exchange(&writ, &presented).issued();
+    issued.wait_until_expired();
+    let redeemed = writ.workload("batch").token(&Form::redeem(&issued.token, PURGE)).issued();
+    let forged = format!("{}.{}", redeemed.token.rsplit_once('.').unwrap().0, "A".repeat(86));
+    let opaque = "opaque-access-token-marker";
+    let mut told = String::new();
+    for (client, form) in [
+        ("gateway", Form::exchange(&issued.token, PURGE)),
+        ("gateway", Form::exchange(opaque, PURGE)),
+        ("gateway", Form::exchange(&presented, "other")),
+        ("batch", Form::redeem(&forged, PURGE)),
+        ("batch", Form::redeem(&redeemed.token, PURGE)),
+        ("batch", Form::redeem(&issued.token, PURGE).set("client_secret", "secret-marker")),
+        ("batch", Form::redeem(&issued.token, PURGE).set("client_assertion", &presented)),
+        ("nobody", Form::redeem(&issued.token, PURGE)),
+    ] {
+        let answer = writ.workload(client).token(&form);
+        assert_ne!(answer.status(), 200);
+        told += &answer.response.text();
+    }
+    let log = writ.log_text();
+    assert!(log.contains("\"TRACE\""), "everything is logged");
+    for (place, text) in [("log", log), ("metrics", writ.metrics()), ("errors", told)] {
+        for token in [&presented, &issued.token, &redeemed.token, &forged] {
+            for part in token.split('.').skip(1) {
+                assert!(!text.contains(part), "a part of a token in the {place}");
+            }
+        }
+        for secret in [opaque, "secret-marker", "eyJ", "PRIVATE KEY"] {
+            assert!(!text.contains(secret), "{secret} in the {place}");
+        }
+    }
+}
+
+/// R-PRIV-02
+#[test]
+fn tokens_are_correlated_by_their_digests_and_payloads_are_not_logged() {
+    let login = Issuer::start();
+    let writ = setup(&login).start();
+    let presented = access_token(&login);
+    let issued = exchange(&writ, &presented).issued();
+    let line = writ.audit_of(&issued.request_id);
+    assert_eq!(
+        (&line["token_sha256"], &line["subject_token_sha256"]),
+        (&json!(sha256(&issued.token)), &json!(sha256(&presented)))
+    );
+    for member in ["C-marker", "DE-marker", "S-marker", "192.0.2.7", "alice@mail.example"] {
+        assert!(!writ.log_text().contains(member), "{member}");
+    }
+}
+
+/// R-PRIV-03: names are those of CONTRACT 10. There is one trust domain, and `client` is `req_wl`.
+#[test]
+fn an_issued_token_has_one_audit_record_that_tells_all_about_it() {
+    let login = Issuer::start();
+    let writ = setup(&login).start();
+    let presented = access_token(&login);
+    let issued = exchange(&writ, &presented).issued();
+    let line = writ.audit_of(&issued.request_id);
+    for (name, value) in [
+        ("event", json!("token_issued")),
+        ("client", json!("gateway")),
+        ("source", json!("access_token")),
+        ("subject_issuer", json!(login.url())),
+        ("subject_token_sha256", json!(sha256(&presented))),
+        ("scope", json!(PURGE)),
+        ("txn", json!(issued.txn())),
+        ("token_sha256", json!(sha256(&issued.token))),
+        ("kid", json!(issued.kid())),
+        ("exp", json!(issued.exp())),
+    ] {
+        assert_eq!(line[name], value, "{name} in {line}");
+    }
+    let digest = line["policies"].as_str().unwrap();
+    assert_eq!(writ.metric("writ_policies_info", &[("digest", digest)]), Some(1.0), "the version of the policies");
+    let written = chrono::DateTime::parse_from_rfc3339(line["timestamp"].as_str().unwrap()).unwrap();
+    assert!(written >= chrono::DateTime::<chrono::Utc>::from(UNIX_EPOCH + Duration::from_secs(issued.iat())));
+    assert_eq!(writ.audit().iter().filter(|line| line["request_id"] == issued.request_id.as_str()).count(), 1);
+}
+
+/// R-PRIV-03
+#[test]
+fn a_refusal_has_one_audit_record_with_its_codes() {
+    let login = Issuer::start();
+    let writ = setup(&login).start();
+    let presented = login.access_token().mint();
+    let refused = exchange(&writ, &presented).invalid_scope("scope_exceeds_subject_token");
+    let line = writ.audit_of(&refused.request_id);
+    for (name, value) in [
+        ("event", "token_refused"),
+        ("error", "invalid_scope"),
+        ("reason", "scope_exceeds_subject_token"),
+        ("client", "gateway"),
+        ("source", "access_token"),
+        ("subject_issuer", &login.url()),
+        ("subject_token_sha256", &sha256(&presented)),
+        ("scope", PURGE),
+    ] {
+        assert_eq!(line[name], value, "{name} in {line}");
+    }
+    assert!(line["policies"].is_string() && line["timestamp"].is_string(), "{line}");
+    assert_eq!(writ.audit().iter().filter(|line| line["request_id"] == refused.request_id.as_str()).count(), 1);
+}
+
+/// R-PRIV-04: what cannot be recorded does not happen, redemption included.
+#[test]
+fn no_token_leaves_once_the_audit_log_cannot_be_written() {
+    let login = Issuer::start();
+    let mut writ = setup(&login).start();
+    let presented = access_token(&login);
+    let original = exchange(&writ, &presented).issued();
+    original.wait_until_expired();
+    writ.close_log();
+    let unavailable = |answer: &Answer| drop(answer.refused(503, "temporarily_unavailable", "audit_unavailable"));
+    eventually("the log is found closed", || {
+        let answer = exchange(&writ, &presented);
+        (answer.status() != 200).then(|| unavailable(&answer))
+    });
+    unavailable(&writ.workload("batch").token(&Form::redeem(&original.token, PURGE)));
+    let outcome = [("outcome", "error"), ("reason", "audit_unavailable")];
+    assert!(writ.metric("writ_token_requests_total", &outcome).is_some(), "to be alerted on");
+}
+
+/// R-PRIV-05
+#[test]
+fn only_configured_members_reach_the_token() {
+    let login = Issuer::start();
+    let writ = setup(&login).start();
+    let claims = exchange(&writ, &access_token(&login)).issued().claims;
+    assert_eq!(claims["tctx"], json!({"contract": "C-marker", "level": "gold"}));
+    assert_eq!(claims["rctx"], json!({"req_ip": "192.0.2.7"}));
+    assert!(!claims.to_string().contains("alice@mail.example"), "no other claim of the subject token");
+}
+
+/// R-PRIV-05
+#[test]
+fn metrics_tell_of_no_person_transaction_token_or_address() {
+    let login = Issuer::start();
+    let writ = setup(&login).start();
+    let presented = access_token(&login);
+    let issued = exchange(&writ, &presented).issued();
+    issued.wait_until_expired();
+    writ.workload("batch").token(&Form::redeem(&issued.token, PURGE)).issued();
+    let metrics = writ.metrics();
+    assert!(metrics.contains("client=\"gateway\""), "{metrics}");
+    for personal in ["alice", issued.txn(), &sha256(&issued.token), &sha256(&presented), "192.0.2.7", "127.0.0.1"] {
+        assert!(!metrics.contains(personal), "{personal}");
+    }
+}
