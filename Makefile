@@ -14,6 +14,8 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	$(CARGO) build --bins --examples --locked
 	tests/policies.sh
 	tests/examples.sh
+	tests/vectors.sh
+	tests/schemathesis.sh
 
 conformance: ## docs/conformance.md anew: which tests prove which requirement
 	WRIT_CONFORMANCE=write $(CARGO) test --locked --test conformance -- --exact listing::the_page_is_as_generated

@@ -266,7 +266,7 @@ pub fn is_reason(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -277,7 +277,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
 
     /// Every refusal that there is, one of each cause.
-    fn all() -> Vec<Refusal> {
+    pub(crate) fn all() -> Vec<Refusal> {
         let mut all: Vec<Refusal> = Vec::new();
         all.extend([ClientError::Unknown, ClientError::Ambiguous, ClientError::IdMismatch].map(Refusal::from));
         all.extend(

@@ -224,6 +224,9 @@ fn retry_after(status: StatusCode, refusal: &Refusal) -> Option<u64> {
 }
 
 #[cfg(test)]
+mod description;
+
+#[cfg(test)]
 mod tests {
     use actix_web::body::to_bytes;
     use actix_web::rt::System;

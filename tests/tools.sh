@@ -26,4 +26,19 @@ if ! python/bin/python -c 'import jwt' 2>/dev/null; then
     { python3 -m venv python && python/bin/python -m pip install --disable-pip-version-check -r "$root/examples/requirements.txt"; } \
         >fetch.log 2>&1 || left_out "verification with PyJWT ($(tail -1 fetch.log))"
 fi
+
+# And one in a third language, for the test vectors.
+judges=$root/tests/vectors/judges
+if [ ! -d node/node_modules/jose ] || ! cmp -s "$judges/package-lock.json" node/package-lock.json; then
+    { mkdir -p node && cp "$judges/package.json" "$judges/package-lock.json" node &&
+        npm ci --prefix node --ignore-scripts --no-audit --no-fund; } >fetch.log 2>&1 ||
+        left_out "verification with jose ($(tail -1 fetch.log))"
+fi
+
+# What asks the service anything that its description allows, and more.
+if ! schemathesis/bin/python -c 'import schemathesis' 2>/dev/null; then
+    { python3 -m venv schemathesis && schemathesis/bin/python -m pip install --disable-pip-version-check \
+        -r "$root/tests/schemathesis/requirements.txt"; } >fetch.log 2>&1 ||
+        left_out "generated requests ($(tail -1 fetch.log))"
+fi
 exit $code

@@ -17,6 +17,7 @@ mod introspection;
 mod introspection_endpoint;
 mod keys;
 mod metadata;
+mod openapi;
 mod operations;
 mod outside_tokens;
 mod pdp;

@@ -4,6 +4,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod cli;
+pub(crate) mod description;
 pub(crate) mod http;
 pub(crate) mod issuer;
 pub(crate) mod jose;

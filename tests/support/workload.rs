@@ -10,11 +10,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 
-use super::TRUST_DOMAIN;
 use super::answer::Answer;
 use super::http::{Connection, Response};
 use super::pki::Credentials;
 use super::writ::Site;
+use super::{TRUST_DOMAIN, description};
 
 /// The token-exchange grant.
 pub(crate) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -160,8 +160,9 @@ impl Session {
         bytes.extend_from_slice(body);
         self.connection.send(&bytes)?;
         let response = self.connection.receive()?;
-        if matches!(path.split('?').next(), Some("/token" | "/introspect")) {
+        if let Some(path @ ("/token" | "/introspect")) = path.split('?').next() {
             self.site.note(&response);
+            description::judge("POST", path, &response);
         }
         Ok(Answer::new(&self.site, response))
     }
