@@ -1,0 +1,248 @@
+//! `writ conformance` on this service, on another one, and on one that is wrong in one respect (CONTRACT 8).
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::scene::GATEWAY;
+use crate::support::cli::{self, Output};
+use crate::support::issuer::Issuer;
+use crate::support::pki::Credentials;
+use crate::support::tts::{FORBIDDEN_PURPOSE, Fault, OTHER_PURPOSE, PURPOSE, Tts};
+use crate::support::writ::Setup;
+
+/// Everything in a report.
+struct Report {
+    output: Output,
+    json: Value,
+}
+
+impl Report {
+    fn new(output: Output, secrets: &[&str]) -> Self {
+        let json = output.json();
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        for secret in secrets {
+            assert!(!shown.contains(secret), "a token is shown");
+        }
+        assert!(!shown.contains("eyJ"), "a token is shown: {shown}");
+        Self { output, json }
+    }
+
+    /// The names of the checks with that outcome.
+    fn names(&self, outcome: &str) -> Vec<&str> {
+        let checks = self.json["checks"].as_array().expect("checks");
+        let mut names = checks.iter().filter(|check| check["outcome"] == outcome).map(|check| &check["name"]);
+        names.by_ref().map(|name| name.as_str().expect("a name")).collect()
+    }
+
+    /// Fails the test unless nothing failed, and these could not be tried.
+    #[track_caller]
+    fn fails_nothing(self, not_tried: &[&str]) -> Self {
+        assert_eq!(self.names("failed"), [""; 0], "{:#}", self.json);
+        assert_eq!(self.names("not_tried"), not_tried, "{:#}", self.json);
+        self.exits(0)
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        Self { output: self.output.exits(code), json: self.json }
+    }
+}
+
+/// Runs the command in a folder with the credentials and this subject token.
+fn run(folder: &Path, target: &str, ca: &str, client: &Credentials, subject_token: &str, more: &[&str]) -> Report {
+    let files = [
+        ("ca.pem", ca),
+        ("c.pem", &client.certificate_pem),
+        ("c.key", &client.key_pem),
+        ("subject.jwt", subject_token),
+    ];
+    for (file, text) in files {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    let mut command = cli::command(folder);
+    command.args(["conformance", "--json", "--target", target, "--ca", "ca.pem", "--cert", "c.pem", "--key", "c.key"]);
+    command.args(["--subject-token", "subject.jwt"]).args(more);
+    Report::new(cli::run(command), &[subject_token])
+}
+
+/// Tries a service that is wrong in this.
+fn examine(fault: Fault, lifetime: u64, more: &[&str]) -> Report {
+    let (tts, folder) = (Tts::start(fault, lifetime), TempDir::new().unwrap());
+    let purposes = ["--scope", PURPOSE, "--other-scope", FORBIDDEN_PURPOSE, "--replace-scope", OTHER_PURPOSE];
+    let more = [&purposes[..], more].concat();
+    run(folder.path(), tts.url(), &tts.ca.pem(), &tts.credentials(), &tts.access_token(), &more)
+}
+
+/// A service that is wrong in `fault` fails that check and no other.
+#[track_caller]
+fn fails(fault: Fault, check: &str) {
+    let report = examine(fault, 60, &[]);
+    assert_eq!(report.names("failed"), [check], "{:#}", report.json);
+    report.exits(1);
+}
+
+/// A service that differs in this has a note there, and fails nothing.
+#[track_caller]
+fn is_noted(fault: Fault, check: &str) {
+    let report = examine(fault, 60, &[]);
+    assert_eq!(report.names("failed"), [""; 0], "{:#}", report.json);
+    assert!(report.names("noted").contains(&check), "{:#}", report.json);
+    report.exits(0);
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The service of this project, replacement included; redemption is off, as the draft has it.
+#[test]
+fn this_service_conforms() {
+    const REPLACE: &str = "\n[[purpose]]\nscope = \"trade.report\"\naccept = [\"access_token\", \"txn_token\"]\ngranted_by = [\"trade.stocks\"]\n";
+    let issuer = Issuer::start();
+    let policy = GATEWAY.replace("\"access_token\"", "\"access_token\", \"txn_token\"") + REPLACE;
+    let [exchange, discovery] = free_ports();
+    let url = format!("https://localhost:{exchange}");
+    let writ = Setup::new()
+        .issuer(&issuer)
+        .client("gateway", &policy)
+        .set("issuer", url.as_str())
+        .set("listen.exchange", format!("127.0.0.1:{exchange}"))
+        .set("listen.discovery", format!("127.0.0.1:{discovery}"))
+        .set("listen.discovery_url", format!("https://localhost:{discovery}"))
+        .set("tokens.lifetime", "5s")
+        .start();
+    let (folder, token) = (TempDir::new().unwrap(), issuer.access_token().mint());
+    let more = ["--scope", "trade.execute", "--other-scope", "account.purge", "--replace-scope", "trade.report"];
+    let more = [&more[..], &["--wait", "--leeway", "0"]].concat();
+    let report = run(folder.path(), &url, &writ.site().ca, &writ.setup.credentials("gateway"), &token, &more);
+    let report = report.fails_nothing(&[]);
+    assert_eq!(report.names("noted"), [""; 0], "{:#}", report.json);
+}
+
+#[test]
+fn another_service_that_conforms_fails_nothing() {
+    examine(Fault::None, 60, &[]).fails_nothing(&["txn-token-expired"]);
+}
+
+/// The lines for people: the same outcome, the number of the requirement, what was done, what came, what was expected.
+#[test]
+fn people_read_a_line_for_each_check() {
+    let (tts, folder) = (Tts::start(Fault::SaysBearer, 60), TempDir::new().unwrap());
+    let client = tts.credentials();
+    let json = run(folder.path(), tts.url(), &tts.ca.pem(), &client, &tts.access_token(), &["--scope", PURPOSE]);
+    let mut command = cli::command(folder.path());
+    command.args(["conformance", "--target", tts.url(), "--ca", "ca.pem", "--cert", "c.pem", "--key", "c.key"]);
+    command.args(["--subject-token", "subject.jwt", "--scope", PURPOSE]);
+    let output = cli::run(command).exits(1).says(
+        "FAILED            R-RESP-01   issue-token-type: looked at token_type; came: \"Bearer\"; expected: N_A\n",
+    );
+    assert_eq!(output.stdout.lines().count(), json.json["checks"].as_array().unwrap().len() + 1);
+    assert!(!output.stdout.contains("eyJ"));
+}
+
+/// Nothing that is refused proves anything where good requests are refused too.
+#[test]
+fn a_client_that_gets_no_tokens_proves_nothing() {
+    let (tts, folder) = (Tts::start(Fault::None, 60), TempDir::new().unwrap());
+    let scope = ["--scope", FORBIDDEN_PURPOSE];
+    let report = run(folder.path(), tts.url(), &tts.ca.pem(), &tts.credentials(), &tts.access_token(), &scope);
+    assert_eq!(report.names("failed"), ["issue-status"]);
+    for check in ["audience-unknown", "refusals-json", "client-nobody", "http-get", "txn-token-disguised"] {
+        assert!(report.names("not_tried").contains(&check), "{check}");
+    }
+    report.exits(1);
+}
+
+#[test]
+fn a_target_that_is_not_there_is_told() {
+    let [port, _] = free_ports();
+    let (tts, folder) = (Tts::start(Fault::None, 60), TempDir::new().unwrap());
+    std::fs::write(folder.path().join("ca.pem"), tts.ca.pem()).unwrap();
+    let target = format!("https://localhost:{port}");
+    let mut command = cli::command(folder.path());
+    command.args(["conformance", "--target", &target, "--ca", "ca.pem", "--client-credentials", "--scope", "a"]);
+    cli::run(command).exits(2).says("no answer");
+}
+
+/// One test for each way of being wrong: the check that fails, and no other.
+macro_rules! faults {
+    ($($judge:ident $test:ident: $fault:ident, $check:literal;)*) => {
+        $(#[test] fn $test() { $judge(Fault::$fault, $check); })*
+    };
+}
+
+faults! {
+    fails a_foreign_issuer: ForeignIssuer, "metadata-issuer";
+    fails an_endpoint_without_tls: PlainEndpoint, "metadata-token-endpoint";
+    fails a_published_secret: PublishesSecret, "jwks-public";
+    fails one_name_for_two_keys: OneNameForTwoKeys, "jwks-kid";
+
+    fails an_answer_that_is_text: AnswersText, "issue-media-type";
+    fails an_answer_for_caches: CachedAnswers, "issue-no-store";
+    fails another_issued_token_type: SaysJwt, "issue-issued-token-type";
+    fails a_bearer_token: SaysBearer, "issue-token-type";
+    fails a_refresh_token: AddsRefreshToken, "issue-no-refresh-token";
+    fails an_expires_in_beyond_the_token: LateExpiresIn, "issue-expires-in";
+    fails an_answer_with_another_scope: SaysOtherScope, "issue-scope";
+
+    fails another_typ: WrongTyp, "token-typ";
+    fails a_symmetric_algorithm: Symmetric, "token-algorithm";
+    is_noted no_kid: NoKid, "token-key";
+    fails a_kid_that_is_not_published: UnknownKid, "token-key";
+    fails a_signature_of_another_key: WrongSignature, "token-signature";
+    fails times_in_milliseconds: Milliseconds, "token-times";
+    fails a_token_for_hours: LivesForHours, "token-lifetime";
+    fails an_audience_in_an_array: AudienceArray, "token-audience";
+    fails another_iss: OtherIss, "token-issuer";
+    fails a_txn_used_again: ReusesTxn, "token-txn-unique";
+    fails an_empty_subject: EmptySubject, "token-subject";
+    fails no_requester: NoRequester, "token-requester";
+    fails more_than_was_asked_for: GrantsMore, "token-scope";
+    fails a_context_that_is_no_object: TextAsContext, "token-contexts";
+    fails a_copy_of_the_subject_token: CopiesSubjectToken, "token-no-credential";
+    fails a_claim_twice: RepeatsClaim, "issue-jwt";
+    fails a_token_for_later: NotBefore, "token-verifies";
+
+    fails any_audience: IgnoresAudience, "audience-unknown";
+    is_noted another_code_for_an_audience: OtherTargetCode, "audience-unknown";
+    fails two_audiences: TakesTwoAudiences, "audience-several";
+    fails no_requested_token_type: TakesNoRequestedType, "missing-requested_token_type";
+    fails a_scope_twice: TakesRepeatedScope, "repeated-scope";
+    fails any_grant: TakesUnknownGrant, "grant-unknown";
+    fails a_wider_scope: TakesWiderScope, "scope-wider";
+    fails a_refresh_token_as_subject: TakesRefreshTokens, "subject-type-refresh-token";
+    fails an_unsigned_subject_token: TakesUnsigned, "subject-token-unsigned";
+    fails a_subject_token_of_anyone: TakesBrokenSignatures, "subject-token-signature";
+    fails the_code_invalid_grant: InvalidGrant, "subject-token-malformed";
+    fails an_array_as_details: TakesArrayAsDetails, "details-no-object";
+    fails an_actor_type_alone: IgnoresActor, "actor-type-alone";
+    fails a_refusal_for_an_unknown_parameter: RefusesUnknownParameters, "unknown-parameter";
+    is_noted a_get: TakesGet, "http-get";
+    fails a_json_body: TakesJson, "http-json";
+    fails a_query_string: ReadsQuery, "http-query";
+    fails any_caller: TakesAnyCaller, "client-nobody";
+
+    fails a_refusal_that_is_text: TextAsRefusal, "refusals-json";
+    fails a_refusal_with_another_status: ForbiddenAsRefusal, "refusals-status";
+    fails a_refusal_for_caches: CachedRefusals, "refusals-no-store";
+    fails a_description_with_quotes: QuotesInDescription, "refusals-description";
+    fails an_echo_of_the_subject_token: EchoesSubjectToken, "refusals-keep-secrets";
+
+    fails a_txn_token_as_access_token: TakesTxnTokenAsAccessToken, "txn-token-disguised";
+    fails another_txn_on_replacement: NewTxnOnReplacement, "replacement-keeps";
+    fails a_wider_replacement: WidensReplacement, "replacement-wider";
+    fails a_forged_txn_token: TakesForgedTxnToken, "replacement-signature";
+}
+
+/// R-SUBJ-23
+#[test]
+fn an_expired_txn_token() {
+    let report = examine(Fault::TakesExpired, 4, &["--wait", "--leeway", "0"]);
+    assert_eq!(report.names("failed"), ["txn-token-expired"], "{:#}", report.json);
+    report.exits(1);
+}
