@@ -155,11 +155,10 @@ async fn examine(args: &Args) -> Result<Report, ConformanceError> {
         report.keep_secret(token);
     }
 
-    let served = discovery::metadata(&access, &args.target, &mut report).await;
-    if let (Err(error), None) = (&served, &args.token_endpoint) {
-        return Err(ServiceError::Unreachable(error.to_string()).into());
-    }
-    let metadata = served.ok().flatten();
+    let metadata = match discovery::metadata(&access, &args.target, &mut report).await {
+        Err(error) if args.token_endpoint.is_none() => return Err(error.into()),
+        served => served.ok().flatten(),
+    };
     let metadata = metadata.as_ref();
     let named = || metadata.and_then(|metadata| metadata.token_endpoint(access.has_certificate()));
     let endpoint = args.token_endpoint.as_ref().map(|given| given.url.clone()).or_else(named);
@@ -172,10 +171,10 @@ async fn examine(args: &Args) -> Result<Report, ConformanceError> {
     let ask = Ask { audience, scope: args.scope.clone(), proof, parameters };
     let issuer = metadata.and_then(discovery::Metadata::issuer);
     let scene = Scene { access, endpoint, ask, issuer, keys };
-    let refuses = issue::examine(&scene, &mut report).await?;
-    refusals::examine(&scene, args.other_scope.as_deref(), refuses.as_ref(), &mut report).await;
+    let hindrance = issue::examine(&scene, &mut report).await?;
+    refusals::examine(&scene, args.other_scope.as_deref(), hindrance.as_ref(), &mut report).await;
     let patience = args.wait.then(|| Duration::from_secs(args.leeway.into()));
-    later::examine(&scene, args.replace_scope.as_deref(), patience, refuses.as_ref(), &mut report).await;
+    later::examine(&scene, args.replace_scope.as_deref(), patience, hindrance.as_ref(), &mut report).await;
     Ok(report)
 }
 

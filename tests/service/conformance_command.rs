@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -11,7 +13,7 @@ use crate::support::cli::{self, Output};
 use crate::support::issuer::Issuer;
 use crate::support::pki::Credentials;
 use crate::support::tts::{FORBIDDEN_PURPOSE, Fault, OTHER_PURPOSE, PURPOSE, Tts};
-use crate::support::writ::Setup;
+use crate::support::writ::{Setup, Writ};
 
 /// Everything in a report.
 struct Report {
@@ -33,8 +35,8 @@ impl Report {
     /// The names of the checks with that outcome.
     fn names(&self, outcome: &str) -> Vec<&str> {
         let checks = self.json["checks"].as_array().expect("checks");
-        let mut names = checks.iter().filter(|check| check["outcome"] == outcome).map(|check| &check["name"]);
-        names.by_ref().map(|name| name.as_str().expect("a name")).collect()
+        let with = checks.iter().filter(|check| check["outcome"] == outcome);
+        with.map(|check| check["name"].as_str().expect("a name")).collect()
     }
 
     /// Fails the test unless nothing failed, and these could not be tried.
@@ -51,8 +53,7 @@ impl Report {
     }
 }
 
-/// Runs the command in a folder with the credentials and this subject token.
-fn run(folder: &Path, target: &str, ca: &str, client: &Credentials, subject_token: &str, more: &[&str]) -> Report {
+fn write_files(folder: &Path, ca: &str, client: &Credentials, subject_token: &str) {
     let files = [
         ("ca.pem", ca),
         ("c.pem", &client.certificate_pem),
@@ -62,9 +63,20 @@ fn run(folder: &Path, target: &str, ca: &str, client: &Credentials, subject_toke
     for (file, text) in files {
         std::fs::write(folder.join(file), text).unwrap();
     }
+}
+
+/// The command with the credentials in that folder.
+fn command(folder: &Path, target: &str) -> Command {
     let mut command = cli::command(folder);
-    command.args(["conformance", "--json", "--target", target, "--ca", "ca.pem", "--cert", "c.pem", "--key", "c.key"]);
-    command.args(["--subject-token", "subject.jwt"]).args(more);
+    command.args(["conformance", "--target", target, "--ca", "ca.pem", "--cert", "c.pem", "--key", "c.key"]);
+    command
+}
+
+/// Runs the command in a folder with these credentials and this subject token.
+fn run(folder: &Path, target: &str, ca: &str, client: &Credentials, subject_token: &str, more: &[&str]) -> Report {
+    write_files(folder, ca, client, subject_token);
+    let mut command = command(folder, target);
+    command.args(["--json", "--subject-token", "subject.jwt"]).args(more);
     Report::new(cli::run(command), &[subject_token])
 }
 
@@ -93,22 +105,37 @@ fn is_noted(fault: Fault, check: &str) {
     report.exits(0);
 }
 
-/// Two ports that were free a moment ago.
+/// Two ports that nobody listens on, below those that the system gives away, so that nobody comes by them.
 fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    [(); 2].map(|()| {
+        loop {
+            let step = std::process::id().wrapping_mul(8).wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
+            let port = 20_000 + u16::try_from(step % 10_000).expect("below 10000");
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                break port;
+            }
+        }
+    })
 }
 
-/// The service of this project, replacement included; redemption is off, as the draft has it.
-#[test]
-fn this_service_conforms() {
-    const REPLACE: &str = "\n[[purpose]]\nscope = \"trade.report\"\naccept = [\"access_token\", \"txn_token\"]\ngranted_by = [\"trade.stocks\"]\n";
-    let issuer = Issuer::start();
-    let policy = GATEWAY.replace("\"access_token\"", "\"access_token\", \"txn_token\"") + REPLACE;
+/// A service of this project that is where its metadata say, with a purpose for each way in.
+fn this_service(issuer: &Issuer) -> (Writ, String) {
+    const MORE: &str = r#"
+[[purpose]]
+scope = "trade.report"
+accept = ["access_token", "txn_token"]
+granted_by = ["trade.stocks"]
+
+[[purpose]]
+scope = "trade.sweep"
+accept = ["client_credentials"]
+"#;
+    let policy = GATEWAY.replace("\"access_token\"", "\"access_token\", \"txn_token\"") + MORE;
     let [exchange, discovery] = free_ports();
     let url = format!("https://localhost:{exchange}");
     let writ = Setup::new()
-        .issuer(&issuer)
+        .issuer(issuer)
         .client("gateway", &policy)
         .set("issuer", url.as_str())
         .set("listen.exchange", format!("127.0.0.1:{exchange}"))
@@ -116,11 +143,32 @@ fn this_service_conforms() {
         .set("listen.discovery_url", format!("https://localhost:{discovery}"))
         .set("tokens.lifetime", "5s")
         .start();
+    (writ, url)
+}
+
+/// Nothing fails, nothing is noted and nothing is left out: replacement included; redemption is off, as the draft has it.
+#[test]
+fn this_service_conforms() {
+    let issuer = Issuer::start();
+    let (writ, url) = this_service(&issuer);
     let (folder, token) = (TempDir::new().unwrap(), issuer.access_token().mint());
     let more = ["--scope", "trade.execute", "--other-scope", "account.purge", "--replace-scope", "trade.report"];
     let more = [&more[..], &["--wait", "--leeway", "0"]].concat();
     let report = run(folder.path(), &url, &writ.site().ca, &writ.setup.credentials("gateway"), &token, &more);
     let report = report.fails_nothing(&[]);
+    assert_eq!(report.names("noted"), [""; 0], "{:#}", report.json);
+}
+
+/// R-REQ-18: the grant that Writ offers beyond the draft.
+#[test]
+fn this_service_conforms_without_a_subject_token() {
+    let issuer = Issuer::start();
+    let (writ, url) = this_service(&issuer);
+    let folder = TempDir::new().unwrap();
+    write_files(folder.path(), &writ.site().ca, &writ.setup.credentials("gateway"), "");
+    let mut command = command(folder.path(), &url);
+    command.args(["--json", "--client-credentials", "--scope", "trade.sweep", "--other-scope", "account.purge"]);
+    let report = Report::new(cli::run(command), &[]).fails_nothing(&["txn-token-expired"]);
     assert_eq!(report.names("noted"), [""; 0], "{:#}", report.json);
 }
 
@@ -135,8 +183,7 @@ fn people_read_a_line_for_each_check() {
     let (tts, folder) = (Tts::start(Fault::SaysBearer, 60), TempDir::new().unwrap());
     let client = tts.credentials();
     let json = run(folder.path(), tts.url(), &tts.ca.pem(), &client, &tts.access_token(), &["--scope", PURPOSE]);
-    let mut command = cli::command(folder.path());
-    command.args(["conformance", "--target", tts.url(), "--ca", "ca.pem", "--cert", "c.pem", "--key", "c.key"]);
+    let mut command = command(folder.path(), tts.url());
     command.args(["--subject-token", "subject.jwt", "--scope", PURPOSE]);
     let output = cli::run(command).exits(1).says(
         "FAILED            R-RESP-01   issue-token-type: looked at token_type; came: \"Bearer\"; expected: N_A\n",
@@ -187,6 +234,7 @@ faults! {
     fails another_issued_token_type: SaysJwt, "issue-issued-token-type";
     fails a_bearer_token: SaysBearer, "issue-token-type";
     fails a_refresh_token: AddsRefreshToken, "issue-no-refresh-token";
+    is_noted a_refresh_token_that_is_null: NullAsRefreshToken, "issue-no-refresh-token";
     fails an_expires_in_beyond_the_token: LateExpiresIn, "issue-expires-in";
     fails an_answer_with_another_scope: SaysOtherScope, "issue-scope";
 
@@ -212,6 +260,8 @@ faults! {
     is_noted another_code_for_an_audience: OtherTargetCode, "audience-unknown";
     fails two_audiences: TakesTwoAudiences, "audience-several";
     fails no_requested_token_type: TakesNoRequestedType, "missing-requested_token_type";
+    fails any_requested_token_type: TakesUnknownRequestedType, "requested-type-unknown";
+    is_noted an_access_token_for_who_asks: IssuesAccessTokens, "requested-type-other";
     fails a_scope_twice: TakesRepeatedScope, "repeated-scope";
     fails any_grant: TakesUnknownGrant, "grant-unknown";
     fails a_wider_scope: TakesWiderScope, "scope-wider";

@@ -50,6 +50,8 @@ pub(crate) enum Fault {
     /// `token_type`.
     SaysBearer,
     AddsRefreshToken,
+    /// `refresh_token` is there, and null.
+    NullAsRefreshToken,
     /// `expires_in` is more than the token lives.
     LateExpiresIn,
     /// `scope` of the answer is not that of the token.
@@ -86,6 +88,10 @@ pub(crate) enum Fault {
     OtherTargetCode,
     TakesTwoAudiences,
     TakesNoRequestedType,
+    /// Issues a Txn-Token whatever type of token is asked for, unless it is one of OAuth's own.
+    TakesUnknownRequestedType,
+    /// Issues access tokens as well, as an authorization server may.
+    IssuesAccessTokens,
     TakesRepeatedScope,
     TakesUnknownGrant,
     /// Looks at the first purpose only.
@@ -411,6 +417,12 @@ impl Site {
         }
         match one("requested_token_type") {
             Some(TXN_TOKEN) => {}
+            Some(kind) if self.has(Fault::TakesUnknownRequestedType) && !kind.starts_with(TOKEN_TYPE) => {}
+            Some(ACCESS_TOKEN) if self.has(Fault::IssuesAccessTokens) => {
+                return Ok(json!({
+                    "access_token": "opaque-access-token", "issued_token_type": ACCESS_TOKEN, "token_type": "Bearer",
+                }));
+            }
             // In the wrong place only where it is left out, not where it is empty.
             None if self.has(Fault::TakesNoRequestedType)
                 && !parameters.iter().any(|(name, _)| name == "requested_token_type") => {}
@@ -563,6 +575,7 @@ impl Site {
             Fault::SaysJwt => answer["issued_token_type"] = json!(format!("{TOKEN_TYPE}jwt")),
             Fault::SaysBearer => answer["token_type"] = json!("Bearer"),
             Fault::AddsRefreshToken => answer["refresh_token"] = json!("for-ever"),
+            Fault::NullAsRefreshToken => answer["refresh_token"] = Value::Null,
             Fault::LateExpiresIn => answer["expires_in"] = json!(lifetime * 10),
             Fault::SaysOtherScope => answer["scope"] = json!(OTHER_PURPOSE),
             _ => {}

@@ -99,9 +99,10 @@ const ANSWER: &[Check<Answer>] = &[
         requirement: "R-RESP-02",
         did: "looked for a refresh token",
         expected: "none",
-        judge: |answer| {
-            let present = answer.members.contains_key("refresh_token");
-            Verdict::of(!present, if present { "one" } else { "none" })
+        judge: |answer| match answer.members.get("refresh_token") {
+            None => Verdict::passed("none"),
+            Some(Value::Null) => Verdict::noted("a member that is null"),
+            Some(_) => Verdict::failed("one"),
         },
     },
     Check {
@@ -343,7 +344,7 @@ pub(super) async fn examine(scene: &Scene, report: &mut Report) -> Result<Option
         Ok(reply) => Err(format!("the second request got {}", reply.summary())),
         Err(error) => Err(error.to_string()),
     };
-    let refuses = match (is_issued, &second) {
+    let hindrance = match (is_issued, &second) {
         (false, _) => Some(Verdict::not_tried("good requests are refused too, so a refusal would prove nothing")),
         (true, Err(why)) => Some(Verdict::not_tried(format!("a refusal would prove nothing: {why}"))),
         (true, Ok(_)) => None,
@@ -367,7 +368,7 @@ pub(super) async fn examine(scene: &Scene, report: &mut Report) -> Result<Option
         Rule::new("token-verifies", "R-VERIFY-05", "verified the token as a service downstream does", expected),
         verified,
     );
-    Ok(refuses)
+    Ok(hindrance)
 }
 
 impl Issued {

@@ -214,23 +214,28 @@ fn parameters(ask: &Ask) -> Vec<Refusal> {
         "grant-unknown",
         "R-REQ-05",
         "asked with a grant that nobody knows",
-        &["unsupported_grant_type"],
+        &["unsupported_grant_type", "unauthorized_client"],
         grant,
     ));
-    let other = ask.form().set("requested_token_type", "urn:example:token-type:no-such-type");
-    refusals.push(Refusal::new(
-        "requested-type-unknown",
-        "R-REQ-06",
-        "asked for a token type that nobody knows",
-        &["invalid_request"],
-        other,
-    ));
-    let other = ask.form().set("requested_token_type", &format!("{TOKEN_TYPE}access_token"));
-    let refusal =
-        Refusal::new("requested-type-other", "R-REQ-06", "asked for an access token", &["invalid_request"], other);
-    refusals.push(refusal.lenient(Leniency::OtherTokens));
+    refusals.extend(requested_types(ask));
     refusals.extend(actors(ask));
     refusals
+}
+
+/// An authorization server that is no Transaction Token Service alone may answer with another token.
+fn requested_types(ask: &Ask) -> [Refusal; 2] {
+    let refusal = |name: &str, did: &str, kind: &str| {
+        let form = ask.form().set("requested_token_type", kind);
+        Refusal::new(name, "R-REQ-06", did, &["invalid_request"], form).lenient(Leniency::OtherTokens)
+    };
+    [
+        refusal(
+            "requested-type-unknown",
+            "asked for a token type that nobody knows",
+            "urn:example:token-type:no-such-type",
+        ),
+        refusal("requested-type-other", "asked for an access token", &format!("{TOKEN_TYPE}access_token")),
+    ]
 }
 
 fn requirement_of(parameter: &str) -> &'static str {

@@ -215,7 +215,8 @@ impl Reply {
 
     /// Whether a token came.
     pub(super) fn is_issued(&self) -> bool {
-        self.status < 300 && self.members().is_some_and(|members| members.contains_key("access_token"))
+        self.status < 300
+            && self.members().is_some_and(|members| members.get("access_token").is_some_and(|token| !token.is_null()))
     }
 
     /// Whether the body repeats this text.
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(refused.summary(), "400 invalid_scope");
         assert!(!reply(200, "max-age=60, x=no-store", "{}").is_no_store());
         assert_eq!(reply(400, "", r#"{"error":"a\"b"}"#).error(), None);
-        assert!(reply(200, "", r#"{"access_token":1}"#).is_issued());
+        assert!(reply(200, "", r#"{"access_token":"t"}"#).is_issued());
+        assert!(!reply(200, "", r#"{"access_token":null}"#).is_issued());
     }
 }
