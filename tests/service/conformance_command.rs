@@ -226,6 +226,13 @@ macro_rules! faults {
 faults! {
     fails a_foreign_issuer: ForeignIssuer, "metadata-issuer";
     fails an_endpoint_without_tls: PlainEndpoint, "metadata-token-endpoint";
+    fails keys_without_tls: PlainKeys, "metadata-jwks-uri";
+    fails no_token_exchange: NoExchange, "metadata-grant-types";
+    fails assertions_without_signature: UnsignedAssertions, "metadata-assertion-algorithms";
+    fails a_text_as_response_types: TextAsResponseTypes, "metadata-response-types";
+    fails a_list_as_aliases: ListAsAliases, "metadata-mtls-aliases";
+    fails no_keys: NoKeys, "jwks-served";
+    fails keys_that_nobody_can_use: UnusableKeys, "jwks-usable";
     fails a_published_secret: PublishesSecret, "jwks-public";
     fails one_name_for_two_keys: OneNameForTwoKeys, "jwks-kid";
 
@@ -248,6 +255,7 @@ faults! {
     fails an_audience_in_an_array: AudienceArray, "token-audience";
     fails another_iss: OtherIss, "token-issuer";
     fails a_txn_used_again: ReusesTxn, "token-txn-unique";
+    fails an_empty_txn: EmptyTxn, "token-txn";
     fails an_empty_subject: EmptySubject, "token-subject";
     fails no_requester: NoRequester, "token-requester";
     fails more_than_was_asked_for: GrantsMore, "token-scope";
@@ -259,17 +267,13 @@ faults! {
     fails any_audience: IgnoresAudience, "audience-unknown";
     is_noted another_code_for_an_audience: OtherTargetCode, "audience-unknown";
     fails two_audiences: TakesTwoAudiences, "audience-several";
-    fails no_requested_token_type: TakesNoRequestedType, "missing-requested_token_type";
     fails any_requested_token_type: TakesUnknownRequestedType, "requested-type-unknown";
     is_noted an_access_token_for_who_asks: IssuesAccessTokens, "requested-type-other";
-    fails a_scope_twice: TakesRepeatedScope, "repeated-scope";
     fails any_grant: TakesUnknownGrant, "grant-unknown";
     fails a_wider_scope: TakesWiderScope, "scope-wider";
-    fails a_refresh_token_as_subject: TakesRefreshTokens, "subject-type-refresh-token";
     fails an_unsigned_subject_token: TakesUnsigned, "subject-token-unsigned";
     fails a_subject_token_of_anyone: TakesBrokenSignatures, "subject-token-signature";
     fails the_code_invalid_grant: InvalidGrant, "subject-token-malformed";
-    fails an_array_as_details: TakesArrayAsDetails, "details-no-object";
     fails an_actor_type_alone: IgnoresActor, "actor-type-alone";
     fails a_refusal_for_an_unknown_parameter: RefusesUnknownParameters, "unknown-parameter";
     is_noted a_get: TakesGet, "http-get";
@@ -285,8 +289,66 @@ faults! {
 
     fails a_txn_token_as_access_token: TakesTxnTokenAsAccessToken, "txn-token-disguised";
     fails another_txn_on_replacement: NewTxnOnReplacement, "replacement-keeps";
+    fails a_replacement_that_grows: GrowsOnReplacement, "replacement-scope";
     fails a_wider_replacement: WidensReplacement, "replacement-wider";
     fails a_forged_txn_token: TakesForgedTxnToken, "replacement-signature";
+}
+
+/// R-REQ-05 to R-REQ-09
+#[test]
+fn a_parameter_that_is_done_without() {
+    for name in ["grant_type", "requested_token_type", "audience", "subject_token", "subject_token_type"] {
+        fails(Fault::TakesWithout(name), &format!("missing-{name}"));
+    }
+    let report = examine(Fault::TakesWithout("scope"), 60, &[]);
+    assert_eq!(report.names("failed"), ["missing-scope", "http-query"], "it is in the query string and nowhere else");
+}
+
+/// R-REQ-03
+#[test]
+fn a_parameter_that_is_empty() {
+    for name in ["grant_type", "requested_token_type", "audience", "scope", "subject_token", "subject_token_type"] {
+        fails(Fault::TakesEmpty(name), &format!("empty-{name}"));
+    }
+}
+
+/// R-REQ-03
+#[test]
+fn a_parameter_that_is_sent_twice() {
+    for name in ["grant_type", "requested_token_type", "scope", "subject_token", "subject_token_type"] {
+        fails(Fault::TakesRepeated(name), &format!("repeated-{name}"));
+    }
+}
+
+/// R-REQ-08, R-POL-02
+#[test]
+fn a_purpose_that_is_not_the_clients() {
+    for (end, check) in [("\"b", "scope-malformed"), ("no-such-purpose", "scope-unknown")] {
+        fails(Fault::TakesPurpose(end), check);
+    }
+    let report = examine(Fault::TakesPurpose(FORBIDDEN_PURPOSE), 60, &[]);
+    assert_eq!(report.names("failed"), ["scope-other", "scope-wider"], "alone and with another");
+}
+
+/// R-REQ-10, R-REQ-11, R-SUBJ-13
+#[test]
+fn a_type_of_subject_token_that_nobody_may_take() {
+    for (name, check) in [
+        ("refresh_token", "subject-type-refresh-token"),
+        ("saml2", "subject-type-saml"),
+        ("no-such-type", "subject-type-unknown"),
+    ] {
+        fails(Fault::TakesType(name), check);
+    }
+}
+
+/// R-REQ-12
+#[test]
+fn details_that_are_no_object() {
+    fails(Fault::TakesContext("request_details", "[1]"), "details-no-object");
+    fails(Fault::TakesContext("request_details", "{\"writ\":"), "details-no-json");
+    fails(Fault::TakesContext("request_context", "[1]"), "context-no-object");
+    is_noted(Fault::TakesContext("request_details", "{\"a\":1,\"a\":2}"), "details-duplicates");
 }
 
 /// R-SUBJ-23

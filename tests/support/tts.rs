@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+use writ_verifier::json as strict;
 use writ_verifier::jwks::KeySet;
 use writ_verifier::jws::Jws;
 
@@ -36,6 +37,20 @@ pub(crate) enum Fault {
     ForeignIssuer,
     /// Metadata have no `token_endpoint` that is an https URL, only its alias for mTLS.
     PlainEndpoint,
+    /// Metadata have a `jwks_uri` without TLS.
+    PlainKeys,
+    /// Metadata do not list token exchange.
+    NoExchange,
+    /// Metadata list JWTs as authentication, signed with `none`.
+    UnsignedAssertions,
+    /// `response_types_supported` is a text.
+    TextAsResponseTypes,
+    /// `mtls_endpoint_aliases` is a list.
+    ListAsAliases,
+    /// No keys where they should be.
+    NoKeys,
+    /// No published key can be used.
+    UnusableKeys,
     /// A symmetric key is published.
     PublishesSecret,
     /// Two keys are published under one name.
@@ -73,6 +88,7 @@ pub(crate) enum Fault {
     /// `iss`.
     OtherIss,
     ReusesTxn,
+    EmptyTxn,
     EmptySubject,
     NoRequester,
     GrantsMore,
@@ -87,21 +103,29 @@ pub(crate) enum Fault {
     /// Another code than RFC 8693 advises for an unknown audience.
     OtherTargetCode,
     TakesTwoAudiences,
-    TakesNoRequestedType,
+    /// Does without this parameter.
+    TakesWithout(&'static str),
+    /// Takes this parameter for absent where it is empty, and then does without it.
+    TakesEmpty(&'static str),
+    /// Takes the first value of this parameter.
+    TakesRepeated(&'static str),
     /// Issues a Txn-Token whatever type of token is asked for, unless it is one of OAuth's own.
     TakesUnknownRequestedType,
     /// Issues access tokens as well, as an authorization server may.
     IssuesAccessTokens,
-    TakesRepeatedScope,
     TakesUnknownGrant,
     /// Looks at the first purpose only.
     TakesWiderScope,
-    TakesRefreshTokens,
+    /// Takes a purpose that ends like this.
+    TakesPurpose(&'static str),
+    /// Takes this type of token for an access token.
+    TakesType(&'static str),
     TakesUnsigned,
     TakesBrokenSignatures,
     /// The code that RFC 8693 does not have for subject tokens.
     InvalidGrant,
-    TakesArrayAsDetails,
+    /// Takes this text as `request_details` or `request_context`.
+    TakesContext(&'static str, &'static str),
     IgnoresActor,
     RefusesUnknownParameters,
     /// Takes parameters from the query string of a GET.
@@ -118,6 +142,8 @@ pub(crate) enum Fault {
 
     TakesTxnTokenAsAccessToken,
     NewTxnOnReplacement,
+    /// A replaced token has another purpose besides.
+    GrowsOnReplacement,
     WidensReplacement,
     /// Does not look at the signature of its own tokens.
     TakesForgedTxnToken,
@@ -204,8 +230,7 @@ impl Tts {
 
     /// An access token that it takes.
     pub(crate) fn access_token(&self) -> String {
-        let header = json!({"typ": "at+jwt", "alg": "ES256", "kid": self.site.subject_key.kid});
-        self.site.subject_key.token(&header.to_string(), &json!({"sub": "alice", "exp": now() + 600}).to_string())
+        self.site.access_token()
     }
 }
 
@@ -289,7 +314,7 @@ impl Site {
         };
         match request.path.as_str() {
             "/.well-known/oauth-authorization-server" => document(&self.metadata()),
-            "/jwks" => document(&self.jwks()),
+            "/jwks" if !self.has(Fault::NoKeys) => document(&self.jwks()),
             "/token" => match self.token(request) {
                 Ok(answer) => self.success(&answer),
                 Err(no) => self.refusal(no, request),
@@ -301,7 +326,7 @@ impl Site {
     fn metadata(&self) -> Value {
         let issuer = if self.has(Fault::ForeignIssuer) { "https://other.example" } else { &self.url };
         let scheme = if self.has(Fault::PlainEndpoint) { "http" } else { "https" };
-        json!({
+        let mut metadata = json!({
             "issuer": issuer,
             "token_endpoint": self.url.replacen("https", scheme, 1) + "/token",
             "mtls_endpoint_aliases": {"token_endpoint": format!("{}/token", self.url)},
@@ -310,12 +335,23 @@ impl Site {
             "token_endpoint_auth_methods_supported": ["tls_client_auth"],
             "response_types_supported": [],
             "txn_token_trust_domains_supported": [TRUST_DOMAIN],
-        })
+        });
+        let (name, value) = match self.fault {
+            Fault::PlainKeys => ("jwks_uri", json!("http://localhost/jwks")),
+            Fault::NoExchange => ("grant_types_supported", json!(["client_credentials"])),
+            Fault::UnsignedAssertions => ("token_endpoint_auth_signing_alg_values_supported", json!(["none"])),
+            Fault::TextAsResponseTypes => ("response_types_supported", json!("none")),
+            Fault::ListAsAliases => ("mtls_endpoint_aliases", json!(["tls"])),
+            _ => return metadata,
+        };
+        metadata[name] = value;
+        metadata
     }
 
     fn jwks(&self) -> Value {
         let mut keys = vec![self.key.jwk()];
         match self.fault {
+            Fault::UnusableKeys => keys[0]["alg"] = json!("ES384"),
             Fault::PublishesSecret => {
                 keys.push(json!({"kty": "oct", "k": "AAAA", "kid": "s", "alg": "HS256", "use": "sig"}));
             }
@@ -375,7 +411,32 @@ impl Site {
         if self.has(Fault::ReadsQuery) {
             parameters.extend(parse(&request.query));
         }
+        let is_there = |name: &str| parameters.iter().any(|(other, _)| other == name);
+        let is_empty = |name: &str| parameters.iter().any(|(other, value)| other == name && value.is_empty());
+        match self.fault {
+            Fault::TakesWithout(name) if !is_there(name) => parameters.push(self.usual(name)),
+            Fault::TakesEmpty(name) if is_empty(name) => parameters.push(self.usual(name)),
+            _ => {}
+        }
         self.exchange(&parameters)
+    }
+
+    /// A parameter of a good request.
+    fn usual(&self, name: &str) -> (String, String) {
+        let value = match name {
+            "grant_type" => TOKEN_EXCHANGE.to_owned(),
+            "requested_token_type" => TXN_TOKEN.to_owned(),
+            "audience" => TRUST_DOMAIN.to_owned(),
+            "scope" => PURPOSE.to_owned(),
+            "subject_token" => self.access_token(),
+            _ => ACCESS_TOKEN.to_owned(),
+        };
+        (name.to_owned(), value)
+    }
+
+    fn access_token(&self) -> String {
+        let header = json!({"typ": "at+jwt", "alg": "ES256", "kid": self.subject_key.kid});
+        self.subject_key.token(&header.to_string(), &json!({"sub": "alice", "exp": now() + 600}).to_string())
     }
 
     fn exchange(&self, parameters: &Parameters) -> Result<Value, No> {
@@ -398,7 +459,7 @@ impl Site {
             named.map(|(_, value)| value.as_str()).collect()
         };
         for name in KNOWN {
-            let is_taken = name == "audience" || (name == "scope" && self.has(Fault::TakesRepeatedScope));
+            let is_taken = name == "audience" || self.has(Fault::TakesRepeated(name));
             if values(name).len() > 1 && !is_taken {
                 return Err(bad);
             }
@@ -423,9 +484,6 @@ impl Site {
                     "access_token": "opaque-access-token", "issued_token_type": ACCESS_TOKEN, "token_type": "Bearer",
                 }));
             }
-            // In the wrong place only where it is left out, not where it is empty.
-            None if self.has(Fault::TakesNoRequestedType)
-                && !parameters.iter().any(|(name, _)| name == "requested_token_type") => {}
             _ => return Err(bad),
         }
         match values("audience").as_slice() {
@@ -444,22 +502,30 @@ impl Site {
         if one("resource").is_some() {
             return Err((400, "invalid_target"));
         }
-        self.check_context(one("request_details"), Fault::TakesArrayAsDetails)?;
-        self.check_context(one("request_context"), Fault::None)?;
+        for name in ["request_details", "request_context"] {
+            let text = one(name).unwrap_or("{}");
+            let is_json = strict::check(text, strict::Limits::DEFAULT).is_ok() && text.starts_with('{');
+            if !is_json && !matches!(self.fault, Fault::TakesContext(which, value) if which == name && value == text) {
+                return Err(bad);
+            }
+        }
         let (Some(token), Some(kind), Some(scope)) = (one("subject_token"), one("subject_token_type"), one("scope"))
         else {
             return Err(bad);
         };
-        let kind =
-            if self.has(Fault::TakesRefreshTokens) { kind.replace("refresh", "access") } else { kind.to_owned() };
-        match kind.as_str() {
+        let kind = match self.fault {
+            Fault::TakesType(name) if kind.ends_with(name) => ACCESS_TOKEN,
+            _ => kind,
+        };
+        match kind {
             ACCESS_TOKEN if self.has(Fault::TakesTxnTokenAsAccessToken) && self.own(token).is_some() => {
                 Ok(self.issue(scope, "alice", token))
             }
             ACCESS_TOKEN => {
                 self.subject(token)?;
                 let mut purposes = scope.split(' ');
-                let mine = |purpose: &str| [PURPOSE, OTHER_PURPOSE].contains(&purpose);
+                let tolerated = |purpose: &str| matches!(self.fault, Fault::TakesPurpose(end) if scope.ends_with(end) && purpose.ends_with(end));
+                let mine = |purpose: &str| [PURPOSE, OTHER_PURPOSE].contains(&purpose) || tolerated(purpose);
                 let looked_at = if self.has(Fault::TakesWiderScope) { 1 } else { usize::MAX };
                 if !purposes.by_ref().take(looked_at).all(mine) {
                     return Err((400, "invalid_scope"));
@@ -469,13 +535,6 @@ impl Site {
             TXN_TOKEN => self.replace(token, scope),
             _ => Err(bad),
         }
-    }
-
-    fn check_context(&self, text: Option<&str>, tolerated: Fault) -> Result<(), No> {
-        let Some(text) = text else { return Ok(()) };
-        let is_json = writ_verifier::json::check(text, writ_verifier::json::Limits::DEFAULT).is_ok();
-        let is_taken = text.starts_with('[') && tolerated != Fault::None && self.has(tolerated);
-        if is_json && (text.starts_with('{') || is_taken) { Ok(()) } else { Err((400, "invalid_request")) }
     }
 
     /// Whether an access token may be exchanged.
@@ -518,6 +577,8 @@ impl Site {
             return Err((400, "invalid_scope"));
         }
         let txn = if self.has(Fault::NewTxnOnReplacement) { fresh_txn().into() } else { claims["txn"].clone() };
+        let more = format!("{scope} {OTHER_PURPOSE}");
+        let scope = if self.has(Fault::GrowsOnReplacement) { &more } else { scope };
         Ok(self.sign(scope, claims["sub"].as_str().unwrap_or_default(), &txn, token))
     }
 
@@ -546,6 +607,7 @@ impl Site {
             }
             Fault::AudienceArray => claims["aud"] = json!([TRUST_DOMAIN]),
             Fault::OtherIss => claims["iss"] = json!("https://other.example"),
+            Fault::EmptyTxn => claims["txn"] = json!(""),
             Fault::EmptySubject => claims["sub"] = json!(""),
             Fault::NoRequester => drop(claims.as_object_mut().expect("an object").remove("req_wl")),
             Fault::NotBefore => claims["nbf"] = json!(now() + 3600),

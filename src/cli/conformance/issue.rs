@@ -256,7 +256,7 @@ const TOKEN: &[Check<Token>] = &[
         did: "made the same request again and compared txn",
         expected: "another one, of at least 16 characters",
         judge: |token| {
-            let of = |issued: &Issued| issued.claims["txn"].as_str().map(str::to_owned);
+            let of = |issued: &Issued| issued.claims["txn"].as_str().filter(|txn| !txn.is_empty()).map(str::to_owned);
             match token.second.as_ref().map(of) {
                 Err(why) => Verdict::not_tried(why.clone()),
                 Ok(None) => Verdict::not_tried("no txn that can be read"),

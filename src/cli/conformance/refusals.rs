@@ -324,8 +324,9 @@ fn targets_and_purposes(ask: &Ask, other: Option<&str>) -> Vec<Refusal> {
 /// Subject tokens that are not what they are said to be.
 fn subject_tokens(ask: &Ask) -> Vec<Refusal> {
     const CODES: &[&str] = &["invalid_request"];
-    let Proof::Subject { token, token_type } = &ask.proof else {
-        return vec![];
+    let (token, token_type, absent) = match &ask.proof {
+        Proof::Subject { token, token_type } => (token.as_str(), token_type.as_str(), None),
+        Proof::Client => ("", "", Some("needs --subject-token")),
     };
     let kind = |name: &str| ask.form().set("subject_token_type", &format!("{TOKEN_TYPE}{name}"));
     let unknown = ask.form().set("subject_token_type", "urn:example:token-type:no-such-type");
@@ -334,7 +335,7 @@ fn subject_tokens(ask: &Ask) -> Vec<Refusal> {
     let malformed = if is_json { "{\"sub\":" } else { "not.a.token" };
     let (broken, unsigned) = (with_broken_signature(token), unsigned(token));
     let no_jwt = "the subject token is no JWT";
-    vec![
+    let refusals = vec![
         Refusal::new(
             "subject-type-refresh-token",
             "R-REQ-11",
@@ -379,7 +380,8 @@ fn subject_tokens(ask: &Ask) -> Vec<Refusal> {
             ask.exchange(unsigned.as_deref().unwrap_or_default(), token_type),
         )
         .unless(not_json.or(unsigned.is_none().then_some(no_jwt))),
-    ]
+    ];
+    refusals.into_iter().map(|refusal| refusal.unless(absent)).collect()
 }
 
 /// `request_details` and `request_context`.

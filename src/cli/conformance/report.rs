@@ -52,7 +52,7 @@ pub(super) struct Check<T> {
 }
 
 /// Every check in the order in which it was made.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Report {
     lines: Vec<(Rule, Verdict)>,
     secrets: Vec<Zeroizing<String>>,
