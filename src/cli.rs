@@ -3,6 +3,7 @@
 pub mod block;
 pub mod certs;
 pub mod check;
+pub mod conformance;
 pub mod keys;
 pub mod policy;
 pub mod quickstart;
@@ -65,6 +66,8 @@ enum Command {
     Certs(certs::Args),
     /// Get, decode and verify Txn-Tokens
     Token(token::Args),
+    /// Try any Transaction Token Service against the draft, and report
+    Conformance(Box<conformance::Args>),
 }
 
 /// Runs the command that the process was started with.
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Store(args) => wait_for(store::run(args, &cli.config)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
+        Command::Conformance(args) => wait_for(conformance::run(*args)),
     }
 }
 

@@ -18,6 +18,7 @@ use verify::Keys;
 
 pub use inspect::{Decoded, InspectError};
 pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
+pub(super) use service::{body, client, unreachable};
 
 /// Ask for a Txn-Token, look into one, verify one
 #[derive(Debug, clap::Args)]
@@ -206,7 +207,7 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
     }
 }
 
-fn token_type(name: &str) -> Result<String, String> {
+pub(super) fn token_type(name: &str) -> Result<String, String> {
     subject_token_type(name).ok_or_else(|| {
         "access_token, jwt, id_token, self_signed, unsigned_json, txn_token, expired_txn_token or a URN".to_owned()
     })
@@ -217,7 +218,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, TokenError> {
 }
 
 /// A token from a file or standard input, without the white space around it.
-fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
+pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let bytes = if path == Path::new("-") { read_stdin()? } else { read(path)? };
     let text = std::str::from_utf8(&bytes).map_err(|_| io::ErrorKind::InvalidData.into()).map_err(io_error(path))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
@@ -229,11 +230,11 @@ fn read_stdin() -> Result<Zeroizing<Vec<u8>>, TokenError> {
     Ok(bytes)
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
     std::fs::read(path).map(Zeroizing::new).map_err(io_error(path))
 }
 
-fn print(line: &str) -> Result<(), TokenError> {
+pub(super) fn print(line: &str) -> Result<(), TokenError> {
     writeln!(io::stdout(), "{line}").map_err(io_error(Path::new("standard output")))
 }
 

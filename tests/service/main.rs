@@ -11,6 +11,7 @@ mod client_credentials;
 mod clients;
 mod clock;
 mod configuration;
+mod conformance_command;
 mod details;
 mod handshakes;
 mod introspection;

@@ -96,14 +96,7 @@ impl Service {
         if url.scheme() != "https" || !bare {
             return Err(ServiceError::Url);
         }
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca, certificate, key)?)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| unreachable(&error))?;
-        Ok(Self { http, url })
+        Ok(Self { http: client(Some(ca), Some((certificate, key)))?, url })
     }
 
     /// The trust domain that its metadata names first.
@@ -184,17 +177,39 @@ pub fn subject_token_type(name: &str) -> Option<String> {
     }
 }
 
-fn tls(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig, ServiceError> {
+/// A client that goes where it is sent and no further. It trusts the CA certificates `ca` alone (`None`: whom the system
+/// trusts) and shows this certificate with its key, if any; all are PEM.
+pub(in crate::cli) fn client(
+    ca: Option<&[u8]>,
+    identity: Option<(&[u8], &[u8])>,
+) -> Result<reqwest::Client, ServiceError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls(ca, identity)?)
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .timeout(TIMEOUT)
+        .build()
+        .map_err(|error| unreachable(&error))
+}
+
+fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
     let mut roots = RootCertStore::empty();
-    for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-        roots.add(root)?;
+    match ca {
+        Some(ca) => {
+            for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
+                roots.add(root)?;
+            }
+        }
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = config.with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
     let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
     let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
     let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_client_auth_cert(chain, key)?)
+    Ok(config.with_client_auth_cert(chain, key)?)
 }
 
 fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
@@ -202,7 +217,8 @@ fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<
     all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
 }
 
-async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+/// The whole body of an answer, unless it is longer than any of a TTS.
+pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
@@ -215,7 +231,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
 }
 
 /// The whole chain: the alert of a refused handshake comes last in it.
-fn unreachable(error: &reqwest::Error) -> ServiceError {
+pub(in crate::cli) fn unreachable(error: &reqwest::Error) -> ServiceError {
     let causes = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
     ServiceError::Unreachable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
