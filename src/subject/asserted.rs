@@ -69,10 +69,11 @@ impl AssertedSubject {
         clock_skew: Duration,
         now: Timestamp,
     ) -> Result<Self, SubjectError> {
-        // No other time is looked at: whatever else it says is for the policy to name.
+        // Of plain JSON no other time is looked at: whatever else it says is for the policy to name.
         let mut expiry = Members::default();
         expiry.adopt("exp", &claims, "exp");
-        let usable_until = Times::read(&expiry, now)?.hold(now, clock_skew)?;
+        let times = if source == Source::UnsignedJson { &expiry } else { &claims };
+        let usable_until = Times::read(times, now)?.hold(now, clock_skew)?;
         Ok(Self { source, sub, claims, usable_until, single_use: None })
     }
 }

@@ -548,6 +548,22 @@ pub(super) mod tests {
         assert_eq!(reason(&Trial { presented, ..trial(Source::IdToken) }, &world), "scope_unknown");
     }
 
+    /// As the service reads them: of plain JSON only `exp` is a time.
+    #[test]
+    fn what_a_client_vouches_for_has_its_time() {
+        let text = "[[purpose]]\nscope = \"s\"\naccept = [\"self_signed\", \"unsigned_json\"]\nsubjects = [\"*\"]\n";
+        let world = world(&[("a", text)]);
+        let vouched =
+            |source, claims: &str| reason(&Trial { presented: Some(members(claims)), ..trial(source) }, &world);
+        for source in [Source::SelfSigned, Source::UnsignedJson] {
+            assert_eq!(vouched(source, "{}"), "allow");
+            assert_eq!(vouched(source, r#"{"exp":1789999990}"#), "subject_token_expired");
+        }
+        let ahead = r#"{"nbf":1790000011,"exp":1790000060}"#;
+        assert_eq!(vouched(Source::SelfSigned, ahead), "subject_token_not_yet_valid");
+        assert_eq!(vouched(Source::UnsignedJson, ahead), "allow");
+    }
+
     #[test]
     fn a_token_that_would_be_too_large_is_refused() {
         let text =
