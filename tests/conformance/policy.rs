@@ -357,3 +357,19 @@ fn requests_can_be_limited_for_each_client() {
     limited.expect("100 requests are more than 2 a second").refused(429, "temporarily_unavailable", "rate_limited");
     writ.workload("other").token(&form).issued();
 }
+
+/// R-POL-12
+#[test]
+fn a_decision_can_be_tried_and_explained_without_the_service() {
+    let setup = Setup::new().client("job", JOB);
+    let explain = |scope: &str| {
+        let request = ["--client", "job", "--source", "client_credentials", "--scope", scope, "--json"];
+        setup.run(&[&["policy", "explain"], &request[..]].concat())
+    };
+    let allowed = explain("mail.report").exits(0).json();
+    assert_eq!((&allowed["allowed"], &allowed["claims"]["scope"]), (&json!(true), &json!("mail.report")));
+    let refused = explain("mail.other").exits(1).json();
+    assert_eq!((&refused["allowed"], &refused["reason"]), (&json!(false), &json!("purpose_not_allowed")));
+    let last = refused["rules"].as_array().and_then(|rules| rules.last()).expect("rules");
+    assert_eq!((&last["rule"], &last["passed"]), (&json!("scope"), &json!(false)));
+}
