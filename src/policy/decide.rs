@@ -566,8 +566,8 @@ fn replace(
 
 /// The claims of a token of ours, as a condition sees them.
 fn as_members(claims: &TxnClaims) -> Members {
-    let text = serde_json::to_string(claims);
-    text.and_then(|text| serde_json::from_str(&text)).unwrap_or_default() // of nothing no condition holds
+    let text = serde_json::to_string(claims).expect("claims that were read as JSON can be written as JSON");
+    serde_json::from_str(&text).expect("what was just written is an object")
 }
 
 /// The second in which a transaction began: it is in its `UUIDv7`.
