@@ -66,7 +66,7 @@ struct ExplainArgs {
     /// `request_context`: one JSON object
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
-    /// The claims of the subject token, one JSON object; of a Txn-Token `sub`, `scope` and `req_wl` must be known
+    /// The claims of the subject token, one JSON object; of a Txn-Token it should tell `scope` and `req_wl`
     #[arg(long, value_name = "JSON", value_parser = object)]
     presented: Option<Members>,
     /// How long ago the subject token expired, like 40d; -30s if it lives for that long

@@ -100,6 +100,9 @@ impl TrialError {
     }
 }
 
+/// Whom a token is about, where nothing says it.
+const SOMEONE: &str = "someone";
+
 /// What a decision needs besides the request.
 #[derive(Debug)]
 pub(super) struct World {
@@ -175,18 +178,26 @@ impl Trial {
     /// # Errors
     /// [`TrialError`], whatever the policies say.
     pub(super) fn decide(&self, world: &World) -> Result<Verdict, TrialError> {
-        let proof = self.proof(world)?;
         let mut trace = Trace::default();
-        let outcome = self.outcome(proof, world, &mut trace);
-        Ok(Verdict { trace, outcome })
-    }
-
-    fn outcome(&self, proof: Proof, world: &World, trace: &mut Trace) -> Result<Allowed, Refusal> {
         let client = world.client(&self.client);
         let file = world.file(&self.client).display().to_string();
         let detail = if client.is_some() { file } else { format!("there is no {file}") };
         trace.push(Step { rule: "client", line: None, passed: client.is_some(), detail: detail.into() });
-        let client = client.ok_or(ClientError::Unknown)?;
+        let Some(client) = client else {
+            return Ok(Verdict { trace, outcome: Err(ClientError::Unknown.into()) });
+        };
+        let proof = self.proof(client, world)?;
+        let outcome = self.outcome(client, proof, world, &mut trace);
+        Ok(Verdict { trace, outcome })
+    }
+
+    fn outcome(
+        &self,
+        client: &ClientPolicy,
+        proof: Proof,
+        world: &World,
+        trace: &mut Trace,
+    ) -> Result<Allowed, Refusal> {
         let request = self.request(&proof, world).map_err(|error| refused("request", error, trace))?;
         let asked = admit(client, &request, trace)?;
         let may_redeem = asked.redeeming_rule().is_some();
@@ -227,7 +238,7 @@ impl Trial {
         TokenRequest::parse(&Form::parse(form.finish().as_bytes())?, domain)
     }
 
-    fn proof(&self, world: &World) -> Result<Proof, TrialError> {
+    fn proof(&self, client: &ClientPolicy, world: &World) -> Result<Proof, TrialError> {
         match self.source {
             Source::ClientCredentials => {
                 self.refuse("presented", self.presented.is_some())?;
@@ -238,11 +249,11 @@ impl Trial {
             }
             Source::UnsignedJson | Source::SelfSigned => {
                 self.refuse("subject_scope", self.subject_scope.is_some())?;
-                let (sub, claims) = self.claims(world)?;
+                let (sub, claims) = self.claims(client.subject.as_str(), world)?;
                 Ok(Proof::Asserted(self.source, sub, claims))
             }
             Source::AccessToken | Source::Jwt | Source::IdToken => {
-                let (sub, mut claims) = self.claims(world)?;
+                let (sub, mut claims) = self.claims(SOMEONE, world)?;
                 if self.age.is_none() && claims.raw("exp").is_none() {
                     set(&mut claims, "exp", &(world.now + HOUR).epoch());
                 }
@@ -258,16 +269,10 @@ impl Trial {
         if told { Err(TrialError::new(key, message())) } else { Ok(()) }
     }
 
-    /// The final subject, and the claims of a token about it.
-    fn claims(&self, world: &World) -> Result<(Subject, Members), TrialError> {
+    /// The final subject, `supposed` if nothing says it, and the claims of a token about it.
+    fn claims(&self, supposed: &str, world: &World) -> Result<(Subject, Members), TrialError> {
         let mut claims = self.presented.clone().unwrap_or_default();
-        let sub = match &self.subject {
-            Some(name) => name.clone(),
-            None => claims.get("sub").ok_or_else(|| {
-                let source = self.source.name();
-                TrialError::new("subject", format!("is missing: whom is the {source} about?"))
-            })?,
-        };
+        let sub = self.subject.clone().or_else(|| claims.get("sub")).unwrap_or_else(|| supposed.to_owned());
         let sub = subject(&sub)?;
         if claims.raw("sub").is_none() {
             set(&mut claims, "sub", &sub);
@@ -298,10 +303,9 @@ impl Trial {
         let mut claims = self.presented.clone().unwrap_or_default();
         self.subject.iter().for_each(|sub| set(&mut claims, "sub", sub));
         self.subject_scope.iter().for_each(|scope| set(&mut claims, "scope", scope));
-        for name in ["sub", "scope", "req_wl"] {
+        for (name, supposed) in [("sub", SOMEONE), ("scope", &self.scope), ("req_wl", SOMEONE)] {
             if claims.raw(name).is_none() {
-                let message = format!("must have `{name}`, as the claims of a Txn-Token do");
-                return Err(TrialError::new("presented", message));
+                set(&mut claims, name, &supposed);
             }
         }
         let told = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
