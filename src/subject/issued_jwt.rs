@@ -23,7 +23,7 @@ use super::issuers::AccessTokenProfile;
 use super::outside::{Audience, Measure, OutsideToken, members};
 use crate::policy::Source;
 
-/// The longest JWT of an issuer that is read, in bytes.
+/// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
 const MAX_LEN: usize = 16 * 1024;
 
 /// A text in the form of a JWT; nothing in it has been proven.

@@ -10,17 +10,14 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use jsonwebtoken::DecodingKey;
 use writ_verifier::claims::TYP;
-use writ_verifier::jws::{Jws, JwsError};
 use writ_verifier::{TrustDomain, TxnClaims};
 
 use super::SubjectError;
+use super::issued_jwt::parse_jws;
 use crate::clock::Timestamp;
 
 /// Clocks of instances differ: an `iat` this far ahead is accepted.
 const INSTANCE_SKEW: Duration = Duration::from_secs(5);
-
-/// Longer than any token we issue, redeemed ones included.
-const MAX_LEN: usize = 16 * 1024;
 
 /// What is known of the key that a token names.
 pub enum KnownKey {
@@ -183,10 +180,7 @@ impl Genuine {
         from_history: bool,
         find: impl FnOnce(&str) -> KnownKey,
     ) -> Result<Self, SubjectError> {
-        let jws = Jws::parse(text, MAX_LEN).map_err(|error| match error {
-            JwsError::Algorithm => SubjectError::SignatureInvalid,
-            JwsError::TooLong | JwsError::Form | JwsError::Header => SubjectError::Malformed,
-        })?;
+        let jws = parse_jws(text)?;
         if jws.typ.as_deref() != Some(TYP) {
             return Err(SubjectError::Malformed);
         }
