@@ -46,6 +46,9 @@ pub struct Decision {
     /// The purposes asked for, or those of the token that was asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// `ignored`: the subject token names an actor, and the policy says that this does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actors: Option<&'static str>,
     /// Who issued the subject token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject_issuer: Option<String>,
@@ -91,6 +94,9 @@ pub struct Decision {
     /// Why it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
+    /// The same as the client was told it (`error_description`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// The digest of the policies it was decided by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policies: Option<String>,

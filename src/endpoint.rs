@@ -192,6 +192,7 @@ impl Decision {
             client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
             error: Some(request.refusal.error()),
             reason: Some(request.refusal.reason()),
+            cause: Some(request.refusal.to_string()),
             ..Self::default()
         }
     }
@@ -199,6 +200,7 @@ impl Decision {
     fn refuses(&mut self, refusal: &Refusal) {
         let code = refusal.code();
         (self.error, self.reason) = (Some(code.error), Some(code.reason));
+        self.cause = Some(refusal.description());
     }
 }
 

@@ -107,7 +107,9 @@ impl Exchange {
         let subject = self.verify(ask, &asked, policies, now).await?;
         decision.proves(&subject, now);
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
+        let names_actor = subject.names_actor();
         let grant = decide(&asked, subject, at, &mut trace)?;
+        decision.actors = names_actor.then_some("ignored"); // else it were no grant
         self.ask_pdp(ask, &grant, &request, decision).await?;
         self.blocks.check(&Matter::of_grant(&grant), clock)?;
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term

@@ -126,6 +126,11 @@ impl Source {
         matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken)
     }
 
+    /// Whether the proof brings claims of somebody else's making, or of the client's, that are not those of a Txn-Token.
+    pub const fn brings_claims(self) -> bool {
+        matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken | Self::SelfSigned | Self::UnsignedJson)
+    }
+
     /// Whether the client alone vouches for the subject: no token of anyone else stands behind the request.
     pub const fn is_self_asserted(self) -> bool {
         matches!(self, Self::ClientCredentials | Self::UnsignedJson | Self::SelfSigned)
@@ -207,6 +212,16 @@ impl ClientPolicy {
     }
 }
 
+/// What becomes of a subject token that names an actor (`act`, RFC 8693 §4.1): a Txn-Token cannot say that somebody acts
+/// for its subject, so it would say that the subject acts alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actors {
+    /// It is refused.
+    Refused,
+    /// `actors = "ignore"`: it is taken as if its subject acted alone.
+    Ignored,
+}
+
 /// One `[[purpose]]` table.
 #[derive(Debug, Clone)]
 pub struct PurposeRule {
@@ -230,6 +245,8 @@ pub struct PurposeRule {
     pub when: Option<Arc<Condition>>,
     /// Whether the token may outlive the subject token.
     pub outlive: bool,
+    /// What a subject token means that somebody acts for its subject.
+    pub actors: Actors,
     /// Whether the external decision point must allow it too.
     pub pdp: bool,
     /// The right to redeem expired tokens; present only if `expired_txn_token` is accepted.

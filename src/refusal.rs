@@ -118,11 +118,13 @@ impl Refusal {
             Self::Policy(denial) => match denial {
                 Denial::PurposeNotAllowed => code("invalid_scope", "purpose_not_allowed"),
                 Denial::SourceNotAllowed => code("unauthorized_client", "source_not_allowed"),
+                Denial::ActorNotAllowed | Denial::ClaimMissing => {
+                    code("invalid_request", "subject_token_claims_invalid")
+                }
                 Denial::SubjectNotAllowed => code("unauthorized_client", "subject_not_allowed"),
                 Denial::ScopeUnknown => code("invalid_scope", "scope_unknown"),
                 Denial::ScopeExceedsSubjectToken => code("invalid_scope", "scope_exceeds_subject_token"),
                 Denial::DetailsRejected(_) => code("invalid_scope", "details_rejected"),
-                Denial::ClaimMissing => code("invalid_request", "subject_token_claims_invalid"),
                 Denial::ConditionFailed => code("invalid_scope", "condition_failed"),
                 Denial::ReplacementLimit => code("invalid_request", "replacement_limit"),
                 Denial::UnsupportedOnRedemption(_) => code("invalid_request", "parameter_unsupported"),
@@ -316,6 +318,7 @@ pub(crate) mod tests {
             [
                 Denial::PurposeNotAllowed,
                 Denial::SourceNotAllowed,
+                Denial::ActorNotAllowed,
                 Denial::SubjectNotAllowed,
                 Denial::ScopeUnknown,
                 Denial::ScopeExceedsSubjectToken,

@@ -47,4 +47,13 @@ impl VerifiedSubject {
             Self::Own(_) => Source::ExpiredTxnToken,
         }
     }
+
+    /// Whether it says that somebody acts for the subject (`act`, RFC 8693 §4.1). A Txn-Token never does.
+    pub fn names_actor(&self) -> bool {
+        match self {
+            Self::Client | Self::Named(_) | Self::Own(_) => false,
+            Self::Asserted(asserted) => asserted.claims().raw("act").is_some(),
+            Self::Outside(token) => token.claims().raw("act").is_some(),
+        }
+    }
 }

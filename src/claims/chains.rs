@@ -16,7 +16,7 @@ use crate::policy::condition::Condition;
 use crate::policy::decide::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::policy::mapping::Mapping;
 use crate::policy::schema::Schema;
-use crate::policy::{ClientPolicy, Glob, PurposeRule, Redemption, Source};
+use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
 use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest};
 use crate::subject::{AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
 
@@ -80,6 +80,7 @@ fn any_rule() -> impl Strategy<Value = PurposeRule> {
             },
             when: when.map(|when| Arc::new(Condition::compile(when).unwrap())),
             outlive,
+            actors: Actors::Refused,
             pdp: false,
             redemption: accept.contains(&Source::ExpiredTxnToken).then(|| Redemption {
                 issued_to: CLIENTS.iter().map(|client| client.parse().unwrap()).collect(),

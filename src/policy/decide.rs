@@ -12,7 +12,7 @@ use writ_verifier::{Members, Purpose, Scope, TxnClaims};
 
 use super::condition::Facts;
 use super::mapping::{ClaimMissing, Rejection, TransactionContext};
-use super::{ClientPolicy, PurposeRule, Redemption, Source, Subject, SubjectNameError};
+use super::{Actors, ClientPolicy, PurposeRule, Redemption, Source, Subject, SubjectNameError};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
 use crate::request::{TokenRequest, TokenText};
@@ -27,6 +27,12 @@ pub enum Denial {
     /// The purpose does not accept this kind of proof.
     #[error("this kind of subject token is not accepted for a requested purpose")]
     SourceNotAllowed,
+    /// The subject token names an actor, which a Txn-Token cannot, and a purpose does not ignore that.
+    #[error(
+        "the subject token has the claim `act`: somebody acts for its subject, which the Txn-Token could not say; \
+         present a token of the subject alone, or have `actors = 'ignore'` set for each requested purpose"
+    )]
+    ActorNotAllowed,
     /// The subject fits none of the patterns.
     #[error("this client may not act for this subject")]
     SubjectNotAllowed,
@@ -382,6 +388,7 @@ pub fn decide(
         }
         VerifiedSubject::Asserted(asserted) => {
             let rules = rules.ok_or(Denial::SourceNotAllowed)?;
+            no_actor(&rules, asserted.claims(), trace)?;
             may_name(asked, &rules, asserted.sub(), trace)?;
             let proof = Proof {
                 sub: asserted.sub(),
@@ -393,6 +400,7 @@ pub fn decide(
         }
         VerifiedSubject::Outside(token) => {
             let rules = rules.ok_or(Denial::SourceNotAllowed)?;
+            no_actor(&rules, token.claims(), trace)?;
             for rule in &rules {
                 covered(rule, token.scope(), trace)?;
             }
@@ -404,6 +412,21 @@ pub fn decide(
             issue(asked, &rules, &proof, at.now, trace)
         }
     }
+}
+
+/// A token that names an actor says that its subject does not act alone (RFC 8693 §4.1). Whatever `act` looks like:
+/// one that cannot be understood says that somebody acts, too. `may_act` says who might, not that anybody does.
+fn no_actor(rules: &[&PurposeRule], claims: &Members, trace: &mut Trace) -> Result<(), Denial> {
+    if claims.raw("act").is_none() {
+        return Ok(());
+    }
+    for rule in rules {
+        let ignored = rule.actors == Actors::Ignored;
+        let does = if ignored { "ignores" } else { "does not ignore" };
+        let detail = format!("the subject token names an actor (act), which {} {does}", rule.purpose);
+        trace.require(rule.at("actors"), ignored, detail, Denial::ActorNotAllowed)?;
+    }
+    Ok(())
 }
 
 /// Where a new transaction begins.
@@ -700,6 +723,7 @@ mod tests {
             mapping: Mapping::default(),
             when: None,
             outlive: false,
+            actors: Actors::Refused,
             pdp: false,
             redemption: None,
         }

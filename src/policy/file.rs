@@ -10,7 +10,7 @@ use writ_verifier::jwks::KeySet;
 use super::condition::Condition;
 use super::mapping::Mapping;
 use super::schema::Schema;
-use super::{ClientPolicy, Glob, PurposeRule, Redemption, Source};
+use super::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
 use crate::client::{ClientId, Identity, IdentityKind};
 use crate::config::Problem;
 use crate::config::document::{Places, Report, Section};
@@ -244,6 +244,7 @@ fn purpose(table: &mut Section<'_>, with: With<'_>) -> Option<PurposeRule> {
         subjects: table.list("subjects", glob),
         granted_by: table.list("granted_by", str::parse).unwrap_or_default(),
         outlive: table.flag("outlive").unwrap_or(false),
+        actors: table.choice("actors", &[("ignore", Actors::Ignored)]).unwrap_or(Actors::Refused),
         mapping,
         when,
         pdp: table.flag("pdp").unwrap_or(false),
@@ -372,6 +373,9 @@ fn complain_of_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Setti
         ),
         (None, false) => table.warning("granted_by", "has no effect: no token of a subject issuer is accepted"),
         _ => {}
+    }
+    if rule.actors == Actors::Ignored && !rule.accept.iter().any(|source| source.brings_claims()) {
+        table.warning("actors", "has no effect: no subject token that could name an actor is accepted");
     }
     if rule.subjects.as_ref().is_some_and(Vec::is_empty) {
         table.warning("subjects", "names nobody: only the client's own subject is left");
@@ -612,6 +616,11 @@ mod tests {
             (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
             (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
             (purpose(&["txn_token"], "granted_by = [\"x\"]"), "6: purpose[0].granted_by: warning: has no effect"),
+            (purpose(&["unsigned_json"], "actors = true"), "6: purpose[0].actors: must be a string"),
+            (purpose(&["unsigned_json"], "actors = \"keep\""), "6: purpose[0].actors: must be one of \"ignore\""),
+            (purpose(&["txn_token"], "actors = \"ignore\""), "6: purpose[0].actors: warning: has no effect"),
+            (purpose(&["client_credentials"], "actors = \"ignore\""), "6: purpose[0].actors: warning: has no effect"),
+            (purpose(&["unsigned_json"], "actor = \"ignore\""), "did you mean `actors`?"),
             (purpose(&["txn_token"], "pdp = true"), "6: purpose[0].pdp: needs an external decision point"),
             (purpose(&["txn_token"], "outlives = true"), "did you mean `outlive`?"),
             (access(""), "3: purpose[0].granted_by: must name the scopes"),

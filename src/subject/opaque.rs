@@ -51,7 +51,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     }
     let scope = by.issuer.scope_claim.as_str();
     let mut claims = token.claims().clone();
-    for name in ["aud", "exp", "nbf", "iat", "cnf", scope] {
+    for name in ["aud", "exp", "nbf", "iat", "cnf", "act", scope] {
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
         // An empty scope says nothing, and must not make room for the issuer's setting.
         if name != scope || said.get() != "\"\"" {

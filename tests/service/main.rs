@@ -6,6 +6,7 @@
 mod support;
 
 mod access_tokens;
+mod actors;
 mod blocks;
 mod client_credentials;
 mod clients;

@@ -30,6 +30,7 @@ pub(super) struct Line {
     txn: Option<String>,
     delayed_by: Option<u64>,
     subject_issuer: Option<String>,
+    actors: Option<String>,
     reason: Option<String>,
     policies: Option<String>,
 }
@@ -110,6 +111,9 @@ impl Line {
                     .push(format!("the presented token is for {}, and {by} asked for it (--presented)", trial.scope));
                 supposed.push("it carries no tctx and no rctx (--presented)".to_owned());
             }
+        }
+        if self.actors.is_some() && trial.source.brings_claims() {
+            set("act", "told by the line");
         }
         trial.presented = Some(claims);
         supposed

@@ -96,6 +96,9 @@ impl Hint<'_> {
         match denial {
             Denial::PurposeNotAllowed => self.no_purpose(),
             Denial::SourceNotAllowed => self.no_source(),
+            Denial::ActorNotAllowed => format!(
+                "{at}: add actors = \"ignore\", if it shall not matter that somebody acts for the subject; each requested purpose must say so"
+            ),
             Denial::SubjectNotAllowed => {
                 let sub = self.sub();
                 let has = self.rule.is_some_and(|rule| rule.subjects.is_some());
