@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -38,13 +37,16 @@ use crate::policy::{Policies, PolicySet};
 use crate::process;
 use crate::store::{self, OpenError, Store};
 use crate::subject::issuers::{Issuers, IssuersError};
-use crate::telemetry::{Log, LogError};
+use crate::telemetry::{Log, LogError, Metrics};
 
 /// How often files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// How often ledger and kill switch are rid of what can decide nothing any more.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// How often what histograms have gathered is summed up.
+const SUM_UP: Duration = Duration::from_secs(5);
 
 /// How long work that no client waits for any more may take at the end.
 const FINISH: Duration = Duration::from_secs(1);
@@ -233,7 +235,7 @@ impl Service {
     ///
     /// # Errors
     /// [`StartError`]: the first thing that does not work; nothing is left running.
-    pub async fn start(config: Config, log: Log, metrics: PrometheusHandle) -> Result<Self, StartError> {
+    pub async fn start(config: Config, log: Log, metrics: Metrics) -> Result<Self, StartError> {
         let audit = Audit::new(log);
         let policies = load_policies(&config)?;
         let issuers = Arc::new(Issuers::new(config.subject_issuers.clone(), config.clock_skew)?);
@@ -265,7 +267,7 @@ impl Service {
         issuers: Arc<Issuers>,
         trust: Arc<Trust>,
         listeners: Listeners,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
     ) -> Result<Self, StartError> {
         let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
         let addresses = listeners.addresses();
@@ -293,7 +295,7 @@ impl Service {
             audit: audit.clone(),
             in_flight: alive,
         });
-        let rooms = rooms(config, exchange, introspection, core, &policies, audit.clone(), metrics);
+        let rooms = rooms(config, exchange, introspection, core, &policies, audit.clone(), metrics.clone());
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -303,6 +305,7 @@ impl Service {
         tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
         tasks.spawn(keep_ledger(core.store.clone(), Arc::clone(&core.ledger), Arc::clone(&core.keys)));
         tasks.spawn(keep_blocks(Arc::clone(&core.blocks)));
+        tasks.spawn(keep_metrics(metrics));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies, watch, pdp, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
@@ -382,7 +385,7 @@ fn rooms(
     core: &Core,
     policies: &Arc<Policies>,
     audit: Audit,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
 ) -> Rooms {
     let document = metadata::Settings {
         issuer: config.issuer.clone(),
@@ -489,6 +492,14 @@ async fn keep_blocks(blocks: Arc<Blocks>) {
             tracing::warn!(%error, "the kill switch could not be swept");
         }
         tokio::time::sleep(SWEEP).await;
+    }
+}
+
+/// Nobody may be reading the metrics, and samples must not pile up.
+async fn keep_metrics(metrics: Metrics) {
+    loop {
+        tokio::time::sleep(SUM_UP).await;
+        metrics.sum_up();
     }
 }
 

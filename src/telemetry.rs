@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+mod process;
+
 /// Lines that wait for standard output.
 const QUEUE: usize = 4096;
 
@@ -176,16 +178,84 @@ pub fn trace_to(log: &Log) -> Result<(), tracing::subscriber::SetGlobalDefaultEr
     }
 }
 
-/// Installs the recorder of metrics and gives the handle that renders them.
-///
-/// # Errors
-/// [`BuildError`] if a recorder is installed already.
-pub fn record_metrics() -> Result<PrometheusHandle, BuildError> {
-    const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-    let duration = Matcher::Full("writ_token_request_duration_seconds".to_owned());
-    let handle = PrometheusBuilder::new().set_buckets_for_metric(duration, &SECONDS)?.install_recorder()?;
-    metrics::gauge!("writ_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    Ok(handle)
+/// What a metric counts.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Every metric of the service with its `# HELP`; those of the process are in [`process`].
+const METRICS: [(Kind, &str, &str); 16] = [
+    (
+        Kind::Counter,
+        "writ_token_requests_total",
+        "Requests to /token, by client, source of the subject, outcome (issued, refused, error) and reason.",
+    ),
+    (
+        Kind::Histogram,
+        "writ_token_request_duration_seconds",
+        "Time from a request to /token to its outcome, in seconds.",
+    ),
+    (Kind::Gauge, "writ_signing_key_age_seconds", "Seconds since the current signing key began to sign."),
+    (Kind::Gauge, "writ_keys", "Keys of the ring, by state."),
+    (Kind::Counter, "writ_jwks_fetch_total", "Fetches of a subject issuer's keys, by outcome (ok, unchanged, error)."),
+    (
+        Kind::Counter,
+        "writ_pdp_requests_total",
+        "Questions to the external decision point, by outcome (allowed, denied, unavailable).",
+    ),
+    (Kind::Counter, "writ_introspection_total", "Questions to subject issuers about access tokens, by outcome."),
+    (Kind::Counter, "writ_store_errors_total", "Reads and writes of the store that failed, by operation."),
+    (Kind::Counter, "writ_policy_reload_total", "Changed policies that were put in force (ok) or refused (rejected)."),
+    (Kind::Gauge, "writ_policies_info", "1 for the digest of the policies in force."),
+    (Kind::Counter, "writ_tls_handshakes_total", "TLS handshakes, by outcome (ok, or the name of the alert)."),
+    (Kind::Gauge, "writ_tls_certificate_expiry_seconds", "Seconds until the server certificate expires."),
+    (Kind::Gauge, "writ_crl_expiry_seconds", "Seconds until the first of the revocation lists is out of date."),
+    (
+        Kind::Counter,
+        "writ_tls_reload_total",
+        "Changed certificates, trust and revocation lists that were put in force (ok) or refused (rejected).",
+    ),
+    (Kind::Gauge, "writ_ledger_records", "Records of the ledger, by kind (tokens, uses, single_use)."),
+    (Kind::Gauge, "writ_build_info", "1 for the version that runs."),
+];
+
+/// The metrics of this process.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the recorder.
+    ///
+    /// # Errors
+    /// [`BuildError`] if there is one already.
+    pub fn record() -> Result<Self, BuildError> {
+        const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+        let duration = Matcher::Full("writ_token_request_duration_seconds".to_owned());
+        let handle = PrometheusBuilder::new().set_buckets_for_metric(duration, &SECONDS)?.install_recorder()?;
+        for (kind, name, help) in METRICS {
+            match kind {
+                Kind::Counter => metrics::describe_counter!(name, help),
+                Kind::Gauge => metrics::describe_gauge!(name, help),
+                Kind::Histogram => metrics::describe_histogram!(name, help),
+            }
+        }
+        metrics::gauge!("writ_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self(handle))
+    }
+
+    /// Every metric in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.render() + &process::render()
+    }
+
+    /// Sums up what the histograms have gathered. Without it, or a reader of [`render`](Self::render), every sample
+    /// stays in memory.
+    pub fn sum_up(&self) {
+        self.0.run_upkeep();
+    }
 }
 
 /// A log that tests read.
@@ -240,6 +310,23 @@ pub(crate) mod sink {
 mod tests {
     use super::sink::Sink;
     use super::*;
+
+    /// What operators read about and what they see is the same.
+    #[test]
+    fn the_described_metrics_are_those_of_the_operations_page() {
+        let page = include_str!("../docs/operations.md");
+        let (_, table) = page.split_once("## Metrics").unwrap();
+        let rows = table.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
+        let names = rows.filter_map(|row| row.split(" |").next()).flat_map(|cell| cell.split("`, `"));
+        let mut documented: Vec<&str> = names.map(|name| name.trim_matches('`')).collect();
+        let of_process = process::render();
+        let of_process = of_process.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let mut described: Vec<&str> = METRICS.iter().map(|(_, name, _)| *name).chain(of_process).collect();
+        documented.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(documented, described);
+    }
+
     ///
     #[test]
     fn a_line_is_one_line_of_printable_ascii() {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use metrics_exporter_prometheus::BuildError;
 use tracing::subscriber::SetGlobalDefaultError;
 
 use self::folder::{Folder, FolderError};
@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
 
 use crate::service::{Ended, Service, StartError};
-use crate::telemetry::{self, Format, Log};
+use crate::telemetry::{self, Format, Log, Metrics};
 
 /// `writ quickstart …`
 #[derive(Debug, clap::Args)]
@@ -126,7 +126,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
 struct Host<'a> {
     folder: &'a Folder,
     log: Log,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
     _issuer: Running,
 }
 
@@ -137,7 +137,7 @@ impl<'a> Host<'a> {
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
         let log = Log::start(Format::Json, folder.log()?);
         telemetry::trace_to(&log)?;
-        Ok(Self { folder, log, metrics: telemetry::record_metrics()?, _issuer: issuer })
+        Ok(Self { folder, log, metrics: Metrics::record()?, _issuer: issuer })
     }
 
     /// The service with the settings of the folder, and these before them. Not with those of the environment: whatever

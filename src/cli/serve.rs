@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{failed, load};
 use crate::config::{Problem, files};
 use crate::service::{Service, StartError};
-use crate::telemetry::{self, Format, Log};
+use crate::telemetry::{self, Format, Log, Metrics};
 
 /// `writ serve`
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let log = Log::start(args.log, std::io::stdout());
-    let metrics = match telemetry::record_metrics() {
+    let metrics = match Metrics::record() {
         Ok(metrics) => metrics,
         Err(error) => return failed(&error),
     };

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::scene::{self, MAILER};
+use crate::support::issuer::Issuer;
 use crate::support::jose::Key;
 use crate::support::workload::{FORM, Form};
 use crate::support::writ::{Setup, Writ};
@@ -59,6 +60,13 @@ fn the_metrics_have_the_names_that_were_promised() {
         "writ_ledger_records",
         "writ_tls_certificate_expiry_seconds",
         "writ_policies_info",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_start_time_seconds",
+        "process_open_fds",
+        "process_max_fds",
+        "process_threads",
     ];
     let is_there = |name: &&str| text.lines().any(|line| line.split(['{', ' ']).next() == Some(*name));
     let missing: Vec<&str> = promised.into_iter().filter(|name| !is_there(name)).collect();
@@ -67,6 +75,42 @@ fn the_metrics_have_the_names_that_were_promised() {
     for (state, count) in [("next", 1.0), ("current", 1.0)] {
         assert_eq!(writ.metric("writ_keys", &[("state", state)]), Some(count));
     }
+}
+
+/// CONTRACT 10
+#[test]
+fn every_metric_says_what_it_is() {
+    let issuer = Issuer::start();
+    let writ = scene::gateway(&issuer);
+    writ.workload("gateway").token(&Form::exchange(&issuer.access_token().mint(), "trade.execute"));
+    let text = writ.metrics();
+    let mut families = 0;
+    for (help, kind) in text.lines().zip(text.lines().skip(1)) {
+        let Some((name, _)) = kind.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else { continue };
+        let said = help.strip_prefix(&format!("# HELP {name} "));
+        assert!(said.is_some_and(|said| said.len() > 10), "{help}\n{kind}");
+        families += 1;
+    }
+    assert!(families >= 16, "{text}");
+}
+
+/// CONTRACT 10: what the system says of the process, in the right units.
+#[test]
+fn the_process_is_measured() {
+    let writ = scene::mailer();
+    let metric = |name| writ.metric(name, &[]).unwrap_or_else(|| panic!("{name}"));
+    let started = metric("process_start_time_seconds");
+    let age = f64::from(u32::try_from(now()).unwrap()) - started;
+    assert!((-2.0..600.0).contains(&age), "started {age} s ago");
+    assert!(metric("process_cpu_seconds_total") > 0.0 && metric("process_cpu_seconds_total") < 600.0);
+    let (resident, virtual_memory) = (metric("process_resident_memory_bytes"), metric("process_virtual_memory_bytes"));
+    assert!(resident > 1e6 && resident <= virtual_memory, "{resident} {virtual_memory}");
+    let listed = std::fs::read_dir(format!("/proc/{}/task", writ.pid())).unwrap().count();
+    assert!(metric("process_threads") >= 2.0 && listed >= 2);
+    let (open, most) = (metric("process_open_fds"), metric("process_max_fds"));
+    assert!(open >= 10.0 && open < most, "{open} of {most}");
+    let held: Vec<_> = (0..5).map(|_| writ.workload("mailer").connect()).collect();
+    assert!(metric("process_open_fds") >= open + 4.0, "{} connections more", held.len());
 }
 
 /// CONTRACT 10
