@@ -19,6 +19,7 @@ mod introspection;
 mod introspection_endpoint;
 mod keys;
 mod metadata;
+mod metrics;
 mod nginx;
 mod openapi;
 mod operations;
