@@ -5,6 +5,7 @@ pub mod certs;
 pub mod check;
 pub mod conformance;
 pub mod keys;
+mod manual;
 pub mod policy;
 pub mod quickstart;
 pub mod serve;
@@ -68,6 +69,10 @@ enum Command {
     Token(token::Args),
     /// Try any Transaction Token Service against the draft, and report
     Conformance(Box<conformance::Args>),
+    /// Print completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Write manual pages
+    Man(manual::ManArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -87,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
         Command::Conformance(args) => wait_for(conformance::run(*args)),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
