@@ -8,30 +8,62 @@
 use x509_parser::asn1_rs::{Any, Class, FromDer, Tag, ToDer};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
-/// Attributes whose values are directory strings, with the short names of RFC 4514 §3 and RFC 4519.
-const TEXT_ATTRIBUTES: [(&str, &str); 21] = [
+/// Attributes whose values are strings that match without regard to case, by the short names of RFC 4514 §3, RFC 4519 and
+/// OpenSSL, which is where most people take a name from.
+const TEXT_ATTRIBUTES: [(&str, &str); 49] = [
     ("CN", "2.5.4.3"),
+    ("commonName", "2.5.4.3"),
     ("SN", "2.5.4.4"),
+    ("surname", "2.5.4.4"),
     ("serialNumber", "2.5.4.5"),
     ("C", "2.5.4.6"),
+    ("countryName", "2.5.4.6"),
     ("L", "2.5.4.7"),
+    ("localityName", "2.5.4.7"),
     ("ST", "2.5.4.8"),
+    ("S", "2.5.4.8"),
+    ("stateOrProvinceName", "2.5.4.8"),
     ("STREET", "2.5.4.9"),
+    ("streetAddress", "2.5.4.9"),
     ("O", "2.5.4.10"),
+    ("organizationName", "2.5.4.10"),
     ("OU", "2.5.4.11"),
+    ("organizationalUnitName", "2.5.4.11"),
     ("title", "2.5.4.12"),
     ("description", "2.5.4.13"),
     ("businessCategory", "2.5.4.15"),
     ("postalCode", "2.5.4.17"),
+    ("postOfficeBox", "2.5.4.18"),
+    ("physicalDeliveryOfficeName", "2.5.4.19"),
+    ("telephoneNumber", "2.5.4.20"),
+    ("name", "2.5.4.41"),
     ("GN", "2.5.4.42"),
+    ("G", "2.5.4.42"),
     ("givenName", "2.5.4.42"),
+    ("initials", "2.5.4.43"),
+    ("generationQualifier", "2.5.4.44"),
     ("dnQualifier", "2.5.4.46"),
+    ("houseIdentifier", "2.5.4.51"),
     ("pseudonym", "2.5.4.65"),
     ("organizationIdentifier", "2.5.4.97"),
     ("UID", "0.9.2342.19200300.100.1.1"),
+    ("userId", "0.9.2342.19200300.100.1.1"),
+    ("mail", "0.9.2342.19200300.100.1.3"),
     ("DC", "0.9.2342.19200300.100.1.25"),
+    ("domainComponent", "0.9.2342.19200300.100.1.25"),
     ("emailAddress", "1.2.840.113549.1.9.1"),
+    ("E", "1.2.840.113549.1.9.1"),
+    ("unstructuredName", "1.2.840.113549.1.9.2"),
+    ("unstructuredAddress", "1.2.840.113549.1.9.8"),
+    ("jurisdictionL", "1.3.6.1.4.1.311.60.2.1.1"),
+    ("jurisdictionST", "1.3.6.1.4.1.311.60.2.1.2"),
+    ("jurisdictionC", "1.3.6.1.4.1.311.60.2.1.3"),
+    ("OGRN", "1.2.643.100.1"),
+    ("INN", "1.2.643.3.131.1.1"),
 ];
+
+/// What `openssl x509 -subject` puts before the name.
+const OPENSSL_PREFIX: &str = "subject=";
 
 /// A subject: RDNs in the order of the certificate, the attributes of each sorted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +98,10 @@ pub enum NameError {
 }
 
 impl DistinguishedName {
-    /// Reads the form of RFC 4514, last RDN first. Spaces after a comma or plus are not significant.
+    /// Reads the form of RFC 4514, last RDN first, as `openssl x509 -subject -nameopt RFC2253` prints it. Spaces after a
+    /// comma or plus are not significant.
     pub(super) fn parse(text: &str) -> Result<Self, NameError> {
+        let text = text.strip_prefix(OPENSSL_PREFIX).unwrap_or(text);
         let rdn = |part: &str| sorted(split(part, b'+').into_iter().map(Attribute::parse));
         // RFC 4514 §2.1: the text begins with the last RDN.
         split(text, b',').into_iter().rev().map(rdn).collect::<Result<_, _>>().map(Self)
@@ -271,9 +305,30 @@ mod tests {
             "1.2.3=a",
             "1..2=#0500",
             "1.02=#0500",
+            "subject=",
+            "issuer=CN=a",
         ] {
             assert!(DistinguishedName::parse(text).is_err(), "{text}");
         }
+    }
+
+    /// What the command prints that error messages recommend: short names, dotted OIDs with DER, escapes.
+    #[test]
+    fn a_name_is_read_as_openssl_prints_it() {
+        let banking = "CN=job,serialNumber=123,businessCategory=Private Organization,jurisdictionC=BR,\
+            organizationIdentifier=OFBBR-1,O=Org,C=BR";
+        let dotted = "CN=job,2.5.4.5=#1303313233,2.5.4.15=#0C1450726976617465204F7267616E697A6174696F6E,\
+            1.3.6.1.4.1.311.60.2.1.3=#13024252,2.5.4.97=#0C074F464242522D31,O=Org,C=BR";
+        assert_eq!(name(banking), name(dotted));
+        assert_eq!(name(banking), name(&format!("subject={banking}")));
+        let mail = name("emailAddress=a@example.com,CN=mail,O=Org");
+        for text in
+            ["E=a@example.com,CN=mail,O=Org", "1.2.840.113549.1.9.1=#160D61406578616D706C652E636F6D,CN=mail,O=Org"]
+        {
+            assert_eq!(mail, name(text), "{text}");
+        }
+        assert_eq!(name(r#"CN=a\"b\;c\<d\>\C3\A9"#), name("CN=#0C0A6122623B633C643EC3A9"));
+        assert_eq!(name("INN=12,OGRN=34,street=a,name=b,mail=c"), name("inn=12,ogrn=34,STREET=A,NAME=B,MAIL=C"));
     }
 
     /// A-021: as certificates encode it, in one set or in two.
