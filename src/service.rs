@@ -212,6 +212,7 @@ pub fn sealing_keys(settings: &keys::Settings) -> Result<SealingKeys, StartError
 pub struct Service {
     store: Store,
     keys: Arc<KeyRing>,
+    policies: Arc<Policies>,
     addresses: Addresses,
     running: Running,
     reload: Arc<Notify>,
@@ -307,15 +308,20 @@ impl Service {
         tasks.spawn(keep_blocks(Arc::clone(&core.blocks)));
         tasks.spawn(keep_metrics(metrics));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
-        let files = Files { policies, watch, pdp, trust, issuers, audit };
+        let files = Files { policies: Arc::clone(&policies), watch, pdp, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
         let (store, keys) = (core.store.clone(), Arc::clone(&core.keys));
-        Ok(Self { store, keys, addresses, running, reload, tasks, in_flight })
+        Ok(Self { store, keys, policies, addresses, running, reload, tasks, in_flight })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// The policies in force now.
+    pub fn policies(&self) -> Arc<PolicySet> {
+        self.policies.snapshot()
     }
 
     /// What makes it read its files again at once.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::config::{Problem, Severity, file, files};
+use crate::clock::Timestamp;
+use crate::config::{Problem, Severity, file};
 use crate::policy::folder;
 
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
@@ -14,8 +15,8 @@ use crate::policy::folder;
 pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     let reading = file::read(path, environment);
     let mut problems = reading.problems;
-    problems.extend(reading.config.iter().flat_map(|config| files::problems(config)));
-    // Even where the configuration is wrong: the next run should bring no news.
+    // All of it even where the configuration is wrong: the next run should bring no news.
+    problems.extend(reading.files.iter().flat_map(|files| files.problems(Timestamp::now())));
     if let Some(settings) = &reading.policies {
         problems.extend(match folder::load(settings) {
             Ok((_, warnings)) => warnings,
@@ -69,19 +70,15 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::cli::certs;
 
-    /// A folder with all that the service needs, as `writ.toml` names it by default.
+    /// A folder with all that the service needs, as `writ.toml` names it by default, and one client.
     fn complete() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["certs", "policies"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let certified = rcgen::generate_simple_self_signed(["tts.example".to_owned()]).unwrap();
-        write(&folder, "certs/server.pem", &certified.cert.pem());
-        write(&folder, "certs/server.key", &certified.signing_key.serialize_pem());
-        write(&folder, "certs/ca.pem", &certified.cert.pem());
-        write(&folder, "certs/sealing.key", &format!("{}=\n", "A".repeat(43)));
+        fs::create_dir(folder.path().join("policies")).unwrap();
+        certs::init(&folder.path().join("certs"), &["tts.example".to_owned()], Timestamp::now()).unwrap();
         write(&folder, "writ.toml", "trust_domain = \"d.example\"\nissuer = \"https://tts.example\"\n");
+        write(&folder, "policies/one.toml", "client_id = \"one\"\ntls_client_auth_san_dns = \"one.example\"\n");
         folder
     }
 
@@ -196,15 +193,35 @@ mod tests {
     }
 
     #[test]
-    fn policies_are_checked_even_where_the_configuration_is_wrong() {
+    fn files_and_policies_are_checked_even_where_the_configuration_is_wrong() {
         let folder = complete();
-        write(&folder, "writ.toml", "trust_domain = \"d\"\n");
+        write(&folder, "writ.toml", "trust_domain = \"d\"\n[keys]\nsealing_key = \"gone.key\"\n");
         write(&folder, "policies/a.toml", "x = 1\n");
+        write(&folder, "certs/server.key", "x");
         let (_, text) = checked(&folder);
-        assert!(
-            text.contains("writ.toml:1: issuer: is missing") && text.contains("policies/a.toml:1: x: unknown"),
-            "{text}"
-        );
+        for expected in [
+            "writ.toml:1: issuer: is missing",
+            "writ.toml:3: keys.sealing_key: gone.key: No such file",
+            "writ.toml: tls.private_key: certs/server.key: holds no private key",
+            "policies/a.toml:1: x: unknown",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    /// What a key is meant to name cannot be known then.
+    #[test]
+    fn a_default_is_not_looked_for_where_something_else_is_written() {
+        let folder = complete();
+        fs::remove_dir_all(folder.path().join("certs")).unwrap();
+        let least = "trust_domain = \"d\"\nissuer = \"https://tts.example\"\n";
+        write(&folder, "writ.toml", &format!("{least}[tls]\ncertificate = 1\n[keys]\nsealing_key = \"\"\n"));
+        let (_, text) = checked(&folder);
+        assert!(!text.contains("certs/server.pem") && !text.contains("sealing.key"), "{text}");
+        assert!(text.contains("certs/server.key: No such file"), "{text}");
+        write(&folder, "writ.toml", &format!("{least}[tls]\nprivate_key = \"other.key\"\ncertificate = \n"));
+        let (_, text) = checked(&folder);
+        assert!(!text.contains("certs/") && text.contains("other.key: No such file"), "{text}");
     }
 
     #[test]

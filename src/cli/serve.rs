@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{failed, load};
-use crate::config::{Problem, files};
+use super::{check, failed};
+use crate::clock::Timestamp;
+use crate::config::files::Named;
+use crate::config::{Config, Problem};
 use crate::service::{Service, StartError};
 use crate::telemetry::{self, Format, Log, Metrics};
 
@@ -20,10 +22,9 @@ pub struct Args {
 
 /// Serves until SIGTERM or SIGINT; SIGHUP makes it read its files again.
 pub async fn run(args: Args, config: &Path) -> ExitCode {
-    let config = match load(config) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
+    let path = config;
+    let Ok((config, warnings)) = Config::load(path, std::env::vars()) else { return unusable(path) };
+    super::complain(&warnings);
     let log = Log::start(args.log, std::io::stdout());
     let metrics = match Metrics::record() {
         Ok(metrics) => metrics,
@@ -32,12 +33,11 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
     if let Err(error) = telemetry::trace_to(&log) {
         return failed(&error);
     }
-    let (errors, warnings): (Vec<_>, Vec<_>) = files::problems(&config).into_iter().partition(Problem::is_error);
-    if !errors.is_empty() {
-        super::complain(&errors);
-        return ExitCode::from(super::USAGE);
+    let problems = Named::from(&config).problems(Timestamp::now());
+    if problems.iter().any(Problem::is_error) {
+        return unusable(path);
     }
-    for warning in warnings {
+    for warning in problems {
         tracing::warn!("{warning}");
     }
     let stop = match stop_signal() {
@@ -48,13 +48,17 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return failed(&error),
     };
+    let issuers = config.subject_issuers.len();
     let service = match Service::start(config, log.clone(), metrics).await {
         Ok(service) => service,
         Err(error) => return refused(&error),
     };
-    let addresses = service.addresses();
+    let (addresses, policies) = (service.addresses(), service.policies());
     tracing::info!(
         event = "ready",
+        clients = policies.len(),
+        issuers,
+        policies = policies.digest(),
         exchange = %addresses.exchange,
         discovery = addresses.discovery.map(tracing::field::display),
         ops = addresses.ops.map(tracing::field::display),
@@ -68,6 +72,12 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+/// Says everything that is wrong, as `writ check` does: the next start should bring no news.
+fn unusable(config: &Path) -> ExitCode {
+    super::complain(&check::check(config, std::env::vars()));
+    ExitCode::from(super::USAGE)
 }
 
 fn refused(error: &StartError) -> ExitCode {

@@ -39,7 +39,11 @@ enum Place {
 #[derive(Debug, Clone)]
 pub struct Places {
     file: PathBuf,
-    places: BTreeMap<String, Place>,
+    of_keys: BTreeMap<String, Place>,
+    /// Keys whose values are wrong.
+    wrong: BTreeSet<String>,
+    /// Lines that are no TOML: a key without a place may stand in one of them.
+    broken: BTreeSet<Place>,
 }
 
 impl Report {
@@ -74,7 +78,13 @@ impl Report {
 
     /// Where each key stands that was read.
     pub fn places(&self) -> Places {
-        Places { file: self.file.clone(), places: self.places.borrow().clone() }
+        let wrong = |problem: &Problem| problem.is_error().then(|| problem.key.clone());
+        Places {
+            file: self.file.clone(),
+            of_keys: self.places.borrow().clone(),
+            wrong: self.problems.borrow().iter().filter_map(wrong).collect(),
+            broken: self.broken.clone(),
+        }
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -101,7 +111,16 @@ impl Report {
 impl Places {
     /// A complaint at the place of `key`, or about the file as a whole if `key` is not written in it.
     pub fn problem(&self, severity: Severity, key: &str, message: impl Display) -> Problem {
-        problem(&self.file, severity, self.places.get(key).unwrap_or(&Place::Line(0)), key, message)
+        problem(&self.file, severity, self.of_keys.get(key).unwrap_or(&Place::Line(0)), key, message)
+    }
+
+    /// Whether the value that was taken for `key`, or its default, is what the file says.
+    pub fn is_certain(&self, key: &str) -> bool {
+        let is_whole = match self.of_keys.get(key) {
+            Some(place) => !self.broken.contains(place),
+            None => self.broken.is_empty(),
+        };
+        is_whole && !self.wrong.contains(key)
     }
 }
 

@@ -10,6 +10,7 @@ use writ_verifier::TrustDomain;
 
 use super::document::{Places, Report, Section};
 use super::environment::Overrides;
+use super::files::Named;
 use super::problem::Problem;
 use super::{Config, issuer};
 use crate::keys::ring::KeyTimes;
@@ -27,6 +28,12 @@ pub struct Reading {
     pub config: Option<Box<Config>>,
     /// Where the policies are and what they may say, as far as it could be read; with defaults for the rest.
     pub policies: Option<policy::file::Settings>,
+    /// The other files that are named, likewise.
+    pub files: Option<Named>,
+    /// The trust domain and the issuer, as far as they could be read.
+    pub trust_domain: Option<TrustDomain>,
+    /// The issuer, likewise.
+    pub issuer: Option<String>,
     /// Errors and warnings, by line.
     pub problems: Vec<Problem>,
 }
@@ -36,7 +43,14 @@ pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) ->
     let overrides = Overrides::new(environment);
     match std::fs::read_to_string(path) {
         Ok(text) => parse(path, &text, &overrides),
-        Err(cause) => Reading { config: None, policies: None, problems: vec![Problem::of_file(path, cause)] },
+        Err(cause) => Reading {
+            config: None,
+            policies: None,
+            files: None,
+            trust_domain: None,
+            issuer: None,
+            problems: vec![Problem::of_file(path, cause)],
+        },
     }
 }
 
@@ -51,11 +65,13 @@ fn parse(path: &Path, text: &str, overrides: &Overrides) -> Reading {
     root.finish();
     let policies = written.policies();
     let places = report.places();
+    let (trust_domain, issuer) = (written.trust_domain.clone(), written.issuer.clone());
+    let files = written.files(places.clone());
     let mut problems = report.into_problems();
     problems.extend(overrides.unknown(&SECTIONS));
     let sound = !problems.iter().any(Problem::is_error);
     let config = sound.then(|| written.settle(policies.clone(), places)).flatten().map(Box::new);
-    Reading { config, policies: Some(policies), problems }
+    Reading { config, policies: Some(policies), files: Some(files), trust_domain, issuer, problems }
 }
 
 /// The sections as read: with defaults for what is not written, and for what is wrong. What has no default is `None`.
@@ -160,6 +176,20 @@ impl Written {
                 .map(|issuer| issuer.issuer.clone())
                 .collect(),
             pdp: self.pdp.is_written,
+        }
+    }
+
+    fn files(&self, places: Places) -> Named {
+        let default = || discovery_url(self.issuer.as_deref()?, self.listen.discovery);
+        Named {
+            tls: self.tls.clone(),
+            sealing_key: self.keys.sealing.clone(),
+            previous_sealing_keys: self.keys.previous_sealing.clone(),
+            pdp: self.pdp.settings.clone(),
+            subject_issuers: self.subject_issuers.clone(),
+            issuer: self.issuer.clone(),
+            discovery_url: self.listen.discovery.and_then(|_| self.listen.discovery_url.clone().or_else(default)),
+            places,
         }
     }
 

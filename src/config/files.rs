@@ -1,80 +1,166 @@
 //! The files that `writ.toml` names: whether they are there, hold what they should, and are kept from strangers.
 //!
-//! A look beforehand, so that a mistake is found before a restart; the rooms that use the files read them anew.
+//! A look beforehand, so that a mistake is found before a restart; what uses the files reads them anew.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use url::Url;
 use writ_verifier::jwks::KeySet;
 use zeroize::Zeroizing;
 
+use super::certificate::{self, Usage};
+use super::document::Places;
 use super::problem::{Problem, Severity};
 use super::{Config, secret_file};
-use crate::listener::tls::Trust;
+use crate::clock::Timestamp;
+use crate::listener::tls::{self, Trust};
+use crate::outbound;
 use crate::subject::introspection;
-use crate::subject::issuers::KeySource;
+use crate::subject::issuers::{self, KeySource};
 
-/// What is wrong with the files that `config` names; policies aside.
-pub fn problems(config: &Config) -> Vec<Problem> {
-    let mut found = Findings { config, problems: Vec::new() };
-    found.of_tls();
-    found.of_trust();
-    found.of_sealing_keys();
-    found.of_pdp();
-    found.of_issuers();
-    found.problems
+/// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
+#[derive(Debug)]
+pub struct Named {
+    pub(super) tls: tls::Settings,
+    pub(super) sealing_key: PathBuf,
+    pub(super) previous_sealing_keys: Vec<PathBuf>,
+    pub(super) pdp: Option<outbound::Settings>,
+    pub(super) subject_issuers: Vec<issuers::Settings>,
+    /// What clients call the service.
+    pub(super) issuer: Option<String>,
+    /// What verifiers call it, where it publishes its keys itself.
+    pub(super) discovery_url: Option<String>,
+    pub(super) places: Places,
+}
+
+impl From<&Config> for Named {
+    fn from(config: &Config) -> Self {
+        Self {
+            tls: config.listener.tls.clone(),
+            sealing_key: config.keys.sealing_key.clone(),
+            previous_sealing_keys: config.keys.previous_sealing_keys.clone(),
+            pdp: config.pdp.clone(),
+            subject_issuers: config.subject_issuers.clone(),
+            issuer: Some(config.issuer.clone()),
+            discovery_url: config.listener.discovery.map(|_| config.discovery_url.clone()),
+            places: config.places.clone(),
+        }
+    }
+}
+
+impl Named {
+    /// What is wrong with the files at `now`.
+    pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
+        let mut found = Findings { named: self, now, problems: Vec::new() };
+        found.of_tls();
+        found.of_trust();
+        found.of_sealing_keys();
+        found.of_pdp();
+        found.of_issuers();
+        found.problems
+    }
 }
 
 struct Findings<'a> {
-    config: &'a Config,
+    named: &'a Named,
+    now: Timestamp,
     problems: Vec<Problem>,
 }
 
 impl Findings<'_> {
     fn of_tls(&mut self) {
-        let tls = &self.config.listener.tls;
-        self.of_pair(("tls.certificate", &tls.certificate), ("tls.private_key", &tls.private_key));
-        self.keep("tls.client_ca", &tls.client_ca, certificates(&tls.client_ca));
+        let tls = &self.named.tls;
+        let host = self.named.issuer.as_deref().and_then(host_of);
+        let chain = self.of_pair(
+            ("tls.certificate", &tls.certificate),
+            ("tls.private_key", &tls.private_key),
+            &Usage::Server(host.as_deref()),
+        );
+        let published_at =
+            self.named.discovery_url.as_deref().and_then(host_of).filter(|other| host.as_ref() != Some(other));
+        if let (Some(leaf), Some(other)) = (chain.as_deref().and_then(|chain| chain.first()), published_at)
+            && !certificate::is_for_host(leaf, &other)
+        {
+            let text = format!(
+                "is not for {other}, the host of listen.discovery_url; verifiers that reach this service there refuse it"
+            );
+            self.add(Severity::Warning, "tls.certificate", &tls.certificate, &text);
+        }
+        self.keep("tls.client_ca", &tls.client_ca, certificate::read_chain(&tls.client_ca));
         for crl in &tls.client_crls {
             self.keep("tls.client_crls", crl, crls(crl));
         }
     }
 
-    /// A certificate and its key, each with the setting that names it.
-    fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path)) {
-        let chain = self.keep(certificate.0, certificate.1, certificates(certificate.1));
-        let key = self.keep(private_key.0, private_key.1, self::private_key(private_key.1));
+    /// A certificate and its key, each with the setting that names it; the chain, if it can be read.
+    fn of_pair(
+        &mut self,
+        certificate: (&str, &Path),
+        private_key: (&str, &Path),
+        usage: &Usage<'_>,
+    ) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
+        let chain = self.keep(certificate.0, certificate.1, certificate::read_chain(certificate.1));
+        let key = self.keep(private_key.0, private_key.1, certificate::read_key(private_key.1));
         if key.is_some() {
             self.tell_of_group(private_key.0, private_key.1);
         }
-        if let (Some(chain), Some(key)) = (chain, key) {
-            let pair = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
-            let pair = pair.map_err(|_| format!("does not fit the key in {}", private_key.0));
-            self.keep(certificate.0, certificate.1, pair);
+        let chain = chain?;
+        let key = key.as_ref().map(|key| (key, private_key.0));
+        for (severity, text) in certificate::judge(&chain, key, usage, self.now) {
+            self.add(severity, certificate.0, certificate.1, &text);
         }
+        Some(chain)
     }
 
     /// What the listeners would say of trust and revocation.
     fn of_trust(&mut self) {
-        let (severity, complaints) = match Trust::load(self.config.listener.tls.clone()) {
-            Ok(trust) => (Severity::Warning, trust.warnings()),
+        let tls = &self.named.tls;
+        match tls::check_clients(tls, self.now) {
+            Ok(warnings) => {
+                for text in warnings {
+                    self.add_of_tls(Severity::Warning, text);
+                }
+            }
             // A file that was complained about already is not complained about again.
-            Err(_) if self.problems.iter().any(Problem::is_error) => return,
-            Err(error) => (Severity::Error, vec![error.to_string()]),
-        };
-        let problem = |text| self.config.places.problem(severity, "tls.client_crls", text);
-        self.problems.extend(complaints.into_iter().map(problem));
+            Err(error) if self.has_error_of(&error.file) => {}
+            Err(error) => self.add_of_tls(Severity::Error, error.to_string()),
+        }
+        if !self.problems.iter().any(Problem::is_error)
+            && let Err(error) = Trust::load(tls.clone())
+        {
+            self.add_of_tls(Severity::Error, error.to_string());
+        }
+    }
+
+    /// Notes `text`, which begins with the file of TLS that it is about.
+    fn add_of_tls(&mut self, severity: Severity, text: String) {
+        let tls = &self.named.tls;
+        let files = [
+            ("tls.certificate", &tls.certificate),
+            ("tls.private_key", &tls.private_key),
+            ("tls.client_ca", &tls.client_ca),
+        ];
+        let file = files.iter().find(|(_, path)| text.starts_with(&format!("{}:", path.display())));
+        let key = file.map_or("tls.client_crls", |(key, _)| key);
+        if self.named.places.is_certain(key) {
+            self.problems.push(self.named.places.problem(severity, key, text));
+        }
+    }
+
+    fn has_error_of(&self, file: &Path) -> bool {
+        let about = format!("{}:", file.display());
+        self.problems.iter().any(|problem| problem.is_error() && problem.message.starts_with(&about))
     }
 
     fn of_sealing_keys(&mut self) {
-        let keys = &self.config.keys;
-        let current = std::iter::once(("keys.sealing_key", &keys.sealing_key));
-        let previous = keys.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
+        let named = self.named;
+        let current = std::iter::once(("keys.sealing_key", &named.sealing_key));
+        let previous = named.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
         for (key, path) in current.chain(previous) {
             if self.keep(key, path, sealing_key(path)).is_some() {
                 self.tell_of_group(key, path);
@@ -83,17 +169,18 @@ impl Findings<'_> {
     }
 
     fn of_pdp(&mut self) {
-        let Some(pdp) = &self.config.pdp else { return };
+        let Some(pdp) = &self.named.pdp else { return };
         if let Some(ca) = &pdp.ca {
-            self.keep("pdp.ca", ca, certificates(ca));
+            self.keep("pdp.ca", ca, certificate::read_chain(ca));
         }
         if let Some(identity) = &pdp.identity {
-            self.of_pair(("pdp.certificate", &identity.certificate), ("pdp.private_key", &identity.private_key));
+            let (certificate, key) = (&identity.certificate, &identity.private_key);
+            self.of_pair(("pdp.certificate", certificate), ("pdp.private_key", key), &Usage::Client);
         }
     }
 
     fn of_issuers(&mut self) {
-        for (index, issuer) in self.config.subject_issuers.iter().enumerate() {
+        for (index, issuer) in self.named.subject_issuers.iter().enumerate() {
             if let KeySource::File(path) = &issuer.keys {
                 self.keep(&format!("subject_issuer[{index}].jwks_file"), path, jwks(path));
             }
@@ -105,13 +192,17 @@ impl Findings<'_> {
                 }
             }
             if let Some(path) = &issuer.ca {
-                self.keep(&format!("subject_issuer[{index}].ca"), path, certificates(path));
+                self.keep(&format!("subject_issuer[{index}].ca"), path, certificate::read_chain(path));
             }
         }
     }
 
-    /// Notes what is wrong with the file that `key` names.
+    /// Notes what is wrong with the file that `key` names. Where the key itself is wrong, or may stand in a line that is
+    /// no TOML, the file at its default is not the one that is meant.
     fn keep<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
+        if !self.named.places.is_certain(key) {
+            return None;
+        }
         result.map_err(|cause| self.add(Severity::Error, key, path, &cause)).ok()
     }
 
@@ -123,23 +214,12 @@ impl Findings<'_> {
 
     fn add(&mut self, severity: Severity, key: &str, path: &Path, message: &str) {
         let message = format!("{}: {message}", path.display());
-        self.problems.push(self.config.places.problem(severity, key, message));
+        self.problems.push(self.named.places.problem(severity, key, message));
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|cause| cause.to_string())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| "is no sound PEM".to_owned())?;
-    if all.is_empty() {
-        return Err("holds no certificate (PEM)".to_owned());
-    }
-    let sound = |certificate: &CertificateDer<'_>| x509_parser::parse_x509_certificate(certificate).is_ok();
-    if all.iter().all(sound) { Ok(all) } else { Err("holds a certificate that cannot be read".to_owned()) }
 }
 
 /// A list of no CRLs would switch revocation off.
@@ -152,11 +232,6 @@ fn crls(path: &Path) -> Result<(), String> {
     }
     let sound = |crl: &CertificateRevocationListDer<'_>| x509_parser::parse_x509_crl(crl).is_ok();
     if all.iter().all(sound) { Ok(()) } else { Err("holds a CRL that cannot be read".to_owned()) }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let content = secret(path)?;
-    PrivateKeyDer::from_pem_slice(&content).map_err(|_| "holds no private key (PEM)".to_owned())
 }
 
 fn sealing_key(path: &Path) -> Result<(), String> {
@@ -179,4 +254,9 @@ fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 /// Judged as at start, so that a set without a usable key is found beforehand.
 fn jwks(path: &Path) -> Result<(), String> {
     KeySet::parse(&read(path)?).map(drop).map_err(|cause| cause.to_string())
+}
+
+/// The host of an `https` address, without brackets.
+fn host_of(address: &str) -> Option<String> {
+    Url::parse(address).ok()?.host_str().map(|host| host.trim_matches(['[', ']']).to_owned())
 }

@@ -108,6 +108,15 @@ pub struct Reloaded {
     pub crl_expires_at: Option<Timestamp>,
 }
 
+/// Reads the client CAs and their CRLs alone: what an operator should hear of them at `now`.
+///
+/// # Errors
+/// [`TlsError`] as [`Trust::load`].
+pub fn check_clients(settings: &Settings, now: Timestamp) -> Result<Vec<String>, TlsError> {
+    let clients = ClientTrust::parse(settings, &files::read_clients(settings, now)?, None)?;
+    Ok(clients.warnings(settings, now))
+}
+
 impl Trust {
     /// Reads every file once.
     ///

@@ -19,9 +19,67 @@ use crate::config::{Problem, Severity};
 /// A set of policies and the warnings about it, or everything that is wrong, warnings too.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 
-/// Reads and checks every policy.
+/// Reads and checks every policy. A folder without one is an error: every client would be refused. (A running service
+/// goes on without policies once the last one is deleted, which is how its client is removed.)
 pub fn load(settings: &Settings) -> Checked {
-    Folder::read(&settings.directory).check(settings)
+    let folder = Folder::read(&settings.directory);
+    let overlooked = overlooked(&settings.directory);
+    if folder.files.is_empty() {
+        let mut problems = vec![Problem::of_file(&settings.directory, NO_POLICY)];
+        problems.extend(overlooked);
+        return Err(problems);
+    }
+    let (set, mut warnings) = folder.check(settings).map_err(|mut problems| {
+        problems.extend(overlooked.iter().cloned());
+        problems
+    })?;
+    warnings.extend(overlooked);
+    Ok((set, warnings))
+}
+
+const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
+    CLIENT_ID.toml, directly in it";
+
+/// Files and folders beside the policies that look as if they were meant to be read, each as a warning.
+fn overlooked(directory: &Path) -> Vec<Problem> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths.iter().filter_map(|path| Some(warning(path, why_overlooked(path)?))).collect()
+}
+
+fn warning(path: &Path, message: &str) -> Problem {
+    Problem { severity: Severity::Warning, ..Problem::of_file(path, message) }
+}
+
+fn why_overlooked(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_string_lossy();
+    if name.starts_with('.') || (is_policy(&name) && path.is_file()) {
+        return None;
+    }
+    if path.is_dir() {
+        let holds_policies = || {
+            fs::read_dir(path).is_ok_and(|mut entries| {
+                entries.any(|entry| entry.is_ok_and(|entry| is_policy(&entry.file_name().to_string_lossy())))
+            })
+        };
+        return (name != "tests" && holds_policies())
+            .then_some("is a folder: the policies in it are not read; only files directly in the policies folder are");
+    }
+    let plain = name.trim().to_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| plain.ends_with(ending));
+    if ends(&[".yaml", ".yml"]) {
+        Some("is not read: policies are TOML files called CLIENT_ID.toml")
+    } else if ends(&[".toml", ".toml.txt", ".tml", ".tom"]) {
+        Some("is not read: the name of a policy ends in .toml, in lower case and with nothing behind it")
+    } else {
+        None
+    }
+}
+
+/// Whether a file of that name is a policy.
+fn is_policy(name: &str) -> bool {
+    !name.starts_with('.') && name.as_bytes().ends_with(b".toml")
 }
 
 /// Looks for changes of the folder, every second or two.
@@ -246,6 +304,28 @@ mod tests {
     fn refusal(directory: &Path) -> String {
         let problems = load(&settings(directory)).unwrap_err();
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_folder_without_policies_is_an_error_and_what_looks_like_one_is_named() {
+        let folder = folder(&[]);
+        let path = folder.path();
+        assert!(refusal(path).contains(": holds no policy"), "{}", refusal(path));
+        for name in ["a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "F.YAML", ".g.yaml", "README.md", "h.json"] {
+            fs::write(path.join(name), "no policy").unwrap();
+        }
+        for name in ["prod", "tests", "schemas"] {
+            fs::create_dir(path.join(name)).unwrap();
+            fs::write(path.join(name).join(if name == "schemas" { "a.json" } else { "x.toml" }), "").unwrap();
+        }
+        let problems = load(&settings(path)).unwrap_err();
+        let named: Vec<_> =
+            problems[1..].iter().map(|problem| problem.file.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(named, ["F.YAML", "a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "prod"]);
+        assert!(problems[0].is_error() && problems[1..].iter().all(|problem| !problem.is_error()));
+        fs::write(path.join("a.toml"), policy("a")).unwrap();
+        let (set, warnings) = load(&settings(path)).unwrap();
+        assert_eq!((set.len(), warnings.len()), (1, 7));
     }
 
     #[test]

@@ -399,3 +399,98 @@ fn a_token_is_verified_on_the_command_line() {
     let other: Value = verify("other.example").exits(1).json();
     assert!(other["valid"] == false && other["reason"].is_string(), "{other}");
 }
+
+/// A setup whose server certificate is this one, signed by its CA; the key is the certificate's own.
+fn served_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Setup {
+    let setup = good();
+    let mut params = pki::server();
+    change(&mut params);
+    let server = setup.ca.issue(params);
+    setup.write("certs/server.pem", &server.certificate_pem);
+    setup.write("certs/server.key", &server.key_pem);
+    setup
+}
+
+/// A server that every client refuses is not "ok", and does not start.
+#[test]
+fn a_server_certificate_that_every_client_refuses_is_an_error() {
+    type Change = fn(&mut rcgen::CertificateParams);
+    let ago = |seconds| std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+    let dead: [(&str, Change); 3] = [
+        ("is not for localhost", |params| params.subject_alt_names = vec![pki::dns("other.example")]),
+        ("lacks the extended key usage serverAuth", |params| {
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        }),
+        ("is not for localhost", |params| params.subject_alt_names.clear()),
+    ];
+    for (expected, change) in dead {
+        let setup = served_with(change).set("tls.certificate", "certs/server.pem");
+        let problems = setup.run(&["check", "--json"]).exits(2).json()["problems"].clone();
+        assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+        let problem = &problems[0];
+        assert!(problem["key"] == "tls.certificate" && problem["line"].as_u64() > Some(0), "{problem}");
+        assert!(problem["message"].as_str().unwrap().contains(expected), "{problem}");
+        setup.run(&["serve"]).exits(2).says(expected);
+    }
+    let expired = served_with(|params| params.not_after = ago(60).into());
+    expired.run(&["check"]).exits(2).says("tls.certificate: ").says("expired at ");
+    expired.run(&["serve"]).exits(2).says("tls.certificate: ").says("expired at ");
+    served_with(|params| params.not_before = (ago(0) + std::time::Duration::from_secs(600)).into())
+        .run(&["check"])
+        .exits(2)
+        .says("is not valid before ");
+}
+
+/// Everything that is wrong, in one run, whatever else is wrong.
+#[test]
+fn files_and_policies_are_looked_at_beside_other_mistakes() {
+    let setup = served_with(|params| params.subject_alt_names = vec![pki::dns("other.example")])
+        .set("tokens.lifetime", "6m")
+        .set("tls.client_ca", "certs/gone.pem")
+        .set("keys.sealing_key", "certs/gone.key")
+        .client("bad", "x = 1\n");
+    setup.write("policies/b.yaml", "client_id: b\n");
+    for command in ["check", "serve"] {
+        let output = setup.run(&[command]).exits(2);
+        for expected in
+            ["lifetime", "is not for localhost", "gone.pem", "gone.key", "bad.toml", "b.yaml: warning: is not read"]
+        {
+            assert!((output.stdout.clone() + &output.stderr).contains(expected), "{expected}: {output:#?}");
+        }
+    }
+}
+
+/// Every client would be refused.
+#[test]
+fn a_folder_without_policies_is_an_error_until_the_service_runs() {
+    let setup = Setup::new();
+    setup.run(&["check"]).exits(2).says("policies: holds no policy");
+    setup.run(&["serve"]).exits(2).says("policies: holds no policy");
+    let writ = good().start();
+    fs::remove_file(writ.setup.path("policies/mailer.toml")).unwrap();
+    // The last client is removed like any other.
+    writ.wait_for_log("the empty set is in force", |line| line["event"] == "policies_reloaded");
+}
+
+/// What the service runs with, in the line that says that it does.
+#[test]
+fn the_ready_line_tells_clients_issuers_and_policies() {
+    let writ = with_issuer(|_| {}).client("mailer", MAILER).start();
+    let ready = writ.wait_for_log("ready", |line| line["event"] == "ready");
+    assert_eq!((&ready["clients"], &ready["issuers"]), (&json!(2), &json!(1)), "{ready}");
+    assert_eq!(ready["policies"].as_str().unwrap().len(), 43, "{ready}");
+}
+
+/// An encrypted key is called so, in both forms that openssl writes.
+#[test]
+fn an_encrypted_private_key_is_called_so() {
+    let bodies = [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+    ];
+    for body in bodies {
+        let setup = good();
+        setup.write("certs/server.key", body);
+        setup.run(&["check"]).exits(2).says("certs/server.key: is an encrypted private key");
+    }
+}

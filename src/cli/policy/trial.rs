@@ -505,7 +505,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_told_of_a_txn_token_is_made_up() {
-        let world = world(&[]);
+        let world = world(&[("unconcerned", "")]);
         let own = |source, age: Option<&str>, claims: &str| {
             let presented = Some(members(claims));
             let age = age.map(|age| age.parse().unwrap());
