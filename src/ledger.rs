@@ -4,9 +4,10 @@
 //! by transaction and purpose, never by a token's text or hash: an ECDSA signature has a second valid form, and the
 //! tokens of one transaction share their uses.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use writ_verifier::Purpose;
@@ -26,8 +27,12 @@ const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
 /// Records are kept for so much longer than they serve: a clock that runs ahead for a day drops nothing early.
 const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
+/// How many changes that drop records are under way at one time; the store makes them durable together.
+const DROPS_UNDER_WAY: usize = 8;
+
 const LAST_EVENT: &[u8] = b"last";
 const FLOOR: &[u8] = b"redemption_floor";
+const SINGLE_USE_FLOOR: &[u8] = b"single_use_floor";
 
 /// Why the ledger says no.
 #[derive(Debug, thiserror::Error)]
@@ -151,11 +156,8 @@ pub struct Ledger {
     last_event: AtomicU64,
     /// What was counted for tokens issued up to then was lost.
     floor: Timestamp,
-    /// How many tokens are on record, for how many transactions and purposes uses are counted, and how many identifiers
-    /// were used that can be used once.
-    tokens: AtomicUsize,
-    uses: AtomicUsize,
-    singles: AtomicUsize,
+    /// Of what was made up to that second nobody knows whether it was used.
+    single_use_floor: AtomicU64,
 }
 
 impl Ledger {
@@ -166,10 +168,9 @@ impl Ledger {
     pub async fn open(store: Store) -> Result<Self, LedgerError> {
         let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.epoch();
         let floor = read_time(&store, Table::Meta, FLOOR).await?;
-        let tokens = AtomicUsize::new(count(&store, Table::Tokens).await?);
-        let uses = AtomicUsize::new(count(&store, Table::Uses).await?);
-        let singles = AtomicUsize::new(count(&store, Table::Single).await?);
-        Ok(Self { store, last_event: AtomicU64::new(last_event), floor, tokens, uses, singles })
+        let single_use_floor = read_time(&store, Table::Meta, SINGLE_USE_FLOOR).await?.max(floor).epoch();
+        let (last_event, single_use_floor) = (AtomicU64::new(last_event), AtomicU64::new(single_use_floor));
+        Ok(Self { store, last_event, floor, single_use_floor })
     }
 
     /// Refuses a clock that lies behind what was recorded.
@@ -197,10 +198,19 @@ impl Ledger {
     /// Takes `now` as right, though later events are on record: an operator has checked the clock.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`].
+    /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
+        let mut change = Change::new().put(Table::Clock, LAST_EVENT, time_value(now));
+        // By the later time identifiers may have been dropped that can be used again by this one.
+        let forgot = read_time(&self.store, Table::Clock, LAST_EVENT).await? > now + SPARE;
+        if forgot {
+            change = change.put(Table::Meta, SINGLE_USE_FLOOR, time_value(now));
+        }
         // No condition, so there is no conflict.
-        let _ = self.store.swap(Change::new().put(Table::Clock, LAST_EVENT, time_value(now))).await?;
+        let _ = self.store.swap(change).await?;
+        if forgot {
+            self.single_use_floor.fetch_max(now.epoch(), Ordering::AcqRel);
+        }
         self.last_event.store(now.epoch(), Ordering::Release);
         Ok(())
     }
@@ -217,7 +227,7 @@ impl Ledger {
             change = change.put(Table::Tokens, &token.signed_part, encode(&record)?);
         }
         if let Some(SingleUse { id, made, keep_until }) = entry.single_use {
-            if made <= self.floor {
+            if made.epoch() <= self.single_use_floor.load(Ordering::Acquire) {
                 return Err(LedgerError::Replayed); // whether it was used is lost
             }
             change = change.absent(Table::Single, &id).put(Table::Single, &id, time_value(keep_until));
@@ -230,8 +240,6 @@ impl Ledger {
                 return Err(LedgerError::Replayed);
             }
         }
-        self.tokens.fetch_add(usize::from(entry.token.is_some()), Ordering::Relaxed);
-        self.singles.fetch_add(usize::from(entry.single_use.is_some()), Ordering::Relaxed);
         Ok(())
     }
 
@@ -285,7 +293,6 @@ impl Ledger {
             let change = Change::new().unchanged(Table::Uses, &key, stored.as_deref());
             let change = change.put(Table::Uses, &key, encode(&after)?);
             if let Swapped::Done = self.swap(change, now).await? {
-                self.uses.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
                 return Ok(Term { iat: now, exp, spent: Some(Spent { use_number: after.count, retry: false }) });
             }
             // Somebody else spent a use in between: look again.
@@ -311,49 +318,86 @@ impl Ledger {
     /// Drops what can decide nothing any more: records past their time, and counts of transactions whose every token
     /// was signed by keys that left the history, the oldest of which now begins at `oldest_key`.
     ///
+    /// That is an event: it is on record before anything goes, so that a clock that comes back is found behind.
+    ///
     /// # Errors
-    /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
+    /// [`LedgerError::ClockBehind`], [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn sweep(&self, oldest_key: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
+        self.check_clock(now)?;
         // The absence of a record refuses.
         let is_over = |record: &TokenRecord| record.keep_until + SPARE < now;
-        self.drop_all(Table::Tokens, &self.tokens, is_over).await?;
+        self.drop_all(Table::Tokens, now, is_over).await?;
         // The absence of an identifier would grant; but what it was used with has expired long before, unless the clock
         // went back by days, and then nothing is granted at all.
         let is_over = |keep_until: &Timestamp| *keep_until + SPARE < now;
-        self.drop_all(Table::Single, &self.singles, is_over).await?;
+        self.drop_all(Table::Single, now, is_over).await?;
         // The absence of a count would grant, so only keys decide and no clock.
         let is_over = |uses: &Uses| uses.original_iat + TRANSACTION_SPAN < oldest_key;
-        self.drop_all(Table::Uses, &self.uses, is_over).await
+        self.drop_all(Table::Uses, now, is_over).await
     }
 
     /// Page by page: a table may be larger than the memory.
     async fn drop_all<T: DeserializeOwned>(
         &self,
         table: Table,
-        count: &AtomicUsize,
+        now: Timestamp,
         is_over: impl Fn(&T) -> bool,
     ) -> Result<(), LedgerError> {
-        let mut after: Option<Vec<u8>> = None;
+        let (mut after, mut over) = (None::<Vec<u8>>, Vec::new());
         loop {
             let page = self.store.page(table, after.as_deref()).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else { return self.drop_records(table, &over, now).await };
             after = Some(last.clone());
             for (key, value) in page {
                 if is_over(&decode(&value)?) {
-                    let change = Change::new().is(table, &key, value).remove(table, &key);
-                    if self.store.swap(change).await? == Swapped::Done {
-                        count.fetch_sub(1, Ordering::Relaxed);
-                    }
+                    over.push((key, value));
                 }
             }
+            if over.len() >= DROPS_UNDER_WAY * Change::MAX_RECORDS {
+                self.drop_records(table, &over, now).await?;
+                over.clear();
+            }
         }
+    }
+
+    /// Many at a time: what comes by the batch must not go one by one.
+    async fn drop_records(&self, table: Table, over: &[Record], now: Timestamp) -> Result<(), LedgerError> {
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.note_event(now).await?;
+        for several in over.chunks(DROPS_UNDER_WAY * Change::MAX_RECORDS) {
+            let drops = several.chunks(Change::MAX_RECORDS).map(|records| self.drop_together(table, records));
+            try_join_all(drops).await?;
+        }
+        Ok(())
+    }
+
+    /// One that has changed meanwhile stays, and the others go all the same.
+    async fn drop_together(&self, table: Table, records: &[Record]) -> Result<(), LedgerError> {
+        if self.store.swap(dropping(table, records)).await? == Swapped::Conflict {
+            for record in records {
+                let _ = self.store.swap(dropping(table, std::slice::from_ref(record))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts on record that something happens at `now`.
+    async fn note_event(&self, now: Timestamp) -> Result<(), LedgerError> {
+        while now.epoch() > self.last_event.load(Ordering::Acquire) {
+            if self.swap(Change::new(), now).await? == Swapped::Done {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Brings `writ_ledger_records` up to date.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; counts stay far below 2^52")]
     pub fn observe(&self) {
-        for (kind, count) in [("tokens", &self.tokens), ("uses", &self.uses), ("single_use", &self.singles)] {
-            metrics::gauge!("writ_ledger_records", "kind" => kind).set(count.load(Ordering::Relaxed) as f64);
+        for (kind, table) in [("tokens", Table::Tokens), ("uses", Table::Uses), ("single_use", Table::Single)] {
+            metrics::gauge!("writ_ledger_records", "kind" => kind).set(self.store.records(table) as f64);
         }
     }
 
@@ -371,6 +415,14 @@ impl Ledger {
 /// Adds to `change` that tokens issued up to `now` are never redeemed: what was counted for them is lost.
 pub fn forget_uses_before(change: Change, now: Timestamp) -> Change {
     change.put(Table::Meta, FLOOR, time_value(now)).put(Table::Clock, LAST_EVENT, time_value(now))
+}
+
+/// A key and a value.
+type Record = (Vec<u8>, Vec<u8>);
+
+fn dropping(table: Table, records: &[Record]) -> Change {
+    let drop = |change: Change, (key, value): &Record| change.is(table, key, value.as_slice()).remove(table, key);
+    records.iter().fold(Change::new(), drop)
 }
 
 fn uses_key(txn: &str, purpose: &Purpose) -> Vec<u8> {
@@ -405,18 +457,10 @@ async fn read_time(store: &Store, table: Table, key: &[u8]) -> Result<Timestamp,
     time(store.read(table, key).await?.as_deref())
 }
 
-async fn count(store: &Store, table: Table) -> Result<usize, LedgerError> {
-    let (mut count, mut after) = (0, None::<Vec<u8>>);
-    loop {
-        let page = store.page(table, after.as_deref()).await?;
-        let Some((last, _)) = page.last() else { return Ok(count) };
-        count += page.len();
-        after = Some(last.clone());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use futures_util::future::join_all;
     use tempfile::TempDir;
 
@@ -536,7 +580,7 @@ mod tests {
         let ledger = installed.ledger().await;
         let grant = Grant::issuing("gateway", "u-1", "a", Some(at(30)));
         assert_eq!(ledger.spend(&grant, at(0)).await.unwrap(), Term { iat: at(0), exp: at(30), spent: None });
-        assert_eq!(ledger.uses.load(Ordering::Relaxed), 0);
+        assert_eq!(ledger.store.records(Table::Uses), 0);
     }
 
     /// free while the token of the use lives, counted after, refused when all are spent.
@@ -685,15 +729,117 @@ mod tests {
         recorded(&ledger, 1).await;
         let grant = grant("job", 1, 1);
         assert_eq!(spent(&ledger, &grant, at(100)).await, Some((1, false)));
-        let left = || (ledger.tokens.load(Ordering::Relaxed), ledger.uses.load(Ordering::Relaxed));
+        let left = || (ledger.store.records(Table::Tokens), ledger.store.records(Table::Uses));
         let late = at(92 * DAY);
         ledger.sweep(at(15 * 60), late).await.unwrap();
         assert_eq!(left(), (1, 1), "a clock that runs ahead for a day drops nothing, and the key may have signed more");
         ledger.sweep(at(0), late + Duration::from_secs(1)).await.unwrap();
         assert_eq!(left(), (0, 1));
         assert!(matches!(ledger.spend(&grant, late).await, Err(LedgerError::NotOnRecord)));
-        ledger.sweep(at(15 * 60 + 1), at(0)).await.unwrap();
+        ledger.sweep(at(15 * 60 + 1), late + Duration::from_secs(1)).await.unwrap();
         assert_eq!(left(), (0, 0));
+    }
+
+    /// going back from a time by which things were dropped is noticed.
+    #[tokio::test]
+    async fn a_sweep_that_drops_something_is_an_event() {
+        let ledger = Installed::new().ledger().await;
+        recorded(&ledger, 1).await;
+        ledger.sweep(at(0), at(50 * DAY)).await.unwrap();
+        assert!(ledger.check_clock(at(0)).is_ok(), "nothing went");
+        ledger.sweep(at(0), at(93 * DAY)).await.unwrap();
+        assert_eq!(ledger.store.records(Table::Tokens), 0);
+        assert!(matches!(ledger.check_clock(at(93 * DAY - 31)), Err(LedgerError::ClockBehind)));
+        assert_eq!(read_time(&ledger.store, Table::Clock, LAST_EVENT).await.unwrap(), at(93 * DAY));
+        let behind = ledger.sweep(at(0), at(0)).await;
+        assert!(matches!(behind, Err(LedgerError::ClockBehind)), "by a clock that is behind nothing is swept");
+    }
+
+    /// what was dropped by a wrong clock is not used a second time by the right one.
+    #[tokio::test]
+    async fn what_may_have_been_forgotten_is_used_no_more_once_the_clock_is_trusted_again() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        ledger.record(once(1, 0), at(1)).await.unwrap();
+        ledger.sweep(at(0), at(4 * DAY)).await.unwrap();
+        assert_eq!(ledger.store.records(Table::Single), 0);
+        ledger.trust_clock(at(5)).await.unwrap();
+        let refuses = async |ledger: &Ledger, new: u8| {
+            assert!(matches!(ledger.record(once(1, 0), at(6)).await, Err(LedgerError::Replayed)));
+            assert!(matches!(ledger.record(once(2, 5), at(6)).await, Err(LedgerError::Replayed)));
+            ledger.record(once(new, 6), at(6)).await.unwrap();
+        };
+        refuses(&ledger, 3).await;
+        refuses(&restarted(ledger, &installed).await, 4).await;
+    }
+
+    /// A clock that was ahead by less than what is kept for longer has dropped nothing that matters.
+    #[tokio::test]
+    async fn a_small_correction_of_the_clock_forgets_nothing() {
+        let ledger = Installed::new().ledger().await;
+        ledger.record(once(1, 0), at(DAY)).await.unwrap();
+        ledger.trust_clock(at(5)).await.unwrap();
+        ledger.record(once(2, 4), at(6)).await.unwrap();
+        assert!(matches!(ledger.record(once(1, 0), at(6)).await, Err(LedgerError::Replayed)));
+    }
+
+    /// What comes by the batch does not go one by one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn dropping_keeps_pace_with_recording() {
+        const COUNT: u16 = 3000;
+        let ledger = Installed::new().ledger().await;
+        let part = |number: u16| {
+            let mut part = [0; 32];
+            part[..2].copy_from_slice(&number.to_be_bytes());
+            part
+        };
+        let entry = |number, days| {
+            let token = Redeemable { signed_part: part(number), txn: "t", keep_until: at(days * DAY) };
+            Entry { token: Some(token), single_use: None }
+        };
+        let started = Instant::now();
+        for numbers in (0..COUNT).collect::<Vec<_>>().chunks(256) {
+            try_join_all(numbers.iter().map(|number| ledger.record(entry(*number, 1), at(0)))).await.unwrap();
+        }
+        let recording = started.elapsed();
+        ledger.record(entry(COUNT, 90), at(0)).await.unwrap();
+        let started = Instant::now();
+        ledger.sweep(at(0), at(3 * DAY + 1)).await.unwrap();
+        let dropping = started.elapsed();
+        assert_eq!(ledger.store.records(Table::Tokens), 1);
+        assert!(ledger.store.read(Table::Tokens, &part(COUNT)).await.unwrap().is_some());
+        assert!(dropping < 4 * recording, "{COUNT} records came in {recording:?} and went in {dropping:?}");
+    }
+
+    /// A record that was renewed while it was to be dropped stays, and keeps no other one.
+    #[tokio::test]
+    async fn what_has_changed_meanwhile_is_not_dropped() {
+        let ledger = Installed::new().ledger().await;
+        for number in 0..5 {
+            ledger.record(token(number, at(1)), at(0)).await.unwrap();
+        }
+        let mut over = ledger.store.scan(Table::Tokens).await.unwrap();
+        ledger.record(token(3, at(90 * DAY)), at(0)).await.unwrap();
+        over.push((vec![9; 32], b"gone already".to_vec()));
+        ledger.drop_records(Table::Tokens, &over, at(5)).await.unwrap();
+        let left = ledger.store.scan(Table::Tokens).await.unwrap();
+        assert_eq!(left.iter().map(|(key, _)| key[0]).collect::<Vec<_>>(), [3]);
+    }
+
+    /// Whatever became of who asked, the gauge is the number of records.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_count_is_right_whatever_was_cut_off() {
+        let ledger = Installed::new().ledger().await;
+        for number in 0..100 {
+            let half = tokio::time::timeout(Duration::from_micros(50), ledger.record(token(number, at(1)), at(0)));
+            let _ = half.await;
+            recorded(&ledger, number / 2).await; // renews some
+        }
+        let there = ledger.store.scan(Table::Tokens).await.unwrap().len();
+        assert!(there >= 50);
+        assert_eq!(ledger.store.records(Table::Tokens), there as u64);
+        ledger.sweep(at(0), at(93 * DAY)).await.unwrap();
+        assert_eq!(ledger.store.records(Table::Tokens), 0);
     }
 
     #[tokio::test]
@@ -705,7 +851,7 @@ mod tests {
         }
         assert_eq!(spent(&ledger, &grant("job", 1, 1), at(100)).await, Some((1, false)));
         let ledger = restarted(ledger, &installed).await;
-        assert_eq!((ledger.tokens.load(Ordering::Relaxed), ledger.uses.load(Ordering::Relaxed)), (3, 1));
+        assert_eq!((ledger.store.records(Table::Tokens), ledger.store.records(Table::Uses)), (3, 1));
     }
 
     #[tokio::test]

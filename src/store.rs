@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -141,7 +141,12 @@ pub struct Store {
     writer: mpsc::Sender<Command>,
     /// Whether the last change could be made durable.
     well: Arc<AtomicBool>,
+    counts: Arc<Counts>,
 }
+
+/// How many records each table has, in the order of [`Table::ALL`]. The thread that owns them keeps it up to date.
+#[derive(Debug, Default)]
+struct Counts([AtomicU64; Table::ALL.len()]);
 
 impl Store {
     /// Opens the store, and creates it if there never was one.
@@ -154,9 +159,9 @@ impl Store {
     }
 
     async fn start(settings: &Settings, start: engine::Start) -> Result<Self, OpenError> {
-        let path = settings.path.clone();
-        let writer = writer::spawn(path.clone(), start).await?;
-        Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)) })
+        let (path, counts) = (settings.path.clone(), Arc::<Counts>::default());
+        let writer = writer::spawn(path.clone(), start, Arc::clone(&counts)).await?;
+        Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)), counts })
     }
 
     /// The store's folder.
@@ -207,6 +212,11 @@ impl Store {
     pub async fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let after = after.map(|key| table.record(key));
         self.ask("scan", |answer| Command::Page { table, after, answer }).await
+    }
+
+    /// How many durable records a table has.
+    pub fn records(&self, table: Table) -> u64 {
+        self.counts.0[table as usize].load(Ordering::Relaxed)
     }
 
     /// Applies a change, or nothing if one of its conditions does not hold.

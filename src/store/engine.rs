@@ -86,6 +86,11 @@ impl Engine {
         }
     }
 
+    /// How many records a table has; after a fault, how many were acknowledged.
+    pub(super) fn records(&self, table: Table) -> u64 {
+        self.tally.records(table)
+    }
+
     /// The next records of a table.
     pub(super) fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Page, Fault> {
         let prefix = [table.prefix()];

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use super::database::{Fault, damaged};
 use super::engine::{Engine, Page, Start, Writes};
 use super::folder::{self, Lock};
 use super::quiet::quietly;
-use super::{Change, OpenError, StoreError, Swapped, Table};
+use super::{Change, Counts, OpenError, StoreError, Swapped, Table};
 
 /// How many requests wait before those who send them do.
 const QUEUE_LEN: usize = 1024;
@@ -41,6 +43,7 @@ struct Writer {
     /// None only while it is being opened anew, or could not be.
     engine: Option<Engine>,
     fault: Option<Suspension>,
+    counts: Arc<Counts>,
     /// Last, so that it is freed when all else is closed.
     _lock: Lock,
 }
@@ -59,12 +62,16 @@ struct Group {
 }
 
 /// Starts the thread; it ends when it is told to close or nobody can ask it any more.
-pub(super) async fn spawn(path: PathBuf, start: Start) -> Result<mpsc::Sender<Command>, OpenError> {
+pub(super) async fn spawn(
+    path: PathBuf,
+    start: Start,
+    counts: Arc<Counts>,
+) -> Result<mpsc::Sender<Command>, OpenError> {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let (opened, opening) = oneshot::channel();
     let at = path.clone();
     let thread = thread::Builder::new().name("store".to_owned());
-    let spawned = thread.spawn(move || match Writer::open(path, start) {
+    let spawned = thread.spawn(move || match Writer::open(path, start, counts) {
         Ok(writer) => {
             if opened.send(Ok(())).is_ok() {
                 writer.run(receiver);
@@ -80,11 +87,20 @@ pub(super) async fn spawn(path: PathBuf, start: Start) -> Result<mpsc::Sender<Co
 }
 
 impl Writer {
-    fn open(path: PathBuf, start: Start) -> Result<Self, OpenError> {
+    fn open(path: PathBuf, start: Start, counts: Arc<Counts>) -> Result<Self, OpenError> {
         folder::prepare(&path)?;
         let lock = Lock::acquire(&path)?;
         let engine = Engine::open(&path, start)?;
-        Ok(Self { path, engine: Some(engine), fault: None, _lock: lock })
+        let writer = Self { path, engine: Some(engine), fault: None, counts, _lock: lock };
+        writer.publish_counts();
+        Ok(writer)
+    }
+
+    fn publish_counts(&self) {
+        let Some(engine) = &self.engine else { return };
+        for (table, count) in Table::ALL.into_iter().zip(&self.counts.0) {
+            count.store(engine.records(table), Ordering::Relaxed);
+        }
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -163,6 +179,7 @@ impl Writer {
             (Some(engine), None) => engine.commit(&group.writes).map_err(|fault| self.suspend(&fault)),
             _ => Err(self.unavailable()),
         };
+        self.publish_counts();
         for (answer, swapped) in group.waiting {
             reply(answer, written.clone().map(|()| swapped));
         }
@@ -194,6 +211,7 @@ impl Writer {
                 tracing::info!("the store is available again");
                 self.engine = Some(engine);
                 self.fault = None;
+                self.publish_counts();
             }
             Err(error) => self.postpone(error.to_string()),
         }
