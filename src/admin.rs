@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::audit::{Audit, Event};
 use crate::blocks::{Block, Blocks, BlocksError};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::keys::listing::Export;
 use crate::keys::{KeyRing, KeysError};
 use crate::ledger::Ledger;
@@ -171,26 +171,29 @@ impl Admin {
     }
 
     /// Answers on `socket` until the task is dropped.
-    pub async fn serve(self: Arc<Self>, socket: Socket) {
+    pub async fn serve(self: Arc<Self>, socket: Socket, clock: Arc<Clock>) {
         loop {
             let Ok((stream, _)) = socket.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let admin = Arc::clone(&self);
+            let (admin, clock) = (Arc::clone(&self), Arc::clone(&clock));
             tokio::spawn(async move {
                 // Whoever asked went away: there is nobody to tell.
-                let _ = tokio::time::timeout(PATIENCE, admin.answer(stream)).await;
+                let _ = tokio::time::timeout(PATIENCE, admin.answer(stream, &clock)).await;
             });
         }
     }
 
-    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+    async fn answer(&self, mut stream: UnixStream, clock: &Clock) -> io::Result<()> {
         let mut line = String::new();
         let (reading, mut writing) = stream.split();
         BufReader::new(reading.take(LONGEST_LINE)).read_line(&mut line).await?;
         let reply = match serde_json::from_str(&line) {
-            Ok(command) => self.perform(command, Timestamp::now()).await,
+            Ok(command) => {
+                let now = if matches!(command, Command::TrustClock) { clock.trust() } else { clock.now() };
+                self.perform(command, now).await
+            }
             Err(error) => Reply::Failed(format!("the service does not know this command: {error}")),
         };
         let mut line = serde_json::to_vec(&reply)?;
@@ -329,7 +332,7 @@ mod tests {
             let blocks = Blocks::open(store).await.unwrap();
             let audit = Audit::new(Log::start(Format::Json, self.lines.clone()));
             let admin = Arc::new(Admin::new(Arc::new(opened.unwrap().0), Arc::new(ledger), Arc::new(blocks), audit));
-            tokio::spawn(admin.serve(Socket::bind(&self.path()).unwrap()));
+            tokio::spawn(admin.serve(Socket::bind(&self.path()).unwrap(), Arc::new(Clock::start())));
         }
 
         async fn ask(&self, command: Command) -> Reply {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc};
@@ -16,7 +16,7 @@ use crate::admin::{Admin, Socket};
 use crate::audit::{Audit, Decision, Event};
 use crate::blocks::{Blocks, BlocksError};
 use crate::client::IdentityKind;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, HumanDuration, Timestamp};
 use crate::config::secret_file::{self, SecretFileError};
 use crate::config::{Config, Problem};
 use crate::endpoint::Endpoint;
@@ -273,6 +273,7 @@ impl Service {
         let socket = Socket::bind(core.store.path()).map_err(StartError::Admin)?;
         let addresses = listeners.addresses();
         let (alive, in_flight) = mpsc::channel(1);
+        let clock = Arc::new(Clock::start());
         let limits = Arc::new(Limits::new(config.limits));
         let exchange = Arc::new(Exchange {
             settings: config.claims.clone(),
@@ -282,6 +283,7 @@ impl Service {
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
+            clock: Arc::clone(&clock),
             limits: Arc::clone(&limits),
             audit: audit.clone(),
             in_flight: alive.clone(),
@@ -292,20 +294,27 @@ impl Service {
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
+            clock: Arc::clone(&clock),
             limits,
             audit: audit.clone(),
             in_flight: alive,
         });
-        let rooms = rooms(config, exchange, introspection, core, &policies, audit.clone(), metrics.clone());
+        let rooms = rooms(config, exchange, introspection, core, &clock, &policies, audit.clone(), metrics.clone());
         let running = listeners.start(&trust, &rooms)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         issuers.warm();
         let admin = Arc::new(core.admin(audit.clone()));
-        tasks.spawn(admin.serve(socket));
-        tasks.spawn(keep_keys(Arc::clone(&core.keys), audit.clone()));
-        tasks.spawn(keep_ledger(core.store.clone(), Arc::clone(&core.ledger), Arc::clone(&core.keys)));
-        tasks.spawn(keep_blocks(Arc::clone(&core.blocks)));
+        tasks.spawn(admin.serve(socket, Arc::clone(&clock)));
+        tasks.spawn(keep_keys(Arc::clone(&core.keys), Arc::clone(&clock), audit.clone()));
+        let upkeep = Upkeep {
+            store: core.store.clone(),
+            ledger: Arc::clone(&core.ledger),
+            keys: Arc::clone(&core.keys),
+            blocks: Arc::clone(&core.blocks),
+            clock,
+        };
+        tasks.spawn(upkeep.keep());
         tasks.spawn(keep_metrics(metrics));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
         let files = Files { policies: Arc::clone(&policies), watch, pdp, trust, issuers, audit };
@@ -389,6 +398,7 @@ fn rooms(
     exchange: Arc<Exchange>,
     introspection: Arc<Introspection>,
     core: &Core,
+    clock: &Arc<Clock>,
     policies: &Arc<Policies>,
     audit: Audit,
     metrics: Metrics,
@@ -402,6 +412,7 @@ fn rooms(
     let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
     let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
     let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
+    let (clock, measured) = (Arc::clone(clock), Arc::clone(clock));
     Rooms {
         token: Arc::new(move |ask| {
             let exchange = Arc::clone(&exchange);
@@ -428,9 +439,9 @@ fn rooms(
         jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),
         metadata: Arc::new(move || document.render(&published.snapshot())),
         documents_max_age: config.jwks_max_age,
-        failing: Arc::new(move || failing(&store, &watched, &ledger)),
+        failing: Arc::new(move || failing(&store, &watched, &ledger, &clock)),
         metrics: Arc::new(move || {
-            observed.observe(Timestamp::now());
+            observed.observe(measured.now());
             counted.observe();
             metrics.render()
         }),
@@ -438,8 +449,8 @@ fn rooms(
 }
 
 /// The parts that keep the service from being ready.
-fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger) -> Vec<&'static str> {
-    let now = Timestamp::now();
+fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock) -> Vec<&'static str> {
+    let now = clock.now();
     let mut parts = Vec::new();
     if !store.is_well() {
         parts.push("store");
@@ -447,16 +458,16 @@ fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger) -> Vec<&'static str> 
     if keys.signer(now).is_err() {
         parts.push("keys");
     }
-    if ledger.check_clock(now).is_err() {
+    if clock.check().is_err() || ledger.check_clock(now).is_err() {
         parts.push("clock");
     }
     parts
 }
 
 /// Takes each step of the key ring when it is due, and records it.
-async fn keep_keys(keys: Arc<KeyRing>, audit: Audit) {
+async fn keep_keys(keys: Arc<KeyRing>, clock: Arc<Clock>, audit: Audit) {
     let (events, mut happened) = mpsc::unbounded_channel();
-    let timer = async { keys.run(|event| drop(events.send(event))).await };
+    let timer = async { keys.run(&clock, |event| drop(events.send(event))).await };
     let recorder = async {
         while let Some(event) = happened.recv().await {
             // The step is taken and cannot be undone; a log that does not write stops tokens, not rotation.
@@ -468,36 +479,71 @@ async fn keep_keys(keys: Arc<KeyRing>, audit: Audit) {
     tokio::join!(timer, recorder);
 }
 
-/// Looks after a store that failed, heeds the events of others, and sweeps the ledger.
-async fn keep_ledger(store: Store, ledger: Arc<Ledger>, keys: Arc<KeyRing>) {
-    let mut swept: Option<Timestamp> = None;
-    loop {
-        let now = Timestamp::now();
-        if let Err(error) = ledger.heed().await {
-            tracing::warn!(%error, "the time of the last event cannot be read");
-        }
-        if swept.is_none_or(|last| now.since(last) >= SWEEP) {
-            match ledger.sweep(keys.oldest_signature(), now).await {
-                Ok(()) => swept = Some(now),
-                Err(error) => tracing::warn!(%error, "the ledger could not be swept"),
-            }
-        } else if !store.is_well() {
-            // Nothing else may be written just now, and somebody must notice that it works again.
-            if let Err(error) = ledger.probe(now).await {
-                tracing::warn!(%error, "the store does not work yet");
-            }
-        }
-        tokio::time::sleep(WATCH).await;
-    }
+/// What is looked after each second.
+struct Upkeep {
+    store: Store,
+    ledger: Arc<Ledger>,
+    keys: Arc<KeyRing>,
+    blocks: Arc<Blocks>,
+    clock: Arc<Clock>,
 }
 
-/// Sweeps the kill switch.
-async fn keep_blocks(blocks: Arc<Blocks>) {
-    loop {
-        if let Err(error) = blocks.sweep(Timestamp::now()).await {
-            tracing::warn!(%error, "the kill switch could not be swept");
+impl Upkeep {
+    /// Looks after a store that failed and a clock that stepped, heeds the events of others, and sweeps ledger and kill
+    /// switch.
+    async fn keep(self) {
+        let mut swept: Option<Instant> = None;
+        let mut stepped = None;
+        loop {
+            let now = self.clock.now();
+            stepped = self.tell_step(stepped);
+            if let Err(error) = self.ledger.heed().await {
+                tracing::warn!(%error, "the time of the last event cannot be read");
+            }
+            if self.clock.is_settled() && swept.is_none_or(|last| last.elapsed() >= SWEEP) {
+                if self.sweep(now).await {
+                    swept = Some(Instant::now());
+                }
+            } else if !self.store.is_well() {
+                // Nothing else may be written just now, and somebody must notice that it works again.
+                if let Err(error) = self.ledger.probe(now).await {
+                    tracing::warn!(%error, "the store does not work yet");
+                }
+            }
+            tokio::time::sleep(WATCH).await;
         }
-        tokio::time::sleep(SWEEP).await;
+    }
+
+    /// Whether all was swept.
+    async fn sweep(&self, now: Timestamp) -> bool {
+        if let Err(error) = self.ledger.sweep(self.keys.oldest_signature(), now).await {
+            tracing::warn!(%error, "the ledger could not be swept");
+            return false;
+        }
+        // What is stopped would go on: that has time, also after a start.
+        if self.clock.steady_for() >= SWEEP
+            && let Err(error) = self.blocks.sweep(now).await
+        {
+            tracing::warn!(%error, "the kill switch could not be swept");
+            return false;
+        }
+        true
+    }
+
+    /// Says once that the clock has stepped ahead, and once what became of it.
+    fn tell_step(&self, stepped: Option<Duration>) -> Option<Duration> {
+        let ahead = self.clock.ahead();
+        match (stepped, ahead) {
+            (None, Some(by)) => tracing::error!(
+                by = %HumanDuration(by),
+                "the clock has stepped ahead: nothing is issued until it is back, has stayed there for a minute, or is taken as right by `writ store trust-clock`"
+            ),
+            (Some(_), None) => {
+                tracing::warn!("the clock is back, or its step counts as right: tokens are issued again")
+            }
+            _ => {}
+        }
+        ahead
     }
 }
 

@@ -498,23 +498,29 @@ fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
 /// A hundred years: far beyond any sense, and far from where sums overflow.
 const LONGEST: u64 = 36_500 * 86_400;
 
-/// A duration such as `"60s"`; `"0s"` too.
+/// A duration such as `"60s"` or `"1h30m"`; `"0s"` too.
 pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
-    const FORM: &str = "must be a duration: a whole number and s, m, h or d, such as \"60s\"";
-    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(FORM)?;
-    let scale = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(FORM),
-    };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(FORM);
+    const FORM: &str = "must be a duration: a whole number and s, m, h or d, such as \"60s\" or \"1h30m\"";
+    let (mut rest, mut total, mut above) = (text, 0_u64, u64::MAX);
+    while !rest.is_empty() || above == u64::MAX {
+        let end = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (digits, tail) = rest.split_at(end);
+        let scale = match tail.bytes().next() {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3_600,
+            Some(b'd') => 86_400,
+            _ => return Err(FORM),
+        };
+        if digits.is_empty() || scale >= above {
+            return Err(FORM);
+        }
+        let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+        let seconds = seconds.and_then(|seconds| total.checked_add(seconds)).filter(|seconds| *seconds <= LONGEST);
+        total = seconds.ok_or("must be at most a hundred years")?;
+        (rest, above) = (&tail[1..], scale);
     }
-    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    let seconds = seconds.filter(|seconds| *seconds <= LONGEST).ok_or("must be at most a hundred years")?;
-    Ok(Duration::from_secs(seconds))
+    Ok(Duration::from_secs(total))
 }
 
 /// The known key that `key` was probably meant to be: at most two slips away, and no more than half of it wrong.
@@ -540,6 +546,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::HumanDuration;
 
     /// The problems that `read` finds in `text`, as `line key: message`.
     fn complaints(text: &str, read: impl FnOnce(&mut Section<'_>)) -> Vec<String> {
@@ -634,13 +641,24 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_one_form() {
+    fn durations_are_whole_numbers_and_units_the_longest_first() {
         for (text, seconds) in [("60s", 60), ("10m", 600), ("24h", 86_400), ("90d", 7_776_000), ("0s", 0), ("007s", 7)]
         {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "s", "60", "-1s", "+1s", "1.5h", "1 s", " 1s", "1S", "1w", "1ms", "1h30m", "36501d", "1ä"] {
+        for text in [
+            "", "s", "60", "-1s", "+1s", "1.5h", "1 s", " 1s", "1S", "1w", "1ms", "1m1h", "1h1h", "1h30", "36501d",
+            "1ä",
+        ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+        for seconds in [0, 1, 90, 5_400, 86_401, 5_184_300, LONGEST] {
+            let duration_of = Duration::from_secs(seconds);
+            assert_eq!(
+                duration(&HumanDuration(duration_of).to_string()),
+                Ok(duration_of),
+                "what is printed can be written"
+            );
         }
         assert!(duration(&format!("{}d", u64::MAX)).is_err());
         let found = complaints("a = \"0s\"\nb = \"0s\"\n", |root| {

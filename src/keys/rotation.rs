@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -17,7 +17,7 @@ use super::records;
 use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
 use super::{Held, KeyRing, KeysError, SigningAlgorithm, listing, seal};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
 /// The timer sleeps no longer than this: clocks jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -81,12 +81,12 @@ pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'sta
 
 /// Steps. Each gives what happened to the keys; whoever asked for it records that.
 impl KeyRing {
-    /// Takes the step that is due at `now`, if one is.
-    pub async fn tend(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+    /// Takes the step that is due at `now`, if one is; a key is forgotten only if it `may_forget`.
+    pub async fn tend(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
-            Some(Step::Forget) => Ok(Some(ring.forget(self.times, now))),
-            None => Ok(None),
+            Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
+            Some(Step::Forget) | None => Ok(None),
         })
         .await
     }
@@ -233,17 +233,18 @@ impl KeyRing {
 /// The timer.
 impl KeyRing {
     /// Takes every step when it is due, for as long as the service runs. A step that fails is tried again and again,
-    /// while the current key signs on.
-    pub async fn run(&self, on_event: impl Fn(KeyEvent)) -> Infallible {
+    /// while the current key signs on. What a key was cannot be had back, so none is forgotten while the clock is unsettled.
+    pub async fn run(&self, clock: &Clock, on_event: impl Fn(KeyEvent)) -> Infallible {
         let mut retry = FIRST_RETRY;
         loop {
-            match self.on_time().await {
+            let may_forget = clock.is_settled();
+            match self.on_time(clock, may_forget).await {
                 Ok(events) => {
                     events.into_iter().for_each(&on_event);
                     retry = FIRST_RETRY;
-                    let due = until(self.held().ring.next_due(self.times));
+                    let due = self.next_due(may_forget);
                     // Elapsed or woken, the ring is asked again.
-                    let _ = timeout(due.min(LONGEST_SLEEP), self.wake.notified()).await;
+                    let _ = timeout(clock.until(due).min(LONGEST_SLEEP), self.wake.notified()).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "the key ring could not take a step; the current key signs on");
@@ -254,17 +255,16 @@ impl KeyRing {
         }
     }
 
-    /// The clock is read once a key is at hand: making one may have taken seconds.
-    async fn on_time(&self) -> Result<Vec<KeyEvent>, KeysError> {
-        self.prepare(&mut *self.turn.lock().await).await?;
-        let now = Timestamp::now();
-        self.observe(now);
-        self.tend(now).await
+    fn next_due(&self, may_forget: bool) -> Timestamp {
+        let held = self.held();
+        if may_forget { held.ring.next_due(self.times) } else { held.ring.promotion_due(self.times) }
     }
-}
 
-/// How long it is until `due` by the system's clock, fractions included.
-fn until(due: Timestamp) -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Duration::from_secs(due.epoch()).saturating_sub(now)
+    /// The clock is read once a key is at hand: making one may have taken seconds.
+    async fn on_time(&self, clock: &Clock, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
+        self.prepare(&mut *self.turn.lock().await).await?;
+        let now = clock.now();
+        self.observe(now);
+        self.tend(now, may_forget).await
+    }
 }

@@ -15,6 +15,7 @@ use super::repair::{Problem, Rebuilt};
 use super::rotation::Closing;
 use super::*;
 use crate::claims::Claims;
+use crate::clock::Clock;
 use crate::store::{self, Change, Table};
 
 fn at(seconds: u64) -> Timestamp {
@@ -140,7 +141,7 @@ async fn tokens_of_every_algorithm_verify_with_the_published_keys() {
             jsonwebtoken::decode(token.as_str(), key.public.decoding_key(), &validation).unwrap().claims;
         assert_eq!(claims["sub"], "é");
         assert!(Jws::parse(token.as_str(), 4096).unwrap().verify(key.public.decoding_key()));
-        assert_eq!(keys.tend(at(100)).await.unwrap().len(), 2, "a ring of three such keys fits into the store");
+        assert_eq!(keys.tend(at(100), true).await.unwrap().len(), 2, "a ring of three such keys fits into the store");
     }
 }
 
@@ -176,9 +177,9 @@ async fn a_promotion_publishes_three_keys_and_destroys_the_private_half() {
     let sealed = serde_json::to_string(keys.held().ring.current().sealed()).unwrap();
     let [next, _] = published(&keys).try_into().unwrap();
     let body = keys.jwks().body.clone();
-    assert_eq!(keys.tend(at(99)).await.unwrap(), []);
+    assert_eq!(keys.tend(at(99), true).await.unwrap(), []);
     assert_eq!(keys.jwks().body, body);
-    let events = keys.tend(at(100)).await.unwrap();
+    let events = keys.tend(at(100), true).await.unwrap();
     let [KeyEvent { change: rotated, .. }, KeyEvent { change: KeyChange::Created { kid: fresh }, .. }] =
         events.as_slice()
     else {
@@ -204,7 +205,7 @@ async fn after_downtime_one_promotion_catches_up() {
     assert_eq!(events.len(), 2);
     let Found::Published(key) = keys.find(&old) else { panic!("previous is published") };
     assert!(key.signed_at(at(100)) && !key.signed_at(at(101)));
-    assert_eq!(keys.tend(at(5000)).await.unwrap(), []);
+    assert_eq!(keys.tend(at(5000), true).await.unwrap(), []);
 }
 
 ///
@@ -307,7 +308,7 @@ async fn without_a_store_the_current_key_signs_on_for_one_more_period() {
     let keys = installed.keys(at(0)).await;
     let kid = signing_kid(&keys, at(0));
     keys.store.clone().close().await;
-    assert!(matches!(keys.tend(at(100)).await, Err(KeysError::Store(_))));
+    assert!(matches!(keys.tend(at(100), true).await, Err(KeysError::Store(_))));
     assert_eq!(signing_kid(&keys, at(200)), kid);
     assert_eq!(keys.signer(at(200)).unwrap().instant(), at(200));
     let Found::Published(key) = keys.find(&kid) else { panic!("current is published") };
@@ -324,11 +325,11 @@ async fn without_the_files_nothing_is_stored_and_the_step_is_taken_later() {
     let before = dump(&keys.store).await;
     let hidden = installed.0.path().join("hidden");
     fs::rename(installed.files(), &hidden).unwrap();
-    assert!(matches!(keys.tend(at(100)).await, Err(KeysError::Mirror(_))));
+    assert!(matches!(keys.tend(at(100), true).await, Err(KeysError::Mirror(_))));
     assert_eq!(dump(&keys.store).await, before);
     assert_eq!(signing_kid(&keys, at(105)), kid);
     fs::rename(&hidden, installed.files()).unwrap();
-    assert_eq!(keys.tend(at(106)).await.unwrap().len(), 2);
+    assert_eq!(keys.tend(at(106), true).await.unwrap().len(), 2);
     let Found::Published(key) = keys.find(&kid) else { panic!("previous is published") };
     assert!(key.signed_at(at(105)) && !key.signed_at(at(107)));
 }
@@ -360,8 +361,8 @@ async fn of_two_instances_that_rotate_at_once_one_wins_and_the_other_follows() {
         KeyRing::open(one.store.clone(), &settings, sealing(1, &[]), &domain("d.example"), at(0)).await.unwrap().0;
     assert_eq!(signing_kid(&two, at(105)), signing_kid(&one, at(0)));
     let old = signing_kid(&one, at(0));
-    one.tend(at(100)).await.unwrap();
-    two.tend(at(105)).await.unwrap();
+    one.tend(at(100), true).await.unwrap();
+    two.tend(at(105), true).await.unwrap();
     assert_eq!((published(&two), signing_kid(&two, at(105))), (published(&one), signing_kid(&one, at(105))));
     let Found::Published(key) = two.find(&old) else { panic!("previous is published") };
     assert!(key.signed_at(at(105)), "the late one signed until then");
@@ -427,7 +428,7 @@ async fn a_ring_that_went_back_in_time_does_not_open() {
     let keys = installed.keys(at(0)).await;
     let old = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
     for now in [100, 200] {
-        keys.tend(at(now)).await.unwrap();
+        keys.tend(at(now), true).await.unwrap();
     }
     let history = keys.store.scan(Table::History).await.unwrap();
     let back = history.iter().fold(Change::new(), |change, (kid, _)| change.remove(Table::History, kid));
@@ -458,9 +459,9 @@ async fn a_ring_is_rebuilt_from_its_files() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let first = signing_kid(&keys, at(0));
-    keys.tend(at(100)).await.unwrap();
+    keys.tend(at(100), true).await.unwrap();
     let second = signing_kid(&keys, at(100));
-    keys.tend(at(200)).await.unwrap();
+    keys.tend(at(200), true).await.unwrap();
     let third = signing_kid(&keys, at(200));
     keys.revoke(&second, at(210)).await.unwrap();
     stop(keys).await;
@@ -520,7 +521,7 @@ async fn changed_and_missing_files_are_found_and_written_anew() {
 async fn the_list_tells_what_has_happened_and_how_long_old_keys_stay() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    keys.tend(at(100)).await.unwrap();
+    keys.tend(at(100), true).await.unwrap();
     let list = keys.list();
     let told = |line: &listing::KeyLine| {
         let times = [line.created_at, line.signs_from, line.signs_until, line.published_until, line.retained_until];
@@ -543,7 +544,7 @@ async fn what_was_exported_can_be_imported_elsewhere() {
     let (here, there) = (Installed::new(), Installed::new());
     let (keys, others) = (here.keys(at(0)).await, there.keys(at(0)).await);
     let kid = signing_kid(&others, at(0));
-    others.tend(at(100)).await.unwrap();
+    others.tend(at(100), true).await.unwrap();
     let exported = serde_json::to_vec(&others.export()).unwrap();
     let import = || listing::Export::parse(&exported).unwrap();
     assert_eq!(keys.import(import(), at(50)).await.unwrap(), 2);
@@ -576,11 +577,11 @@ async fn an_export_holds_public_halves_and_an_import_takes_nothing_else() {
 async fn a_trusted_clock_lets_the_ring_go_on_from_there() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    keys.tend(at(1_000_000)).await.unwrap();
+    keys.tend(at(1_000_000), true).await.unwrap();
     assert_eq!(keys.signer(at(50)).unwrap().instant(), at(1_000_000));
     keys.trust_clock(at(50)).await.unwrap();
     assert_eq!(keys.signer(at(50)).unwrap().instant(), at(50));
-    assert_eq!(keys.tend(at(150)).await.unwrap().len(), 2);
+    assert_eq!(keys.tend(at(150), true).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -593,7 +594,7 @@ async fn the_timer_rotates_when_it_is_due() {
     let started = Timestamp::now();
     let (keys, _) = KeyRing::open(store, &settings, sealing(1, &[]), &domain("d.example"), started).await.unwrap();
     let (told, mut events) = tokio::sync::mpsc::unbounded_channel();
-    let timer = tokio::spawn(async move { keys.run(move |event| told.send(event).unwrap()).await });
+    let timer = tokio::spawn(async move { keys.run(&Clock::start(), move |event| told.send(event).unwrap()).await });
     let event = tokio::time::timeout(10 * second, events.recv()).await.unwrap().unwrap();
     assert!(matches!(event.change, KeyChange::Rotated { .. }), "{event:?}");
     assert!((2..=3).contains(&event.at.since(started).as_secs()), "{event:?}");

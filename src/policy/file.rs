@@ -12,6 +12,7 @@ use super::mapping::Mapping;
 use super::schema::Schema;
 use super::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
 use crate::client::{ClientId, Identity, IdentityKind};
+use crate::clock::HumanDuration;
 use crate::config::Problem;
 use crate::config::document::{Places, Report, Section};
 
@@ -394,11 +395,11 @@ fn complain_of_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Setti
 
 fn complain_of_lifetime(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
     if rule.lifetime > settings.max_lifetime {
-        let most = settings.max_lifetime.as_secs();
-        table.error("lifetime", format_args!("must be at most tokens.max_lifetime, \"{most}s\""));
+        let most = HumanDuration(settings.max_lifetime);
+        table.error("lifetime", format_args!("must be at most tokens.max_lifetime, \"{most}\""));
     }
     if rule.redemption.is_some() && rule.lifetime > LONGEST_REDEEMED {
-        table.error("lifetime", "must be at most \"300s\" where expired tokens are redeemed");
+        table.error("lifetime", "must be at most \"5m\" where expired tokens are redeemed");
     }
 }
 
@@ -421,11 +422,11 @@ fn redemption(table: &mut Section<'_>, settings: &Settings) -> Redemption {
         table.error("min_age", "must not be longer than max_age");
     }
     if read.max_age + settings.max_lifetime >= settings.retention {
-        let least = (read.max_age + settings.max_lifetime).as_secs();
+        let least = HumanDuration(read.max_age + settings.max_lifetime);
         table.error(
             "max_age",
             format_args!(
-                "is too long: keys.retention must be longer than max_age and tokens.max_lifetime, \"{least}s\""
+                "is too long: keys.retention must be longer than max_age and tokens.max_lifetime, \"{least}\" together"
             ),
         );
     }
@@ -611,7 +612,7 @@ mod tests {
             (purpose(&["txn_token", "txn_token"], ""), "5: purpose[0].accept: names \"txn_token\" twice"),
             (
                 purpose(&["txn_token"], "lifetime = \"401s\""),
-                "6: purpose[0].lifetime: must be at most tokens.max_lifetime, \"400s\"",
+                "6: purpose[0].lifetime: must be at most tokens.max_lifetime, \"6m40s\"",
             ),
             (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
             (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
@@ -663,7 +664,7 @@ mod tests {
             ),
             (
                 redeem(&["expired_txn_token"], AGED).replace("scope", "lifetime = \"301s\"\nscope"),
-                "4: purpose[0].lifetime: must be at most \"300s\"",
+                "4: purpose[0].lifetime: must be at most \"5m\"",
             ),
             (
                 redeem(&["expired_txn_token"], AGED).replace("scope", "tctx.copy = [\"a\"]\nscope"),

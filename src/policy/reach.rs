@@ -8,6 +8,7 @@ use writ_verifier::Purpose;
 use super::file::{Reading, Settings};
 use super::{ClientPolicy, PurposeRule, Source};
 use crate::client::ClientId;
+use crate::clock::HumanDuration;
 use crate::config::{Problem, Severity};
 
 /// What can be redeemed long after should be worth little while it lives.
@@ -151,9 +152,9 @@ impl<'a> Set<'a> {
             && self.begins(table.rule)
             && let Some(other) = self.tables().find(redeemed)
         {
-            let (by, lifetime) = (&other.policy.client_id, table.rule.lifetime.as_secs());
+            let (by, lifetime) = (&other.policy.client_id, HumanDuration(table.rule.lifetime));
             let message = format!(
-                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: let them live \"60s\" at most, not \"{lifetime}s\""
+                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: let them live \"1m\" at most, not \"{lifetime}\""
             );
             problems.push(table.warning("lifetime", message));
         }

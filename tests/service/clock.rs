@@ -1,10 +1,25 @@
 //! A clock that goes wrong. It is set by libfaketime, which `tests/tools.sh` fetches into `target/tools`.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use crate::scene::{PURGE, READER, delayed};
+use serde_json::{Value, json};
+
+use crate::scene::{ACCOUNTS, PURGE, READER, delayed};
+use crate::support::answer::Answer;
+use crate::support::jose::Key;
+use crate::support::pki::{self, Credentials};
 use crate::support::workload::Form;
-use crate::support::writ::{Setup, Writ};
+use crate::support::writ::{Setup, Writ, spiffe_id};
+use crate::support::{ISSUER, eventually, now};
+
+/// Vouches for subjects with its own signature.
+const VOUCHER: &str = r#"
+[[purpose]]
+scope = "mailbox.deliver"
+accept = ["self_signed"]
+subjects = ["*"]
+"#;
 
 /// The library, or `None` where it could not be fetched: then these tests are left out, and say so.
 fn library() -> Option<PathBuf> {
@@ -78,7 +93,7 @@ fn by_a_clock_that_went_back_no_token_is_active() {
     reader.introspect(&original.token).refused(503, "temporarily_unavailable", "clock_behind");
 }
 
-/// A-108, A-129: a clock that jumped ahead drops nothing that will be needed.
+/// A-108, A-129: by a clock that jumped ahead nothing is decided, and nothing is lost.
 #[test]
 fn a_clock_that_jumps_ahead_and_back_loses_no_count() {
     let Some(library) = library() else { return };
@@ -89,7 +104,139 @@ fn a_clock_that_jumps_ahead_and_back_loses_no_count() {
     let batch = writ.workload("batch");
     let first = batch.token(&redemption).issued();
     set_clock(&writ, "+3600");
-    batch.token(&redemption).invalid_request("redemption_exhausted");
+    batch.token(&redemption).refused(503, "temporarily_unavailable", "clock_behind");
     set_clock(&writ, "+0");
     assert_eq!(batch.token(&redemption).issued().claims, first.claims, "the last use, while its token lives");
+}
+
+/// Certificates that outlast a jump of days.
+fn lasting(params: rcgen::CertificateParams) -> rcgen::CertificateParams {
+    let mut params = params;
+    params.not_after = (SystemTime::now() + Duration::from_secs(30 * 86_400)).into();
+    params
+}
+
+fn lasting_server(setup: Setup) -> Setup {
+    let server = setup.ca.issue(lasting(pki::server()));
+    setup.write("certs/server.pem", &server.certificate_pem);
+    setup.write("certs/server.key", &server.key_pem);
+    setup
+}
+
+fn lasting_client(writ: &Writ, id: &str) -> Credentials {
+    let mut params = lasting(pki::client(id));
+    params.subject_alt_names = vec![pki::uri(&spiffe_id(id))];
+    writ.setup.ca.issue(params)
+}
+
+/// A client that vouches, with a certificate that lasts.
+struct Voucher(Credentials);
+
+impl Voucher {
+    fn vouch(&self, jti: &str) -> String {
+        let claims = json!({
+            "iss": "voucher", "sub": "ann", "aud": ISSUER, "iat": now(), "exp": now() + 590, "jti": jti
+        });
+        Key::of(&self.0, "unused").token(&json!({"alg": "ES256", "typ": "JWT"}).to_string(), &claims.to_string())
+    }
+
+    fn bring(&self, writ: &Writ, token: &str) -> Answer {
+        let kind = "urn:ietf:params:oauth:token-type:self_signed";
+        writ.workload_with(&self.0).token(&Form::token_exchange(token, kind, "mailbox.deliver"))
+    }
+}
+
+fn failing(writ: &Writ) -> Value {
+    writ.site().ops("/readyz").json()["failing"].clone()
+}
+
+/// Ahead by so much until the service has noticed, twice over, and back.
+fn blip(writ: &Writ, offset: &str, meanwhile: impl FnOnce()) {
+    let is_about =
+        |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
+    writ.expect_log("the step", || set_clock(writ, offset), is_about("has stepped ahead"));
+    assert_eq!(failing(writ), json!(["clock"]));
+    meanwhile();
+    writ.expect_log("the return", || set_clock(writ, "+0"), is_about("is back"));
+    eventually("it is ready again", || (writ.site().ops("/readyz").status == 200).then_some(()));
+}
+
+/// A-065, A-108, A-129: neither records nor what was used, nor what an operator has stopped.
+#[test]
+fn a_clock_that_is_wrong_for_a_moment_loses_nothing() {
+    let Some(library) = library() else { return };
+    let writ = with_clock(lasting_server(delayed("").client("voucher", VOUCHER).client("reader", READER)), &library);
+    let voucher = Voucher(lasting_client(&writ, "voucher"));
+    let accounts = writ.workload_with(&lasting_client(&writ, "accounts"));
+    let reader = writ.workload_with(&lasting_client(&writ, "reader"));
+    let word = voucher.vouch("1");
+    voucher.bring(&writ, &word).issued();
+    let original = accounts.token(&Form::client_credentials(PURGE)).issued();
+    let until = chrono::DateTime::from_timestamp((now() + 1800).cast_signed(), 0).unwrap().to_rfc3339();
+    writ.run(&["block", "add", "--sub", "bob", "--until", &until]).exits(0);
+    let bob = Form::client_credentials(PURGE).set("requested_subject", "bob");
+    let records = |kind| writ.metric("writ_ledger_records", &[("kind", kind)]);
+    let before = (records("tokens"), records("single_use"), writ.keys());
+    assert_eq!((before.0, before.1), (Some(1.0), Some(1.0)));
+    for offset in ["+45", "+1h", "+4d", "+29d"] {
+        blip(&writ, offset, || {
+            let refused = |answer: Answer| answer.refused(503, "temporarily_unavailable", "clock_behind");
+            refused(accounts.token(&Form::client_credentials(PURGE)));
+            refused(voucher.bring(&writ, &voucher.vouch("2")));
+            refused(accounts.token(&bob));
+            refused(reader.introspect(&original.token));
+        });
+        assert_eq!((records("tokens"), records("single_use"), writ.keys()), before, "{offset}");
+        voucher.bring(&writ, &word).invalid_request("subject_token_replayed");
+        accounts.token(&bob).invalid_request("blocked");
+    }
+    blip(&writ, "+20000d", || {});
+    assert_eq!((records("tokens"), records("single_use"), writ.keys()), before);
+    let fresh = voucher.bring(&writ, &voucher.vouch("3")).issued();
+    assert!(fresh.iat().abs_diff(now()) <= 5);
+    assert_eq!(writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued().use_number(), Some(1));
+}
+
+/// A-129, R-KEYS-08: a key that is forgotten is gone for good.
+#[test]
+fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
+    let Some(library) = library() else { return };
+    let batch = format!(
+        "[[purpose]]\nscope = \"{PURGE}\"\naccept = [\"expired_txn_token\"]\nlifetime = \"1s\"\n[purpose.redemption]\nissued_to = [\"accounts\"]\nmax_age = \"5m\"\n"
+    );
+    let setup = Setup::new().short_keys(3).set("keys.retention", "10m").client("accounts", ACCOUNTS);
+    let writ = with_clock(setup.client("batch", &batch), &library);
+    let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    let state = || writ.key_state(original.kid()).unwrap();
+    eventually("its key is history", || (state() == "historical").then_some(()));
+    blip(&writ, "+4d", || {
+        writ.expect_event("key_rotated", || {});
+    });
+    assert_eq!(state(), "historical");
+    let fresh = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    assert!(fresh.iat().abs_diff(now()) <= 5, "keys go on by the time that is believed");
+    writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
+}
+
+/// A-065, A-129: after a start nobody can tell whether the clock is right. What is done by it is on record, so that it
+/// cannot go back in silence, and what may have been forgotten is not used again.
+#[test]
+fn what_a_start_with_a_wrong_clock_forgot_is_not_used_again() {
+    let Some(library) = library() else { return };
+    let mut writ = with_clock(lasting_server(delayed("").client("voucher", VOUCHER)), &library);
+    let voucher = Voucher(lasting_client(&writ, "voucher"));
+    let word = voucher.vouch("1");
+    voucher.bring(&writ, &word).issued();
+    assert_eq!(writ.terminate(), 0);
+    set_clock(&writ, "+4d");
+    writ.start();
+    let used = || writ.metric("writ_ledger_records", &[("kind", "single_use")]);
+    eventually("it is swept", || (used() == Some(0.0)).then_some(()));
+    set_clock(&writ, "+0");
+    voucher.bring(&writ, &word).refused(503, "temporarily_unavailable", "clock_behind");
+    assert_eq!(failing(&writ), json!(["clock"]));
+    writ.run(&["store", "trust-clock"]).exits(0);
+    voucher.bring(&writ, &word).invalid_request("subject_token_replayed");
+    crate::support::wait_until(now() + 1);
+    voucher.bring(&writ, &voucher.vouch("2")).issued();
 }

@@ -136,6 +136,7 @@ impl Credentials {
 pub(crate) fn ca_params(name: &str) -> CertificateParams {
     let mut params = leaf(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = (SystemTime::now() + 30 * 24 * HOUR).into(); // longer than what tests set clocks ahead
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
