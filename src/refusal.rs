@@ -116,7 +116,9 @@ impl Refusal {
                 SubjectError::ClaimsInvalid(_) => code("invalid_request", "subject_token_claims_invalid"),
                 SubjectError::KeyGone => code("invalid_request", "redemption_key_gone"),
                 SubjectError::Redeemed => code("unauthorized_client", "redemption_not_allowed"),
-                SubjectError::IssuerUnavailable => code("temporarily_unavailable", "issuer_unavailable"),
+                SubjectError::IssuerUnavailable | SubjectError::KeyNotFetchedYet { .. } => {
+                    code("temporarily_unavailable", "issuer_unavailable")
+                }
             },
             Self::Policy(denial) => match denial {
                 Denial::PurposeNotAllowed => code("invalid_scope", "purpose_not_allowed"),
@@ -185,13 +187,16 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(limited) => Some(limited.retry_after),
+            Self::Subject(SubjectError::KeyNotFetchedYet { retry_after }) => Some(*retry_after),
             refusal => (refusal.code().error == "temporarily_unavailable").then_some(SOON),
         }
     }
 
-    /// Whether the fault is ours: then the log holds more than the answer.
+    /// Whether the fault is ours: then the log holds more than the answer. That a key is not known yet is nobody's fault,
+    /// and whoever makes up names of keys must not fill the log with errors.
     pub fn is_fault(&self) -> bool {
-        matches!(self.code().error, "temporarily_unavailable" | "server_error") && !matches!(self, Self::RateLimited(_))
+        let passes = matches!(self, Self::RateLimited(_) | Self::Subject(SubjectError::KeyNotFetchedYet { .. }));
+        matches!(self.code().error, "temporarily_unavailable" | "server_error") && !passes
     }
 }
 
@@ -315,6 +320,7 @@ pub(crate) mod tests {
                 SubjectError::KeyGone,
                 SubjectError::Redeemed,
                 SubjectError::IssuerUnavailable,
+                SubjectError::KeyNotFetchedYet { retry_after: Duration::from_secs(30) },
             ]
             .map(Refusal::from),
         );

@@ -729,13 +729,32 @@ algorithms = [\"RS256\",
         assert_eq!((reading.problems[0].severity, reading.problems[0].line), (crate::config::Severity::Warning, 4));
     }
 
+    /// Only what is discovered by it needs a name that can be called.
+    #[test]
+    fn an_issuer_whose_keys_have_a_place_of_their_own_may_have_any_name() {
+        for name in ["http://sts.example/adfs/services/trust", "accounts.example", "urn:example:idp", "HTTP://X?y#z"] {
+            for keys in ["jwks_uri = \"https://sts.example/keys\"", "jwks_file = \"k\""] {
+                let text = format!("{LEAST}{}{keys}\n", ISSUER.replace("https://login.example", name));
+                let read = reading(&text, &[]);
+                assert!(!read.problems.iter().any(crate::config::Problem::is_error), "{name}: {:?}", read.problems);
+            }
+        }
+    }
+
     ///
     #[test]
     fn each_rule_about_subject_issuers_complains_at_its_key() {
         let second = "[[subject_issuer]]\nissuer = \"https://other.example\"\naudience = [\"a\"]\n";
         for (text, expected) in [
             (ISSUER.replace("https:", "http:"), "4: subject_issuer[0].issuer: must be an https://"),
-            (format!("{}jwks_file = \"k\"", ISSUER.replace("https:", "http:")), "4: subject_issuer[0].issuer: must be"),
+            (
+                ISSUER.replace("https://login.example", "urn:example:idp"),
+                "4: subject_issuer[0].issuer: must be an https://",
+            ),
+            (
+                format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "")),
+                "4: subject_issuer[0].issuer: must be the",
+            ),
             (ISSUER.replace("https://login.example", "login"), "4: subject_issuer[0].issuer: must be an https://"),
             (ISSUER.replace("issuer =", "jwks_file ="), "3: subject_issuer[0].issuer: is missing"),
             (

@@ -150,14 +150,15 @@ fn key_source(table: &mut Section<'_>) -> Option<KeySource> {
     if written { uri } else { file.or(Some(KeySource::Discovery)) }
 }
 
-/// The keys of an issuer whose name is plain HTTP belong to whoever answers in its place.
+/// `iss` is a name, and some issuers have one that is no https address, though all their endpoints are; but keys that are
+/// discovered by a name belong to whoever answers under it.
 fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("must be the `iss` of its tokens");
     }
-    let plain_http = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"));
-    if plain_http || (keys == Some(&KeySource::Discovery) && https_url(text).is_err()) {
-        return Err("must be an https:// address without query and fragment");
+    if keys == Some(&KeySource::Discovery) && https_url(text).is_err() {
+        return Err("must be an https:// address without query and fragment, since its keys are discovered from it; \
+                    an issuer with another name needs jwks_uri or jwks_file");
     }
     Ok(text.to_owned())
 }

@@ -132,6 +132,9 @@ fn keys(root: &mut Section<'_>, with: With<'_>) -> Option<KeySet> {
         let named = keys.keys().all(|key| key.kid().is_some());
         if named { Ok(keys) } else { Err("has a key without kid, which no token can name".to_owned()) }
     });
+    if let Some(left_out) = keys.as_ref().ok().and_then(KeySet::left_out) {
+        root.warning("jwks_file", format_args!("{}: cannot use {left_out}", path.display()));
+    }
     keys.map_err(|cause| root.error("jwks_file", format_args!("{}: {cause}", path.display()))).ok()
 }
 

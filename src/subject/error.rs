@@ -1,5 +1,7 @@
 //! Why a subject token proves nothing.
 
+use std::time::Duration;
+
 use crate::clock::Timestamp;
 
 /// Why a subject token proves nothing. Texts repeat nothing of the token.
@@ -44,4 +46,12 @@ pub enum SubjectError {
     /// The issuer could not be asked, for its keys or about the token; the token may well be good.
     #[error("the issuer of the subject token cannot be reached")]
     IssuerUnavailable,
+    /// The key may have been published since the keys were fetched last, and it is too soon to fetch them again.
+    #[error(
+        "the key of the subject token is not among those that its issuer published at last; it is too soon to ask again"
+    )]
+    KeyNotFetchedYet {
+        /// After this time they are.
+        retry_after: Duration,
+    },
 }

@@ -10,7 +10,7 @@ use std::{fs, io};
 use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
 use url::Url;
-use writ_verifier::jwks::{JwksError, KeySet, VerificationKey};
+use writ_verifier::jwks::{Candidates, JwksError, KeySet};
 use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
 use writ_verifier::{Purpose, Scope};
 
@@ -187,7 +187,12 @@ impl Issuers {
             let read = read_keys(path);
             let was_broken = broken.swap(read.is_err(), Ordering::Relaxed);
             match read {
-                Ok(keys) => set.store(Arc::new(keys)),
+                Ok(keys) => {
+                    if keys.left_out() != set.load().left_out() {
+                        tell_left_out(iss, &keys);
+                    }
+                    set.store(Arc::new(keys));
+                }
                 Err(_) if was_broken => {}
                 Err(error) => tracing::error!(
                     issuer = iss,
@@ -225,8 +230,8 @@ impl Issuers {
         }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
-        let key = issuer.key_of(&presented).await?;
-        let token = issued_jwt::read(kind, presented.signed_with(&key)?, measure(issuer))?;
+        let keys = issuer.keys_of(&presented).await?;
+        let token = issued_jwt::read(kind, presented.signed_with(&keys)?, measure(issuer))?;
         match &issuer.introspector {
             Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
                 opaque::confirm(&token, &introspector.ask(text).await?, measure(issuer))
@@ -273,7 +278,9 @@ impl Issuer {
     fn new(settings: Settings) -> Result<Self, IssuersError> {
         let keys = match &settings.keys {
             KeySource::File(path) => {
-                let set = ArcSwap::from_pointee(read_keys(path)?);
+                let keys = read_keys(path)?;
+                tell_left_out(&settings.issuer, &keys);
+                let set = ArcSwap::from_pointee(keys);
                 Keys::File { path: path.clone(), set, broken: AtomicBool::new(false) }
             }
             KeySource::Uri(uri) => Keys::Remote(remote_keys(&settings, Location::JwksUri(uri.clone()))?),
@@ -292,21 +299,28 @@ impl Issuer {
         Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
     }
 
-    /// The key that `token` names. An algorithm that this issuer does not use ends it before any key is asked for.
-    async fn key_of(&self, token: &Presented<'_>) -> Result<Arc<VerificationKey>, SubjectError> {
+    /// The keys that `token` names. An algorithm that this issuer does not use ends it before any key is asked for.
+    async fn keys_of(&self, token: &Presented<'_>) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
             return Err(SubjectError::SignatureInvalid);
         }
-        let key = match &self.keys {
-            Keys::File { set, .. } => set.load().find(token.kid(), algorithm).cloned().map_err(KeyError::from),
+        let keys = match &self.keys {
+            Keys::File { set, .. } => set.load().find(token.kid(), algorithm).map_err(KeyError::from),
             Keys::Remote(keys) => keys.key(token.kid(), algorithm).await,
         };
-        key.map_err(|error| match error {
+        keys.map_err(|error| match error {
             KeyError::Unknown => SubjectError::KeyUnknown,
+            KeyError::CoolingDown { retry_after } => SubjectError::KeyNotFetchedYet { retry_after },
             KeyError::Unfit => SubjectError::SignatureInvalid,
             KeyError::Unavailable => SubjectError::IssuerUnavailable,
         })
+    }
+}
+
+fn tell_left_out(issuer: &str, keys: &KeySet) {
+    if let Some(left_out) = keys.left_out() {
+        tracing::warn!(issuer, left_out, "keys of a subject issuer cannot be used; the others serve");
     }
 }
 

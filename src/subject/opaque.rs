@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use writ_verifier::Members;
 
 use super::SubjectError::{self, ClaimsInvalid, Malformed};
-use super::outside::{Measure, OutsideToken};
+use super::outside::{self, Measure, OutsideToken};
 use crate::policy::Source;
 
 /// The longest opaque token, in bytes.
@@ -54,7 +54,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     for name in ["aud", "exp", "nbf", "iat", "cnf", "act", scope] {
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
         // An empty scope says nothing, and must not make room for the issuer's setting.
-        if name != scope || said.get() != "\"\"" {
+        if name != scope || outside::scope(reply, scope)?.is_some() {
             claims.set(name, &said).map_err(|_| Malformed)?;
         }
     }
@@ -193,7 +193,7 @@ mod tests {
         let mut held = Setting::new();
         held.client.subject_token_audience = vec!["https://api2.example".to_owned()];
         assert_eq!(held.read(&reply("x", Value::Null)).err(), Some(AudienceMismatch));
-        for scope in [json!(["mail"]), json!("a  b"), json!(1)] {
+        for scope in [json!(["a b"]), json!(["mail", 1]), json!("a  b"), json!(1)] {
             claims_are_refused("scope", &scope);
         }
     }
@@ -263,9 +263,11 @@ mod tests {
     #[test]
     fn a_reply_without_a_scope_covers_what_the_issuer_is_set_to() {
         let mut setting = Setting::new();
-        for scope in [Value::Null, json!("")] {
+        for scope in [Value::Null, json!(""), json!([])] {
             assert_eq!(setting.read(&reply("scope", scope)).unwrap().scope(), None);
         }
+        let listed = setting.read(&reply("scope", json!(["mail", "contacts"]))).unwrap();
+        assert_eq!(listed.scope().unwrap().to_string(), "mail contacts");
         setting.default_scope = Some("contacts".parse().unwrap());
         assert_eq!(setting.read(&reply("scope", Value::Null)).unwrap().scope().unwrap().to_string(), "contacts");
         assert_eq!(setting.read(&reply("x", Value::Null)).unwrap().scope().unwrap().to_string(), "mail");
@@ -281,7 +283,7 @@ mod tests {
         let narrowed = setting.confirm(&json!({"active": true, "scope": "mail", "exp": NOW.epoch() + 9})).unwrap();
         assert_eq!(narrowed.scope().unwrap().to_string(), "mail");
         assert_eq!(narrowed.usable_until(), NOW + std::time::Duration::from_secs(9) + SKEW);
-        for scope in ["", "trade.stocks mail"] {
+        for scope in [json!(""), json!([]), json!("trade.stocks mail"), json!(["trade.stocks", "mail"])] {
             let unchanged = setting.confirm(&json!({"active": true, "scope": scope})).unwrap();
             assert_eq!(unchanged.scope(), silent.scope());
         }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use writ_verifier::json::{self, Limits};
-use writ_verifier::{Members, Scope};
+use writ_verifier::{Members, Purpose, Scope};
 
 use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, Malformed, NotYetValid};
 use super::issuers::Settings;
@@ -17,6 +17,12 @@ use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
 /// No token expires before 2001-09-09 or later than this from now: such a number is a mistake or an attack.
 const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
+
+/// What is read of claims: people are in hundreds of groups.
+const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
+
+/// The most names that `aud` may have.
+const AUDIENCES_MAX: usize = 256;
 
 /// How long an opaque token without an expiry is good for: its issuer has called it active for the moment only, and what
 /// is made of it shall end soon after.
@@ -154,7 +160,7 @@ pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
         }
     }
     let checked = serde_json::to_string(&checked).map_err(|_| Malformed)?;
-    json::check(&checked, Limits::DEFAULT).map_err(|_| Malformed)?;
+    json::check(&checked, LIMITS).map_err(|_| Malformed)?;
     Ok(claims)
 }
 
@@ -182,6 +188,9 @@ impl Measure<'_> {
     pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
         let audience: Audience =
             claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
+        if audience.names().len() > AUDIENCES_MAX {
+            return Err(ClaimsInvalid("aud has more than 256 names"));
+        }
         let meant = audience.names_one_of(ours) && audience.is_fit_for(self.client);
         meant.then_some(audience).ok_or(AudienceMismatch)
     }
@@ -213,16 +222,37 @@ impl Measure<'_> {
         Ok(sub)
     }
 
-    /// RFC 6749 §3.3, single spaces only. An empty string tells nothing, as if it were absent.
+    /// What the claim that tells the scope says, else what the issuer's setting does.
     fn scope(self, claims: &Members) -> Result<Option<Scope>, SubjectError> {
-        const FORM: SubjectError = ClaimsInvalid("the scope must be a string of words separated by single spaces");
-        let name = &self.issuer.scope_claim;
-        if claims.raw(name).is_none() {
-            return Ok(self.default_scope.cloned());
-        }
-        let text: String = claims.get(name).ok_or(FORM)?;
-        if text.is_empty() { Ok(self.default_scope.cloned()) } else { text.parse().map(Some).map_err(|_| FORM) }
+        Ok(scope(claims, &self.issuer.scope_claim)?.or_else(|| self.default_scope.cloned()))
     }
+}
+
+/// RFC 6749 §3.3, single spaces only; or, as many issuers write it, an array with one word in each element. An empty
+/// string or array tells nothing, as if it were absent.
+///
+/// # Errors
+/// [`ClaimsInvalid`] where the claim is anything else.
+pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
+    const FORM: SubjectError =
+        ClaimsInvalid("the scope must be a string of words separated by single spaces, or an array of words");
+    if claims.raw(name).is_none() {
+        return Ok(None);
+    }
+    let text = match claims.get(name).ok_or(FORM)? {
+        Words::Text(text) => text,
+        // A word is a word: two in one element would become two of them.
+        Words::List(words) if words.iter().any(|word| word.parse::<Purpose>().is_err()) => return Err(FORM),
+        Words::List(words) => words.join(" "),
+    };
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| FORM) }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Words {
+    Text(String),
+    List(Vec<String>),
 }
 
 /// `aud` (RFC 7519 §4.1.3).

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use serde_json::{Value, json};
 use writ_verifier::Members;
-use writ_verifier::jwks::{NoKey, VerificationKey};
+use writ_verifier::jwks::{Candidates, NoKey, VerificationKey};
 use writ_verifier::jws::Jws;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
@@ -62,8 +62,7 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     if signer != by.client.client_id.as_str() {
         return Err(IssuerUnknown);
     }
-    let key = key(&jws, by)?;
-    if !key.fits(jws.algorithm) || !jws.verify(key.decoding_key()) {
+    if !keys(&jws, by)?.verify(&jws) {
         return Err(SignatureInvalid);
     }
     let audience: Audience = claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
@@ -84,15 +83,15 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
 }
 
-/// The key that the token names: without a name, that of the TLS certificate.
-fn key(jws: &Jws<'_>, by: Presentation<'_>) -> Result<VerificationKey, SubjectError> {
+/// The keys that the token names: without a name, that of the TLS certificate.
+fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError> {
     let of_certificate = certificate_key(by.certificate.public_key());
     let named = |key: &(VerificationKey, String)| jws.kid.as_ref().is_none_or(|kid| *kid == key.1);
     if let Some((key, _)) = of_certificate.filter(named) {
-        return Ok(key);
+        return Ok(key.into());
     }
     let (Some(kid), Some(registered)) = (&jws.kid, &by.client.keys) else { return Err(KeyUnknown) };
-    registered.find(Some(kid), jws.algorithm).map(|key| VerificationKey::clone(key)).map_err(|no_key| match no_key {
+    registered.find(Some(kid), jws.algorithm).map_err(|no_key| match no_key {
         NoKey::Unknown => KeyUnknown,
         NoKey::Unfit => SignatureInvalid,
     })

@@ -135,7 +135,16 @@ fn with_issuer(change: impl FnOnce(&mut Table)) -> Setup {
 fn a_subject_issuer_that_cannot_work_is_refused() {
     with_issuer(|_| {}).run(&["check"]).exits(0);
     let set = |name: &'static str, value: toml::Value| with_issuer(move |table| drop(table.insert(name.into(), value)));
-    refused(&set("issuer", "http://login.example".into()), "issuer");
+    let discovered = |issuer: &'static str| {
+        with_issuer(move |table| {
+            table.remove("jwks_uri");
+            table.insert("issuer".into(), issuer.into());
+        })
+    };
+    for name in ["http://login.example", "accounts.example", "urn:example:idp"] {
+        refused(&discovered(name), "issuer");
+        set("issuer", name.into()).run(&["check"]).exits(0);
+    }
     refused(&set("jwks_uri", "http://login.example/jwks".into()), "jwks_uri");
     for algorithm in ["HS256", "none", "ES257"] {
         refused(&set("algorithms", vec![algorithm].into()), "algorithms");

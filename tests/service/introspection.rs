@@ -186,7 +186,8 @@ fn an_active_token_that_was_meant_for_others_or_is_over_is_refused() {
         ("token_type", json!("refresh_token"), "subject_token_claims_invalid"),
         ("token_use", json!("refresh_token"), "subject_token_claims_invalid"),
         ("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}), "subject_token_claims_invalid"),
-        ("scope", json!(["trade.stocks"]), "subject_token_claims_invalid"),
+        ("scope", json!(["trade.stocks x"]), "subject_token_claims_invalid"),
+        ("aud", json!(vec![AUDIENCE; 257]), "subject_token_claims_invalid"),
     ] {
         issuer.introspect(active_with(name, value));
         let refused = present(&writ, OPAQUE).invalid_request(reason);
@@ -194,7 +195,14 @@ fn an_active_token_that_was_meant_for_others_or_is_over_is_refused() {
             assert_eq!(refused.answer["expired_at"], over);
         }
     }
-    for (scope, reason) in [(Value::Null, "scope_unknown"), (json!("other"), "scope_exceeds_subject_token")] {
+    issuer.introspect(active_with("scope", json!(["other", "trade.stocks"])));
+    present(&writ, OPAQUE).issued();
+    for (scope, reason) in [
+        (Value::Null, "scope_unknown"),
+        (json!([]), "scope_unknown"),
+        (json!("other"), "scope_exceeds_subject_token"),
+        (json!(["other"]), "scope_exceeds_subject_token"),
+    ] {
         issuer.introspect(active_with("scope", scope));
         present(&writ, OPAQUE).invalid_scope(reason);
     }

@@ -319,7 +319,10 @@ fn a_token_that_is_not_soundly_signed_is_refused_whatever_it_is_presented_as() {
             (URL_SAFE_NO_PAD.encode(&token), "subject_token_malformed"),
         ] {
             let answer = present(&writ, &bad, kind);
-            assert_eq!((answer.status(), answer.reason().as_str()), (400, reason), "{kind}");
+            // The second unknown key comes too soon after the first to be looked for.
+            let soon = reason == "subject_token_key_unknown" && kind != KINDS[0];
+            let expected = if soon { (503, "issuer_unavailable") } else { (400, reason) };
+            assert_eq!((answer.status(), answer.reason().as_str()), expected, "{kind}");
         }
         present(&writ, &token, kind).issued();
     }

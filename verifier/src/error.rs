@@ -85,7 +85,8 @@ impl VerifyError {
 impl From<KeyError> for VerifyError {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::Unknown => Self::KeyUnknown,
+            // Of a key that was published before it signed, as Writ's are, the last fetch tells.
+            KeyError::Unknown | KeyError::CoolingDown { .. } => Self::KeyUnknown,
             KeyError::Unfit => Self::SignatureInvalid,
             KeyError::Unavailable => Self::KeysUnavailable,
         }

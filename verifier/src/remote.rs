@@ -20,7 +20,7 @@ use url::Url;
 
 use self::cache::{Cache, Next};
 use self::fetch::Fetcher;
-use crate::jwks::{NoKey, VerificationKey};
+use crate::jwks::{Candidates, NoKey};
 
 pub(crate) use self::fetch::check_root_certificates;
 
@@ -100,9 +100,15 @@ impl fmt::Debug for Settings {
 /// Why there is no key for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A fresh answer of the publisher lacks it.
+    /// An answer of the publisher that is newer than the question lacks it.
     #[error("the key is not published")]
     Unknown,
+    /// The keys that are held lack it, and the publisher is not asked again so soon: it may have been published since.
+    #[error("the key is not among those that were fetched last, and it is too soon to fetch them again")]
+    CoolingDown {
+        /// After this time a question is answered by a fetch of its own.
+        retry_after: Duration,
+    },
     /// The key is published, but the token's algorithm is not one of its own.
     #[error("the algorithm does not fit the key")]
     Unfit,
@@ -130,6 +136,8 @@ struct Shared {
     observer: Option<Observer>,
     /// Counts the fetches that have ended.
     ended: watch::Sender<u64>,
+    /// What the log was last told of keys that are left out.
+    left_out: Mutex<Option<String>>,
 }
 
 impl RemoteKeys {
@@ -143,16 +151,17 @@ impl RemoteKeys {
             fetcher: Fetcher::new(settings)?,
             observer: settings.observer.clone(),
             ended: watch::Sender::new(0),
+            left_out: Mutex::new(None),
         })))
     }
 
-    /// The key for a token with this `kid` and `alg`. Waits for a fetch only if memory has no answer.
+    /// The keys for a token with this `kid` and `alg`. Waits for a fetch only if memory has no answer.
     ///
     /// Must be called inside a Tokio runtime with I/O and time enabled; fetches are tasks of that runtime.
     ///
     /// # Errors
     /// [`KeyError`]
-    pub async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<VerificationKey>, KeyError> {
+    pub async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Candidates, KeyError> {
         let asked = Instant::now();
         loop {
             let mut ended = self.0.ended.subscribe();
@@ -210,6 +219,15 @@ impl Shared {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Once for each change: a set is fetched again and again.
+    fn tell_left_out(&self, left_out: Option<String>) {
+        let mut told = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = left_out.as_ref().filter(|_| *told != left_out) {
+            tracing::warn!(left_out, from = ?self.fetcher, "keys of a set cannot be used; the others serve");
+        }
+        *told = left_out;
+    }
+
     fn conclude(&self, fetched: Result<fetch::Fetched, fetch::FetchError>) -> Instant {
         let (outcome, due) = self.cache().conclude(fetched, Instant::now());
         if let Some(observer) = &self.observer {
@@ -231,8 +249,12 @@ impl Flight {
         let shared = Arc::clone(&self.shared);
         let tag = shared.cache().tag();
         let fetched = shared.fetcher.fetch(tag.as_deref()).await;
-        if let Err(error) = &fetched {
-            tracing::warn!(error = fetch::chain(error), from = ?shared.fetcher, "keys could not be fetched");
+        match &fetched {
+            Ok(fetch::Fetched::New { keys, .. }) => shared.tell_left_out(keys.left_out()),
+            Ok(fetch::Fetched::Unchanged { .. }) => {}
+            Err(error) => {
+                tracing::warn!(error = fetch::chain(error), from = ?shared.fetcher, "keys could not be fetched");
+            }
         }
         self.ended = true;
         let due = shared.conclude(fetched);

@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::claims::{NameError, TYP, TrustDomain, TxnClaims};
 use crate::error::VerifyError;
-use crate::jwks::{JwksError, KeySet, VerificationKey};
+use crate::jwks::{Candidates, JwksError, KeySet};
 use crate::jws::Jws;
 use crate::remote::{self, Location, RemoteKeys, SetupError};
 use crate::single_use::{Memory, SingleUse};
@@ -101,10 +101,10 @@ impl Verifier {
     pub async fn verify(&self, header_value: impl AsRef<str>) -> Result<TxnToken, VerifyError> {
         let presented = Presented::read(header_value.as_ref())?;
         let token = match &self.keys {
-            Keys::Fixed(keys) => self.rules.verify(&presented, presented.key_in(keys)?, SystemTime::now())?,
+            Keys::Fixed(keys) => self.rules.verify(&presented, &presented.keys_in(keys)?, SystemTime::now())?,
             Keys::Remote(keys) => {
-                let key = keys.key(presented.jws.kid.as_deref(), presented.jws.algorithm).await?;
-                self.rules.verify(&presented, &key, SystemTime::now())?
+                let keys = keys.key(presented.jws.kid.as_deref(), presented.jws.algorithm).await?;
+                self.rules.verify(&presented, &keys, SystemTime::now())?
             }
         };
         self.must_be_first_use(&token)?;
@@ -118,7 +118,7 @@ impl Verifier {
     /// [`VerifyError`]
     pub fn verify_at(&self, header_value: &str, keys: &KeySet, now: SystemTime) -> Result<TxnToken, VerifyError> {
         let presented = Presented::read(header_value)?;
-        self.rules.verify(&presented, presented.key_in(keys)?, now)
+        self.rules.verify(&presented, &presented.keys_in(keys)?, now)
     }
 
     /// Begins to fetch the keys, so that the first token need not wait for them.
@@ -152,19 +152,14 @@ impl<'a> Presented<'a> {
         }
     }
 
-    fn key_in<'k>(&self, keys: &'k KeySet) -> Result<&'k VerificationKey, VerifyError> {
+    fn keys_in(&self, keys: &KeySet) -> Result<Candidates, VerifyError> {
         Ok(keys.find(self.jws.kid.as_deref(), self.jws.algorithm)?)
     }
 }
 
 impl Rules {
-    fn verify(
-        &self,
-        presented: &Presented<'_>,
-        key: &VerificationKey,
-        now: SystemTime,
-    ) -> Result<TxnToken, VerifyError> {
-        if !presented.jws.verify(key.decoding_key()) {
+    fn verify(&self, presented: &Presented<'_>, keys: &Candidates, now: SystemTime) -> Result<TxnToken, VerifyError> {
+        if !keys.verify(&presented.jws) {
             return Err(VerifyError::SignatureInvalid);
         }
         let claims = TxnClaims::parse(&presented.jws.payload).map_err(|_| VerifyError::ClaimsInvalid)?;
@@ -195,6 +190,14 @@ impl Rules {
         }
         Ok(())
     }
+}
+
+fn fixed(document: &[u8]) -> Result<KeySet, JwksError> {
+    let keys = KeySet::parse(document)?;
+    if let Some(left_out) = keys.left_out() {
+        tracing::warn!(left_out, "keys of a set cannot be used; the others serve");
+    }
+    Ok(keys)
 }
 
 /// A clock before 1970 reads as 1970: then every token is not valid yet.
@@ -314,8 +317,8 @@ impl Builder {
         let source = self.sources.pop().filter(|_| self.sources.is_empty()).ok_or(BuildError::Source)?;
         Ok(match source {
             Source::Url(url) => Keys::Remote(RemoteKeys::new(&self.remote_settings(&url)?)?),
-            Source::Json(document) => Keys::Fixed(KeySet::parse(&document)?),
-            Source::File(path) => Keys::Fixed(KeySet::parse(&std::fs::read(path)?)?),
+            Source::Json(document) => Keys::Fixed(fixed(&document)?),
+            Source::File(path) => Keys::Fixed(fixed(&std::fs::read(path)?)?),
         })
     }
 

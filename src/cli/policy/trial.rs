@@ -25,6 +25,7 @@ use crate::refusal::Refusal;
 use crate::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
+use crate::subject::outside;
 use crate::subject::{AssertedSubject, OutsideToken, OwnToken, SubjectError, SupposedBy, VerifiedSubject};
 
 /// What is not told of a Txn-Token: how long it lives.
@@ -294,7 +295,8 @@ impl Trial {
                 }
                 scope(text).map(Some)
             }
-            None => claims.get::<String>("scope").filter(|_| own_word).as_deref().map(scope).transpose(),
+            None if own_word => outside::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
+            None => Ok(None),
         }
     }
 

@@ -221,7 +221,7 @@ mod tests {
         let jws = Jws::parse(&token, 4096).unwrap();
         assert_eq!(jws.typ.as_deref(), Some("at+jwt"));
         let keys = KeySet::parse(issuer.jwks.as_bytes()).unwrap();
-        assert!(jws.verify(keys.find(jws.kid.as_deref(), jws.algorithm).unwrap().decoding_key()));
+        assert!(keys.find(jws.kid.as_deref(), jws.algorithm).unwrap().verify(&jws));
         let claims: serde_json::Value = serde_json::from_slice(&jws.payload).unwrap();
         for (name, value) in [("iss", NAME), ("aud", AUDIENCE), ("sub", "ann@d.example"), ("scope", "a b")] {
             assert_eq!(claims[name], value);

@@ -1,6 +1,5 @@
 //! What is known of the keys, and when to fetch: pure, the time is an argument.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 
 use super::fetch::{FetchError, Fetched};
 use super::{FetchOutcome, KeyError, Settings};
-use crate::jwks::{KeySet, NoKey, VerificationKey};
+use crate::jwks::{Candidates, KeySet, NoKey};
 
 /// Bounds of what a publisher may ask for.
 const MAX_AGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
@@ -27,7 +26,7 @@ pub(super) struct Next<T> {
 }
 
 /// A key or none; `None` is to wait for the fetch that is under way, and to ask again.
-pub(super) type Answer = Option<Result<Arc<VerificationKey>, KeyError>>;
+pub(super) type Answer = Option<Result<Candidates, KeyError>>;
 
 pub(super) struct Cache {
     cool_down: Duration,
@@ -90,7 +89,7 @@ impl Cache {
         asked: Instant,
         now: Instant,
     ) -> Next<Answer> {
-        let found = self.serving(now).map(|held| held.keys.find(kid, algorithm).cloned());
+        let found = self.serving(now).map(|held| held.keys.find(kid, algorithm));
         match found {
             Some(Err(NoKey::Unknown)) => self.unknown(asked, now),
             Some(known) => {
@@ -136,17 +135,25 @@ impl Cache {
         (outcome, self.next_due(now))
     }
 
-    /// The set lacks the key. Only a fresh answer can tell whether it exists.
+    /// The set lacks the key. Only an answer that is newer than the question can tell whether it exists: it may have been
+    /// published since the last fetch began. What names keys at random must not cause a fetch each, so until the
+    /// cool-down is over that cannot be told.
     fn unknown(&mut self, asked: Instant, now: Instant) -> Next<Answer> {
-        let asked_since = self.ended_since(asked);
-        let cooled = self.forced.is_none_or(|forced| now >= forced + self.cool_down);
-        let fetch = !asked_since && self.begin_if(cooled && now >= self.not_before(now), now);
+        let failed_since = self.ended_since(asked) && self.failures() > 0;
+        if self.held.as_ref().is_some_and(|held| held.as_of >= asked) {
+            return Next { fetch: false, answer: Some(Err(KeyError::Unknown)) };
+        }
+        let cooled = self.forced.map_or(now, |forced| forced + self.cool_down).max(self.not_before(now));
+        let fetch = !failed_since && self.begin_if(now >= cooled, now);
         if fetch {
             self.forced = Some(now);
         }
-        let verdict = if self.failures() == 0 { KeyError::Unknown } else { KeyError::Unavailable };
-        let answered = asked_since || !self.in_flight();
-        Next { fetch, answer: answered.then_some(Err(verdict)) }
+        let waits = !failed_since && self.in_flight();
+        let verdict = match self.failures() {
+            0 => KeyError::CoolingDown { retry_after: cooled.duration_since(now) },
+            _ => KeyError::Unavailable,
+        };
+        Next { fetch, answer: (!waits).then_some(Err(verdict)) }
     }
 
     fn begin_if(&mut self, wanted: bool, now: Instant) -> bool {
@@ -210,6 +217,7 @@ mod tests {
     use crate::signer::{Signer, jwks};
 
     const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
     const ES256: Algorithm = Algorithm::ES256;
 
     /// A cache and a clock that the test moves.
@@ -283,7 +291,52 @@ mod tests {
         scene.pass(1).brings(&["a"]);
         assert!(served(&scene.ask_again("a", 1)));
         let unknown = scene.ask_again("b", 1);
-        assert_eq!((unknown.fetch, refusal(&unknown)), (false, Some(KeyError::Unknown)), "the answer is fresh");
+        assert!(unknown.fetch && unknown.answer.is_none(), "it may have been published since that fetch began");
+        scene.pass(1).brings(&["a"]);
+        let unknown = scene.ask_again("b", 2);
+        assert_eq!((unknown.fetch, refusal(&unknown)), (false, Some(KeyError::Unknown)), "the answer is newer");
+    }
+
+    /// R-SUBJ-04: a key that was published after the last fetch is found as soon as the cool-down allows, and until then
+    /// nobody says that it does not exist; however many other names are asked for meanwhile, one fetch is made.
+    #[test]
+    fn a_new_key_in_a_cool_down_is_not_called_unknown() {
+        let mut scene = Scene::fetched();
+        assert!(scene.pass(60).ask("x").fetch);
+        scene.brings(&["a"]);
+        assert_eq!(refusal(&scene.ask_again("x", 1)), Some(KeyError::Unknown), "a fetch since then lacks it");
+        let again = refusal(&scene.ask("x"));
+        assert_eq!(again, Some(KeyError::CoolingDown { retry_after: 29 * SECOND + MS * 998 }));
+        let mut fetches = 0;
+        for second in 1..=28 {
+            for name in ["new", "y", "z"] {
+                let next = scene.ask(name);
+                fetches += u32::from(next.fetch);
+                let Some(KeyError::CoolingDown { retry_after }) = refusal(&next) else { panic!("{second}: {name}") };
+                assert!(retry_after <= (30 - second + 1) * SECOND && retry_after >= (30 - second - 1) * SECOND);
+            }
+            scene.pass(1);
+        }
+        assert_eq!(fetches, 0);
+        assert!(scene.pass(2).ask("z").fetch, "anybody's question will do");
+        assert!(scene.ask("new").answer.is_none(), "it is awaited");
+        scene.brings(&["a", "new"]);
+        assert!(served(&scene.ask("new")));
+        let last = refusal(&scene.ask_again("z", 0));
+        assert_eq!(last, Some(KeyError::CoolingDown { retry_after: 29 * SECOND + MS * 997 }));
+    }
+
+    /// A key that is asked for while a fetch is under way gets one of its own, if that one does not bring it.
+    #[test]
+    fn an_answer_that_began_before_the_question_is_none_to_it() {
+        let mut scene = Scene::fetched();
+        assert!(scene.pass(300).ask("a").fetch, "for its age");
+        assert!(scene.pass(1).ask("new").answer.is_none());
+        scene.pass(1).brings(&["a"]);
+        let next = scene.ask_again("new", 2);
+        assert!(next.fetch && next.answer.is_none());
+        scene.brings(&["a", "new"]);
+        assert!(served(&scene.ask_again("new", 2)));
     }
 
     ///
@@ -326,8 +379,9 @@ mod tests {
         assert_eq!(refusal(&scene.pass(10).ask("b")), Some(KeyError::Unavailable), "in the cool-down");
         assert!(scene.pass(30).ask("b").fetch);
         scene.pass(1).brings(&["a"]);
-        assert_eq!(refusal(&scene.ask_again("b", 1)), Some(KeyError::Unknown));
-        assert_eq!(refusal(&scene.pass(10).ask("b")), Some(KeyError::Unknown), "in the cool-down");
+        assert_eq!(refusal(&scene.ask_again("b", 2)), Some(KeyError::Unknown));
+        let later = refusal(&scene.pass(10).ask("b"));
+        assert!(matches!(later, Some(KeyError::CoolingDown { .. })), "{later:?}: it may be there by now");
     }
 
     /// A-069, R-SUBJ-04
@@ -356,7 +410,7 @@ mod tests {
         scene.brings(&["b"]);
         assert!(scene.ask("a").answer.is_none(), "it may have come back: one forced fetch");
         scene.brings(&["b"]);
-        assert_eq!(refusal(&scene.ask("a")), Some(KeyError::Unknown));
+        assert_eq!(refusal(&scene.ask_again("a", 1)), Some(KeyError::Unknown));
         assert!(served(&scene.ask("b")));
     }
 
