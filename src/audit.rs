@@ -199,6 +199,14 @@ impl Audit {
         Self(log)
     }
 
+    /// Refuses if it is known that nothing can be recorded.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn check(&self) -> Result<(), LogError> {
+        self.0.check()
+    }
+
     /// Writes `event`; it has left the process when this returns.
     ///
     /// # Errors

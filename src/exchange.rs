@@ -115,6 +115,7 @@ impl Exchange {
         decision.actors = names_actor.then_some("ignored"); // else it were no grant
         self.ask_pdp(ask, &grant, &request, decision).await?;
         self.blocks.check(&Matter::of_grant(&grant), clock)?;
+        self.audit.check()?; // what cannot be recorded is not counted
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }

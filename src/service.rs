@@ -412,7 +412,7 @@ fn rooms(
     let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
     let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
     let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
-    let (clock, measured) = (Arc::clone(clock), Arc::clone(clock));
+    let (clock, measured, recorded) = (Arc::clone(clock), Arc::clone(clock), audit.clone());
     Rooms {
         token: Arc::new(move |ask| {
             let exchange = Arc::clone(&exchange);
@@ -439,7 +439,7 @@ fn rooms(
         jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),
         metadata: Arc::new(move || document.render(&published.snapshot())),
         documents_max_age: config.jwks_max_age,
-        failing: Arc::new(move || failing(&store, &watched, &ledger, &clock)),
+        failing: Arc::new(move || failing(&store, &watched, &ledger, &clock, &recorded)),
         metrics: Arc::new(move || {
             observed.observe(measured.now());
             counted.observe();
@@ -449,7 +449,7 @@ fn rooms(
 }
 
 /// The parts that keep the service from being ready.
-fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock) -> Vec<&'static str> {
+fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock, audit: &Audit) -> Vec<&'static str> {
     let now = clock.now();
     let mut parts = Vec::new();
     if !store.is_well() {
@@ -460,6 +460,9 @@ fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock) -> Vec
     }
     if clock.check().is_err() || ledger.check_clock(now).is_err() {
         parts.push("clock");
+    }
+    if audit.check().is_err() {
+        parts.push("audit");
     }
     parts
 }

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -13,6 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use self::output::Condition;
+
+mod output;
 mod process;
 
 /// Lines that wait for standard output.
@@ -40,6 +44,7 @@ pub struct LogError;
 pub struct Log {
     lines: mpsc::Sender<Line>,
     format: Format,
+    condition: Condition,
 }
 
 #[derive(Debug)]
@@ -52,8 +57,30 @@ impl Log {
     /// Starts the thread that writes to `output`.
     pub fn start(format: Format, output: impl Write + Send + 'static) -> Self {
         let (lines, queue) = mpsc::channel(QUEUE);
-        std::thread::spawn(move || write_lines(queue, output));
-        Self { lines, format }
+        let condition = Condition::default();
+        let written = condition.clone();
+        std::thread::spawn(move || write_lines(queue, output, &written));
+        Self { lines, format, condition }
+    }
+
+    /// The same for an output that is looked after as long as the process runs: that it fails is found out even while
+    /// nothing is to be written, and that it works again.
+    ///
+    /// # Errors
+    /// The system's own, if there is no such output.
+    pub fn start_watched(format: Format, output: impl AsFd) -> io::Result<Self> {
+        let (file, watched) = output::unbuffered(output)?;
+        let log = Self::start(format, file);
+        log.condition.clone().watch(watched, log.lines.clone());
+        Ok(log)
+    }
+
+    /// Refuses if it is known that no line can be written.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn check(&self) -> Result<(), LogError> {
+        self.condition.trouble().map_or(Ok(()), |_| Err(LogError))
     }
 
     /// How lines look.
@@ -89,7 +116,7 @@ impl Log {
 }
 
 /// Writes what is waiting in one go. A line whose writing failed is not acknowledged, and the next begins afresh.
-fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write) {
+fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write, condition: &Condition) {
     let mut broken = false;
     while let Some(first) = queue.blocking_recv() {
         let mut lines = vec![first];
@@ -100,7 +127,10 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write) {
         for line in &lines {
             bytes.extend_from_slice(&line.text);
         }
-        broken = output.write_all(&bytes).and_then(|()| output.flush()).is_err();
+        condition.begin();
+        let outcome = output.write_all(&bytes).and_then(|()| output.flush());
+        condition.end(&outcome, lines.iter().filter(|line| !line.text.is_empty()).count());
+        broken = outcome.is_err();
         if !broken {
             for written in lines.into_iter().filter_map(|line| line.written) {
                 // Whoever asked may have gone; the line is out all the same.
@@ -158,7 +188,9 @@ impl Drop for Diagnostic<'_> {
     fn drop(&mut self) {
         let line = Line { text: one_line(&String::from_utf8_lossy(&self.text)), written: None };
         // A full queue drops diagnostics: see above.
-        let _ = self.log.lines.try_send(line);
+        if self.log.lines.try_send(line).is_err() {
+            self.log.condition.lose();
+        }
     }
 }
 

@@ -135,7 +135,7 @@ impl<'a> Host<'a> {
         folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
         let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
-        let log = Log::start(Format::Json, folder.log()?);
+        let log = Log::start_watched(Format::Json, folder.log()?)?;
         telemetry::trace_to(&log)?;
         Ok(Self { folder, log, metrics: Metrics::record()?, _issuer: issuer })
     }

@@ -25,7 +25,10 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
     let path = config;
     let Ok((config, warnings)) = Config::load(path, std::env::vars()) else { return unusable(path) };
     super::complain(&warnings);
-    let log = Log::start(args.log, std::io::stdout());
+    let log = match Log::start_watched(args.log, std::io::stdout()) {
+        Ok(log) => log,
+        Err(error) => return failed(&error),
+    };
     let metrics = match Metrics::record() {
         Ok(metrics) => metrics,
         Err(error) => return failed(&error),

@@ -18,6 +18,7 @@ mod handshakes;
 mod introspection;
 mod introspection_endpoint;
 mod keys;
+mod log_output;
 mod metadata;
 mod metrics;
 mod nginx;

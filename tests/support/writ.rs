@@ -179,7 +179,21 @@ pub(crate) struct Endpoints {
     pub(crate) ops: Option<SocketAddr>,
 }
 
+impl Endpoints {
+    fn of(ready: &Value) -> Self {
+        let address = |name: &str| ready[name].as_str().and_then(|text| text.parse().ok());
+        let exchange = address("exchange").unwrap_or_else(|| panic!("no address in {ready}"));
+        Self { exchange, discovery: address("discovery"), ops: address("ops") }
+    }
+}
+
 impl Site {
+    /// Where a service said that it listens, in the line with `event` = `ready`.
+    pub(crate) fn of(ready: &Value, ca: &Ca) -> Arc<Self> {
+        let endpoints = RwLock::new(Some(Endpoints::of(ready)));
+        Arc::new(Self { endpoints, ca: Ca::pem(ca), answered: Mutex::new(Vec::new()) })
+    }
+
     /// The addresses of the running service.
     pub(crate) fn endpoints(&self) -> Endpoints {
         self.endpoints.read().unwrap().expect("the service runs")
@@ -286,12 +300,7 @@ impl Writ {
         ];
         self.process = Some(Process { child, lines, readers });
         let ready = self.wait_for_log("the service is ready", |line| line["event"] == "ready");
-        let address = |name: &str| ready[name].as_str().and_then(|text| text.parse().ok());
-        *self.site.endpoints.write().unwrap() = Some(Endpoints {
-            exchange: address("exchange").unwrap_or_else(|| panic!("no address in {ready}")),
-            discovery: address("discovery"),
-            ops: address("ops"),
-        });
+        *self.site.endpoints.write().unwrap() = Some(Endpoints::of(&ready));
     }
 
     /// The service as its clients see it.
