@@ -5,7 +5,7 @@ mod identity;
 mod name;
 
 pub use certificate::{CertificateError, PeerCertificate};
-pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint};
+pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
 pub use name::NameError;
 
 use std::fmt;

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::Url;
+use writ_verifier::pem::{self, PemError};
 use zeroize::Zeroizing;
 
 use self::breaker::Breaker;
@@ -75,9 +76,14 @@ pub enum SetupError {
     /// The private key's file is not taken.
     #[error(transparent)]
     Secret(#[from] SecretFileError),
-    /// A file has no certificate, or one that cannot be used.
-    #[error("{}: holds no certificate that can be used (PEM)", .0.display())]
-    Certificate(PathBuf),
+    /// A file has no certificate, or a block that is none or cannot be used.
+    #[error("{}: {source}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Which block, and why.
+        source: PemError,
+    },
     /// A file has no private key that can be used.
     #[error("{}: holds no private key that can be used (PEM)", .0.display())]
     PrivateKey(PathBuf),
@@ -323,12 +329,13 @@ fn client(settings: &Settings, files: &Files) -> Result<Client, SetupError> {
         .with_root_certificates(roots(settings, files)?);
     let tls = match (&settings.identity, &files.identity) {
         (Some(identity), Some((certificate, key))) => {
-            let chain = certificates(certificate, &identity.certificate)?;
+            // Certificate and key may stand in one file.
+            let chain = certificates(certificate, &identity.certificate, pem::is_of_key)?;
             let unusable = || SetupError::PrivateKey(identity.private_key.clone());
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unusable())?;
             tls.with_client_auth_cert(chain, key).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => SetupError::Mismatch(identity.certificate.clone()),
-                rustls::Error::InvalidCertificate(_) => SetupError::Certificate(identity.certificate.clone()),
+                rustls::Error::InvalidCertificate(_) => unreadable(&identity.certificate, 1),
                 _ => unusable(),
             })?
         }
@@ -349,9 +356,9 @@ fn client(settings: &Settings, files: &Files) -> Result<Client, SetupError> {
 fn roots(settings: &Settings, files: &Files) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
     match (&settings.ca, &files.ca) {
-        (Some(path), Some(pem)) => {
-            for certificate in certificates(pem, path)? {
-                roots.add(certificate).map_err(|_| SetupError::Certificate(path.clone()))?;
+        (Some(path), Some(content)) => {
+            for (index, certificate) in certificates(content, path, |_| false)?.into_iter().enumerate() {
+                roots.add(certificate).map_err(|_| unreadable(path, index + 1))?;
             }
         }
         _ => {
@@ -361,10 +368,21 @@ fn roots(settings: &Settings, files: &Files) -> Result<RootCertStore, SetupError
     if roots.is_empty() { Err(SetupError::NoRootCertificates) } else { Ok(roots) }
 }
 
-fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let unusable = || SetupError::Certificate(path.to_owned());
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|_| unusable())?;
-    if all.is_empty() { Err(unusable()) } else { Ok(all) }
+fn certificates(
+    content: &[u8],
+    path: &Path,
+    skip: impl Fn(&str) -> bool,
+) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let blocks = pem::blocks(content, pem::CERTIFICATE, skip).map_err(|source| unusable(path, source))?;
+    Ok(blocks.into_iter().map(|block| CertificateDer::from(block.der)).collect())
+}
+
+fn unusable(path: &Path, source: PemError) -> SetupError {
+    SetupError::Certificate { path: path.to_owned(), source }
+}
+
+fn unreadable(path: &Path, number: usize) -> SetupError {
+    unusable(path, PemError::Content { number, label: pem::CERTIFICATE.to_owned() })
 }
 
 /// An address for people: without user name, query and fragment.
@@ -640,7 +658,7 @@ mod tests {
         let outbound = Outbound::new(service.settings()).unwrap();
         assert!(outbound.reload().is_none());
         service.write("writ.pem", "no certificate");
-        assert!(matches!(outbound.reload(), Some(Err(SetupError::Certificate(_)))));
+        assert!(matches!(outbound.reload(), Some(Err(SetupError::Certificate { .. }))));
         assert!(outbound.reload().is_none());
         ask(&outbound).await.unwrap();
         service.write_identity(&authority("strangers"));
@@ -669,7 +687,7 @@ mod tests {
         service.write("writ.key", "no key");
         assert!(matches!(Outbound::new(settings.clone()), Err(SetupError::PrivateKey(_))));
         service.write("ca.pem", "no certificate");
-        assert!(matches!(Outbound::new(settings.clone()), Err(SetupError::Certificate(_))));
+        assert!(matches!(Outbound::new(settings.clone()), Err(SetupError::Certificate { .. })));
         fs::remove_file(service.folder.path().join("ca.pem")).unwrap();
         assert!(matches!(Outbound::new(settings), Err(SetupError::Unreadable { .. })));
     }

@@ -113,11 +113,16 @@ mod tests {
     fn each_file_that_is_named_is_looked_at() {
         let other = rcgen::generate_simple_self_signed(["other.example".to_owned()]).unwrap();
         for (name, text, expected) in [
-            ("certs/server.pem", "", "tls.certificate: certs/server.pem: holds no certificate (PEM)"),
-            ("certs/server.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n", "certs/server.pem: is no sound PEM"),
+            ("certs/server.pem", "", "tls.certificate: certs/server.pem: holds no CERTIFICATE block (PEM)"),
+            (
+                "certs/server.pem",
+                "-----BEGIN CERTIFICATE-----\nAAAA\n",
+                "certs/server.pem: block 1 (CERTIFICATE) has no line -----END",
+            ),
             ("certs/server.pem", &other.cert.pem(), "certs/server.pem: does not fit the key in tls.private_key"),
             ("certs/server.key", "x", "tls.private_key: certs/server.key: holds no private key (PEM)"),
-            ("certs/ca.pem", "x", "tls.client_ca: certs/ca.pem: holds no certificate (PEM)"),
+            ("certs/ca.pem", "x", "tls.client_ca: certs/ca.pem: holds no CERTIFICATE block (PEM)"),
+            ("certs/ca.pem", &other.cert.pem(), "tls.client_ca: certs/ca.pem: block 1 is not a CA"),
             ("certs/sealing.key", "AAAA", "keys.sealing_key: certs/sealing.key: does not hold 32 bytes in base64"),
             ("certs/sealing.key", "!", "certs/sealing.key: does not hold 32 bytes in base64"),
             ("policies/a.toml", "", "policies/a.toml:1: client_id: is missing"),
@@ -169,8 +174,8 @@ mod tests {
         write(&folder, "empty.pem", "");
         let (code, text) = checked(&folder);
         assert_eq!(code, 2);
-        assert!(text.contains("writ.toml:4: tls.client_crls: empty.pem: holds no CRL (PEM)"), "{text}");
-        assert!(text.contains("writ.toml:4: tls.client_crls: gone.pem: No such file"), "{text}");
+        assert!(text.contains("writ.toml:4: tls.client_crls: empty.pem: holds no X509 CRL block (PEM)"), "{text}");
+        assert!(text.contains("writ.toml:4: tls.client_crls: gone.pem: cannot be read: No such file"), "{text}");
         assert!(text.ends_with("2 errors\n"), "{text}");
     }
 

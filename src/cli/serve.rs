@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{check, failed};
 use crate::clock::Timestamp;
 use crate::config::files::Named;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, Severity};
 use crate::service::{Service, StartError};
 use crate::telemetry::{self, Format, Log, Metrics};
 
@@ -40,8 +40,8 @@ pub async fn run(args: Args, config: &Path) -> ExitCode {
     if problems.iter().any(Problem::is_error) {
         return unusable(path);
     }
-    for warning in problems {
-        tracing::warn!("{warning}");
+    for remark in problems {
+        if remark.severity == Severity::Note { tracing::info!("{remark}") } else { tracing::warn!("{remark}") }
     }
     let stop = match stop_signal() {
         Ok(stop) => stop,

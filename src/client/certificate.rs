@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::identity::{Identity, Registered, Thumbprint, is_plain_ascii, is_spiffe};
+use super::identity::{Identity, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
 use super::name::DistinguishedName;
 use crate::clock::Timestamp;
 
@@ -15,6 +15,8 @@ use crate::clock::Timestamp;
 pub struct PeerCertificate {
     subject: DistinguishedName,
     self_issued: bool,
+    /// Whether its CA vouches for its SPIFFE ID and for no other name.
+    spiffe_only: bool,
     /// Lower case.
     dns: Vec<String>,
     uris: Uris,
@@ -48,6 +50,7 @@ impl PeerCertificate {
         Ok(Self {
             self_issued: name(certificate.issuer())? == subject,
             subject,
+            spiffe_only: false,
             dns: plain(names, |n| if let GeneralName::DNSName(text) = n { Some(text) } else { None })
                 .map(str::to_ascii_lowercase)
                 .collect(),
@@ -70,12 +73,24 @@ impl PeerCertificate {
         match &identity.0 {
             Registered::Thumbprints(registered) => registered.contains(&self.thumbprint),
             _ if self.self_issued => false,
+            Registered::SanUri(uri) => self.uris.contain(uri) && (!self.spiffe_only || is_spiffe(uri)),
+            _ if self.spiffe_only => false,
             Registered::SubjectDn(name) => self.subject == *name,
             Registered::SanDns(name) => self.dns.contains(name),
-            Registered::SanUri(uri) => self.uris.contain(uri),
             Registered::SanIp(ip) => self.ips.contains(ip),
             Registered::SanEmail(address) => self.emails.contains(address),
         }
+    }
+
+    /// The same where its CA may vouch for its SPIFFE ID and for no other name in it, or for all of them.
+    #[must_use]
+    pub fn held_to_spiffe(self, spiffe_only: bool) -> Self {
+        Self { spiffe_only, ..self }
+    }
+
+    /// The trust domain of its SPIFFE ID, if that is its only URI.
+    pub fn spiffe_trust_domain(&self) -> Option<&str> {
+        self.uris.0.iter().find_map(|uri| spiffe_trust_domain(uri))
     }
 
     /// Whether it names itself as its issuer. Only such a certificate may be accepted for its thumbprint without a CA.

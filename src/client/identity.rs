@@ -192,7 +192,7 @@ fn uri(text: &str) -> Result<String, IdentityError> {
     if !plain_scheme || rest.is_empty() || !is_plain_ascii(text) {
         return Err(IdentityError::SanUri);
     }
-    if is_spiffe(text) && !is_canonical_spiffe_id(text) {
+    if is_spiffe(text) && spiffe_trust_domain(text).is_none() {
         return Err(IdentityError::Spiffe);
     }
     Ok(text.to_owned())
@@ -214,14 +214,20 @@ pub(super) fn is_spiffe(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("spiffe"))
 }
 
-/// The one form that the SPIFFE standard has for the ID of a workload: no query, port, escape, dot segment, or empty one.
-fn is_canonical_spiffe_id(uri: &str) -> bool {
-    let Some((domain, path)) = uri.strip_prefix("spiffe://").and_then(|id| id.split_once('/')) else { return false };
-    let domain_fits = (1..=255).contains(&domain.len())
-        && domain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'));
+/// The trust domain of a SPIFFE ID in the one form that the standard has for the ID of a workload: no query, port,
+/// escape, dot segment, or empty one.
+pub(super) fn spiffe_trust_domain(uri: &str) -> Option<&str> {
+    let (domain, path) = uri.strip_prefix("spiffe://")?.split_once('/')?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(plain);
-    uri.len() <= 2048 && domain_fits && path.split('/').all(segment)
+    let fits = uri.len() <= 2048 && is_spiffe_trust_domain(domain) && path.split('/').all(segment);
+    fits.then_some(domain)
+}
+
+/// Whether `text` is the name of a SPIFFE trust domain.
+pub fn is_spiffe_trust_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    (1..=255).contains(&text.len()) && text.bytes().all(plain)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
+use writ_verifier::pem::{self, PemError};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -49,34 +50,20 @@ impl Usage<'_> {
     }
 }
 
-/// Every certificate in a file, in its order.
-pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Every certificate in a file, in its order; blocks that `skip` knows by their labels are passed over.
+pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec<CertificateDer<'static>>, String> {
     let content = fs::read(path).map_err(|cause| cause.to_string())?;
-    let labels = labels(&content);
-    let all = CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>();
-    let all = all.map_err(|_| "is no sound PEM".to_owned())?;
-    if content.windows(3).any(|window| window == b"\xef\xbb\xbf") {
-        return Err(
-            "holds a byte order mark, which hides the block behind it: save it as plain text without one".to_owned()
-        );
-    }
-    if all.is_empty() {
-        let found = labels.first().map(|label| format!(", but a block of the kind \"{label}\""));
-        let der =
-            if content.starts_with(b"\x30") { "; if it is DER, convert it: openssl x509 -inform DER" } else { "" };
-        return Err(format!("holds no certificate (PEM){}{der}", found.unwrap_or_default()));
-    }
-    // A chain and its key in one file are common; other blocks would be dropped unseen.
-    let known = |label: &str| label == "CERTIFICATE" || label.ends_with("PRIVATE KEY") || label.ends_with("PARAMETERS");
-    if let Some(at) = labels.iter().position(|label| !known(label)) {
-        return Err(format!(
-            "block {} is of the kind \"{}\", which is not read; write it as CERTIFICATE",
-            at + 1,
-            labels[at]
-        ));
-    }
-    let sound = |certificate: &CertificateDer<'_>| x509_parser::parse_x509_certificate(certificate).is_ok();
-    if all.iter().all(sound) { Ok(all) } else { Err("holds a certificate that cannot be read".to_owned()) }
+    let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
+        PemError::Nothing(_) if content.starts_with(b"\x30") => {
+            format!("{cause}; if it is DER, convert it: openssl x509 -inform DER")
+        }
+        cause => cause.to_string(),
+    })?;
+    let certificate = |block: pem::Block| match X509Certificate::from_der(&block.der) {
+        Ok(([], _)) => Ok(CertificateDer::from(block.der)),
+        _ => Err(format!("block {} ({}) cannot be read", block.number, pem::CERTIFICATE)),
+    };
+    blocks.into_iter().map(certificate).collect()
 }
 
 /// The private key in a file that strangers cannot read.
@@ -475,7 +462,7 @@ mod tests {
             assert!(error.starts_with(expected) || error.contains(expected), "{expected}: {error}");
         }
         let (_folder, path) = file(format!("{certificate}{}", key.serialize_pem()).as_bytes());
-        assert!(read_key(&path).is_ok() && read_chain(&path).is_ok(), "a certificate and its key in one file");
+        assert!(read_key(&path).is_ok() && read_chain(&path, pem::is_of_key).is_ok(), "a certificate and its key in one file");
     }
 
     #[test]
@@ -483,17 +470,17 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         for (text, expected) in [
-            (format!("\u{feff}{certificate}"), "byte order mark"),
-            (format!("{certificate}\u{feff}{certificate}"), "byte order mark"),
             (
                 certificate.clone() + &certificate.replace("CERTIFICATE", "TRUSTED CERTIFICATE"),
-                "block 2 is of the kind \"TRUSTED CERTIFICATE\"",
+                "block 2 is a TRUSTED CERTIFICATE, not a CERTIFICATE",
             ),
-            (key.serialize_pem(), "holds no certificate (PEM), but a block of the kind \"PRIVATE KEY\""),
+            (key.serialize_pem(), "block 1 is a PRIVATE KEY, not a CERTIFICATE"),
         ] {
             let (_folder, path) = file(text.as_bytes());
-            let error = read_chain(&path).unwrap_err();
+            let error = read_chain(&path, |_| false).unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");
         }
+        let (_folder, path) = file(format!("\u{feff}{certificate}\u{feff}{certificate}").as_bytes());
+        assert_eq!(read_chain(&path, |_| false).unwrap().len(), 2);
     }
 }

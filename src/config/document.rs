@@ -370,6 +370,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether `key` is written as a list, of tables or anything else, and not yet taken.
+    pub fn has_list(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|entry| matches!(entry.value, DeValue::Array(_)))
+    }
+
     /// The tables of an array, such as each `[[subject_issuer]]`.
     pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
         let Some(entry) = self.take(key) else { return Vec::new() };

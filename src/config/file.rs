@@ -13,6 +13,7 @@ use super::environment::Overrides;
 use super::files::Named;
 use super::problem::Problem;
 use super::{Config, issuer};
+use crate::client::is_spiffe_trust_domain;
 use crate::keys::ring::KeyTimes;
 use crate::keys::{self, SigningAlgorithm};
 use crate::listener::tls::{self, MinVersion};
@@ -281,10 +282,39 @@ fn tls(tls: &mut Section<'_>) -> tls::Settings {
     tls::Settings {
         certificate: path_or(tls, "certificate", "certs/server.pem"),
         private_key: path_or(tls, "private_key", "certs/server.key"),
-        client_ca: path_or(tls, "client_ca", "certs/ca.pem"),
+        client_ca: client_ca(tls),
         client_crls: tls.paths("client_crls").unwrap_or_default(),
         min_version: tls.choice("min_version", &versions).unwrap_or(MinVersion::Tls13),
     }
+}
+
+/// One file, or a table for each that says what its CAs may vouch for.
+fn client_ca(tls: &mut Section<'_>) -> Vec<tls::ClientCa> {
+    if !tls.has_list("client_ca") {
+        return vec![tls::ClientCa { file: path_or(tls, "client_ca", "certs/ca.pem"), trust_domains: None }];
+    }
+    let tables = tls.tables("client_ca");
+    if tables.is_empty() && !tls.complained("client_ca") {
+        tls.error("client_ca", "must name a file with the CAs of clients");
+    }
+    let mut all = Vec::new();
+    for mut table in tables {
+        table.require(&["file"]);
+        let file = table.path("file");
+        let is_limited = table.has("trust_domains");
+        let trust_domains = table.list("trust_domains", |text| {
+            let fits = is_spiffe_trust_domain(text);
+            fits.then(|| text.to_owned()).ok_or("must be SPIFFE trust domains, lower case, without spiffe:// and path")
+        });
+        if trust_domains.as_ref().is_some_and(Vec::is_empty) {
+            table.error("trust_domains", "must not be empty: nobody below these CAs could be a client");
+        }
+        table.finish();
+        // A limit that cannot be read must not become none.
+        let trust_domains = if is_limited { Some(trust_domains.unwrap_or_default()) } else { None };
+        all.extend(file.map(|file| tls::ClientCa { file, trust_domains }));
+    }
+    all
 }
 
 /// No configuration lets a Txn-Token live longer.
@@ -455,6 +485,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::listener::tls::ClientCa;
 
     const EXAMPLE: &str = include_str!("../../writ.toml");
     const LEAST: &str = "trust_domain = \"d.example\"\nissuer = \"https://tts.d.example:8443\"\n";
@@ -503,7 +534,8 @@ mod tests {
         assert!(!config.listener.http2);
         assert_eq!(config.listener.tls.certificate, Path::new("/etc/writ/certs/server.pem"));
         assert_eq!(config.listener.tls.private_key, Path::new("/etc/writ/certs/server.key"));
-        assert_eq!(config.listener.tls.client_ca, Path::new("/etc/writ/certs/ca.pem"));
+        let ca = ClientCa { file: "/etc/writ/certs/ca.pem".into(), trust_domains: None };
+        assert_eq!(config.listener.tls.client_ca, [ca]);
         assert!(config.listener.tls.client_crls.is_empty());
         assert_eq!(config.listener.tls.min_version, MinVersion::Tls13);
         assert_eq!(config.listener.max_connections, 10_000);
@@ -623,6 +655,23 @@ algorithms = [\"RS256\",
             ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
             ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
             ("[tls]\nmin_version = \"1.1\"", "4: tls.min_version: must be one of \"1.2\", \"1.3\""),
+            ("[tls]\nclient_ca = 1", "4: tls.client_ca: must be a string, not a whole number"),
+            ("[tls]\nclient_ca = []", "4: tls.client_ca: must name a file"),
+            ("[tls]\nclient_ca = [\"x\"]", "4: tls.client_ca: must be [[client_ca]] tables"),
+            ("[[tls.client_ca]]\ntrust_domains = [\"a\"]", "3: tls.client_ca[0].file: is missing"),
+            (
+                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = [\"A.example\"]",
+                "5: tls.client_ca[0].trust_domains: must be SPIFFE trust",
+            ),
+            (
+                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = [\"spiffe://a\"]",
+                "5: tls.client_ca[0].trust_domains: must be",
+            ),
+            (
+                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = []",
+                "5: tls.client_ca[0].trust_domains: must not be empty",
+            ),
+            ("[[tls.client_ca]]\nfile = \"a\"\ntrust_domain = \"a\"", "5: tls.client_ca[0].trust_domain: unknown key"),
             ("[tls]\nclient_crls = \"x\"", "4: tls.client_crls: must be a list of strings"),
             ("[tokens]\nmax_lifetime = \"16m\"", "4: tokens.max_lifetime: must be at most \"15m\""),
             ("[tokens]\nlifetime = \"6m\"", "4: tokens.lifetime: must not be longer than max_lifetime"),

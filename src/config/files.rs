@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateRevocationListDer;
-use rustls::pki_types::pem::PemObject;
 use url::Url;
 use writ_verifier::jwks::KeySet;
+use writ_verifier::pem;
 use zeroize::Zeroizing;
 
 use super::certificate::{self, Usage};
@@ -18,7 +17,7 @@ use super::document::Places;
 use super::problem::{Problem, Severity};
 use super::{Config, secret_file};
 use crate::clock::Timestamp;
-use crate::listener::tls::{self, Trust};
+use crate::listener::tls::{self, Finding, Trust};
 use crate::outbound;
 use crate::subject::introspection;
 use crate::subject::issuers::{self, KeySource};
@@ -91,9 +90,16 @@ impl Findings<'_> {
             );
             self.add(Severity::Warning, "tls.certificate", &tls.certificate, &text);
         }
-        self.keep("tls.client_ca", &tls.client_ca, certificate::read_chain(&tls.client_ca));
-        for crl in &tls.client_crls {
-            self.keep("tls.client_crls", crl, crls(crl));
+        // What the listeners would say of trust and revocation.
+        for finding in tls::examine_clients(tls, self.now) {
+            let (severity, key, text) = match finding {
+                Finding::Error(key, text) => (Severity::Error, key, text),
+                Finding::Warning(key, text) => (Severity::Warning, key, text),
+                Finding::Note(key, text) => (Severity::Note, key, text),
+            };
+            if self.named.places.is_certain(key) {
+                self.problems.push(self.named.places.problem(severity, key, text));
+            }
         }
     }
 
@@ -104,7 +110,8 @@ impl Findings<'_> {
         private_key: (&str, &Path),
         usage: &Usage<'_>,
     ) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
-        let chain = self.keep(certificate.0, certificate.1, certificate::read_chain(certificate.1));
+        // Certificate and key may stand in one file.
+        let chain = self.keep(certificate.0, certificate.1, certificate::read_chain(certificate.1, pem::is_of_key));
         let key = self.keep(private_key.0, private_key.1, certificate::read_key(private_key.1));
         if key.is_some() {
             self.tell_of_group(private_key.0, private_key.1);
@@ -117,44 +124,18 @@ impl Findings<'_> {
         Some(chain)
     }
 
-    /// What the listeners would say of trust and revocation.
+    /// What else would stop the listeners.
     fn of_trust(&mut self) {
+        // A file that was complained about already is not complained about again.
         let tls = &self.named.tls;
-        match tls::check_clients(tls, self.now) {
-            Ok(warnings) => {
-                for text in warnings {
-                    self.add_of_tls(Severity::Warning, text);
-                }
-            }
-            // A file that was complained about already is not complained about again.
-            Err(error) if self.has_error_of(&error.file) => {}
-            Err(error) => self.add_of_tls(Severity::Error, error.to_string()),
-        }
         if !self.problems.iter().any(Problem::is_error)
             && let Err(error) = Trust::load(tls.clone())
         {
-            self.add_of_tls(Severity::Error, error.to_string());
+            let key = if error.file == tls.private_key { "tls.private_key" } else { "tls.certificate" };
+            if self.named.places.is_certain(key) {
+                self.problems.push(self.named.places.problem(Severity::Error, key, error));
+            }
         }
-    }
-
-    /// Notes `text`, which begins with the file of TLS that it is about.
-    fn add_of_tls(&mut self, severity: Severity, text: String) {
-        let tls = &self.named.tls;
-        let files = [
-            ("tls.certificate", &tls.certificate),
-            ("tls.private_key", &tls.private_key),
-            ("tls.client_ca", &tls.client_ca),
-        ];
-        let file = files.iter().find(|(_, path)| text.starts_with(&format!("{}:", path.display())));
-        let key = file.map_or("tls.client_crls", |(key, _)| key);
-        if self.named.places.is_certain(key) {
-            self.problems.push(self.named.places.problem(severity, key, text));
-        }
-    }
-
-    fn has_error_of(&self, file: &Path) -> bool {
-        let about = format!("{}:", file.display());
-        self.problems.iter().any(|problem| problem.is_error() && problem.message.starts_with(&about))
     }
 
     fn of_sealing_keys(&mut self) {
@@ -171,7 +152,7 @@ impl Findings<'_> {
     fn of_pdp(&mut self) {
         let Some(pdp) = &self.named.pdp else { return };
         if let Some(ca) = &pdp.ca {
-            self.keep("pdp.ca", ca, certificate::read_chain(ca));
+            self.keep("pdp.ca", ca, certificate::read_chain(ca, |_| false));
         }
         if let Some(identity) = &pdp.identity {
             let (certificate, key) = (&identity.certificate, &identity.private_key);
@@ -192,7 +173,7 @@ impl Findings<'_> {
                 }
             }
             if let Some(path) = &issuer.ca {
-                self.keep(&format!("subject_issuer[{index}].ca"), path, certificate::read_chain(path));
+                self.keep(&format!("subject_issuer[{index}].ca"), path, certificate::read_chain(path, |_| false));
             }
         }
     }
@@ -222,16 +203,6 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|cause| cause.to_string())
 }
 
-/// A list of no CRLs would switch revocation off.
-fn crls(path: &Path) -> Result<(), String> {
-    let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| "is no sound PEM".to_owned())?;
-    if all.is_empty() {
-        return Err("holds no CRL (PEM)".to_owned());
-    }
-    let sound = |crl: &CertificateRevocationListDer<'_>| x509_parser::parse_x509_crl(crl).is_ok();
-    if all.iter().all(sound) { Ok(()) } else { Err("holds a CRL that cannot be read".to_owned()) }
 }
 
 fn sealing_key(path: &Path) -> Result<(), String> {

@@ -13,6 +13,8 @@ pub enum Severity {
     Error,
     /// It can, at a risk that the operator should know.
     Warning,
+    /// Nothing is wrong; it says what is in force.
+    Note,
 }
 
 /// One complaint; never shows the value of a secret.
@@ -59,8 +61,10 @@ impl fmt::Display for Problem {
         if !self.key.is_empty() {
             write!(f, " {}:", self.key)?;
         }
-        if self.severity == Severity::Warning {
-            f.write_str(" warning:")?;
+        match self.severity {
+            Severity::Error => {}
+            Severity::Warning => f.write_str(" warning:")?,
+            Severity::Note => f.write_str(" note:")?,
         }
         write!(f, " {}", self.message)
     }

@@ -99,8 +99,8 @@ impl Door {
 /// The client's certificate, if it would pass a handshake now. Without one nobody is let in.
 pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
     let peer = request.conn_data::<Rc<Peer>>().ok_or(HttpRefusal::CertificateRefused)?;
-    peer.admit(Timestamp::now()).map(Arc::clone).map_err(|error| {
-        tracing::info!(%error, "the certificate of an open connection is not accepted any more");
+    peer.admit(Timestamp::now()).map_err(|refusal| {
+        tracing::info!(cause = %refusal, "the certificate of an open connection is not accepted any more");
         HttpRefusal::CertificateRefused
     })
 }

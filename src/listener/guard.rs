@@ -146,7 +146,8 @@ impl Seal {
         // What was handed on is recorded by whoever took it, even if nobody waits for the answer any more.
         let unheard = self.asks.as_ref().filter(|_| !self.name.handed_on.get());
         if let Some((refusal, (endpoint, peer))) = refusal.zip(unheard) {
-            let (name, endpoint, certificate) = (&self.name, *endpoint, Some(peer.certificate()));
+            let certificate = peer.certificate();
+            let (name, endpoint, certificate) = (&self.name, *endpoint, Some(&*certificate));
             (self.guard.unheard)(UnheardRequest { name, endpoint, certificate, refusal }).await;
         }
         if let Ok(id) = HeaderValue::from_str(&self.name.id) {

@@ -1,11 +1,13 @@
 //! From an accepted socket to a connection: one handshake, one outcome, counted and, if it failed, logged.
 
+use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_http::Protocol;
-use rustls::{AlertDescription, Error, PeerIncompatible, PeerMisbehaved, ServerConfig};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::LINGER;
 use super::peer::Peer;
-use super::tls::Trust;
+use super::tls::{Trust, VERDICT, Verdict};
 
 /// The longest handshake; a shorter `limits.request_timeout` wins.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,39 +42,149 @@ pub(super) struct Secured {
 impl Handshake {
     /// The handshake with one socket; `None` if it failed.
     pub(super) async fn accept(&self, socket: TcpStream) -> Option<Secured> {
-        // Read first: a change during the handshake must not count as seen.
-        let generation = self.trust.as_ref().map(|trust| trust.generation());
         let address = socket.peer_addr().ok();
+        let verdict = Arc::new(OnceLock::new());
         let accept = TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).into_fallible();
-        let outcome = match timeout(self.timeout, accept).await {
-            Err(_) => Err("timeout"),
+        let accept = VERDICT.scope(Arc::clone(&verdict), accept);
+        let failure = match timeout(self.timeout, accept).await {
+            Ok(Ok(stream)) => match self.secured(stream, verdict.get()) {
+                Some(secured) => {
+                    count("ok");
+                    return Some(secured);
+                }
+                None => Failure::UNREADABLE,
+            },
             Ok(Err((error, socket))) => {
                 linger(socket).await;
-                Err(outcome_of(&error))
+                Failure::of(&error)
             }
-            Ok(Ok(stream)) => self.secured(stream, generation).ok_or("bad_certificate"),
+            Err(_) => Failure::TIMEOUT,
         };
-        let name = outcome.as_ref().err().copied().unwrap_or("ok");
-        metrics::counter!("writ_tls_handshakes_total", "outcome" => name).increment(1);
-        if outcome.is_err() {
-            let peer = address.map(tracing::field::display);
-            tracing::info!(alert = name, peer, "TLS handshake failed");
-        }
-        outcome.ok()
+        count(failure.alert);
+        failure.log(address, verdict.get());
+        None
     }
 
-    fn secured(&self, stream: TlsStream<TcpStream>, generation: Option<u64>) -> Option<Secured> {
+    fn secured(&self, stream: TlsStream<TcpStream>, verdict: Option<&Verdict>) -> Option<Secured> {
         let session = stream.get_ref().1;
         let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
-        let peer = match (&self.trust, generation) {
-            (Some(trust), Some(generation)) => {
+        let peer = match (&self.trust, verdict) {
+            (None, _) => None,
+            (Some(trust), Some(Verdict::Accepted(accepted))) => {
                 let chain = session.peer_certificates()?.iter().map(|certificate| certificate.clone().into_owned());
-                Some(Peer::new(chain.collect(), Arc::clone(trust), generation).ok()?)
+                Some(Peer::new(chain.collect(), Arc::clone(trust), *accepted).ok()?)
             }
-            _ => None,
+            (Some(_), _) => return None,
         };
         Some(Secured { stream, protocol, peer })
     }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("writ_tls_handshakes_total", "outcome" => outcome).increment(1);
+}
+
+/// Why a handshake failed.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    /// The alert that ended it, or `timeout` or `closed`.
+    alert: &'static str,
+    /// `writ` or `peer`.
+    refused_by: &'static str,
+    cause: Cow<'static, str>,
+}
+
+impl Failure {
+    const TIMEOUT: Self = Self {
+        alert: "timeout",
+        refused_by: "writ",
+        cause: Cow::Borrowed("the client did not complete the handshake in time"),
+    };
+    const UNREADABLE: Self = Self {
+        alert: "bad_certificate",
+        refused_by: "writ",
+        cause: Cow::Borrowed("the client's certificate cannot be read"),
+    };
+
+    fn of(error: &io::Error) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let Some((error, alert)) = tls.and_then(|error| Some((error, alert_for(error)?))) else {
+            let cause = "the client closed the connection before the handshake was complete".into();
+            return Self { alert: "closed", refused_by: "peer", cause };
+        };
+        let refused_by = if matches!(error, Error::AlertReceived(_)) { "peer" } else { "writ" };
+        Self { alert: name_of(alert), refused_by, cause: words(error).into() }
+    }
+
+    /// One line that says who refused whom, and why.
+    fn log(&self, address: Option<SocketAddr>, verdict: Option<&Verdict>) {
+        let peer = address.map(tracing::field::display);
+        let (alert, refused_by) = (self.alert, self.refused_by);
+        let Some(Verdict::Refused(refusal, certificate)) = verdict else {
+            tracing::info!(alert, refused_by, cause = &*self.cause, peer, "TLS handshake failed");
+            return;
+        };
+        let certificate = certificate.as_deref();
+        tracing::info!(
+            alert,
+            refused_by = "writ",
+            cause = %refusal,
+            subject = certificate.map(|certificate| certificate.subject.as_str()),
+            issuer = certificate.map(|certificate| certificate.issuer.as_str()),
+            names = certificate.map(|certificate| certificate.names.as_str()),
+            serial = certificate.map(|certificate| certificate.serial.as_str()),
+            peer,
+            "TLS handshake failed"
+        );
+    }
+}
+
+/// What a person makes of an error of rustls; what it says of a certificate is in the verdict.
+fn words(error: &Error) -> String {
+    let fixed = match error {
+        Error::AlertReceived(alert) => return words_of_peer(*alert),
+        Error::NoCertificatesPresented => "the client presented no certificate",
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls13RequiredForQuic,
+        ) => "the client offers no version of TLS that tls.min_version allows",
+        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
+            "the client offers no cipher suite that Writ allows"
+        }
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => {
+            "the client offers no key exchange group that Writ allows"
+        }
+        Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => {
+            "the client offers no signature scheme that fits the key of Writ's certificate"
+        }
+        Error::PeerIncompatible(_) => "the client's TLS and Writ's have nothing in common",
+        Error::NoApplicationProtocol => "the client asks for a protocol (ALPN) other than those Writ speaks",
+        Error::InvalidMessage(_) => "what the client sent is not TLS, plain HTTP perhaps, or is malformed",
+        Error::InvalidCertificate(CertificateError::BadSignature) | Error::DecryptError => {
+            "the client did not prove that it has the private key of its certificate, or sent what cannot be decrypted"
+        }
+        Error::InvalidCertificate(_) => "the client's certificate is not accepted",
+        Error::PeerSentOversizedRecord => "the client sent a record that is too large",
+        _ => "the client broke the rules of the TLS protocol",
+    };
+    fixed.to_owned()
+}
+
+fn words_of_peer(alert: AlertDescription) -> String {
+    use AlertDescription as Alert;
+    let cause = match alert {
+        Alert::UnknownCA => "the client does not know the CA of Writ's certificate",
+        Alert::CertificateExpired => "for the client Writ's certificate has expired",
+        Alert::CertificateRevoked => "for the client Writ's certificate is revoked",
+        Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate => {
+            "the client does not accept Writ's certificate"
+        }
+        Alert::ProtocolVersion => "the client does not speak the version of TLS that Writ chose",
+        _ => "the client ended the handshake",
+    };
+    format!("{cause} (it sent the alert {})", name_of(alert))
 }
 
 /// Lets the alert arrive: closing a socket with unread bytes would reset it, and the peer would see only that.
@@ -83,11 +195,6 @@ async fn linger(mut socket: TcpStream) {
     };
     // Whatever comes of it, the socket is closed.
     let _ = timeout(LINGER, drained).await;
-}
-
-fn outcome_of(error: &io::Error) -> &'static str {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    tls.and_then(alert_for).map_or("closed", name_of)
 }
 
 /// The alert that rustls sends for its error, or that the peer sent; `None` if the peer just went away.
@@ -156,12 +263,12 @@ fn name_of(alert: AlertDescription) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use rustls::{CertificateError, InvalidMessage};
+    use rustls::InvalidMessage;
 
     use super::*;
 
     fn outcome(error: Error) -> &'static str {
-        outcome_of(&io::Error::new(io::ErrorKind::InvalidData, error))
+        Failure::of(&io::Error::new(io::ErrorKind::InvalidData, error)).alert
     }
 
     #[test]
@@ -181,6 +288,16 @@ mod tests {
         ] {
             assert_eq!(outcome(error.clone()), name, "{error}");
         }
-        assert_eq!(outcome_of(&io::ErrorKind::UnexpectedEof.into()), "closed");
+        assert_eq!(Failure::of(&io::ErrorKind::UnexpectedEof.into()).alert, "closed");
+    }
+
+    #[test]
+    fn it_is_told_who_refused_and_why() {
+        let failure = |error: Error| Failure::of(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let told = failure(Error::AlertReceived(AlertDescription::UnknownCA));
+        assert_eq!(told.refused_by, "peer");
+        assert_eq!(told.cause, "the client does not know the CA of Writ's certificate (it sent the alert unknown_ca)");
+        let told = failure(Error::InvalidMessage(InvalidMessage::InvalidContentType));
+        assert_eq!((told.refused_by, told.cause.contains("plain HTTP")), ("writ", true));
     }
 }

@@ -1,55 +1,51 @@
 //! Who is at the other end of a connection, then and now.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::tls::{Trust, chain_expiry};
+use super::tls::{Accepted, Refusal, Trust};
 use crate::client::{CertificateError, PeerCertificate};
 use crate::clock::Timestamp;
 
 /// The client at the other end: its certificate as it passed the handshake, and whether it would pass it now.
 pub(super) struct Peer {
-    certificate: Arc<PeerCertificate>,
+    certificate: RefCell<Arc<PeerCertificate>>,
     chain: Vec<CertificateDer<'static>>,
     trust: Arc<Trust>,
-    /// The generation that last accepted the chain.
-    accepted: Cell<u64>,
-    chain_expires_at: Timestamp,
+    accepted: Cell<Accepted>,
 }
 
 impl Peer {
-    /// The peer whose chain, leaf first, was accepted under `generation`.
+    /// The peer whose chain, leaf first, was accepted.
     pub(super) fn new(
         chain: Vec<CertificateDer<'static>>,
         trust: Arc<Trust>,
-        generation: u64,
+        accepted: Accepted,
     ) -> Result<Self, CertificateError> {
         let leaf = chain.first().ok_or(CertificateError)?;
-        Ok(Self {
-            certificate: Arc::new(PeerCertificate::parse(leaf)?),
-            chain_expires_at: chain_expiry(&chain).ok_or(CertificateError)?,
-            chain,
-            trust,
-            accepted: Cell::new(generation),
-        })
+        let certificate = PeerCertificate::parse(leaf)?.held_to_spiffe(accepted.spiffe_only);
+        Ok(Self { certificate: RefCell::new(Arc::new(certificate)), chain, trust, accepted: Cell::new(accepted) })
     }
 
-    /// The certificate as it passed the handshake.
-    pub(super) fn certificate(&self) -> &PeerCertificate {
-        &self.certificate
+    /// The certificate as it was last accepted.
+    pub(super) fn certificate(&self) -> Arc<PeerCertificate> {
+        Arc::clone(&self.certificate.borrow())
     }
 
     /// The certificate if it is still accepted at `now`: in time, not revoked, its CA or thumbprint still trusted
     ///
-    pub(super) fn admit(&self, now: Timestamp) -> Result<&Arc<PeerCertificate>, rustls::Error> {
-        let generation = self.trust.generation();
-        let ends = self.trust.crl_expires_at().map_or(self.chain_expires_at, |crl| crl.min(self.chain_expires_at));
-        if self.accepted.get() != generation || now >= ends {
-            self.trust.verify(&self.chain, now)?;
-            self.accepted.set(generation);
+    pub(super) fn admit(&self, now: Timestamp) -> Result<Arc<PeerCertificate>, Refusal> {
+        let before = self.accepted.get();
+        if !self.trust.still_holds(before, now) {
+            let accepted = self.trust.verify(&self.chain, now)?;
+            if accepted.spiffe_only != before.spiffe_only {
+                let certificate = self.certificate().as_ref().clone().held_to_spiffe(accepted.spiffe_only);
+                self.certificate.replace(Arc::new(certificate));
+            }
+            self.accepted.set(accepted);
         }
-        Ok(&self.certificate)
+        Ok(self.certificate())
     }
 }

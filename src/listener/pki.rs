@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::tls::{MinVersion, Settings};
+use super::tls::{ClientCa, MinVersion, Settings};
 
 pub(super) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) params: CertificateParams,
     pub(super) pem: String,
+    pub(super) der: CertificateDer<'static>,
 }
 
 pub(super) struct Leaf {
@@ -39,19 +41,49 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
+pub(super) fn ca_params(name: &str) -> CertificateParams {
+    let mut params = named(name);
+    params.subject_alt_names.clear();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
 impl Ca {
     pub(super) fn new(name: &str) -> Self {
         Self::valid(name, -3600, 3600)
     }
 
     pub(super) fn valid(name: &str, from: i64, until: i64) -> Self {
-        let mut params = named(name);
-        params.subject_alt_names.clear();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut params = ca_params(name);
         validity(&mut params, from, until);
+        Self::root(params)
+    }
+
+    pub(super) fn root(params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let certificate = params.self_signed(&key).unwrap();
+        Self::made(&certificate, params, key)
+    }
+
+    fn made(certificate: &Certificate, params: CertificateParams, key: KeyPair) -> Self {
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Self { issuer: Issuer::new(params.clone(), key), params, pem, der }
+    }
+
+    /// A CA of that name below this one.
+    pub(super) fn intermediate(&self, name: &str, with: impl FnOnce(&mut CertificateParams)) -> Self {
+        self.intermediate_for(name, KeyPair::generate().unwrap(), with)
+    }
+
+    pub(super) fn intermediate_for(&self, name: &str, key: KeyPair, with: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = ca_params(name);
+        with(&mut params);
+        Self::made(&params.signed_by(&key, &self.issuer).unwrap(), params, key)
+    }
+
+    /// The same CA, its name and key, as `other` answers for it.
+    pub(super) fn cross_signed_by(&self, other: &Self) -> CertificateDer<'static> {
+        self.params.signed_by(self.issuer.key(), &other.issuer).unwrap().der().clone()
     }
 
     pub(super) fn server(&self) -> Leaf {
@@ -92,20 +124,30 @@ impl Ca {
     }
 
     pub(super) fn crl_until(&self, number: u8, revoked: &[u8], year: i32) -> String {
+        self.crl_with(number, revoked, |params| params.next_update = date_time_ymd(year, 1, 1))
+    }
+
+    pub(super) fn crl_with(
+        &self,
+        number: u8,
+        revoked: &[u8],
+        with: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> String {
         let revoked_certs = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(vec![*serial]),
             revocation_time: date_time_ymd(2020, 1, 1),
             reason_code: None,
             invalidity_date: None,
         });
-        let params = CertificateRevocationListParams {
+        let mut params = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(year, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
             crl_number: SerialNumber::from(vec![number]),
             issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        with(&mut params);
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
@@ -128,7 +170,7 @@ pub(super) fn settings(folder: &Path, ca: &Ca) -> Settings {
     Settings {
         certificate: file("server.pem", &server.pem),
         private_key: file("server.key", &server.key),
-        client_ca: file("ca.pem", &ca.pem),
+        client_ca: vec![ClientCa { file: file("ca.pem", &ca.pem), trust_domains: None }],
         client_crls: Vec::new(),
         min_version: MinVersion::Tls13,
     }

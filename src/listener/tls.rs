@@ -4,8 +4,12 @@
 //! swapped beneath them. Open connections ask the same [`Trust`] again before each request, since their handshake
 //! happened in another world.
 
+mod anchor;
 mod crl;
 mod files;
+mod path;
+mod refusal;
+mod signature;
 mod verifier;
 
 use std::collections::HashSet;
@@ -21,10 +25,14 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+pub use self::anchor::NoCa;
+pub use self::crl::BadCrl;
+use self::crl::Seen;
 use self::files::{ClientTrust, ServerPair};
 pub use self::files::{Problem, TlsError};
+pub(in crate::listener) use self::refusal::Refusal;
 use self::verifier::SwapVerifier;
-pub(in crate::listener) use self::verifier::chain_expiry;
+pub(in crate::listener) use self::verifier::{VERDICT, Verdict};
 use crate::client::Thumbprint;
 use crate::clock::Timestamp;
 
@@ -35,12 +43,21 @@ pub struct Settings {
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub private_key: PathBuf,
-    /// Who signs client certificates, PEM.
-    pub client_ca: PathBuf,
-    /// What they revoked, PEM; empty: nothing is checked.
+    /// Who signs client certificates.
+    pub client_ca: Vec<ClientCa>,
+    /// What they revoked, PEM or DER; empty: nothing is checked.
     pub client_crls: Vec<PathBuf>,
     /// The oldest version spoken.
     pub min_version: MinVersion,
+}
+
+/// A file with CAs of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCa {
+    /// PEM.
+    pub file: PathBuf,
+    /// They vouch for SPIFFE IDs of these trust domains and for nothing else; `None`: for any name.
+    pub trust_domains: Option<Vec<String>>,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -71,7 +88,10 @@ pub struct Trust {
     clients: ArcSwap<ClientTrust>,
     /// The self-signed certificates that the policies in force name.
     registered: ArcSwap<HashSet<Thumbprint>>,
+    /// Grows with every change, so that open connections know when to ask again.
     generation: AtomicU64,
+    /// The CRLs that have been in force.
+    seen: Arc<Seen>,
     /// What was last complained about, so that one fault is one line in the log.
     complaints: Mutex<Complaints>,
 }
@@ -80,6 +100,58 @@ pub struct Trust {
 struct Complaints {
     certificate: Option<Complaint>,
     clients: Option<Complaint>,
+}
+
+/// A chain that would pass a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::listener) struct Accepted {
+    /// Of the trust that it was verified with.
+    generation: u64,
+    /// It has to be verified again from then on, since a certificate or a CRL has ended.
+    until: Timestamp,
+    /// Whether its CA vouches for SPIFFE IDs only.
+    pub(in crate::listener) spiffe_only: bool,
+}
+
+/// What is wrong with, or to be known of, the files of client CAs and CRLs, by the setting that names the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The service cannot start with it.
+    Error(&'static str, String),
+    /// It can, at a risk.
+    Warning(&'static str, String),
+    /// How it is.
+    Note(&'static str, String),
+}
+
+/// Looks at the files of client CAs and CRLs as a start would, at each of them.
+pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut check = |key, outcome: Result<(), TlsError>| {
+        findings.extend(outcome.err().map(|error| Finding::Error(key, error.to_string())));
+    };
+    for ca in &settings.client_ca {
+        check("tls.client_ca", files::read(&ca.file).and_then(|content| files::anchors_in(&content, ca).map(drop)));
+    }
+    for file in &settings.client_crls {
+        check("tls.client_crls", files::read(file).and_then(|content| files::lists_in(&content, file).map(drop)));
+    }
+    if !findings.is_empty() {
+        return findings;
+    }
+    let seen = Arc::default();
+    match files::read_clients(settings, now).and_then(|files| ClientTrust::parse(settings, &files, &seen)) {
+        Ok(clients) => {
+            for (file, remark) in clients.remarks {
+                let is_crl = settings.client_crls.contains(&file);
+                let key = if is_crl || !settings.client_crls.is_empty() { "tls.client_crls" } else { "tls.client_ca" };
+                let text = format!("{}: {}", file.display(), remark.text);
+                findings.push(if remark.is_warning { Finding::Warning(key, text) } else { Finding::Note(key, text) });
+            }
+        }
+        Err(error) => findings.push(Finding::Error("tls.client_ca", error.to_string())),
+    }
+    findings
 }
 
 /// A fault, and the state of the files that it was found in.
@@ -108,15 +180,6 @@ pub struct Reloaded {
     pub crl_expires_at: Option<Timestamp>,
 }
 
-/// Reads the client CAs and their CRLs alone: what an operator should hear of them at `now`.
-///
-/// # Errors
-/// [`TlsError`] as [`Trust::load`].
-pub fn check_clients(settings: &Settings, now: Timestamp) -> Result<Vec<String>, TlsError> {
-    let clients = ClientTrust::parse(settings, &files::read_clients(settings, now)?, None)?;
-    Ok(clients.warnings(settings, now))
-}
-
 impl Trust {
     /// Reads every file once.
     ///
@@ -125,22 +188,19 @@ impl Trust {
     pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
         let now = Timestamp::now();
         let pair = ServerPair::parse(&settings, &files::read_pair(&settings)?, now)?;
-        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, None)?;
+        let seen = Arc::default();
+        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, &seen)?;
         let trust = Self {
             settings,
             pair: ArcSwap::from_pointee(pair),
             clients: ArcSwap::from_pointee(clients),
             registered: ArcSwap::default(),
             generation: AtomicU64::new(0),
+            seen,
             complaints: Mutex::default(),
         };
         trust.report(now);
         Ok(Arc::new(trust))
-    }
-
-    /// What an operator should hear of at start, though it does not stop it: a CA without CRL, what has expired.
-    pub fn warnings(&self) -> Vec<String> {
-        self.clients.load().warnings(&self.settings, Timestamp::now())
     }
 
     /// Reads the files again and puts in force what is complete and valid; the rest stays as it was.
@@ -172,23 +232,21 @@ impl Trust {
         }
     }
 
-    /// Grows with every change, so that open connections know when to ask again.
-    pub(in crate::listener) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// Until when an accepted chain needs no second look while the generation stays: the first CRL's end.
-    pub(in crate::listener) fn crl_expires_at(&self) -> Option<Timestamp> {
-        self.clients.load().crl_expires_at
-    }
-
     /// Whether this chain, leaf first, would pass a handshake at `now`.
     pub(in crate::listener) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         now: Timestamp,
-    ) -> Result<(), rustls::Error> {
-        self.clients.load().verifier.verify(chain, &self.registered.load(), now)
+    ) -> Result<Accepted, Refusal> {
+        // Read first: a change from now on must not count as seen.
+        let generation = self.generation.load(Ordering::Acquire);
+        let believed = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
+        Ok(Accepted { generation, until: believed.until, spiffe_only: believed.spiffe_only })
+    }
+
+    /// Whether that still holds, so that the chain need not be verified again.
+    pub(in crate::listener) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
+        accepted.generation == self.generation.load(Ordering::Acquire) && now < accepted.until
     }
 
     /// The configuration of the exchange listener: a client certificate is required.
@@ -236,8 +294,13 @@ impl Trust {
         if digest == current.digest {
             return Ok(false);
         }
-        let clients = ClientTrust::parse(&self.settings, &read, Some(&current.crls));
-        self.clients.store(Arc::new(clients.map_err(|error| Complaint::new(&error, Some(digest)))?));
+        let clients = ClientTrust::parse(&self.settings, &read, &self.seen);
+        let clients = clients.map_err(|error| Complaint::new(&error, Some(digest)))?;
+        for (file, remark) in &clients.remarks {
+            let (file, text) = (file.display(), &remark.text);
+            if remark.is_warning { tracing::warn!("{file}: {text}") } else { tracing::info!("{file}: {text}") }
+        }
+        self.clients.store(Arc::new(clients));
         Ok(true)
     }
 

@@ -186,6 +186,51 @@ fn a_spiffe_id_is_the_only_one_and_of_this_trust_domain() {
     ask(&writ, named(two)).invalid_client("client_unknown");
 }
 
+/// R-AUTHN-07, R-AUTHN-09: the ID is good for nothing unless the CA of its trust domain vouches for it.
+#[test]
+fn a_spiffe_id_is_validated_against_the_bundle_of_its_trust_domain() {
+    let mut setup = Setup::new().client("clerk", READS);
+    setup = known_by(setup, "partner", "tls_client_auth_san_uri = \"spiffe://partner.example/job\"");
+    setup = known_by(setup, "dns", "tls_client_auth_san_dns = \"job.example\"");
+    setup = known_by(setup, "dn", "tls_client_auth_subject_dn = \"CN=Job\"");
+    let partner = Ca::root("partner");
+    setup.write("certs/partner.pem", &partner.pem());
+    let table = |file: &str, domain: &str| {
+        let members = [("file", toml::Value::from(file)), ("trust_domains", vec![domain].into())];
+        toml::Value::Table(members.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
+    };
+    let tables = vec![table("certs/ca.pem", "trust-domain.example"), table("certs/partner.pem", "partner.example")];
+    setup.change("tls.client_ca", tables);
+    setup.run(&["check"]).exits(0);
+    let writ = setup.start();
+    let by = |ca: &Ca, names: Vec<SanType>| writ.workload_with(&ca.issue(named(names)));
+    let own_id = || pki::uri(&spiffe_id("clerk"));
+    let partner_id = || pki::uri("spiffe://partner.example/job");
+    is("clerk", &by(&writ.setup.ca, vec![own_id()]).token(&good()));
+    is("partner", &by(&partner, vec![partner_id()]).token(&good()));
+    // Beside its SPIFFE ID no name counts that such a CA writes.
+    is("partner", &by(&partner, vec![partner_id(), pki::dns("job.example")]).token(&good()));
+    let form = good().set("client_id", "dns");
+    by(&partner, vec![partner_id(), pki::dns("job.example")]).token(&form).invalid_client("client_id_mismatch");
+    let mut job = named(vec![partner_id()]);
+    job.distinguished_name = pki::dn(&[(DnType::CommonName, "Job")]);
+    let job = writ.workload_with(&partner.issue(job));
+    job.token(&good().set("client_id", "dn")).invalid_client("client_id_mismatch");
+
+    for client in [
+        by(&partner, vec![own_id()]),
+        by(&writ.setup.ca, vec![partner_id()]),
+        by(&partner, vec![pki::dns("job.example")]),
+        by(&partner, vec![]),
+        by(&partner, vec![partner_id(), own_id()]),
+    ] {
+        let is_it = |line: &serde_json::Value| line["alert"] == "access_denied";
+        let line = writ.expect_log("the refused handshake", || drop(client.try_token(&good())), is_it);
+        assert!(line["cause"].as_str().unwrap().contains("may only vouch for SPIFFE IDs of "), "{line}");
+        assert_eq!(client.alert(), AlertDescription::AccessDenied);
+    }
+}
+
 /// R-AUTHN-07
 #[test]
 fn a_new_bundle_is_taken_over_without_a_restart() {

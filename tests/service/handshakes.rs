@@ -433,6 +433,116 @@ fn handshakes_are_counted_by_their_outcome() {
     });
 }
 
+/// The last line about a failed handshake, of this client.
+#[track_caller]
+fn failure(writ: &Writ, client: &Workload) -> serde_json::Value {
+    let is_it = |line: &serde_json::Value| line["message"] == "TLS handshake failed";
+    writ.expect_log(
+        "the failed handshake",
+        || drop(client.try_token(&Form::client_credentials("mailbox.deliver"))),
+        is_it,
+    )
+}
+
+/// An operator reads in one line who refused whom, and why.
+#[test]
+fn the_log_says_why_a_handshake_failed() {
+    let setup = Setup::new().client("mailer", MAILER).set("tls.client_crls", vec!["certs/crl.pem", "certs/old.pem"]);
+    let (revoked, second) = (setup.credentials("mailer"), Ca::root("second authority"));
+    setup.write("certs/ca.pem", &format!("{}{}", setup.ca.pem(), second.pem()));
+    setup.write("certs/crl.pem", &setup.ca.crl(4, &[&revoked]));
+    setup.write("certs/old.pem", &second.crl_valid(1, &[], SystemTime::now() - 2 * HOUR, SystemTime::now() - HOUR));
+    let writ = setup.start();
+    let with = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = mailer_params();
+        change(&mut params);
+        writ.setup.ca.issue(params)
+    };
+    let policies = |params: &mut CertificateParams| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 32], vec![0x30, 6, 0x30, 4, 6, 2, 0x2a, 3]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    };
+    let server = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.subject_alt_names.push(pki::dns("mail.example"));
+    };
+    let intermediate = writ.setup.ca.intermediate(pki::ca_params("team"));
+    for (credentials, cause) in [
+        (with(&policies), "CN=mailer has the critical extension certificatePolicies (2.5.29.32)"),
+        (with(&server), "CN=mailer is not for clients: its extended key usage lacks clientAuth"),
+        (revoked, "is revoked by CRL "),
+        (second.issue(mailer_params()), "of CN=second authority, the newest, expired at "),
+        (intermediate.issue(mailer_params()), "there is no usable CRL of CN=team in tls.client_crls for CN=mailer"),
+        (Ca::root("stranger").issue(mailer_params()), "no CA in tls.client_ca has the name of the issuer, CN=stranger"),
+    ] {
+        let line = failure(&writ, &writ.workload_with(&credentials));
+        assert!(line["cause"].as_str().unwrap().contains(cause), "{line}");
+        assert_eq!((&line["refused_by"], &line["subject"]), (&"writ".into(), &"CN=mailer".into()), "{line}");
+        assert!(line["names"].as_str().unwrap().starts_with(&format!("URI:{}", spiffe_id("mailer"))), "{line}");
+        assert!(line["issuer"].is_string() && line["serial"].is_string(), "{line}");
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    let revoked = writ.log_text();
+    assert!(revoked.contains("crl.pem (number 4, thisUpdate "), "the list is named");
+
+    let distrustful = ClientConfig::builder()
+        .with_root_certificates(tls_roots(&Ca::root("clients and servers").pem()))
+        .with_no_client_auth();
+    let line = failure(&writ, &writ.stranger().with_tls_config(distrustful));
+    assert_eq!((&line["refused_by"], &line["alert"]), (&"peer".into(), &"decrypt_error".into()), "{line}");
+    let line = failure(&writ, &writ.stranger());
+    assert_eq!(line["cause"], "the client presented no certificate");
+}
+
+/// A certificate of X.509 version 1 has no extensions, so nothing says what it is for.
+#[test]
+fn a_certificate_of_version_1_is_refused_with_words() {
+    let writ = scene::mailer();
+    let mut credentials = writ.setup.credentials("mailer");
+    // The version is a field of its own in front of the serial number: [0] { INTEGER 2 }.
+    let der = credentials.chain[0].to_vec();
+    let at = der.windows(5).position(|window| window == [0xa0, 3, 2, 1, 2]).unwrap();
+    let mut version_1 = der;
+    version_1[at + 4] = 0;
+    credentials.chain = vec![CertificateDer::from(version_1)];
+    let line = failure(&writ, &writ.workload_with(&credentials));
+    assert!(line["cause"].as_str().unwrap().contains("is an X.509 certificate of version 1"), "{line}");
+}
+
+/// whoever has no certificate of ours cannot take time from those who do.
+#[test]
+fn clients_are_served_while_strangers_present_hostile_chains() {
+    const STRANGERS: usize = 4;
+    const HONEST: usize = 20;
+    let writ = scene::mailer();
+    let name = "clients and servers";
+    let stranger = Ca::root(name);
+    let mut credentials = stranger.issue(pki::client("nobody"));
+    credentials.chain.extend((0..8).map(|_| stranger.intermediate(pki::ca_params(name)).der().clone()));
+    let client = writ.workload_with(&credentials);
+    let running = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let strangers: Vec<_> = (0..STRANGERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut shaken = 0;
+                    while running.load(std::sync::atomic::Ordering::Relaxed) {
+                        shaken += usize::from(!client.is_let_in());
+                    }
+                    shaken
+                })
+            })
+            .collect();
+        for _ in 0..HONEST {
+            is_served(&writ.workload("mailer"));
+        }
+        running.store(false, std::sync::atomic::Ordering::Relaxed);
+        let shaken: usize = strangers.into_iter().map(|stranger| stranger.join().unwrap()).sum();
+        assert!(shaken > 0);
+    });
+}
+
 fn server_certificate(writ: &Writ) -> CertificateDer<'static> {
     writ.workload("mailer").connect().connection.handshake.unwrap().certificate
 }

@@ -32,6 +32,7 @@ mod reasons;
 mod redemption;
 mod replacement;
 mod requests;
+mod revocation;
 mod scene;
 mod self_signed;
 mod stock_clients;

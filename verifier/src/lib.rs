@@ -77,6 +77,7 @@ mod error;
 pub mod json;
 pub mod jwks;
 pub mod jws;
+pub mod pem;
 pub mod remote;
 #[cfg(test)]
 #[path = "../tests/common/signer.rs"]

@@ -1,106 +1,509 @@
-//! Which of two CRLs is the newer, so that a genuine old one cannot bring a revoked certificate back (A-010).
+//! Certificate revocation lists: what one says, which are in force for a CA, and whether a certificate is revoked.
+//!
+//! A list belongs to whoever's key verifies its signature; the name alone says nothing, since a CA that was given a
+//! new key keeps its name. Of the lists of one key and one partition (RFC 5280 §5.2.5) the newest is in force,
+//! wherever it stands, and once one has been in force no older one is ever taken by this process (A-010).
 
-use rustls::pki_types::CertificateRevocationListDer;
-use x509_parser::oid_registry::{OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use webpki::OwnedCertRevocationList;
+use x509_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::{OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
+use x509_parser::prelude::CertificateRevocationList;
+
+use super::anchor::CaKey;
+use super::refusal::{self, Refusal, hex, timestamp};
+use super::signature::{Signed, encode};
 use crate::clock::Timestamp;
 
-/// What orders the CRLs of one issuer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CrlMark {
-    /// The issuer's name, DER.
+/// How far the clock of a CA may be ahead of ours.
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
+
+/// CAs whose lists are looked up once only.
+const MAX_KNOWN: usize = 1024;
+
+/// One list, as read.
+pub(super) struct List {
+    pub(super) file: PathBuf,
+    /// DER.
     issuer: Vec<u8>,
-    /// The issuer's key, as the list names it: a new CA of the same name counts anew.
-    issuer_key: Option<Vec<u8>>,
-    /// The issuing distribution point: an issuer may split what it revoked over several lists.
-    part: Option<Vec<u8>>,
-    /// The CRL number without leading zeros, big-endian (RFC 5280 §5.2.3: up to 20 octets).
+    /// For people.
+    pub(super) issuer_name: String,
+    /// What is signed, with which algorithm, and the signature.
+    message: Vec<u8>,
+    algorithm: Vec<u8>,
+    signature: Vec<u8>,
+    digest: [u8; 32],
+    /// Big-endian without leading zeros (RFC 5280 §5.2.3: up to 20 octets).
     number: Option<Vec<u8>>,
-    this_update: i64,
+    this_update: Timestamp,
     /// From then on it says nothing any more.
-    pub(super) next_update: Option<Timestamp>,
+    pub(super) next_update: Timestamp,
+    /// The issuing distribution point as it is encoded; `None`: the list is about every certificate of the CA.
+    part: Option<Vec<u8>>,
+    scope: Scope,
+    /// Serial numbers without leading zeros.
+    revoked: HashSet<Vec<u8>>,
 }
 
-impl CrlMark {
-    /// Reads the mark of a CRL; `None` if it cannot be read.
-    pub(super) fn of(crl: &CertificateRevocationListDer<'_>) -> Option<Self> {
-        let (rest, list) = CertificateRevocationList::from_der(crl).ok()?;
-        let extension = |oid| {
-            let found = list.extensions().iter().find(|extension| extension.oid == oid);
-            found.map(|extension| extension.value.to_vec())
-        };
-        rest.is_empty().then(|| Self {
+/// Which certificates a list is about.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Scope {
+    /// Of the issuing distribution point.
+    uris: Vec<Vec<u8>>,
+    clients_only: bool,
+    cas_only: bool,
+}
+
+/// Why a list cannot be used, whoever made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadCrl {
+    /// No CRL.
+    #[error("cannot be read")]
+    Unreadable,
+    /// It says only what changed.
+    #[error("is a delta CRL; Writ needs whole ones")]
+    Delta,
+    /// It is about certificates of other CAs.
+    #[error("is an indirect CRL, about certificates of several CAs; Writ needs one of each CA")]
+    Indirect,
+    /// It is about some reasons only.
+    #[error("lists only some reasons of revocation; Writ needs lists of all")]
+    Reasons,
+    /// Its scope is not told by full names.
+    #[error("has an issuing distribution point without a full name")]
+    Point,
+    /// No extensions.
+    #[error("is a CRL of version 1; issue it as version 2, with a CRL number (openssl: crl_extensions)")]
+    Version1,
+    /// It never ends.
+    #[error("has no nextUpdate, so that nobody can tell when it is stale")]
+    Endless,
+    /// An extension that changes what it means.
+    #[error("has a critical extension that Writ does not process")]
+    Critical,
+}
+
+impl List {
+    pub(super) fn read(der: &[u8], file: &Path) -> Result<Self, BadCrl> {
+        use webpki::Error;
+        let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| BadCrl::Unreadable)?;
+        if !rest.is_empty() {
+            return Err(BadCrl::Unreadable);
+        }
+        let next_update = list.next_update().ok_or(BadCrl::Endless)?;
+        OwnedCertRevocationList::from_der(der).map_err(|error| match error {
+            Error::UnsupportedDeltaCrl => BadCrl::Delta,
+            Error::UnsupportedIndirectCrl => BadCrl::Indirect,
+            Error::UnsupportedRevocationReasonsPartitioning => BadCrl::Reasons,
+            Error::UnsupportedCrlIssuingDistributionPoint => BadCrl::Point,
+            Error::UnsupportedCrlVersion => BadCrl::Version1,
+            Error::UnsupportedCriticalExtension => BadCrl::Critical,
+            _ => BadCrl::Unreadable,
+        })?;
+        let point = list.extensions().iter().find(|extension| extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT);
+        let part = point.map(|extension| extension.value.to_vec());
+        let scope = part.as_deref().map_or(Some(Scope::default()), Scope::read).ok_or(BadCrl::Unreadable)?;
+        let mut digested = [0; 32];
+        digested.copy_from_slice(digest(&SHA256, der).as_ref());
+        Ok(Self {
+            file: file.to_owned(),
             issuer: list.issuer().as_raw().to_vec(),
-            issuer_key: extension(OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER),
-            part: extension(OID_X509_EXT_ISSUER_DISTRIBUTION_POINT),
+            issuer_name: refusal::name(list.issuer()),
+            digest: digested,
             number: list.crl_number().map(x509_parser::num_bigint::BigUint::to_bytes_be),
-            this_update: list.last_update().timestamp(),
-            next_update: list.next_update().map(|at| timestamp(at.timestamp())),
+            this_update: timestamp(list.last_update().timestamp()),
+            next_update: timestamp(next_update.timestamp()),
+            part,
+            scope,
+            revoked: list.iter_revoked_certificates().map(|entry| significant(entry.raw_serial())).collect(),
+            message: list.tbs_cert_list.as_ref().to_vec(),
+            algorithm: encode(&list.signature_algorithm).ok_or(BadCrl::Unreadable)?,
+            signature: list.signature_value.data.to_vec(),
         })
     }
 
-    /// Whether this list was made by that issuer.
-    pub(super) fn is_by(&self, issuer: &[u8]) -> bool {
-        self.issuer == issuer
+    /// Whether it is dated ahead: the clock of its CA was wrong, or ours is.
+    pub(super) fn is_from_the_future(&self, now: Timestamp) -> bool {
+        self.this_update > now + CLOCK_SKEW
     }
 
-    /// Whether `other`, which is in force, tells later news about the same certificates.
-    pub(super) fn is_older_than(&self, other: &Self) -> bool {
-        if (&self.issuer, &self.issuer_key, &self.part) != (&other.issuer, &other.issuer_key, &other.part) {
+    pub(super) fn has_issuer(&self, name: &[u8]) -> bool {
+        self.issuer == name
+    }
+
+    fn is_signed_by(&self, ca: &CaKey) -> bool {
+        let signed = Signed { message: &self.message, algorithm: &self.algorithm, signature: &self.signature };
+        self.has_issuer(&ca.name) && signed.is_by(&ca.key)
+    }
+
+    /// Whether `other`, of the same key, is about the same certificates and tells later news: neither its number nor
+    /// its date is the lower one. Where the two disagree, neither is older, and both are in force.
+    fn is_older_than(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.age(), other.age());
+        self.part == other.part && ours != theirs && ours.0 <= theirs.0 && ours.1 <= theirs.1
+    }
+
+    /// A list without number is older than one that has one: whoever numbers their lists does not stop doing so.
+    fn age(&self) -> (Option<(usize, &[u8])>, Timestamp) {
+        (self.number.as_ref().map(|number| (number.len(), number.as_slice())), self.this_update)
+    }
+
+    /// Whether it is about this certificate of its CA (RFC 5280 §6.3.3 (b)).
+    fn is_about(&self, certificate: &X509Certificate<'_>, is_client: bool) -> bool {
+        if self.part.is_none() {
+            return true;
+        }
+        if (self.scope.clients_only && !is_client) || (self.scope.cas_only && is_client) {
             return false;
         }
-        let numbered = match (&self.number, &other.number) {
-            (Some(ours), Some(theirs)) => (ours.len(), ours) < (theirs.len(), theirs),
-            // Whoever numbers their lists does not stop doing so.
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        numbered || self.this_update < other.this_update
+        let points =
+            certificate.extensions().iter().find(|extension| extension.oid == OID_X509_EXT_CRL_DISTRIBUTION_POINTS);
+        match points.map(|extension| distribution_points(extension.value)) {
+            None => true,
+            Some(uris) => uris.unwrap_or_default().iter().any(|uri| self.scope.uris.contains(uri)),
+        }
     }
 }
 
-/// A time before 1970 is 1970.
-pub(super) fn timestamp(seconds: i64) -> Timestamp {
-    Timestamp::from_epoch(u64::try_from(seconds).unwrap_or(0))
+/// What an operator looks for: the number, the times, how many it revokes, and where it is.
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.file.display())?;
+        match &self.number {
+            Some(number) => write!(f, "number {}", decimal(number))?,
+            None => f.write_str("without number")?,
+        }
+        write!(f, ", thisUpdate {}, nextUpdate {}, ", self.this_update, self.next_update)?;
+        write!(f, "{} revoked", self.revoked.len())?;
+        let points: Vec<_> = self.scope.uris.iter().map(|uri| refusal::shown(&String::from_utf8_lossy(uri))).collect();
+        if self.part.is_some() {
+            write!(f, ", for {}", points.join(" "))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// As decimal where it has a usual size, else in hexadecimal.
+fn decimal(number: &[u8]) -> String {
+    let small = (number.len() <= 16).then(|| number.iter().fold(0_u128, |all, byte| all << 8 | u128::from(*byte)));
+    small.map_or_else(|| format!("0x{}", hex(number)), |number| number.to_string())
+}
+
+fn significant(serial: &[u8]) -> Vec<u8> {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    serial[zeros..].to_vec()
+}
+
+impl Scope {
+    /// `IssuingDistributionPoint`; what is in it beyond this, webpki has refused.
+    fn read(der: &[u8]) -> Option<Self> {
+        let mut scope = Self::default();
+        for field in sequence(der)? {
+            match field.tag() {
+                Tag(0) => scope.uris = full_name_uris(field.data)?,
+                Tag(1) => scope.clients_only = field.data != [0],
+                Tag(2) => scope.cas_only = field.data != [0],
+                _ => {}
+            }
+        }
+        Some(scope)
+    }
+}
+
+/// The addresses of a `CRLDistributionPoints`; points with reasons or another issuer are no whole lists of ours.
+fn distribution_points(der: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut uris = Vec::new();
+    for point in sequence(der)? {
+        let fields = values(point.data)?;
+        if fields.iter().all(|field| field.tag() == Tag(0)) {
+            for field in fields {
+                uris.extend(full_name_uris(field.data).unwrap_or_default());
+            }
+        }
+    }
+    Some(uris)
+}
+
+/// The URIs of a `DistributionPointName`, the content of its tag.
+fn full_name_uris(der: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (_, name) = Any::from_der(der).ok()?;
+    if (name.class(), name.tag()) != (Class::ContextSpecific, Tag(0)) {
+        return None;
+    }
+    let names = values(name.data)?;
+    Some(names.iter().filter(|name| name.tag() == Tag(6)).map(|name| name.data.to_vec()).collect())
+}
+
+fn sequence(der: &[u8]) -> Option<Vec<Any<'_>>> {
+    let (rest, all) = Any::from_der(der).ok()?;
+    if all.tag() == Tag::Sequence && rest.is_empty() { values(all.data) } else { None }
+}
+
+fn values(mut der: &[u8]) -> Option<Vec<Any<'_>>> {
+    let mut values = Vec::new();
+    while !der.is_empty() {
+        let (rest, value) = Any::from_der(der).ok()?;
+        values.push(value);
+        der = rest;
+    }
+    Some(values)
+}
+
+/// The lists that are in force for one CA.
+pub(super) type InForce = Arc<[Arc<List>]>;
+
+/// What has been in force since the process began: no older list is ever taken.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<HashMap<CaKey, InForce>>);
+
+/// The lists of one reading of the files.
+pub(super) struct Revocations {
+    /// Whether revocation is checked at all.
+    enabled: bool,
+    lists: Vec<Arc<List>>,
+    /// What was made of them for each CA that was met.
+    in_force: Mutex<HashMap<CaKey, InForce>>,
+    seen: Arc<Seen>,
+}
+
+impl Revocations {
+    /// `lists` of files, without those from the future.
+    pub(super) fn new(enabled: bool, lists: Vec<Arc<List>>, seen: Arc<Seen>) -> Self {
+        Self { enabled, lists, in_force: Mutex::default(), seen }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// The newest lists of this CA: one for each partition, as a rule. Whoever may not sign lists has none.
+    pub(super) fn in_force(&self, ca: &CaKey, signs_crls: bool) -> InForce {
+        if !signs_crls {
+            return Arc::from([]);
+        }
+        let mut known = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lists) = known.get(ca) {
+            return Arc::clone(lists);
+        }
+        let signed = self.lists.iter().filter(|list| list.is_signed_by(ca));
+        let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was in force comes first: of two that are the same, the one from the present files is shown.
+        let mut all: Vec<Arc<List>> = signed.cloned().collect();
+        for old in seen.get(ca).into_iter().flat_map(|lists| lists.iter()) {
+            if all.iter().all(|list| list.digest != old.digest) {
+                all.push(Arc::clone(old));
+            }
+        }
+        let newest = |list: &&Arc<List>| !all.iter().any(|other| list.is_older_than(other));
+        let mut lists: Vec<_> = all.iter().filter(newest).cloned().collect();
+        let mut digests = HashSet::new();
+        lists.retain(|list| digests.insert(list.digest));
+        let lists: InForce = lists.into();
+        if !lists.is_empty() {
+            seen.insert(ca.clone(), Arc::clone(&lists));
+        }
+        // Intermediate CAs come from clients.
+        if known.len() < MAX_KNOWN {
+            known.insert(ca.clone(), Arc::clone(&lists));
+        }
+        lists
+    }
+
+    /// Until when the certificate is known not to be revoked by its issuer.
+    pub(super) fn check(
+        &self,
+        certificate: &X509Certificate<'_>,
+        is_client: bool,
+        (ca, signs_crls): (&CaKey, bool),
+        now: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
+        let in_force = self.in_force(ca, signs_crls);
+        let about: Vec<_> = in_force.iter().filter(|list| list.is_about(certificate, is_client)).collect();
+        let subject = || refusal::subject(certificate);
+        let serial = significant(certificate.raw_serial());
+        if let Some(list) = about.iter().find(|list| list.revoked.contains(&serial)) {
+            return Err(Refusal::Revoked {
+                subject: subject(),
+                serial: refusal::serial(certificate),
+                crl: list.to_string(),
+            });
+        }
+        let issuer = refusal::name(certificate.issuer());
+        match first_to_end(&about) {
+            None => Err(Refusal::NoCrl { issuer, subject: subject() }),
+            Some(list) if list.next_update <= now => {
+                Err(Refusal::CrlExpired { issuer, subject: subject(), crl: list.to_string(), at: list.next_update })
+            }
+            Some(list) => Ok(list.next_update),
+        }
+    }
+}
+
+/// The list that is the first to be missed: of each partition the last one counts, and a list about everything makes
+/// up for all partitions.
+pub(super) fn first_to_end<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<List>> {
+    let last = |part: &Option<Vec<u8>>| {
+        lists.iter().copied().filter(|list| list.part == *part).max_by_key(|list| list.next_update)
+    };
+    let whole = last(&None);
+    let parts = lists.iter().filter(|list| list.part.is_some()).filter_map(|list| last(&list.part));
+    let first_part = parts.min_by_key(|list| list.next_update);
+    [whole, first_part].into_iter().flatten().max_by_key(|list| list.next_update)
+}
+
+/// Something about the lists that an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remark {
+    pub(super) is_warning: bool,
+    pub(super) text: String,
+}
+
+impl Remark {
+    pub(super) fn warning(text: String) -> Self {
+        Self { is_warning: true, text }
+    }
+
+    pub(super) fn note(text: String) -> Self {
+        Self { is_warning: false, text }
+    }
+}
+
+impl Revocations {
+    /// What is in force for this CA and what is not, and why.
+    pub(super) fn remarks_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Remark> {
+        let mut remarks = Vec::new();
+        if !signs_crls {
+            remarks.push(Remark::warning(format!(
+                "the CA {name} may not sign CRLs (keyUsage lacks cRLSign); all of its certificates are refused"
+            )));
+            return remarks;
+        }
+        let in_force = self.in_force(ca, true);
+        let is_in_force = |list: &List| in_force.iter().any(|other| other.digest == list.digest);
+        for list in &*in_force {
+            let on_disk = self.lists.iter().any(|other| other.digest == list.digest);
+            if on_disk {
+                remarks.push(Remark::note(format!("in force for the CA {name}: CRL {list}")));
+            } else {
+                remarks.push(Remark::warning(format!(
+                    "CRL {list} of the CA {name} was in force and is in no file any more; it stays in force"
+                )));
+            }
+            let twin = in_force.iter().any(|other| other.digest != list.digest && other.part == list.part);
+            if twin && on_disk {
+                remarks.push(Remark::warning(format!(
+                    "CRL {list} of the CA {name} and another one disagree about which is newer, or have the same number \
+                     and date but not the same content; what either revokes is refused"
+                )));
+            }
+        }
+        for list in self.lists.iter().filter(|list| list.is_signed_by(ca) && !is_in_force(list)) {
+            let newer = in_force.iter().find(|other| list.is_older_than(other));
+            let newer = newer.map_or_else(String::new, ToString::to_string);
+            let rolled_back = !self.lists.iter().any(|other| list.is_older_than(other) && other.is_signed_by(ca));
+            let text = format!("CRL {list} of the CA {name} is older than the one in force, {newer}, and ignored");
+            remarks.push(if rolled_back { Remark::warning(text) } else { Remark::note(text) });
+        }
+        let all: Vec<_> = in_force.iter().collect();
+        match first_to_end(&all) {
+            None => remarks.push(Remark::warning(format!(
+                "the CA {name} has no CRL that can be used; all of its certificates are refused"
+            ))),
+            Some(list) if list.next_update <= now => remarks.push(Remark::warning(format!(
+                "CRL {list} of the CA {name} expired at {}; certificates of this CA are refused",
+                list.next_update
+            ))),
+            Some(_) => {}
+        }
+        remarks
+    }
+
+    /// Lists that belong to none of `cas`.
+    pub(super) fn remarks_on_strangers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
+        let strangers = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
+        strangers
+            .map(|list| {
+                let issuer = &list.issuer_name;
+                let remark = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {
+                    Remark::warning(format!(
+                        "CRL {list} is not signed by the key of any CA {issuer} in tls.client_ca (a bad signature, or \
+                         another CA of that name), and ignored for them"
+                    ))
+                } else {
+                    Remark::note(format!(
+                        "CRL {list} is of {issuer}, which is not in tls.client_ca; it serves only if this is an \
+                         intermediate CA whose certificate clients present"
+                    ))
+                };
+                (&**list, remark)
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mark(number: Option<&[u8]>, this_update: i64) -> CrlMark {
-        CrlMark {
+    fn list(number: Option<&[u8]>, this_update: u64) -> List {
+        List {
+            file: "a.crl".into(),
             issuer: vec![1],
-            issuer_key: None,
-            part: None,
+            issuer_name: "CN=a".to_owned(),
+            message: Vec::new(),
+            algorithm: Vec::new(),
+            signature: Vec::new(),
+            digest: [0; 32],
             number: number.map(<[u8]>::to_vec),
-            this_update,
-            next_update: None,
+            this_update: Timestamp::from_epoch(this_update),
+            next_update: Timestamp::from_epoch(1000),
+            part: None,
+            scope: Scope::default(),
+            revoked: HashSet::new(),
         }
     }
 
     #[test]
-    fn a_lower_number_is_older_whatever_the_time_says() {
-        assert!(mark(Some(&[9]), 200).is_older_than(&mark(Some(&[1, 0]), 100)));
-        assert!(!mark(Some(&[1, 0]), 100).is_older_than(&mark(Some(&[9]), 100)));
-        assert!(!mark(Some(&[9]), 100).is_older_than(&mark(Some(&[9]), 100)));
+    fn a_list_is_older_if_neither_number_nor_date_is_higher() {
+        for (old, new, is_older) in [
+            (list(Some(&[9]), 100), list(Some(&[1, 0]), 100), true),
+            (list(Some(&[9]), 100), list(Some(&[9]), 200), true),
+            (list(Some(&[9]), 100), list(Some(&[9]), 100), false),
+            (list(Some(&[9]), 200), list(Some(&[1, 0]), 100), false),
+            (list(Some(&[1, 0]), 100), list(Some(&[9]), 200), false),
+            (list(None, 99), list(None, 100), true),
+            (list(None, 99), list(Some(&[1]), 100), true),
+            (list(None, 200), list(Some(&[1]), 100), false),
+        ] {
+            assert_eq!(old.is_older_than(&new), is_older, "{old} and {new}");
+            assert!(!new.is_older_than(&old), "{new} and {old}");
+        }
+        let part = |bytes: &[u8]| List { part: Some(bytes.to_vec()), ..list(Some(&[1]), 100) };
+        assert!(!part(&[1]).is_older_than(&list(Some(&[2]), 100)));
+        assert!(!part(&[1]).is_older_than(&List { number: Some(vec![2]), ..part(&[2]) }));
     }
 
     #[test]
-    fn an_earlier_update_or_a_dropped_number_is_older() {
-        assert!(mark(Some(&[9]), 99).is_older_than(&mark(Some(&[8]), 100)));
-        assert!(mark(None, 99).is_older_than(&mark(None, 100)));
-        assert!(mark(None, 200).is_older_than(&mark(Some(&[1]), 100)));
+    fn the_scope_of_a_partition_is_read() {
+        // fullName with one URI, onlyContainsUserCerts
+        let point = [0x30, 0x0e, 0xa0, 0x09, 0xa0, 0x07, 0x86, 0x05, b'h', b't', b't', b'p', b':', 0x81, 0x01, 0xff];
+        let scope = Scope::read(&point).unwrap();
+        assert_eq!(scope, Scope { uris: vec![b"http:".to_vec()], clients_only: true, cas_only: false });
+        let points = [&[0x30, 0x0d, 0x30, 0x0b][..], &point[2..13]].concat();
+        assert_eq!(distribution_points(&points), Some(vec![b"http:".to_vec()]));
+        assert_eq!(Scope::read(&[0x30, 0x02, 0xa0]), None);
     }
 
     #[test]
-    fn lists_of_two_issuers_keys_or_parts_do_not_compare() {
-        let other_issuer = CrlMark { issuer: vec![2], ..mark(Some(&[9]), 200) };
-        let other_key = CrlMark { issuer_key: Some(vec![4]), ..mark(Some(&[9]), 200) };
-        let other_part = CrlMark { part: Some(vec![3]), ..mark(Some(&[9]), 200) };
-        assert!(!mark(Some(&[1]), 1).is_older_than(&other_issuer));
-        assert!(!mark(Some(&[1]), 1).is_older_than(&other_key));
-        assert!(!mark(Some(&[1]), 1).is_older_than(&other_part));
+    fn numbers_are_shown_as_people_write_them() {
+        assert_eq!(decimal(&[1, 0]), "256");
+        assert_eq!(decimal(&[1; 20]), format!("0x{}", "01".repeat(20)));
     }
 }

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use writ_verifier::pem::{self, PemError};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::Settings;
-use super::crl::{CrlMark, timestamp};
+use super::anchor::{Anchor, NoCa};
+use super::crl::{BadCrl, List, Remark, Revocations, Seen, first_to_end};
+use super::refusal::{not_after, not_before};
 use super::verifier::Verifier;
+use super::{ClientCa, Settings};
 use crate::clock::Timestamp;
 
 /// A file that cannot be used, and why.
@@ -35,24 +37,34 @@ pub enum Problem {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    /// It is no PEM, or ends in the middle of a block.
-    #[error("is not well-formed PEM")]
-    NotPem,
-    /// It holds no certificate.
-    #[error("holds no certificate")]
-    NoCertificate,
+    /// A block in it is not what the file is for, or there is none.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// It is DER where PEM is needed.
+    #[error("is not PEM but DER; convert it with openssl x509 -inform DER")]
+    Der,
     /// It holds no private key that can be used.
     #[error("holds no private key that can be used")]
     NoPrivateKey,
-    /// It holds no CRL; taken as it is, that would switch revocation off.
-    #[error("holds no CRL")]
-    NoCrl,
     /// A certificate in it cannot be read.
-    #[error("holds a certificate that cannot be read")]
-    BadCertificate,
+    #[error("block {0} (CERTIFICATE) cannot be read")]
+    BadCertificate(usize),
+    /// A certificate that may not be an anchor.
+    #[error("block {block} {why}")]
+    NoCa {
+        /// Which block of the file.
+        block: usize,
+        /// What is missing.
+        why: NoCa,
+    },
     /// A CRL in it cannot be read or is of a kind that is not supported.
-    #[error("holds a CRL that cannot be used")]
-    BadCrl,
+    #[error("block {block} {why}")]
+    BadCrl {
+        /// Which block of the file; 1 where it is DER.
+        block: usize,
+        /// What is wrong.
+        why: BadCrl,
+    },
     /// The certificate belongs to another private key.
     #[error("is a certificate for another private key")]
     KeyMismatch,
@@ -62,9 +74,6 @@ pub enum Problem {
     /// The certificate is not valid yet.
     #[error("is not valid before {0}")]
     NotYetValid(Timestamp),
-    /// The CRL in force is newer.
-    #[error("holds a CRL that is older than the one in force")]
-    OlderCrl,
 }
 
 impl Problem {
@@ -107,11 +116,15 @@ pub(super) struct ServerPair {
 impl ServerPair {
     /// A pair that belongs together and is valid at `now`.
     pub(super) fn parse(settings: &Settings, files: &PairFiles, now: Timestamp) -> Result<Self, TlsError> {
-        let chain = certificates(&files.certificate, &settings.certificate)?;
+        // Certificate and key may stand in one file.
+        let chain: Vec<_> = certificates(&files.certificate, &settings.certificate, pem::is_of_key)?
+            .into_iter()
+            .map(|(_, certificate)| certificate)
+            .collect();
         let private_key = PrivateKeyDer::from_pem_slice(&files.private_key)
             .map_err(|_| Problem::NoPrivateKey.at(&settings.private_key))?;
         let (not_before, not_after) =
-            validity(&chain[0]).ok_or_else(|| Problem::BadCertificate.at(&settings.certificate))?;
+            validity(&chain[0]).ok_or_else(|| Problem::BadCertificate(1).at(&settings.certificate))?;
         if now > not_after {
             return Err(Problem::Expired(not_after).at(&settings.certificate));
         }
@@ -120,7 +133,7 @@ impl ServerPair {
         }
         let key = CertifiedKey::from_der(chain, private_key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Problem::KeyMismatch.at(&settings.certificate),
-            rustls::Error::InvalidCertificate(_) => Problem::BadCertificate.at(&settings.certificate),
+            rustls::Error::InvalidCertificate(_) => Problem::BadCertificate(1).at(&settings.certificate),
             _ => Problem::NoPrivateKey.at(&settings.private_key),
         })?;
         Ok(Self { key: Arc::new(key), expires_at: not_after, digest: files.digest() })
@@ -129,128 +142,148 @@ impl ServerPair {
 
 /// The client CAs and their CRLs, as read.
 pub(super) struct ClientFiles {
-    ca: Vec<u8>,
+    cas: Vec<Vec<u8>>,
     crls: Vec<Vec<u8>>,
     read_at: Timestamp,
 }
 
 pub(super) fn read_clients(settings: &Settings, now: Timestamp) -> Result<ClientFiles, TlsError> {
+    let cas = settings.client_ca.iter().map(|ca| read(&ca.file)).collect::<Result<_, _>>()?;
     let crls = settings.client_crls.iter().map(|file| read(file)).collect::<Result<_, _>>()?;
-    Ok(ClientFiles { ca: read(&settings.client_ca)?, crls, read_at: now })
+    Ok(ClientFiles { cas, crls, read_at: now })
 }
 
 impl ClientFiles {
-    /// Names what the files say at the time of reading: the end of a CA changes it too.
+    /// Names what the files say at the time of reading: that the time of a CRL has come changes it too.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let live = certificates_in(&self.ca).filter_map(Result::ok).filter(|ca| is_live(ca, self.read_at)).count();
-        let parts = [self.ca.as_slice()].into_iter().chain(self.crls.iter().map(Vec::as_slice));
-        digest_of(parts.chain([live.to_be_bytes().as_slice()]))
+        let mut ahead = 0_usize;
+        for file in &self.crls {
+            let lists = crl_blocks(file).unwrap_or_default();
+            let lists = lists.iter().filter_map(|block| List::read(&block.der, Path::new("")).ok());
+            ahead += lists.filter(|list| list.is_from_the_future(self.read_at)).count();
+        }
+        let parts = self.cas.iter().chain(&self.crls).map(Vec::as_slice);
+        digest_of(parts.chain([ahead.to_be_bytes().as_slice()]))
     }
 }
 
 /// Whose client certificates are believed, and which of them no more.
 pub(super) struct ClientTrust {
     pub(super) verifier: Verifier,
-    pub(super) crls: Vec<CrlMark>,
+    /// When the first CRL is missed.
     pub(super) crl_expires_at: Option<Timestamp>,
     pub(super) digest: [u8; 32],
-    cas: Vec<CertificateDer<'static>>,
-    /// Where each of `crls` stands.
-    crl_files: Vec<PathBuf>,
+    /// What there is to say about the files.
+    pub(super) remarks: Vec<(PathBuf, Remark)>,
 }
 
 impl ClientTrust {
-    /// What is made of the files; `in_force` are the CRLs that none of the new ones may fall behind.
-    pub(super) fn parse(
-        settings: &Settings,
-        files: &ClientFiles,
-        in_force: Option<&[CrlMark]>,
-    ) -> Result<Self, TlsError> {
-        let cas = certificates(&files.ca, &settings.client_ca)?;
-        let digest = files.digest();
-        let mut lists = Vec::new();
-        let (mut crls, mut crl_files) = (Vec::new(), Vec::new());
-        for (file, pem) in settings.client_crls.iter().zip(&files.crls) {
-            for list in crls_in(pem, file)? {
-                let mark = CrlMark::of(&list).ok_or_else(|| Problem::BadCrl.at(file))?;
-                if in_force.unwrap_or_default().iter().any(|current| mark.is_older_than(current)) {
-                    return Err(Problem::OlderCrl.at(file));
+    /// What is made of the files; lists that are older than what was `seen` are not taken.
+    pub(super) fn parse(settings: &Settings, files: &ClientFiles, seen: &Arc<Seen>) -> Result<Self, TlsError> {
+        let now = files.read_at;
+        let mut anchors = Vec::new();
+        for (source, content) in settings.client_ca.iter().zip(&files.cas) {
+            anchors.extend(anchors_in(content, source)?);
+        }
+        let (mut lists, mut remarks) = (Vec::new(), Vec::new());
+        for (file, content) in settings.client_crls.iter().zip(&files.crls) {
+            for list in lists_in(content, file)? {
+                if list.is_from_the_future(now) {
+                    let text = format!("CRL {list} of {} is from the future, and ignored until then", list.issuer_name);
+                    remarks.push((list.file.clone(), Remark::warning(text)));
+                } else {
+                    lists.push(Arc::new(list));
                 }
-                lists.push(list);
-                crls.push(mark);
-                crl_files.push(file.clone());
             }
         }
-        let live = cas.iter().filter(|ca| is_live(ca, files.read_at)).cloned().collect();
-        let verifier = Verifier::new(
-            roots(live).ok_or_else(|| Problem::BadCertificate.at(&settings.client_ca))?,
-            roots(cas.clone()).ok_or_else(|| Problem::BadCertificate.at(&settings.client_ca))?,
-            &lists,
-        )
-        .map_err(|_| Problem::BadCrl.at(settings.client_crls.first().unwrap_or(&settings.client_ca)))?;
-        let crl_expires_at = crls.iter().filter_map(|mark: &CrlMark| mark.next_update).min();
-        Ok(Self { verifier, crls, crl_expires_at, digest, cas, crl_files })
-    }
-
-    /// A CA without CRL while others have one, and what has expired.
-    pub(super) fn warnings(&self, settings: &Settings, now: Timestamp) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for ca in &self.cas {
-            let Ok((_, parsed)) = X509Certificate::from_der(ca) else { continue };
-            let (file, name) = (settings.client_ca.display(), parsed.subject());
-            if !is_live(ca, now) {
-                warnings.push(format!("{file}: the CA {name} is not valid now; all of its certificates are refused"));
-            }
-            if !self.crls.is_empty() && !self.crls.iter().any(|mark| mark.is_by(name.as_raw())) {
-                warnings.push(format!("{file}: the CA {name} has no CRL; all of its certificates are refused"));
-            }
-        }
-        for (file, mark) in self.crl_files.iter().zip(&self.crls) {
-            if let Some(at) = mark.next_update.filter(|at| *at <= now) {
-                let file = file.display();
-                warnings.push(format!("{file}: a CRL expired at {at}; all certificates of its CA are refused"));
-            }
-        }
-        warnings
+        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, Arc::clone(seen));
+        let mut verifier = Verifier { anchors, revocations };
+        let crl_expires_at = remark(&mut verifier, &mut remarks, now);
+        Ok(Self { verifier, crl_expires_at, digest: files.digest(), remarks })
     }
 }
 
-fn roots(cas: Vec<CertificateDer<'static>>) -> Option<RootCertStore> {
-    let mut store = RootCertStore::empty();
-    for ca in cas {
-        store.add(ca).ok()?;
+/// What an operator should know of CAs and CRLs, and when the first CRL is missed.
+fn remark(verifier: &mut Verifier, remarks: &mut Vec<(PathBuf, Remark)>, now: Timestamp) -> Option<Timestamp> {
+    let revocations = &verifier.revocations;
+    let mut missed: Option<Timestamp> = None;
+    let mut told = Vec::new();
+    for anchor in &verifier.anchors {
+        let (file, name) = (anchor.file(), &anchor.name);
+        if !anchor.is_live(now) {
+            let text = format!("the CA {name} is not valid now; all of its certificates are refused");
+            remarks.push((file.to_owned(), Remark::warning(text)));
+        }
+        if !revocations.is_enabled() || told.contains(&&anchor.ca) {
+            continue;
+        }
+        told.push(&anchor.ca);
+        let of_ca = revocations.remarks_on(&anchor.ca, name, anchor.signs_crls, now);
+        remarks.extend(of_ca.into_iter().map(|remark| (file.to_owned(), remark)));
+        let in_force = revocations.in_force(&anchor.ca, anchor.signs_crls);
+        let ends = first_to_end(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
+        missed = missed.into_iter().chain(ends).min();
     }
-    Some(store)
+    let strangers = revocations.remarks_on_strangers(&told);
+    remarks.extend(strangers.into_iter().map(|(list, remark)| (list.file.clone(), remark)));
+    missed
 }
 
-fn is_live(certificate: &CertificateDer<'_>, now: Timestamp) -> bool {
-    validity(certificate).is_some_and(|(not_before, not_after)| not_before <= now && now <= not_after)
+/// The CAs of one file.
+pub(super) fn anchors_in(content: &[u8], source: &ClientCa) -> Result<Vec<Anchor>, TlsError> {
+    let found = certificates(content, &source.file, |_| false)?;
+    let anchor = |(block, der): &(usize, CertificateDer<'static>)| {
+        Anchor::new(der, source).map_err(|why| Problem::NoCa { block: *block, why }.at(&source.file))
+    };
+    found.iter().map(anchor).collect()
+}
+
+/// The CRLs of one file.
+pub(super) fn lists_in(content: &[u8], file: &Path) -> Result<Vec<List>, TlsError> {
+    let blocks = crl_blocks(content).map_err(|error| Problem::Pem(error).at(file))?;
+    let list = |block: &pem::Block| {
+        List::read(&block.der, file).map_err(|why| Problem::BadCrl { block: block.number, why }.at(file))
+    };
+    blocks.iter().map(list).collect()
+}
+
+/// CAs publish their lists as DER, so that is read too. No list at all would switch revocation off.
+fn crl_blocks(content: &[u8]) -> Result<Vec<pem::Block>, PemError> {
+    if is_der(content) {
+        return Ok(vec![pem::Block { number: 1, der: content.to_vec() }]);
+    }
+    pem::blocks(content, pem::CRL, |_| false)
+}
+
+/// Whether this begins like a long ASN.1 sequence, which no text does.
+fn is_der(content: &[u8]) -> bool {
+    matches!(content, [0x30, 0x80..=0x8f, ..])
 }
 
 /// The first and the last second in which a certificate is valid.
-pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let validity = parsed.validity();
-    Some((timestamp(validity.not_before.timestamp()), timestamp(validity.not_after.timestamp())))
+    Some((not_before(&parsed), not_after(&parsed)))
 }
 
-fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, PemError>> {
-    CertificateDer::pem_slice_iter(pem)
+/// The certificates of a file, each with the number of its block.
+fn certificates(
+    content: &[u8],
+    file: &Path,
+    skip: impl Fn(&str) -> bool,
+) -> Result<Vec<(usize, CertificateDer<'static>)>, TlsError> {
+    if is_der(content) {
+        return Err(Problem::Der.at(file));
+    }
+    let blocks = pem::blocks(content, pem::CERTIFICATE, skip).map_err(|error| Problem::Pem(error).at(file))?;
+    let certificate = |block: pem::Block| match X509Certificate::from_der(&block.der) {
+        Ok(([], _)) => Ok((block.number, CertificateDer::from(block.der))),
+        _ => Err(Problem::BadCertificate(block.number).at(file)),
+    };
+    blocks.into_iter().map(certificate).collect()
 }
 
-fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = certificates_in(pem).collect::<Result<Vec<_>, _>>().map_err(|_| Problem::NotPem.at(file))?;
-    if found.is_empty() { Err(Problem::NoCertificate.at(file)) } else { Ok(found) }
-}
-
-fn crls_in(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let found = CertificateRevocationListDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Problem::NotPem.at(file))?;
-    if found.is_empty() { Err(Problem::NoCrl.at(file)) } else { Ok(found) }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(file).map_err(|error| Problem::Unreadable(error).at(file))
 }
 

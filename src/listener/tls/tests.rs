@@ -1,3 +1,6 @@
+mod hostile_chains;
+mod revocation;
+
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -16,10 +19,24 @@ fn with_crl(folder: &Path, ca: &Ca, crl: &str) -> Settings {
 }
 
 fn verify(trust: &Trust, leaf: &Leaf) -> Result<(), rustls::CertificateError> {
-    trust.verify(std::slice::from_ref(&leaf.der), Timestamp::now()).map_err(|error| match error {
+    verify_chain(trust, std::slice::from_ref(&leaf.der)).map_err(|refusal| match refusal.to_rustls() {
         rustls::Error::InvalidCertificate(cause) => cause,
         other => panic!("{other}"),
     })
+}
+
+fn verify_chain(trust: &Trust, chain: &[CertificateDer<'_>]) -> Result<(), Refusal> {
+    trust.verify(chain, Timestamp::now()).map(drop)
+}
+
+/// What `writ check` says of the files.
+fn said(settings: &Settings) -> String {
+    let findings = examine_clients(settings, Timestamp::now()).into_iter().map(|finding| match finding {
+        Finding::Error(key, text) => format!("{key}: error: {text}"),
+        Finding::Warning(key, text) => format!("{key}: warning: {text}"),
+        Finding::Note(key, text) => format!("{key}: note: {text}"),
+    });
+    findings.collect::<Vec<_>>().join("\n")
 }
 
 fn problem(settings: Settings) -> String {
@@ -32,11 +49,11 @@ fn a_crl_file_without_a_whole_crl_stops_the_start() {
     let (folder, ca) = (folder(), Ca::new("ca"));
     let whole = ca.crl(1, &[]);
     for (text, complaint) in [
-        ("", "holds no CRL"),
-        ("no PEM at all", "holds no CRL"),
-        (ca.pem.as_str(), "holds no CRL"),
-        (&whole[..whole.len() / 2], "is not well-formed PEM"),
-        ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "holds a CRL that cannot be used"),
+        ("", "holds no X509 CRL block (PEM)"),
+        ("no PEM at all", "holds no X509 CRL block (PEM)"),
+        (ca.pem.as_str(), "block 1 is a CERTIFICATE, not a X509 CRL"),
+        (&whole[..whole.len() / 2], "block 1 (X509 CRL) has no line -----END X509 CRL-----"),
+        ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "block 1 cannot be read"),
     ] {
         let complained = problem(with_crl(folder.path(), &ca, text));
         assert!(complained.contains("crl.pem: ") && complained.ends_with(complaint), "{complained}");
@@ -65,20 +82,21 @@ fn a_pair_that_does_not_fit_stops_the_start() {
 fn revocation_fails_closed() {
     let (folder, ca, other) = (folder(), Ca::new("ca"), Ca::new("other"));
     let mut settings = with_crl(folder.path(), &ca, &ca.crl(1, &[7]));
-    std::fs::write(&settings.client_ca, format!("{}{}", ca.pem, other.pem)).unwrap();
+    std::fs::write(&settings.client_ca[0].file, format!("{}{}", ca.pem, other.pem)).unwrap();
     let trust = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&trust, &ca.client(8)), Ok(()));
     assert_eq!(verify(&trust, &ca.client(7)), Err(rustls::CertificateError::Revoked));
     assert_eq!(verify(&trust, &other.client(8)), Err(rustls::CertificateError::UnknownRevocationStatus));
-    assert!(trust.warnings().iter().any(|warning| warning.contains("other") && warning.contains("has no CRL")));
+    assert!(
+        said(&settings).contains("warning") && said(&settings).contains("CN=other has no CRL"),
+        "{}",
+        said(&settings)
+    );
 
     settings = with_crl(folder.path(), &ca, &ca.crl_until(1, &[], 2021));
-    let stale = Trust::load(settings).unwrap();
-    assert!(matches!(
-        verify(&stale, &ca.client(8)),
-        Err(rustls::CertificateError::ExpiredRevocationListContext { .. })
-    ));
-    assert!(stale.warnings().iter().any(|warning| warning.contains("crl.pem: a CRL expired at 2021-01-01")));
+    let stale = Trust::load(settings.clone()).unwrap();
+    assert_eq!(verify(&stale, &ca.client(8)), Err(rustls::CertificateError::ExpiredRevocationList));
+    assert!(said(&settings).contains("expired at 2021-01-01"), "{}", said(&settings));
 }
 
 ///
@@ -86,7 +104,7 @@ fn revocation_fails_closed() {
 fn a_certificate_of_an_expired_ca_is_expired() {
     let (folder, ca, old) = (folder(), Ca::new("ca"), Ca::valid("old", -3600, -1));
     let settings = pki::settings(folder.path(), &ca);
-    std::fs::write(&settings.client_ca, format!("{}{}", ca.pem, old.pem)).unwrap();
+    std::fs::write(&settings.client_ca[0].file, format!("{}{}", ca.pem, old.pem)).unwrap();
     let trust = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&trust, &old.client(1)), Err(rustls::CertificateError::Expired));
     assert_eq!(verify(&trust, &ca.client(1)), Ok(()));
@@ -94,10 +112,10 @@ fn a_certificate_of_an_expired_ca_is_expired() {
     // the name of our CA is not its key.
     assert_eq!(verify(&trust, &Ca::new("ca").client(1)), Err(rustls::CertificateError::BadSignature));
 
-    std::fs::write(&settings.client_ca, &old.pem).unwrap();
-    let trust = Trust::load(settings).unwrap();
+    std::fs::write(&settings.client_ca[0].file, &old.pem).unwrap();
+    let trust = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&trust, &old.client(1)), Err(rustls::CertificateError::Expired));
-    assert_eq!(trust.warnings().len(), 1);
+    assert!(said(&settings).contains("warning: ") && said(&settings).contains("the CA CN=old is not valid now"));
 }
 
 ///
@@ -106,12 +124,13 @@ fn a_self_signed_certificate_passes_only_if_it_is_registered_and_in_time() {
     let (folder, ca) = (folder(), Ca::new("ca"));
     let trust = Trust::load(pki::settings(folder.path(), &ca)).unwrap();
     let (known, expired, unknown) = (pki::self_signed(3600), pki::self_signed(-1), pki::self_signed(3600));
-    let before = trust.generation();
+    let generation = || trust.generation.load(Ordering::Acquire);
+    let before = generation();
     let thumbprints: HashSet<_> = [&known, &expired].map(|leaf| Thumbprint::of(&leaf.der)).into();
     trust.register(thumbprints.clone());
-    assert_eq!(trust.generation(), before + 1);
+    assert_eq!(generation(), before + 1);
     trust.register(thumbprints);
-    assert_eq!(trust.generation(), before + 1, "the same set is no change");
+    assert_eq!(generation(), before + 1, "the same set is no change");
     assert_eq!(verify(&trust, &known), Ok(()));
     assert_eq!(verify(&trust, &expired), Err(rustls::CertificateError::Expired));
     assert_eq!(verify(&trust, &unknown), Err(rustls::CertificateError::UnknownIssuer));
@@ -139,7 +158,7 @@ fn a_broken_change_keeps_the_last_good_set() {
     std::fs::write(&trust.settings.client_crls[0], "").unwrap();
     std::fs::write(&trust.settings.certificate, ca.server().pem).unwrap();
     assert_eq!(trust.reload(), None);
-    assert_eq!(trust.generation(), 0);
+    assert_eq!(trust.generation.load(Ordering::Acquire), 0);
     assert_eq!(verify(&trust, &ca.client(7)), Err(rustls::CertificateError::Revoked));
     assert!(Arc::ptr_eq(&shown, &trust.pair.load().key));
 }
@@ -156,21 +175,6 @@ fn a_crl_takes_effect_beside_a_broken_pair() {
     assert_eq!(verify(&trust, &ca.client(7)), Err(rustls::CertificateError::Revoked));
 }
 
-///
-#[test]
-fn an_older_crl_does_not_bring_a_revoked_certificate_back() {
-    let (folder, ca) = (folder(), Ca::new("ca"));
-    let trust = Trust::load(with_crl(folder.path(), &ca, &ca.crl(2, &[7]))).unwrap();
-    std::fs::write(&trust.settings.client_crls[0], ca.crl(1, &[])).unwrap();
-    assert_eq!(trust.reload(), None);
-    let complaint = trust.complaints.lock().unwrap().clients.take().unwrap().text;
-    assert!(complaint.ends_with("crl.pem: holds a CRL that is older than the one in force"), "{complaint}");
-    assert_eq!(verify(&trust, &ca.client(7)), Err(rustls::CertificateError::Revoked));
-    std::fs::write(&trust.settings.client_crls[0], ca.crl(3, &[])).unwrap();
-    assert!(trust.reload().is_some_and(|reloaded| reloaded.clients));
-    assert_eq!(verify(&trust, &ca.client(7)), Ok(()));
-}
-
 #[test]
 fn a_new_pair_is_shown_and_told() {
     let (folder, ca) = (folder(), Ca::new("ca"));
@@ -183,4 +187,85 @@ fn a_new_pair_is_shown_and_told() {
     assert!(reloaded.certificate && !reloaded.clients);
     assert_eq!(reloaded.crl_expires_at, None);
     assert_eq!(trust.pair.load().key.cert, [renewed.der]);
+}
+
+/// a chain is verified again when something changed or ended, and not before.
+#[test]
+fn a_chain_is_verified_again_only_where_it_may_have_changed() {
+    let (folder, ca) = (folder(), Ca::new("ca"));
+    let trust = Trust::load(with_crl(folder.path(), &ca, &ca.crl(1, &[]))).unwrap();
+    let now = Timestamp::now();
+    let accepted = trust.verify(&[ca.client_until(60).der], now).unwrap();
+    let in_seconds = |seconds| trust.still_holds(accepted, now + std::time::Duration::from_secs(seconds));
+    assert!(in_seconds(0) && in_seconds(59) && !in_seconds(62));
+    std::fs::write(&trust.settings.client_crls[0], ca.crl(2, &[])).unwrap();
+    trust.reload();
+    assert!(!in_seconds(0));
+}
+
+/// Whoever has the key of an anchor can issue any client, so it must say that it is a CA.
+#[test]
+fn an_anchor_is_a_ca() {
+    let (folder, ca) = (folder(), Ca::new("ca"));
+    let settings = pki::settings(folder.path(), &ca);
+    let mut no_cert_sign = pki::ca_params("encipherer");
+    no_cert_sign.key_usages = vec![rcgen::KeyUsagePurpose::KeyEncipherment];
+    // openssl req -x509 -days 36500 without extensions, version 1
+    let version_1 = include_str!("tests/version-1.pem");
+    for (second, complaint) in [
+        (ca.server().pem, "ca.pem: block 2 is not a CA (basicConstraints lacks CA:TRUE)"),
+        (pki::self_signed(3600).pem, "ca.pem: block 2 is not a CA"),
+        (Ca::root(no_cert_sign).pem, "ca.pem: block 2 is a CA that may not sign certificates"),
+        (version_1.to_owned(), "ca.pem: block 2 is an X.509 certificate of version 1"),
+        (ca.crl(1, &[]), "ca.pem: block 2 is a X509 CRL, not a CERTIFICATE"),
+        (ca.server().key, "ca.pem: block 2 is a PRIVATE KEY, not a CERTIFICATE"),
+    ] {
+        std::fs::write(&settings.client_ca[0].file, format!("{}{second}", ca.pem)).unwrap();
+        let complained = problem(settings.clone());
+        assert!(complained.contains(complaint), "{complained}");
+        assert!(said(&settings).contains(complaint), "{}", said(&settings));
+    }
+    std::fs::write(&settings.client_ca[0].file, format!("\u{feff}{}\u{feff}{}", ca.pem, Ca::new("b").pem)).unwrap();
+    assert_eq!(Trust::load(settings).unwrap().clients.load().verifier.anchors.len(), 2);
+}
+
+/// R-AUTHN-07
+#[test]
+fn a_ca_vouches_for_its_trust_domains_only() {
+    let (folder, own, partner) = (folder(), Ca::new("own"), Ca::new("partner"));
+    let mut settings = pki::settings(folder.path(), &own);
+    let file = folder.path().join("partner.pem");
+    std::fs::write(&file, &partner.pem).unwrap();
+    settings.client_ca[0].trust_domains = Some(vec!["own.example".to_owned()]);
+    settings
+        .client_ca
+        .push(ClientCa { file, trust_domains: Some(vec!["a.example".to_owned(), "b.example".to_owned()]) });
+    let trust = Trust::load(settings).unwrap();
+    let leaf = |ca: &Ca, names: &[&str]| {
+        ca.leaf("client", |params| {
+            let uri = |name: &&str| rcgen::SanType::URI((*name).try_into().unwrap());
+            params.subject_alt_names.extend(names.iter().map(uri));
+        })
+    };
+    let accepted = trust.verify(&[leaf(&partner, &["spiffe://b.example/x"]).der], Timestamp::now()).unwrap();
+    assert!(accepted.spiffe_only);
+    assert_eq!(verify(&trust, &leaf(&own, &["spiffe://own.example/x"])), Ok(()));
+    for names in [
+        &[][..],
+        &["spiffe://own.example/x"],
+        &["spiffe://a.example.evil/x"],
+        &["spiffe://A.example/x"],
+        &["spiffe://a.example"],
+        &["https://a.example/x"],
+        &["spiffe://a.example/x", "spiffe://b.example/x"],
+        &["spiffe://a.example/x", "https://a.example/x"],
+    ] {
+        let refused = verify_chain(&trust, &[leaf(&partner, names).der]).unwrap_err();
+        assert!(matches!(refused, Refusal::NotVouchedFor { .. }), "{names:?}: {refused}");
+        assert_eq!(refused.to_rustls(), rustls::CertificateError::ApplicationVerificationFailure.into());
+    }
+    // What an operator registered by its thumbprint needs no CA to vouch for its names.
+    let pinned = leaf(&partner, &[]);
+    trust.register([Thumbprint::of(&pinned.der)].into());
+    assert_eq!(verify(&trust, &pinned), Ok(()));
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Client, Response, StatusCode, redirect};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use url::{Host, Url};
@@ -16,6 +15,7 @@ use url::{Host, Url};
 use super::{Location, Settings};
 use crate::json::{self, Limits};
 use crate::jwks::{DOCUMENT_MAX, JwksError, KeySet};
+use crate::pem::{self, PemError};
 
 /// Why keys can never be fetched with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +23,9 @@ pub enum SetupError {
     /// Not an absolute `https` URL, or an issuer with query or fragment.
     #[error("{0:?} is not an https address")]
     Address(String),
-    /// The PEM text has no certificate, or one that cannot be read.
-    #[error("the root certificates cannot be read")]
-    RootCertificates,
+    /// The PEM text of the root certificates has no certificate, or a block that is none.
+    #[error("the file or text of the root certificates {0}")]
+    RootCertificates(PemError),
     /// None are given, and the system has none.
     #[error("the system has no root certificates")]
     NoRootCertificates,
@@ -178,11 +178,11 @@ fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, SetupError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return if roots.is_empty() { Err(SetupError::NoRootCertificates) } else { Ok(roots) };
     };
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|_| SetupError::RootCertificates)?;
-        roots.add(certificate).map_err(|_| SetupError::RootCertificates)?;
+    for block in pem::blocks(pem, pem::CERTIFICATE, |_| false).map_err(SetupError::RootCertificates)? {
+        let unreadable = PemError::Content { number: block.number, label: pem::CERTIFICATE.to_owned() };
+        roots.add(CertificateDer::from(block.der)).map_err(|_| SetupError::RootCertificates(unreadable))?;
     }
-    if roots.is_empty() { Err(SetupError::RootCertificates) } else { Ok(roots) }
+    Ok(roots)
 }
 
 /// The body as sent, up to the limit; it is never decompressed.
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn root_certificates_must_be_there_and_readable() {
         for pem in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            assert!(matches!(check_root_certificates(pem.as_bytes()), Err(SetupError::RootCertificates)), "{pem}");
+            assert!(matches!(check_root_certificates(pem.as_bytes()), Err(SetupError::RootCertificates(_))), "{pem}");
         }
     }
 }
