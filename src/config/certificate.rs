@@ -462,7 +462,10 @@ mod tests {
             assert!(error.starts_with(expected) || error.contains(expected), "{expected}: {error}");
         }
         let (_folder, path) = file(format!("{certificate}{}", key.serialize_pem()).as_bytes());
-        assert!(read_key(&path).is_ok() && read_chain(&path, pem::is_of_key).is_ok(), "a certificate and its key in one file");
+        assert!(
+            read_key(&path).is_ok() && read_chain(&path, pem::is_of_key).is_ok(),
+            "a certificate and its key in one file"
+        );
     }
 
     #[test]

@@ -203,8 +203,6 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|cause| cause.to_string())
 }
 
-}
-
 fn sealing_key(path: &Path) -> Result<(), String> {
     const FORM: &str = "does not hold 32 bytes in base64";
     let content = secret(path)?;

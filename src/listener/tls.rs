@@ -291,7 +291,7 @@ impl Trust {
     fn reload_clients(&self, now: Timestamp) -> Result<bool, Complaint> {
         let read = files::read_clients(&self.settings, now).map_err(|error| Complaint::new(&error, None))?;
         let (digest, current) = (read.digest(), self.clients.load());
-        if digest == current.digest {
+        if digest == current.digest && !current.is_due(now) {
             return Ok(false);
         }
         let clients = ClientTrust::parse(&self.settings, &read, &self.seen);

@@ -129,9 +129,9 @@ impl List {
         })
     }
 
-    /// Whether it is dated ahead: the clock of its CA was wrong, or ours is.
-    pub(super) fn is_from_the_future(&self, now: Timestamp) -> bool {
-        self.this_update > now + CLOCK_SKEW
+    /// Until then it is dated ahead: the clock of its CA was wrong, or ours is.
+    pub(super) fn counts_from(&self) -> Timestamp {
+        self.this_update - CLOCK_SKEW
     }
 
     pub(super) fn has_issuer(&self, name: &[u8]) -> bool {

@@ -154,16 +154,8 @@ pub(super) fn read_clients(settings: &Settings, now: Timestamp) -> Result<Client
 }
 
 impl ClientFiles {
-    /// Names what the files say at the time of reading: that the time of a CRL has come changes it too.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let mut ahead = 0_usize;
-        for file in &self.crls {
-            let lists = crl_blocks(file).unwrap_or_default();
-            let lists = lists.iter().filter_map(|block| List::read(&block.der, Path::new("")).ok());
-            ahead += lists.filter(|list| list.is_from_the_future(self.read_at)).count();
-        }
-        let parts = self.cas.iter().chain(&self.crls).map(Vec::as_slice);
-        digest_of(parts.chain([ahead.to_be_bytes().as_slice()]))
+        digest_of(self.cas.iter().chain(&self.crls).map(Vec::as_slice))
     }
 }
 
@@ -173,6 +165,8 @@ pub(super) struct ClientTrust {
     /// When the first CRL is missed.
     pub(super) crl_expires_at: Option<Timestamp>,
     pub(super) digest: [u8; 32],
+    /// When the time of a CRL comes that is dated ahead.
+    due_at: Option<Timestamp>,
     /// What there is to say about the files.
     pub(super) remarks: Vec<(PathBuf, Remark)>,
 }
@@ -186,9 +180,11 @@ impl ClientTrust {
             anchors.extend(anchors_in(content, source)?);
         }
         let (mut lists, mut remarks) = (Vec::new(), Vec::new());
+        let mut due_at: Option<Timestamp> = None;
         for (file, content) in settings.client_crls.iter().zip(&files.crls) {
             for list in lists_in(content, file)? {
-                if list.is_from_the_future(now) {
+                if list.counts_from() > now {
+                    due_at = due_at.into_iter().chain([list.counts_from()]).min();
                     let text = format!("CRL {list} of {} is from the future, and ignored until then", list.issuer_name);
                     remarks.push((list.file.clone(), Remark::warning(text)));
                 } else {
@@ -199,7 +195,12 @@ impl ClientTrust {
         let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, Arc::clone(seen));
         let mut verifier = Verifier { anchors, revocations };
         let crl_expires_at = remark(&mut verifier, &mut remarks, now);
-        Ok(Self { verifier, crl_expires_at, digest: files.digest(), remarks })
+        Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, remarks })
+    }
+
+    /// Whether the same files would be read otherwise by now.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due_at.is_some_and(|at| at <= now)
     }
 }
 

@@ -20,8 +20,11 @@ struct Hostile {
 
 /// Milliseconds that this thread has computed for.
 fn cpu_ms() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    (std::time::Duration::from_secs(u64::try_from(time.tv_sec).unwrap())
+        + std::time::Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap()))
+    .as_secs_f64()
+        * 1000.0
 }
 
 fn certificate(

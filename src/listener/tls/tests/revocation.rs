@@ -154,6 +154,18 @@ fn a_forged_or_future_crl_blocks_no_genuine_one() {
         change(&alone, &genuine);
         assert_eq!(verify(&alone, &ca.client(8)), Ok(()), "{complaint}: the genuine one that comes later counts");
     }
+    // Its time comes without a change of the files.
+    let settings = settings(folder.path(), &[&ca], &[&genuine, &ahead(Duration::from_secs(3600))]);
+    let now = Timestamp::now();
+    let read =
+        |now| ClientTrust::parse(&settings, &files::read_clients(&settings, now).unwrap(), &Arc::default()).unwrap();
+    let before = read(now);
+    let revoked = [ca.client(7).der];
+    assert!(before.verifier.verify(&revoked, &HashSet::new(), now).is_err() && !before.is_due(now));
+    let then = now + Duration::from_secs(3590);
+    assert!(before.is_due(then) && !read(then).is_due(then));
+    assert!(read(then).verifier.verify(&revoked, &HashSet::new(), now).is_ok());
+
     let in_step = load(folder.path(), &[&ca], &[&genuine, &ahead(Duration::from_secs(30))]);
     assert_eq!(verify(&in_step, &ca.client(7)), Ok(()), "clocks differ a little");
 }
