@@ -595,10 +595,10 @@ mod tests {
             let text = [&lines[..index], &[misspelt.as_str()], &lines[index + 1..]].concat().join("\n");
             // A key of a section that is commented out is one of that section.
             let text = if lines[..index].contains(&"# [pdp]") { text.replace("# [pdp]", "[pdp]") } else { text };
-            let text = match lines[index.saturating_sub(2)..index].contains(&"# [[tls.client_ca]]") {
-                true => text.replace("\nclient_ca = ", "\n# ").replace("# [[tls.client_ca]]", "[[tls.client_ca]]"),
-                false => text,
-            };
+            let is_of_ca = lines[index.saturating_sub(2)..index].contains(&"# [[tls.client_ca]]");
+            let with_table =
+                || text.replace("\nclient_ca = ", "\n# ").replace("# [[tls.client_ca]]", "[[tls.client_ca]]");
+            let text = if is_of_ca { with_table() } else { text };
             let problems = reading(&text, &[]).problems;
             let named = |problem: &Problem| {
                 problem.line == index + 1
