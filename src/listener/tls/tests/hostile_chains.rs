@@ -10,7 +10,7 @@ use crate::listener::tls::files::read_clients;
 use crate::listener::tls::path::{MAX_SIGNATURES, Search};
 
 /// What one chain may cost in an optimised build. Tests are not optimised.
-const CPU_MS: f64 = 5.0 * if cfg!(debug_assertions) { 5.0 } else { 1.0 };
+const CPU_MS: f64 = 5.0 * if cfg!(debug_assertions) { 3.0 } else { 1.0 };
 
 /// A chain of a kind, leaf first.
 struct Hostile {
