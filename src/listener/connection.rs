@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::peer::Peer;
+use crate::limits::shares::Place;
 
 /// How long a connection may wait for its next request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -145,14 +146,15 @@ pub(super) struct Connection<S> {
     io: S,
     pulse: Rc<Pulse>,
     peer: Option<Rc<Peer>>,
+    _place: Option<Place<String>>,
     timer: Pin<Box<Sleep>>,
     ended: bool,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>) -> Self {
+    pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>, place: Option<Place<String>>) -> Self {
         let timer = Box::pin(sleep_until(pulse.next_look(Instant::now())));
-        Self { io, pulse, peer: peer.map(Rc::new), timer, ended: false }
+        Self { io, pulse, peer: peer.map(Rc::new), _place: place, timer, ended: false }
     }
 
     pub(super) fn pulse(&self) -> &Rc<Pulse> {
@@ -251,7 +253,7 @@ mod tests {
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let pulse = Pulse::new(Times { request, age: AGE }, false, Arc::default());
-        (Connection::new(ours, pulse, None), theirs)
+        (Connection::new(ours, pulse, None, None), theirs)
     }
 
     #[tokio::test]

@@ -8,20 +8,21 @@ use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, C
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource};
 use futures_util::StreamExt as _;
-use tokio::sync::Semaphore;
 
 use super::guard::{RequestName, single};
 use super::peer::Peer;
-use super::{Room, Rooms, discovery, method_not_allowed};
-use crate::client::PeerCertificate;
+use super::{Holder, Room, Rooms, discovery, method_not_allowed};
+use crate::client::{ClientId, PeerCertificate};
 use crate::clock::Timestamp;
 use crate::endpoint::{Ask, Endpoint};
+use crate::limits::shares::Shares;
 use crate::response::{self, HttpRefusal};
 
 /// The largest body that is read.
 const MAX_BODY: usize = 64 * 1024;
-/// Requests of all workers that are worked on at one time; one more is refused at once.
-pub(super) const MAX_IN_WORK: usize = 1024;
+
+/// The requests of all workers that are worked on, by client.
+pub(super) type InWork = Shares<Option<ClientId>>;
 
 const TOKEN: &str = "/token";
 const INTROSPECT: &str = "/introspect";
@@ -36,9 +37,13 @@ pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
 }
 
 /// `/token`, `/introspect` and the discovery documents.
-pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {
+pub(super) fn routes(rooms: &Rooms, in_work: &Arc<InWork>, config: &mut ServiceConfig) {
     discovery::routes(rooms, config);
-    let door = Door { in_work: Arc::clone(in_work), request_timeout: rooms.request_timeout };
+    let door = Door {
+        in_work: Arc::clone(in_work),
+        holder: Arc::clone(&rooms.holder),
+        request_timeout: rooms.request_timeout,
+    };
     config.service(door.to(TOKEN, &rooms.token, response::issued));
     config.service(door.to(INTROSPECT, &rooms.introspect, response::introspected));
 }
@@ -46,7 +51,8 @@ pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut Servi
 /// What a request passes on its way to a room.
 #[derive(Clone)]
 struct Door {
-    in_work: Arc<Semaphore>,
+    in_work: Arc<InWork>,
+    holder: Holder,
     request_timeout: Duration,
 }
 
@@ -77,8 +83,8 @@ impl Door {
             Unread::Refused(refusal) => response::http(refusal),
             Unread::Broken => HttpResponse::BadRequest().force_close().finish(),
         })?;
-        let permit =
-            Arc::clone(&self.in_work).try_acquire_owned().map_err(|_| response::http(HttpRefusal::Overloaded))?;
+        let holder = request.conn_data::<Rc<Peer>>().and_then(|peer| (self.holder)(peer.certificate()));
+        let place = self.in_work.take(holder).map_err(|_| response::http(HttpRefusal::Overloaded))?;
         // Only now: reading took time, and a revocation counts when the request is decided.
         let certificate = admitted(request).map_err(response::http)?;
         let name = request.extensions().get::<RequestName>().cloned();
@@ -91,7 +97,7 @@ impl Door {
             request_id: name.id,
             trace_id: name.trace_id,
             deadline: began + self.request_timeout * 9 / 10, // so that there is time left to say so
-            permit,
+            place,
         })
     }
 }
@@ -175,11 +181,11 @@ mod tests {
         check_head(&headers)
     }
 
-    async fn ask(permits: usize) -> HttpRefusal {
+    async fn ask(in_work: &Arc<InWork>) -> HttpRefusal {
         let request = actix_web::test::TestRequest::post().insert_header((CONTENT_TYPE, FORM)).set_payload("a=1");
         let (request, mut payload) = request.to_http_parts();
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
-        let door = Door { in_work: Arc::new(Semaphore::new(permits)), request_timeout: Duration::ZERO };
+        let door = Door { in_work: Arc::clone(in_work), holder: Arc::new(|_| None), request_timeout: Duration::ZERO };
         let Err(answer) = door.pass(&request, body).await else { unreachable!("nothing may pass") };
         answer.extensions().get().copied().unwrap()
     }
@@ -187,12 +193,14 @@ mod tests {
     ///
     #[tokio::test]
     async fn one_more_than_can_be_worked_on_is_refused_at_once() {
-        assert_eq!(ask(0).await, HttpRefusal::Overloaded);
+        let in_work = InWork::new(1);
+        let _place = in_work.take(None);
+        assert_eq!(ask(&in_work).await, HttpRefusal::Overloaded);
     }
 
     #[tokio::test]
     async fn nobody_is_let_in_without_a_certificate() {
-        assert_eq!(ask(1).await, HttpRefusal::CertificateRefused);
+        assert_eq!(ask(&InWork::new(1)).await, HttpRefusal::CertificateRefused);
     }
 
     ///
