@@ -9,6 +9,7 @@ mod discovery;
 mod exchange;
 mod guard;
 mod handshake;
+mod http1;
 mod ops;
 mod peer;
 mod server;

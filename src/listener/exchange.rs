@@ -139,17 +139,55 @@ fn check_head(headers: &HeaderMap) -> Result<(), HttpRefusal> {
 
 /// `application/x-www-form-urlencoded`, with `charset=utf-8` at most (A-028).
 fn is_form(content_type: &str) -> bool {
-    let mut parts = content_type.split(';').map(str::trim);
-    let media = parts.next().unwrap_or_default();
-    let is_utf8 = |parameter: &str| {
-        let Some((name, value)) = parameter.split_once('=') else { return false };
-        let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
-        name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8")
-    };
-    let parameter = parts.next();
-    media.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        && parameter.is_none_or(is_utf8)
-        && parts.next().is_none()
+    let (media, rest) = content_type.split_at(content_type.find(';').unwrap_or(content_type.len()));
+    let is_utf8 =
+        |(name, value): &(&str, String)| name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8");
+    media.trim_matches(OWS).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        && parameters(rest).is_some_and(|all| all.len() <= 1 && all.iter().all(is_utf8))
+}
+
+const OWS: [char; 2] = [' ', '\t'];
+
+/// The parameters after a media type, each with its value: `*( OWS ";" OWS [ parameter ] )` (RFC 9110 §5.6.6), so that
+/// there may be nothing between two semicolons or after the last. `None` if it is something else.
+fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
+    let is_token_char = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let token = |text| str::find(text, |c| !is_token_char(c)).unwrap_or(str::len(text));
+    let owned = |(value, rest): (&str, _)| (value.to_owned(), rest);
+    let mut all = Vec::new();
+    loop {
+        text = text.trim_start_matches(OWS);
+        if text.is_empty() {
+            return Some(all);
+        }
+        text = text.strip_prefix(';')?.trim_start_matches(OWS);
+        if text.is_empty() || text.starts_with(';') {
+            continue;
+        }
+        let (name, rest) = text.split_at(token(text));
+        let rest = rest.strip_prefix('=')?;
+        let (value, rest) = match rest.strip_prefix('"') {
+            Some(rest) => unquoted(rest)?,
+            None => Some(rest.split_at(token(rest))).filter(|(value, _)| !value.is_empty()).map(owned)?,
+        };
+        if name.is_empty() {
+            return None;
+        }
+        all.push((name, value));
+        text = rest;
+    }
+}
+
+/// What a quoted string says, whose first quote has been read, and what follows the last.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut chars) = (String::new(), text.char_indices());
+    loop {
+        match chars.next()? {
+            (at, '"') => return Some((value, &text[at + 1..])),
+            (_, '\\') => value.push(chars.next()?.1),
+            (_, c) => value.push(c),
+        }
+    }
 }
 
 /// The body, up to the limit whatever its head announced (A-030).
@@ -209,7 +247,22 @@ mod tests {
         for good in [FORM, "Application/X-WWW-Form-URLencoded", "application/x-www-form-urlencoded;charset=utf-8"] {
             assert_eq!(check(&[("content-type", good)]), Ok(()), "{good}");
         }
-        assert_eq!(check(&[("content-type", "application/x-www-form-urlencoded ; Charset=\"UTF-8\"")]), Ok(()));
+        for parameters in [
+            ";",
+            " ;",
+            "; ",
+            ";;",
+            " ; ; ;\t",
+            ";charset=utf-8;",
+            ";; charset=utf-8 ;",
+            "; charset=utf-8; ;",
+            " ; Charset=\"UTF-8\"",
+            "; charset=\"utf-8\";",
+            ";\tcharset=\"u\\tf-\\8\"\t",
+        ] {
+            let content_type: &str = format!("{FORM}{parameters}").leak();
+            assert_eq!(check(&[("content-type", content_type)]), Ok(()), "{content_type}");
+        }
         for bad in [
             "",
             "application/json",
@@ -218,8 +271,22 @@ mod tests {
             "application/x-www-form-urlencoded; charset=utf-16",
             "application/x-www-form-urlencoded; charset=utf-8; charset=utf-8",
             "application/x-www-form-urlencoded; boundary=x",
-            "application/x-www-form-urlencoded;",
             "application/x-www-form-urlencoded, application/json",
+            ";",
+            "; application/x-www-form-urlencoded",
+            "application/x-www-form-urlencoded charset=utf-8",
+            "application/x-www-form-urlencoded; charset",
+            "application/x-www-form-urlencoded; charset=",
+            "application/x-www-form-urlencoded; =utf-8",
+            "application/x-www-form-urlencoded; charset =utf-8",
+            "application/x-www-form-urlencoded; charset= utf-8",
+            "application/x-www-form-urlencoded; charset=utf-8 utf-8",
+            "application/x-www-form-urlencoded; charset=\"utf-8",
+            "application/x-www-form-urlencoded; charset=\"utf-8\"x",
+            "application/x-www-form-urlencoded; charset=\"utf-8\\",
+            "application/x-www-form-urlencoded; charset=\"utf-8; charset=utf-16\"",
+            "application/x-www-form-urlencoded; charset=\"\"",
+            "application/x-www-form-urlencoded;; charset=utf-8; x=y",
         ] {
             assert_eq!(check(&[("content-type", bad)]), Err(HttpRefusal::MediaTypeUnsupported), "{bad}");
         }
