@@ -93,6 +93,11 @@ pub fn candidates<'a>(
 }
 
 impl<'a> Candidates<'a> {
+    /// The first of them: all requests with one certificate count as one client's.
+    pub fn first(&self) -> Option<&'a ClientId> {
+        self.0.first().copied()
+    }
+
     /// The client that asks: the one that `client_id` names, or the only one.
     pub fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
         match (client_id, self.0.as_slice()) {

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use crate::audit::{Audit, Decision, Event};
-use crate::client::{ClientError, PeerCertificate, candidates};
+use crate::client::{ClientError, ClientId, Identity, PeerCertificate, candidates};
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::limits::Limits;
+use crate::limits::shares::Place;
 use crate::listener::UnheardRequest;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::refusal::Refusal;
@@ -49,7 +50,7 @@ pub struct Ask {
     /// Until when waiting for others makes sense.
     pub deadline: Instant,
     /// A place among the requests that are worked on, given back when the work is done.
-    pub permit: OwnedSemaphorePermit,
+    pub place: Place<Option<ClientId>>,
 }
 
 /// A sign of life of work that its client may not wait for any more; all are gone when the receiver says so.
@@ -109,8 +110,7 @@ impl Ask {
         if Instant::now() >= self.deadline {
             return Err(Refusal::Timeout); // reading it took all the time there was
         }
-        let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
-        let candidates = candidates(&self.certificate, registered).or_else(|unknown| {
+        let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
             limits.take(None)?;
             Err(Refusal::from(unknown))
         })?;
@@ -124,6 +124,15 @@ impl Ask {
         form.refuse_second_authentication()?;
         Ok((client, form))
     }
+}
+
+fn registered(policies: &PolicySet) -> impl Iterator<Item = (&ClientId, &Identity)> {
+    policies.iter().map(|policy| (&policy.client_id, &policy.identity))
+}
+
+/// Whose share of the places the requests with `certificate` use; `None`: that of strangers.
+pub fn holder(certificate: &PeerCertificate, policies: &PolicySet) -> Option<ClientId> {
+    candidates(certificate, registered(policies)).ok()?.first().cloned()
 }
 
 /// Does `work` to its end even if the client goes away: what was counted belongs with its line in the log.

@@ -312,7 +312,7 @@ mod tests {
     use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
     use serde_json::Value;
     use tempfile::TempDir;
-    use tokio::sync::{Semaphore, mpsc};
+    use tokio::sync::mpsc;
     use zeroize::Zeroizing;
 
     use super::*;
@@ -448,7 +448,7 @@ mod tests {
             request_id: "r".into(),
             trace_id: None,
             deadline: Instant::now() + time,
-            permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            place: limits::shares::Shares::new(1).take(None).unwrap(),
         }
     }
 

@@ -1,4 +1,6 @@
-//! How many requests a client may make.
+//! How many requests a client may make, and how many are worked on at one time.
+
+pub mod shares;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,6 +9,15 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::client::ClientId;
+
+/// Requests of all clients that are worked on at one time; one more is refused at once.
+pub const MAX_IN_WORK: usize = 1024;
+
+/// Those of them that may wait for the keys of one issuer. They share one fetch, so they cost a place and nothing else.
+pub const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
+
+/// Those of them that may wait for an answer of one other service; each is a call of its own.
+pub const MAX_CALLS: usize = MAX_IN_WORK / 4;
 
 /// `[limits]`, as far as it concerns one client.
 #[derive(Debug, Clone, Copy)]

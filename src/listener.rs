@@ -9,6 +9,7 @@ mod discovery;
 mod exchange;
 mod guard;
 mod handshake;
+mod http1;
 mod ops;
 mod peer;
 mod server;
@@ -28,7 +29,6 @@ use actix_web::HttpResponse;
 use actix_web::web::ServiceConfig;
 use futures_util::future::{LocalBoxFuture, join_all};
 use tokio::net::TcpSocket;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -36,10 +36,11 @@ pub use self::guard::RequestName;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::server::Frame;
 use self::tls::Trust;
-use crate::client::PeerCertificate;
+use crate::client::{ClientId, PeerCertificate};
 use crate::endpoint::{Ask, Endpoint};
 use crate::exchange::Issued;
 use crate::introspect::Introspected;
+use crate::limits::MAX_IN_WORK;
 use crate::refusal::Refusal;
 use crate::response::{self, HttpRefusal};
 
@@ -80,6 +81,9 @@ pub type Room<T> = Arc<dyn Fn(Ask) -> LocalBoxFuture<'static, Result<T, Refusal>
 /// Hears of each request to an endpoint that was answered before it reached its room, so that it is recorded too.
 pub type Unheard = Arc<dyn Fn(UnheardRequest<'_>) -> LocalBoxFuture<'static, ()> + Send + Sync>;
 
+/// The client whose share of the places a certificate uses; `None`: that of strangers.
+pub type Holder = Arc<dyn Fn(&PeerCertificate) -> Option<ClientId> + Send + Sync>;
+
 /// A request that was answered by the listener alone.
 #[derive(Debug, Clone, Copy)]
 pub struct UnheardRequest<'a> {
@@ -100,6 +104,8 @@ pub struct Rooms {
     pub token: Room<Issued>,
     /// `POST /introspect`, likewise.
     pub introspect: Room<Introspected>,
+    /// Whose places their requests take.
+    pub holder: Holder,
     /// Records what these two never saw.
     pub unheard: Unheard,
     /// The JWKS.
@@ -205,7 +211,7 @@ impl Listeners {
             |config, trust| Handshake { config, trust, timeout: HANDSHAKE_TIMEOUT.min(settings.request_timeout) };
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let handshake = secured(trust.exchange_config(settings.http2)?, Some(Arc::clone(trust)));
-        let in_work = Arc::new(Semaphore::new(exchange::MAX_IN_WORK));
+        let in_work = exchange::InWork::new(MAX_IN_WORK);
         let routes = {
             let rooms = rooms.clone();
             move |config: &mut ServiceConfig| exchange::routes(&rooms, &in_work, config)

@@ -19,20 +19,19 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::Url;
 use writ_verifier::pem::{self, PemError};
 use zeroize::Zeroizing;
 
 use self::breaker::Breaker;
+use crate::client::ClientId;
 use crate::config::secret_file::{self, SecretFileError};
+use crate::limits::MAX_CALLS;
+use crate::limits::shares::Shares;
 
 /// The largest body that is taken for an answer.
 const MAX_BODY: usize = 64 * 1024;
-
-/// Calls under way at one time; one more fails at once.
-const MAX_CALLS: usize = 256;
 
 /// How long an unused connection is kept: less than most servers and middleboxes do.
 const IDLE: Duration = Duration::from_secs(20);
@@ -107,7 +106,7 @@ pub enum Unreachable {
     /// It failed several times in a row and is left alone for a moment.
     #[error("it was not asked: it has failed several times in a row")]
     Resting,
-    /// As many calls as may be are under way.
+    /// As many calls as may be are under way, or as many as this client may have.
     #[error("it was not asked: too many calls are under way")]
     Busy,
     /// There was no complete answer in time.
@@ -143,7 +142,8 @@ pub struct Outbound {
     /// What the files were when they were last looked at.
     seen: Mutex<Seen>,
     breaker: Arc<Mutex<Breaker>>,
-    calls: Arc<Semaphore>,
+    /// The calls under way, by the client that each is made for.
+    calls: Arc<Shares<ClientId>>,
     /// Connections are kept and shared, so they must not belong to the runtime of a worker that may end before others.
     runtime: Handle,
 }
@@ -168,20 +168,20 @@ impl Outbound {
             seen: Mutex::new(Seen::Files(files.digest())),
             settings,
             breaker: Arc::default(),
-            calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            calls: Shares::new(MAX_CALLS),
             runtime,
         })
     }
 
-    /// Sends `body`; what it is, and whoever may ask, say the `headers`.
+    /// Sends `body` on behalf of `client`; what it is, and whoever may ask, say the `headers`.
     ///
     /// Only for calls that may be repeated: one that the service did not answer, or with 5xx, is made once more. It
     /// goes on when nobody waits for it any more, so that its outcome is known to the next.
     ///
     /// # Errors
     /// [`Unreachable`], after [`Settings::timeout`] at the latest.
-    pub async fn post(&self, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, Unreachable> {
-        let permit = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| Unreachable::Busy)?;
+    pub async fn post(&self, client: &ClientId, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, Unreachable> {
+        let place = self.calls.take(client.clone()).map_err(|_| Unreachable::Busy)?;
         if !locked(&self.breaker).admits(Instant::now()) {
             return Err(Unreachable::Resting);
         }
@@ -196,7 +196,7 @@ impl Outbound {
             } else {
                 breaker.succeeded();
             }
-            drop((breaker, permit));
+            drop((breaker, place));
             outcome
         };
         self.runtime.spawn(call).await.unwrap_or(Err(Unreachable::GivenUp))
@@ -415,6 +415,7 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
+    use crate::limits::shares::Place;
 
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     const AWAY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
@@ -534,7 +535,9 @@ mod tests {
     async fn ask(outbound: &Outbound) -> Result<Answer, Unreachable> {
         let mut secret: reqwest::header::HeaderValue = "Basic secret".parse().unwrap();
         secret.set_sensitive(true);
-        outbound.post(HeaderMap::from_iter([(AUTHORIZATION, secret)]), b"{}".to_vec()).await
+        outbound
+            .post(&"gateway".parse().unwrap(), HeaderMap::from_iter([(AUTHORIZATION, secret)]), b"{}".to_vec())
+            .await
     }
 
     #[tokio::test]
@@ -625,19 +628,30 @@ mod tests {
         for _ in 0..5 {
             assert!(ask(&outbound).now_or_never().is_none());
         }
-        while outbound.calls.available_permits() < MAX_CALLS {
+        let most = places(&Outbound::new(service.settings()).unwrap(), "gateway").len();
+        while places(&outbound, "gateway").len() < most {
             tokio::task::yield_now().await;
         }
         assert!(matches!(ask(&outbound).await, Err(Unreachable::Resting)));
     }
 
+    /// As many places for calls as `client` can have.
+    fn places(outbound: &Outbound, client: &str) -> Vec<Place<ClientId>> {
+        std::iter::from_fn(|| outbound.calls.take(client.parse().unwrap()).ok()).collect()
+    }
+
     /// R-INTRO-04
     #[tokio::test]
-    async fn more_calls_than_may_be_under_way_fail_at_once() {
+    async fn more_calls_than_may_be_under_way_fail_at_once_and_no_client_can_make_them_all() {
         let service = Service::start(&[OK]).await;
         let outbound = Outbound::new(service.settings()).unwrap();
-        let _all = outbound.calls.try_acquire_many(256).unwrap();
+        let other = places(&outbound, "other");
+        assert!(ask(&outbound).await.is_ok(), "{} calls of another client", other.len());
+        let own = places(&outbound, "gateway");
+        assert!(!own.is_empty());
         assert!(matches!(ask(&outbound).await, Err(Unreachable::Busy)));
+        drop(other);
+        assert!(ask(&outbound).await.is_ok());
     }
 
     #[tokio::test]

@@ -42,8 +42,8 @@ pub enum HttpRefusal {
     /// Our own failure; its cause is in the log alone.
     #[error("the service failed; its log says why")]
     Internal,
-    /// More requests are being worked on than the service takes.
-    #[error("the service is overloaded")]
+    /// More requests are being worked on than the service takes, or than the client has a share in.
+    #[error("too many requests are being worked on, or too many of this client")]
     Overloaded,
     /// The service stops.
     #[error("the service is shutting down")]

@@ -19,7 +19,7 @@ use crate::client::IdentityKind;
 use crate::clock::{Clock, HumanDuration, Timestamp};
 use crate::config::secret_file::{self, SecretFileError};
 use crate::config::{Config, Problem};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{self, Endpoint};
 use crate::exchange::{self, Exchange};
 use crate::introspect::Introspection;
 use crate::keys::mirror::MirrorError;
@@ -409,7 +409,8 @@ fn rooms(
         trust_domain: config.trust_domain.to_string(),
         algorithm: config.keys.algorithm,
     };
-    let (published, keys) = (Arc::clone(policies), Arc::clone(&core.keys));
+    let (published, registered) = (Arc::clone(policies), Arc::clone(policies));
+    let keys = Arc::clone(&core.keys);
     let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
     let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
     let (clock, measured, recorded) = (Arc::clone(clock), Arc::clone(clock), audit.clone());
@@ -422,6 +423,7 @@ fn rooms(
             let introspection = Arc::clone(&introspection);
             async move { introspection.introspect(ask).await }.boxed_local()
         }),
+        holder: Arc::new(move |certificate| endpoint::holder(certificate, &registered.snapshot())),
         unheard: Arc::new(move |request| {
             if request.endpoint == Endpoint::Token {
                 exchange::count_unheard(request.refusal);

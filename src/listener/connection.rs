@@ -15,12 +15,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::http1;
 use super::peer::Peer;
+use crate::limits::shares::Place;
 
 /// How long a connection may wait for its next request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may still send after the last answer, so that it can read that answer.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
+/// What is read of a connection at one time.
+const PIECE: usize = 4096;
 /// A connection with something going on looks at its clock this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Requests that one HTTP/2 connection may have unanswered.
@@ -140,19 +144,25 @@ impl Drop for Beat {
     }
 }
 
-/// A byte stream that ends when its time is over.
+/// A byte stream that ends when its time is over, and on which requests are what they must be.
 pub(super) struct Connection<S> {
     io: S,
+    requests: http1::Requests,
+    /// What has come and is not read yet begins at `read`.
+    come: Vec<u8>,
+    read: usize,
     pulse: Rc<Pulse>,
     peer: Option<Rc<Peer>>,
+    _place: Option<Place<String>>,
     timer: Pin<Box<Sleep>>,
     ended: bool,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>) -> Self {
+    pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>, place: Option<Place<String>>) -> Self {
         let timer = Box::pin(sleep_until(pulse.next_look(Instant::now())));
-        Self { io, pulse, peer: peer.map(Rc::new), timer, ended: false }
+        let (requests, come) = (http1::Requests::default(), Vec::new());
+        Self { io, requests, come, read: 0, pulse, peer: peer.map(Rc::new), _place: place, timer, ended: false }
     }
 
     pub(super) fn pulse(&self) -> &Rc<Pulse> {
@@ -209,11 +219,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             self.timer.as_mut().reset(Instant::now() + LINGER);
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-        if buffer.filled().len() > before {
-            self.hear();
+        if self.pulse.multiplexed {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+            if buffer.filled().len() > before {
+                self.hear();
+            }
+            return Poll::Ready(Ok(()));
         }
+        while self.read == self.come.len() {
+            self.come.clear();
+            self.read = 0;
+            let mut piece = [0; PIECE];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.hear();
+            let Self { requests, come, .. } = &mut *self;
+            requests.pass(piece.filled(), come);
+        }
+        let length = buffer.remaining().min(self.come.len() - self.read);
+        buffer.put_slice(&self.come[self.read..self.read + length]);
+        self.read += length;
         Poll::Ready(Ok(()))
     }
 }
@@ -251,7 +280,7 @@ mod tests {
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let pulse = Pulse::new(Times { request, age: AGE }, false, Arc::default());
-        (Connection::new(ours, pulse, None), theirs)
+        (Connection::new(ours, pulse, None, None), theirs)
     }
 
     #[tokio::test]
@@ -312,16 +341,16 @@ mod tests {
     #[tokio::test]
     async fn a_connection_whose_time_is_over_reads_as_closed() {
         let (mut connection, mut client) = connection(Duration::from_millis(1));
-        client.write_all(b"POST /tok").await.unwrap();
-        assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), 9);
+        client.write_all(b"POST /token HTTP/1.1\r\nHo").await.unwrap();
+        assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), 22);
         assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn an_answer_that_nobody_reads_ends_the_connection() {
         let (mut connection, mut client) = connection(Duration::from_millis(1));
-        client.write_all(b"POST /tok").await.unwrap();
-        connection.read_exact(&mut [0; 9]).await.unwrap();
+        client.write_all(b"POST /token HTTP/1.1\r\n").await.unwrap();
+        connection.read_exact(&mut [0; 22]).await.unwrap();
         let _beat = connection.pulse().begin();
         let error = connection.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -8,20 +8,21 @@ use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, C
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource};
 use futures_util::StreamExt as _;
-use tokio::sync::Semaphore;
 
 use super::guard::{RequestName, single};
 use super::peer::Peer;
-use super::{Room, Rooms, discovery, method_not_allowed};
-use crate::client::PeerCertificate;
+use super::{Holder, Room, Rooms, discovery, method_not_allowed};
+use crate::client::{ClientId, PeerCertificate};
 use crate::clock::Timestamp;
 use crate::endpoint::{Ask, Endpoint};
+use crate::limits::shares::Shares;
 use crate::response::{self, HttpRefusal};
 
 /// The largest body that is read.
 const MAX_BODY: usize = 64 * 1024;
-/// Requests of all workers that are worked on at one time; one more is refused at once (A-130).
-pub(super) const MAX_IN_WORK: usize = 1024;
+
+/// The requests of all workers that are worked on, by client.
+pub(super) type InWork = Shares<Option<ClientId>>;
 
 const TOKEN: &str = "/token";
 const INTROSPECT: &str = "/introspect";
@@ -36,9 +37,13 @@ pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
 }
 
 /// `/token`, `/introspect` and the discovery documents.
-pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut ServiceConfig) {
+pub(super) fn routes(rooms: &Rooms, in_work: &Arc<InWork>, config: &mut ServiceConfig) {
     discovery::routes(rooms, config);
-    let door = Door { in_work: Arc::clone(in_work), request_timeout: rooms.request_timeout };
+    let door = Door {
+        in_work: Arc::clone(in_work),
+        holder: Arc::clone(&rooms.holder),
+        request_timeout: rooms.request_timeout,
+    };
     config.service(door.to(TOKEN, &rooms.token, response::issued));
     config.service(door.to(INTROSPECT, &rooms.introspect, response::introspected));
 }
@@ -46,7 +51,8 @@ pub(super) fn routes(rooms: &Rooms, in_work: &Arc<Semaphore>, config: &mut Servi
 /// What a request passes on its way to a room.
 #[derive(Clone)]
 struct Door {
-    in_work: Arc<Semaphore>,
+    in_work: Arc<InWork>,
+    holder: Holder,
     request_timeout: Duration,
 }
 
@@ -77,8 +83,8 @@ impl Door {
             Unread::Refused(refusal) => response::http(refusal),
             Unread::Broken => HttpResponse::BadRequest().force_close().finish(),
         })?;
-        let permit =
-            Arc::clone(&self.in_work).try_acquire_owned().map_err(|_| response::http(HttpRefusal::Overloaded))?;
+        let holder = request.conn_data::<Rc<Peer>>().and_then(|peer| (self.holder)(&peer.certificate()));
+        let place = self.in_work.take(holder).map_err(|_| response::http(HttpRefusal::Overloaded))?;
         // Only now: reading took time, and a revocation counts when the request is decided.
         let certificate = admitted(request).map_err(response::http)?;
         let name = request.extensions().get::<RequestName>().cloned();
@@ -91,7 +97,7 @@ impl Door {
             request_id: name.id,
             trace_id: name.trace_id,
             deadline: began + self.request_timeout * 9 / 10, // so that there is time left to say so
-            permit,
+            place,
         })
     }
 }
@@ -133,17 +139,55 @@ fn check_head(headers: &HeaderMap) -> Result<(), HttpRefusal> {
 
 /// `application/x-www-form-urlencoded`, with `charset=utf-8` at most (A-028).
 fn is_form(content_type: &str) -> bool {
-    let mut parts = content_type.split(';').map(str::trim);
-    let media = parts.next().unwrap_or_default();
-    let is_utf8 = |parameter: &str| {
-        let Some((name, value)) = parameter.split_once('=') else { return false };
-        let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
-        name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8")
-    };
-    let parameter = parts.next();
-    media.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        && parameter.is_none_or(is_utf8)
-        && parts.next().is_none()
+    let (media, rest) = content_type.split_at(content_type.find(';').unwrap_or(content_type.len()));
+    let is_utf8 =
+        |(name, value): &(&str, String)| name.eq_ignore_ascii_case("charset") && value.eq_ignore_ascii_case("utf-8");
+    media.trim_matches(OWS).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        && parameters(rest).is_some_and(|all| all.len() <= 1 && all.iter().all(is_utf8))
+}
+
+const OWS: [char; 2] = [' ', '\t'];
+
+/// The parameters after a media type, each with its value: `*( OWS ";" OWS [ parameter ] )` (RFC 9110 §5.6.6), so that
+/// there may be nothing between two semicolons or after the last. `None` if it is something else.
+fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
+    let is_token_char = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let token = |text| str::find(text, |c| !is_token_char(c)).unwrap_or(str::len(text));
+    let owned = |(value, rest): (&str, _)| (value.to_owned(), rest);
+    let mut all = Vec::new();
+    loop {
+        text = text.trim_start_matches(OWS);
+        if text.is_empty() {
+            return Some(all);
+        }
+        text = text.strip_prefix(';')?.trim_start_matches(OWS);
+        if text.is_empty() || text.starts_with(';') {
+            continue;
+        }
+        let (name, rest) = text.split_at(token(text));
+        let rest = rest.strip_prefix('=')?;
+        let (value, rest) = match rest.strip_prefix('"') {
+            Some(rest) => unquoted(rest)?,
+            None => Some(rest.split_at(token(rest))).filter(|(value, _)| !value.is_empty()).map(owned)?,
+        };
+        if name.is_empty() {
+            return None;
+        }
+        all.push((name, value));
+        text = rest;
+    }
+}
+
+/// What a quoted string says, whose first quote has been read, and what follows the last.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut chars) = (String::new(), text.char_indices());
+    loop {
+        match chars.next()? {
+            (at, '"') => return Some((value, &text[at + 1..])),
+            (_, '\\') => value.push(chars.next()?.1),
+            (_, c) => value.push(c),
+        }
+    }
 }
 
 /// The body, up to the limit whatever its head announced (A-030).
@@ -175,11 +219,11 @@ mod tests {
         check_head(&headers)
     }
 
-    async fn ask(permits: usize) -> HttpRefusal {
+    async fn ask(in_work: &Arc<InWork>) -> HttpRefusal {
         let request = actix_web::test::TestRequest::post().insert_header((CONTENT_TYPE, FORM)).set_payload("a=1");
         let (request, mut payload) = request.to_http_parts();
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
-        let door = Door { in_work: Arc::new(Semaphore::new(permits)), request_timeout: Duration::ZERO };
+        let door = Door { in_work: Arc::clone(in_work), holder: Arc::new(|_| None), request_timeout: Duration::ZERO };
         let Err(answer) = door.pass(&request, body).await else { unreachable!("nothing may pass") };
         answer.extensions().get().copied().unwrap()
     }
@@ -187,12 +231,14 @@ mod tests {
     /// A-130
     #[tokio::test]
     async fn one_more_than_can_be_worked_on_is_refused_at_once() {
-        assert_eq!(ask(0).await, HttpRefusal::Overloaded);
+        let in_work = InWork::new(1);
+        let _place = in_work.take(None);
+        assert_eq!(ask(&in_work).await, HttpRefusal::Overloaded);
     }
 
     #[tokio::test]
     async fn nobody_is_let_in_without_a_certificate() {
-        assert_eq!(ask(1).await, HttpRefusal::CertificateRefused);
+        assert_eq!(ask(&InWork::new(1)).await, HttpRefusal::CertificateRefused);
     }
 
     /// A-028
@@ -201,7 +247,22 @@ mod tests {
         for good in [FORM, "Application/X-WWW-Form-URLencoded", "application/x-www-form-urlencoded;charset=utf-8"] {
             assert_eq!(check(&[("content-type", good)]), Ok(()), "{good}");
         }
-        assert_eq!(check(&[("content-type", "application/x-www-form-urlencoded ; Charset=\"UTF-8\"")]), Ok(()));
+        for parameters in [
+            ";",
+            " ;",
+            "; ",
+            ";;",
+            " ; ; ;\t",
+            ";charset=utf-8;",
+            ";; charset=utf-8 ;",
+            "; charset=utf-8; ;",
+            " ; Charset=\"UTF-8\"",
+            "; charset=\"utf-8\";",
+            ";\tcharset=\"u\\tf-\\8\"\t",
+        ] {
+            let content_type: &str = format!("{FORM}{parameters}").leak();
+            assert_eq!(check(&[("content-type", content_type)]), Ok(()), "{content_type}");
+        }
         for bad in [
             "",
             "application/json",
@@ -210,8 +271,22 @@ mod tests {
             "application/x-www-form-urlencoded; charset=utf-16",
             "application/x-www-form-urlencoded; charset=utf-8; charset=utf-8",
             "application/x-www-form-urlencoded; boundary=x",
-            "application/x-www-form-urlencoded;",
             "application/x-www-form-urlencoded, application/json",
+            ";",
+            "; application/x-www-form-urlencoded",
+            "application/x-www-form-urlencoded charset=utf-8",
+            "application/x-www-form-urlencoded; charset",
+            "application/x-www-form-urlencoded; charset=",
+            "application/x-www-form-urlencoded; =utf-8",
+            "application/x-www-form-urlencoded; charset =utf-8",
+            "application/x-www-form-urlencoded; charset= utf-8",
+            "application/x-www-form-urlencoded; charset=utf-8 utf-8",
+            "application/x-www-form-urlencoded; charset=\"utf-8",
+            "application/x-www-form-urlencoded; charset=\"utf-8\"x",
+            "application/x-www-form-urlencoded; charset=\"utf-8\\",
+            "application/x-www-form-urlencoded; charset=\"utf-8; charset=utf-16\"",
+            "application/x-www-form-urlencoded; charset=\"\"",
+            "application/x-www-form-urlencoded;; charset=utf-8; x=y",
         ] {
             assert_eq!(check(&[("content-type", bad)]), Err(HttpRefusal::MediaTypeUnsupported), "{bad}");
         }

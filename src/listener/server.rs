@@ -20,8 +20,9 @@ use tokio::net::TcpStream;
 
 use super::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times};
 use super::guard::Guard;
-use super::handshake::Handshake;
+use super::handshake::{Handshake, Secured};
 use super::{Rooms, Settings, ops};
+use crate::limits::shares::{NoPlace, Place, Shares};
 use crate::response::{self, HttpRefusal};
 
 /// What all listeners share.
@@ -56,16 +57,18 @@ impl Frame {
     ) -> io::Result<Server> {
         let builder = self.builder(workers);
         let (frame, signal) = (self.clone(), builder.graceful_shutdown_signal());
+        let connections = Shares::new(self.max_connections);
         let service = move || {
-            let (pulses, handshake) = (frame.clone(), handshake.clone());
+            let (pulses, handshake, connections) = (frame.clone(), handshake.clone(), Arc::clone(&connections));
             let accept = move |socket: TcpStream| {
-                let (frame, handshake) = (pulses.clone(), handshake.clone());
+                let (frame, handshake, connections) = (pulses.clone(), handshake.clone(), Arc::clone(&connections));
                 async move {
                     prepare(&socket);
                     let address = socket.peer_addr().ok();
                     let secured = handshake.accept(socket).await.ok_or(())?;
+                    let place = place_of(&secured, &connections).map_err(drop)?;
                     let pulse = frame.pulse(secured.protocol);
-                    Ok((Connection::new(secured.stream, pulse, secured.peer), secured.protocol, address))
+                    Ok((Connection::new(secured.stream, pulse, secured.peer, place), secured.protocol, address))
                 }
             };
             fn_service(accept).and_then(frame.http(signal.clone(), false, routes.clone()))
@@ -82,7 +85,7 @@ impl Frame {
             let accept = move |socket: TcpStream| {
                 prepare(&socket);
                 let (address, pulse) = (socket.peer_addr().ok(), pulses.pulse(Protocol::Http1));
-                async move { Ok((Connection::new(socket, pulse, None), Protocol::Http1, address)) }
+                async move { Ok((Connection::new(socket, pulse, None, None), Protocol::Http1, address)) }
             };
             let (rooms, draining) = (frame.rooms.clone(), Arc::clone(&frame.draining));
             let routes = move |config: &mut ServiceConfig| ops::routes(&rooms, &draining, config);
@@ -149,6 +152,19 @@ impl Frame {
             .finish(app)
             .map_err(|error| tracing::debug!(%error, "a connection broke"))
     }
+}
+
+/// A place among the connections of the listener, where peers are known by their certificates: so that one certificate
+/// cannot have all of them. Without one the connection ends.
+fn place_of(secured: &Secured, connections: &Arc<Shares<String>>) -> Result<Option<Place<String>>, NoPlace> {
+    let Some(peer) = &secured.peer else { return Ok(None) };
+    let certificate = peer.certificate();
+    let certificate = certificate.x5t_s256();
+    let place = connections.take(certificate.to_owned());
+    if place.is_err() {
+        tracing::info!(certificate, "a connection was closed: its certificate has as many as it may have");
+    }
+    place.map(Some)
 }
 
 /// Answers are small and awaited: none is to wait for the peer's acknowledgement of the one before.

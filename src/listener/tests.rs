@@ -85,6 +85,30 @@ async fn certificate_body_and_name_reach_the_room() {
     assert!(service.unheard().is_empty());
 }
 
+/// a certificate has its share of the connections, and the others find room.
+#[tokio::test]
+async fn no_certificate_can_have_all_connections() {
+    let service = Service::start(|settings| settings.max_connections = 40);
+    let (greedy, modest) = (service.ca.client(1), service.ca.client(2));
+    let mut held = Vec::new();
+    loop {
+        let config = pki::client_config(&service.ca, Some(&greedy), MinVersion::Tls13);
+        let Ok(mut client) = Client::connect(service.addresses.exchange, config).await else { break };
+        if !client.is_answered().await {
+            break;
+        }
+        held.push(client);
+    }
+    assert!((20..40).contains(&held.len()), "{}", held.len());
+    assert_eq!(service.client(&modest).await.ask(&post("echo")).await.status, 200);
+    held.clear();
+    let again = async || {
+        let config = pki::client_config(&service.ca, Some(&greedy), MinVersion::Tls13);
+        Client::connect(service.addresses.exchange, config).await.ok()?.is_answered().await.then_some(())
+    };
+    while again().await.is_none() {}
+}
+
 ///
 #[tokio::test]
 async fn what_no_room_hears_is_answered_in_json_and_told() {

@@ -150,7 +150,8 @@ impl Pdp {
     pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
-            let answer = timeout_at(deadline.into(), self.outbound.post(headers(question.request_id), body)).await;
+            let call = self.outbound.post(question.grant.client(), headers(question.request_id), body);
+            let answer = timeout_at(deadline.into(), call).await;
             let decision = answer.map_err(|_| Fault::Late).and_then(|answer| decision(&answer?));
             let outcome = match decision {
                 Ok(true) => Ok(()),

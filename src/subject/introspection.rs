@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::SubjectError;
 use super::outside::members;
+use crate::client::ClientId;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::outbound::{self, Answer, Outbound, Unreachable};
 
@@ -88,13 +89,13 @@ impl Introspector {
         self.settings.always
     }
 
-    /// What the server says about `token`, if it calls it active.
+    /// What the server says about `token`, which `client` presents, if it calls it active.
     ///
     /// # Errors
     /// [`SubjectError::Inactive`] where it does not, or says nothing that can be understood;
     /// [`SubjectError::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
-    pub(super) async fn ask(&self, token: &str) -> Result<Members, SubjectError> {
-        let answer = self.outbound.post(self.headers()?, form(token).into_bytes()).await;
+    pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
+        let answer = self.outbound.post(client, self.headers()?, form(token).into_bytes()).await;
         let outcome = judge(answer);
         metrics::counter!("writ_introspection_total",
             "issuer" => self.issuer.clone(), "outcome" => label(&outcome))

@@ -19,7 +19,10 @@ use super::introspection::{self, Introspector};
 use super::issued_jwt::{self, Presented};
 use super::opaque;
 use super::outside::{Measure, OutsideToken};
+use crate::client::ClientId;
 use crate::clock::Timestamp;
+use crate::limits::MAX_WAITING_FOR_KEYS;
+use crate::limits::shares::Shares;
 use crate::policy::{ClientPolicy, PolicySet, Source};
 
 /// One `[[subject_issuer]]`.
@@ -132,6 +135,8 @@ struct Issuer {
     default_scope: Option<Scope>,
     keys: Keys,
     introspector: Option<Introspector>,
+    /// Who waits for its keys.
+    waiting: Arc<Shares<ClientId>>,
 }
 
 /// The keys of one issuer; a key of another is never looked at.
@@ -226,15 +231,15 @@ impl Issuers {
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
             let (issuer, introspector) = self.introspecting(client).ok_or(SubjectError::Malformed)?;
-            return opaque::read(text, introspector.ask(text).await?, measure(issuer));
+            return opaque::read(text, introspector.ask(&client.client_id, text).await?, measure(issuer));
         }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
-        let keys = issuer.keys_of(&presented).await?;
+        let keys = issuer.keys_of(&presented, &client.client_id).await?;
         let token = issued_jwt::read(kind, presented.signed_with(&keys)?, measure(issuer))?;
         match &issuer.introspector {
             Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
-                opaque::confirm(&token, &introspector.ask(text).await?, measure(issuer))
+                opaque::confirm(&token, &introspector.ask(&client.client_id, text).await?, measure(issuer))
             }
             _ => Ok(token),
         }
@@ -296,18 +301,22 @@ impl Issuer {
             let issuer = settings.issuer.clone();
             IssuersError::Introspection { issuer, source }
         })?;
-        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
+        let waiting = Shares::new(MAX_WAITING_FOR_KEYS);
+        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector, waiting })
     }
 
     /// The keys that `token` names. An algorithm that this issuer does not use ends it before any key is asked for.
-    async fn keys_of(&self, token: &Presented<'_>) -> Result<Candidates, SubjectError> {
+    async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
             return Err(SubjectError::SignatureInvalid);
         }
         let keys = match &self.keys {
             Keys::File { set, .. } => set.load().find(token.kid(), algorithm).map_err(KeyError::from),
-            Keys::Remote(keys) => keys.key(token.kid(), algorithm).await,
+            Keys::Remote(keys) => {
+                let enter = || self.waiting.take(client.clone()).ok();
+                keys.key_if_admitted(token.kid(), algorithm, enter).await
+            }
         };
         keys.map_err(|error| match error {
             KeyError::Unknown => SubjectError::KeyUnknown,
@@ -755,6 +764,50 @@ mod tests {
         away.ca = Some(ca);
         away.keys = KeySource::Uri("http://127.0.0.1:1/jwks".parse().unwrap());
         assert!(matches!(Issuers::new(vec![away], SKEW), Err(IssuersError::Remote { .. })));
+    }
+
+    /// R-SUBJ-04, A-042: neither one client nor all of them wait in all places for an issuer that hangs.
+    #[tokio::test]
+    async fn those_who_wait_for_the_keys_of_an_issuer_are_bounded_as_a_whole_and_by_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
+        // It takes connections and says nothing.
+        let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("https://{}/jwks", hole.local_addr().unwrap());
+        let key = EcKey::new();
+        let mut hanging = settings(ISSUER, KeySource::Uri(uri.parse().unwrap()));
+        hanging.ca = Some(ca);
+        let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
+        here.subject_prefix = "b:".to_owned();
+        let issuers = Issuers::new(vec![hanging, here], SKEW).unwrap();
+        let (token, policies) = (key.good("k"), policies());
+        let clients: Vec<_> = (0..9)
+            .map(|number| ClientPolicy { client_id: format!("c{number}").parse().unwrap(), ..client() })
+            .collect();
+        let mut waiting = Vec::new();
+        let mut hoard = |client| {
+            let before = waiting.len();
+            loop {
+                let mut asked = Box::pin(issuers.verify(Source::AccessToken, &token, client, &policies, NOW));
+                match asked.as_mut().now_or_never() {
+                    None => waiting.push(asked),
+                    Some(refused) => {
+                        assert_eq!(refused.err(), Some(IssuerUnavailable));
+                        return waiting.len() - before;
+                    }
+                }
+            }
+        };
+        let held: Vec<_> = clients.iter().map(&mut hoard).collect();
+        assert!((MAX_WAITING_FOR_KEYS / 2..MAX_WAITING_FOR_KEYS).contains(&held[0]), "{held:?}");
+        assert!(held.iter().all(|held| *held > 0), "{held:?}");
+        assert!(held.iter().sum::<usize>() <= MAX_WAITING_FOR_KEYS);
+        let mut of_other = good();
+        of_other["iss"] = json!(OTHER);
+        let elsewhere = key.token(&header("ES256", "k"), &of_other);
+        let answer = issuers.verify(Source::AccessToken, &elsewhere, &clients[0], &policies, NOW).now_or_never();
+        assert!(matches!(answer, Some(Ok(_))), "who needs no word of that issuer does not wait");
     }
 
     /// CONTRACT 3.2, R-SUBJ-11

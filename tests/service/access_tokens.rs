@@ -1,6 +1,7 @@
 //! Access tokens of subject issuers: what proves a subject and what does not (CONTRACT 3.2, 6, 7,
 //! areas SUBJ and POL).
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -919,22 +920,6 @@ fn random_kids_do_not_multiply_into_fetches() {
     session.token(&Form::exchange(&issuer.access_token().mint(), EXECUTE)).issued();
 }
 
-///
-#[test]
-fn many_requests_share_one_fetch() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    issuer.be(Mode::Slow(Duration::from_millis(300)));
-    let seen = issuer.jwks_fetches();
-    let token = issuer.access_token().mint();
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| present(&writ, &token).issued());
-        }
-    });
-    assert!(issuer.jwks_fetches() <= seen + 2, "{} fetches", issuer.jwks_fetches() - seen);
-}
-
 /// a known key waits for nobody.
 #[test]
 fn a_slow_issuer_does_not_hold_up_known_keys() {
@@ -1215,4 +1200,25 @@ fn a_refusal_repeats_nothing_of_the_token() {
     answer.invalid_request("subject_token_claims_invalid");
     assert!(!answer.response.text().contains("marker"));
     assert!(!writ.log_text().contains("marker-jti"));
+}
+
+/// R-SUBJ-04, A-074: however many need a key that is still being fetched, there is one fetch, and all get their answer.
+#[test]
+fn many_requests_wait_for_one_fetch_and_all_are_answered() {
+    let issuer = Issuer::start();
+    issuer.be(Mode::Slow(Duration::from_secs(2)));
+    let writ = scene::gateway(&issuer);
+    let ask_at_once = |token: &str| {
+        thread::scope(|scope| {
+            let asking: Vec<_> = (0..150).map(|_| scope.spawn(|| present(&writ, token).status())).collect();
+            asking.into_iter().map(|asked| asked.join().unwrap()).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(ask_at_once(&issuer.access_token().mint()), [200; 150], "the first fetch");
+    assert_eq!(issuer.jwks_fetches(), 1);
+    let new = Key::es256("issuer-2");
+    issuer.publish(&[issuer.key.jwk(), new.jwk()]);
+    let token = issuer.access_token().header("kid", "issuer-2").signed_by(&new).mint();
+    assert_eq!(ask_at_once(&token), [200; 150], "a fetch for a key that is not known yet");
+    assert_eq!(issuer.jwks_fetches(), 2);
 }

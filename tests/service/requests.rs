@@ -34,12 +34,21 @@ fn a_good_request_is_answered_with_a_token() {
     assert_eq!(issued.exp() - issued.iat(), 60);
 }
 
-/// R-REQ-02
+/// R-REQ-02, RFC 9110 5.6.6
 #[test]
-fn a_charset_of_utf_8_is_tolerated() {
+fn a_charset_of_utf_8_is_tolerated_and_so_is_an_empty_parameter() {
     let writ = scene::mailer();
-    for charset in ["charset=UTF-8", "charset=utf-8", "charset=\"utf-8\""] {
-        let media_type = format!("{FORM}; {charset}");
+    for parameters in [
+        "; charset=UTF-8",
+        ";charset=utf-8",
+        " ; charset=\"utf-8\"",
+        ";",
+        "; ",
+        ";;",
+        "; charset=utf-8;",
+        ";; charset=\"utf-8\" ; ;",
+    ] {
+        let media_type = format!("{FORM}{parameters}");
         writ.workload("mailer").post(&[("Content-Type", &media_type)], good().encode().as_bytes()).issued();
     }
 }
@@ -510,6 +519,16 @@ fn ambiguous_framing_ends_the_connection() {
         post(&format!("Content-Length: {length}\r\n folded: a\r\n")) + &body,
         post(&format!("Content-Length: {length}\r\n")).replace("Host: localhost\r\n", "") + &body,
         post(&format!("Content-Length: {length}\r\nHost: other\r\n")) + &body,
+        (post(&format!("Content-Length: {length}\r\n"))).replace("\r\n", "\n") + &body,
+        post(&format!("Content-Length: {length}\r\n")).replacen("1.1\r\n", "1.1\n", 1) + &body,
+        post(&format!("X-Bare: a\nContent-Length: {length}\r\n")) + &body,
+        post(&format!("X-Bare: a\rContent-Length: {length}\r\n")) + &body,
+        post(&format!("Content-Length: {length}\r\n")).replace("\r\n\r\n", "\r\n\n") + &body,
+        post(&format!("Content-Length : {length}\r\n")) + &body,
+        post("Transfer-Encoding: chunked\r\n") + &chunked.replacen("\r\n", "\n", 1),
+        post("Transfer-Encoding: chunked\r\n") + &chunked.replacen("\r\n", ";a=\"\n\"\r\n", 1),
+        post("Transfer-Encoding: chunked\r\n") + &chunked.replace("0\r\n\r\n", "0\r\nX-Trailer: a\n\r\n"),
+        post("Transfer-Encoding: chunked\r\n") + &chunked.replace("0\r\n\r\n", "0\r\n\n"),
     ] {
         refuses_unread(&writ, request.as_bytes());
     }
@@ -529,6 +548,56 @@ fn refuses_unread(writ: &Writ, request: &[u8]) {
         assert!((400..500).contains(&response.status), "{} for {name}", response.status);
         assert!(session.connection.is_ended(), "still open after {name}");
     }
+}
+
+/// RFC 9110 7.8: an offer to speak another protocol is not taken, and changes nothing.
+#[test]
+fn an_upgrade_is_ignored_on_every_listener() {
+    let writ = scene::mailer();
+    let body = good().encode();
+    let length = body.len();
+    let offers = [
+        "Upgrade: websocket\r\n",
+        "Connection: Upgrade\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        "CONNECTION: keep-alive, upgrade\r\nUPGRADE: WebSocket\r\n",
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.2\r\nUpgrade: websocket\r\n",
+    ];
+    for offer in offers {
+        for (framing, sent) in [
+            (format!("Content-Length: {length}\r\n"), body.clone()),
+            ("Transfer-Encoding: chunked\r\n".to_owned(), format!("{length:x}\r\n{body}\r\n0\r\n\r\n")),
+        ] {
+            let head =
+                format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n{offer}{framing}\r\n");
+            let mut session = writ.workload("mailer").connect();
+            session.connection.send(format!("{head}{sent}{head}{sent}").as_bytes()).unwrap();
+            for _ in 0..2 {
+                let response = session.connection.receive().unwrap();
+                assert_eq!(response.status, 200, "{offer}: {}", response.text());
+                assert_eq!((response.header("upgrade"), response.header("connection")), (None, None), "{offer}");
+                writ.site().note(&response);
+            }
+        }
+        let endpoints = writ.site().endpoints();
+        let tls = crate::support::workload::tls_config(&writ.site().ca, None);
+        let discovery = Connection::tls(endpoints.discovery.unwrap(), &tls).unwrap();
+        let ops = Connection::plain(endpoints.ops.unwrap()).unwrap();
+        for (mut connection, path) in [(discovery, "/.well-known/jwks.json"), (ops, "/livez")] {
+            let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{offer}\r\n");
+            connection.send(get.repeat(2).as_bytes()).unwrap();
+            assert_eq!([(); 2].map(|()| connection.receive().unwrap().status), [200; 2], "{path} {offer}");
+        }
+    }
+}
+
+/// RFC 9110 9.3.6: nobody is connected to anybody, and what follows is no request.
+#[test]
+fn a_connect_is_refused_and_ends_the_connection() {
+    let writ = scene::mailer();
+    refuses_unread(&writ, b"CONNECT trust-domain.example:443 HTTP/1.1\r\nHost: trust-domain.example:443\r\n\r\n");
+    ask(&writ, &good()).issued();
 }
 
 ///

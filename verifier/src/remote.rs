@@ -3,7 +3,8 @@
 //! A question for a key is answered from memory whenever it can be. A fetch starts in three cases: the set has reached
 //! its age; a token names a key that the set lacks; nothing has been fetched yet. There is never more than one at a
 //! time, whoever asks, and a storm of unknown names causes one for each cool-down. While the publisher is away the last
-//! good set goes on serving, until it is stale.
+//! good set goes on serving, until it is stale; what it cannot answer is unavailable at once: nobody waits for another
+//! try of a fetch that has failed.
 
 mod cache;
 mod fetch;
@@ -162,12 +163,31 @@ impl RemoteKeys {
     /// # Errors
     /// [`KeyError`]
     pub async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Candidates, KeyError> {
+        self.key_if_admitted(kid, algorithm, || Some(())).await
+    }
+
+    /// The same for callers that bound how many of them wait: one that memory cannot answer holds what `enter` gives
+    /// it for as long as it waits, and does not wait without.
+    ///
+    /// # Errors
+    /// [`KeyError`]; [`KeyError::Unavailable`] if `enter` gives nothing.
+    pub async fn key_if_admitted<P>(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        enter: impl FnOnce() -> Option<P>,
+    ) -> Result<Candidates, KeyError> {
         let asked = Instant::now();
+        let mut ended = self.0.ended.subscribe();
+        let look = || Shared::look(&self.0, |cache, now| cache.look(kid, algorithm, asked, now));
+        if let Some(answer) = look() {
+            return answer;
+        }
+        let _place = enter().ok_or(KeyError::Unavailable)?;
         loop {
-            let mut ended = self.0.ended.subscribe();
-            match Shared::look(&self.0, |cache, now| cache.look(kid, algorithm, asked, now)) {
-                Some(answer) => return answer,
-                None => ended.changed().await.map_err(|_| KeyError::Unavailable)?,
+            ended.changed().await.map_err(|_| KeyError::Unavailable)?;
+            if let Some(answer) = look() {
+                return answer;
             }
         }
     }

@@ -155,6 +155,7 @@ fn rooms(world: &Arc<World>) -> Rooms {
                 })
             })
         }),
+        holder: Arc::new(|_| None),
         introspect: Arc::new(|_| Box::pin(std::future::ready(Ok(Introspected::Inactive)))),
         unheard: Arc::new(move |request: UnheardRequest<'_>| {
             assert!(request.certificate.is_some() && !request.name.id.is_empty());
@@ -233,6 +234,12 @@ impl Client {
     pub(super) async fn ask(&mut self, request: &str) -> Reply {
         self.send(request.as_bytes()).await;
         self.reply().await
+    }
+
+    /// Whether a request gets an answer; false if the connection ends instead.
+    pub(super) async fn is_answered(&mut self) -> bool {
+        let asked = self.io.write_all(post("echo").as_bytes()).await.is_ok() && self.io.flush().await.is_ok();
+        asked && self.io.read_u8().await.is_ok()
     }
 
     pub(super) async fn head(&mut self) -> Reply {

@@ -76,6 +76,12 @@ impl Cache {
         self.flight.is_some()
     }
 
+    /// Whether the fetch under way may be waited for. After a failure nobody does: who waited would be kept for the
+    /// whole time of the next.
+    fn is_promising(&self) -> bool {
+        self.in_flight() && self.failures() == 0
+    }
+
     /// The `ETag` of the set that is held.
     pub(super) fn tag(&self) -> Option<String> {
         self.held.as_ref().and_then(|held| held.tag.clone())
@@ -95,12 +101,12 @@ impl Cache {
             Some(known) => {
                 let neglected = self.neglected(now);
                 let fetch = self.begin_if(self.due(now), now);
-                let wait = neglected && self.in_flight();
+                let wait = neglected && self.is_promising();
                 Next { fetch, answer: (!wait).then(|| known.map_err(KeyError::from)) }
             }
             None => {
                 let fetch = self.begin_if(!self.ended_since(asked) && self.due(now), now);
-                Next { fetch, answer: (!self.in_flight()).then_some(Err(KeyError::Unavailable)) }
+                Next { fetch, answer: (!self.is_promising()).then_some(Err(KeyError::Unavailable)) }
             }
         }
     }
@@ -148,12 +154,11 @@ impl Cache {
         if fetch {
             self.forced = Some(now);
         }
-        let waits = !failed_since && self.in_flight();
         let verdict = match self.failures() {
             0 => KeyError::CoolingDown { retry_after: cooled.duration_since(now) },
             _ => KeyError::Unavailable,
         };
-        Next { fetch, answer: (!waits).then_some(Err(verdict)) }
+        Next { fetch, answer: (!self.is_promising()).then_some(Err(verdict)) }
     }
 
     fn begin_if(&mut self, wanted: bool, now: Instant) -> bool {
@@ -339,6 +344,21 @@ mod tests {
         assert!(served(&scene.ask_again("new", 2)));
     }
 
+    /// a publisher that hangs keeps only those waiting who asked before anybody could know.
+    #[test]
+    fn nobody_waits_for_a_fetch_that_follows_a_failure() {
+        let mut scene = Scene::new();
+        assert!(scene.ask("a").answer.is_none());
+        scene.pass(5).fails();
+        let second = scene.pass(1).ask("a");
+        assert_eq!((second.fetch, refusal(&second)), (true, Some(KeyError::Unavailable)));
+        assert_eq!(refusal(&scene.ask("b")), Some(KeyError::Unavailable));
+        scene.brings(&["a"]);
+        assert!(served(&scene.ask("a")));
+        let unknown = scene.pass(60).ask("b");
+        assert!(unknown.fetch && unknown.answer.is_none(), "what has worked may be waited for");
+    }
+
     ///
     #[test]
     fn when_the_set_has_aged_one_fetch_starts_and_nobody_waits() {
@@ -396,7 +416,7 @@ mod tests {
             }
         }
         let stale = scene.pass(60).ask("a");
-        assert!(stale.fetch && stale.answer.is_none());
+        assert_eq!((stale.fetch, refusal(&stale)), (true, Some(KeyError::Unavailable)));
         scene.fails();
         assert_eq!(refusal(&scene.ask("a")), Some(KeyError::Unavailable));
     }

@@ -1,0 +1,156 @@
+//! Places for work of one kind, shared so that no holder can take all of them.
+//!
+//! The fewer places are free, the fewer a holder may have: alone it can use seven tenths, the next that hoards a sixth,
+//! the last free places are handed out one each. Whoever holds none yet gets one as long as any is free. Nothing is
+//! reserved for anybody, and nothing has to be configured.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many places a holder may have while `free` of `capacity` are free: the square lets many who hoard one after the
+/// other leave room for others, where a mere proportion would be used up by six.
+fn most(free: usize, capacity: usize) -> usize {
+    (8 * free * free / capacity).max(1)
+}
+
+/// A number of places, and who holds how many.
+pub struct Shares<K> {
+    capacity: usize,
+    taken: Mutex<Taken<K>>,
+}
+
+struct Taken<K> {
+    total: usize,
+    by_holder: HashMap<K, usize>,
+}
+
+/// The holder has its share of the places, or none is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no place is left for this holder")]
+pub struct NoPlace;
+
+/// One place; dropping it gives it back.
+pub struct Place<K: Eq + Hash> {
+    shares: Arc<Shares<K>>,
+    holder: K,
+}
+
+impl<K: Eq + Hash + Clone> Shares<K> {
+    /// All places are free.
+    pub fn new(capacity: usize) -> Arc<Self> {
+        let taken = Mutex::new(Taken { total: 0, by_holder: HashMap::new() });
+        Arc::new(Self { capacity, taken })
+    }
+
+    /// A place for `holder`.
+    ///
+    /// # Errors
+    /// [`NoPlace`] if none is free, or `holder` has its share.
+    pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, NoPlace> {
+        let mut taken = self.taken();
+        let free = self.capacity.saturating_sub(taken.total);
+        let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
+        if free == 0 || held >= most(free, self.capacity) {
+            return Err(NoPlace);
+        }
+        taken.total += 1;
+        taken.by_holder.insert(holder.clone(), held + 1);
+        drop(taken);
+        Ok(Place { shares: Arc::clone(self), holder })
+    }
+}
+
+impl<K> Shares<K> {
+    /// No panic under the lock can leave the counts half changed.
+    fn taken(&self) -> MutexGuard<'_, Taken<K>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut taken = self.shares.taken();
+        taken.total = taken.total.saturating_sub(1);
+        if let Some(held) = taken.by_holder.get_mut(&self.holder) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                taken.by_holder.remove(&self.holder);
+            }
+        }
+    }
+}
+
+/// How many, and not who.
+impl<K> fmt::Debug for Shares<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let taken = self.taken().total;
+        f.debug_struct("Shares").field("capacity", &self.capacity).field("taken", &taken).finish_non_exhaustive()
+    }
+}
+
+impl<K: Eq + Hash> fmt::Debug for Place<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.shares).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Places of `holder` until there are no more for it.
+    fn hoard(shares: &Arc<Shares<u8>>, holder: u8) -> Vec<Place<u8>> {
+        std::iter::from_fn(|| shares.take(holder).ok()).collect()
+    }
+
+    #[test]
+    fn a_lone_holder_can_use_seven_tenths() {
+        for (capacity, most) in [(1, 1), (2, 2), (4, 3), (100, 71), (1024, 721)] {
+            assert_eq!(hoard(&Shares::new(capacity), 1).len(), most, "of {capacity}");
+        }
+    }
+
+    ///
+    #[test]
+    fn the_more_hoard_the_less_each_can_add_and_a_newcomer_finds_a_place() {
+        let shares = Shares::new(1024);
+        let mut held = Vec::new();
+        for holder in 0..24 {
+            let share = hoard(&shares, holder);
+            assert!(!share.is_empty(), "number {holder} got none");
+            held.push(share);
+        }
+        drop(held.swap_remove(0));
+        assert!(hoard(&shares, 255).len() > 400, "what is given back can be used by others");
+    }
+
+    proptest! {
+        /// Whatever is taken and given back, in any order, by whomever.
+        #[test]
+        fn counts_are_right_and_nobody_takes_the_last(
+            capacity in 1_usize..64,
+            steps in prop::collection::vec((0..6_u8, any::<prop::sample::Index>(), any::<bool>()), 0..400),
+        ) {
+            let shares = Shares::new(capacity);
+            let mut held: Vec<(u8, Place<u8>)> = Vec::new();
+            for (holder, at, take) in steps {
+                if take {
+                    let (free, mine) = (capacity - held.len(), held.iter().filter(|(by, _)| *by == holder).count());
+                    let place = shares.take(holder);
+                    prop_assert!(place.is_err() || free > 0);
+                    prop_assert!(place.is_ok() || free == 0 || mine > 0, "who has none gets one");
+                    prop_assert!(place.is_ok() || mine + free < capacity || 2 * mine > capacity, "alone it has the most");
+                    held.extend(place.ok().map(|place| (holder, place)));
+                } else if !held.is_empty() {
+                    drop(held.swap_remove(at.index(held.len())));
+                }
+                prop_assert_eq!(shares.taken().total, held.len());
+                prop_assert_eq!(shares.taken().by_holder.values().sum::<usize>(), held.len());
+            }
+        }
+    }
+}
