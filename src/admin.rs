@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use writ_verifier::json::{self, Limits};
 
 use crate::audit::{Audit, Event};
 use crate::blocks::{Block, Blocks, BlocksError};
@@ -189,7 +190,7 @@ impl Admin {
         let mut line = String::new();
         let (reading, mut writing) = stream.split();
         BufReader::new(reading.take(LONGEST_LINE)).read_line(&mut line).await?;
-        let reply = match serde_json::from_str(&line) {
+        let reply = match json::from_str(&line, Limits::DOCUMENT) {
             Ok(command) => {
                 let now = if matches!(command, Command::TrustClock) { clock.trust() } else { clock.now() };
                 self.perform(command, now).await
@@ -282,7 +283,7 @@ pub async fn ask(store: &Path, command: &Command) -> io::Result<Option<Reply>> {
     stream.write_all(&line).await?;
     let mut answer = String::new();
     BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut answer).await?;
-    Ok(Some(serde_json::from_str(&answer)?))
+    json::from_str(&answer, Limits::DOCUMENT).map(Some).map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -392,11 +393,20 @@ mod tests {
     async fn what_is_no_command_is_answered() {
         let scene = Scene::new();
         scene.serve().await;
-        let mut stream = connect(&scene.path()).unwrap();
-        stream.write_all(b"{\"command\":\"format_disk\"}\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(matches!(serde_json::from_str(&answer).unwrap(), Reply::Failed(_)), "{answer}");
+        for command in [
+            r#"{"command":"format_disk"}"#,
+            r#"{"command":"trust_clock","command":"trust_clock"}"#,
+            r#"{"command":{"$serde_json::private::RawValue":"\"trust_clock\""}}"#,
+            r#"{"command":"keys_import","export":{"keys":[{"$serde_json::private::RawValue":"{}"}]}}"#,
+            r#"{"command":"trust_clock","x":{"$serde_json::private::Number":"1"}}"#,
+        ] {
+            let mut stream = connect(&scene.path()).unwrap();
+            stream.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(matches!(serde_json::from_str(&answer).unwrap(), Reply::Failed(_)), "{answer}");
+        }
+        assert!(scene.lines.events().is_empty());
     }
 
     #[tokio::test]

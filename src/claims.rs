@@ -2,11 +2,18 @@
 
 use serde::Serialize;
 use uuid::Uuid;
-use writ_verifier::{Delayed, Members, TrustDomain, TxnClaims};
+use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
 
-use crate::ledger::Term;
+use crate::clock::Timestamp;
+use crate::ledger::{Spent, Term};
 use crate::policy::decide::{Grant, GrantKind};
 use crate::policy::mapping::TransactionContext;
+
+/// The largest `tokens.max_size`, in bytes: what a token becomes longer by when it is redeemed (the mark, the chain, the
+/// name of another client, the signature of another algorithm) must still be read.
+pub const LARGEST: u32 = 14_336;
+
+const _: () = assert!(LARGEST as usize + 2048 == TOKEN_MAX);
 
 /// What is the same in every token (`[tokens]`).
 #[derive(Debug, Clone)]
@@ -59,6 +66,14 @@ impl Claims {
         })
     }
 
+    /// What the token that `grant` allows will say, before anything is counted for it: the same but for the number of
+    /// the use, here the longest, and for the times of a use that is repeated.
+    pub fn foreseen(grant: &Grant, now: Timestamp, settings: &Settings) -> Self {
+        let spent =
+            matches!(grant.kind(), GrantKind::Redeem { .. }).then_some(Spent { use_number: u32::MAX, retry: false });
+        Self::new(grant.clone(), Term { iat: now, exp: grant.expiry(now), spent }, settings)
+    }
+
     /// The claims in the form in which they are signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.0
@@ -102,8 +117,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::ledger::Spent;
     use crate::subject::OwnToken;
 
     const NOW: u64 = 1_790_000_000;

@@ -116,6 +116,12 @@ impl Exchange {
         self.ask_pdp(ask, &grant, &request, decision).await?;
         self.blocks.check(&Matter::of_grant(&grant), clock)?;
         self.audit.check()?; // what cannot be recorded is not counted
+        // A use is counted, and a token recorded, only for what can be read again; `decide` said why not, where it could.
+        if matches!(grant.kind(), GrantKind::Redeem { .. })
+            && !signer.can_sign(&Claims::foreseen(&grant, now, &self.settings))
+        {
+            return Err(Denial::ClaimUnreadable.into());
+        }
         let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
         self.sign(ask, grant, term, &signer, policies, decision).await
     }
@@ -309,10 +315,16 @@ fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, t
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
     use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
     use serde_json::Value;
     use tempfile::TempDir;
     use tokio::sync::mpsc;
+    use url::form_urlencoded;
+    use writ_verifier::Verifier;
     use zeroize::Zeroizing;
 
     use super::*;
@@ -360,6 +372,10 @@ mod tests {
 
     impl Scene {
         async fn new() -> Self {
+            Self::with(&POLICIES, 4096).await
+        }
+
+        async fn with(clients: &[(&str, &str)], max_size: usize) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("data");
             let store = Store::open(&store::Settings { path }).await.unwrap();
@@ -370,10 +386,10 @@ mod tests {
                     trust_domain: "d.example".parse().unwrap(),
                     issuer: "https://tts.d.example".into(),
                     include_iss: true,
-                    max_size: 4096,
+                    max_size,
                     max_replacements: 4,
                 },
-                policies: Arc::new(Policies::new(policies(&folder))),
+                policies: Arc::new(Policies::new(policies(&folder, clients))),
                 pdp: None,
                 issuers: Arc::new(Issuers::new(Vec::new(), Duration::ZERO).unwrap()),
                 keys: Arc::new(keys(&store).await),
@@ -409,10 +425,11 @@ mod tests {
         }
     }
 
-    fn policies(folder: &TempDir) -> PolicySet {
+    fn policies(folder: &TempDir, clients: &[(&str, &str)]) -> PolicySet {
         let directory = folder.path().join("policies");
         std::fs::create_dir(&directory).unwrap();
-        for (client, purposes) in POLICIES {
+        std::fs::write(directory.join("any.json"), "{}").unwrap();
+        for (client, purposes) in clients {
             let head = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.d.example\"\n");
             std::fs::write(directory.join(format!("{client}.toml")), head + purposes).unwrap();
         }
@@ -473,6 +490,128 @@ mod tests {
              &subject_token={}&subject_token_type={TXN_TOKEN_TYPE}",
             token.token.as_str()
         )
+    }
+
+    /// Values as large, deep and long as readers take them, and a little more.
+    fn any_value() -> impl Strategy<Value = String> {
+        let items = |count: usize, item: &str| vec![item; count].join(",");
+        let members = |count: usize| {
+            let all: Vec<_> = (0..count).map(|number| format!("\"k{number}\":0")).collect();
+            format!("{{{}}}", all.join(","))
+        };
+        prop_oneof![
+            (11..=17_usize).prop_map(|levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels))),
+            (10..=16_usize).prop_map(|levels| format!("{}1e-999{}", "{\"k\":".repeat(levels), "}".repeat(levels))),
+            (254..=258_usize).prop_map(move |count| format!("[{}]", items(count, "1"))),
+            (254..=258_usize).prop_map(members),
+            select(vec![0_usize, 300, 5_000, 10_000, 10_400, 10_600, 10_700, 12_000])
+                .prop_map(|length| format!("\"{}\"", "x".repeat(length))),
+            (10_300..10_700_usize).prop_map(|length| format!("\"{}\"", "ä".repeat(length / 2))),
+            select(vec!["1e308", "1e309", "1e-400", "-0", "0.10", "123456789012345678901", "1e-99999999999999999999"])
+                .prop_map(str::to_owned),
+            select(vec!["\"\\u0000\\ud83d\\ude00\"", "{\"\":{\"$serde_json::private::RawValue\":\"[\"}}", "null"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    /// An object with this value, and so many members beside it.
+    fn any_object() -> impl Strategy<Value = String> {
+        let others = prop_oneof![3 => 0..3_usize, 1 => 252..=257_usize];
+        (any_value(), others).prop_map(|(value, others)| {
+            let others: Vec<_> = (1..=others).map(|number| format!(",\"m{number}\":0")).collect();
+            format!("{{\"m0\":{value}{}}}", others.concat())
+        })
+    }
+
+    /// R-REQ-12, R-REQ-16: whatever is sent, it is refused before anything is recorded, or makes a token that verifiers
+    /// read, that can be replaced, and that can be redeemed; and so can what replaced it.
+    #[tokio::test]
+    async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
+        const CASES: usize = 500;
+        let names: Vec<_> = (0..260).map(|number| format!("\"m{number}\"")).collect();
+        let purpose = |scope: &str, accept: &str, more: &str| {
+            format!(
+                "[[purpose]]\nscope = \"{scope}\"\nlifetime = \"2s\"\naccept = [\"{accept}\"]\nsubjects = [\"*\"]\n\
+                 request_details = \"any.json\"\ntctx.copy = [{names}]\nrctx.copy = [{names}]\n{more}\n",
+                names = names.join(",")
+            )
+        };
+        let keeper = purpose("file.delete", "client_credentials", "")
+            + &purpose("file.erase", "unsigned_json", "tctx.subject = { who = \"profile\" }");
+        let relay = purpose("file.delete", "txn_token", "") + &purpose("file.erase", "txn_token", "");
+        let job = ["file.delete", "file.erase"].map(|scope| {
+            format!(
+                "[[purpose]]\nscope = \"{scope}\"\naccept = [\"expired_txn_token\"]\n\
+                 redemption = {{ issued_to = [\"keeper\", \"relay\"], max_age = \"1h\", max_uses = 2 }}\n"
+            )
+        });
+        let clients = [("keeper", keeper.as_str()), ("relay", relay.as_str()), ("job", &job.concat())];
+        let scene = Scene::with(&clients, claims::LARGEST as usize).await;
+        let keys = scene.exchange.keys.jwks().body.clone();
+        let verifier = Verifier::builder("d.example").jwks_json(keys).build().unwrap();
+        let exchange = |token: &Issued, scope: &str, kind: &str| {
+            format!(
+                "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}\
+                 &subject_token={}&subject_token_type={kind}",
+                token.token.as_str()
+            )
+        };
+        let mut runner = TestRunner::deterministic();
+        let case = (any_object(), proptest::option::of(any_object()), proptest::option::of(any_value()));
+        let (mut kept, mut refused) = (Vec::new(), std::collections::BTreeMap::<_, usize>::new());
+        for _ in 0..CASES {
+            let (details, context, profile) = case.new_tree(&mut runner).unwrap().current();
+            let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            let context = context.map(|context| format!("&request_context={}", encoded(&context)));
+            let more = format!("&request_details={}{}", encoded(&details), context.unwrap_or_default());
+            let (scope, body) = match &profile {
+                None => ("file.delete", credentials("file.delete") + &more),
+                Some(profile) => {
+                    let subject = encoded(&format!("{{\"sub\":\"u-1\",\"profile\":{profile}}}"));
+                    let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
+                    let body = format!(
+                        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example\
+                         &scope=file.erase&subject_token={subject}&subject_token_type={kind}{more}"
+                    );
+                    ("file.erase", body)
+                }
+            };
+            match scene.ask("keeper", &body).await {
+                Err(refusal) => *refused.entry(refusal.code().reason).or_default() += 1,
+                Ok(issued) => {
+                    assert!(issued.redeemable_until.is_some());
+                    verifier.verify(issued.token.as_str()).await.unwrap_or_else(|error| panic!("{details}: {error}"));
+                    match scene.ask("relay", &exchange(&issued, scope, TXN_TOKEN_TYPE)).await {
+                        Ok(replaced) => {
+                            verifier.verify(replaced.token.as_str()).await.unwrap();
+                            kept.push((scope, replaced));
+                        }
+                        // It became longer by the chain.
+                        Err(refusal) => assert_eq!(refusal.code().reason, "token_too_large", "{details}"),
+                    }
+                    kept.push((scope, issued));
+                }
+            }
+        }
+        let last = kept.iter().map(|(_, issued)| issued.expires_at).max().unwrap();
+        while Timestamp::now() < last {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for (scope, issued) in &kept {
+            let redeemed = scene.ask("job", &exchange(issued, scope, TXN_TOKEN_TYPE)).await;
+            let redeemed = redeemed.unwrap_or_else(|refusal| panic!("{refusal:?}: {:?}", issued.token.as_str().len()));
+            verifier.verify(redeemed.token.as_str()).await.unwrap();
+            let find = |kid: &str| known_key(scene.exchange.keys.find(kid));
+            let domain = &scene.exchange.settings.trust_domain;
+            own_token::verify_live(redeemed.token.as_str(), domain, find, Timestamp::now()).unwrap();
+        }
+        let refusals = ["details_rejected", "parameter_malformed", "subject_token_claims_invalid", "token_too_large"];
+        println!("{CASES} requests: {} tokens, all redeemed; refused: {refused:?}", kept.len());
+        assert!(
+            refused.keys().all(|reason| refusals.contains(reason) || *reason == "subject_token_malformed"),
+            "{refused:?}"
+        );
+        assert!(kept.len() > 50 && refusals.iter().all(|reason| refused.contains_key(reason)), "{refused:?}");
     }
 
     /// CONTRACT 3.3, 10

@@ -137,8 +137,8 @@ pub enum KeysError {
     /// A key could not be made or did not sign.
     #[error(transparent)]
     Signing(#[from] SigningError),
-    /// The claims have no JSON form.
-    #[error("the claims cannot be written as JSON")]
+    /// The claims have no form that could be read again.
+    #[error("the claims cannot be written as JSON that could be read again")]
     Claims,
     /// Not yet.
     #[error(transparent)]

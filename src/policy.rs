@@ -9,6 +9,7 @@ pub(crate) mod exact;
 pub mod file;
 pub mod folder;
 pub mod mapping;
+mod number;
 pub mod pdp;
 mod reach;
 pub mod schema;

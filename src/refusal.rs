@@ -123,7 +123,7 @@ impl Refusal {
             Self::Policy(denial) => match denial {
                 Denial::PurposeNotAllowed => code("invalid_scope", "purpose_not_allowed"),
                 Denial::SourceNotAllowed => code("unauthorized_client", "source_not_allowed"),
-                Denial::ActorNotAllowed | Denial::ClaimMissing => {
+                Denial::ActorNotAllowed | Denial::ClaimMissing | Denial::ClaimUnreadable => {
                     code("invalid_request", "subject_token_claims_invalid")
                 }
                 Denial::SubjectNotAllowed => code("unauthorized_client", "subject_not_allowed"),
@@ -335,7 +335,9 @@ pub(crate) mod tests {
                 Denial::DetailsRejected(Rejection::Unfit(Some("ticker".into()))),
                 Denial::DetailsRejected(Rejection::TwoValues("ticker".into())),
                 Denial::DetailsRejected(Rejection::HoldsToken("a \"b\"".into())),
+                Denial::DetailsRejected(Rejection::Unreadable(Some("ticker".into()))),
                 Denial::ClaimMissing,
+                Denial::ClaimUnreadable,
                 Denial::ConditionFailed,
                 Denial::ReplacementLimit,
                 Denial::UnsupportedOnRedemption("request_details"),

@@ -333,7 +333,7 @@ fn tokens(tokens: &mut Section<'_>) -> Tokens {
         include_iss: tokens.flag("include_iss").unwrap_or(true),
         jwks_max_age: tokens.duration("jwks_max_age").unwrap_or(minutes(10)),
         max_replacements: tokens.integer("max_replacements", 0..=1_000).unwrap_or(4),
-        max_size: tokens.integer("max_size", 1..=1_048_576).map_or(4096, |size| size as usize),
+        max_size: tokens.integer("max_size", 1..=claims::LARGEST).map_or(4096, |size| size as usize),
     };
     if read.max_lifetime > LONGEST_LIFETIME {
         tokens.error("max_lifetime", "must be at most \"15m\"");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use writ_verifier::json::{self, JsonError, Limits};
 
 use super::SigningAlgorithm;
 use super::public::{Kid, PublicKey};
@@ -70,7 +71,7 @@ pub struct ExportedKey {
 pub enum ImportError {
     /// Not JSON, or no key in it; private members are refused too.
     #[error("this is no export of public keys: {0}")]
-    Form(#[from] serde_json::Error),
+    Form(#[from] JsonError),
     /// A key that signed, and nobody knows when.
     #[error("the key {0} has no times at which it signed")]
     Times(Kid),
@@ -91,7 +92,7 @@ impl Export {
 
     /// Reads what `keys export` wrote.
     pub fn parse(text: &[u8]) -> Result<Self, ImportError> {
-        Ok(serde_json::from_slice(text)?)
+        Ok(json::from_slice(text, Limits::DOCUMENT)?)
     }
 
     /// The lives of these keys, seen at `now`: what signed elsewhere until then signs no more.

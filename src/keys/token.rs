@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use writ_verifier::claims::TYP;
+use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
@@ -45,12 +46,17 @@ impl Signer {
         self.held.key.public().kid()
     }
 
+    /// Whether a token with these claims could be read, by us and by others, when it comes back.
+    pub fn can_sign(&self, claims: &Claims) -> bool {
+        readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
+    }
+
     /// Signs the claims.
     ///
     /// # Errors
-    /// [`KeysError::Claims`] if they have no JSON form, [`KeysError::Signing`] if the key does not sign.
+    /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
-        let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
+        let payload = readable(claims)?;
         let mut compact = format!("{}.", self.held.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
@@ -59,6 +65,13 @@ impl Signer {
         URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
         Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
     }
+}
+
+/// The text of the claims, if its reader understands what was written.
+fn readable(claims: &Claims) -> Result<Vec<u8>, KeysError> {
+    let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
+    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims.as_txn_claims());
+    same.then_some(payload).ok_or(KeysError::Claims)
 }
 
 /// The encoded header, the same for all tokens of a key.

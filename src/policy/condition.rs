@@ -2,19 +2,23 @@
 //!
 //! It is compiled when the policy is read. What could loop, or names something that is not there, is refused then; so an
 //! evaluation does at most what its at most 1024 characters say once. Anything but `true` refuses the request: `false`, a
-//! member that is missing, a wrong type, a division by zero.
+//! member that is missing, a wrong type, a division by zero. No number is rounded: not those sent, not those written in
+//! the expression, and not what is computed of them.
+
+mod evaluate;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, operators};
-use cel::objects::{Key, Map};
-use cel::{Context, Env, Program, Value};
-use serde_json::Value as Json;
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::{Env, Program};
 use writ_verifier::{Members, Scope};
 
-use super::exact::{self, Side};
+use self::evaluate::{Evaluation, Fault, Value};
+use super::exact;
+use super::number::Decimal;
 use crate::clock::Timestamp;
 
 /// The longest expression, in bytes.
@@ -48,7 +52,7 @@ const OPERATORS: [&str; 17] = [
     operators::INDEX,
 ];
 
-/// Standard types, functions and macros; no syntax for optional values. Making it costs far more than an evaluation.
+/// The syntax: standard macros, nothing for optional values. Making it costs far more than an evaluation.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
 
 /// Why a text is no condition.
@@ -71,12 +75,17 @@ pub enum ConditionError {
     /// A macro that visits the elements of a list.
     #[error("must not loop: `all`, `exists`, `exists_one`, `map` and `filter` are not available")]
     Loop,
+    /// A number that cannot be taken as it is written.
+    #[error("holds a number that cannot be read to its last digit")]
+    Number,
 }
 
 /// An expression that can be decided.
 pub struct Condition {
     program: Program,
     source: String,
+    /// The numbers that it writes with a point or an exponent, by where they stand.
+    literals: HashMap<u64, Decimal>,
 }
 
 /// What a condition is about.
@@ -113,7 +122,8 @@ impl Condition {
         };
         let program = ENVIRONMENT.compile(source).map_err(syntax)?;
         check(program.expression())?;
-        Ok(Self { program, source: source.to_owned() })
+        let literals = literals(&program, source).ok_or(ConditionError::Number)?;
+        Ok(Self { program, source: source.to_owned(), literals })
     }
 
     /// The expression as written.
@@ -124,8 +134,8 @@ impl Condition {
     /// The members of `details` that it names.
     pub fn members_of_details(&self) -> Vec<&str> {
         let mut names = Vec::new();
-        visit(self.program.expression(), &mut |expression| {
-            if let Expr::Select(select) = expression
+        visit(self.program.expression(), &mut |part| {
+            if let Expr::Select(select) = &part.expr
                 && is_fact(&select.operand, "details")
             {
                 names.push(select.field.as_str());
@@ -137,8 +147,8 @@ impl Condition {
     /// The members that it names, like `details.quantity` or `subject.claims.level`; each once.
     pub fn members(&self) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
-        visit(self.program.expression(), &mut |expression| {
-            let Some(path) = path(expression) else { return };
+        visit(self.program.expression(), &mut |part| {
+            let Some(path) = path(&part.expr) else { return };
             // The outer ones come first: what they begin with is no member of its own.
             let known =
                 |other: &String| other.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -149,14 +159,18 @@ impl Condition {
         paths
     }
 
-    /// Whether it is true, on either side of numbers that 64 bits do not hold.
-    pub fn holds(&self, facts: Facts<'_>) -> bool {
-        self.is_true(facts, Side::Below) && self.is_true(facts, Side::Above)
-    }
-
-    fn is_true(&self, facts: Facts<'_>, side: Side) -> bool {
-        let Some(context) = context(facts, side) else { return false };
-        matches!(self.program.execute(&context), Ok(Value::Bool(true)))
+    /// Whether it is true.
+    ///
+    /// # Errors
+    /// What keeps it from being anything.
+    pub fn holds(&self, facts: Facts<'_>) -> Result<bool, &'static str> {
+        let value = facts_by_name(facts)
+            .and_then(|facts| Evaluation::new(facts, &self.literals).value(self.program.expression()));
+        match value {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(_) => Err("it is neither true nor false"),
+            Err(Fault(why)) => Err(why),
+        }
     }
 }
 
@@ -166,50 +180,60 @@ impl fmt::Debug for Condition {
     }
 }
 
-fn context(facts: Facts<'_>, side: Side) -> Option<Context<'static, 'static>> {
-    let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-    let object = |members| exact::read(members, side).map(value);
-    let subject =
-        HashMap::from([(Key::from("sub"), Value::from(facts.sub)), (Key::from("claims"), object(facts.claims)?)]);
-    let purposes = facts.scope.purposes().iter().map(|purpose| Value::from(purpose.as_str())).collect();
-    let now = i64::try_from(facts.now.epoch()).ok()?;
-    for (name, value) in [
-        ("client", Value::from(facts.client)),
-        ("subject", Value::Map(Map { map: Arc::new(subject) })),
-        ("scope", Value::List(Arc::new(purposes))),
+fn facts_by_name(facts: Facts<'_>) -> Result<HashMap<&'static str, Value>, Fault> {
+    let unreadable = Fault("a value cannot be read");
+    let object = |members: &Members| {
+        let members = members.iter().map(|(name, raw)| {
+            let value = exact::read(raw).ok_or(unreadable)?;
+            Ok((Value::text(name), Value::sent(&value)?))
+        });
+        Ok(Value::Map(Rc::new(members.collect::<Result<_, Fault>>()?)))
+    };
+    let subject = Value::map(vec![("sub", Value::text(facts.sub)), ("claims", object(facts.claims)?)]);
+    let purposes = facts.scope.purposes().iter().map(|purpose| Value::text(purpose.as_str())).collect();
+    Ok(HashMap::from([
+        ("client", Value::text(facts.client)),
+        ("subject", subject),
+        ("scope", Value::List(Rc::new(purposes))),
         ("details", object(facts.details)?),
         ("context", object(facts.context)?),
-        ("now", Value::Int(now)),
-    ] {
-        context.add_variable_from_value(name, value);
-    }
-    Some(context)
+        ("now", Value::int(i64::try_from(facts.now.epoch()).map_err(|_| unreadable)?)),
+    ]))
 }
 
-fn value(json: Json) -> Value {
-    match json {
-        Json::Null => Value::Null,
-        Json::Bool(flag) => Value::Bool(flag),
-        Json::String(text) => Value::from(text),
-        Json::Array(elements) => Value::List(Arc::new(elements.into_iter().map(value).collect())),
-        Json::Object(members) => {
-            let members = members.into_iter().map(|(name, member)| (Key::from(name), value(member)));
-            Value::Map(Map { map: Arc::new(members.collect()) })
+/// The numbers with a point or an exponent, as they are written: the tree of the expression has them as doubles only.
+fn literals(program: &Program, source: &str) -> Option<HashMap<u64, Decimal>> {
+    let mut literals = Some(HashMap::new());
+    visit(program.expression(), &mut |part| {
+        let Expr::Literal(LiteralValue::Double(double)) = &part.expr else { return };
+        let read = || {
+            let (start, _) = program.source_info().offset_for(part.id)?;
+            let digits = source.get(usize::try_from(start).ok()?..)?.chars().skip_while(|&c| c == '-');
+            let mut exponent = false;
+            let digits = digits.take_while(|&c| {
+                let sign = exponent && matches!(c, '+' | '-');
+                exponent = matches!(c, 'e' | 'E');
+                sign || exponent || c == '.' || c.is_ascii_digit()
+            });
+            let digits: String = digits.collect();
+            // Wherever the tree says that it stands: it is the right one only if it comes to the same double.
+            let same = digits.parse::<f64>().is_ok_and(|found| found.total_cmp(&double.inner().abs()).is_eq());
+            let number = Decimal::of_text(&digits).filter(|_| same)?;
+            Some(if double.inner().is_sign_negative() { number.negated() } else { number })
+        };
+        match (&mut literals, read()) {
+            (Some(literals), Some(number)) => drop(literals.insert(part.id, number)),
+            _ => literals = None,
         }
-        Json::Number(number) => number
-            .as_i64()
-            .map(Value::Int)
-            .or_else(|| number.as_u64().map(Value::UInt))
-            .or_else(|| number.as_f64().map(Value::Float))
-            .unwrap_or(Value::Null),
-    }
+    });
+    literals
 }
 
 fn check(expression: &IdedExpr) -> Result<(), ConditionError> {
     let mut found = Ok(());
-    visit(expression, &mut |expression| {
+    visit(expression, &mut |part| {
         if found.is_ok() {
-            found = check_one(expression);
+            found = check_one(&part.expr);
         }
     });
     found
@@ -250,8 +274,8 @@ fn path(expression: &Expr) -> Option<String> {
 }
 
 /// Shows `see` every part of an expression, the outer ones first; what a macro made of a loop is one part.
-fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a Expr)) {
-    see(&expression.expr);
+fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a IdedExpr)) {
+    see(expression);
     match &expression.expr {
         Expr::Call(call) => call.target.iter().map(AsRef::as_ref).chain(&call.args).for_each(|part| visit(part, see)),
         Expr::Select(select) => visit(&select.operand, see),
@@ -270,10 +294,12 @@ fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a Expr)) {
 
 #[cfg(test)]
 mod tests {
+    use num_rational::BigRational;
     use proptest::prelude::*;
     use writ_verifier::json::Limits;
 
     use super::*;
+    use crate::policy::number::tests::{near, reference};
 
     fn members(text: &str) -> Members {
         Members::parse(text, Limits::DEFAULT).unwrap()
@@ -290,7 +316,7 @@ mod tests {
             details: &members(details),
             context: &members(r#"{"req_ip":"192.0.2.1"}"#),
             now: Timestamp::from_epoch(1_790_000_000),
-        })
+        }) == Ok(true)
     }
 
     #[test]
@@ -346,7 +372,7 @@ mod tests {
         }
     }
 
-    /// Numbers that no 64 bits hold are decided on the side of no.
+    /// A number is what its digits say, sent, written or computed.
     #[test]
     fn digits_beyond_64_bits_count() {
         const LARGE: &str = r#"{"quantity":100000000000000000001}"#;
@@ -356,15 +382,117 @@ mod tests {
             ("details.quantity <= 100000000000000000000.0", LARGE, false),
             ("details.quantity >= 100000000000000000000.0", LARGE, true),
             ("details.quantity == 100000000000000000000.0", LARGE, false),
+            ("details.quantity == 100000000000000000001.0", LARGE, true),
+            ("details.quantity - 1.0 == 100000000000000000000.0", LARGE, true),
+            ("string(details.quantity) == '100000000000000000001'", LARGE, true),
+            ("'é' != '' && details.quantity == 10000000000000000000.1e1", LARGE, true),
+            ("details.quantity == double('100000000000000000001')", LARGE, true),
+            ("details.quantity in [1, 100000000000000000000.0]", LARGE, false),
+            ("details == {'quantity': 100000000000000000001.0}", LARGE, true),
+            ("[details] == [{'quantity': 100000000000000000000.0}]", LARGE, false),
+            ("details.quantity >= -9223372036854775808", r#"{"quantity":-9223372036854775809}"#, false),
+            ("details.quantity <= 18446744073709551615u", r#"{"quantity":18446744073709551616}"#, false),
+            ("details.quantity <= 9223372036854775807", r#"{"quantity":9223372036854775807.5}"#, false),
+            ("details.quantity <= 9007199254740992.0", r#"{"quantity":9007199254740993}"#, false),
+            ("details.quantity <= 123456789012345678901.0", r#"{"quantity":123456789012345680000}"#, false),
+            ("details.quantity <= -1.5e-3", r#"{"quantity":-0.0015}"#, true),
+            ("details.quantity + 0.2 == 0.3", r#"{"quantity":0.1}"#, true),
+            ("details.quantity / 3.0 * 3.0 == 1.0", r#"{"quantity":1.0}"#, true),
+            ("int(details.quantity) == 9223372036854775807", r#"{"quantity":9223372036854775807.9}"#, true),
+            ("int(details.quantity) > 0", r#"{"quantity":9223372036854775808.0}"#, false),
+            ("uint(details.quantity) == 18446744073709551615u", r#"{"quantity":18446744073709551615.5}"#, true),
+            ("uint(details.quantity) == 0u", r#"{"quantity":-0.5}"#, false),
             ("details.quantity <= 1000", r#"{"quantity":0.1}"#, true),
             ("details.quantity == 0.1", r#"{"quantity":0.10}"#, true),
             ("details.quantity <= 0.1", r#"{"quantity":0.1000000000000000000001}"#, false),
-            ("details.quantity < 0.1", r#"{"quantity":0.0999999999999999999999}"#, false),
+            ("details.quantity < 0.1", r#"{"quantity":0.0999999999999999999999}"#, true),
             ("details.quantity == 1", r#"{"quantity":1.0}"#, true),
+            ("details.quantity == 100", r#"{"quantity":1e2}"#, true),
             ("details.quantity > 9223372036854775807", r#"{"quantity":18446744073709551615}"#, true),
+            ("details.quantity > 0", r#"{"quantity":1e-999999999}"#, true),
+            ("details.quantity + 1.0 > 0.0", r#"{"quantity":1e-999999999}"#, false),
+            ("details.quantity >= 0", r#"{"quantity":1e-99999999999999999999}"#, false),
         ] {
             assert_eq!(holds(source, details), expected, "{source} with {details}");
         }
+    }
+
+    /// CEL as it is written elsewhere: what one side settles, types that do not mix, members and elements.
+    #[test]
+    fn an_expression_means_what_it_means_in_cel() {
+        let details = r#"{"n":7,"x":1.5,"t":"äb","l":[1,"a",{"b":null}],"o":{"k":true}}"#;
+        for source in [
+            "details.n / 2 == 3 && details.n % 2 == 1 && -details.n == -7 && details.n * 2 - 1 == 13",
+            "details.x * 2.0 == 3.0 && details.x / 3.0 == 0.5 && -details.x == -1.5",
+            "details.none || true",
+            "true || details.none",
+            "!(details.none && false)",
+            "details.n == 7u && details.n == 7.0 && uint(details.n) / 2u == 3u",
+            "details.n != '7' && !(details.n == '7')",
+            "size(details.t) == 2 && details.t.size() == 2 && size(details.l) == 3 && size(details) == 5",
+            "details.l[0] == 1 && details.l[1.0] == 'a' && details.l[2u].b == null && details['n'] == 7",
+            "'a' in details.l && !('b' in details.l) && 'k' in details.o && !(1 in details.o)",
+            "details.t + 'c' == 'äbc' && details.l + [2] == [1, 'a', {'b': null}, 2]",
+            "details.n > 5 ? details.x < 2.0 : details.none",
+            "{1: 'a'}[1u] == 'a' && {'a': 1} == {'a': 1.0} && {true: 1}[true] == 1",
+            "'a' < 'b' && false < true && double('1.50') == details.x && int('-7') == -details.n",
+            "string(details.x) == '1.5' && string(details.n) == '7' && string(true) == 'true'",
+            "has(details.o.k) && !has(details.o.x)",
+        ] {
+            assert!(holds(source, details), "{source}");
+        }
+        for source in [
+            "details.n + details.x > 0.0",
+            "details.n + 1u > 0u",
+            "details.x % 1.5 == 0.0",
+            "details.x / 0.0 > 0.0",
+            "details.l[1.5] == 1",
+            "details.l[-1] == 1",
+            "details.n < '8'",
+            "null <= null",
+            "has(details.n.x)",
+            "details.n && true",
+            "details.none || false",
+            "details.n ? true : true",
+            "1 in 1",
+            "null in details",
+            "double('NaN') != 1.0",
+            "int('1.5') == 1",
+            "uint('-1') >= 0u",
+            "string(1.0 / 3.0) != ''",
+            "{'a': 1, 'a': 2}.a == 2",
+            "{1.5: 1} != {}",
+            "b'a' != b'b'",
+            "contains('a', 'a')",
+            "'a'.size(1) == 1",
+        ] {
+            assert!(!holds(source, details), "{source}");
+        }
+    }
+
+    /// What was sent may be large, and an expression may name it often.
+    #[test]
+    fn an_evaluation_ends_early_whatever_it_is_given() {
+        let list = vec!["\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\""; 250].join(",");
+        let details = format!(r#"{{"t":"{}","l":[{list}],"d":0.{}1}}"#, "a".repeat(16_000), "0".repeat(400));
+        let why = |source: &str| {
+            let scope = "a".parse().unwrap();
+            let (none, details) = (Members::default(), members(&details));
+            let now = Timestamp::from_epoch(1);
+            let facts =
+                Facts { client: "c", sub: "s", claims: &none, scope: &scope, details: &details, context: &none, now };
+            Condition::compile(source).unwrap().holds(facts)
+        };
+        let repeated = |part: &str, between: &str, times: usize| vec![part; times].join(between);
+        let too_long = Err("a text or a list would be too long");
+        assert_eq!(why(&format!("size({}) > 0", repeated("details.t", " + ", 80))), too_long);
+        let lists = format!("[{}]", repeated("details", ",", 40));
+        let costly = format!("{lists} == {lists} && true");
+        assert_eq!(why(&costly), Err("it takes more work than an evaluation may"));
+        let searched = repeated("details.t.contains('ab')", " || ", 32);
+        assert_eq!(why(&searched), Ok(false));
+        let product = format!("{} > 0.0", repeated("details.d", " * ", 60));
+        assert_eq!(why(&product), Err("a number would be too large, too long, or none"));
     }
 
     #[test]
@@ -406,7 +534,7 @@ mod tests {
             ["(".repeat(1000), format!("{}true{}", "(".repeat(500), ")".repeat(500)), "!".repeat(1000) + "true"]
         {
             let _ = Condition::compile(&source).map(|condition| {
-                condition.holds(Facts {
+                let _ = condition.holds(Facts {
                     client: "c",
                     sub: "s",
                     claims: &Members::default(),
@@ -414,7 +542,7 @@ mod tests {
                     details: &Members::default(),
                     context: &Members::default(),
                     now: Timestamp::from_epoch(1),
-                })
+                });
             });
         }
         let sums = format!("{}1 == 1", "1 + ".repeat(250));
@@ -422,7 +550,58 @@ mod tests {
         let _ = Condition::compile(&format!("{}true", "true && ".repeat(120))).unwrap();
     }
 
+    /// A number as an expression writes it.
+    fn literal(number: &str) -> String {
+        if number.contains(['.', 'e']) || number.parse::<i64>().is_ok() {
+            number.to_owned()
+        } else {
+            format!("{number}.0")
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Every operator, between what is sent, written and claimed, at any depth, against fractions.
+        #[test]
+        fn comparisons_are_those_of_fractions(sent in near(), other in near(), same in any::<bool>()) {
+            let other = if same { sent.clone() } else { other };
+            let in_range = |text: &str| text.parse::<f64>().unwrap().is_finite();
+            prop_assume!(in_range(&sent) && in_range(&other));
+            let (number, bound) = (reference(&sent), reference(&other));
+            let written = literal(&other);
+            let facts = members(&format!(r#"{{"n":{sent},"l":[{{"x":[{sent}]}}]}}"#));
+            let claims = members(&format!(r#"{{"l":[{{"x":[{other}]}}],"n":{other}}}"#));
+            let scope = "a".parse().unwrap();
+            let says = |source: &str| {
+                let now = Timestamp::from_epoch(1);
+                let context = Members::default();
+                let facts = Facts { client: "c", sub: "s", claims: &claims, scope: &scope, details: &facts, context: &context, now };
+                Condition::compile(source).map_err(|error| error.to_string()).unwrap().holds(facts)
+            };
+            let zero = BigRational::from_integer(0.into());
+            for (source, expected) in [
+                (format!("details.n == {written}"), number == bound),
+                (format!("details.n != {written}"), number != bound),
+                (format!("details.n < {written}"), number < bound),
+                (format!("details.n <= {written}"), number <= bound),
+                (format!("details.n > {written}"), number > bound),
+                (format!("{written} <= details.n"), bound <= number),
+                (format!("details.n in ['x', {written}]"), number == bound),
+                (format!("details.l == [{{'x': [{written}]}}]"), number == bound),
+                ("details == subject.claims".to_owned(), number == bound),
+                ("details.n >= subject.claims.n".to_owned(), number >= bound),
+                ("details.l[0] in subject.claims.l".to_owned(), number == bound),
+                (format!("double(details.n) - double({written}) < 0.0"), &number - &bound < zero),
+                (format!("double(details.n) + double({written}) == 0.0"), &number + &bound == zero),
+                (format!("double(details.n) * double({written}) > 0.0"), &number * &bound > zero),
+                (format!("string(details.n) == string({written})"), number == bound),
+                (format!("double(string(details.n)) == {written}"), number == bound),
+            ] {
+                prop_assert_eq!(says(&source), Ok(expected), "{} with {}", source, sent);
+            }
+        }
+
         /// Nothing that a client can send makes an expression panic.
         #[test]
         fn any_details_get_an_answer(

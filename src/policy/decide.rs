@@ -11,7 +11,7 @@ use uuid::Uuid;
 use writ_verifier::{Members, Purpose, Scope, TxnClaims};
 
 use super::condition::Facts;
-use super::mapping::{ClaimMissing, Rejection, TransactionContext};
+use super::mapping::{ClaimMissing, Rejection, TransactionContext, value_fits_a_token};
 use super::{Actors, ClientPolicy, PurposeRule, Redemption, Source, Subject, SubjectNameError};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
@@ -48,6 +48,10 @@ pub enum Denial {
     /// The subject token lacks a claim that the policy puts into `tctx`.
     #[error("the subject token lacks a claim that a requested purpose needs")]
     ClaimMissing,
+    /// A claim that the policy puts into `tctx`, or what a presented token of ours carries, cannot stand in a token that
+    /// anybody reads.
+    #[error("a claim of the subject token is nested too deeply, or too large, for the token that was asked for")]
+    ClaimUnreadable,
     /// `when` is not true.
     #[error("the condition of a requested purpose does not hold")]
     ConditionFailed,
@@ -219,7 +223,7 @@ fn listed<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
 }
 
 /// A yes: what the Txn-Token will say. Only [`decide`] makes one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Grant {
     client: ClientId,
     scope: Scope,
@@ -230,7 +234,7 @@ pub struct Grant {
 }
 
 /// What a grant is for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum GrantKind {
     /// A new transaction.
     Issue {
@@ -501,6 +505,15 @@ fn map(
                 return trace.check(rule.at("tctx.subject"), Err(Denial::ClaimMissing), detail);
             }
         };
+        if claims.is_some() {
+            for (member, claim) in &rule.mapping.tctx_subject {
+                if !made.tctx.raw(member).is_some_and(value_fits_a_token) {
+                    let detail =
+                        format!("{member} is made of the claim {claim}, which no reader of a token would take");
+                    return trace.check(rule.at("tctx.subject"), Err(Denial::ClaimUnreadable), detail);
+                }
+            }
+        }
         let members: Vec<_> = made.tctx.iter().chain(made.rctx.iter()).map(|(name, _)| name).collect();
         let extended = carried.extend(&made);
         let detail = match &extended {
@@ -512,7 +525,7 @@ fn map(
         }
     }
     let sent = request.presented.token().map(TokenText::expose);
-    carried.refuse_tokens(sent).or_else(|rejection| {
+    carried.refuse_unreadable().and_then(|()| carried.refuse_tokens(sent)).or_else(|rejection| {
         let detail = rejection.to_string();
         trace.check(Place("tctx, rctx", None), Err(rejection), detail)
     })
@@ -539,8 +552,10 @@ fn conditions(
 
 fn condition(rule: &PurposeRule, facts: Facts<'_>, trace: &mut Trace) -> Result<(), Denial> {
     let Some(condition) = &rule.when else { return Ok(()) };
-    let detail = format!("{}: {}", rule.purpose, condition.source());
-    trace.require(rule.at("when"), condition.holds(facts), detail, Denial::ConditionFailed)
+    let holds = condition.holds(facts);
+    let why = holds.err().map(|why| format!(" ({why})")).unwrap_or_default();
+    let detail = format!("{}: {}{why}", rule.purpose, condition.source());
+    trace.require(rule.at("when"), holds == Ok(true), detail, Denial::ConditionFailed)
 }
 
 /// No token of a transaction is issued to live beyond this after its beginning.
@@ -653,6 +668,10 @@ fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut T
     let sub = own_subject(&token.claims, trace)?;
     fits_subjects(rule, &sub, trace)?;
     let carried = TransactionContext { tctx: token.claims.tctx.clone(), rctx: token.claims.rctx.clone() };
+    if let Err(rejection) = carried.refuse_unreadable() {
+        let detail = format!("the mark of a redemption would be one too many: {rejection}");
+        return trace.check(Place("rctx", None), Err(Denial::ClaimUnreadable), detail);
+    }
     let facts = Facts {
         client: asked.client.client_id.as_str(),
         sub: &token.claims.sub,

@@ -8,7 +8,7 @@ use writ_verifier::Delayed;
 use writ_verifier::jwks::KeySet;
 
 use super::condition::Condition;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, fits_a_token};
 use super::schema::Schema;
 use super::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
 use crate::client::{ClientId, Identity, IdentityKind};
@@ -281,6 +281,9 @@ fn mapping(table: &mut Section<'_>, accept: &[Source], with: With<'_>) -> Mappin
         mapping.tctx_copy = tctx.list("copy", member).unwrap_or_default();
         mapping.tctx_fixed = tctx.members("fixed").unwrap_or_default();
         mapping.tctx_subject = tctx.pairs("subject").unwrap_or_default();
+        if !fits_a_token(&mapping.tctx_fixed) {
+            tctx.error("fixed", "is nested too deeply, or has too many members, for a token that anybody could read");
+        }
         complain_of_tctx(&tctx, &mapping, has_schema, accept);
         tctx.finish();
     }

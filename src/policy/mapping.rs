@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use writ_verifier::Members;
+use writ_verifier::json::{self, Limits};
+use writ_verifier::{Delayed, Members};
 
 use super::exact;
 use super::schema::{Schema, Unfit};
@@ -46,6 +47,9 @@ pub enum Rejection {
     /// One member with two values: of two purposes, or of the presented token and this request.
     #[error("a member has two different values{}", at(Some(.0.as_str())))]
     TwoValues(String),
+    /// Nobody could read a token with it.
+    #[error("a member is nested too deeply, or they are too many, for a token{}", at(.0.as_deref()))]
+    Unreadable(Option<String>),
     /// A token must not travel inside another.
     #[error("a member holds a token{}", at(Some(.0.as_str())))]
     HoldsToken(String),
@@ -133,6 +137,23 @@ impl TransactionContext {
         extend(&mut self.rctx, &other.rctx)
     }
 
+    /// Refuses what readers of tokens would refuse: in the token that is made of it now, and in one that it may be
+    /// redeemed for, which has one member more.
+    ///
+    /// # Errors
+    /// [`Rejection::Unreadable`], with the member that is too deep, if one alone is.
+    pub fn refuse_unreadable(&self) -> Result<(), Rejection> {
+        let mut later = self.rctx.clone();
+        let delayed = Delayed { iat: u64::MAX, exp: u64::MAX, use_number: u32::MAX };
+        let later = later.set(Delayed::MEMBER, &delayed).map(|()| later);
+        if later.is_ok_and(|later| fits_a_token(&self.tctx) && fits_a_token(&later)) {
+            return Ok(());
+        }
+        let alone = |(_, raw): &(&str, &str)| !value_fits_a_token(raw);
+        let member = self.tctx.iter().chain(self.rctx.iter()).find(alone);
+        Err(Rejection::Unreadable(member.map(|(name, _)| name.to_owned())))
+    }
+
     /// Refuses a token, or `subject_token` itself, in any text of any member: whoever reads this one would hold that
     /// one too (R-CLAIM-09).
     ///
@@ -141,11 +162,24 @@ impl TransactionContext {
     pub fn refuse_tokens(&self, subject_token: Option<&str>) -> Result<(), Rejection> {
         let holds = |text: &str| subject_token.is_some_and(|token| text.contains(token)) || holds_jws(text);
         let members = || self.tctx.iter().chain(self.rctx.iter());
-        match members().find(|(name, raw)| holds(name) || exact::any_text(raw, &holds)) {
+        // What cannot be read cannot be vouched for.
+        let within = |raw: &str| exact::read(raw).is_none_or(|value| exact::any_text(&value, &holds));
+        match members().find(|(name, raw)| holds(name) || within(raw)) {
             Some((name, _)) => Err(Rejection::HoldsToken(name.to_owned())),
             None => Ok(()),
         }
     }
+}
+
+/// Whether the value of a member of `tctx` or `rctx` is one that readers of tokens take.
+pub(super) fn value_fits_a_token(raw: &str) -> bool {
+    json::check(&format!("{{\"context\":{{\"member\":{raw}}}}}"), Limits::DEFAULT).is_ok()
+}
+
+/// Whether all of `tctx` or `rctx` is.
+pub(super) fn fits_a_token(context: &Members) -> bool {
+    let text = serde_json::to_string(context).unwrap_or_default();
+    json::check(&format!("{{\"context\":{text}}}"), Limits::DEFAULT).is_ok()
 }
 
 fn extend(members: &mut Members, others: &Members) -> Result<(), Rejection> {
@@ -176,7 +210,6 @@ pub fn holds_jws(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use writ_verifier::json::Limits;
 
     use super::*;
     use crate::request::Presented;
@@ -257,6 +290,28 @@ mod tests {
         {
             assert_eq!(present().extend(&context(tctx, rctx)), Err(Rejection::TwoValues(name.to_owned())));
         }
+    }
+
+    /// R-REQ-12: what could be written and never read is not written, nor what could not be redeemed for the mark that
+    /// it would get.
+    #[test]
+    fn a_context_leaves_room_for_its_readers() {
+        let nested = |levels: usize| format!("{{\"a\":1,\"deep\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let wide = |count: usize| {
+            let all: Vec<_> = (0..count).map(|number| format!("\"m{number}\":0")).collect();
+            format!("{{{}}}", all.join(","))
+        };
+        let open = Limits { depth: 64, members: 10_000 };
+        let refused = |tctx: &str, rctx: &str| {
+            let read = |text: &str| Members::parse(text, open).unwrap();
+            TransactionContext { tctx: read(tctx), rctx: read(rctx) }.refuse_unreadable().err()
+        };
+        let deep = Some(Rejection::Unreadable(Some("deep".to_owned())));
+        let many = Some(Rejection::Unreadable(None));
+        assert_eq!((refused(&nested(14), "{}"), refused("{}", &nested(14))), (None, None));
+        assert_eq!((refused(&nested(15), "{}"), refused("{}", &nested(15))), (deep.clone(), deep));
+        assert_eq!((refused(&wide(256), "{}"), refused("{}", &wide(255))), (None, None));
+        assert_eq!((refused(&wide(257), "{}"), refused("{}", &wide(256))), (many.clone(), many));
     }
 
     /// A-087, R-CLAIM-09

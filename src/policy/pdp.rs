@@ -252,6 +252,8 @@ mod tests {
             r#"{"decision":false,"d\u0065cision":true}"#,
             r#"{"decision":true} {"decision":false}"#,
             r#"{"decision":true"#,
+            r#"{"decision":{"$serde_json::private::RawValue":"true"}}"#,
+            r#"{"$serde_json::private::RawValue":"{\"decision\":true}"}"#,
             "<html>",
             "\u{feff}{\"decision\":true}",
         ] {

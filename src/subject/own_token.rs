@@ -56,7 +56,7 @@ impl SignedBy {
 }
 
 /// A Txn-Token that we issued, unaltered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct OwnToken {
     /// Its claims.
     pub claims: TxnClaims,

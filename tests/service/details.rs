@@ -267,3 +267,173 @@ fn a_schema_that_changes_is_in_force_within_seconds() {
     writ.expect_event("policies_rejected", || write("{"));
     ask(&writ, &issuer, details, None).issued();
 }
+
+/// A-086: limits as schema and as condition, and what lies beside them by a digit that a double does not have.
+#[test]
+fn no_limit_is_passed_by_the_last_digit() {
+    let cases = [
+        (r#"{"minimum":-9223372036854775808}"#, "", "-9223372036854775808", "-9223372036854775809"),
+        (r#"{"maximum":18446744073709551616}"#, "", "18446744073709551616", "18446744073709551617"),
+        (r#"{"maximum":9223372036854775808}"#, "", "9.223372036854775808e18", "9223372036854775808.5"),
+        (r#"{"exclusiveMaximum":123456789012345678901}"#, "", "123456789012345678900", "123456789012345678901"),
+        (r#"{"maximum":1234567890123456.789}"#, "", "1234567890123456.789", "1234567890123456.8"),
+        (r#"{"multipleOf":1e-18}"#, "", "123.000000000000000001", "123.0000000000000000001"),
+        (r#"{"const":123456789012345678901}"#, "", "123456789012345678901", "123456789012345678902"),
+        (r#"{"enum":[[123456789012345678901]]}"#, "", "[123456789012345678901.0]", "[123456789012345678900]"),
+        (r#"{"uniqueItems":true}"#, "", "[123456789012345678901,123456789012345678902]", "[1,1.0]"),
+        (r#"{"type":"integer"}"#, "", "123456789012345678901", "123456789012345678901.5"),
+        ("true", "details.n <= 18446744073709551615u", "18446744073709551615", "18446744073709551616"),
+        ("true", "details.n <= 9223372036854775807", "9223372036854775807", "9223372036854775807.5"),
+        ("true", "details.n <= 123456789012345678901.0", "123456789012345678901", "123456789012345678902"),
+        ("true", "details.n != 123456789012345678901.0", "123456789012345680000", "123456789012345678901"),
+        ("true", "details.n + 0.5 < 9007199254740994.0", "9007199254740993.1", "9007199254740993.5"),
+        ("true", "details.n in [1, 123456789012345678901.0]", "123456789012345678901", "123456789012345678902"),
+        ("true", "string(details.n) == '123456789012345678901'", "123456789012345678901", "123456789012345678902"),
+    ];
+    let mut policy = String::new();
+    let mut setup = Setup::new();
+    for (number, (limit, when, _, _)) in cases.iter().enumerate() {
+        setup = setup.policy(&format!("schemas/{number}.json"), &format!("{{\"properties\":{{\"n\":{limit}}}}}"));
+        let when = if when.is_empty() { "true" } else { when };
+        policy += &format!(
+            "[[purpose]]\nscope = \"pay.{number}\"\naccept = [\"client_credentials\"]\n\
+             request_details = \"schemas/{number}.json\"\ntctx.copy = [\"n\"]\nwhen = \"{when}\"\n"
+        );
+    }
+    let writ = setup.client("clerk", &policy).start();
+    for (number, (limit, when, fitting, beyond)) in cases.iter().enumerate() {
+        let ask = |value: &str| {
+            let form = Form::client_credentials(&format!("pay.{number}"));
+            writ.workload("clerk").token(&form.set("request_details", &format!("{{\"n\":{value}}}")))
+        };
+        assert_eq!(ask(fitting).issued().typed.tctx.raw("n"), Some(*fitting), "{limit} {when}");
+        ask(beyond).invalid_scope(if when.is_empty() { "details_rejected" } else { "condition_failed" });
+    }
+}
+
+/// Long account numbers, written as numbers: only the same one is the same.
+#[test]
+fn numbers_of_request_and_token_are_equal_only_to_their_last_digit() {
+    let issuer = Issuer::start();
+    let setup = Setup::new().issuer(&issuer);
+    setup.write("policies/schemas/trade.schema.json", r#"{"properties":{"account":{"type":"integer"}}}"#);
+    let policy = TRADER.replace("[\"action\", \"ticker\", \"quantity\"]", "[\"account\"]");
+    let writ = setup.client("gateway", &(policy + "when = 'details.account == subject.claims.account'\n")).start();
+    for (claimed, asked, equal) in [
+        ("7", "7", true),
+        ("7", "7.0", true),
+        ("7", "8", false),
+        ("18446744073709551610", "18446744073709551611", false),
+        ("123456789012345678901", "123456789012345678901", true),
+        ("123456789012345678901", "123456789012345678902", false),
+        ("123456789012345678901", "123456789012345680000", false),
+    ] {
+        let token = issuer.access_token().claim("level", "gold").mint_raw("account", claimed);
+        let answer = ask_with(&writ, &token, Some(&format!("{{\"account\":{asked}}}")), None);
+        if equal {
+            answer.issued();
+        } else {
+            answer.invalid_scope("condition_failed");
+        }
+    }
+}
+
+/// No name of a member means more than another, whatever a library makes of it: not in the header of a token, not in its
+/// claims, not in what a client sends, not in what becomes of it.
+#[test]
+fn names_that_a_library_keeps_for_itself_are_plain_names() {
+    let issuer = Issuer::start();
+    let setup = Setup::new().issuer(&issuer);
+    setup.write("policies/schemas/trade.schema.json", r#"{"properties":{"limit":{"type":"object"}}}"#);
+    let policy = TRADER.replace("[\"action\", \"ticker\", \"quantity\"]", "[\"limit\"]");
+    let writ = setup.client("gateway", &(policy + "when = 'size(details.limit) == 1'\n")).start();
+    for name in ["$serde_json::private::RawValue", "$serde_json::private::Number", "$__toml_private_datetime"] {
+        let object = format!(r#"{{"{name}":"{{\"a\":1,\"a\":"}}"#);
+        let token = issuer.access_token().claim("level", "gold").mint_raw_header(name, r#""[""#);
+        let (details, context) = (format!("{{\"limit\":{object}}}"), format!("{{\"req_ip\":{object},\"{name}\":1}}"));
+        let answer = ask_with(&writ, &token, Some(&details), Some(&context));
+        let typed = answer.verified_claims();
+        assert_eq!(typed.tctx.raw("limit"), Some(object.as_str()));
+        assert_eq!(typed.rctx.raw("req_ip"), Some(object.as_str()));
+        let token = issuer.access_token().mint_raw("level", &object);
+        let typed = ask_with(&writ, &token, Some(&details), None).verified_claims();
+        assert_eq!(typed.tctx.raw("customer_level"), Some(object.as_str()));
+        let smuggled = format!(r#"{{"{name}":"{{\"limit\":{{\"a\":1}}}}"}}"#);
+        ask_with(&writ, &token, Some(&smuggled), None).invalid_scope("condition_failed");
+        let token =
+            issuer.access_token().claim("level", "gold").mint_raw("sub", &format!(r#"{{"{name}":"\"alice\""}}"#));
+        ask_with(&writ, &token, Some(&details), None).invalid_request("subject_token_claims_invalid");
+    }
+}
+
+/// R-REQ-12, R-REQ-16: what is issued can be redeemed; what could not be is refused before anything is recorded.
+#[test]
+fn details_as_deep_and_wide_as_a_request_may_be_make_no_token_that_never_redeems() {
+    let accounts = r#"
+        [[purpose]]
+        scope = "account.purge"
+        lifetime = "1s"
+        accept = ["client_credentials"]
+        request_details = "schemas/any.json"
+        tctx.copy = ["a"]
+        rctx.copy = ["a"]
+    "#;
+    let batch = r#"
+        [[purpose]]
+        scope = "account.purge"
+        accept = ["expired_txn_token"]
+        redemption = { issued_to = ["accounts"], max_age = "1h" }
+    "#;
+    let setup = Setup::new().policy("schemas/any.json", "{}");
+    let writ = setup.client("accounts", accounts).client("batch", batch).start();
+    let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    let wide = |count: usize| format!("{{\"a\":[{}]}}", vec!["0"; count].join(","));
+    let mut originals = Vec::new();
+    for (value, fits) in [(nested(14), true), (nested(15), true), (nested(16), false), (wide(256), true)] {
+        for parameter in ["request_details", "request_context"] {
+            let form = Form::client_credentials("account.purge").set(parameter, &value);
+            let answer = writ.workload("accounts").token(&form);
+            if fits {
+                originals.push(answer.issued());
+            } else {
+                let refused = answer.invalid_scope("details_rejected");
+                assert!(refused.answer["error_description"].as_str().unwrap().ends_with(": a"), "{}", refused.answer);
+            }
+        }
+    }
+    let records = || writ.metric("writ_ledger_records", &[("kind", "tokens")]);
+    assert_eq!(records().map(|count| count as usize), Some(originals.len()));
+    for original in originals {
+        original.wait_until_expired();
+        let redeemed = writ.workload("batch").token(&Form::redeem(&original.token, "account.purge")).issued();
+        assert_eq!(redeemed.claims["tctx"], original.claims["tctx"]);
+    }
+}
+
+/// A few hundred bytes that would keep a worker busy for as long as they like: found when they are read.
+#[test]
+fn a_schema_that_would_never_be_done_is_refused_by_check_and_reload() {
+    let level = |n: u32| {
+        let below = format!(r##"{{"$ref":"#/$defs/l{}"}}"##, n - 1);
+        format!(r#""l{n}":{{"allOf":[{below},{below}]}}"#)
+    };
+    let levels: Vec<_> = (1..=24).map(level).collect();
+    let doubling = format!(r##"{{"$defs":{{"l0":{{"type":"object"}},{}}},"$ref":"#/$defs/l24"}}"##, levels.join(","));
+    let round =
+        r##"{"$defs":{"a":{"anyOf":[{"$ref":"#/$defs/b"}]},"b":{"not":{"$ref":"#/$defs/a"}}},"$ref":"#/$defs/a"}"##;
+    let policy = r#"
+        [[purpose]]
+        scope = "pay"
+        accept = ["client_credentials"]
+        request_details = "schemas/pay.json"
+    "#;
+    let setup = Setup::new().policy("schemas/pay.json", "{}").client("clerk", policy);
+    for schema in [&doubling, round] {
+        setup.write("policies/schemas/pay.json", schema);
+        setup.run(&["check"]).exits(2).says("schemas/pay.json: has at #").says("to one value");
+    }
+    setup.write("policies/schemas/pay.json", "{}");
+    let writ = setup.start();
+    writ.expect_event("policies_rejected", || writ.setup.write("policies/schemas/pay.json", &doubling));
+    writ.workload("clerk").token(&Form::client_credentials("pay").set("request_details", "{}")).issued();
+}

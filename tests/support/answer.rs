@@ -69,6 +69,14 @@ impl Answer {
         issued
     }
 
+    /// The claims of a token that verifies, as the verifier crate reads them.
+    #[track_caller]
+    pub(crate) fn verified_claims(&self) -> TxnClaims {
+        assert_eq!(self.response.status, 200, "refused: {}", self.response.text());
+        let token = self.response.json()["access_token"].as_str().expect("access_token").to_owned();
+        self.verified(&token, now())
+    }
+
     /// The answer about a token that is valid: its claims, and what says so taken away (CONTRACT 4).
     #[track_caller]
     pub(crate) fn active(&self) -> Value {

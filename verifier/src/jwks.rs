@@ -466,6 +466,19 @@ mod tests {
         jwk
     }
 
+    /// No name means more than another: what a library makes of some is neither a key nor the end of one.
+    #[test]
+    fn private_names_of_libraries_are_ignored() {
+        let name = "$serde_json::private::RawValue";
+        let good = key("k");
+        let text = json!({ "keys": [good] }).to_string();
+        let wrapped = json!({ "keys": [{ name: good.to_string() }, { "x": { name: text } }] }).to_string();
+        assert!(matches!(KeySet::parse(wrapped.as_bytes()), Err(JwksError::Nothing(_))));
+        assert!(matches!(KeySet::parse(json!({ name: text }).to_string().as_bytes()), Err(JwksError::Form)));
+        let beside = json!({ name: "{", "keys": [with(good, name, json!("{")), { name: "[" }] }).to_string();
+        assert_eq!(KeySet::parse(beside.as_bytes()).unwrap().keys().count(), 1);
+    }
+
     fn parse(keys: &[Value]) -> Result<KeySet, JwksError> {
         KeySet::parse(&jwks(keys))
     }

@@ -8,9 +8,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
 
-use crate::json::{self, Limits};
+use crate::json::{self, Limits, Value};
 
 /// The longest `kid` that is looked at, in characters.
 pub const KID_MAX: usize = 256;
@@ -54,21 +53,10 @@ impl fmt::Debug for Jws<'_> {
     }
 }
 
-#[derive(Deserialize)]
 struct Header {
-    alg: serde_json::Value,
-    #[serde(default, deserialize_with = "some")]
+    alg: Option<String>,
     kid: Option<String>,
-    #[serde(default, deserialize_with = "some")]
     typ: Option<String>,
-    #[serde(default, deserialize_with = "some")]
-    cty: Option<String>,
-    #[serde(flatten)]
-    others: std::collections::BTreeMap<String, serde_json::Value>,
-}
-
-fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
 }
 
 /// Members that change how a token is read or whose key it trusts: never followed, so never accepted.
@@ -114,19 +102,26 @@ impl<'a> Jws<'a> {
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self, JwsError> {
         let text = std::str::from_utf8(bytes).map_err(|_| JwsError::Header)?;
-        json::check(text, Limits::DEFAULT).map_err(|_| JwsError::Header)?;
-        let header: Self = serde_json::from_str(text).map_err(|_| JwsError::Header)?;
-        let forbidden = FORBIDDEN.iter().any(|name| header.others.contains_key(*name));
-        let nested = header.cty.as_deref().is_some_and(|cty| cty.eq_ignore_ascii_case("jwt"));
-        let bad_kid = header
-            .kid
+        let header = json::parse(text, Limits::DEFAULT).map_err(|_| JwsError::Header)?;
+        if !matches!(header, Value::Object(_)) {
+            return Err(JwsError::Header);
+        }
+        let text = |name| match header.get(name) {
+            None => Ok(None),
+            Some(value) => value.as_str().map(|text| Some(text.to_owned())).ok_or(JwsError::Header),
+        };
+        let (kid, typ, cty) = (text("kid")?, text("typ")?, text("cty")?);
+        let forbidden = FORBIDDEN.iter().any(|name| header.get(name).is_some());
+        let nested = cty.is_some_and(|cty| cty.eq_ignore_ascii_case("jwt"));
+        let bad_kid = kid
             .as_deref()
             .is_some_and(|kid| kid.is_empty() || kid.chars().count() > KID_MAX || kid.chars().any(char::is_control));
-        if forbidden || nested || bad_kid { Err(JwsError::Header) } else { Ok(header) }
+        let alg = header.get("alg").and_then(Value::as_str).map(str::to_owned);
+        if forbidden || nested || bad_kid { Err(JwsError::Header) } else { Ok(Self { alg, kid, typ }) }
     }
 
     fn algorithm(&self) -> Result<Algorithm, JwsError> {
-        match self.alg.as_str() {
+        match self.alg.as_deref() {
             Some("ES256") => Ok(Algorithm::ES256),
             Some("ES384") => Ok(Algorithm::ES384),
             Some("EdDSA" | "Ed25519") => Ok(Algorithm::EdDSA),
@@ -175,6 +170,25 @@ mod tests {
             assert!(parse(&token(&format!(r#"{{"alg":{alg}}}"#))).is_err(), "{alg}");
         }
         assert!(parse(&token("{}")).is_err());
+    }
+
+    /// What is not understood is ignored, whatever a library makes of its name.
+    #[test]
+    fn unknown_members_have_no_meaning() {
+        for name in ["x", "$serde_json::private::RawValue", "$serde_json::private::Number"] {
+            for member in [format!(r#""{name}":"{{\"alg\":""#), format!(r#""x":{{"{name}":"1e999"}}"#)] {
+                let text = token(&format!(r#"{{"alg":"ES256",{member}}}"#));
+                assert_eq!(parse(&text).map(|jws| jws.algorithm), Ok(Algorithm::ES256), "{member}");
+            }
+        }
+        for header in [
+            r#"{"$serde_json::private::RawValue":"{\"alg\":\"ES256\"}"}"#,
+            r#"{"alg":{"$serde_json::private::RawValue":"\"ES256\""}}"#,
+            r#"{"alg":"ES256","kid":{"$serde_json::private::RawValue":"\"k\""}}"#,
+            r#"["ES256"]"#,
+        ] {
+            assert!(parse(&token(header)).is_err(), "{header}");
+        }
     }
 
     /// A-047, A-049

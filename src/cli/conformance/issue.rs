@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
+use writ_verifier::json::{self, Limits};
 use writ_verifier::jws::Jws;
 use writ_verifier::{Scope, TOKEN_MAX, Verifier, claims};
 use zeroize::Zeroizing;
@@ -377,7 +378,7 @@ impl Issued {
         let members = reply.members()?;
         let token = members.get("access_token")?.as_str()?;
         let text = Decoded::parse(token).ok()?.to_json();
-        let mut decoded: Value = serde_json::from_str(&text).ok()?;
+        let mut decoded: Value = json::from_str(&text, Limits::DOCUMENT).ok()?;
         Some(Self {
             token: Zeroizing::new(token.to_owned()),
             header: decoded["header"].take(),

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use url::Url;
+use writ_verifier::json::{self, Limits};
 
 use super::form::Form;
 use super::issue::Issued;
@@ -598,7 +599,7 @@ pub(super) fn with_broken_signature(token: &str) -> Option<String> {
 fn unsigned(token: &str) -> Option<String> {
     let (header, rest) = token.split_once('.')?;
     let (claims, _) = rest.split_once('.')?;
-    let mut header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+    let mut header: Value = json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?, Limits::DOCUMENT).ok()?;
     header.as_object_mut()?.insert("alg".to_owned(), "none".into());
     Some(format!("{}.{claims}.", URL_SAFE_NO_PAD.encode(header.to_string())))
 }

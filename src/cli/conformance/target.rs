@@ -6,6 +6,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method};
 use serde_json::{Map, Value};
 use url::Url;
+use writ_verifier::json::{self, Limits};
 use zeroize::Zeroizing;
 
 use super::form::Form;
@@ -202,7 +203,7 @@ impl Reply {
 
     /// The members of the body, if it is one JSON object.
     pub(super) fn members(&self) -> Option<Map<String, Value>> {
-        serde_json::from_slice(&self.body).ok()
+        json::from_slice(&self.body, Limits::DOCUMENT).ok()
     }
 
     /// `error`, if it is a text of the form that RFC 6749 section 5.2 gives it.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use writ_verifier::Members;
+use writ_verifier::json::{self, Limits};
 
 use super::trial::{Trial, Verdict, World};
 use crate::policy::decide::Denial;
@@ -118,6 +119,9 @@ impl Hint<'_> {
             Denial::ClaimMissing => {
                 format!("{at}: take the member out of tctx.subject, or bring a token that has the claim (--presented)")
             }
+            Denial::ClaimUnreadable => {
+                format!("{at}: take the member out of tctx.subject, or ask for a token that carries less")
+            }
             Denial::ConditionFailed => self.condition(),
             Denial::ReplacementLimit => {
                 "a new transaction is needed; tokens.max_replacements in writ.toml says how often one token follows another".to_owned()
@@ -184,6 +188,11 @@ impl Hint<'_> {
             Rejection::TwoValues(name) => {
                 format!("{at}: {name} has a value already, and keeps it: let one side of the two give it up")
             }
+            Rejection::Unreadable(_) => {
+                format!(
+                    "{at}: copy less; a token has at most 16 levels, and 256 members in one place, its own included"
+                )
+            }
             Rejection::HoldsToken(name) => format!("{at}: {name} holds a token; no token travels in another"),
         }
     }
@@ -201,8 +210,8 @@ impl Hint<'_> {
         let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
         let redeems = own && self.rule.is_some_and(|rule| rule.redemption.is_some());
         let claims = self.claims();
-        let sent = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        let carried = |name| claims.get::<Value>(name);
+        let sent = |text: &Option<String>| text.as_deref().and_then(|text| json::from_str(text, Limits::DOCUMENT).ok());
+        let carried = |name| json::from_str::<Value>(claims.raw(name)?, Limits::DOCUMENT).ok();
         let mut words = path.split('.');
         let fact = match words.next() {
             Some("details") if redeems => carried("tctx"),

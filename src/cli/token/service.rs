@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use url::{Url, form_urlencoded};
+use writ_verifier::json::{self, Limits};
 
 use crate::policy::Source;
 
@@ -138,8 +139,8 @@ impl Service {
         }
         let response = request.send().await.map_err(|error| unreachable(&error))?;
         let status = response.status();
-        let value =
-            serde_json::from_slice(&body(response).await?).map_err(|_| ServiceError::Answer(status.as_u16()))?;
+        let value = json::from_slice(&body(response).await?, Limits::DOCUMENT)
+            .map_err(|_| ServiceError::Answer(status.as_u16()))?;
         Ok((status, value))
     }
 }

@@ -301,7 +301,9 @@ mod tests {
         ] {
             assert!(!read(ISSUER, uri), "{uri}");
         }
-        for text in ["", "[]", "{}", r#"{"issuer":"https://login.example/tenant/"}"#] {
+        let raw = r#"{"$serde_json::private::RawValue":"\"https://keys.example/jwks\""}"#;
+        let smuggled = format!(r#"{{"issuer":"{ISSUER}","jwks_uri":{raw}}}"#);
+        for text in ["", "[]", "{}", r#"{"issuer":"https://login.example/tenant/"}"#, &smuggled] {
             assert!(jwks_uri(text.as_bytes(), ISSUER).is_err(), "{text}");
         }
     }
