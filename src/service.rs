@@ -145,7 +145,9 @@ impl Core {
         for event in events {
             audit.write(&event.into()).await?;
         }
-        Self::complete(store, keys).await
+        let core = Self::complete(store, keys).await?;
+        or_close(&core.store, core.store.keep()).await?;
+        Ok(core)
     }
 
     /// Opens a store that is there already.
