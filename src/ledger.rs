@@ -14,8 +14,8 @@ use writ_verifier::Purpose;
 
 use crate::client::ClientId;
 use crate::clock::Timestamp;
-use crate::policy::decide::{Grant, GrantKind};
-use crate::store::{Change, Store, StoreError, Swapped, Table};
+use crate::policy::decide::{Grant, GrantKind, began};
+use crate::store::{Change, Remains, Store, StoreError, Swapped, Table};
 use crate::subject::{OwnToken, SingleUse};
 
 /// How far the clock may lie behind the last recorded event.
@@ -168,8 +168,12 @@ impl Ledger {
     pub async fn open(store: Store) -> Result<Self, LedgerError> {
         let last_event = read_time(&store, Table::Clock, LAST_EVENT).await?.epoch();
         let floor = read_time(&store, Table::Meta, FLOOR).await?;
-        let single_use_floor = read_time(&store, Table::Meta, SINGLE_USE_FLOOR).await?.max(floor).epoch();
-        let (last_event, single_use_floor) = (AtomicU64::new(last_event), AtomicU64::new(single_use_floor));
+        // Repaired by an earlier version, a store has only the other one, for both.
+        let single_use_floor = match store.read(Table::Meta, SINGLE_USE_FLOOR).await? {
+            None => floor,
+            record => time(record.as_deref())?,
+        };
+        let (last_event, single_use_floor) = (AtomicU64::new(last_event), AtomicU64::new(single_use_floor.epoch()));
         Ok(Self { store, last_event, floor, single_use_floor })
     }
 
@@ -204,7 +208,8 @@ impl Ledger {
         // By the later time identifiers may have been dropped that can be used again by this one.
         let forgot = read_time(&self.store, Table::Clock, LAST_EVENT).await? > now + SPARE;
         if forgot {
-            change = change.put(Table::Meta, SINGLE_USE_FLOOR, time_value(now));
+            let floor = now.epoch().max(self.single_use_floor.load(Ordering::Acquire));
+            change = change.put(Table::Meta, SINGLE_USE_FLOOR, time_value(Timestamp::from_epoch(floor)));
         }
         // No condition, so there is no conflict.
         let _ = self.store.swap(change).await?;
@@ -263,6 +268,10 @@ impl Ledger {
 
     /// Counts were lost at the floor, with all records: what is on record was issued after that.
     async fn check_record(&self, original: &OwnToken, require_record: bool) -> Result<(), LedgerError> {
+        if began(&original.claims.txn).is_some_and(|began| began < self.floor) {
+            // Also if this token is from later: the tokens of a transaction share their uses.
+            return Err(LedgerError::NotOnRecord);
+        }
         let is_lost = Timestamp::from_epoch(original.claims.iat) <= self.floor;
         if !require_record && !is_lost {
             return Ok(());
@@ -412,9 +421,73 @@ impl Ledger {
     }
 }
 
-/// Adds to `change` that tokens issued up to `now` are never redeemed: what was counted for them is lost.
-pub fn forget_uses_before(change: Change, now: Timestamp) -> Change {
-    change.put(Table::Meta, FLOOR, time_value(now)).put(Table::Clock, LAST_EVENT, time_value(now))
+/// What a repair keeps of the ledger.
+#[derive(Debug)]
+pub struct Salvaged {
+    /// The records to keep, those of the installation and of the clock included.
+    pub change: Change,
+    /// How many tokens stay on record.
+    pub tokens: usize,
+    /// For how many transactions and purposes the uses counted are kept.
+    pub uses: usize,
+    /// How many identifiers that can be used once stay used.
+    pub single_use: usize,
+    /// Tokens issued up to then are not redeemed any more, since uses that were counted may be lost.
+    pub redemption_floor: Option<Timestamp>,
+    /// Identifiers made up to then are refused, since it may be lost that they were used.
+    pub single_use_floor: Option<Timestamp>,
+}
+
+/// Adds to `change` what can be kept of the ledger of a damaged store without granting anything twice.
+///
+/// A count that is missing or too low would grant uses again, and so would the absence of an identifier. So where these
+/// tables are not complete, nothing from before `now` is granted; their records are kept all the same, for they only
+/// refuse. Tokens on record grant, but no more than their counts allow: they are kept if the counts are complete.
+pub fn salvage(remains: &Remains, mut change: Change, now: Timestamp) -> Salvaged {
+    let parsed = |table, key: &[u8]| {
+        let record = remains.records(table).iter().find(|(name, _)| name == key);
+        record.map(|(_, value)| time(Some(value)))
+    };
+    let last_event = parsed(Table::Clock, LAST_EVENT).and_then(Result::ok).unwrap_or_default();
+    // With a clock that is behind now, tokens from the time in between would pass for later ones.
+    let floor = now.max(last_event);
+    // Without the floors of an earlier repair it is not known from when on the tables were complete.
+    let floors = [FLOOR, SINGLE_USE_FLOOR].map(|key| parsed(Table::Meta, key).transpose());
+    let known =
+        if remains.is_complete(Table::Meta) { floors.into_iter().collect::<Result<Vec<_>, _>>().ok() } else { None };
+    let known = known.map(|floors| (floors[0].unwrap_or_default(), floors[1].or(floors[0]).unwrap_or_default()));
+
+    let keeps_uses = known.is_some() && remains.is_complete(Table::Uses);
+    let keeps_single_use = known.is_some() && remains.is_complete(Table::Single);
+    let (redemption, single_use) = known.unwrap_or_default();
+    let redemption_floor = if keeps_uses { redemption } else { floor };
+    let single_use_floor = if keeps_single_use { single_use } else { floor };
+    change = change
+        .put(Table::Meta, FLOOR, time_value(redemption_floor))
+        .put(Table::Meta, SINGLE_USE_FLOOR, time_value(single_use_floor))
+        .put(Table::Clock, LAST_EVENT, time_value(floor));
+
+    let mut keep = |table, is_sound: fn(&[u8]) -> bool| {
+        let is_complete = remains.is_complete(table);
+        let sound = remains.records(table).iter().filter(|(_, value)| is_complete || is_sound(value));
+        let mut kept = 0;
+        for (key, value) in sound {
+            change = std::mem::take(&mut change).put(table, key, value.as_slice());
+            kept += 1;
+        }
+        kept
+    };
+    let uses = keep(Table::Uses, |value| decode::<Uses>(value).is_ok());
+    let singles = keep(Table::Single, |value| decode::<Timestamp>(value).is_ok());
+    let tokens = if keeps_uses { keep(Table::Tokens, |value| decode::<TokenRecord>(value).is_ok()) } else { 0 };
+    Salvaged {
+        change,
+        tokens,
+        uses,
+        single_use: singles,
+        redemption_floor: (!keeps_uses).then_some(floor),
+        single_use_floor: (!keeps_single_use).then_some(floor),
+    }
 }
 
 /// A key and a value.
@@ -465,7 +538,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::store::Settings;
+    use crate::store::{self, Settings};
 
     const ISSUED: u64 = 1_790_000_000;
     const DAY: u64 = 86_400;
@@ -539,7 +612,7 @@ mod tests {
     async fn what_was_made_before_a_repair_is_used_no_more() {
         let installed = Installed::new();
         let ledger = installed.ledger().await;
-        let _ = ledger.store.swap(forget_uses_before(Change::new(), at(100))).await.unwrap();
+        let _ = ledger.store.swap(salvage(&Remains::default(), Change::new(), at(100)).change).await.unwrap();
         let ledger = restarted(ledger, &installed).await;
         assert!(matches!(ledger.record(once(1, 100), at(101)).await, Err(LedgerError::Replayed)));
         ledger.record(once(1, 101), at(101)).await.unwrap();
@@ -678,13 +751,139 @@ mod tests {
     async fn after_a_repair_only_what_is_on_record_is_redeemed() {
         let installed = Installed::new();
         let ledger = installed.ledger().await;
-        let _ = ledger.store.swap(forget_uses_before(Change::new(), at(0))).await.unwrap();
+        let _ = ledger.store.swap(salvage(&Remains::default(), Change::new(), at(0)).change).await.unwrap();
         let ledger = restarted(ledger, &installed).await;
         let lenient = |token, iat| Grant::redeeming("job", OwnToken::expired("t", token, iat), 9, false);
         assert!(matches!(ledger.spend(&lenient(1, ISSUED), at(100)).await, Err(LedgerError::NotOnRecord)));
         assert_eq!(spent(&ledger, &lenient(1, ISSUED + 1), at(100)).await, Some((1, false)));
         recorded(&ledger, 2).await;
         assert_eq!(spent(&ledger, &lenient(2, ISSUED), at(100)).await, Some((2, false)));
+    }
+
+    /// A store with two tokens on record, one of which has spent a use, and an identifier that was used; closed.
+    async fn used() -> Installed {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        recorded(&ledger, 1).await;
+        recorded(&ledger, 2).await;
+        assert_eq!(spent(&ledger, &grant("job", 1, 2), at(100)).await, Some((1, false)));
+        ledger.record(once(1, 0), at(101)).await.unwrap();
+        ledger.store.close().await;
+        installed
+    }
+
+    impl Installed {
+        fn settings(&self) -> Settings {
+            Settings { path: self.0.path().join("data") }
+        }
+
+        /// A record of no meaning in a table, written past the seal.
+        fn damage(&self, table: u8) {
+            sled::open(self.settings().path).unwrap().insert([table, 1], b"?").unwrap();
+        }
+
+        /// What is kept at that second, and the ledger made of it.
+        async fn repaired(&self, seconds: u64) -> (Salvaged, Ledger) {
+            let remains = store::survey(&self.settings()).unwrap();
+            let mut salvaged = salvage(&remains, Change::new(), at(seconds));
+            store::replace(&self.settings(), std::mem::take(&mut salvaged.change)).unwrap();
+            (salvaged, self.ledger().await)
+        }
+    }
+
+    fn kept(salvaged: &Salvaged) -> (usize, usize, usize) {
+        (salvaged.tokens, salvaged.uses, salvaged.single_use)
+    }
+
+    #[tokio::test]
+    async fn a_repair_takes_nothing_from_tables_that_are_complete() {
+        let tokens = 4;
+        for harmed in [None, Some(tokens)] {
+            let installed = used().await;
+            harmed.inspect(|table| installed.damage(*table));
+            let (salvaged, ledger) = installed.repaired(200).await;
+            assert_eq!(kept(&salvaged), (2, 1, 1), "{harmed:?}");
+            assert_eq!((salvaged.redemption_floor, salvaged.single_use_floor), (None, None));
+            assert_eq!(spent(&ledger, &grant("job", 2, 2), at(201)).await, Some((2, false)));
+            assert_eq!(spent(&ledger, &grant("other", 1, 2), at(202)).await, None);
+            assert!(matches!(ledger.record(once(1, 0), at(203)).await, Err(LedgerError::Replayed)));
+            ledger.record(once(2, 0), at(203)).await.unwrap();
+        }
+    }
+
+    /// A count that may be too low grants nothing.
+    #[tokio::test]
+    async fn a_repair_that_may_have_lost_counts_refuses_all_that_was_issued_before() {
+        let (meta, uses) = (1, 5);
+        for harmed in [Some(meta), Some(uses), None] {
+            let installed = used().await;
+            match harmed {
+                Some(table) => installed.damage(table),
+                None => std::fs::remove_file(installed.settings().path.join("seal")).unwrap(),
+            }
+            let (salvaged, ledger) = installed.repaired(200).await;
+            assert_eq!(
+                (salvaged.tokens, salvaged.uses, salvaged.redemption_floor),
+                (0, 1, Some(at(200))),
+                "{harmed:?}"
+            );
+            for require_record in [true, false] {
+                for iat in [ISSUED, ISSUED + 200] {
+                    let grant = Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, require_record);
+                    assert!(matches!(ledger.spend(&grant, at(300)).await, Err(LedgerError::NotOnRecord)));
+                }
+            }
+            let later = Grant::redeeming("job", OwnToken::expired("t", 3, ISSUED + 201), 9, false);
+            assert_eq!(spent(&ledger, &later, at(300)).await, Some((2, false)), "what is known to be counted counts");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repair_that_may_have_lost_identifiers_refuses_all_that_were_made_before() {
+        let single = 7;
+        let installed = used().await;
+        installed.damage(single);
+        let (salvaged, ledger) = installed.repaired(200).await;
+        assert_eq!((salvaged.redemption_floor, salvaged.single_use_floor), (None, Some(at(200))));
+        for id in [1, 2] {
+            assert!(matches!(ledger.record(once(id, 200), at(201)).await, Err(LedgerError::Replayed)));
+        }
+        ledger.record(once(2, 201), at(201)).await.unwrap();
+        assert_eq!(spent(&ledger, &grant("job", 2, 2), at(202)).await, Some((2, false)));
+    }
+
+    /// What an earlier repair refuses stays refused, also when all is complete or the clock is behind.
+    #[tokio::test]
+    async fn a_later_repair_does_not_forget_an_earlier_one() {
+        let lenient = |iat| Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, false);
+        let installed = used().await;
+        std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
+        installed.repaired(200).await.1.store.close().await;
+        let (again, ledger) = installed.repaired(300).await;
+        assert_eq!(again.redemption_floor, None);
+        assert!(matches!(ledger.spend(&lenient(ISSUED + 200), at(300)).await, Err(LedgerError::NotOnRecord)));
+        ledger.store.close().await;
+        std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
+        let (behind, _) = installed.repaired(0).await;
+        assert_eq!(behind.redemption_floor, Some(at(300)));
+    }
+
+    /// The tokens of a transaction share their uses, and those of before are lost.
+    #[tokio::test]
+    async fn a_transaction_that_began_before_a_repair_is_not_redeemed_with_a_later_token() {
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        let floor = salvage(&Remains::default(), Change::new(), at(100)).change;
+        let _ = ledger.store.swap(floor).await.unwrap();
+        let ledger = restarted(ledger, &installed).await;
+        let begun = |second| uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ISSUED + second, 0));
+        let later = |second| OwnToken::expired(&begun(second).to_string(), 1, ISSUED + 110);
+        recorded(&ledger, 1).await;
+        for require_record in [true, false] {
+            let grant = |second| Grant::redeeming("job", later(second), 1, require_record);
+            assert!(matches!(ledger.spend(&grant(99), at(200)).await, Err(LedgerError::NotOnRecord)));
+            assert_eq!(spent(&ledger, &grant(100), at(200)).await, Some((1, false)));
+        }
     }
 
     /// A-129, R-DELAY-11

@@ -145,7 +145,9 @@ impl Core {
         for event in events {
             audit.write(&event.into()).await?;
         }
-        Self::complete(store, keys).await
+        let core = Self::complete(store, keys).await?;
+        or_close(&core.store, core.store.keep()).await?;
+        Ok(core)
     }
 
     /// Opens a store that is there already.
@@ -393,6 +395,7 @@ fn tell(set: &PolicySet) {
     metrics::gauge!("writ_policies_info", "digest" => set.digest().to_owned()).set(1.0);
 }
 
+#[expect(clippy::too_many_arguments, reason = "the rooms meet here and nowhere else")]
 fn rooms(
     config: &Config,
     exchange: Arc<Exchange>,
@@ -544,7 +547,7 @@ impl Upkeep {
                 "the clock has stepped ahead: nothing is issued until it is back, has stayed there for a minute, or is taken as right by `writ store trust-clock`"
             ),
             (Some(_), None) => {
-                tracing::warn!("the clock is back, or its step counts as right: tokens are issued again")
+                tracing::warn!("the clock is back, or its step counts as right: tokens are issued again");
             }
             _ => {}
         }

@@ -23,10 +23,11 @@ mod folder;
 mod quiet;
 mod repair;
 mod seal;
+mod working_copy;
 mod writer;
 
 pub use self::folder::write_file;
-pub use self::repair::{Survey, create_after_repair, reseal, salvage, set_aside, survey};
+pub use self::repair::{Remains, replace, reseal, survey};
 
 /// Where the records are.
 #[derive(Debug, Clone)]
@@ -112,6 +113,17 @@ pub enum OpenError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The disk is too full to open it.
+    #[error(
+        "the store {} cannot be opened: the disk is full; opening needs {} MiB of free space for a working copy; nothing was changed: free some space and start again",
+        path.display(), needed.div_ceil(1 << 20)
+    )]
+    NoSpace {
+        /// The store's folder.
+        path: PathBuf,
+        /// How much free space is needed, in bytes.
+        needed: u64,
+    },
     /// The file system refused.
     #[error("{}: {source}", path.display())]
     Io {
@@ -151,17 +163,25 @@ struct Counts([AtomicU64; Table::ALL.len()]);
 impl Store {
     /// Opens the store, and creates it if there never was one.
     ///
+    /// The files of a store that was there already change only with the first [`swap`](Self::swap), or with
+    /// [`keep`](Self::keep).
+    ///
     /// # Errors
     /// [`OpenError`] if another process has it, others than its owner can get at it, it is of another version, or its
     /// records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
-        Self::start(settings, engine::Start::AsSealed).await
+        let (path, counts) = (settings.path.clone(), Arc::<Counts>::default());
+        let writer = writer::spawn(path.clone(), Arc::clone(&counts)).await?;
+        Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)), counts })
     }
 
-    async fn start(settings: &Settings, start: engine::Start) -> Result<Self, OpenError> {
-        let (path, counts) = (settings.path.clone(), Arc::<Counts>::default());
-        let writer = writer::spawn(path.clone(), start, Arc::clone(&counts)).await?;
-        Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)), counts })
+    /// Puts what was opened in force: whoever opened the store has found all of it to be right.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] if the disk does not take it. Nothing is lost then.
+    pub async fn keep(&self) -> Result<(), OpenError> {
+        let kept = self.ask("keep", |answer| Command::Keep { answer }).await;
+        kept.map_err(|error| folder::io_error(&self.path, io::Error::other(error)))
     }
 
     /// The store's folder.

@@ -101,7 +101,9 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
     // Opened again, sled has a snapshot, and finds some damage by itself; without, it takes what it can read for all.
     let old = Settings { path: folder.path().join("opened again") };
     copy_folder(&young.path, &old.path);
-    Store::open(&old).await.unwrap().close().await;
+    let store = Store::open(&old).await.unwrap();
+    store.keep().await.unwrap();
+    store.close().await;
     let cases = [("db", &young, 150), ("db", &old, 100), ("seal", &old, 30), ("conf", &old, 20), ("snap", &old, 20)];
     for (file, whole, places) in cases {
         let mut refused = 0;
@@ -110,9 +112,11 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
             let settings = settings(copy.path());
             copy_folder(&whole.path, &settings.path);
             let damage = harm(&named(&settings.path, file), place, &mut random);
+            let harmed = files(&settings.path);
             match Store::open(&settings).await {
                 Err(OpenError::Damaged { what, .. }) => {
                     assert!(!what.is_empty());
+                    assert!(files(&settings.path) == harmed, "{damage}: what is refused stays as it is");
                     refused += 1;
                 }
                 Err(error) => panic!("{damage}: {error}"),
@@ -142,6 +146,37 @@ fn harm(file: &Path, place: u64, random: &mut Random) -> String {
     }
 }
 
+/// What starts, stops and full disks have left behind that means nothing.
+#[tokio::test]
+async fn leftovers_are_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = settings(folder.path());
+    let records = prepare(&whole).await;
+    let leftovers: [(&str, &[u8]); 7] = [
+        ("snap.00FFFFFFFFFFFFFF.generating", b""),
+        ("snap.00FFFFFFFFFFFFFF.generating", b"half of a snapshot"),
+        ("snap.FFFFFFFFFFFFFFFF.in___motion", b""),
+        (".opening/db", b"half of a copy"),
+        (".seal.draft", b"half of a seal"),
+        ("keys/.k.json.draft", b"half of a key file"),
+        (".probe", &[0; 4096]),
+    ];
+    for (name, content) in leftovers {
+        let copy = tempfile::tempdir().unwrap();
+        let settings = settings(copy.path());
+        copy_folder(&whole.path, &settings.path);
+        let leftover = settings.path.join(name);
+        fs::create_dir_all(leftover.parent().unwrap()).unwrap();
+        fs::write(&leftover, content).unwrap();
+        let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(everything(&store).await == records, "{name}");
+        store.keep().await.unwrap();
+        assert!(!leftover.exists(), "{name} is removed");
+        store.close().await;
+        assert!(everything(&Store::open(&settings).await.unwrap()).await == records, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn older_records_under_a_newer_seal_are_damage() {
     let folder = tempfile::tempdir().unwrap();
@@ -156,8 +191,10 @@ async fn older_records_under_a_newer_seal_are_damage() {
     }
     store.close().await;
     fs::copy(settings.path.join("seal"), backup.join("seal")).unwrap();
-    let refused = Store::open(&Settings { path: backup }).await.unwrap_err();
+    let before = files(&backup);
+    let refused = Store::open(&Settings { path: backup.clone() }).await.unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+    assert!(files(&backup) == before, "what is refused stays as it is");
 }
 
 #[tokio::test]
@@ -286,6 +323,20 @@ fn settings(folder: &Path) -> Settings {
 fn named(folder: &Path, start: &str) -> PathBuf {
     let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(start)).unwrap()
+}
+
+/// Every file below a folder but the lock, which names its last holder, and its content.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !path.ends_with("lock") {
+            found.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    found
 }
 
 fn copy_folder(from: &Path, to: &Path) {

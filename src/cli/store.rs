@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::keys::mirror::FileError;
 use crate::keys::repair::Rebuilt;
-use crate::ledger::forget_uses_before;
+use crate::ledger::{Salvaged, salvage};
 use crate::service::{Core, StartError, sealing_keys};
-use crate::store::{self, Store, Survey, Table};
+use crate::store::{self, Change, OpenError, Remains, Store, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -24,9 +24,9 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Sub {
-    /// Rebuild a damaged store from the key files; tokens issued before are not redeemed any more
+    /// Rebuild a damaged store from what can be read of it and from the key files; says what is kept and what is lost
     Repair {
-        /// Take the ledger as it is, after restoring a backup: uses counted since then are forgotten
+        /// Take the records as they are found, after restoring a backup: uses counted since then are forgotten
         #[arg(long)]
         trust_ledger: bool,
     },
@@ -63,37 +63,110 @@ fn ended(outcome: Result<(), StartError>) -> ExitCode {
     }
 }
 
-/// The records are given up, the key history comes back from its files.
+/// Keeps what can be trusted of what can be read; the key history comes back from its files, where the store lost it.
 async fn repair(config: &Config) -> Result<(), StartError> {
-    if !is_damaged(config).await? {
-        return Ok(());
-    }
-    let survey = store::survey(&config.store)?;
-    // What was stopped stays stopped, as far as it can be read.
-    let blocks = store::salvage(&config.store, Table::Blocks)?;
+    let Some(damage) = damage(config).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
-    tell_losses(&survey);
-    if let Some(aside) = store::set_aside(&config.store)? {
-        println!("what was there is now in {}", aside.display());
+    let mut remains = store::survey(&config.store)?;
+    if !matches!(damage, StartError::Store(_)) {
+        // The records are those that were sealed, and yet they are wrong: the seal went back in time with them.
+        remains = remains.without_proof();
     }
-    let (records, blocks) = carry_over(forget_uses_before(rebuilt.records(), now), &blocks);
-    store::create_after_repair(&config.store, records).await?.close().await;
-    Core::open_existing(config, &operators_audit()).await?.store.close().await;
-    tell_keys(&rebuilt);
-    tell_blocks(blocks, survey.sealed(Table::Blocks));
-    println!("tokens issued up to {now} are not redeemed any more (redemption_not_on_record)");
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: false, keys: rebuilt.known, blocks }).await?;
+    let ring = [Table::Meta, Table::Keys, Table::History, Table::Clock];
+    let mut rebuilt = Some(rebuilt).filter(|_| !ring.into_iter().all(|table| remains.is_complete(table)));
+    let mut kept = Kept::of(&remains, rebuilt.as_ref(), now);
+    tell_aside(store::replace(&config.store, kept.change())?.as_deref());
+    match Core::open_existing(config, &operators_audit()).await {
+        Ok(core) => core.store.close().await,
+        Err(error) if error.is_damage() && rebuilt.is_none() => {
+            // The key files know better than the store, so its seal is out of date.
+            remains = remains.without_proof();
+            rebuilt = Some(rebuild(config, now).await?);
+            kept = Kept::of(&remains, rebuilt.as_ref(), now);
+            store::replace(&config.store, kept.change())?;
+            Core::open_existing(config, &operators_audit()).await?.store.close().await;
+        }
+        Err(error) => return Err(error),
+    }
+    kept.tell(&remains, rebuilt.as_ref());
+    let keys = rebuilt.map_or(0, |rebuilt| rebuilt.known);
+    let (trust_ledger, blocks) = (false, kept.blocks);
+    operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks }).await?;
     Ok(())
+}
+
+/// What is kept of a damaged store.
+struct Kept {
+    ledger: Salvaged,
+    blocks: u64,
+}
+
+impl Kept {
+    /// Without a rebuilt ring, the ring is kept as it is.
+    fn of(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Self {
+        let change = match rebuilt {
+            Some(rebuilt) => rebuilt.records(),
+            None => [Table::Meta, Table::Keys, Table::History]
+                .into_iter()
+                .fold(Change::new(), |change, table| remains.carry_over(change, table)),
+        };
+        let (change, blocks) = carry_over(change, remains.records(Table::Blocks));
+        Self { ledger: salvage(remains, change, now), blocks }
+    }
+
+    fn change(&mut self) -> Change {
+        std::mem::take(&mut self.ledger.change)
+    }
+
+    fn tell(&self, remains: &Remains, rebuilt: Option<&Rebuilt>) {
+        match rebuilt {
+            Some(rebuilt) => tell_keys(rebuilt),
+            None => println!("the key ring and its history are kept as they were"),
+        }
+        println!("the ledger:");
+        let Salvaged { tokens, uses, single_use, redemption_floor, single_use_floor, .. } = &self.ledger;
+        for (table, kept, what) in [
+            (Table::Uses, uses, "counts of uses"),
+            (Table::Tokens, tokens, "tokens on record for redemption"),
+            (Table::Single, single_use, "used single-use tokens"),
+        ] {
+            match remains.sealed(table) {
+                Some(sealed) if remains.is_complete(table) && *kept as u64 == sealed => {
+                    println!("  {what}: all {sealed} kept");
+                }
+                Some(sealed) => println!("  {what}: {kept} of {sealed} kept"),
+                None => println!("  {what}: {kept} kept, of an unknown number"),
+            }
+        }
+        tell_blocks(self.blocks, remains.sealed(Table::Blocks));
+        match redemption_floor {
+            None => println!("no count of uses is lost: redemption goes on as before"),
+            Some(floor) => println!(
+                "counts of uses may be lost: tokens issued up to {floor} are not redeemed any more (redemption_not_on_record)"
+            ),
+        }
+        if let Some(floor) = single_use_floor {
+            println!("self-signed tokens made up to {floor} are refused: whether they were used may be lost");
+        }
+    }
 }
 
 /// The records are taken as they are. Where the key files know more than they do, the keys come from the files.
 async fn trust_ledger(config: &Config) -> Result<(), StartError> {
-    if !is_damaged(config).await? {
+    if damage(config).await?.is_none() {
         return Ok(());
     }
-    let survey = store::survey(&config.store)?;
-    store::reseal(&config.store)?;
+    let remains = store::survey(&config.store)?;
+    match store::reseal(&config.store) {
+        Ok(aside) => tell_aside(aside.as_deref()),
+        Err(error @ OpenError::Damaged { .. }) => {
+            eprintln!("the records cannot be taken as they are, since not all of them can be read");
+            eprintln!("`writ store repair` without --trust-ledger keeps those that can be read and trusted");
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
     let keys = match Core::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
@@ -102,25 +175,25 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
         Err(error) if error.is_damage() => replace_keys(config).await?,
         Err(error) => return Err(error),
     };
-    println!("the ledger is taken as it is: {} counts of uses", survey.readable(Table::Uses));
+    println!("the ledger is taken as it is: {} counts of uses", remains.records(Table::Uses).len());
     println!("uses that were counted after it was saved are forgotten");
-    let blocks = survey.readable(Table::Blocks);
-    tell_blocks(blocks, survey.sealed(Table::Blocks));
+    let blocks = remains.records(Table::Blocks).len() as u64;
+    tell_blocks(blocks, remains.sealed(Table::Blocks));
     operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys, blocks }).await?;
     Ok(())
 }
 
-/// Whether the store needs a repair. One that is well is left alone: a repair costs what the ledger knows.
-async fn is_damaged(config: &Config) -> Result<bool, StartError> {
+/// What is wrong with the store; one that is well is left alone.
+async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
     match Core::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
             println!("the store opens: there is nothing to repair, and nothing was done");
-            Ok(false)
+            Ok(None)
         }
         Err(error) if error.is_damage() => {
             println!("{error}");
-            Ok(true)
+            Ok(Some(error))
         }
         Err(error) => Err(error),
     }
@@ -165,12 +238,8 @@ fn tell_blocks(kept: u64, sealed: Option<u64>) {
     println!("compare `writ block list` with block_added and block_removed in the log, and add again what is missing");
 }
 
-fn tell_losses(survey: &Survey) {
-    for (table, what) in [(Table::Uses, "counts of uses"), (Table::Tokens, "records of redeemable tokens")] {
-        let readable = survey.readable(table);
-        match survey.sealed(table) {
-            Some(sealed) => println!("{what}: {readable} of {sealed} can still be read; all are given up"),
-            None => println!("{what}: {readable} can still be read, of an unknown number; all are given up"),
-        }
+fn tell_aside(aside: Option<&Path>) {
+    if let Some(aside) = aside {
+        println!("what was there is now in {}", aside.display());
     }
 }

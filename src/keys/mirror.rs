@@ -3,7 +3,7 @@
 //! History cannot be made again. Should the store be lost or go back in time, the ring is rebuilt from these files; and
 //! a file that knows more than the store gives such a loss away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,15 +115,18 @@ impl Mirror {
         for file in damaged {
             tracing::warn!(%file, "a key's file tells nothing; it is written anew if the key is known");
         }
+        refuse_strangers(&found, &lives)?;
         let mut found: BTreeMap<Kid, KeyLife> = found.into_iter().map(|life| (life.kid().clone(), life)).collect();
         let outdated = lives.into_iter().filter(|life| found.remove(life.kid()).as_ref() != Some(life)).collect();
-        if let Some(stranger) = found.values().find(|life| life.state() != KeyState::Next) {
-            return Err(MirrorError::Ahead(stranger.kid().clone()));
-        }
         for kid in found.keys() {
             fs::remove_file(self.path(kid))?;
         }
         self.write(outdated)
+    }
+
+    /// Refuses files that know of keys in use which are not among `lives`. Changes nothing. Blocks.
+    pub(super) fn check(&self, lives: &[KeyLife]) -> Result<(), MirrorError> {
+        refuse_strangers(&self.read()?.lives, lives)
     }
 
     /// Reads every file. Blocks.
@@ -156,6 +159,15 @@ impl Mirror {
     /// A kid is base64url and so a safe name.
     fn path(&self, kid: &Kid) -> PathBuf {
         self.folder.join(format!("{kid}.json"))
+    }
+}
+
+fn refuse_strangers(found: &[KeyLife], known: &[KeyLife]) -> Result<(), MirrorError> {
+    let known: BTreeSet<&Kid> = known.iter().map(KeyLife::kid).collect();
+    let is_stranger = |life: &&KeyLife| life.state() != KeyState::Next && !known.contains(life.kid());
+    match found.iter().find(is_stranger) {
+        Some(stranger) => Err(MirrorError::Ahead(stranger.kid().clone())),
+        None => Ok(()),
     }
 }
 

@@ -33,6 +33,9 @@ impl KeyRing {
         };
         let last_event = opened.last_event;
         let keys = Self::with(store, settings, sealing, opened);
+        // First of all: a store that is refused stays as it is.
+        let (mirror, lives) = (keys.mirror.clone(), keys.held().ring.lives().collect::<Vec<_>>());
+        blocking(move || mirror.check(&lives)).await?;
         events.extend(keys.complete_revocations(now).await?);
         refresh(&keys.mirror, &keys.held().ring).await?;
         events.extend(keys.settle(last_event, now).await?);

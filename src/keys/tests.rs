@@ -465,14 +465,13 @@ async fn a_ring_is_rebuilt_from_its_files() {
     let third = signing_kid(&keys, at(200));
     keys.revoke(&second, at(210)).await.unwrap();
     stop(keys).await;
-    store::set_aside(&installed.settings()).unwrap();
 
     let settings = settings(SigningAlgorithm::ES256);
     let rebuilt = Rebuilt::from_files(installed.files(), &settings, &sealing(1, &[]), &domain("d.example"), at(250))
         .await
         .unwrap();
     assert_eq!((rebuilt.known, rebuilt.damaged.as_slice()), (3, [].as_slice()));
-    store::create_after_repair(&installed.settings(), rebuilt.records()).await.unwrap().close().await;
+    store::replace(&installed.settings(), rebuilt.records()).unwrap().unwrap();
     let keys = installed.keys(at(250)).await;
     assert_eq!(
         [&first, &second, &third].map(|kid| state(&keys, kid)),

@@ -609,7 +609,7 @@ fn as_members(claims: &TxnClaims) -> Members {
 }
 
 /// The second in which a transaction began: it is in its `UUIDv7`.
-fn began(txn: &str) -> Option<Timestamp> {
+pub fn began(txn: &str) -> Option<Timestamp> {
     let (seconds, _) = Uuid::parse_str(txn).ok()?.get_timestamp()?.to_unix();
     Some(Timestamp::from_epoch(seconds))
 }

@@ -1,6 +1,5 @@
 //! sled alone, with its panics and its silence taken care of.
 
-use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
@@ -8,10 +7,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, fadvise};
-
 use super::OpenError;
-use super::folder::{self, io_error};
+use super::folder::io_error;
 use super::quiet::quietly;
 
 const CACHE_LEN: u64 = 32 << 20;
@@ -56,37 +53,21 @@ impl Drop for Database {
     }
 }
 
-/// sled without its seal; may change its files, as every opening by sled does.
-pub(super) fn open(path: &Path) -> Result<Database, OpenError> {
-    forget_cached(path).map_err(|source| io_error(path, source))?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_LEN).flush_every_ms(Some(CLEAN_EVERY_MS));
-    let db = match quietly(|| config.open()) {
-        Ok(Ok(db)) => Database(Some(db)),
-        Ok(Err(error)) => return Err(open_error(path, error)),
-        Err(panic) => return Err(damaged(path, panic)),
-    };
-    folder::tighten(path).map_err(|source| io_error(path, source))?;
-    Ok(db)
-}
-
-/// After a failed write the system may still show what never reached the disk.
-fn forget_cached(path: &Path) -> io::Result<()> {
-    match File::open(folder::database(path)) {
-        Ok(file) => Ok(fadvise(file, 0, None, Advice::DontNeed)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+/// sled without its seal, in a folder that it may change: a copy of that of the store.
+pub(super) fn open(folder: &Path, store: &Path) -> Result<Database, OpenError> {
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(CLEAN_EVERY_MS));
+    match quietly(|| config.open()) {
+        Ok(Ok(db)) => Ok(Database(Some(db))),
+        Ok(Err(error)) => Err(open_error(store, error)),
+        Err(panic) => Err(damaged(store, panic)),
     }
 }
 
-fn open_error(path: &Path, error: sled::Error) -> OpenError {
+fn open_error(store: &Path, error: sled::Error) -> OpenError {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
     match error {
-        // sled tells this by its text alone.
-        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            OpenError::Locked { path: path.to_owned(), pid: None }
-        }
-        sled::Error::Io(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => io_error(path, error),
-        error => damaged(path, error.to_string()),
+        sled::Error::Io(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => io_error(store, error),
+        error => damaged(store, error.to_string()),
     }
 }
 

@@ -4,30 +4,22 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::database::{self, Database, Fault, Flusher, attempt, damaged};
 use super::folder::{self, io_error};
 use super::seal::{Seal, Tally};
-use super::{Change, OpenError, Table};
+use super::working_copy::{self, Source, WorkingCopy};
+use super::{OpenError, Table};
 
 /// The layout of the records.
 pub(super) const VERSION: &str = "1";
-const VERSION_KEY: &[u8] = b"version";
+pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
 /// Full names and new values; `None` removes.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Keys without their table, and values.
 pub(super) type Page = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// What is expected of the records that are found.
-#[derive(Debug, Clone)]
-pub(super) enum Start {
-    /// They are those that were sealed, or there never were any.
-    AsSealed,
-    /// There are none; they begin with these.
-    AfterRepair(Change),
-}
 
 /// An open database whose records are durable and sealed.
 ///
@@ -41,41 +33,56 @@ pub(super) struct Engine {
     tally: Tally,
     /// What the batch under way replaces. After a fault this is still what is acknowledged.
     under_way: Writes,
+    /// Last, since it may remove the files that sled has open.
+    copy: WorkingCopy,
 }
 
 impl Engine {
     /// Opens the database; the caller holds the lock.
-    pub(super) fn open(path: &Path, start: Start) -> Result<Self, OpenError> {
-        let first_records = match start {
-            Start::AsSealed => None,
-            Start::AfterRepair(change) => Some(change.writes),
-        };
-        let mut seal = open_seal(path, first_records.is_some())?;
-        let db = database::open(path)?;
+    ///
+    /// The files of a store change only when the first batch is written, or with [`keep`](Self::keep).
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        working_copy::clean_up(path)?;
+        working_copy::probe(path)?;
+        Self::open_copy(path).map_err(|error| match error {
+            // Where the disk has become full meanwhile, sled may say anything.
+            OpenError::Damaged { .. } => working_copy::probe(path).err().unwrap_or(error),
+            error => error,
+        })
+    }
+
+    fn open_copy(path: &Path) -> Result<Self, OpenError> {
+        let seal = open_seal(path)?;
+        // Whatever a first start that was cut off has left: nothing in it was acknowledged.
+        let is_new = seal.matches(&Tally::default());
+        if is_new {
+            refuse_key_files(path)?;
+        }
+        let copy = WorkingCopy::make(path, if is_new { Source::Nothing } else { Source::Everything })?;
+        let db = database::open(&copy.folder(), path)?;
         let tally = count(path, &db)?;
         if !seal.matches(&tally) {
             return Err(damaged(path, difference(&tally, seal.sealed())));
         }
-        seal.settle(&tally).map_err(|source| io_error(&folder::seal(path), source))?;
-        let file = File::open(folder::database(path)).map_err(|source| io_error(path, source))?;
+        let file = File::open(folder::database(&copy.folder())).map_err(|source| io_error(path, source))?;
         let flusher = Flusher::start().map_err(|source| io_error(path, source))?;
-        let mut engine = Self { db, file, flusher, seal, tally, under_way: Writes::new() };
-        if engine.tally.is_empty() {
-            engine.begin(path, first_records)?;
-        } else if first_records.is_some() {
-            return Err(damaged(path, "there are records already"));
+        let mut engine = Self { db, file, flusher, seal, tally, under_way: Writes::new(), copy };
+        if is_new {
+            let version = (Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
+            let begun = engine.commit(&[version].into());
+            begun.map_err(|fault| io_error(path, io::Error::other(fault)))?;
         }
         Ok(engine)
     }
 
-    /// The first batch of a new store.
-    fn begin(&mut self, path: &Path, first_records: Option<Writes>) -> Result<(), OpenError> {
-        if first_records.is_none() {
-            refuse_key_files(path)?;
+    /// Puts what was opened in the place of the files it was copied from.
+    pub(super) fn keep(&mut self) -> Result<(), Fault> {
+        if !self.copy.is_finished() {
+            self.flusher.flush(&self.db)?;
+            self.copy.finish().map_err(|error| Fault(format!("the opened copy: {error}")))?;
+            self.seal.settle(&self.tally).map_err(|error| Fault(format!("seal: {error}")))?;
         }
-        let mut writes = first_records.unwrap_or_default();
-        writes.insert(Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
-        self.commit(&writes).map_err(|fault| io_error(path, io::Error::other(fault)))
+        Ok(())
     }
 
     /// The durable value of a record by its full name.
@@ -136,6 +143,7 @@ impl Engine {
     }
 
     fn write(&mut self, writes: &Writes, after: &Tally) -> Result<(), Fault> {
+        self.keep()?;
         let mut batch = sled::Batch::default();
         for record in self.under_way.keys() {
             match &writes[record] {
@@ -159,29 +167,25 @@ pub(super) fn count(path: &Path, db: &sled::Db) -> Result<Tally, OpenError> {
     if let Some(found) = version.filter(|found| found != VERSION.as_bytes()) {
         return Err(OpenError::Version { path: path.to_owned(), found: String::from_utf8_lossy(&found).into_owned() });
     }
-    let (tally, fault) = count_readable(db);
-    fault.map_or(Ok(tally), |fault| Err(unreadable(fault)))
-}
-
-/// What the records add up to as far as they can be read, and why not further.
-pub(super) fn count_readable(db: &sled::Db) -> (Tally, Option<Fault>) {
     let mut tally = Tally::default();
     let counted = attempt(|| {
         for record in db.iter() {
             let (name, value) = record?;
             if !tally.add(&name, &value) {
-                return Ok(Some(Fault("a record of no table".to_owned())));
+                return Ok(Err(damaged(path, "a record of no table")));
             }
         }
-        Ok(None)
+        Ok(Ok(()))
     });
-    (tally, counted.unwrap_or_else(Some))
+    counted.map_err(unreadable)??;
+    Ok(tally)
 }
 
-fn open_seal(path: &Path, after_repair: bool) -> Result<Seal, OpenError> {
+fn open_seal(path: &Path) -> Result<Seal, OpenError> {
     let at_seal = |source| io_error(&folder::seal(path), source);
+    let is_there = |file: PathBuf| file.try_exists().map_err(|source| io_error(path, source));
     match Seal::open(path) {
-        Ok(Some(seal)) if !folder::database(path).exists() && !seal.matches(&Tally::default()) => {
+        Ok(Some(seal)) if !seal.matches(&Tally::default()) && !is_there(folder::database(path))? => {
             Err(damaged(path, "its records are missing"))
         }
         Ok(Some(seal)) => Ok(seal),
@@ -189,10 +193,8 @@ fn open_seal(path: &Path, after_repair: bool) -> Result<Seal, OpenError> {
             if !folder::engine_files(path).map_err(|source| io_error(path, source))?.is_empty() {
                 return Err(damaged(path, "its seal is missing"));
             }
-            if !after_repair {
-                refuse_key_files(path)?;
-            }
-            Seal::create(path).map_err(at_seal)
+            refuse_key_files(path)?;
+            Seal::create(path, &Tally::default()).map_err(at_seal)
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(path, "its seal cannot be read")),
         Err(error) => Err(at_seal(error)),
@@ -233,7 +235,7 @@ mod tests {
 
     fn open(path: &Path) -> Result<Engine, OpenError> {
         folder::prepare(path).unwrap();
-        Engine::open(path, Start::AsSealed)
+        Engine::open(path)
     }
 
     fn writes<const N: usize>(records: [(&[u8], Option<&[u8]>); N]) -> Writes {
@@ -277,13 +279,41 @@ mod tests {
     fn record_that_never_went_through_the_seal_is_damage() {
         let folder = folder();
         for foreign in [&b"\x05x"[..], b"\x7fx"] {
-            let engine = open(folder.path()).unwrap();
+            let mut engine = open(folder.path()).unwrap();
+            engine.keep().unwrap();
             engine.db.insert(foreign, b"1").unwrap();
             drop(engine);
             assert!(matches!(open(folder.path()), Err(OpenError::Damaged { .. })));
-            database::open(folder.path()).unwrap().remove(foreign).unwrap();
+            database::open(folder.path(), folder.path()).unwrap().remove(foreign).unwrap();
         }
         open(folder.path()).unwrap();
+    }
+
+    /// Nothing was acknowledged yet, so whatever is there means nothing.
+    #[test]
+    fn first_start_that_was_cut_off_is_done_again() {
+        let whole = folder();
+        open(whole.path()).unwrap();
+        let conf = fs::read(whole.path().join("conf")).unwrap();
+        let states: [&[(&str, &[u8])]; 5] = [
+            &[],
+            &[("conf", b"")],
+            &[("conf", &conf[..conf.len() / 2])],
+            &[("conf", &conf), ("db", b"")],
+            &[("conf", &[0; 62]), ("db", &[0; 4096]), ("snap.00000000000000FF", b"")],
+        ];
+        for (number, state) in states.into_iter().enumerate() {
+            let folder = folder();
+            folder::prepare(folder.path()).unwrap();
+            Seal::create(folder.path(), &Tally::default()).unwrap();
+            for (name, content) in state {
+                fs::write(folder.path().join(name), content).unwrap();
+            }
+            let mut engine = open(folder.path()).unwrap_or_else(|error| panic!("state {number}: {error}"));
+            engine.commit(&writes([(b"a", Some(b"1"))])).unwrap();
+            drop(engine);
+            assert_eq!(value(&open(folder.path()).unwrap(), b"a"), Some(b"1".to_vec()), "state {number}");
+        }
     }
 
     #[test]

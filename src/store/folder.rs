@@ -13,6 +13,10 @@ use super::OpenError;
 /// How long a restart waits for the lock of a process that was just killed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How the names of files end that are being written.
+const DRAFT: &str = ".draft";
+const PROBE: &str = ".probe";
+
 /// The store's folder for this process alone, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -25,7 +29,7 @@ pub(super) struct Lock {
 /// What the file system says; the old file is then untouched.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let draft = path.with_file_name([OsStr::new("."), name, OsStr::new(".draft")].into_iter().collect::<OsString>());
+    let draft = path.with_file_name([OsStr::new("."), name, OsStr::new(DRAFT)].into_iter().collect::<OsString>());
     let written = write_draft(&draft, bytes).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         // What matters is the first error; a draft left behind is overwritten by the next.
@@ -75,14 +79,19 @@ fn check_owner_only(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Takes from group and others what sled, which follows the umask, may have given them, and makes the files' names last.
-pub(super) fn tighten(path: &Path) -> io::Result<()> {
-    for entry in engine_files(path)? {
-        let mode = if entry.is_dir() { 0o700 } else { 0o600 };
-        fs::set_permissions(&entry, Permissions::from_mode(mode))?;
-        File::open(&entry)?.sync_all()?;
+/// Removes what was left when a process ended while it wrote one of its small files.
+pub(super) fn remove_drafts(path: &Path) -> io::Result<()> {
+    for folder in [path, &keys(path)] {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name == PROBE.as_bytes() || (name.starts_with(b".") && name.ends_with(DRAFT.as_bytes())) {
+                fs::remove_file(entry.path())?;
+            }
+        }
     }
-    sync_folder(path)
+    Ok(())
 }
 
 /// The files of sled: `db`, `conf`, the folder `blobs`, `snap.*`.
@@ -124,7 +133,7 @@ pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
 
 /// Finds out whether the file system takes data again, before anything is given up for that.
 pub(super) fn probe(path: &Path) -> io::Result<()> {
-    let file_path = path.join(".probe");
+    let file_path = path.join(PROBE);
     let probed =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file_path).and_then(|mut file| {
             // As much as sled adds to its file at a time, and half as much again for its snapshot.

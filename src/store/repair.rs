@@ -1,147 +1,262 @@
-//! What `writ store repair` is made of: see what is left, set it aside, begin anew, or take it as it is.
+//! What `writ store repair` is made of: read what is left, put a new store in the place of the old, or take it as it is.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
-use super::database::{self, Database, attempt, damaged};
-use super::engine::{Page, Start, count, count_readable};
+use super::database::{self, Database, Fault, attempt, damaged};
+use super::engine::{Page, VERSION, VERSION_KEY, count};
 use super::folder::{self, Lock, io_error};
 use super::seal::{Seal, Tally};
-use super::{Change, OpenError, Settings, Store, Table};
+use super::working_copy::{self, Source, WorkingCopy};
+use super::{Change, OpenError, Settings, Table};
 
-/// How many records a damaged store still has, and how many it should have.
-#[derive(Debug, Clone)]
-pub struct Survey {
-    readable: Tally,
+/// How many records of a new store are handed to sled at once.
+const CHUNK: usize = 1000;
+
+/// What a store that does not open still holds.
+#[derive(Debug, Default)]
+pub struct Remains {
+    tables: HashMap<Table, Found>,
     sealed: Option<Tally>,
 }
 
-impl Survey {
-    /// How many records of a table can be read.
-    pub fn readable(&self, table: Table) -> u64 {
-        self.readable.records(table)
+/// What can be read of one table.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    records: Page,
+    /// Number and hashes are those that were sealed: none is missing, altered, or older than the seal.
+    is_complete: bool,
+}
+
+impl Remains {
+    /// The records of a table that can be read, keys and values.
+    ///
+    /// Unless they are [complete](Self::is_complete) they may be old or not all: what can be made of them is for the
+    /// module to judge that wrote them.
+    pub fn records(&self, table: Table) -> &[(Vec<u8>, Vec<u8>)] {
+        self.tables.get(&table).map_or(&[], |found| &found.records)
+    }
+
+    /// Whether the seal proves that these are all the records there were, as they were.
+    pub fn is_complete(&self, table: Table) -> bool {
+        self.tables.get(&table).is_some_and(|found| found.is_complete)
     }
 
     /// How many records of a table there were when it was last sealed; `None` if the seal itself is lost.
     pub fn sealed(&self, table: Table) -> Option<u64> {
         Some(self.sealed.as_ref()?.records(table))
     }
-}
 
-/// Counts what can be read of a store that does not open, and what its seal says.
-///
-/// # Errors
-/// [`OpenError`] if the folder cannot be had at all; damage is no error here.
-pub fn survey(settings: &Settings) -> Result<Survey, OpenError> {
-    let path = &settings.path;
-    let _lock = lock(path)?;
-    let readable = match open_found(path) {
-        Ok(db) => count_readable(&db).0,
-        Err(OpenError::Damaged { .. }) => Tally::default(),
-        Err(error) => return Err(error),
-    };
-    // A seal that cannot be read says nothing.
-    let sealed = Seal::open(path).ok().flatten().map(|seal| seal.sealed().clone());
-    Ok(Survey { readable, sealed })
-}
+    /// Adds to `change` all records of a table as they are.
+    pub fn carry_over(&self, change: Change, table: Table) -> Change {
+        self.records(table).iter().fold(change, |change, (key, value)| change.put(table, key, value.as_slice()))
+    }
 
-/// The records of one table, keys and values, as far as they can be read in a store that does not open.
-///
-/// They may be old, altered, or not all: what can be made of them is for the room to judge that wrote them.
-///
-/// # Errors
-/// [`OpenError`] if the folder cannot be had at all; damage is no error here.
-pub fn salvage(settings: &Settings, table: Table) -> Result<Page, OpenError> {
-    let path = &settings.path;
-    let _lock = lock(path)?;
-    let db = match open_found(path) {
-        Ok(db) => db,
-        Err(OpenError::Damaged { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut found = Page::new();
-    let read = attempt(|| {
-        for record in db.scan_prefix(table.record(&[])) {
-            let (name, value) = record?;
-            found.push((name[1..].to_vec(), value.to_vec()));
+    /// Nothing is known any more to be complete: the seal itself is out of date.
+    #[must_use]
+    pub fn without_proof(mut self) -> Self {
+        for found in self.tables.values_mut() {
+            found.is_complete = false;
         }
-        Ok(())
-    });
-    // Why not further is the damage that is being repaired.
-    drop(read);
-    Ok(found)
+        self
+    }
+
+    /// Of each table the better of the two: what is complete, else what is more.
+    fn merge(&mut self, other: HashMap<Table, Found>) {
+        for (table, found) in other {
+            let known = self.tables.entry(table).or_default();
+            if (found.is_complete, found.records.len()) > (known.is_complete, known.records.len()) {
+                *known = found;
+            }
+        }
+    }
 }
 
-/// Moves the records and their seal to `<path>/damaged-<time>`; what is kept beside them stays.
+/// Reads what can be read of a store that does not open. Its files stay as they are.
 ///
-/// Returns where they are now; `None` if there were none.
+/// # Errors
+/// [`OpenError`] if the folder cannot be had at all, or the disk has no room for a copy; damage is no error here.
+pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
+    let path = &settings.path;
+    let _lock = lock(path)?;
+    // A seal that cannot be read says nothing.
+    let seal = Seal::open(path).ok().flatten();
+    let mut remains = Remains { sealed: seal.as_ref().map(|seal| seal.sealed().clone()), ..Remains::default() };
+    // From its snapshot sled finds records behind a damaged place that it does not find without, and the other way round.
+    for source in [Source::Everything, Source::NoSnapshot] {
+        if Table::ALL.into_iter().all(|table| remains.is_complete(table)) {
+            break;
+        }
+        match open_found(path, source) {
+            Ok(opened) => remains.merge(read_tables(&opened.db, seal.as_ref())),
+            Err(OpenError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(remains)
+}
+
+/// Puts a store with these records in the place of the one that is there, which is moved to `<path>/damaged-<time>`.
+///
+/// Either the old store is there afterwards, or the new one with all of its records. The change's conditions are not
+/// looked at, and it may be larger than [`Change::MAX_RECORDS`]. Returns where the old one is; `None` if there was none.
 ///
 /// # Errors
 /// [`OpenError`] if the store is in use or the file system refuses.
-pub fn set_aside(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
+pub fn replace(settings: &Settings, records: Change) -> Result<Option<PathBuf>, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
+    let copy = WorkingCopy::make(path, Source::Nothing)?;
+    let db = database::open(&copy.folder(), path)?;
+    let mut writes = records.writes;
+    writes.insert(Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
+    let records: Vec<_> = writes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let written = write(&db, &records).map_err(|fault| io_error(path, io::Error::other(fault)))?;
+    if count(path, &db)? != written {
+        return Err(io_error(path, io::Error::other("the new store does not hold what was written to it")));
+    }
+    take_place(path, Opened { db, copy }, &written)
+}
+
+/// Takes the records as they are found for those that should be there; returns where the old files are.
+///
+/// # Errors
+/// [`OpenError`] if there are none, not all of them can be read, or they are of another version.
+pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
+    let path = &settings.path;
+    let _lock = lock(path)?;
+    let whole = |source| {
+        let opened = open_found(path, source)?;
+        let found = count(path, &opened.db)?;
+        if found.is_empty() { Err(damaged(path, "there are no records")) } else { Ok((opened, found)) }
+    };
+    let (opened, found) = match whole(Source::Everything) {
+        Err(OpenError::Damaged { .. }) => whole(Source::NoSnapshot)?,
+        outcome => outcome?,
+    };
+    take_place(path, opened, &found)
+}
+
+/// sled's database in a copy, which is to be closed first.
+struct Opened {
+    db: Database,
+    copy: WorkingCopy,
+}
+
+fn lock(path: &Path) -> Result<Lock, OpenError> {
+    folder::prepare(path)?;
+    let lock = Lock::acquire(path)?;
+    working_copy::clean_up(path)?;
+    working_copy::probe(path)?;
+    Ok(lock)
+}
+
+/// sled's database, but never a new one.
+fn open_found(path: &Path, source: Source) -> Result<Opened, OpenError> {
+    if !folder::database(path).exists() {
+        return Err(damaged(path, "there are no records"));
+    }
+    let copy = WorkingCopy::make(path, source)?;
+    Ok(Opened { db: database::open(&copy.folder(), path)?, copy })
+}
+
+fn write(db: &sled::Db, records: &[(Vec<u8>, Vec<u8>)]) -> Result<Tally, Fault> {
+    let mut tally = Tally::default();
+    for chunk in records.chunks(CHUNK) {
+        let mut batch = sled::Batch::default();
+        for (name, value) in chunk {
+            if !tally.add(name, value) {
+                return Err(Fault("a record of no table".to_owned()));
+            }
+            batch.insert(name.as_slice(), value.as_slice());
+        }
+        attempt(|| db.apply_batch(batch))?;
+    }
+    attempt(|| db.flush())?;
+    Ok(tally)
+}
+
+/// Seals what was opened, and puts it in the place of the store.
+fn take_place(path: &Path, opened: Opened, records: &Tally) -> Result<Option<PathBuf>, OpenError> {
+    let Opened { db, mut copy } = opened;
+    drop(db);
+    Seal::create(&copy.folder(), records).map_err(|source| io_error(path, source))?;
+    let aside = keep_aside(path)?;
+    copy.finish().map_err(|source| io_error(path, source))?;
+    Ok(aside)
+}
+
+/// Keeps the files of the store as `<path>/damaged-<time>` too: what replaces them takes their names, not these.
+fn keep_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     let mut files = folder::engine_files(path).map_err(|source| io_error(path, source))?;
-    // Last: as long as it is there, nobody takes the rest for a new store.
     files.extend(Some(folder::seal(path)).filter(|seal| seal.exists()));
     if files.is_empty() {
         return Ok(None);
     }
     let aside = path.join(format!("damaged-{}", Utc::now().format("%Y%m%dT%H%M%S%.3fZ")));
-    DirBuilder::new().mode(0o700).create(&aside).map_err(|source| io_error(&aside, source))?;
-    for file in files {
-        let name = file.file_name().unwrap_or_default();
-        fs::rename(&file, aside.join(name)).map_err(|source| io_error(&file, source))?;
-    }
-    for folder in [&aside, path] {
-        folder::sync_folder(folder).map_err(|source| io_error(folder, source))?;
-    }
+    let kept = DirBuilder::new().mode(0o700).create(&aside).and_then(|()| {
+        for file in &files {
+            let target = aside.join(file.file_name().unwrap_or_default());
+            if !file.is_dir() {
+                // Some file systems know no second names.
+                fs::hard_link(file, &target).or_else(|_| fs::copy(file, &target).map(drop))?;
+            }
+        }
+        folder::sync_folder(&aside)?;
+        folder::sync_folder(path)
+    });
+    kept.map_err(|source| io_error(&aside, source))?;
     Ok(Some(aside))
 }
 
-/// Makes a new store with these records, although key files tell that there once was another; opens it.
-///
-/// All of the records are there, or the store does not open. The change's conditions are not looked at, and it may be
-/// larger than [`Change::MAX_RECORDS`].
-///
-/// # Errors
-/// [`OpenError`], also if the old records have not been [set aside](set_aside).
-pub async fn create_after_repair(settings: &Settings, records: Change) -> Result<Store, OpenError> {
-    Store::start(settings, Start::AfterRepair(records)).await
+/// What can be read of each table, and whether that is all.
+fn read_tables(db: &sled::Db, seal: Option<&Seal>) -> HashMap<Table, Found> {
+    let read = |table: Table| {
+        let records = read_table(db, table);
+        let mut tally = Tally::default();
+        for (name, value) in &records {
+            let _ = tally.add(name, value);
+        }
+        let is_complete = seal.is_some_and(|seal| seal.matches_table(&tally, table));
+        let records = records.into_iter().map(|(name, value)| (name[1..].to_vec(), value)).collect();
+        (table, Found { records, is_complete })
+    };
+    Table::ALL.into_iter().map(read).collect()
 }
 
-/// Takes the records as they are found for those that should be there.
-///
-/// # Errors
-/// [`OpenError`] if there are none, not all of them can be read, or they are of another version.
-pub fn reseal(settings: &Settings) -> Result<(), OpenError> {
-    let path = &settings.path;
-    let _lock = lock(path)?;
-    let db = open_found(path)?;
-    let found = count(path, &db)?;
-    if found.is_empty() {
-        return Err(damaged(path, "there are no records"));
+/// The records of a table by their full names. Where some cannot be read, those before and behind them are.
+fn read_table(db: &sled::Db, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    // Why not further is the damage that is being repaired.
+    let forward = attempt(|| {
+        for record in db.scan_prefix(table.record(&[])) {
+            let (name, value) = record?;
+            found.insert(name.to_vec(), value.to_vec());
+        }
+        Ok(())
+    });
+    if forward.is_err() {
+        let _ = attempt(|| {
+            for record in db.scan_prefix(table.record(&[])).rev() {
+                let (name, value) = record?;
+                if found.insert(name.to_vec(), value.to_vec()).is_some() {
+                    break;
+                }
+            }
+            Ok(())
+        });
     }
-    let sealed = Seal::create(path).and_then(|mut seal| seal.settle(&found));
-    sealed.map_err(|source| io_error(&folder::seal(path), source))
-}
-
-fn lock(path: &Path) -> Result<Lock, OpenError> {
-    folder::prepare(path)?;
-    Lock::acquire(path)
-}
-
-/// sled's database, but never a new one.
-fn open_found(path: &Path) -> Result<Database, OpenError> {
-    if folder::database(path).exists() { database::open(path) } else { Err(damaged(path, "there are no records")) }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Swapped;
+    use super::super::{Store, Swapped};
     use super::*;
 
     fn settings(folder: &tempfile::TempDir) -> Settings {
@@ -175,37 +290,44 @@ mod tests {
             fs::rename(&hidden, settings.path.join(part)).unwrap();
         }
         Store::open(&settings).await.unwrap().close().await;
-        set_aside(&settings).unwrap().unwrap();
+        for file in folder::engine_files(&settings.path).unwrap().into_iter().chain([folder::seal(&settings.path)]) {
+            if file.is_dir() { fs::remove_dir_all(file).unwrap() } else { fs::remove_file(file).unwrap() }
+        }
         assert_eq!(damage(&settings).await, "there are key files, but no records");
     }
 
     #[tokio::test]
-    async fn survey_tells_what_is_lost_and_takes_nothing() {
+    async fn survey_tells_what_is_complete_and_takes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        let whole = survey(&settings).unwrap();
-        assert_eq!((whole.readable(Table::Uses), whole.sealed(Table::Uses)), (1, Some(1)));
+        let state = |remains: &Remains| {
+            (remains.records(Table::Uses).len(), remains.sealed(Table::Uses), remains.is_complete(Table::Uses))
+        };
+        assert_eq!(state(&survey(&settings).unwrap()), (1, Some(1), true));
         fs::rename(settings.path.join("db"), folder.path().join("hidden")).unwrap();
-        let lost = survey(&settings).unwrap();
-        assert_eq!((lost.readable(Table::Uses), lost.sealed(Table::Uses)), (0, Some(1)));
+        assert_eq!(state(&survey(&settings).unwrap()), (0, Some(1), false));
         assert!(!settings.path.join("db").exists());
-        fs::write(settings.path.join("seal"), b"").unwrap();
-        assert_eq!(survey(&settings).unwrap().sealed(Table::Uses), None);
+        fs::rename(folder.path().join("hidden"), settings.path.join("db")).unwrap();
+        for lost in [&b""[..], b"garbled"] {
+            fs::write(settings.path.join("seal"), lost).unwrap();
+            assert_eq!(state(&survey(&settings).unwrap()), (1, None, false));
+        }
     }
 
     #[tokio::test]
-    async fn salvage_takes_one_table_out_of_a_store_that_does_not_open() {
+    async fn only_what_the_seal_proves_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        fs::remove_file(settings.path.join("seal")).unwrap();
-        damage(&settings).await;
-        assert_eq!(salvage(&settings, Table::Uses).unwrap(), [(b"u".to_vec(), b"1".to_vec())]);
-        assert_eq!(salvage(&settings, Table::Blocks).unwrap(), []);
-        fs::remove_file(settings.path.join("db")).unwrap();
-        assert_eq!(salvage(&settings, Table::Uses).unwrap(), []);
-        assert!(!settings.path.join("db").exists());
+        let db = database::open(&settings.path, &settings.path).unwrap();
+        db.insert(Table::Tokens.record(b"foreign"), b"1").unwrap();
+        drop(db);
+        let remains = survey(&settings).unwrap();
+        let complete: Vec<_> = Table::ALL.into_iter().filter(|table| remains.is_complete(*table)).collect();
+        assert_eq!(complete.len(), Table::ALL.len() - 1);
+        assert!(!complete.contains(&Table::Tokens));
+        assert!(Table::ALL.into_iter().all(|table| !survey(&settings).unwrap().without_proof().is_complete(table)));
     }
 
     #[tokio::test]
@@ -213,18 +335,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        let before = create_after_repair(&settings, Change::new()).await.unwrap_err();
-        assert!(matches!(before, OpenError::Damaged { .. }), "{before}");
-        let aside = set_aside(&settings).unwrap().unwrap();
-        assert!(aside.join("db").exists() && aside.join("seal").exists());
-        assert!(set_aside(&settings).unwrap().is_none());
         // More than one change may hold, and than one segment of sled's file.
         let records = (0..4000_u16)
             .fold(Change::new(), |change, number| change.put(Table::History, &number.to_be_bytes(), vec![7; 400]));
-        create_after_repair(&settings, records).await.unwrap().close().await;
+        let old = fs::read(settings.path.join("db")).unwrap();
+        let aside = replace(&settings, records).unwrap().unwrap();
+        assert_eq!(fs::read(aside.join("db")).unwrap(), old);
+        assert!(aside.join("seal").exists());
         let store = Store::open(&settings).await.unwrap();
         assert_eq!(store.scan(Table::History).await.unwrap().len(), 4000);
         assert_eq!(store.scan(Table::Uses).await.unwrap(), vec![]);
+        assert!(matches!(replace(&settings, Change::new()), Err(OpenError::Locked { .. })));
     }
 
     #[tokio::test]
@@ -232,18 +353,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        fs::remove_file(settings.path.join("seal")).unwrap();
-        damage(&settings).await;
-        reseal(&settings).unwrap();
-        let store = Store::open(&settings).await.unwrap();
-        assert_eq!(store.read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
-        assert!(matches!(reseal(&settings), Err(OpenError::Locked { .. })));
+        Store::open(&settings).await.unwrap().keep().await.unwrap();
+        let harms: [fn(&Path); 4] = [
+            |path| fs::remove_file(path.join("seal")).unwrap(),
+            |path| fs::write(path.join("seal"), b"garbled").unwrap(),
+            |path| fs::write(path.join("snap.00FFFFFFFFFFFFFF"), b"").unwrap(),
+            |path| fs::write(path.join("snap.FFFFFFFFFFFFFFFF"), b"not a snapshot at all").unwrap(),
+        ];
+        for harm in harms {
+            harm(&settings.path);
+            damage(&settings).await;
+            reseal(&settings).unwrap();
+            let store = Store::open(&settings).await.unwrap();
+            assert_eq!(store.read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
+            assert!(matches!(reseal(&settings), Err(OpenError::Locked { .. })));
+            store.close().await;
+        }
     }
 
     #[test]
     fn nothing_is_not_resealed() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(reseal(&settings(&folder)), Err(OpenError::Damaged { .. })));
-        assert!(set_aside(&settings(&folder)).unwrap().is_none());
+        assert!(!settings(&folder).path.join("db").exists());
     }
 }

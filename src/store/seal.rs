@@ -75,7 +75,11 @@ impl Tally {
 
     /// How many records a table has.
     pub(super) fn records(&self, table: Table) -> u64 {
-        self.0[usize::from(table.prefix())].records
+        self.of(table).records
+    }
+
+    fn of(&self, table: Table) -> Count {
+        self.0[usize::from(table.prefix())]
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -119,16 +123,16 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl Seal {
-    /// Makes the seal of a store that holds nothing, durably and whole.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let empty = |sequence| Slot { sequence, before: Tally::default(), after: Tally::default() };
-        let mut bytes = empty(1).to_bytes();
+    /// Makes the seal of a store that holds these records, durably and whole.
+    pub(super) fn create(path: &Path, held: &Tally) -> io::Result<Self> {
+        let slot = |sequence| Slot { sequence, before: held.clone(), after: held.clone() };
+        let mut bytes = slot(1).to_bytes();
         bytes.resize(SLOT_SPACING, 0);
-        bytes.extend(empty(2).to_bytes());
+        bytes.extend(slot(2).to_bytes());
         bytes.resize(3 * SLOT_SPACING, 0);
         let file_path = folder::seal(path);
         folder::write_file(&file_path, &bytes)?;
-        Ok(Self { file: open(&file_path)?, newest: empty(2), place: 1, carried_out: true })
+        Ok(Self { file: open(&file_path)?, newest: slot(2), place: 1, carried_out: true })
     }
 
     /// The seal of a store; `None` if there is no file. What cannot be read as one is `InvalidData`.
@@ -153,6 +157,12 @@ impl Seal {
     /// Whether these are the records that were last sealed.
     pub(super) fn matches(&self, found: &Tally) -> bool {
         *found == self.newest.after || (!self.carried_out && *found == self.newest.before)
+    }
+
+    /// Whether of one table these are the records that were last sealed.
+    pub(super) fn matches_table(&self, found: &Tally, table: Table) -> bool {
+        let sealed = |tally: &Tally| tally.of(table) == found.of(table);
+        sealed(&self.newest.after) || (!self.carried_out && sealed(&self.newest.before))
     }
 
     /// The records as they should be.
@@ -281,7 +291,7 @@ mod tests {
     fn announced_batch_may_have_been_written_or_not() {
         let folder = tempfile::tempdir().unwrap();
         let [before, after, other] = [&b"1"[..], b"2", b"3"].map(|value| tally(&[(b"\x01a", value)]));
-        let mut seal = Seal::create(folder.path()).unwrap();
+        let mut seal = Seal::create(folder.path(), &Tally::default()).unwrap();
         assert!(seal.matches(&Tally::default()) && !seal.matches(&before));
         seal.announce(&Tally::default(), &before).unwrap();
         seal.announce(&before, &after).unwrap();
@@ -296,7 +306,7 @@ mod tests {
     fn batch_that_was_carried_out_cannot_be_missing() {
         let folder = tempfile::tempdir().unwrap();
         let [before, after] = [&b"1"[..], b"2"].map(|value| tally(&[(b"\x01a", value)]));
-        let mut seal = Seal::create(folder.path()).unwrap();
+        let mut seal = Seal::create(folder.path(), &Tally::default()).unwrap();
         seal.announce(&Tally::default(), &before).unwrap();
         seal.carried_out().unwrap();
         for seal in [seal, reopened(folder.path())] {
@@ -312,7 +322,7 @@ mod tests {
     fn torn_announcement_leaves_the_one_before_it_complete() {
         let folder = tempfile::tempdir().unwrap();
         let [before, after] = [&b"1"[..], b"2"].map(|value| tally(&[(b"\x01a", value)]));
-        let mut seal = Seal::create(folder.path()).unwrap();
+        let mut seal = Seal::create(folder.path(), &Tally::default()).unwrap();
         seal.announce(&Tally::default(), &before).unwrap();
         seal.announce(&before, &after).unwrap();
         let place = seal.place;
@@ -328,7 +338,7 @@ mod tests {
     fn seal_with_no_whole_slot_is_invalid_data() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Seal::open(folder.path()).unwrap().is_none());
-        drop(Seal::create(folder.path()).unwrap());
+        drop(Seal::create(folder.path(), &Tally::default()).unwrap());
         flip(folder.path(), 0);
         flip(folder.path(), (SLOT_SPACING + SLOT_LEN - 1) as u64);
         assert_eq!(Seal::open(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{Fault, damaged};
-use super::engine::{Engine, Page, Start, Writes};
+use super::engine::{Engine, Page, Writes};
 use super::folder::{self, Lock};
 use super::quiet::quietly;
+use super::working_copy;
 use super::{Change, Counts, OpenError, StoreError, Swapped, Table};
 
 /// How many requests wait before those who send them do.
@@ -35,6 +36,7 @@ pub(super) enum Command {
     Read { key: Vec<u8>, answer: Answer<Option<Vec<u8>>> },
     Page { table: Table, after: Option<Vec<u8>>, answer: Answer<Page> },
     Swap { change: Change, answer: Answer<Swapped> },
+    Keep { answer: Answer<()> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -62,16 +64,12 @@ struct Group {
 }
 
 /// Starts the thread; it ends when it is told to close or nobody can ask it any more.
-pub(super) async fn spawn(
-    path: PathBuf,
-    start: Start,
-    counts: Arc<Counts>,
-) -> Result<mpsc::Sender<Command>, OpenError> {
+pub(super) async fn spawn(path: PathBuf, counts: Arc<Counts>) -> Result<mpsc::Sender<Command>, OpenError> {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let (opened, opening) = oneshot::channel();
     let at = path.clone();
     let thread = thread::Builder::new().name("store".to_owned());
-    let spawned = thread.spawn(move || match Writer::open(path, start, counts) {
+    let spawned = thread.spawn(move || match Writer::open(path, counts) {
         Ok(writer) => {
             if opened.send(Ok(())).is_ok() {
                 writer.run(receiver);
@@ -87,10 +85,10 @@ pub(super) async fn spawn(
 }
 
 impl Writer {
-    fn open(path: PathBuf, start: Start, counts: Arc<Counts>) -> Result<Self, OpenError> {
+    fn open(path: PathBuf, counts: Arc<Counts>) -> Result<Self, OpenError> {
         folder::prepare(&path)?;
         let lock = Lock::acquire(&path)?;
-        let engine = Engine::open(&path, start)?;
+        let engine = Engine::open(&path)?;
         let writer = Self { path, engine: Some(engine), fault: None, counts, _lock: lock };
         writer.publish_counts();
         Ok(writer)
@@ -133,6 +131,7 @@ impl Writer {
                     bytes += change.len();
                     self.admit(&mut group, change, answer);
                 }
+                Command::Keep { answer } => reply(answer, self.keep()),
                 Command::Close { answer } => closing = Some(answer),
             }
             served += 1;
@@ -151,6 +150,13 @@ impl Writer {
 
     fn page(&mut self, table: Table, after: Option<&[u8]>) -> Result<Page, StoreError> {
         self.sound()?.page(table, after).map_err(|fault| self.suspend(&fault))
+    }
+
+    fn keep(&mut self) -> Result<(), StoreError> {
+        match (&mut self.engine, &self.fault) {
+            (Some(engine), None) => engine.keep().map_err(|fault| self.suspend(&fault)),
+            _ => Err(self.unavailable()),
+        }
     }
 
     /// The engine, if nothing is known against it.
@@ -219,9 +225,9 @@ impl Writer {
 
     fn resume(&mut self) -> Result<Engine, OpenError> {
         // As long as the disk takes nothing, the old one still answers reads.
-        folder::probe(&self.path).map_err(|source| folder::io_error(&self.path, source))?;
+        working_copy::probe(&self.path)?;
         self.engine = None;
-        quietly(|| Engine::open(&self.path, Start::AsSealed)).unwrap_or_else(|panic| Err(damaged(&self.path, panic)))
+        quietly(|| Engine::open(&self.path)).unwrap_or_else(|panic| Err(damaged(&self.path, panic)))
     }
 }
 

@@ -183,6 +183,117 @@ fn after_a_repair_free_retries_are_refused() {
     try_redeem(&writ, &original).invalid_request("redemption_not_on_record");
 }
 
+/// Puts a record past the seal into a table of a stopped service.
+fn harm(writ: &Writ, table: u8) {
+    sled::open(writ.setup.path("data")).unwrap().insert([table, 0], b"?").unwrap();
+}
+
+/// CONTRACT 6: what the seal proves to be complete is kept, and goes on as if nothing had happened.
+#[test]
+fn a_repair_keeps_counts_records_blocks_and_keys_that_are_complete() {
+    let tokens = 4;
+    let mut writ = delayed_briefly("max_uses = 2").start();
+    let originals = [fresh(&writ), fresh(&writ)];
+    originals.iter().for_each(crate::support::answer::Issued::wait_until_expired);
+    let first = try_redeem(&writ, &originals[0]).issued();
+    writ.run(&["block", "add", "--sub", "ann"]).exits(0);
+    let keys = writ.keys();
+    assert_eq!(writ.terminate(), 0);
+    harm(&writ, tokens);
+    damaged(&writ);
+    let told = writ.run(&["store", "repair"]).exits(0);
+    let told = told.says("of tokens 3 records were found and 2 sealed").says("the key ring and its history are kept");
+    let told = told.says("counts of uses: all 1 kept").says("tokens on record for redemption: 2 of 2 kept");
+    told.says("blocks: 1 of 1 kept").says("redemption goes on as before");
+    writ.start();
+    assert_eq!(writ.keys(), keys);
+    first.wait_until_expired();
+    let second = try_redeem(&writ, &originals[0]).issued();
+    assert_eq!(second.use_number(), Some(2));
+    second.wait_until_expired();
+    try_redeem(&writ, &originals[0]).invalid_request("redemption_exhausted");
+    assert_eq!(try_redeem(&writ, &originals[1]).issued().use_number(), Some(1));
+    writ.run(&["block", "list"]).exits(0).says("ann");
+}
+
+/// CONTRACT 6: a count that may be too low grants nothing.
+#[test]
+fn a_repair_that_may_have_lost_counts_refuses_what_was_issued_before() {
+    let uses = 5;
+    let (mut writ, original) = stopped();
+    harm(&writ, uses);
+    let told = writ.run(&["store", "repair"]).exits(0);
+    told.says("counts of uses may be lost")
+        .says("redemption_not_on_record")
+        .says("tokens on record for redemption: 0 of");
+    writ.start();
+    try_redeem(&writ, &original).invalid_request("redemption_not_on_record");
+    let later = expired(&writ);
+    assert_eq!(try_redeem(&writ, &later).issued().use_number(), Some(1));
+}
+
+/// A half-written snapshot is what an earlier version left at a start on a full disk.
+#[test]
+fn leftovers_of_a_start_on_a_full_disk_are_no_damage() {
+    let (mut writ, original) = stopped();
+    fs::write(writ.setup.path("data/snap.00FFFFFFFFFFFFFF.generating"), b"").unwrap();
+    for repair in [&["store", "repair"][..], &["store", "repair", "--trust-ledger"]] {
+        writ.run(repair).exits(0).says("there is nothing to repair");
+    }
+    writ.start();
+    try_redeem(&writ, &original).issued();
+}
+
+/// The operator's word counts where the seal says nothing, and where only what speeds up a start is damaged.
+#[test]
+fn the_ledger_can_be_trusted_without_seal_and_snapshot() {
+    let harms: [(&str, Option<&[u8]>); 3] =
+        [("seal", None), ("seal", Some(b"garbled")), ("snap.00FFFFFFFFFFFFFF", Some(b"garbled"))];
+    for (file, content) in harms {
+        let (mut writ, original) = stopped();
+        let path = writ.setup.path("data").join(file);
+        match content {
+            None => fs::remove_file(path).unwrap(),
+            Some(content) => fs::write(path, content).unwrap(),
+        }
+        damaged(&writ);
+        writ.run(&["store", "repair", "--trust-ledger"]).exits(0).says("the ledger is taken as it is");
+        writ.start();
+        try_redeem(&writ, &original).issued();
+    }
+}
+
+/// What cannot be read cannot be trusted either; the other repair keeps what it can.
+#[test]
+fn a_ledger_that_cannot_be_read_is_not_trusted() {
+    let (writ, _) = stopped();
+    fs::remove_file(database(&writ)).unwrap();
+    let refused = writ.run(&["store", "repair", "--trust-ledger"]).exits(2);
+    refused.says("not all of them can be read").says("without --trust-ledger");
+    writ.run(&["store", "repair"]).exits(0);
+}
+
+/// Whatever the reason: a store that is refused stays as it is, byte for byte.
+#[test]
+fn a_refused_start_changes_nothing() {
+    let harms: [fn(&Writ); 3] = [
+        |writ| harm(writ, 4),
+        |writ| fs::write(writ.setup.path("certs/sealing.key"), crate::support::writ::sealing_key()).unwrap(),
+        |writ| fs::rename(writ.setup.path("data/seal"), writ.setup.path("seal")).unwrap(),
+    ];
+    for harm in harms {
+        let (writ, _) = stopped();
+        harm(&writ);
+        let content = || {
+            let all = files(&writ.setup.path("data")).into_iter().filter(|path| !path.ends_with("lock"));
+            all.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let before = content();
+        writ.run(&["serve"]).exits(2);
+        assert!(content() == before);
+    }
+}
+
 /// Repair is audited, and the log says so at the latest with the next start.
 #[test]
 fn a_repair_is_on_record() {

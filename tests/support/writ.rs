@@ -268,8 +268,7 @@ struct Lines {
 impl Writ {
     /// Starts the service on its folder; it must not be running.
     pub(crate) fn start(&mut self) {
-        let command = self.setup.command(&["serve"]);
-        self.spawn(command);
+        self.try_start(|_| {}).expect("the service becomes ready");
     }
 
     /// The same with a limit on files to come: their end is to be an error of writing, as a full disk is, not a signal.
@@ -290,7 +289,20 @@ impl Writ {
         prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum }).expect("a child of ours");
     }
 
-    fn spawn(&mut self, mut command: Command) {
+    /// Starts the service with a command that `change` has prepared. It may end instead: then its exit code, -1 after a
+    /// signal.
+    pub(crate) fn try_start(&mut self, change: impl FnOnce(&mut Command)) -> Result<(), i32> {
+        let mut command = self.setup.command(&["serve"]);
+        change(&mut command);
+        if self.try_spawn(command) { Ok(()) } else { Err(self.wait_for_exit()) }
+    }
+
+    fn spawn(&mut self, command: Command) {
+        assert!(self.try_spawn(command), "the service does not become ready");
+    }
+
+    /// Whether it became ready.
+    fn try_spawn(&mut self, mut command: Command) -> bool {
         assert!(self.process.is_none(), "it runs already");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the executable starts");
         let lines = Arc::new(Lines::default());
@@ -299,8 +311,10 @@ impl Writ {
             follow(child.stderr.take().expect("piped"), &lines, false),
         ];
         self.process = Some(Process { child, lines, readers });
-        let ready = self.wait_for_log("the service is ready", |line| line["event"] == "ready");
+        let process = self.process.as_ref().expect("it was started");
+        let Some(ready) = process.lines.wait(0, &|line| line["event"] == "ready") else { return false };
         *self.site.endpoints.write().unwrap() = Some(Endpoints::of(&ready));
+        true
     }
 
     /// The service as its clients see it.
