@@ -290,17 +290,17 @@ fn no_limit_is_passed_by_the_last_digit() {
         ("true", "details.n in [1, 123456789012345678901.0]", "123456789012345678901", "123456789012345678902"),
         ("true", "string(details.n) == '123456789012345678901'", "123456789012345678901", "123456789012345678902"),
     ];
-    let mut policy = String::new();
+    let mut policy = Vec::new();
     let mut setup = Setup::new();
     for (number, (limit, when, _, _)) in cases.iter().enumerate() {
         setup = setup.policy(&format!("schemas/{number}.json"), &format!("{{\"properties\":{{\"n\":{limit}}}}}"));
         let when = if when.is_empty() { "true" } else { when };
-        policy += &format!(
+        policy.push(format!(
             "[[purpose]]\nscope = \"pay.{number}\"\naccept = [\"client_credentials\"]\n\
              request_details = \"schemas/{number}.json\"\ntctx.copy = [\"n\"]\nwhen = \"{when}\"\n"
-        );
+        ));
     }
-    let writ = setup.client("clerk", &policy).start();
+    let writ = setup.client("clerk", &policy.concat()).start();
     for (number, (limit, when, fitting, beyond)) in cases.iter().enumerate() {
         let ask = |value: &str| {
             let form = Form::client_credentials(&format!("pay.{number}"));
@@ -402,7 +402,7 @@ fn details_as_deep_and_wide_as_a_request_may_be_make_no_token_that_never_redeems
         }
     }
     let records = || writ.metric("writ_ledger_records", &[("kind", "tokens")]);
-    assert_eq!(records().map(|count| count as usize), Some(originals.len()));
+    assert_eq!(records().map(|count| count.to_string()), Some(originals.len().to_string()));
     for original in originals {
         original.wait_until_expired();
         let redeemed = writ.workload("batch").token(&Form::redeem(&original.token, "account.purge")).issued();
