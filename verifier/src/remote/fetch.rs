@@ -24,7 +24,7 @@ pub enum SetupError {
     #[error("{0:?} is not an https address")]
     Address(String),
     /// The PEM text of the root certificates has no certificate, or a block that is none.
-    #[error("the file or text of the root certificates {0}")]
+    #[error("the PEM text of the root certificates {0}")]
     RootCertificates(PemError),
     /// None are given, and the system has none.
     #[error("the system has no root certificates")]
@@ -320,6 +320,12 @@ mod tests {
 
     #[test]
     fn root_certificates_must_be_there_and_readable() {
+        let params = rcgen::CertificateParams::default();
+        let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        assert!(check_root_certificates(format!("\u{feff}{root}{root}").as_bytes()).is_ok());
+        let second = check_root_certificates(format!("{root}{}", root.replace("CERT", "TRUSTED CERT")).as_bytes());
+        let told = second.unwrap_err().to_string();
+        assert!(told.ends_with("block 2 is a TRUSTED CERTIFICATE, not a CERTIFICATE"), "{told}");
         for pem in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             assert!(matches!(check_root_certificates(pem.as_bytes()), Err(SetupError::RootCertificates(_))), "{pem}");
         }

@@ -168,6 +168,21 @@ fn hostile(root: &Ca) -> Vec<Hostile> {
                 .push(CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0; size]));
         })
     };
+    let odd = |count: u64, with: &dyn Fn(&mut CertificateParams, u64)| {
+        root.leaf("client", |params| (0..count).for_each(|index| with(params, index)))
+    };
+    for count in [100, 1000] {
+        let subject = |params: &mut CertificateParams, index| {
+            params.distinguished_name.push(rcgen::DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 99999, index]), "x");
+        };
+        let extension = |params: &mut CertificateParams, index| {
+            params
+                .custom_extensions
+                .push(CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, index], vec![5, 0]));
+        };
+        add(format!("a subject of {count} attributes"), vec![odd(count, &subject).der]);
+        add(format!("{count} extensions"), vec![odd(count, &extension).der]);
+    }
     for size in [1000, 30_000, 60_000] {
         add(format!("an extension of {size} octets"), vec![padded(size).der]);
     }
@@ -223,6 +238,33 @@ fn no_chain_costs_much() {
         worst.1
     );
     assert!(chains.len() > 300 && refused > 300);
+}
+
+/// Nothing that is changed in a chain, or cut off it, is overlooked or makes the service fall over.
+#[test]
+fn no_octet_of_a_chain_can_be_changed() {
+    let (folder, ca) = (folder(), Ca::new("ca"));
+    let trust = Trust::load(pki::settings(folder.path(), &ca)).unwrap();
+    let team = ca.intermediate("team", |_| ());
+    let chain = [team.client(1).der, team.der.clone()];
+    assert_eq!(verify_chain(&trust, &chain), Ok(()));
+    let mut tried = 0;
+    for (index, certificate) in chain.iter().enumerate() {
+        for at in 0..certificate.len() {
+            for change in [0x01, 0x80, 0xff] {
+                let mut changed = certificate.to_vec();
+                changed[at] ^= change;
+                let mut hostile = chain.clone();
+                hostile[index] = changed.into();
+                assert!(verify_chain(&trust, &hostile).is_err(), "octet {at} of certificate {index}");
+                tried += 1;
+            }
+            let mut hostile = chain.clone();
+            hostile[index] = certificate[..at].to_vec().into();
+            assert!(verify_chain(&trust, &hostile).is_err(), "{at} octets of certificate {index}");
+        }
+    }
+    assert!(tried > 1000);
 }
 
 /// Every honest shape: straight, with the root sent along, cross-signed, out of order, with what is of no use.
