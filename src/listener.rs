@@ -10,6 +10,7 @@ mod exchange;
 mod guard;
 mod handshake;
 mod http1;
+mod http2;
 mod ops;
 mod peer;
 mod server;

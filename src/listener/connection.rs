@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use actix_web::{HttpMessage as _, HttpRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::http1;
+use super::http2::{self, frames::Frames};
 use super::peer::Peer;
 use crate::limits::shares::Place;
 
@@ -27,8 +29,8 @@ pub(super) const LINGER: Duration = Duration::from_secs(1);
 const PIECE: usize = 4096;
 /// A connection with something going on looks at its clock this often.
 const LOOK: Duration = Duration::from_secs(1);
-/// Requests that one HTTP/2 connection may have unanswered.
-const MAX_STREAMS: u32 = 100;
+/// Requests that one HTTP/2 connection may have unanswered: those that were taken back may still be at work.
+const MAX_UNANSWERED: u32 = 2 * http2::MAX_STREAMS;
 /// What the framework's own timers get to act first, since they can still answer.
 const COURTESY: Duration = Duration::from_millis(500);
 
@@ -52,6 +54,8 @@ pub(super) struct Pulse {
     moved: Cell<Instant>,
     /// When the first bytes of the next request came.
     heard: Cell<Option<Instant>>,
+    /// The peer has sent more frames than it may.
+    flooded: Cell<bool>,
     /// No further request will be taken.
     closing: Cell<bool>,
     draining: Arc<AtomicBool>,
@@ -67,6 +71,7 @@ impl Pulse {
             unanswered: Cell::new(0),
             moved: Cell::new(now),
             heard: Cell::new(None),
+            flooded: Cell::new(false),
             closing: Cell::new(false),
             draining,
         })
@@ -83,6 +88,16 @@ impl Pulse {
     /// Whether the connection has reached its maximum age, so that the next answer is its last.
     pub(super) fn is_old(&self) -> bool {
         self.opened.elapsed() >= self.times.age
+    }
+
+    /// Whether the peer asks for more than one connection gets.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.flooded.get() || self.unanswered.get() > MAX_UNANSWERED
+    }
+
+    /// How long one request may take.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.times.request
     }
 
     /// The answer that is being made is the last one.
@@ -106,7 +121,7 @@ impl Pulse {
     fn patience(&self) -> Duration {
         match self.unanswered.get() {
             // Requests end by their own deadline; this is for answers that nobody reads.
-            1..=MAX_STREAMS => self.times.request * 2,
+            1..=MAX_UNANSWERED => self.times.request * 2,
             0 if self.closing.get() => LINGER + COURTESY,
             // The framework closes idle HTTP/1.1 itself.
             0 if self.multiplexed && self.draining.load(Ordering::Relaxed) => COURTESY,
@@ -144,10 +159,18 @@ impl Drop for Beat {
     }
 }
 
+/// What belongs to the connection of a request: HTTP/1.1 has it by the framework's way, HTTP/2 by ours.
+pub(super) fn of_connection<T: 'static>(request: &HttpRequest) -> Option<Rc<T>> {
+    let own = || request.extensions().get::<Rc<T>>().cloned();
+    request.conn_data::<Rc<T>>().cloned().or_else(own)
+}
+
 /// A byte stream that ends when its time is over, and on which requests are what they must be.
 pub(super) struct Connection<S> {
     io: S,
     requests: http1::Requests,
+    /// HTTP/2 alone.
+    frames: Option<Frames>,
     /// What has come and is not read yet begins at `read`.
     come: Vec<u8>,
     read: usize,
@@ -156,13 +179,29 @@ pub(super) struct Connection<S> {
     _place: Option<Place<String>>,
     timer: Pin<Box<Sleep>>,
     ended: bool,
+    /// All has been said; what still comes is thrown away.
+    is_shut: bool,
 }
 
 impl<S> Connection<S> {
     pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>, place: Option<Place<String>>) -> Self {
-        let timer = Box::pin(sleep_until(pulse.next_look(Instant::now())));
+        let now = Instant::now();
+        let timer = Box::pin(sleep_until(pulse.next_look(now)));
+        let frames = pulse.multiplexed.then(|| Frames::new(now));
         let (requests, come) = (http1::Requests::default(), Vec::new());
-        Self { io, requests, come, read: 0, pulse, peer: peer.map(Rc::new), _place: place, timer, ended: false }
+        Self {
+            io,
+            requests,
+            frames,
+            come,
+            read: 0,
+            pulse,
+            peer: peer.map(Rc::new),
+            _place: place,
+            timer,
+            ended: false,
+            is_shut: false,
+        }
     }
 
     pub(super) fn pulse(&self) -> &Rc<Pulse> {
@@ -203,6 +242,39 @@ impl<S> Connection<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Connection<S> {
+    /// Reads frames and counts them. Who has sent too many is not heard any more, only told.
+    fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pulse.flooded.get() {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let come = &buffer.filled()[before..];
+        if !come.is_empty() {
+            let is_too_much = self.frames.as_mut().is_some_and(|frames| !frames.admit(come, Instant::now()));
+            self.pulse.flooded.set(is_too_much);
+            self.hear();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets the last word arrive: closing a socket with unread bytes would reset it.
+    fn poll_leftovers(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.timer.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut piece = [0; PIECE];
+            let mut piece = ReadBuf::new(&mut piece);
+            let read = ready!(Pin::new(&mut self.io).poll_read(context, &mut piece));
+            if read.is_err() || piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -219,13 +291,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             self.timer.as_mut().reset(Instant::now() + LINGER);
             return Poll::Ready(Ok(()));
         }
-        if self.pulse.multiplexed {
-            let before = buffer.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-            if buffer.filled().len() > before {
-                self.hear();
-            }
-            return Poll::Ready(Ok(()));
+        if self.frames.is_some() {
+            return self.poll_frames(context, buffer);
         }
         while self.read == self.come.len() {
             self.come.clear();
@@ -247,7 +314,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.io).poll_write(context, bytes);
         self.within_time(context, sent)
@@ -259,8 +326,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let sent = Pin::new(&mut self.io).poll_shutdown(context);
-        self.within_time(context, sent)
+        if !self.is_shut {
+            let sent = Pin::new(&mut self.io).poll_shutdown(context);
+            ready!(self.within_time(context, sent))?;
+            self.is_shut = true;
+            self.timer.as_mut().reset(Instant::now() + LINGER);
+        }
+        if self.frames.is_some() { self.poll_leftovers(context) } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -324,7 +396,7 @@ mod tests {
     #[tokio::test]
     async fn too_many_unanswered_streams_end_the_connection() {
         let pulse = pulse(true);
-        let mut beats: Vec<_> = (0..=MAX_STREAMS).map(|_| pulse.begin()).collect();
+        let mut beats: Vec<_> = (0..=MAX_UNANSWERED).map(|_| pulse.begin()).collect();
         assert_eq!(pulse.patience(), Duration::ZERO);
         beats.pop();
         assert_eq!(pulse.patience(), REQUEST * 2);

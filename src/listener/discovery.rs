@@ -1,6 +1,5 @@
 //! The documents that anyone may read and keep for a while.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
@@ -10,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use super::connection::of_connection;
 use super::exchange::admitted;
 use super::peer::Peer;
 use super::{Document, Rooms, method_not_allowed};
@@ -39,7 +39,7 @@ fn serve((path, media): (&str, &'static str), document: &Document, max_age: Dura
 
 fn answer(request: &HttpRequest, media: &'static str, body: Vec<u8>, max_age: Duration) -> HttpResponse {
     // On the exchange listener a revoked client gets nothing at all.
-    if request.conn_data::<Rc<Peer>>().is_some()
+    if of_connection::<Peer>(request).is_some()
         && let Err(refusal) = admitted(request)
     {
         return response::http(refusal);

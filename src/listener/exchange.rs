@@ -1,6 +1,5 @@
 //! The routes of the exchange listener: HTTP in, HTTP out.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource};
 use futures_util::StreamExt as _;
 
+use super::connection::of_connection;
 use super::guard::{RequestName, single};
 use super::peer::Peer;
 use super::{Holder, Room, Rooms, discovery, method_not_allowed};
@@ -83,7 +83,7 @@ impl Door {
             Unread::Refused(refusal) => response::http(refusal),
             Unread::Broken => HttpResponse::BadRequest().force_close().finish(),
         })?;
-        let holder = request.conn_data::<Rc<Peer>>().and_then(|peer| (self.holder)(&peer.certificate()));
+        let holder = of_connection::<Peer>(request).and_then(|peer| (self.holder)(&peer.certificate()));
         let place = self.in_work.take(holder).map_err(|_| response::http(HttpRefusal::Overloaded))?;
         // Only now: reading took time, and a revocation counts when the request is decided.
         let certificate = admitted(request).map_err(response::http)?;
@@ -104,7 +104,7 @@ impl Door {
 
 /// The client's certificate, if it would pass a handshake now. Without one nobody is let in.
 pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
-    let peer = request.conn_data::<Rc<Peer>>().ok_or(HttpRefusal::CertificateRefused)?;
+    let peer = of_connection::<Peer>(request).ok_or(HttpRefusal::CertificateRefused)?;
     peer.admit(Timestamp::now()).map_err(|refusal| {
         tracing::info!(cause = %refusal, "the certificate of an open connection is not accepted any more");
         HttpRefusal::CertificateRefused

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::connection::{Beat, Pulse};
+use super::connection::{Beat, Pulse, of_connection};
 use super::peer::Peer;
 use super::{Unheard, UnheardRequest, exchange};
 use crate::endpoint::Endpoint;
@@ -127,12 +127,12 @@ struct Seal {
 
 impl Seal {
     fn new(request: &ServiceRequest, guard: Rc<Guard>) -> Self {
-        let pulse = request.conn_data::<Rc<Pulse>>();
+        let pulse = of_connection::<Pulse>(request.request());
         Self {
             name: RequestName::of(request.headers()),
-            beat: pulse.map(Pulse::begin),
+            beat: pulse.as_ref().map(Pulse::begin),
             is_last: pulse.is_some_and(|pulse| pulse.is_old()),
-            asks: endpoint(request).zip(request.conn_data::<Rc<Peer>>().cloned()),
+            asks: endpoint(request).zip(of_connection(request.request())),
             guard,
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
-use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_service::{Service as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use super::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times};
 use super::guard::Guard;
 use super::handshake::{Handshake, Secured};
+use super::http2;
 use super::{Rooms, Settings, ops};
 use crate::limits::shares::{NoPlace, Place, Shares};
 use crate::response::{self, HttpRefusal};
@@ -122,7 +123,7 @@ impl Frame {
     > + use<S, R>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
-        R: Fn(&mut ServiceConfig) + 'static,
+        R: Fn(&mut ServiceConfig) + Clone + 'static,
     {
         let guard = Rc::new(Guard {
             deadline: self.times.request,
@@ -130,12 +131,16 @@ impl Frame {
             serves_while_draining,
             unheard: Arc::clone(&self.rooms.unheard),
         });
-        let app = App::new()
-            .configure(routes)
-            .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
-            .wrap(from_fn(move |request, next| Rc::clone(&guard).watch(request, next)));
-        let app = map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response());
-        HttpService::build()
+        let app = move || {
+            let guard = Rc::clone(&guard);
+            let app = App::new()
+                .configure(routes.clone())
+                .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
+                .wrap(from_fn(move |request, next| Rc::clone(&guard).watch(request, next)));
+            map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response())
+        };
+        let http2 = app();
+        let http1 = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let signal = signal.clone();
                 async move { signal.notified().await }
@@ -149,8 +154,26 @@ impl Frame {
                     data.insert(Rc::clone(peer));
                 }
             })
-            .finish(app)
-            .map_err(|error| tracing::debug!(%error, "a connection broke"))
+            .finish(app())
+            .map_err(|error| tracing::debug!(%error, "a connection broke"));
+        fn_factory(move || {
+            let (http1, http2) = (http1.new_service(()), http2.new_service(()));
+            async move {
+                let (http1, http2) = (Rc::new(http1.await?), Rc::new(http2.await?));
+                Ok(fn_service(move |(connection, protocol, address)| {
+                    let (http1, http2) = (Rc::clone(&http1), Rc::clone(&http2));
+                    async move {
+                        match protocol {
+                            Protocol::Http2 => {
+                                http2::serve(connection, address, http2).await;
+                                Ok(())
+                            }
+                            _ => http1.call((connection, protocol, address)).await,
+                        }
+                    }
+                }))
+            }
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod configuration;
 mod conformance_command;
 mod details;
 mod handshakes;
+mod http2;
 mod introspection;
 mod introspection_endpoint;
 mod keys;
