@@ -81,7 +81,7 @@ impl Endpoint {
         if let Err(refusal) = &outcome {
             decision.refuses(refusal);
             if refusal.is_fault() {
-                tracing::error!(request_id = %decision.request_id, cause = ?refusal, "a request failed");
+                tracing::error!(request_id = %decision.request_id, cause = %refusal.cause(), "a request failed");
             }
         }
         let event = self.event(decision.clone(), outcome.is_err());

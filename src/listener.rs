@@ -33,11 +33,13 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::connection::Traffic;
 pub use self::guard::RequestName;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::server::Frame;
 use self::tls::Trust;
 use crate::client::{ClientId, PeerCertificate};
+use crate::clock::HumanDuration;
 use crate::endpoint::{Ask, Endpoint};
 use crate::exchange::Issued;
 use crate::introspect::Introspected;
@@ -205,9 +207,10 @@ impl Listeners {
             front: Vec::new(),
             ops: None,
             draining: Arc::default(),
+            traffic: Arc::default(),
             drain_timeout: settings.drain_timeout,
         };
-        let frame = Frame::new(&settings, rooms, Arc::clone(&running.draining));
+        let frame = Frame::new(&settings, rooms, Arc::clone(&running.draining), Arc::clone(&running.traffic));
         let secured =
             |config, trust| Handshake { config, trust, timeout: HANDSHAKE_TIMEOUT.min(settings.request_timeout) };
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -245,6 +248,7 @@ pub struct Running {
     front: Vec<ServerHandle>,
     ops: Option<ServerHandle>,
     draining: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
     drain_timeout: Duration,
 }
 
@@ -269,11 +273,24 @@ impl Running {
 
     async fn drain(mut self) {
         self.draining.store(true, Ordering::Relaxed);
+        let before = self.traffic.counts();
+        tracing::info!(
+            connections = before.connections,
+            requests = before.requests,
+            timeout = %HumanDuration(self.drain_timeout),
+            "draining: no connection is taken any more, requests in flight are answered"
+        );
         let graceful = !self.drain_timeout.is_zero();
         let front = join_all(self.front.iter().map(|server| server.stop(graceful)));
         // The servers keep to this time themselves; a worker that hangs must not keep the process.
         if timeout(self.drain_timeout + STOP_STEP, front).await.is_err() {
-            tracing::warn!("requests were cut off at the end of limits.drain_timeout");
+            tracing::warn!("a worker did not stop in time");
+        }
+        let after = self.traffic.counts();
+        let cut_off = after.cut_off - before.cut_off + after.requests;
+        tracing::info!(answered = after.answered - before.answered, cut_off, "drained");
+        if cut_off > 0 {
+            tracing::warn!(cut_off, "requests were cut off at the end of limits.drain_timeout");
         }
         if let Some(ops) = self.ops.take() {
             ops.stop(false).await;

@@ -166,6 +166,18 @@ impl Refusal {
         }
     }
 
+    /// What is the matter, with all that it comes of; for the log.
+    pub fn cause(&self) -> String {
+        let mut texts = vec![self.to_string()];
+        let mut error: &dyn std::error::Error = self;
+        while let Some(source) = error.source() {
+            texts.push(source.to_string());
+            error = source;
+        }
+        texts.dedup();
+        texts.join(": ")
+    }
+
     /// `expired_at` of the answer: so that a client needs no clock of its own to know what to do.
     pub fn expired_at(&self) -> Option<Timestamp> {
         match self {
@@ -396,6 +408,24 @@ pub(crate) mod tests {
             let expired = matches!(reason, "subject_token_expired" | "redemption_too_old");
             assert_eq!(refusal.expired_at().is_some(), expired, "{reason}");
             assert_eq!(refusal.redeemable_at().is_some(), reason == "redemption_too_early", "{reason}");
+        }
+    }
+
+    /// Not in the words of the program's text.
+    #[test]
+    fn the_cause_is_told_in_words_down_to_its_root() {
+        let store = StoreError::Unavailable("/data/db: no space left".into());
+        let cause = Refusal::from(LedgerError::Unavailable(store)).cause();
+        assert_eq!(cause, "the store is not available: the store is unavailable: /data/db: no space left");
+        let cause = Refusal::from(PdpError::Unavailable(Fault::Late)).cause();
+        assert_eq!(
+            cause,
+            "the external decision point is not available just now; try again: the request had no time left"
+        );
+        for refusal in all() {
+            let (cause, debug) = (refusal.cause(), format!("{refusal:?}"));
+            let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            assert!(cause.contains(' ') && !cause.contains(&format!("{name}(")), "{cause}");
         }
     }
 

@@ -594,14 +594,18 @@ impl Files {
             if certificates {
                 self.record(Event::CertificatesReloaded).await;
             }
-            if let Some(checked) = policies {
-                self.take(checked).await;
+            let is_news = match policies {
+                Some(checked) => self.take(checked).await,
+                None => false,
+            };
+            if at_once && !certificates && !is_news {
+                tracing::info!("the files were read again: certificates and policies are as they were");
             }
         }
     }
 
-    /// Puts a sound set in force as a whole; of another, nothing.
-    async fn take(&self, checked: Checked) {
+    /// Puts a sound set in force as a whole; of another, nothing. False if it is the one that is in force.
+    async fn take(&self, checked: Checked) -> bool {
         match checked {
             Ok((set, warnings)) => {
                 for warning in &warnings {
@@ -609,7 +613,7 @@ impl Files {
                 }
                 let before = self.policies.snapshot();
                 if before.digest() == set.digest() {
-                    return;
+                    return false;
                 }
                 metrics::gauge!("writ_policies_info", "digest" => before.digest().to_owned()).set(0.0);
                 tell(&set);
@@ -628,6 +632,7 @@ impl Files {
                 self.record(Event::PoliciesRejected { problems: problems.len(), first }).await;
             }
         }
+        true
     }
 
     async fn record(&self, event: Event) {

@@ -4,6 +4,7 @@
 //! as an audit event, is waited for ([`Log::write`]). The queue is bounded: a reader that stops reading costs
 //! diagnostics, never memory, and never an unrecorded token.
 
+use std::env::VarError;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -12,9 +13,11 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::output::Condition;
+use crate::config::document::did_you_mean;
 
 mod output;
 mod process;
@@ -194,20 +197,84 @@ impl Drop for Diagnostic<'_> {
     }
 }
 
+/// The variable that says which diagnostic lines are written.
+pub const LOG_FILTER: &str = "WRIT_LOG";
+
+/// Who writes lines by `tracing`: this program, and the libraries that do.
+const TARGETS: [&str; 10] = [
+    "writ",
+    "writ_verifier",
+    "actix_http",
+    "actix_server",
+    "actix_web",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "tower",
+];
+
+/// The text of `WRIT_LOG` says nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be a level (off, error, warn, info, debug, trace) or levels of parts, such as \"info,writ::keys=debug\"; {0}"
+)]
+pub struct LogFilterError(String);
+
+/// Why nothing can be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The variable says nothing.
+    #[error("{LOG_FILTER}: {0}")]
+    Filter(#[from] LogFilterError),
+    /// That was done before.
+    #[error(transparent)]
+    Twice(#[from] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// The filter of `WRIT_LOG`. Of a slip there would come a log without lines.
+///
+/// # Errors
+/// [`LogFilterError`] names the part that means nothing.
+pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok() && !word.is_empty();
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    for part in &parts {
+        let (target, level) = part.split_once('=').map_or((*part, None), |(target, level)| (target, Some(level)));
+        let unknown = |what, word: &str, known: &[&str]| {
+            let near = did_you_mean(word, known);
+            Err(LogFilterError(format!("`{}` is no {what}{near}", word.escape_debug())))
+        };
+        let root = target.split("::").next().unwrap_or_default();
+        match level {
+            Some(level) if !is_level(level) => return unknown("level", level, &LEVELS),
+            Some(_) if !TARGETS.contains(&root) => return unknown("part of Writ", root, &TARGETS),
+            None if !is_level(part) && !TARGETS.contains(&root) => return unknown("level", part, &LEVELS),
+            _ => {}
+        }
+    }
+    EnvFilter::try_new(parts.join(",")).map_err(|error| LogFilterError(error.to_string()))
+}
+
 /// Sends everything that is traced to `log`. `WRIT_LOG` filters it (`info` by default); audit lines pass always.
 ///
 /// # Errors
-/// [`tracing::subscriber::SetGlobalDefaultError`] if that was done before.
-pub fn trace_to(log: &Log) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    let filter =
-        EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn,actix_http=off"));
+/// [`TraceError`].
+pub fn trace_to(log: &Log) -> Result<(), TraceError> {
+    let filter = match std::env::var(LOG_FILTER) {
+        Ok(text) if !text.trim().is_empty() => log_filter(&text)?,
+        Err(VarError::NotUnicode(_)) => return Err(LogFilterError("it is no text".to_owned()).into()),
+        _ => EnvFilter::new("info,actix_server=warn,actix_http=off"),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false);
     match log.format {
         Format::Json => tracing::subscriber::set_global_default(
             builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish(),
-        ),
-        Format::Text => tracing::subscriber::set_global_default(builder.finish()),
+        )?,
+        Format::Text => tracing::subscriber::set_global_default(builder.finish())?,
     }
+    Ok(())
 }
 
 /// What a metric counts.
@@ -342,6 +409,27 @@ pub(crate) mod sink {
 mod tests {
     use super::sink::Sink;
     use super::*;
+
+    #[test]
+    fn a_filter_of_the_log_means_something_or_is_refused() {
+        for good in ["info", "DEBUG", "off", "writ=debug", "info,writ::keys=trace, actix_http=warn", "writ", "warn,"] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for (bad, expected) in [
+            ("verbose", "`verbose` is no level"),
+            ("debgu", "`debgu` is no level: did you mean `debug`?"),
+            ("writ=inof", "`inof` is no level: did you mean `info`?"),
+            ("wirt=debug", "`wirt` is no part of Writ: did you mean `writ`?"),
+            ("info,keys=debug", "`keys` is no part of Writ"),
+            ("audit=off", "`audit` is no part of Writ"),
+            ("writ=", "`` is no level"),
+            ("writ=debug=x", "is no level"),
+            ("in\u{1b}fo", "`in\\u{1b}fo` is no level: did you mean `info`?"),
+        ] {
+            let error = log_filter(bad).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(expected), "{bad}: {error}");
+        }
+    }
 
     /// What operators read about and what they see is the same.
     #[test]

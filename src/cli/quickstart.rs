@@ -13,7 +13,6 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use metrics_exporter_prometheus::BuildError;
-use tracing::subscriber::SetGlobalDefaultError;
 
 use self::folder::{Folder, FolderError};
 use self::issuer::{IssuerError, Running};
@@ -24,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
 
 use crate::service::{Ended, Service, StartError};
-use crate::telemetry::{self, Format, Log, Metrics};
+use crate::telemetry::{self, Format, Log, Metrics, TraceError};
 
 /// `writ quickstart …`
 #[derive(Debug, clap::Args)]
@@ -65,7 +64,7 @@ enum QuickstartError {
     #[error("the story was interrupted")]
     Interrupted,
     #[error("nothing can be logged: {0}")]
-    Log(#[from] SetGlobalDefaultError),
+    Log(#[from] TraceError),
     #[error("nothing can be counted: {0}")]
     Metrics(#[from] BuildError),
     #[error("{0}")]

@@ -90,7 +90,7 @@ fn refused(error: &StartError) -> ExitCode {
     failed(error)
 }
 
-/// Ends with the first SIGTERM or SIGINT.
+/// Ends with the first SIGTERM or SIGINT, and says which it was.
 ///
 /// # Errors
 /// The system's own.
@@ -98,10 +98,11 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal, "told to stop");
     })
 }
 
@@ -110,6 +111,7 @@ fn reload_on(mut hangup: Signal, service: &Service) {
     let reloader = service.reloader();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
+            tracing::info!(signal = "SIGHUP", "told to read the files again");
             reloader.notify_one();
         }
     });

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::document::Section;
+use super::document::{Section, did_you_mean};
 use super::problem::{Problem, Severity};
+use crate::telemetry::{self, LOG_FILTER};
 
 /// The variables that name a setting: `WRIT_<SECTION>__<KEY>`, `WRIT_TRUST_DOMAIN`, `WRIT_ISSUER`.
 #[derive(Debug, Default)]
 pub struct Overrides {
     /// By section; the empty name is the file itself.
     sections: BTreeMap<String, Vec<Override>>,
+    /// `WRIT_LOG`.
+    log: Option<String>,
 }
 
 #[derive(Debug)]
@@ -24,13 +27,15 @@ impl Overrides {
     /// Picks them out of the whole environment. Other `WRIT_…` variables are left alone: an orchestrator sets some of
     /// its own.
     pub fn new(environment: impl Iterator<Item = (String, String)>) -> Self {
-        let mut sections = BTreeMap::<String, Vec<Override>>::new();
+        let (mut sections, mut log) = (BTreeMap::<String, Vec<Override>>::new(), None);
         for (variable, text) in environment {
-            if let Some((section, key)) = setting(&variable) {
+            if variable == LOG_FILTER {
+                log = Some(text);
+            } else if let Some((section, key)) = setting(&variable) {
                 sections.entry(section).or_default().push(Override { variable, key, text });
             }
         }
-        Self { sections }
+        Self { sections, log }
     }
 
     /// Puts those for the section called `name` in the place of what is written.
@@ -40,18 +45,30 @@ impl Overrides {
         }
     }
 
-    /// Complains about those for a section that is none of `known`.
-    pub fn unknown(&self, known: &[&str]) -> impl Iterator<Item = Problem> {
+    /// Complains about those for a section that is none of `known`, and about a filter of the log that says nothing.
+    pub fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = Problem> + 'a {
         let strange = self.sections.iter().filter(|(name, _)| !known.contains(&name.as_str()));
-        strange.flat_map(|(name, sets)| {
+        let filter = self.log.as_deref().and_then(|text| telemetry::log_filter(text).err());
+        let filter = filter.map(|error| Problem {
+            severity: Severity::Error,
+            file: Path::new("environment").to_owned(),
+            line: 0,
+            key: LOG_FILTER.to_owned(),
+            message: error.to_string(),
+        });
+        let strange = strange.flat_map(move |(name, sets)| {
             sets.iter().map(move |set| Problem {
                 severity: Severity::Error,
                 file: Path::new("environment").to_owned(),
                 line: 0,
                 key: set.variable.clone(),
-                message: format!("fits no setting: there is no section `{name}` that variables can change"),
+                message: format!(
+                    "fits no setting: there is no section `{name}` that variables can change{}",
+                    did_you_mean(name, known)
+                ),
             })
-        })
+        });
+        strange.chain(filter)
     }
 }
 

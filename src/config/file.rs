@@ -610,6 +610,46 @@ mod tests {
         assert_eq!(tried, 54);
     }
 
+    /// Letters exchanged with their neighbour, left out or doubled, capitals, hyphens.
+    fn slips(word: &str) -> Vec<String> {
+        let letters: Vec<char> = word.chars().collect();
+        let mut slips = vec![word.to_uppercase(), word.replace('_', "-")];
+        for at in 0..letters.len() {
+            let (before, after) = (&letters[..at], &letters[at + 1..]);
+            slips.push([before, after].concat().iter().collect());
+            slips.push([before, &letters[at..=at], &letters[at..=at], after].concat().iter().collect());
+            if let Some((next, rest)) = after.split_first() {
+                slips.push([before, &[*next, letters[at]], rest].concat().iter().collect());
+            }
+        }
+        slips.retain(|slip| slip != word);
+        slips
+    }
+
+    /// nor a table.
+    #[test]
+    fn every_table_of_the_example_is_reported_where_it_is_misspelt() {
+        let lines: Vec<&str> = EXAMPLE.lines().collect();
+        let mut tried = 0;
+        for (index, line) in lines.iter().enumerate() {
+            let header = line.strip_prefix("# ").unwrap_or(line);
+            let name = header.trim_matches(['[', ']']);
+            let is_header = header.starts_with('[') && header.ends_with(']');
+            if !is_header || !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                continue;
+            }
+            for slip in slips(name) {
+                tried += 1;
+                let misspelt = header.replace(name, &slip);
+                let problems = reading(&[&lines[..index], &[misspelt.as_str()]].concat().join("\n"), &[]).problems;
+                let meant = format!("unknown key `{slip}`: did you mean `{name}`?");
+                let named = |problem: &Problem| problem.line == index + 1 && problem.message == meant;
+                assert!(problems.iter().any(named), "{misspelt}: {problems:?}");
+            }
+        }
+        assert!(tried > 120, "{tried}");
+    }
+
     ///
     #[test]
     fn ten_mistakes_are_named_in_one_run() {
@@ -931,7 +971,7 @@ algorithms = [\"RS256\",
     fn a_variable_that_fits_nothing_or_holds_the_wrong_thing_is_named() {
         for (name, value, expected) in [
             ("WRIT_LISTEN__EXCHNGE", "x", "unknown key `listen.exchnge`: did you mean `exchange`?"),
-            ("WRIT_LISTENS__EXCHANGE", "x", "no section `listens`"),
+            ("WRIT_LISTENS__EXCHANGE", "x", "no section `listens` that variables can change: did you mean `listen`?"),
             ("WRIT_SUBJECT_ISSUER__ISSUER", "x", "no section `subject_issuer`"),
             ("WRIT_listen__exchange", "127.0.0.1:1", "no section `listen__exchange`"),
             ("WRIT___EXCHANGE", "x", "unknown key"),

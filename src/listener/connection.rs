@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,6 +41,33 @@ pub(super) struct Times {
     pub(super) age: Duration,
 }
 
+/// What clients have under way, over all connections, and what became of their requests.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    answered: AtomicUsize,
+    cut_off: AtomicUsize,
+}
+
+/// [`Traffic`] at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) connections: usize,
+    pub(super) requests: usize,
+    pub(super) answered: usize,
+    pub(super) cut_off: usize,
+}
+
+impl Traffic {
+    pub(super) fn counts(&self) -> Counts {
+        let [connections, requests, answered, cut_off] =
+            [&self.connections, &self.requests, &self.answered, &self.cut_off]
+                .map(|count| count.load(Ordering::Relaxed));
+        Counts { connections, requests, answered, cut_off }
+    }
+}
+
 /// What a connection is doing, shared between its bytes and its requests.
 #[derive(Debug)]
 pub(super) struct Pulse {
@@ -59,11 +86,13 @@ pub(super) struct Pulse {
     /// No further request will be taken.
     closing: Cell<bool>,
     draining: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
 }
 
 impl Pulse {
-    pub(super) fn new(times: Times, multiplexed: bool, draining: Arc<AtomicBool>) -> Rc<Self> {
+    pub(super) fn new(times: Times, multiplexed: bool, draining: Arc<AtomicBool>, traffic: Arc<Traffic>) -> Rc<Self> {
         let now = Instant::now();
+        traffic.connections.fetch_add(1, Ordering::Relaxed);
         Rc::new(Self {
             times,
             multiplexed,
@@ -74,6 +103,7 @@ impl Pulse {
             flooded: Cell::new(false),
             closing: Cell::new(false),
             draining,
+            traffic,
         })
     }
 
@@ -82,7 +112,8 @@ impl Pulse {
         self.unanswered.set(self.unanswered.get() + 1);
         self.moved.set(Instant::now());
         self.heard.set(None);
-        Beat(Rc::clone(self))
+        self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+        Beat { pulse: Rc::clone(self), is_answered: Cell::new(false) }
     }
 
     /// Whether the connection has reached its maximum age, so that the next answer is its last.
@@ -141,21 +172,39 @@ impl Pulse {
     }
 }
 
-/// One request that has no answer yet.
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.traffic.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One request whose answer has not left.
 #[derive(Debug)]
-pub(super) struct Beat(Rc<Pulse>);
+pub(super) struct Beat {
+    pulse: Rc<Pulse>,
+    is_answered: Cell<bool>,
+}
 
 impl Beat {
     /// No further request is taken after this one.
     pub(super) fn is_last(&self) {
-        self.0.close();
+        self.pulse.close();
+    }
+
+    /// There is an answer; it need only be sent.
+    pub(super) fn answered(&self) {
+        self.is_answered.set(true);
     }
 }
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.0.unanswered.set(self.0.unanswered.get() - 1);
-        self.0.moved.set(Instant::now());
+        self.pulse.unanswered.set(self.pulse.unanswered.get() - 1);
+        self.pulse.moved.set(Instant::now());
+        let traffic = &self.pulse.traffic;
+        let ended = if self.is_answered.get() { &traffic.answered } else { &traffic.cut_off };
+        ended.fetch_add(1, Ordering::Relaxed);
+        traffic.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -346,12 +395,12 @@ mod tests {
     const AGE: Duration = Duration::from_secs(3600);
 
     fn pulse(multiplexed: bool) -> Rc<Pulse> {
-        Pulse::new(Times { request: REQUEST, age: AGE }, multiplexed, Arc::default())
+        Pulse::new(Times { request: REQUEST, age: AGE }, multiplexed, Arc::default(), Arc::default())
     }
 
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let pulse = Pulse::new(Times { request, age: AGE }, false, Arc::default());
+        let pulse = Pulse::new(Times { request, age: AGE }, false, Arc::default(), Arc::default());
         (Connection::new(ours, pulse, None, None), theirs)
     }
 

@@ -163,6 +163,9 @@ impl Seal {
         if let Some(beat) = self.beat.as_ref().filter(|_| answer.head().connection_type() == ConnectionType::Close) {
             beat.is_last();
         }
+        if let Some(beat) = &self.beat {
+            beat.answered();
+        }
         answer.map_body(|_, body| BoxBody::new(Tracked { body, _beat: self.beat }))
     }
 }

@@ -18,7 +18,7 @@ use actix_web::{App, Error as WebError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times};
+use super::connection::{Connection, KEEP_ALIVE, LINGER, Pulse, Times, Traffic};
 use super::guard::Guard;
 use super::handshake::{Handshake, Secured};
 use super::http2;
@@ -34,16 +34,19 @@ pub(super) struct Frame {
     drain_seconds: u64,
     rooms: Rooms,
     draining: Arc<AtomicBool>,
+    /// Of the listeners of clients; operators' connections are not counted.
+    traffic: Arc<Traffic>,
 }
 
 impl Frame {
-    pub(super) fn new(settings: &Settings, rooms: &Rooms, draining: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(settings: &Settings, rooms: &Rooms, draining: Arc<AtomicBool>, traffic: Arc<Traffic>) -> Self {
         Self {
             times: Times { request: settings.request_timeout, age: settings.connection_max_age },
             max_connections: settings.max_connections,
             drain_seconds: settings.drain_timeout.as_secs(),
             rooms: rooms.clone(),
             draining,
+            traffic,
         }
     }
 
@@ -68,7 +71,7 @@ impl Frame {
                     let address = socket.peer_addr().ok();
                     let secured = handshake.accept(socket).await.ok_or(())?;
                     let place = place_of(&secured, &connections).map_err(drop)?;
-                    let pulse = frame.pulse(secured.protocol);
+                    let pulse = frame.pulse(secured.protocol, &frame.traffic);
                     Ok((Connection::new(secured.stream, pulse, secured.peer, place), secured.protocol, address))
                 }
             };
@@ -85,7 +88,7 @@ impl Frame {
             let pulses = frame.clone();
             let accept = move |socket: TcpStream| {
                 prepare(&socket);
-                let (address, pulse) = (socket.peer_addr().ok(), pulses.pulse(Protocol::Http1));
+                let (address, pulse) = (socket.peer_addr().ok(), pulses.pulse(Protocol::Http1, &Arc::default()));
                 async move { Ok((Connection::new(socket, pulse, None, None), Protocol::Http1, address)) }
             };
             let (rooms, draining) = (frame.rooms.clone(), Arc::clone(&frame.draining));
@@ -104,8 +107,8 @@ impl Frame {
             .max_concurrent_connections(self.max_connections.div_ceil(workers))
     }
 
-    fn pulse(&self, protocol: Protocol) -> Rc<Pulse> {
-        Pulse::new(self.times, protocol == Protocol::Http2, Arc::clone(&self.draining))
+    fn pulse(&self, protocol: Protocol, traffic: &Arc<Traffic>) -> Rc<Pulse> {
+        Pulse::new(self.times, protocol == Protocol::Http2, Arc::clone(&self.draining), Arc::clone(traffic))
     }
 
     /// What serves the requests of a connection.

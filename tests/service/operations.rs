@@ -314,6 +314,60 @@ fn a_request_in_flight_is_answered_before_the_stop() {
     assert!(response.status == 200 || response.json()["reason"] == "shutting_down", "{}", response.text());
     writ.site().note(&response);
     assert_eq!(writ.wait_for_exit(), 0);
+    let line = |message: &str| logged(&writ, message);
+    assert_eq!(line("told to stop")["signal"], "SIGTERM");
+    let draining = line("draining");
+    assert_eq!((&draining["requests"], &draining["timeout"]), (&json!(1), &json!("5s")), "{draining}");
+    assert!(draining["connections"].as_u64().unwrap() >= 1, "{draining}");
+    let drained = line("drained");
+    assert_eq!((&drained["answered"], &drained["cut_off"]), (&json!(1), &json!(0)), "{drained}");
+}
+
+/// The line of a service that has ended whose message begins so.
+fn logged(writ: &Writ, message: &str) -> Value {
+    let text = writ.log_text();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let begins = |line: &Value| line["message"].as_str().is_some_and(|said| said.starts_with(message));
+    lines.into_iter().find(begins).unwrap_or_else(|| panic!("no line {message}:\n{text}"))
+}
+
+///
+#[test]
+fn a_request_that_does_not_end_in_time_is_told_as_cut_off() {
+    let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_timeout", "1s").start();
+    let head =
+        format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 500\r\n\r\na=b");
+    let mut session = writ.workload("mailer").connect();
+    session.connection.send(head.as_bytes()).unwrap();
+    writ.workload("mailer").token(&good()).issued();
+    writ.signal(Signal::INT);
+    assert_eq!(writ.wait_for_exit(), 0);
+    assert_eq!(logged(&writ, "told to stop")["signal"], "SIGINT");
+    assert_eq!(logged(&writ, "drained")["cut_off"], 1);
+}
+
+/// Whoever asks for a reload hears that it was done.
+#[test]
+fn a_reload_without_a_change_is_told() {
+    let writ = scene::mailer();
+    let is_about =
+        |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
+    writ.expect_log("the signal", || writ.hup(), is_about("told to read the files again"));
+    writ.wait_for_log("nothing new", is_about("are as they were"));
+    assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
+}
+
+/// A filter that means nothing would make a log without lines.
+#[test]
+fn a_log_filter_that_means_nothing_stops_the_start() {
+    for (filter, expected) in [("verbose", "`verbose` is no level"), ("wirt=debug", "did you mean `writ`?")] {
+        let setup = Setup::new().client("mailer", MAILER).environment("WRIT_LOG", filter);
+        for command in ["serve", "check"] {
+            setup.run(&[command]).exits(2).says("environment: WRIT_LOG: must be a level").says(expected);
+        }
+    }
+    let writ = Setup::new().client("mailer", MAILER).environment("WRIT_LOG", "info,writ::service=debug").start();
+    writ.workload("mailer").token(&good()).issued();
 }
 
 ///
