@@ -26,7 +26,7 @@ pub struct Settings {
     pub include_iss: bool,
     /// The longest token that is issued, in bytes.
     pub max_size: usize,
-    /// How often a transaction's token may be replaced.
+    /// How many replacements may lead from a transaction's first token to another.
     pub max_replacements: u32,
 }
 

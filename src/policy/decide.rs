@@ -55,8 +55,8 @@ pub enum Denial {
     /// `when` is not true.
     #[error("the condition of a requested purpose does not hold")]
     ConditionFailed,
-    /// The transaction's token was replaced as often as it may be, or is too old for that.
-    #[error("the token of this transaction can be replaced no more")]
+    /// So many replacements led to the token as there may be, or its transaction is too old for another.
+    #[error("the token has reached its replacement limit; begin a new transaction")]
     ReplacementLimit,
     /// A redemption carries everything over: it takes no details and no context.
     #[error("{0} is not supported on a redemption")]
@@ -586,7 +586,7 @@ fn replace(
     let chain = claims.req_wl_chain.len().max(1);
     let replaced = chain - 1;
     let few = replaced < usize::try_from(at.max_replacements).unwrap_or(usize::MAX) && chain < LONGEST_CHAIN;
-    let detail = format!("replaced {replaced} times before, at most {}", at.max_replacements);
+    let detail = format!("{replaced} replacements led to this token, at most {} may", at.max_replacements);
     let place = Place("tokens.max_replacements", None);
     trace.require(place, few, detail, Denial::ReplacementLimit)?;
     let ends = began(&claims.txn).map(|began| began + TRANSACTION_SPAN);

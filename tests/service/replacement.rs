@@ -169,6 +169,21 @@ fn the_fifth_replacement_is_one_too_many() {
     replace(&writ, "orders", &token, "order.refund").invalid_request("replacement_limit");
 }
 
+/// CONTRACT 3.4: counted along the chain. A service calls several others, and asks again when an answer got lost.
+#[test]
+fn branches_of_a_transaction_count_each_for_itself() {
+    let writ = setup().set("tokens.max_replacements", 2).start();
+    let first = begin(&writ, "order.refund");
+    let branches: Vec<Issued> = (0..6).map(|_| replace(&writ, "orders", &first, "order.refund").issued()).collect();
+    for branch in &branches {
+        assert_eq!((branch.txn(), &branch.claims["req_wl_chain"]), (first.txn(), &json!(["edge", "orders"])));
+        let last = replace(&writ, "ledger", branch, "order.refund").issued();
+        assert_eq!(last.exp(), first.exp(), "no branch outlives the token that it began with");
+        replace(&writ, "orders", &last, "order.refund").invalid_request("replacement_limit");
+    }
+    replace(&writ, "ledger", &first, "order.refund").issued();
+}
+
 #[test]
 fn the_number_of_replacements_is_a_setting() {
     let writ = setup().set("tokens.max_replacements", 0).start();
