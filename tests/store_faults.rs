@@ -519,7 +519,7 @@ lifetime = "1s"
 [purpose.redemption]
 issued_to = ["accounts"]
 max_age = "1d"
-max_uses = 100
+max_uses = 1000
 "#;
 
 /// A service with a past: a token that was redeemed, a block, two rotations.
@@ -713,6 +713,56 @@ fn no_call_of_the_service_can_be_cut_off_or_fail_so_that_something_is_lost() {
         }
     });
     tally.print("service");
+}
+
+/// CONTRACT 6: a repair replaces the store as a whole or not at all; one that was cut off is done again.
+#[test]
+fn no_call_of_a_repair_can_be_cut_off_or_fail_so_that_something_is_lost() {
+    let mut random = Random::seeded("repair");
+    let runtime = runtime();
+    let mut scene = Scene::new(runtime.handle());
+    let promised = scene.promised.clone();
+    let damaged = scratch();
+    let template = damaged.path().join("store");
+    copy_folder(&scene.template, &template);
+    let tokens = 4;
+    sled::open(&template).unwrap().insert([tokens, 0], b"?").unwrap();
+    let mut repair = |run: &Run, folder: &Path, fault: Option<(Fault, usize)>| {
+        scene.writ.setup.change("store.path", folder.to_str().unwrap());
+        let mut command = scene.writ.setup.command(&["store", "repair"]);
+        if let Some((fault, at)) = fault {
+            run.arm(&mut command, fault, at);
+        }
+        support::cli::run(command)
+    };
+    let clean = Run::new(Some(&template));
+    repair(&clean, &clean.store(), Some((Fault::Eio, 0))).exits(0).says("redemption goes on as before");
+    let calls = clean.calls();
+    let cases: Vec<_> = Fault::ALL
+        .into_iter()
+        .flat_map(|fault| drawn(calls, 3, &mut random).into_iter().map(move |at| (fault, at)))
+        .collect();
+    println!("repair: {calls} calls, {} runs", cases.len());
+    let tally = Tally::default();
+    for (fault, at) in cases {
+        let run = Run::new(Some(&template));
+        let output = repair(&run, &run.store(), Some((fault, at)));
+        let case = format!("repair: {} at {at} ({:?}): {output:#?}", fault.name(), run.call(at));
+        let outcome = match output.code {
+            -1 => "killed, all there; after power cuts too",
+            0 => "done, all there",
+            2 => "refused, all there",
+            _ => panic!("{case}"),
+        };
+        tally.count(fault, outcome);
+        let cuts = if output.code == -1 { run.after_power_cuts(at) } else { Vec::new() };
+        for folder in cuts.into_iter().chain([run.store()]) {
+            let again = repair(&run, &folder, None);
+            assert_eq!(again.code, 0, "{again:#?}\n{case}");
+            promised.check(&folder, runtime.handle(), &case);
+        }
+    }
+    tally.print("repair");
 }
 
 /// A full disk at the start, in a rotation and at the stop; each time the service goes on once there is space.
