@@ -3,10 +3,12 @@
 mod certificate;
 mod identity;
 mod name;
+mod near;
 
 pub use certificate::{CertificateError, PeerCertificate};
 pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
 pub use name::NameError;
+pub use near::{nearly, offered};
 
 use std::fmt;
 use std::str::FromStr;
@@ -90,6 +92,13 @@ pub fn candidates<'a>(
         .map(|(client, _)| client)
         .collect();
     if found.is_empty() { Err(ClientError::Unknown) } else { Ok(Candidates(found)) }
+}
+
+/// Who they are, for the log.
+impl fmt::Display for Candidates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(|client| client.as_str()).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl<'a> Candidates<'a> {

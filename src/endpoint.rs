@@ -112,12 +112,33 @@ impl Ask {
         }
         let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
             limits.take(None)?;
+            tracing::warn!(
+                request_id = self.request_id,
+                names = crate::client::offered(&self.certificate),
+                thumbprint = self.certificate.x5t_s256(),
+                near = crate::client::nearly(&self.certificate, registered(policies)),
+                "no policy names this certificate"
+            );
             Err(Refusal::from(unknown))
         })?;
         let form = Form::parse(&self.body)?;
-        let client = candidates.choose(form.client_id())?;
+        let client = candidates.choose(form.client_id()).inspect_err(|error| {
+            tracing::info!(
+                request_id = self.request_id,
+                clients = %candidates,
+                cause = %error,
+                "the certificate and client_id do not say who asks"
+            );
+        })?;
         let client = policies.of(client).ok_or(ClientError::Unknown)?;
         decision.client = Some(client.client_id.to_string());
+        tracing::debug!(
+            request_id = self.request_id,
+            client = client.client_id.as_str(),
+            by = client.identity.kind().name(),
+            name = %client.identity,
+            "the certificate is a client's"
+        );
         if self.authorization {
             return Err(RequestError::Unsupported("Authorization").into());
         }

@@ -14,7 +14,7 @@ use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
-use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::policy::decide::{Asked, Circumstances, Denial, Grant, GrantKind, Step, Trace, admit, decide};
 use crate::policy::mapping::holds_jws;
 use crate::policy::pdp::{self, Pdp, PdpError, Question};
 use crate::policy::{Policies, PolicySet, Source};
@@ -24,7 +24,7 @@ use crate::response::HttpRefusal;
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token;
 use crate::subject::self_signed::{self, Presentation};
-use crate::subject::{SubjectError, VerifiedSubject, unsigned_json};
+use crate::subject::{SubjectFault, VerifiedSubject, unsigned_json};
 
 /// With more policies than this, metrics name no client.
 const MOST_NAMED: usize = 500;
@@ -84,7 +84,9 @@ impl Exchange {
         let started = Instant::now();
         let policies = self.policies.snapshot(); // one view for the whole request
         let mut decision = Decision::begin(ask, &policies);
-        let outcome = endpoint::or_internal(self.exchange(ask, &policies, &mut decision)).await;
+        let mut trace = Trace::default();
+        let outcome = endpoint::or_internal(self.exchange(ask, &policies, &mut decision, &mut trace)).await;
+        explain(ask, &trace, &outcome);
         if let Err(refusal) = &outcome {
             warn(refusal, &decision);
         }
@@ -94,24 +96,37 @@ impl Exchange {
         outcome
     }
 
-    async fn exchange(&self, ask: &Ask, policies: &PolicySet, decision: &mut Decision) -> Result<Issued, Refusal> {
+    async fn exchange(
+        &self,
+        ask: &Ask,
+        policies: &PolicySet,
+        decision: &mut Decision,
+        trace: &mut Trace,
+    ) -> Result<Issued, Refusal> {
         let (client, form) = ask.open(policies, &self.limits, decision)?; // none: 401 before the form is looked at
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
         let clock = self.clock.now();
         self.blocks.check_client(&client.client_id, clock)?;
-        let mut trace = Trace::default();
-        let asked = admit(client, &request, &mut trace)?; // what can be refused without the subject token, is
+        let asked = admit(client, &request, trace)?; // what can be refused without the subject token, is
         self.clock.check()?;
         self.ledger.check_clock(clock)?;
         let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
         let now = signer.instant();
         let subject = self.verify(ask, &asked, policies, now).await?;
         decision.proves(&subject, now);
+        tracing::debug!(
+            request_id = ask.request_id,
+            source = decision.source,
+            sub = decision.sub,
+            issuer = decision.subject_issuer,
+            key_state = decision.key_state,
+            "the subject is verified"
+        );
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let names_actor = subject.names_actor();
-        let grant = decide(&asked, subject, at, &mut trace)?;
+        let grant = decide(&asked, subject, at, trace)?;
         decision.actors = names_actor.then_some("ignored"); // else it were no grant
         self.ask_pdp(ask, &grant, &request, decision).await?;
         self.blocks.check(&Matter::of_grant(&grant), clock)?;
@@ -136,7 +151,7 @@ impl Exchange {
         let client = asked.client();
         let outside = async |kind, token: &TokenText| {
             let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
-            in_time(ask, verifying, || SubjectError::IssuerUnavailable).await.map(VerifiedSubject::Outside)
+            in_time(ask, verifying, || SubjectFault::IssuerUnavailable.into()).await.map(VerifiedSubject::Outside)
         };
         match &asked.request().presented {
             Presented::Client => Ok(VerifiedSubject::Client),
@@ -264,6 +279,32 @@ impl Decision {
         self.use_number = term.spent.map(|spent| spent.use_number);
         self.retry = term.spent.is_some_and(|spent| spent.retry);
     }
+}
+
+/// With `WRIT_LOG=debug`: the rules that were applied, one line each, and what came of them. What was compared repeats
+/// what was sent: it is shown to whoever may read the policies, and nothing of it that could be a token.
+fn explain(ask: &Ask, trace: &Trace, outcome: &Result<Issued, Refusal>) {
+    let request_id = ask.request_id.as_str();
+    for Step { rule, line, passed, detail } in trace.steps() {
+        // A schema says which value does not fit it.
+        let detail = if *rule == "request_details" && !passed { String::new() } else { presentable(detail) };
+        tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
+    }
+    match outcome {
+        Ok(issued) => tracing::debug!(request_id, expires_in = issued.expires_in, "a token is issued"),
+        Err(refusal) => tracing::debug!(request_id, cause = refusal.description(), "the request is refused"),
+    }
+}
+
+/// The text cut to a bound, and without any word that is as long as tokens and keys are.
+fn presentable(text: &str) -> String {
+    const LONGEST_WORD: usize = 40;
+    let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
+    let mut shown = String::new();
+    for piece in text.split_inclusive(|c| !in_word(c)).take(200) {
+        if piece.len() > LONGEST_WORD { shown.push('…') } else { shown.push_str(piece) }
+    }
+    shown.chars().take(500).collect()
 }
 
 /// Waits for others no longer than the request's time allows; `late` says who kept it waiting.
@@ -655,7 +696,10 @@ mod tests {
         assert_eq!(scene.reason("job", &redeeming(&original)).await, "audit_unavailable");
         assert_eq!(scene.reason("accounts", &credentials("mailbox.deliver")).await, "audit_unavailable");
         scene.log.fill(false);
-        scene.ask("job", &redeeming(&original)).await.unwrap();
+        // It is found out within a second that the log works again.
+        while scene.ask("job", &redeeming(&original)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!((&scene.last_line()["use"], &scene.last_line()["retry"]), (&1.into(), &true.into()));
     }
 

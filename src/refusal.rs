@@ -14,7 +14,7 @@ use crate::limits::RateLimited;
 use crate::policy::decide::Denial;
 use crate::policy::pdp::PdpError;
 use crate::request::RequestError;
-use crate::subject::SubjectError;
+use crate::subject::{SubjectError, SubjectFault};
 use crate::telemetry::LogError;
 
 /// When to try again after a fault of ours that may pass.
@@ -94,29 +94,29 @@ impl Refusal {
             },
             Self::Request(error) => match error {
                 RequestError::Missing(_) => code("invalid_request", "parameter_missing"),
-                RequestError::Repeated => code("invalid_request", "parameter_repeated"),
-                RequestError::Malformed(_) => code("invalid_request", "parameter_malformed"),
+                RequestError::Repeated { .. } => code("invalid_request", "parameter_repeated"),
+                RequestError::Malformed(..) => code("invalid_request", "parameter_malformed"),
                 RequestError::Unsupported(_) => code("invalid_request", "parameter_unsupported"),
                 RequestError::GrantType => code("unsupported_grant_type", "grant_type_unsupported"),
                 RequestError::SubjectTokenType => code("invalid_request", "subject_token_type_unsupported"),
                 RequestError::Audience => code("invalid_target", "audience_unknown"),
                 RequestError::Resource => code("invalid_target", "resource_unsupported"),
-                RequestError::Scope => code("invalid_scope", "scope_malformed"),
+                RequestError::Scope(_) => code("invalid_scope", "scope_malformed"),
             },
             Self::RateLimited(_) => code("temporarily_unavailable", "rate_limited"),
-            Self::Subject(error) => match error {
-                SubjectError::Malformed => code("invalid_request", "subject_token_malformed"),
-                SubjectError::IssuerUnknown => code("invalid_request", "subject_token_issuer_unknown"),
-                SubjectError::KeyUnknown => code("invalid_request", "subject_token_key_unknown"),
-                SubjectError::SignatureInvalid => code("invalid_request", "subject_token_signature_invalid"),
-                SubjectError::AudienceMismatch => code("invalid_request", "subject_token_audience_mismatch"),
-                SubjectError::Expired { .. } => code("invalid_request", "subject_token_expired"),
-                SubjectError::NotYetValid => code("invalid_request", "subject_token_not_yet_valid"),
-                SubjectError::Inactive => code("invalid_request", "subject_token_inactive"),
-                SubjectError::ClaimsInvalid(_) => code("invalid_request", "subject_token_claims_invalid"),
-                SubjectError::KeyGone => code("invalid_request", "redemption_key_gone"),
-                SubjectError::Redeemed => code("unauthorized_client", "redemption_not_allowed"),
-                SubjectError::IssuerUnavailable | SubjectError::KeyNotFetchedYet { .. } => {
+            Self::Subject(error) => match error.fault() {
+                SubjectFault::Malformed => code("invalid_request", "subject_token_malformed"),
+                SubjectFault::IssuerUnknown => code("invalid_request", "subject_token_issuer_unknown"),
+                SubjectFault::KeyUnknown => code("invalid_request", "subject_token_key_unknown"),
+                SubjectFault::SignatureInvalid => code("invalid_request", "subject_token_signature_invalid"),
+                SubjectFault::AudienceMismatch => code("invalid_request", "subject_token_audience_mismatch"),
+                SubjectFault::Expired { .. } => code("invalid_request", "subject_token_expired"),
+                SubjectFault::NotYetValid => code("invalid_request", "subject_token_not_yet_valid"),
+                SubjectFault::Inactive => code("invalid_request", "subject_token_inactive"),
+                SubjectFault::ClaimsInvalid => code("invalid_request", "subject_token_claims_invalid"),
+                SubjectFault::KeyGone => code("invalid_request", "redemption_key_gone"),
+                SubjectFault::Redeemed => code("unauthorized_client", "redemption_not_allowed"),
+                SubjectFault::IssuerUnavailable | SubjectFault::KeyNotFetchedYet { .. } => {
                     code("temporarily_unavailable", "issuer_unavailable")
                 }
             },
@@ -162,7 +162,7 @@ impl Refusal {
         match self.code().reason {
             "internal" => Self::Internal.to_string(),
             "store_unavailable" => "the store is not available just now; try again".to_owned(),
-            _ => self.to_string(),
+            _ => self.to_string().replace(|c| !is_plain(c), "?"),
         }
     }
 
@@ -181,8 +181,11 @@ impl Refusal {
     /// `expired_at` of the answer: so that a client needs no clock of its own to know what to do.
     pub fn expired_at(&self) -> Option<Timestamp> {
         match self {
-            Self::Subject(SubjectError::Expired { expired_at })
-            | Self::Policy(Denial::RedemptionTooOld { expired_at }) => Some(*expired_at),
+            Self::Subject(error) => match error.fault() {
+                SubjectFault::Expired { expired_at } => Some(expired_at),
+                _ => None,
+            },
+            Self::Policy(Denial::RedemptionTooOld { expired_at }) => Some(*expired_at),
             _ => None,
         }
     }
@@ -199,7 +202,10 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(limited) => Some(limited.retry_after),
-            Self::Subject(SubjectError::KeyNotFetchedYet { retry_after }) => Some(*retry_after),
+            refusal @ Self::Subject(error) => match error.fault() {
+                SubjectFault::KeyNotFetchedYet { retry_after } => Some(retry_after),
+                _ => (refusal.code().error == "temporarily_unavailable").then_some(SOON),
+            },
             refusal => (refusal.code().error == "temporarily_unavailable").then_some(SOON),
         }
     }
@@ -207,9 +213,18 @@ impl Refusal {
     /// Whether the fault is ours: then the log holds more than the answer. That a key is not known yet is nobody's fault,
     /// and whoever makes up names of keys must not fill the log with errors.
     pub fn is_fault(&self) -> bool {
-        let passes = matches!(self, Self::RateLimited(_) | Self::Subject(SubjectError::KeyNotFetchedYet { .. }));
+        let passes = match self {
+            Self::RateLimited(_) => true,
+            Self::Subject(error) => matches!(error.fault(), SubjectFault::KeyNotFetchedYet { .. }),
+            _ => false,
+        };
         matches!(self.code().error, "temporarily_unavailable" | "server_error") && !passes
     }
+}
+
+/// What may stand in an `error_description` (RFC 6749 §5.2).
+fn is_plain(c: char) -> bool {
+    c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\')
 }
 
 const STORE: Code = code("temporarily_unavailable", "store_unavailable");
@@ -306,35 +321,36 @@ pub(crate) mod tests {
         all.extend(
             [
                 RequestError::Missing("scope"),
-                RequestError::Repeated,
-                RequestError::Malformed("the form"),
+                RequestError::Repeated { name: Some("scope"), first: 1, second: 2 },
+                RequestError::Repeated { name: None, first: 1, second: 2 },
+                RequestError::Malformed("the form", "it has more than 64 parameters".into()),
                 RequestError::Unsupported("actor_token"),
                 RequestError::GrantType,
                 RequestError::SubjectTokenType,
                 RequestError::Audience,
                 RequestError::Resource,
-                RequestError::Scope,
+                RequestError::Scope("it has two spaces in a row".into()),
             ]
             .map(Refusal::from),
         );
         all.push(RateLimited { retry_after: Duration::from_secs(7) }.into());
         all.extend(
             [
-                SubjectError::Malformed,
-                SubjectError::IssuerUnknown,
-                SubjectError::KeyUnknown,
-                SubjectError::SignatureInvalid,
-                SubjectError::AudienceMismatch,
-                SubjectError::Expired { expired_at: NOW },
-                SubjectError::NotYetValid,
-                SubjectError::Inactive,
-                SubjectError::ClaimsInvalid("sub"),
-                SubjectError::KeyGone,
-                SubjectError::Redeemed,
-                SubjectError::IssuerUnavailable,
-                SubjectError::KeyNotFetchedYet { retry_after: Duration::from_secs(30) },
+                SubjectFault::Malformed,
+                SubjectFault::IssuerUnknown,
+                SubjectFault::KeyUnknown,
+                SubjectFault::SignatureInvalid,
+                SubjectFault::AudienceMismatch,
+                SubjectFault::Expired { expired_at: NOW },
+                SubjectFault::NotYetValid,
+                SubjectFault::Inactive,
+                SubjectFault::ClaimsInvalid,
+                SubjectFault::KeyGone,
+                SubjectFault::Redeemed,
+                SubjectFault::IssuerUnavailable,
+                SubjectFault::KeyNotFetchedYet { retry_after: Duration::from_secs(30) },
             ]
-            .map(Refusal::from),
+            .map(|fault| Refusal::from(SubjectError::from(fault))),
         );
         all.extend(
             [
@@ -386,8 +402,8 @@ pub(crate) mod tests {
     fn descriptions_can_be_shown_to_anyone() {
         for refusal in all() {
             let text = refusal.description();
-            let plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\');
-            assert!(!text.is_empty() && text.chars().all(plain), "{text:?}");
+            assert!(!text.is_empty() && text.chars().all(is_plain), "{text:?}");
+            assert!(!text.contains('?'), "a character was replaced: {text:?}");
             assert!(!text.contains('/'), "{text:?}");
         }
     }

@@ -3,6 +3,7 @@
 //! In: the bytes of the body. Out: [`TokenRequest`], in which every parameter that can have one meaning only is gone.
 //! What is still untrusted says so: [`Presented`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use writ_verifier::json::{Limits, Members};
@@ -27,36 +28,83 @@ const MAX_PARAMETERS: usize = 64;
 const MAX_JSON: usize = 16 * 1024;
 const MAX_SCOPE: usize = 1024;
 
-/// Why a form is no request. Texts name parameters that we know, never what was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Every parameter that means something here: only these names are ever repeated in a message, since what was sent as
+/// a name may be anything.
+const PARAMETERS: [&str; 18] = [
+    "grant_type",
+    "requested_token_type",
+    "audience",
+    "scope",
+    "subject_token",
+    "subject_token_type",
+    "request_details",
+    "request_context",
+    "requested_subject",
+    "resource",
+    "actor_token",
+    "actor_token_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "token",
+    "token_type_hint",
+];
+
+/// Why a form is no request. Texts name parameters that we know, and repeat nothing else of what was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A required parameter is absent or empty.
     #[error("{0} is missing")]
     Missing(&'static str),
     /// One name twice.
-    #[error("a parameter is sent more than once")]
-    Repeated,
-    /// Not form encoding, or not of the parameter's own form.
-    #[error("{0} is malformed")]
-    Malformed(&'static str),
+    #[error("{} is sent more than once (parameters {first} and {second} of the form)", .name.unwrap_or("a parameter"))]
+    Repeated {
+        /// The parameter, if it is one of ours.
+        name: Option<&'static str>,
+        /// Its first place in the form, from 1.
+        first: usize,
+        /// Its second place.
+        second: usize,
+    },
+    /// Not form encoding, or not of the parameter's own form: what, and how.
+    #[error("{0} is malformed: {1}")]
+    Malformed(&'static str, Cow<'static, str>),
     /// Something that this grant or source does not take.
-    #[error("{0} is not supported here")]
+    #[error("{name} is not supported here{instead}", name = .0, instead = instead(.0))]
     Unsupported(&'static str),
     /// `grant_type` is neither of the two.
-    #[error("this grant_type is not supported")]
+    #[error("this grant_type is not supported: it must be {TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}")]
     GrantType,
     /// `subject_token_type` is not one of the contract's table.
-    #[error("this subject_token_type is not supported")]
+    #[error(
+        "this subject_token_type is not supported: it must be {TYPE_PREFIX} and one of access_token, jwt, id_token, \
+         self_signed, unsigned_json, txn_token"
+    )]
     SubjectTokenType,
     /// `audience` is not our trust domain.
-    #[error("audience is not a trust domain of this service")]
+    #[error("audience is not the trust domain of this service, which its metadata name")]
     Audience,
     /// `resource` is present: a Txn-Token is valid in the whole trust domain.
     #[error("resource is not supported: a Txn-Token is for a whole trust domain")]
     Resource,
     /// `scope` is not one or more purposes with single spaces.
-    #[error("scope is not a list of purposes separated by single spaces")]
-    Scope,
+    #[error("scope is not a list of purposes separated by single spaces: {0}")]
+    Scope(Cow<'static, str>),
+}
+
+/// What is to be done where something is sent that is not taken.
+fn instead(name: &str) -> &'static str {
+    match name {
+        "requested_token_type" => ": it must be urn:ietf:params:oauth:token-type:txn_token",
+        "Authorization" | "client_secret" | "client_assertion" | "client_assertion_type" => {
+            ": the client is known by its TLS certificate alone"
+        }
+        "actor_token" | "actor_token_type" => ": a Txn-Token does not say who acts for its subject",
+        "requested_subject" => " by this grant: it is for client_credentials, a subject token names its own subject",
+        "subject_token" | "subject_token_type" => " by this grant: it is for token exchange",
+        _ => "",
+    }
 }
 
 /// The parameters of a form: decoded, each name once, empty values kept apart from absent ones.
@@ -72,13 +120,19 @@ impl Form {
         let mut parameters: Vec<(String, Zeroizing<String>)> = Vec::new();
         for pair in body.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
             if parameters.len() == MAX_PARAMETERS {
-                return Err(RequestError::Malformed("the form"));
+                return Err(RequestError::Malformed("the form", "it has more than 64 parameters".into()));
             }
+            let place = parameters.len() + 1;
             let mut halves = pair.splitn(2, |&b| b == b'=');
-            let name = decode(halves.next().unwrap_or_default())?;
-            let value = decode(halves.next().unwrap_or_default())?;
-            if parameters.iter().any(|(known, _)| *known == *name) {
-                return Err(RequestError::Repeated);
+            let name = decode(halves.next().unwrap_or_default()).map_err(|fault| {
+                RequestError::Malformed("the form", format!("in the name of parameter {place}, {fault}").into())
+            })?;
+            let value = decode(halves.next().unwrap_or_default()).map_err(|fault| match known(&name) {
+                Some(name) => RequestError::Malformed(name, fault.into()),
+                None => RequestError::Malformed("the form", format!("in parameter {place}, {fault}").into()),
+            })?;
+            if let Some(first) = parameters.iter().position(|(known, _)| *known == *name) {
+                return Err(RequestError::Repeated { name: known(&name), first: first + 1, second: place });
             }
             parameters.push((name.to_string(), value));
         }
@@ -129,35 +183,65 @@ impl Form {
 
     fn object(&self, name: &'static str) -> Result<Option<Members>, RequestError> {
         let Some(text) = self.value(name) else { return Ok(None) };
+        let malformed = |why: Cow<'static, str>| RequestError::Malformed(name, why);
         if text.len() > MAX_JSON {
-            return Err(RequestError::Malformed(name));
+            return Err(malformed("it is longer than 16 KiB".into()));
         }
-        Members::parse(text, Limits::DEFAULT).map(Some).map_err(|_| RequestError::Malformed(name))
+        if !text.trim_start().starts_with('{') {
+            return Err(malformed("it is not the text of a JSON object".into()));
+        }
+        Members::parse(text, Limits::DEFAULT).map(Some).map_err(|error| malformed(error.to_string().into()))
     }
 }
 
-/// `+` is a space, `%XX` a byte, the whole UTF-8 without NUL.
-fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, RequestError> {
-    const MALFORMED: RequestError = RequestError::Malformed("the form");
+/// The name, if it is one of ours.
+fn known(name: &str) -> Option<&'static str> {
+    PARAMETERS.into_iter().find(|known| *known == name)
+}
+
+/// `+` is a space, `%XX` a byte, the whole UTF-8 without NUL; else what is wrong, and where.
+fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
     let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
-    let mut rest = bytes.iter();
-    while let Some(&byte) = rest.next() {
+    let mut rest = bytes.iter().enumerate();
+    while let Some((at, &byte)) = rest.next() {
         decoded.push(match byte {
             b'+' => b' ',
             b'%' => {
                 let mut digit =
-                    || rest.next().and_then(|&d| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-                let (Some(high), Some(low)) = (digit(), digit()) else { return Err(MALFORMED) };
+                    || rest.next().and_then(|(_, &d)| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err(format!(
+                        "the percent sign at byte {} is not followed by two hexadecimal digits",
+                        at + 1
+                    ));
+                };
                 high << 4 | low
             }
-            0 => return Err(MALFORMED),
             other => other,
         });
     }
-    if decoded.contains(&0) {
-        return Err(MALFORMED);
+    if let Some(at) = decoded.iter().position(|byte| *byte == 0) {
+        return Err(format!("byte {} is NUL once it is decoded", at + 1));
     }
-    std::str::from_utf8(&decoded).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| MALFORMED)
+    let text = std::str::from_utf8(&decoded);
+    text.map(|text| Zeroizing::new(text.to_owned()))
+        .map_err(|error| format!("byte {} is not UTF-8 once it is decoded", error.valid_up_to() + 1))
+}
+
+/// What is wrong with the text of a scope.
+fn scope_fault(text: &str) -> Cow<'static, str> {
+    let foreign = |c: char| c != ' ' && !(c.is_ascii_graphic() && c != '"' && c != '\\');
+    if text.len() > MAX_SCOPE {
+        "it is longer than 1 KiB".into()
+    } else if let Some(at) = text.chars().position(foreign) {
+        format!("character {} is not allowed in it", at + 1).into()
+    } else if text.starts_with(' ') || text.ends_with(' ') {
+        "it begins or ends with a space".into()
+    } else if text.contains("  ") {
+        "it has two spaces in a row".into()
+    } else {
+        "it names no purpose".into()
+    }
 }
 
 /// A request of either grant, complete and in form; nothing of it is proven yet.
@@ -279,10 +363,8 @@ impl TokenRequest {
         if form.value("resource").is_some() {
             return Err(RequestError::Resource);
         }
-        if scope.len() > MAX_SCOPE {
-            return Err(RequestError::Scope);
-        }
-        let scope = scope.parse().map_err(|_| RequestError::Scope)?;
+        let parsed = Some(scope).filter(|scope| scope.len() <= MAX_SCOPE).and_then(|scope| scope.parse().ok());
+        let scope = parsed.ok_or_else(|| RequestError::Scope(scope_fault(scope)))?;
         Ok(Self { scope, presented, details, context })
     }
 }
@@ -318,9 +400,10 @@ impl Grant {
                 match form.sent("requested_subject") {
                     None => Ok(Presented::Client),
                     // An empty one is no absent one: dropping it would change whom the token is for.
-                    Some(name) => {
-                        name.parse().map(Presented::Named).map_err(|_| RequestError::Malformed("requested_subject"))
-                    }
+                    Some(name) => name.parse().map(Presented::Named).map_err(|_| {
+                        let why = "it must have 1 to 255 characters, none a control character, and hold no token";
+                        RequestError::Malformed("requested_subject", why.into())
+                    }),
                 }
             }
         }
@@ -344,6 +427,14 @@ mod tests {
 
     fn refusal(body: &str) -> RequestError {
         parse(body).expect_err("refused")
+    }
+
+    /// What is malformed, if something is.
+    fn malformed(error: &RequestError) -> Option<&'static str> {
+        match error {
+            RequestError::Malformed(name, _) => Some(name),
+            _ => None,
+        }
     }
 
     /// `body` with the value of `name` replaced, or without it.
@@ -376,7 +467,8 @@ mod tests {
     #[test]
     fn a_name_sent_twice_is_refused_known_or_not() {
         for repeat in ["scope=a+b", "%73cope=a", "unknown=1&unknown=1", "x&x", "x=&x=1"] {
-            assert_eq!(refusal(&format!("{EXCHANGE}&{repeat}")), RequestError::Repeated, "{repeat}");
+            let refused = refusal(&format!("{EXCHANGE}&{repeat}"));
+            assert!(matches!(refused, RequestError::Repeated { .. }), "{repeat}");
         }
     }
 
@@ -390,10 +482,46 @@ mod tests {
     #[test]
     fn text_that_is_not_form_encoding_is_malformed() {
         for bad in ["x=%", "x=%4", "x=%zz", "x=%ff", "x=%00", "%c3%28=1", "x=\u{0}"] {
-            assert_eq!(refusal(&format!("{EXCHANGE}&{bad}")), RequestError::Malformed("the form"), "{bad:?}");
+            assert_eq!(malformed(&refusal(&format!("{EXCHANGE}&{bad}"))), Some("the form"), "{bad:?}");
         }
         let many = (0..65).map(|n| format!("p{n}=1")).collect::<Vec<_>>().join("&");
-        assert_eq!(Form::parse(many.as_bytes()).err(), Some(RequestError::Malformed("the form")));
+        assert_eq!(malformed(&Form::parse(many.as_bytes()).err().unwrap()), Some("the form"));
+    }
+
+    /// A refusal names the parameter and what is wrong with it, and repeats nothing that could be a secret.
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_repeats_nothing() {
+        const SECRET: &str = "2YotnFZFEjr1zCsicMWpAA";
+        for (sent, told) in [
+            ("scope=a", "scope is sent more than once (parameters 4 and 7 of the form)"),
+            ("x=1&SECRET=1&y=2&SECRET=2", "a parameter is sent more than once (parameters 8 and 10 of the form)"),
+            ("actor_token=SECRET%", "actor_token is malformed: the percent sign at byte 23 is not followed by two"),
+            ("resource=a%ff", "resource is malformed: byte 2 is not UTF-8 once it is decoded"),
+            ("client_id=ab%00", "client_id is malformed: byte 3 is NUL once it is decoded"),
+            ("SECRET=%zz", "the form is malformed: in parameter 7, the percent sign at byte 1"),
+            ("SECRET%=1", "the form is malformed: in the name of parameter 7, the percent sign at byte 23"),
+            ("request_details=[]", "request_details is malformed: it is not the text of a JSON object"),
+            ("request_details=SECRET", "request_details is malformed: it is not the text of a JSON object"),
+            ("request_details={\"SECRET\":1,\"SECRET\":2}", "line 1 column"),
+            ("request_details=%0A{\"a\":%0A SECRET}", "line 3 column"),
+            ("request_context={\"a\":1", "request_context is malformed"),
+            ("requested_subject=SECRET", "it is for client_credentials"),
+            ("actor_token=SECRET", "does not say who acts"),
+        ] {
+            let text = refusal(&format!("{EXCHANGE}&{}", sent.replace("SECRET", SECRET))).to_string();
+            assert!(text.contains(told) && !text.contains(SECRET), "{sent}: {text}");
+        }
+        for (scope, told) in [
+            ("a++b", "two spaces in a row"),
+            ("+a", "begins or ends with a space"),
+            ("ab%09", "character 3 is not allowed"),
+            (&"a".repeat(1025), "longer than 1 KiB"),
+        ] {
+            let text = refusal(&with(EXCHANGE, "scope", Some(scope))).to_string();
+            assert!(text.contains(told), "{text}");
+        }
+        let subject = refusal(&format!("{CREDENTIALS}&requested_subject=a%0A")).to_string();
+        assert!(subject.contains("1 to 255 characters"), "{subject}");
     }
 
     /// R-REQ-05
@@ -449,7 +577,7 @@ mod tests {
     #[test]
     fn scope_has_single_spaces_only() {
         for scope in ["+a", "a+", "a++b", "a%09b", "a%22", "%C3%A4", &"a".repeat(1025)] {
-            assert_eq!(refusal(&with(EXCHANGE, "scope", Some(scope))), RequestError::Scope, "{scope}");
+            assert!(matches!(refusal(&with(EXCHANGE, "scope", Some(scope))), RequestError::Scope(_)), "{scope}");
         }
         assert_eq!(parse(&with(EXCHANGE, "scope", Some("b+a+b"))).unwrap().scope.to_string(), "b a");
     }
@@ -472,7 +600,7 @@ mod tests {
         assert!(matches!(named.presented, Presented::Named(subject) if subject.as_str() == "ann@d.example"));
         for bad in ["", "a%0Ab", &"x".repeat(256)] {
             let refused = refusal(&format!("{CREDENTIALS}&requested_subject={bad}"));
-            assert_eq!(refused, RequestError::Malformed("requested_subject"));
+            assert_eq!(malformed(&refused), Some("requested_subject"));
         }
     }
 
@@ -483,7 +611,7 @@ mod tests {
         assert_eq!(request.details.unwrap().raw("n"), Some("0.10"));
         for bad in ["[]", "null", "1", "{} {}", "{\"a\":1,\"a\":1}", "{\"a\":1e400}", "e30", "{"] {
             for name in ["request_details", "request_context"] {
-                assert_eq!(refusal(&format!("{EXCHANGE}&{name}={bad}")), RequestError::Malformed(name), "{bad}");
+                assert_eq!(malformed(&refusal(&format!("{EXCHANGE}&{name}={bad}"))), Some(name), "{bad}");
             }
         }
     }
@@ -508,7 +636,8 @@ mod tests {
         for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {
             assert_eq!(token(body).err(), Some(RequestError::Missing("token")), "{body}");
         }
-        assert_eq!(token("token=a&token=a").err(), Some(RequestError::Repeated));
+        let repeated = RequestError::Repeated { name: Some("token"), first: 1, second: 2 };
+        assert_eq!(token("token=a&token=a").err(), Some(repeated));
     }
 
     /// R-PRIV-01

@@ -238,7 +238,7 @@ mod tests {
     use crate::client::ClientError;
     use crate::keys::TxnToken;
     use crate::limits::RateLimited;
-    use crate::subject::SubjectError;
+    use crate::subject::{SubjectError, SubjectFault};
 
     fn body(answer: HttpResponse) -> Value {
         let bytes = System::new().block_on(to_bytes(answer.into_body())).unwrap();
@@ -276,7 +276,9 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_the_time_that_it_turns_on() {
-        let answer = refusal(&SubjectError::Expired { expired_at: Timestamp::from_epoch(1_793_000_060) }.into());
+        let answer = refusal(
+            &SubjectError::from(SubjectFault::Expired { expired_at: Timestamp::from_epoch(1_793_000_060) }).into(),
+        );
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
         let expected = json!({
             "error": "invalid_request", "reason": "subject_token_expired", "expired_at": 1_793_000_060,

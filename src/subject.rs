@@ -15,7 +15,7 @@ pub mod self_signed;
 pub mod unsigned_json;
 
 pub use asserted::{AssertedSubject, SingleUse};
-pub use error::SubjectError;
+pub use error::{SubjectError, SubjectFault};
 pub use outside::{OutsideToken, SupposedBy};
 pub use own_token::OwnToken;
 

@@ -6,8 +6,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::identity::{Identity, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
-use super::name::DistinguishedName;
+use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
+use super::name::{DistinguishedName, written};
 use crate::clock::Timestamp;
 
 /// The certificate that a TLS handshake has proven and accepted. Nothing in it is ever fetched or followed.
@@ -22,6 +22,7 @@ pub struct PeerCertificate {
     uris: Uris,
     ips: Vec<IpAddr>,
     emails: Vec<String>,
+    offered: Vec<(IdentityKind, String)>,
     thumbprint: Thumbprint,
     thumbprint_text: String,
     not_after: Timestamp,
@@ -59,6 +60,7 @@ impl PeerCertificate {
             emails: plain(names, |n| if let GeneralName::RFC822Name(text) = n { Some(text) } else { None })
                 .map(str::to_owned)
                 .collect(),
+            offered: offered(&certificate, names),
             thumbprint,
             thumbprint_text: thumbprint.to_string(),
             not_after: Timestamp::from_epoch(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)),
@@ -98,6 +100,11 @@ impl PeerCertificate {
         self.self_issued
     }
 
+    /// Every name in it, for people, whether or not it counts; the first ones, where there are many.
+    pub fn offered(&self) -> &[(IdentityKind, String)] {
+        &self.offered
+    }
+
     /// The SHA-256 of the certificate.
     pub fn thumbprint(&self) -> Thumbprint {
         self.thumbprint
@@ -117,6 +124,22 @@ impl PeerCertificate {
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }
+}
+
+/// More names, and longer ones, are not kept.
+const OFFERED_MAX: usize = 16;
+const OFFERED_LEN: usize = 256;
+
+fn offered(certificate: &X509Certificate<'_>, names: &[GeneralName<'_>]) -> Vec<(IdentityKind, String)> {
+    let of_san = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(text) => Some((IdentityKind::SanDns, (*text).to_owned())),
+        GeneralName::URI(text) => Some((IdentityKind::SanUri, (*text).to_owned())),
+        GeneralName::RFC822Name(text) => Some((IdentityKind::SanEmail, (*text).to_owned())),
+        other => ip(other).map(|ip| (IdentityKind::SanIp, ip.to_string())),
+    };
+    let subject = (IdentityKind::SubjectDn, written(certificate.subject()));
+    let all = names.iter().filter_map(of_san).chain([subject]).filter(|(_, text)| !text.is_empty());
+    all.take(OFFERED_MAX).map(|(kind, text)| (kind, text.chars().take(OFFERED_LEN).collect())).collect()
 }
 
 fn plain<'a>(

@@ -172,6 +172,20 @@ impl Identity {
     }
 }
 
+/// What a certificate must hold, in the form in which it is compared.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Registered::SubjectDn(name) => name.fmt(f),
+            Registered::SanDns(text) | Registered::SanUri(text) | Registered::SanEmail(text) => f.write_str(text),
+            Registered::SanIp(ip) => ip.fmt(f),
+            Registered::Thumbprints(all) => {
+                f.write_str(&all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))
+            }
+        }
+    }
+}
+
 impl From<NameError> for IdentityError {
     fn from(error: NameError) -> Self {
         Self::SubjectDn(error)

@@ -5,6 +5,8 @@
 //! (`caseIgnoreMatch`); of any other attribute the encoding must be the same. Stricter than RFC 4518: no character is
 //! dropped, and composed and decomposed forms differ, so that nothing invisible can make two names equal.
 
+use std::fmt;
+
 use x509_parser::asn1_rs::{Any, Class, FromDer, Tag, ToDer};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
@@ -112,6 +114,48 @@ impl DistinguishedName {
         let attribute = |a: &AttributeTypeAndValue<'_>| Attribute::new(a.attr_type().to_id_string(), a.attr_value());
         let rdns = name.iter_rdn().map(|rdn| sorted(rdn.iter().map(|a| attribute(a).ok_or(()))));
         rdns.collect::<Result<_, _>>().ok().map(Self)
+    }
+}
+
+/// A subject as a policy would write it (RFC 4514), to be shown to people.
+pub(super) fn written(name: &X509Name<'_>) -> String {
+    let mut rdns: Vec<String> = name
+        .iter_rdn()
+        .map(|rdn| rdn.iter().map(|attribute| written_attribute(attribute)).collect::<Vec<_>>().join("+"))
+        .collect();
+    rdns.reverse();
+    rdns.join(",")
+}
+
+fn written_attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+    let oid = attribute.attr_type().to_id_string();
+    let short = TEXT_ATTRIBUTES.iter().find(|(_, known)| *known == oid).map(|(name, _)| *name);
+    let Some((short, text)) = short.zip(directory_string(attribute.attr_value())) else {
+        let der = attribute.attr_value().to_der_vec().unwrap_or_default();
+        return der.iter().fold(format!("{oid}=#"), |text, byte| format!("{text}{byte:02x}"));
+    };
+    let mut value = String::new();
+    for c in text.chars() {
+        if matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\') {
+            value.push('\\');
+        }
+        value.push(c);
+    }
+    format!("{short}={value}")
+}
+
+/// The attributes in the form in which they are compared, last RDN first.
+impl fmt::Display for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attribute = |Attribute { oid, value }: &Attribute| {
+            let short = TEXT_ATTRIBUTES.iter().find(|(_, known)| known == oid).map_or(oid.as_str(), |(name, _)| name);
+            match value {
+                Value::Text(text) => format!("{short}={text}"),
+                Value::Der(_) => format!("{short}=#…"),
+            }
+        };
+        let rdn = |rdn: &Vec<Attribute>| rdn.iter().map(attribute).collect::<Vec<_>>().join("+");
+        f.write_str(&self.0.iter().rev().map(rdn).collect::<Vec<_>>().join(","))
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use writ_verifier::Members;
 
-use super::SubjectError::{self, ClaimsInvalid};
-use super::outside::Times;
+use super::SubjectError;
+use super::outside::{SUBJECT_FORM, Times, text};
 use crate::clock::Timestamp;
 use crate::policy::{Source, Subject};
 
@@ -93,8 +93,5 @@ impl AssertedSubject {
 
 /// `sub`, as the trust domain knows it.
 pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
-    const FORM: SubjectError =
-        ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
-    let name: String = claims.get("sub").ok_or(FORM)?;
-    name.parse().map_err(|_| FORM)
+    text(claims, "sub")?.parse().map_err(|_| SUBJECT_FORM)
 }

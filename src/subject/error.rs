@@ -1,12 +1,14 @@
 //! Why a subject token proves nothing.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// Why a subject token proves nothing. Texts repeat nothing of the token.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SubjectError {
+/// What kind of fault a subject token has; each has a code of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectFault {
     /// Not a token of the declared type.
     #[error("the subject token is malformed")]
     Malformed,
@@ -35,8 +37,8 @@ pub enum SubjectError {
     #[error("the issuer of the subject token says that it is not active")]
     Inactive,
     /// A claim is missing, has the wrong type, or says what cannot be.
-    #[error("the claims of the subject token are not acceptable: {0}")]
-    ClaimsInvalid(&'static str),
+    #[error("the claims of the subject token are not acceptable")]
+    ClaimsInvalid,
     /// The key that signed this Txn-Token was revoked, or is past its retention; said to clients that may redeem.
     #[error("the key that signed this Txn-Token serves no redemption any more")]
     KeyGone,
@@ -55,3 +57,46 @@ pub enum SubjectError {
         retry_after: Duration,
     },
 }
+
+/// Why a subject token proves nothing: the kind of fault, and what exactly is wrong. Texts name claims and members that
+/// are known here and repeat nothing else of the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectError {
+    fault: SubjectFault,
+    /// Empty where the fault says it all.
+    why: Cow<'static, str>,
+}
+
+impl SubjectFault {
+    /// The fault with what exactly is wrong.
+    pub const fn because(self, why: &'static str) -> SubjectError {
+        SubjectError { fault: self, why: Cow::Borrowed(why) }
+    }
+
+    /// The same where the text is made up for the case.
+    pub const fn because_of(self, why: String) -> SubjectError {
+        SubjectError { fault: self, why: Cow::Owned(why) }
+    }
+}
+
+impl SubjectError {
+    /// The kind of fault.
+    pub const fn fault(&self) -> SubjectFault {
+        self.fault
+    }
+}
+
+impl From<SubjectFault> for SubjectError {
+    fn from(fault: SubjectFault) -> Self {
+        fault.because("")
+    }
+}
+
+impl fmt::Display for SubjectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fault, why } = self;
+        if why.is_empty() { write!(f, "{fault}") } else { write!(f, "{fault}: {why}") }
+    }
+}
+
+impl std::error::Error for SubjectError {}

@@ -18,8 +18,8 @@ use url::{Url, form_urlencoded};
 use writ_verifier::Members;
 use zeroize::Zeroizing;
 
-use super::SubjectError;
 use super::outside::members;
+use super::{SubjectError, SubjectFault};
 use crate::client::ClientId;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::outbound::{self, Answer, Outbound, Unreachable};
@@ -92,8 +92,8 @@ impl Introspector {
     /// What the server says about `token`, which `client` presents, if it calls it active.
     ///
     /// # Errors
-    /// [`SubjectError::Inactive`] where it does not, or says nothing that can be understood;
-    /// [`SubjectError::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
+    /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
+    /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
     pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
         let answer = self.outbound.post(client, self.headers()?, form(token).into_bytes()).await;
         let outcome = judge(answer);
@@ -105,8 +105,9 @@ impl Introspector {
                 tracing::warn!(issuer = self.issuer, error = %why, "introspection failed");
             }
             match why {
-                Unhelpful::Inactive | Unhelpful::Unreadable => SubjectError::Inactive,
-                Unhelpful::Failed(_) | Unhelpful::NotAsked(_) => SubjectError::IssuerUnavailable,
+                Unhelpful::Inactive => SubjectFault::Inactive.into(),
+                Unhelpful::Unreadable => SubjectFault::Inactive.because("its reply is no JSON object with one meaning"),
+                Unhelpful::Failed(_) | Unhelpful::NotAsked(_) => SubjectFault::IssuerUnavailable.into(),
             }
         })
     }
@@ -135,7 +136,7 @@ impl Introspector {
     fn headers(&self) -> Result<HeaderMap, SubjectError> {
         // Base64 always is a header's value; if it were not, the server could not be asked.
         let mut credentials =
-            HeaderValue::from_str(&self.credentials.load()).map_err(|_| SubjectError::IssuerUnavailable)?;
+            HeaderValue::from_str(&self.credentials.load()).map_err(|_| SubjectFault::IssuerUnavailable)?;
         credentials.set_sensitive(true);
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         Ok(HeaderMap::from_iter([(AUTHORIZATION, credentials), (CONTENT_TYPE, form)]))

@@ -18,9 +18,10 @@ use writ_verifier::Members;
 use writ_verifier::jwks::Candidates;
 use writ_verifier::jws::{Jws, JwsError};
 
-use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
+use super::SubjectError;
+use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
 use super::issuers::AccessTokenProfile;
-use super::outside::{Audience, Measure, OutsideToken, members};
+use super::outside::{Audience, Measure, OutsideToken, members, text};
 use crate::policy::Source;
 
 /// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
@@ -39,10 +40,10 @@ impl<'a> Presented<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, SubjectError> {
         let jws = parse_jws(text)?;
         if jws.typ.as_deref() == Some(writ_verifier::claims::TYP) {
-            return Err(Malformed);
+            return Err(Malformed.because("its typ is `txntoken+jwt`: a Txn-Token is presented as txn_token only"));
         }
         let claims = members(&jws.payload)?;
-        let issuer = claims.get("iss").ok_or(IssuerUnknown)?;
+        let issuer = issuer(&claims)?;
         Ok(Self { jws, claims, issuer })
     }
 
@@ -64,16 +65,77 @@ impl<'a> Presented<'a> {
     /// Checks that one of `keys`, which are the issuer's, made the signature.
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
         let genuine = keys.verify(&self.jws);
-        genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims }).ok_or(SignatureInvalid)
+        let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
+        signed.ok_or(SignatureInvalid.because("the key that its header names did not make it"))
     }
+}
+
+/// `iss`, as claimed.
+pub(super) fn issuer(claims: &Members) -> Result<String, SubjectError> {
+    let written = claims.raw("iss").is_some();
+    let why = if written { "`iss` must be a string" } else { "`iss` is missing" };
+    claims.get("iss").ok_or(IssuerUnknown.because(why))
 }
 
 /// The form of a JWT, strictly read.
 pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
     Jws::parse(text, MAX_LEN).map_err(|error| match error {
-        JwsError::Algorithm => SignatureInvalid,
-        JwsError::TooLong | JwsError::Form | JwsError::Header => Malformed,
+        JwsError::Algorithm(why) => SignatureInvalid.because(why),
+        JwsError::TooLong => Malformed.because("it is longer than 16 KiB"),
+        JwsError::Form(why) | JwsError::Header(why) => Malformed.because(slip(text).unwrap_or(why)),
     })
+}
+
+/// What often happens to a token on its way into a form, if that is what is wrong with it.
+pub(super) fn slip(text: &str) -> Option<&'static str> {
+    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
+    if text.ends_with('\n') {
+        Some("it ends with a newline, as files do")
+    } else if text.ends_with(is_space) {
+        Some("it ends with white space")
+    } else if starts("Bearer ") {
+        Some("it begins with `Bearer `: only the token itself is to be sent")
+    } else if starts("DPoP ") {
+        Some("it begins with `DPoP `: only the token itself is to be sent")
+    } else if text.starts_with(is_space) {
+        Some("it begins with white space")
+    } else if text.contains(is_space) {
+        Some("it has white space in it")
+    } else if text.starts_with(['"', '\'']) {
+        Some("it stands in quotation marks")
+    } else if text.starts_with('{') {
+        Some("it is JSON, not a token alone")
+    } else if text.contains('%') {
+        Some("it has a percent sign in it, as if it were encoded twice")
+    } else {
+        None
+    }
+}
+
+/// A `typ` as a message may repeat it: only those that are known are.
+fn shown_typ(typ: Option<&str>) -> &'static str {
+    const KNOWN: [(&str, &str); 12] = [
+        ("at+jwt", "`at+jwt`"),
+        ("jwt", "`JWT`"),
+        ("txntoken+jwt", "`txntoken+jwt`"),
+        ("logout+jwt", "`logout+jwt`"),
+        ("secevent+jwt", "`secevent+jwt`"),
+        ("dpop+jwt", "`dpop+jwt`"),
+        ("token-introspection+jwt", "`token-introspection+jwt`"),
+        ("oauth-authz-req+jwt", "`oauth-authz-req+jwt`"),
+        ("client-authentication+jwt", "`client-authentication+jwt`"),
+        ("rt+jwt", "`rt+jwt`"),
+        ("jose", "`JOSE`"),
+        ("", "empty"),
+    ];
+    let Some(typ) = typ else { return "absent" };
+    KNOWN.iter().find(|(known, _)| *known == typ).map_or("another one", |(_, shown)| shown)
+}
+
+/// What `typ` a token has, and what it must have as what it is presented as.
+pub(super) fn wrong_typ(typ: Option<&str>, presented_as: &str, expected: &str) -> SubjectError {
+    Malformed.because_of(format!("its typ is {}; as {presented_as} it must be {expected}", shown_typ(typ)))
 }
 
 /// A JWT that its issuer has signed; of what kind and for whom is still open.
@@ -93,7 +155,7 @@ pub(super) fn read(kind: Source, token: Signed, by: Measure<'_>) -> Result<Outsi
         | Source::UnsignedJson
         | Source::TxnToken
         | Source::ExpiredTxnToken
-        | Source::ClientCredentials => Err(IssuerUnknown),
+        | Source::ClientCredentials => Err(IssuerUnknown.into()),
     }
 }
 
@@ -102,6 +164,9 @@ const OF_EVENTS_AND_PROOFS: [&str; 3] = ["events", "htm", "htu"];
 
 /// Claims of ID tokens (OIDC §2, §3.3.2.11).
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
+
+/// What only tokens have that are marked as nothing else.
+const UNTYPED: &str = "`JWT` or absent";
 
 /// RFC 9068 §4, or the looser rules of an issuer that is set to legacy.
 fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
@@ -112,7 +177,13 @@ fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectE
             required_by_rfc_9068(&token.claims)?;
         }
         AccessTokenProfile::Legacy if typed || token.is_untyped() => no_id_token(&token.claims, by)?,
-        AccessTokenProfile::Rfc9068 | AccessTokenProfile::Legacy => return Err(Malformed),
+        AccessTokenProfile::Rfc9068 => {
+            let expected = "`at+jwt`, unless its issuer is set to jwt_access_tokens = 'legacy'";
+            return Err(wrong_typ(token.typ.as_deref(), "access_token", expected));
+        }
+        AccessTokenProfile::Legacy => {
+            return Err(wrong_typ(token.typ.as_deref(), "access_token", "`at+jwt`, `JWT` or absent"));
+        }
     }
     by.complete(Source::AccessToken, token.claims)
 }
@@ -120,7 +191,7 @@ fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectE
 /// Whatever an issuer signs for services to read, by its own settings; it is marked as no other kind.
 fn jwt(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
-        return Err(Malformed);
+        return Err(wrong_typ(token.typ.as_deref(), "jwt", UNTYPED));
     }
     no_id_token(&token.claims, by)?;
     by.complete(Source::Jwt, token.claims)
@@ -128,15 +199,14 @@ fn jwt(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
 
 /// OIDC §3.1.3.7, without what only the client that the user logged in to can check, such as `nonce`.
 fn id_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
-    if !token.is_untyped() || has_any(&token.claims, &OF_EVENTS_AND_PROOFS) {
-        return Err(Malformed);
+    if !token.is_untyped() {
+        return Err(wrong_typ(token.typ.as_deref(), "id_token", UNTYPED));
     }
+    has_none(&token.claims, &OF_EVENTS_AND_PROOFS, OF_OTHERS)?;
     let audience = by.audience(&token.claims, &by.issuer.id_token_audience)?;
     authorized_party(&token.claims, &audience, &by.issuer.id_token_audience)?;
-    let complete = has_texts(&token.claims, &["sub"]) && has_all(&token.claims, &["iat", "exp"]);
-    if !complete {
-        return Err(ClaimsInvalid("an ID token has sub, iat and exp"));
-    }
+    has_texts(&token.claims, &["sub"])?;
+    has_all(&token.claims, &["iat", "exp"])?;
     by.complete(Source::IdToken, token.claims)
 }
 
@@ -150,42 +220,60 @@ impl Signed {
 /// What stands in for a `typ` of its own: meant for a service and not for a client, and without any claim that only
 /// other kinds have.
 fn no_id_token(claims: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
-    if has_any(claims, &OF_EVENTS_AND_PROOFS) || has_any(claims, &OF_ID_TOKENS) {
-        return Err(Malformed);
-    }
+    has_none(claims, &OF_EVENTS_AND_PROOFS, OF_OTHERS)?;
+    has_none(
+        claims,
+        &OF_ID_TOKENS,
+        "is one of ID tokens: present it as id_token, or have its issuer leave the claim out",
+    )?;
     let audience = by.audience(claims, &by.issuer.audience)?;
     if audience.names_one_of(&by.issuer.id_token_audience) {
-        return Err(AudienceMismatch);
+        return Err(AudienceMismatch
+            .because("`aud` names a client of ID tokens (id_token_audience): it is no token for services"));
     }
-    if has_all(claims, &["exp"]) { Ok(()) } else { Err(ClaimsInvalid("exp is missing")) }
+    has_all(claims, &["exp"])
 }
 
 /// Whom the ID token was issued to: `azp` must be there where `aud` has several names, and name one of `clients`.
 fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -> Result<(), SubjectError> {
     if claims.raw("azp").is_none() {
         let unmistakable = audience.is_single();
-        return unmistakable.then_some(()).ok_or(ClaimsInvalid("azp is missing beside several audiences"));
+        return unmistakable.then_some(()).ok_or(ClaimsInvalid.because("`azp` is missing beside several audiences"));
     }
-    let azp: String = claims.get("azp").ok_or(ClaimsInvalid("azp must be a string"))?;
-    clients.contains(&azp).then_some(()).ok_or(AudienceMismatch)
+    let azp = text(claims, "azp")?;
+    let known = clients.contains(&azp);
+    known.then_some(()).ok_or(AudienceMismatch.because("`azp` is none of the clients in id_token_audience"))
 }
 
 /// RFC 9068 §2.2; `iss` and `aud` are checked wherever a token is.
 fn required_by_rfc_9068(claims: &Members) -> Result<(), SubjectError> {
-    let complete = has_texts(claims, &["sub", "client_id", "jti"]) && has_all(claims, &["iat", "exp"]);
-    complete.then_some(()).ok_or(ClaimsInvalid("RFC 9068 asks for sub, client_id, iat, jti and exp"))
+    has_texts(claims, &["sub", "client_id", "jti"])?;
+    has_all(claims, &["iat", "exp"])
 }
 
-fn has_any(claims: &Members, names: &[&str]) -> bool {
-    names.iter().any(|name| claims.raw(name).is_some())
+const OF_OTHERS: &str = "is one of security events, logout tokens and proofs of possession";
+
+fn has_none(claims: &Members, names: &[&str], why: &str) -> Result<(), SubjectError> {
+    match names.iter().find(|name| claims.raw(name).is_some()) {
+        Some(name) => Err(Malformed.because_of(format!("the claim `{name}` {why}"))),
+        None => Ok(()),
+    }
 }
 
-fn has_all(claims: &Members, names: &[&str]) -> bool {
-    names.iter().all(|name| claims.raw(name).is_some())
+fn has_all(claims: &Members, names: &[&str]) -> Result<(), SubjectError> {
+    match names.iter().find(|name| claims.raw(name).is_none()) {
+        Some(name) => Err(ClaimsInvalid.because_of(format!("`{name}` is missing"))),
+        None => Ok(()),
+    }
 }
 
-fn has_texts(claims: &Members, names: &[&str]) -> bool {
-    names.iter().all(|name| claims.get(name).is_some_and(|text: String| !text.is_empty()))
+fn has_texts(claims: &Members, names: &[&str]) -> Result<(), SubjectError> {
+    for name in names {
+        if text(claims, name)?.is_empty() {
+            return Err(ClaimsInvalid.because_of(format!("`{name}` is empty")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -198,11 +286,11 @@ pub(super) mod tests {
 
     use writ_verifier::Scope;
 
-    use super::SubjectError::NotYetValid;
     use super::*;
     use crate::client::{Identity, IdentityKind};
     use crate::clock::Timestamp;
     use crate::policy::{ClientPolicy, PolicySet};
+    use crate::subject::SubjectFault::{self, NotYetValid};
     use crate::subject::issuers::{KeySource, Settings};
 
     pub(in crate::subject) const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
@@ -302,7 +390,11 @@ pub(super) mod tests {
             setting
         }
 
-        fn read_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
+        fn read_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectFault> {
+            self.told_at(claims, now).map_err(|error| error.fault())
+        }
+
+        fn told_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
             let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())? };
             let measure = Measure {
                 issuer: &self.issuer,
@@ -316,7 +408,7 @@ pub(super) mod tests {
             super::read(self.kind, token, measure)
         }
 
-        fn read(&self, claims: &str) -> Result<OutsideToken, SubjectError> {
+        fn read(&self, claims: &str) -> Result<OutsideToken, SubjectFault> {
             self.read_at(claims, NOW)
         }
     }
@@ -324,12 +416,12 @@ pub(super) mod tests {
     #[track_caller]
     fn claims_are_refused(claims: &str) {
         let answer = Setting::rfc_9068().read(claims);
-        assert!(matches!(answer, Err(ClaimsInvalid(_))), "{answer:?} for {claims:.300}");
+        assert!(matches!(answer, Err(ClaimsInvalid)), "{answer:?} for {claims:.300}");
     }
 
-    fn parse(header: &str, payload: &[u8]) -> Result<(), SubjectError> {
+    fn parse(header: &str, payload: &[u8]) -> Result<(), SubjectFault> {
         let token = format!("{}.{}.AA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        Presented::parse(&token).map(|_| ())
+        Presented::parse(&token).map(|_| ()).map_err(|error| error.fault())
     }
 
     const HEADER: &str = r#"{"typ":"at+jwt","alg":"ES256","kid":"k"}"#;
@@ -362,7 +454,7 @@ pub(super) mod tests {
         let many_dots = ".".repeat(12_000);
         let long = format!("{good}{}", "A".repeat(MAX_LEN));
         for text in ["", "opaque", "a.b", "a.b.c.d", "a.b.c.d.e", "..", &many_dots, &long, &format!("{good}=")] {
-            assert_eq!(Presented::parse(text).err(), Some(Malformed), "{text:.80}");
+            assert_eq!(Presented::parse(text).err().map(|error| error.fault()), Some(Malformed), "{text:.80}");
         }
     }
 
@@ -446,7 +538,7 @@ pub(super) mod tests {
             assert_eq!(token.scope().unwrap().to_string(), "read");
         }
         for name in ["sub", "aud", "exp"] {
-            assert!(matches!(Setting::jwt().read(&with(name, "")), Err(ClaimsInvalid(_))), "{name}");
+            assert!(matches!(Setting::jwt().read(&with(name, "")), Err(ClaimsInvalid)), "{name}");
         }
         let elsewhere = Setting::jwt().read(&with("aud", "\"https://elsewhere.example\""));
         assert_eq!(elsewhere.err(), Some(AudienceMismatch));
@@ -489,13 +581,13 @@ pub(super) mod tests {
         }
         for name in ["sub", "aud", "iat", "exp"] {
             let answer = Setting::id_token().read(&id_token_with(name, ""));
-            assert!(matches!(answer, Err(ClaimsInvalid(_))), "{name}: {answer:?}");
+            assert!(matches!(answer, Err(ClaimsInvalid)), "{name}: {answer:?}");
         }
         let mut by_mail = Setting::id_token();
         by_mail.issuer.subject_claim = "email".to_owned();
         assert_eq!(by_mail.read(&id_token_with("email", "\"a@d\"")).unwrap().sub().as_str(), "a@d");
         for value in ["\"1793000000\"", "null", "1e400", "0"] {
-            assert!(matches!(Setting::id_token().read(&id_token_with("iat", value)), Err(ClaimsInvalid(_))), "{value}");
+            assert!(matches!(Setting::id_token().read(&id_token_with("iat", value)), Err(ClaimsInvalid)), "{value}");
         }
     }
 
@@ -507,8 +599,8 @@ pub(super) mod tests {
         for aud in ["\"https://api.example\"", "\"WEB\"", "\"we\"", "[]", "\"\""] {
             assert_eq!(read("aud", aud), Some(AudienceMismatch), "{aud}");
         }
-        assert!(matches!(read("aud", "[\"web\",1]"), Some(ClaimsInvalid(_))));
-        assert!(matches!(read("aud", "[\"web\",\"other\"]"), Some(ClaimsInvalid(_))), "azp is missing");
+        assert!(matches!(read("aud", "[\"web\",1]"), Some(ClaimsInvalid)));
+        assert!(matches!(read("aud", "[\"web\",\"other\"]"), Some(ClaimsInvalid)), "azp is missing");
         for azp in ["\"web\"", "\"mobile\""] {
             let two = id_token_with("aud", "[\"web\",\"other\"]").replacen('{', &format!("{{\"azp\":{azp},"), 1);
             assert!(Setting::id_token().read(&two).is_ok(), "{azp}");
@@ -518,7 +610,7 @@ pub(super) mod tests {
             assert_eq!(read("azp", azp), Some(AudienceMismatch), "{azp}");
         }
         for azp in ["null", "1", "[\"web\"]"] {
-            assert!(matches!(read("azp", azp), Some(ClaimsInvalid(_))), "{azp}");
+            assert!(matches!(read("azp", azp), Some(ClaimsInvalid)), "{azp}");
         }
         let mut held = Setting::id_token();
         held.client.subject_token_audience = vec!["mobile".to_owned()];
@@ -596,7 +688,7 @@ pub(super) mod tests {
             assert!(Setting { typ, ..Setting::legacy() }.read(&few).is_ok(), "{typ:?}");
         }
         for name in ["sub", "aud", "exp"] {
-            assert!(matches!(Setting::legacy().read(&with(name, "")), Err(ClaimsInvalid(_))), "{name}");
+            assert!(matches!(Setting::legacy().read(&with(name, "")), Err(ClaimsInvalid)), "{name}");
         }
     }
 
@@ -665,7 +757,7 @@ pub(super) mod tests {
     #[test]
     fn times_hold_within_the_skew_and_not_beyond() {
         let read = |name: &str, value: &str| Setting::rfc_9068().read(&with(name, value)).err();
-        let expired = |at| Some(SubjectError::Expired { expired_at: Timestamp::from_epoch(at) });
+        let expired = |at| Some(SubjectFault::Expired { expired_at: Timestamp::from_epoch(at) });
         assert_eq!(read("exp", "1792999991"), None);
         assert_eq!(read("exp", "1792999990"), expired(1_792_999_990));
         assert_eq!(read("exp", "1792999990.9"), expired(1_792_999_990));
@@ -692,7 +784,7 @@ pub(super) mod tests {
             assert_eq!(read(aud), Some(AudienceMismatch), "{aud}");
         }
         for aud in ["", "1", "null", "{}", "[[\"https://api.example\"]]", "[\"https://api.example\",1]"] {
-            assert!(matches!(read(aud), Some(ClaimsInvalid(_))), "{aud}");
+            assert!(matches!(read(aud), Some(ClaimsInvalid)), "{aud}");
         }
         assert_eq!(read("[\"other\",\"https://api.example\"]"), None);
     }
@@ -712,7 +804,7 @@ pub(super) mod tests {
     fn a_bound_token_is_taken_only_from_a_client_that_vouches() {
         let mut setting = Setting::rfc_9068();
         for cnf in [r#"{"jkt":"a"}"#, "{}", "null"] {
-            assert!(matches!(setting.read(&with("cnf", cnf)), Err(ClaimsInvalid(_))), "{cnf}");
+            assert!(matches!(setting.read(&with("cnf", cnf)), Err(ClaimsInvalid)), "{cnf}");
         }
         setting.client.vouches_for_bound_tokens = true;
         assert!(setting.read(&with("cnf", r#"{"jkt":"a"}"#)).unwrap().is_bound());
@@ -737,7 +829,7 @@ pub(super) mod tests {
         let read = |email: &str| setting.read(&with("email", email));
         assert_eq!(read("\"alice@example\"").unwrap().sub().as_str(), "corp:alice@example");
         for email in ["", "\"\"", &json!("a".repeat(251)).to_string()] {
-            assert!(matches!(read(email), Err(ClaimsInvalid(_))), "{email}");
+            assert!(matches!(read(email), Err(ClaimsInvalid)), "{email}");
         }
     }
 
@@ -747,7 +839,7 @@ pub(super) mod tests {
         let mut setting = Setting::rfc_9068();
         setting.issuer.subject_prefix = "a:".to_owned();
         setting.prefixes = ["", "a:", "a:b:", "c:"].map(str::to_owned).to_vec();
-        assert!(matches!(setting.read(&with("sub", "\"b:x\"")), Err(ClaimsInvalid(_))));
+        assert!(matches!(setting.read(&with("sub", "\"b:x\"")), Err(ClaimsInvalid)));
         assert_eq!(setting.read(&with("sub", "\"c:x\"")).unwrap().sub().as_str(), "a:c:x");
         claims_are_refused(&with("sub", "\"svc:gateway\""));
         assert!(Setting::rfc_9068().read(&with("sub", "\"svc:gateway2\"")).is_ok());
@@ -838,7 +930,7 @@ pub(super) mod tests {
         let expired = NOW + Duration::from_secs(10_000);
         let mut claims = good();
         claims["sub"] = json!("");
-        assert!(matches!(Setting::rfc_9068().read_at(&claims.to_string(), expired), Err(ClaimsInvalid(_))));
+        assert!(matches!(Setting::rfc_9068().read_at(&claims.to_string(), expired), Err(ClaimsInvalid)));
         claims["aud"] = json!("other");
         assert_eq!(Setting::rfc_9068().read_at(&claims.to_string(), expired).err(), Some(AudienceMismatch));
     }

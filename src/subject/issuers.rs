@@ -15,6 +15,9 @@ use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
 use writ_verifier::{Purpose, Scope};
 
 use super::SubjectError;
+use super::SubjectFault::{
+    IssuerUnavailable, IssuerUnknown, KeyNotFetchedYet, KeyUnknown, Malformed, SignatureInvalid,
+};
 use super::introspection::{self, Introspector};
 use super::issued_jwt::{self, Presented};
 use super::opaque;
@@ -230,13 +233,17 @@ impl Issuers {
         let measure = |issuer| self.measure(issuer, client, policies, now);
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
-            let (issuer, introspector) = self.introspecting(client).ok_or(SubjectError::Malformed)?;
+            let (issuer, introspector) = self.introspecting(client).ok_or_else(|| nobody_to_ask(text))?;
             return opaque::read(text, introspector.ask(&client.client_id, text).await?, measure(issuer));
         }
         let presented = Presented::parse(text)?;
-        let issuer = self.issuing(kind, presented.issuer()).ok_or(SubjectError::IssuerUnknown)?;
+        let issuer = self.issuing(kind, presented.issuer())?;
         let keys = issuer.keys_of(&presented, &client.client_id).await?;
-        let token = issued_jwt::read(kind, presented.signed_with(&keys)?, measure(issuer))?;
+        let (key_id, algorithm) = (presented.kid().map(str::to_owned), presented.algorithm());
+        let signed = presented.signed_with(&keys)?;
+        let name = &issuer.settings.issuer;
+        tracing::debug!(issuer = name, kid = key_id, ?algorithm, "the subject token is signed by its issuer");
+        let token = issued_jwt::read(kind, signed, measure(issuer))?;
         match &issuer.introspector {
             Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
                 opaque::confirm(&token, &introspector.ask(&client.client_id, text).await?, measure(issuer))
@@ -274,9 +281,24 @@ impl Issuers {
     }
 
     /// The issuer of that name, byte for byte, if it issues tokens of this kind.
-    fn issuing(&self, kind: Source, iss: &str) -> Option<&Issuer> {
-        self.by_iss.get(iss).filter(|issuer| issuer.settings.token_types.contains(&kind))
+    fn issuing(&self, kind: Source, iss: &str) -> Result<&Issuer, SubjectError> {
+        let issuer = self.by_iss.get(iss);
+        let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured whose name is its `iss`"))?;
+        let gives = issuer.settings.token_types.contains(&kind);
+        gives
+            .then_some(issuer)
+            .ok_or(IssuerUnknown.because("its issuer is not set up for tokens of this type (token_types)"))
     }
+}
+
+fn nobody_to_ask(text: &str) -> SubjectError {
+    if text.bytes().filter(|&byte| byte == b'.').count() == 4 {
+        return Malformed.because("it has five parts: it is encrypted, and only signed tokens are read");
+    }
+    Malformed.because(
+        "it is no JWT, which has three parts, and it is not known whom to ask about it: one issuer with introspection, or \
+         opaque_tokens_from in the client's policy, is needed for opaque tokens",
+    )
 }
 
 impl Issuer {
@@ -309,7 +331,7 @@ impl Issuer {
     async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
-            return Err(SubjectError::SignatureInvalid);
+            return Err(SignatureInvalid.because("its alg is none of those that are configured for its issuer"));
         }
         let keys = match &self.keys {
             Keys::File { set, .. } => set.load().find(token.kid(), algorithm).map_err(KeyError::from),
@@ -319,10 +341,13 @@ impl Issuer {
             }
         };
         keys.map_err(|error| match error {
-            KeyError::Unknown => SubjectError::KeyUnknown,
-            KeyError::CoolingDown { retry_after } => SubjectError::KeyNotFetchedYet { retry_after },
-            KeyError::Unfit => SubjectError::SignatureInvalid,
-            KeyError::Unavailable => SubjectError::IssuerUnavailable,
+            KeyError::Unknown if token.kid().is_none() => {
+                KeyUnknown.because("its header has no kid, and its issuer does not publish just one key")
+            }
+            KeyError::Unknown => KeyUnknown.because("its issuer publishes none with the kid of its header"),
+            KeyError::CoolingDown { retry_after } => KeyNotFetchedYet { retry_after }.into(),
+            KeyError::Unfit => SignatureInvalid.because("its alg does not fit the key that its header names"),
+            KeyError::Unavailable => IssuerUnavailable.into(),
         })
     }
 }
@@ -383,8 +408,8 @@ mod tests {
     use serde_json::{Value, json};
     use tempfile::TempDir;
 
-    use super::SubjectError::{IssuerUnavailable, IssuerUnknown, KeyUnknown, Malformed, SignatureInvalid};
     use super::*;
+    use crate::subject::SubjectFault;
     use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
 
     const OTHER: &str = "https://other.example";
@@ -473,12 +498,12 @@ mod tests {
         }
 
         #[track_caller]
-        fn ask(&self, token: &str) -> Result<OutsideToken, SubjectError> {
+        fn ask(&self, token: &str) -> Result<OutsideToken, SubjectFault> {
             ask(&self.issuers, token)
         }
 
         #[track_caller]
-        fn refuses(&self, token: &str, expected: &SubjectError) {
+        fn refuses(&self, token: &str, expected: &SubjectFault) {
             assert_eq!(self.ask(token).as_ref().err(), Some(expected), "{token:.300}");
         }
     }
@@ -491,8 +516,9 @@ mod tests {
 
     /// With keys from files nothing is waited for.
     #[track_caller]
-    fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectError> {
-        issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap()
+    fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectFault> {
+        let verified = issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
+        verified.map_err(|error| error.fault())
     }
 
     #[test]
@@ -685,7 +711,7 @@ mod tests {
         let mut foreign = good();
         foreign["sub"] = json!("b:alice");
         let answer = ask(&issuers, &a.token(&header("ES256", "k"), &foreign));
-        assert!(matches!(answer, Err(SubjectError::ClaimsInvalid(_))), "{answer:?}");
+        assert!(matches!(answer, Err(SubjectFault::ClaimsInvalid)), "{answer:?}");
     }
 
     /// R-SUBJ-07
@@ -750,8 +776,9 @@ mod tests {
         here.subject_prefix = "b:".to_owned();
         let issuers = Issuers::new(vec![away.clone(), here], SKEW).unwrap();
         issuers.warm();
-        let ask =
-            async |token: &str| issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).await.err();
+        let ask = async |token: &str| {
+            issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).await.err().map(|e| e.fault())
+        };
         let mut of_other = good();
         of_other["iss"] = json!(OTHER);
         assert_eq!(ask(&key.token(&header("ES256", "k"), &of_other)).await, None);
@@ -793,7 +820,7 @@ mod tests {
                 match asked.as_mut().now_or_never() {
                     None => waiting.push(asked),
                     Some(refused) => {
-                        assert_eq!(refused.err(), Some(IssuerUnavailable));
+                        assert_eq!(refused.err().map(|error| error.fault()), Some(IssuerUnavailable));
                         return waiting.len() - before;
                     }
                 }
@@ -843,7 +870,9 @@ mod tests {
         assert_eq!(chosen(vec![of("a", false), of("b", true)], Some("a")), None, "never another than the named one");
 
         let issuers = Issuers::new(vec![of("a", true)], SKEW).unwrap();
-        let ask = async |kind, text: &str| issuers.verify(kind, text, &client(), &policies(), NOW).await.err();
+        let ask = async |kind, text: &str| {
+            issuers.verify(kind, text, &client(), &policies(), NOW).await.err().map(|error| error.fault())
+        };
         assert_eq!(ask(Source::AccessToken, "opaque").await, Some(IssuerUnavailable));
         for (kind, text) in [(Source::AccessToken, "opa que"), (Source::Jwt, "opaque"), (Source::IdToken, "opaque")] {
             assert_eq!(ask(kind, text).await, Some(Malformed), "{kind:?}");

@@ -6,7 +6,9 @@
 use serde_json::value::RawValue;
 use writ_verifier::Members;
 
-use super::SubjectError::{self, ClaimsInvalid, Malformed};
+use super::SubjectError;
+use super::SubjectFault::{ClaimsInvalid, Malformed};
+use super::issued_jwt::slip;
 use super::outside::{self, Measure, OutsideToken};
 use crate::policy::Source;
 
@@ -22,8 +24,14 @@ pub(super) fn is_opaque(text: &str) -> bool {
 pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let token = text.trim_end_matches('=');
-    let fits = !token.is_empty() && text.len() <= MAX_LEN && token.bytes().all(plain);
-    fits.then_some(()).ok_or(Malformed)
+    if text.len() > MAX_LEN {
+        return Err(
+            Malformed.because("it is no JWT, which has three parts, and longer than the 4096 bytes of an opaque one")
+        );
+    }
+    let fits = !token.is_empty() && token.bytes().all(plain);
+    let why = slip(text).unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
+    fits.then_some(()).ok_or(Malformed.because(why))
 }
 
 /// What the issuer says about the active opaque token `text`. A reply without `aud` is refused, since the token may be
@@ -32,11 +40,11 @@ pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<Outsid
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
     if reply.get("sub").is_none_or(|sub: String| sub.is_empty()) {
-        return Err(ClaimsInvalid("the issuer does not say whom the token is about"));
+        return Err(ClaimsInvalid.because("its issuer does not say whom it is about: `sub` is missing from its reply"));
     }
     let token = by.complete(Source::AccessToken, reply)?;
     if token.sub().as_str().contains(text) {
-        return Err(ClaimsInvalid("the subject holds the token"));
+        return Err(ClaimsInvalid.because("the subject holds the token"));
     }
     Ok(token)
 }
@@ -47,7 +55,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     is_of_access_token(reply, by)?;
     let denied = |name: &str| reply.raw(name).is_some() && reply.get::<String>(name) != token.claims().get(name);
     if denied("sub") || denied(&by.issuer.subject_claim) {
-        return Err(ClaimsInvalid("the issuer says that the token is about somebody else"));
+        return Err(ClaimsInvalid.because("the issuer says that the token is about somebody else"));
     }
     let scope = by.issuer.scope_claim.as_str();
     let mut claims = token.claims().clone();
@@ -55,7 +63,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
         // An empty scope says nothing, and must not make room for the issuer's setting.
         if name != scope || outside::scope(reply, scope)?.is_some() {
-            claims.set(name, &said).map_err(|_| Malformed)?;
+            claims.set(name, &said).map_err(|_| SubjectError::from(Malformed))?;
         }
     }
     by.audience(&claims, &by.issuer.audience)?;
@@ -65,14 +73,14 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
 /// Where they are there, `iss` is the issuer's own, and no type is that of a refresh token, which is active too.
 fn is_of_access_token(reply: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
     if reply.raw("iss").is_some() && reply.get::<String>("iss").as_ref() != Some(&by.issuer.issuer) {
-        return Err(ClaimsInvalid("the issuer says that the token is another issuer's"));
+        return Err(ClaimsInvalid.because("the issuer says that the token is another issuer's"));
     }
     // `token_type` is the standard's; servers that call refresh tokens Bearer too tell them apart by the others.
     for name in ["token_type", "token_use", "typ"].into_iter().filter(|name| reply.raw(name).is_some()) {
-        let kind: String = reply.get(name).ok_or(ClaimsInvalid("the type of the token must be a string"))?;
+        let kind: String = reply.get(name).ok_or(ClaimsInvalid.because("the type of the token must be a string"))?;
         let kind = kind.to_ascii_lowercase();
         if kind.contains("refresh") || kind.contains("offline") {
-            return Err(ClaimsInvalid("a refresh token is no access token"));
+            return Err(ClaimsInvalid.because("a refresh token is no access token"));
         }
     }
     Ok(())
@@ -82,10 +90,10 @@ fn is_of_access_token(reply: &Members, by: Measure<'_>) -> Result<(), SubjectErr
 mod tests {
     use serde_json::{Value, json};
 
-    use super::SubjectError::{AudienceMismatch, Expired, NotYetValid};
     use super::*;
     use crate::clock::Timestamp;
     use crate::policy::ClientPolicy;
+    use crate::subject::SubjectFault::{self, AudienceMismatch, Expired, NotYetValid};
     use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
     use crate::subject::issuers::{KeySource, Settings};
     use crate::subject::outside::members;
@@ -114,16 +122,18 @@ mod tests {
             })
         }
 
-        fn read(&self, reply: &Value) -> Result<OutsideToken, SubjectError> {
-            self.measured(|by| super::read("2YotnFZFEjr1", members(reply.to_string().as_bytes())?, by))
+        fn read(&self, reply: &Value) -> Result<OutsideToken, SubjectFault> {
+            let read = self.measured(|by| super::read("2YotnFZFEjr1", members(reply.to_string().as_bytes())?, by));
+            read.map_err(|error| error.fault())
         }
 
         /// What becomes of the good JWT when the issuer says this of it.
-        fn confirm(&self, reply: &Value) -> Result<OutsideToken, SubjectError> {
-            self.measured(|by| {
+        fn confirm(&self, reply: &Value) -> Result<OutsideToken, SubjectFault> {
+            let confirmed = self.measured(|by| {
                 let token = by.complete(Source::AccessToken, members(good().to_string().as_bytes())?).unwrap();
                 super::confirm(&token, &members(reply.to_string().as_bytes())?, by)
-            })
+            });
+            confirmed.map_err(|error| error.fault())
         }
     }
 
@@ -138,7 +148,7 @@ mod tests {
     #[track_caller]
     fn claims_are_refused(name: &str, value: &Value) {
         let answer = Setting::new().read(&reply(name, value.clone()));
-        assert!(matches!(answer, Err(ClaimsInvalid(_))), "{name} {value}: {answer:?}");
+        assert!(matches!(answer, Err(ClaimsInvalid)), "{name} {value}: {answer:?}");
     }
 
     /// CONTRACT 3.2
@@ -150,9 +160,12 @@ mod tests {
         }
         let dots = ".".repeat(12_000);
         for text in ["", "=", "==", "a=b", "=a", "a b", "a\n", "ä", "a\0", "{}", "a,b", "a%20", "a\"", &dots] {
-            assert!(is_opaque(text) && check_form(text) == Err(Malformed), "{text:.80}");
+            assert!(
+                is_opaque(text) && check_form(text).err().map(|error| error.fault()) == Some(Malformed),
+                "{text:.80}"
+            );
         }
-        assert_eq!(check_form(&"x".repeat(MAX_LEN + 1)), Err(Malformed));
+        assert_eq!(check_form(&"x".repeat(MAX_LEN + 1)).err().map(|error| error.fault()), Some(Malformed));
         assert!(!is_opaque("a.b.c") && !is_opaque(".."));
     }
 
@@ -169,7 +182,7 @@ mod tests {
     fn a_subject_that_holds_the_token_is_none() {
         let setting = Setting::new();
         for sub in ["2YotnFZFEjr1", "token:2YotnFZFEjr1:"] {
-            assert!(matches!(setting.read(&reply("sub", json!(sub))), Err(ClaimsInvalid(_))), "{sub}");
+            assert!(matches!(setting.read(&reply("sub", json!(sub))), Err(ClaimsInvalid)), "{sub}");
         }
         assert!(setting.read(&reply("sub", json!("2YotnFZFEjr"))).is_ok());
     }
@@ -204,10 +217,10 @@ mod tests {
         let mut setting = Setting::new();
         setting.issuer.subject_claim = "email".to_owned();
         assert_eq!(setting.read(&reply("email", json!("a@d"))).unwrap().sub().as_str(), "a@d");
-        assert!(matches!(setting.read(&reply("x", Value::Null)), Err(ClaimsInvalid(_))));
+        assert!(matches!(setting.read(&reply("x", Value::Null)), Err(ClaimsInvalid)));
         let mut without_sub = reply("sub", Value::Null);
         without_sub["email"] = json!("a@d");
-        assert!(matches!(setting.read(&without_sub), Err(ClaimsInvalid(_))));
+        assert!(matches!(setting.read(&without_sub), Err(ClaimsInvalid)));
     }
 
     /// A-077, R-INTRO-03
@@ -254,7 +267,7 @@ mod tests {
     fn a_bound_opaque_token_is_taken_only_from_a_client_that_vouches() {
         let mut setting = Setting::new();
         let bound = reply("cnf", json!({"x5t#S256": "a"}));
-        assert!(matches!(setting.read(&bound), Err(ClaimsInvalid(_))));
+        assert!(matches!(setting.read(&bound), Err(ClaimsInvalid)));
         setting.client.vouches_for_bound_tokens = true;
         assert!(setting.read(&bound).unwrap().is_bound());
     }
@@ -299,7 +312,7 @@ mod tests {
         setting.issuer.subject_claim = "client_id".to_owned();
         assert!(setting.confirm(&json!({"active": true, "client_id": "web", "sub": "alice"})).is_ok());
         for said in [json!({"active": true, "client_id": "other"}), json!({"active": true, "sub": "web"})] {
-            assert!(matches!(setting.confirm(&said), Err(ClaimsInvalid(_))), "{said}");
+            assert!(matches!(setting.confirm(&said), Err(ClaimsInvalid)), "{said}");
         }
     }
 
@@ -321,10 +334,7 @@ mod tests {
             ("nbf", json!(NOW.epoch() + 60), Some(NotYetValid)),
         ] {
             let error = Setting::new().confirm(&json!({"active": true, name: value})).expect_err(name);
-            assert!(
-                expected.map_or(matches!(error, ClaimsInvalid(_)), |expected| error == expected),
-                "{name}: {error}"
-            );
+            assert!(expected.map_or(matches!(error, ClaimsInvalid), |expected| error == expected), "{name}: {error}");
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use writ_verifier::json::{self, Limits};
 use writ_verifier::{Members, Purpose, Scope};
 
-use super::SubjectError::{self, AudienceMismatch, ClaimsInvalid, Malformed, NotYetValid};
+use super::SubjectError;
+use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, Expired, Malformed, NotYetValid};
 use super::issuers::Settings;
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
@@ -100,7 +101,7 @@ impl OutsideToken {
         if claims.raw("aud").is_some() {
             let audience: Option<Audience> = claims.get("aud");
             let fit = audience.is_some_and(|audience| audience.is_fit_for(by.client));
-            fit.then_some(()).ok_or(AudienceMismatch)?;
+            fit.then_some(()).ok_or(NOT_FOR_CLIENT)?;
         }
         let bound = vouched_for(&claims, by.client)?;
         not_a_clients(&sub, by.policies)?;
@@ -128,12 +129,15 @@ pub struct SupposedBy<'a> {
 fn vouched_for(claims: &Members, client: &ClientPolicy) -> Result<bool, SubjectError> {
     let bound = claims.raw("cnf").is_some();
     let vouched = !bound || client.vouches_for_bound_tokens;
-    vouched.then_some(bound).ok_or(ClaimsInvalid("sender-constrained, and the client does not vouch for the proof"))
+    vouched.then_some(bound).ok_or(ClaimsInvalid.because(
+        "it has `cnf`: it is bound to a sender's key, and the client's policy does not say that it checks the proof \
+         (vouches_for_bound_tokens)",
+    ))
 }
 
 fn not_a_clients(sub: &Subject, policies: &PolicySet) -> Result<(), SubjectError> {
     let own = policies.is_own_subject(sub.as_str());
-    if own { Err(ClaimsInvalid("the subject is a client's own")) } else { Ok(()) }
+    if own { Err(ClaimsInvalid.because("the subject is a client's own")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -147,22 +151,116 @@ impl OutsideToken {
     }
 }
 
+/// The names that a message may repeat: those of the standards. Any other may be whatever was sent.
+const KNOWN_CLAIMS: [&str; 40] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "act",
+    "may_act",
+    "scope",
+    "scp",
+    "client_id",
+    "cnf",
+    "azp",
+    "nonce",
+    "auth_time",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    "acr",
+    "amr",
+    "sid",
+    "events",
+    "htm",
+    "htu",
+    "email",
+    "name",
+    "groups",
+    "roles",
+    "entitlements",
+    "active",
+    "token_type",
+    "token_use",
+    "typ",
+    "username",
+    "preferred_username",
+    "txn",
+    "tctx",
+    "rctx",
+    "req_wl",
+];
+
+/// The name of a claim as a message may repeat it.
+pub(super) fn shown(name: &str) -> &str {
+    KNOWN_CLAIMS.iter().find(|known| **known == name).copied().unwrap_or("the configured claim")
+}
+
 /// The text of one JSON object with one meaning: claims, or a reply.
 ///
 /// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
 pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
-    let text = std::str::from_utf8(text).map_err(|_| Malformed)?;
-    let claims: Members = serde_json::from_str(text).map_err(|_| Malformed)?;
-    let mut checked = claims.clone();
-    for name in ["exp", "iat", "nbf"] {
-        if checked.raw(name).is_some_and(|value| value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
-            checked.set(name, &0).map_err(|_| Malformed)?;
+    let text = std::str::from_utf8(text).map_err(|_| Malformed.because("its claims are not UTF-8"))?;
+    let object = || serde_json::from_str::<Members>(text);
+    let checked = json::check(text, LIMITS);
+    let claims = match (checked, object()) {
+        (Ok(()), claims) => return claims.map_err(|_| Malformed.because("its claims are no JSON object")),
+        (Err(error), Err(_)) => return Err(Malformed.because_of(format!("its claims are {error}"))),
+        (Err(error), Ok(_)) if error.to_string().contains("too many") => {
+            return Err(Malformed.because("an array or object in its claims has more than 2048 members"));
         }
-    }
-    let checked = serde_json::to_string(&checked).map_err(|_| Malformed)?;
-    json::check(&checked, LIMITS).map_err(|_| Malformed)?;
+        (Err(error), Ok(claims)) => {
+            if let Some(name) = repeated(&claims) {
+                return Err(Malformed.because_of(format!("the claim `{name}` stands twice")));
+            }
+            let timeless = timeless(&claims).and_then(|text| json::check(&text, LIMITS).ok());
+            timeless.ok_or_else(|| Malformed.because_of(format!("its claims are {error}")))?;
+            claims
+        }
+    };
     Ok(claims)
 }
+
+/// The first claim of a known name that stands twice.
+fn repeated(claims: &Members) -> Option<&'static str> {
+    let count = |name: &str| claims.iter().filter(|(other, _)| *other == name).count();
+    KNOWN_CLAIMS.into_iter().find(|name| count(name) > 1)
+}
+
+/// The claims with every number that stands for a time as 0.
+fn timeless(claims: &Members) -> Option<String> {
+    let mut claims = claims.clone();
+    for name in ["exp", "iat", "nbf"] {
+        if claims.raw(name).is_some_and(|value| value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
+            claims.set(name, &0).ok()?;
+        }
+    }
+    serde_json::to_string(&claims).ok()
+}
+
+/// The text of a claim that must be there.
+pub(super) fn text(claims: &Members, name: &str) -> Result<String, SubjectError> {
+    let fault = |fault: &str| ClaimsInvalid.because_of(format!("`{}` {fault}", shown(name)));
+    if claims.raw(name).is_none() {
+        return Err(fault("is missing"));
+    }
+    claims.get(name).ok_or_else(|| fault("must be a string"))
+}
+
+/// `aud`, in either of its forms.
+pub(super) fn audience(claims: &Members) -> Result<Audience, SubjectError> {
+    if claims.raw("aud").is_none() {
+        return Err(ClaimsInvalid.because("`aud` is missing"));
+    }
+    claims.get("aud").ok_or(ClaimsInvalid.because("`aud` must be a string or an array of strings"))
+}
+
+const NOT_FOR_CLIENT: SubjectError = AudienceMismatch
+    .because("`aud` names nothing of what the client is held to by its policy (subject_token_audience)");
 
 /// What a token is measured by.
 #[derive(Clone, Copy)]
@@ -186,13 +284,14 @@ pub(super) struct Measure<'a> {
 impl Measure<'_> {
     /// Whom the token was meant for: one of `ours`, and one of those that the client is held to.
     pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
-        let audience: Audience =
-            claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
+        let audience = audience(claims)?;
         if audience.names().len() > AUDIENCES_MAX {
-            return Err(ClaimsInvalid("aud has more than 256 names"));
+            return Err(ClaimsInvalid.because("`aud` has more than 256 names"));
         }
-        let meant = audience.names_one_of(ours) && audience.is_fit_for(self.client);
-        meant.then_some(audience).ok_or(AudienceMismatch)
+        if !audience.names_one_of(ours) {
+            return Err(AudienceMismatch.because("`aud` names nothing of what is configured for its issuer"));
+        }
+        audience.is_fit_for(self.client).then_some(audience).ok_or(NOT_FOR_CLIENT)
     }
 
     /// The rest, once form and audience are those of `source`: the proof of a bound token, subject, scope, times.
@@ -208,15 +307,13 @@ impl Measure<'_> {
 
     /// The subject, unique in the trust domain: inside this issuer's prefix, and nobody else's.
     fn subject(self, claims: &Members) -> Result<Subject, SubjectError> {
-        const FORM: SubjectError =
-            ClaimsInvalid("the subject must have 1 to 255 characters, none a control character, and hold no token");
         let prefix = &self.issuer.subject_prefix;
-        let name: String = claims.get(&self.issuer.subject_claim).ok_or(FORM)?;
-        let name: Subject = name.parse().map_err(|_| FORM)?;
-        let sub: Subject = format!("{prefix}{name}").parse().map_err(|_| FORM)?;
+        let name = text(claims, &self.issuer.subject_claim)?;
+        let sub: Result<Subject, _> = name.parse().and_then(|name: Subject| format!("{prefix}{name}").parse());
+        let sub = sub.map_err(|_| SUBJECT_FORM)?;
         let foreign = |other: &String| other.len() > prefix.len() && sub.as_str().starts_with(other.as_str());
         if self.prefixes.iter().any(foreign) {
-            return Err(ClaimsInvalid("the subject has the form of another issuer's"));
+            return Err(ClaimsInvalid.because("the subject has the form of another issuer's"));
         }
         not_a_clients(&sub, self.policies)?;
         Ok(sub)
@@ -228,14 +325,18 @@ impl Measure<'_> {
     }
 }
 
+/// What is wrong with a subject that is no name.
+pub(super) const SUBJECT_FORM: SubjectError =
+    ClaimsInvalid.because("the subject must have 1 to 255 characters, none a control character, and hold no token");
+
 /// RFC 6749 §3.3, single spaces only; or, as many issuers write it, an array with one word in each element. An empty
 /// string or array tells nothing, as if it were absent.
 ///
 /// # Errors
-/// [`ClaimsInvalid`] where the claim is anything else.
+/// [`SubjectError`] where the claim is anything else.
 pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
     const FORM: SubjectError =
-        ClaimsInvalid("the scope must be a string of words separated by single spaces, or an array of words");
+        ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
     if claims.raw(name).is_none() {
         return Ok(None);
     }
@@ -299,7 +400,9 @@ impl Times {
     pub(super) fn read(claims: &Members, now: Timestamp) -> Result<Self, SubjectError> {
         let time = |name, earliest| match claims.raw(name) {
             None => Ok(None),
-            Some(text) => numeric_date(text, earliest, now).map(Some).ok_or(ClaimsInvalid("a time is out of range")),
+            Some(text) => numeric_date(text, earliest, now).map(Some).map_err(|fault| {
+                ClaimsInvalid.because_of(format!("`{name}` must be a number of seconds since 1970: {fault}"))
+            }),
         };
         Ok(Self {
             exp: time("exp", EARLIEST)?,
@@ -314,21 +417,41 @@ impl Times {
     /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
     /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
     pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<Option<Timestamp>, SubjectError> {
-        let begun = |time: Duration| time <= Duration::from_secs((now + skew).epoch());
         let expires = self.exp.map(|exp| Timestamp::from_epoch(exp.as_secs()));
         if let Some(expired_at) = expires.filter(|exp| now >= *exp + skew) {
-            return Err(SubjectError::Expired { expired_at });
+            return Err(Expired { expired_at }.into());
         }
-        let valid = self.nbf.is_none_or(begun) && self.iat.is_none_or(begun);
-        valid.then_some(expires.map(|exp| exp + skew)).ok_or(NotYetValid)
+        let latest = Duration::from_secs((now + skew).epoch());
+        for (name, time) in [("nbf", self.nbf), ("iat", self.iat)] {
+            if let Some(time) = time.filter(|time| *time > latest) {
+                let ahead = time.as_secs().saturating_sub(now.epoch());
+                return Err(NotYetValid.because_of(format!("`{name}` lies {ahead} seconds ahead of the clock here")));
+            }
+        }
+        Ok(expires.map(|exp| exp + skew))
     }
 }
 
-/// A JSON number of seconds since 1970, integer or fraction (RFC 7519 §2); `None` for anything else and for what lies
-/// outside `earliest` to ten years from now, so that nothing wraps and nothing becomes "never".
-fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Option<Duration> {
-    let seconds: f64 = serde_json::from_str(text).ok()?;
-    let time = Duration::try_from_secs_f64(seconds).ok()?;
+/// A JSON number of seconds since 1970, integer or fraction (RFC 7519 §2), from `earliest` to ten years from now, so that
+/// nothing wraps and nothing becomes "never"; else what is wrong with it.
+fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Result<Duration, &'static str> {
+    const NO_NUMBER: &str = "it is no number";
+    if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return Err(NO_NUMBER);
+    }
+    let seconds: f64 = text.parse().map_err(|_| NO_NUMBER)?;
     let latest = Duration::from_secs((now + FURTHEST).epoch());
-    (earliest..=latest).contains(&time).then_some(time)
+    if let Ok(milliseconds) = Duration::try_from_secs_f64(seconds / 1000.0)
+        && (EARLIEST..=latest).contains(&milliseconds)
+    {
+        return Err("it looks like milliseconds");
+    }
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| "it is out of range")?;
+    if time > latest {
+        return Err("it lies more than ten years ahead");
+    }
+    if time < earliest {
+        return Err("it lies before 2001");
+    }
+    Ok(time)
 }

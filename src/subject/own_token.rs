@@ -12,8 +12,8 @@ use jsonwebtoken::DecodingKey;
 use writ_verifier::claims::TYP;
 use writ_verifier::{TrustDomain, TxnClaims};
 
-use super::SubjectError;
-use super::issued_jwt::parse_jws;
+use super::issued_jwt::{parse_jws, wrong_typ};
+use super::{SubjectError, SubjectFault};
 use crate::clock::Timestamp;
 
 /// Clocks of instances differ: an `iat` this far ahead is accepted.
@@ -82,7 +82,7 @@ impl OwnToken {
         now: Timestamp,
     ) -> Result<Self, SubjectError> {
         if claims.aud != *trust_domain {
-            return Err(SubjectError::AudienceMismatch);
+            return Err(SubjectFault::AudienceMismatch.into());
         }
         let alive = serves(&claims, may_redeem, now)?;
         Ok(Self { claims, signed_part: [0; 32], kid: String::new(), key_state: "supposed", alive })
@@ -117,7 +117,7 @@ pub fn verify(
     let token = Genuine::verify(text, trust_domain, may_redeem, find)?;
     let alive = serves(&token.claims, may_redeem, now)?;
     if alive && !token.key.published {
-        return Err(SubjectError::KeyUnknown); // the history is for expired tokens
+        return Err(SubjectFault::KeyUnknown.into()); // the history is for expired tokens
     }
     Ok(token.known(alive))
 }
@@ -126,7 +126,7 @@ pub fn verify(
 fn serves(claims: &TxnClaims, may_redeem: bool, now: Timestamp) -> Result<bool, SubjectError> {
     // Looked at before any time: no chain of redemptions buys time, whoever asks and whenever.
     if is_redeemed(claims) {
-        return Err(SubjectError::Redeemed);
+        return Err(SubjectFault::Redeemed.into());
     }
     let alive = is_alive(claims, now)?;
     if alive || may_redeem { Ok(alive) } else { Err(expired(claims)) }
@@ -141,13 +141,13 @@ fn is_redeemed(claims: &TxnClaims) -> bool {
 fn is_alive(claims: &TxnClaims, now: Timestamp) -> Result<bool, SubjectError> {
     let begins = Timestamp::from_epoch(claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat)));
     if begins > now + INSTANCE_SKEW {
-        return Err(SubjectError::NotYetValid);
+        return Err(SubjectFault::NotYetValid.into());
     }
     Ok(now < Timestamp::from_epoch(claims.exp))
 }
 
 fn expired(claims: &TxnClaims) -> SubjectError {
-    SubjectError::Expired { expired_at: Timestamp::from_epoch(claims.exp) }
+    SubjectFault::Expired { expired_at: Timestamp::from_epoch(claims.exp) }.into()
 }
 
 /// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included: as whoever holds the
@@ -182,21 +182,21 @@ impl Genuine {
     ) -> Result<Self, SubjectError> {
         let jws = parse_jws(text)?;
         if jws.typ.as_deref() != Some(TYP) {
-            return Err(SubjectError::Malformed);
+            return Err(wrong_typ(jws.typ.as_deref(), "txn_token", "`txntoken+jwt`"));
         }
-        let kid = jws.kid.as_deref().ok_or(SubjectError::KeyUnknown)?;
+        let kid = jws.kid.as_deref().ok_or(SubjectFault::KeyUnknown)?;
         let key = match find(kid) {
             KnownKey::Signing(key) if key.published || from_history => key,
-            KnownKey::Gone if from_history => return Err(SubjectError::KeyGone),
-            KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectError::KeyUnknown),
+            KnownKey::Gone if from_history => return Err(SubjectFault::KeyGone.into()),
+            KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectFault::KeyUnknown.into()),
         };
         if jws.algorithm != key.algorithm || !jws.verify(&key.public) {
-            return Err(SubjectError::SignatureInvalid);
+            return Err(SubjectFault::SignatureInvalid.into());
         }
-        let claims =
-            TxnClaims::parse(&jws.payload).map_err(|_| SubjectError::ClaimsInvalid("not those of a Txn-Token"))?;
+        let claims = TxnClaims::parse(&jws.payload)
+            .map_err(|_| SubjectFault::ClaimsInvalid.because("they are not those of a Txn-Token"))?;
         if claims.aud != *trust_domain {
-            return Err(SubjectError::AudienceMismatch);
+            return Err(SubjectFault::AudienceMismatch.into());
         }
         let token = Self { claims, signed_part: sha256(jws.signed_part.as_bytes()), kid: kid.to_owned(), key };
         token.check_span()?;
@@ -209,10 +209,10 @@ impl Genuine {
         // A free retry repeats the claims of a redemption while they are valid, and another key may be current by then.
         let last = if is_redeemed(&self.claims) { exp - 1 } else { iat };
         if !self.key.signed_within(Timestamp::from_epoch(iat), Timestamp::from_epoch(last)) {
-            return Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
+            return Err(SubjectFault::ClaimsInvalid.because("iat lies outside the time in which its key signed"));
         }
         if Duration::from_secs(exp - iat) > self.key.longest_lifetime {
-            return Err(SubjectError::ClaimsInvalid("it lives longer than any token of its time"));
+            return Err(SubjectFault::ClaimsInvalid.because("it lives longer than any token of its time"));
         }
         Ok(())
     }
@@ -295,11 +295,11 @@ mod tests {
         claims
     }
 
-    fn verified(text: &str, may_redeem: bool, key: KnownKey, now: Timestamp) -> Result<OwnToken, SubjectError> {
-        verify(text, &"d.example".parse().unwrap(), may_redeem, |_| key, now)
+    fn verified(text: &str, may_redeem: bool, key: KnownKey, now: Timestamp) -> Result<OwnToken, SubjectFault> {
+        verify(text, &"d.example".parse().unwrap(), may_redeem, |_| key, now).map_err(|error| error.fault())
     }
 
-    fn refusal(text: &str, may_redeem: bool, key: KnownKey, now: Timestamp) -> SubjectError {
+    fn refusal(text: &str, may_redeem: bool, key: KnownKey, now: Timestamp) -> SubjectFault {
         verified(text, may_redeem, key, now).expect_err("refused")
     }
 
@@ -313,8 +313,8 @@ mod tests {
             assert_eq!((own.key_state, own.alive), (state, false));
             assert_eq!(own.claims.txn, "t-1");
         }
-        assert_eq!(refusal(&token, true, KnownKey::Gone, at(3600)), SubjectError::KeyGone);
-        assert_eq!(refusal(&token, true, KnownKey::Unknown, at(3600)), SubjectError::KeyUnknown);
+        assert_eq!(refusal(&token, true, KnownKey::Gone, at(3600)), SubjectFault::KeyGone);
+        assert_eq!(refusal(&token, true, KnownKey::Unknown, at(3600)), SubjectFault::KeyUnknown);
     }
 
     /// R-DELAY-02: whoever may not redeem cannot tell a key of the past from one that was never ours.
@@ -324,12 +324,12 @@ mod tests {
         let forged = Ours::new().token(&claims());
         for token in [ours.token(&claims()), forged, ours.token(&with("aud", "e.example"))] {
             for key in [ours.known("historical"), KnownKey::Gone, KnownKey::Unknown] {
-                assert_eq!(refusal(&token, false, key, at(3600)), SubjectError::KeyUnknown);
+                assert_eq!(refusal(&token, false, key, at(3600)), SubjectFault::KeyUnknown);
             }
         }
         let expired_at = at(60);
         let token = ours.token(&claims());
-        assert_eq!(refusal(&token, false, ours.known("previous"), at(60)), SubjectError::Expired { expired_at });
+        assert_eq!(refusal(&token, false, ours.known("previous"), at(60)), SubjectFault::Expired { expired_at });
         assert!(verified(&token, false, ours.known("previous"), at(59)).unwrap().alive);
     }
 
@@ -339,14 +339,14 @@ mod tests {
         let ours = Ours::new();
         let token = ours.token(&claims());
         for may_redeem in [true, false] {
-            assert_eq!(refusal(&token, may_redeem, ours.known("historical"), at(59)), SubjectError::KeyUnknown);
+            assert_eq!(refusal(&token, may_redeem, ours.known("historical"), at(59)), SubjectFault::KeyUnknown);
         }
         assert!(verified(&token, true, ours.known("historical"), at(60)).is_ok());
         assert!(verified(&token, true, ours.known("previous"), at(59)).unwrap().alive);
     }
 
-    fn live(text: &str, key: KnownKey, now: Timestamp) -> Result<OwnToken, SubjectError> {
-        verify_live(text, &"d.example".parse().unwrap(), |_| key, now)
+    fn live(text: &str, key: KnownKey, now: Timestamp) -> Result<OwnToken, SubjectFault> {
+        verify_live(text, &"d.example".parse().unwrap(), |_| key, now).map_err(|error| error.fault())
     }
 
     /// The mark of a token that was redeemed.
@@ -364,18 +364,18 @@ mod tests {
             let own = live(&token, ours.known(state), at(59)).unwrap();
             assert!((own.claims.txn.as_str(), own.kid.as_str(), own.alive) == ("t-1", "k", true));
         }
-        assert_eq!(outcome(&token, ours.known("current"), at(60)), SubjectError::Expired { expired_at: at(60) });
-        assert_eq!(outcome(&token, ours.known("current"), at(0) - Duration::from_secs(6)), SubjectError::NotYetValid);
+        assert_eq!(outcome(&token, ours.known("current"), at(60)), SubjectFault::Expired { expired_at: at(60) });
+        assert_eq!(outcome(&token, ours.known("current"), at(0) - Duration::from_secs(6)), SubjectFault::NotYetValid);
         for key in [ours.known("historical"), KnownKey::Gone, KnownKey::Unknown] {
-            assert_eq!(outcome(&token, key, at(0)), SubjectError::KeyUnknown);
+            assert_eq!(outcome(&token, key, at(0)), SubjectFault::KeyUnknown);
         }
         let elsewhere = ours.token(&with("aud", "e.example"));
-        assert_eq!(outcome(&elsewhere, ours.known("current"), at(0)), SubjectError::AudienceMismatch);
+        assert_eq!(outcome(&elsewhere, ours.known("current"), at(0)), SubjectFault::AudienceMismatch);
         let forged = Ours::new().token(&claims());
-        assert_eq!(outcome(&forged, ours.known("current"), at(0)), SubjectError::SignatureInvalid);
+        assert_eq!(outcome(&forged, ours.known("current"), at(0)), SubjectFault::SignatureInvalid);
         let waiting = || KnownKey::Signing(SignedBy { from: None, until: None, ..ours.signed_by("next") });
         for token in [ours.token(&with("rctx", delayed())), token] {
-            assert!(matches!(outcome(&token, waiting(), at(0)), SubjectError::ClaimsInvalid(_)));
+            assert!(matches!(outcome(&token, waiting(), at(0)), SubjectFault::ClaimsInvalid));
         }
     }
 
@@ -399,7 +399,7 @@ mod tests {
             claims
         });
         assert!(live(&long, ours.known("current"), at(0)).is_err());
-        assert_eq!(refusal(&redeemed, true, signed(at(1), None), at(59)), SubjectError::Redeemed);
+        assert_eq!(refusal(&redeemed, true, signed(at(1), None), at(59)), SubjectFault::Redeemed);
     }
 
     /// A-106, R-DELAY-09: both ends of the span are inside.
@@ -411,7 +411,7 @@ mod tests {
             claims["exp"] = (iat + 60).into();
             verified(&ours.token(&claims), true, ours.known("historical"), at(3600)).map(|_| ())
         };
-        let forged = Err(SubjectError::ClaimsInvalid("iat lies outside the time in which its key signed"));
+        let forged = Err(SubjectFault::ClaimsInvalid);
         assert_eq!(outcome(ISSUED - 10), Ok(()));
         assert_eq!(outcome(ISSUED + 60), Ok(()));
         assert_eq!(outcome(ISSUED - 11), forged);
@@ -425,7 +425,7 @@ mod tests {
     fn a_token_that_lives_longer_than_any_is_forged() {
         let ours = Ours::new();
         let long = ours.token(&with("exp", ISSUED + 61));
-        let forged = SubjectError::ClaimsInvalid("it lives longer than any token of its time");
+        let forged = SubjectFault::ClaimsInvalid;
         assert_eq!(refusal(&long, true, ours.known("historical"), at(3600)), forged);
     }
 
@@ -449,16 +449,16 @@ mod tests {
         let ours = Ours::new();
         let outcome = |text: &str, key| refusal(text, true, key, at(0));
         let header = |typ: Value, alg: &str| ours.token_with(&json!({"typ": typ, "alg": alg, "kid": "k"}), &claims());
-        assert_eq!(outcome("a.b", KnownKey::Unknown), SubjectError::Malformed);
-        assert_eq!(outcome(&header("at+jwt".into(), "ES256"), KnownKey::Unknown), SubjectError::Malformed);
-        assert_eq!(outcome(&header(Value::Null, "ES256"), KnownKey::Unknown), SubjectError::Malformed);
-        assert_eq!(outcome(&header(TYP.into(), "none"), KnownKey::Unknown), SubjectError::SignatureInvalid);
+        assert_eq!(outcome("a.b", KnownKey::Unknown), SubjectFault::Malformed);
+        assert_eq!(outcome(&header("at+jwt".into(), "ES256"), KnownKey::Unknown), SubjectFault::Malformed);
+        assert_eq!(outcome(&header(Value::Null, "ES256"), KnownKey::Unknown), SubjectFault::Malformed);
+        assert_eq!(outcome(&header(TYP.into(), "none"), KnownKey::Unknown), SubjectFault::SignatureInvalid);
         let nameless = ours.token_with(&json!({"typ": TYP, "alg": "ES256"}), &claims());
-        assert_eq!(outcome(&nameless, ours.known("current")), SubjectError::KeyUnknown);
+        assert_eq!(outcome(&nameless, ours.known("current")), SubjectFault::KeyUnknown);
         let forged = Ours::new().token(&with("aud", "e.example"));
-        assert_eq!(outcome(&forged, ours.known("current")), SubjectError::SignatureInvalid);
+        assert_eq!(outcome(&forged, ours.known("current")), SubjectFault::SignatureInvalid);
         let other = ours.token_with(&json!({"typ": TYP, "alg": "ES384", "kid": "k"}), &claims());
-        assert_eq!(outcome(&other, ours.known("current")), SubjectError::SignatureInvalid);
+        assert_eq!(outcome(&other, ours.known("current")), SubjectFault::SignatureInvalid);
     }
 
     /// A-112, R-SUBJ-19, and the order of claims: audience, then marks and spans, then times.
@@ -469,9 +469,9 @@ mod tests {
         let outcome =
             |claims: &Value, may_redeem| refusal(&ours.token(claims), may_redeem, ours.known("current"), late);
         for may_redeem in [true, false] {
-            assert_eq!(outcome(&with("aud", "e.example"), may_redeem), SubjectError::AudienceMismatch);
-            assert!(matches!(outcome(&with("sub", 1), may_redeem), SubjectError::ClaimsInvalid(_)));
-            assert!(matches!(outcome(&with("iat", ISSUED - 100), may_redeem), SubjectError::ClaimsInvalid(_)));
+            assert_eq!(outcome(&with("aud", "e.example"), may_redeem), SubjectFault::AudienceMismatch);
+            assert!(matches!(outcome(&with("sub", 1), may_redeem), SubjectFault::ClaimsInvalid));
+            assert!(matches!(outcome(&with("iat", ISSUED - 100), may_redeem), SubjectFault::ClaimsInvalid));
         }
     }
 
@@ -482,8 +482,8 @@ mod tests {
         for mark in [json!({"iat": 1, "exp": 2, "use": 1}), json!({}), json!(null)] {
             let token = ours.token(&with("rctx", json!({"delayed": mark})));
             for now in [at(0), at(3600)] {
-                assert_eq!(refusal(&token, true, ours.known("previous"), now), SubjectError::Redeemed);
-                assert_eq!(refusal(&token, false, ours.known("previous"), now), SubjectError::Redeemed);
+                assert_eq!(refusal(&token, true, ours.known("previous"), now), SubjectFault::Redeemed);
+                assert_eq!(refusal(&token, false, ours.known("previous"), now), SubjectFault::Redeemed);
             }
         }
     }
@@ -495,9 +495,9 @@ mod tests {
         let token = ours.token(&claims());
         let before = |seconds| at(0) - Duration::from_secs(seconds);
         assert!(verified(&token, false, ours.known("current"), before(5)).is_ok());
-        assert_eq!(refusal(&token, false, ours.known("current"), before(6)), SubjectError::NotYetValid);
-        assert_eq!(refusal(&token, true, ours.known("current"), before(6)), SubjectError::NotYetValid);
+        assert_eq!(refusal(&token, false, ours.known("current"), before(6)), SubjectFault::NotYetValid);
+        assert_eq!(refusal(&token, true, ours.known("current"), before(6)), SubjectFault::NotYetValid);
         let pre_dated = ours.token(&with("nbf", ISSUED + 30));
-        assert_eq!(refusal(&pre_dated, false, ours.known("current"), at(24)), SubjectError::NotYetValid);
+        assert_eq!(refusal(&pre_dated, false, ours.known("current"), at(24)), SubjectFault::NotYetValid);
     }
 }

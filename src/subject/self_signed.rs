@@ -16,12 +16,11 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::SubjectError::{
-    self, AudienceMismatch, ClaimsInvalid, IssuerUnknown, KeyUnknown, Malformed, SignatureInvalid,
-};
+use super::SubjectError;
+use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, KeyUnknown, SignatureInvalid};
 use super::asserted::{AssertedSubject, SingleUse, subject};
-use super::issued_jwt::parse_jws;
-use super::outside::{Audience, Times, members};
+use super::issued_jwt::{issuer, parse_jws, wrong_typ};
+use super::outside::{Times, audience, members, text};
 use crate::client::{ClientId, PeerCertificate};
 use crate::clock::Timestamp;
 use crate::policy::{ClientPolicy, Source};
@@ -55,27 +54,30 @@ pub struct Presentation<'a> {
 pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
     let jws = parse_jws(text)?;
     if !matches!(jws.typ.as_deref(), None | Some("jwt")) {
-        return Err(Malformed);
+        return Err(wrong_typ(jws.typ.as_deref(), "self_signed", "`JWT` or absent"));
     }
     let claims = members(&jws.payload)?;
-    let signer: String = claims.get("iss").ok_or(IssuerUnknown)?;
-    if signer != by.client.client_id.as_str() {
-        return Err(IssuerUnknown);
+    if issuer(&claims)? != by.client.client_id.as_str() {
+        return Err(
+            IssuerUnknown.because("`iss` of a self-signed token is the client_id of the client that presents it")
+        );
     }
     if !keys(&jws, by)?.verify(&jws) {
-        return Err(SignatureInvalid);
+        return Err(
+            SignatureInvalid.because("the key that its header names did not make it, or its alg does not fit it")
+        );
     }
-    let audience: Audience = claims.get("aud").ok_or(ClaimsInvalid("aud must be a string or an array of strings"))?;
-    if !audience.names_one_of(&[by.issuer.to_owned()]) {
-        return Err(AudienceMismatch);
+    if !audience(&claims)?.names_one_of(&[by.issuer.to_owned()]) {
+        return Err(AudienceMismatch.because("`aud` of a self-signed token must name the issuer of this service"));
     }
     let sub = subject(&claims)?;
     let id = single_use(&by.client.client_id, &claims)?;
     let times = Times::read(&claims, by.now)?;
-    let begins = times.iat.ok_or(ClaimsInvalid("iat is missing"))?;
+    let begins = times.iat.ok_or(ClaimsInvalid.because("`iat` is missing"))?;
     let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= LONGEST_LIFETIME;
     let lifetime = times.exp.and_then(|exp| exp.checked_sub(begins)).filter(|&lifetime| fits(lifetime));
-    let ends = lifetime.ok_or(ClaimsInvalid("exp must be after iat, by ten minutes at most"))? + begins;
+    let ends =
+        lifetime.ok_or(ClaimsInvalid.because("`exp` must be there and after `iat`, by ten minutes at most"))? + begins;
     times.hold(by.now, by.clock_skew)?;
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());
@@ -85,15 +87,19 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
 
 /// The keys that the token names: without a name, that of the TLS certificate.
 fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError> {
+    const UNKNOWN: SubjectError = KeyUnknown.because(
+        "its kid names neither the key of the client's certificate (by its thumbprint, RFC 7638) nor one of the jwks_file \
+         in its policy; without kid the certificate's key is meant",
+    );
     let of_certificate = certificate_key(by.certificate.public_key());
     let named = |key: &(VerificationKey, String)| jws.kid.as_ref().is_none_or(|kid| *kid == key.1);
     if let Some((key, _)) = of_certificate.filter(named) {
         return Ok(key.into());
     }
-    let (Some(kid), Some(registered)) = (&jws.kid, &by.client.keys) else { return Err(KeyUnknown) };
+    let (Some(kid), Some(registered)) = (&jws.kid, &by.client.keys) else { return Err(UNKNOWN) };
     registered.find(Some(kid), jws.algorithm).map_err(|no_key| match no_key {
-        NoKey::Unknown => KeyUnknown,
-        NoKey::Unfit => SignatureInvalid,
+        NoKey::Unknown => UNKNOWN,
+        NoKey::Unfit => SignatureInvalid.because("its alg does not fit the key that its header names"),
     })
 }
 
@@ -130,8 +136,8 @@ fn jwk(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
 
 /// `jti`, under the name of its client: another client's is another one (A-066).
 fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectError> {
-    const FORM: SubjectError = ClaimsInvalid("jti must have 1 to 255 characters, none a control character");
-    let jti: String = claims.get("jti").ok_or(FORM)?;
+    const FORM: SubjectError = ClaimsInvalid.because("`jti` must have 1 to 255 characters, none a control character");
+    let jti = text(claims, "jti")?;
     if jti.chars().any(char::is_control) || !(1..=255).contains(&jti.chars().count()) {
         return Err(FORM);
     }
@@ -156,6 +162,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::subject::SubjectFault;
     use crate::subject::issued_jwt::tests::{NOW, SKEW, client};
 
     const OURS: &str = "https://tts.d.example";
@@ -210,10 +217,11 @@ mod tests {
             format!("{signed_part}.{}", URL_SAFE_NO_PAD.encode(signature))
         }
 
-        fn verified(&self, token: &str) -> Result<AssertedSubject, SubjectError> {
+        fn verified(&self, token: &str) -> Result<AssertedSubject, SubjectFault> {
             let client = client();
             let certificate = &self.certificate;
-            verify(token, Presentation { client: &client, certificate, issuer: OURS, clock_skew: SKEW, now: NOW })
+            let by = Presentation { client: &client, certificate, issuer: OURS, clock_skew: SKEW, now: NOW };
+            verify(token, by).map_err(|error| error.fault())
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::SubjectError;
 use super::asserted::{AssertedSubject, subject};
 use super::outside::members;
+use super::{SubjectError, SubjectFault};
 use crate::clock::Timestamp;
 use crate::policy::Source;
 
@@ -17,7 +17,7 @@ const MAX_LEN: usize = 16 * 1024;
 /// The first [`SubjectError`] in this order: form, claims, times.
 pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
     if text.len() > MAX_LEN {
-        return Err(SubjectError::Malformed);
+        return Err(SubjectFault::Malformed.because("it is longer than 16 KiB"));
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;

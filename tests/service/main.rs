@@ -14,6 +14,7 @@ mod clock;
 mod configuration;
 mod conformance_command;
 mod details;
+mod explanations;
 mod handshakes;
 mod http2;
 mod introspection;

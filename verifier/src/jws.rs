@@ -9,26 +9,27 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
-use crate::json::{self, Limits, Value};
+use crate::json::{Limits, Members};
 
 /// The longest `kid` that is looked at, in characters.
 pub const KID_MAX: usize = 256;
 
-/// Why a text is no JWS that anyone should look at.
+/// Why a text is no JWS that anyone should look at. The texts name members of the header that are known here, and repeat
+/// nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwsError {
     /// Longer than the caller's limit.
     #[error("the token is too long")]
     TooLong,
     /// Not three parts of canonical base64url.
-    #[error("not a compact JWS")]
-    Form,
+    #[error("not a compact JWS: {0}")]
+    Form(&'static str),
     /// The header is not JSON of the expected form, or has a member that must not be there.
-    #[error("the header is not acceptable")]
-    Header,
+    #[error("the header is not acceptable: {0}")]
+    Header(&'static str),
     /// `alg` is missing, unknown, symmetric or `none`.
-    #[error("the algorithm is not acceptable")]
-    Algorithm,
+    #[error("the algorithm is not acceptable: {0}")]
+    Algorithm(&'static str),
 }
 
 /// A parsed, unverified compact JWS.
@@ -53,14 +54,21 @@ impl fmt::Debug for Jws<'_> {
     }
 }
 
-struct Header {
-    alg: Option<String>,
-    kid: Option<String>,
-    typ: Option<String>,
-}
+struct Header(Members);
 
 /// Members that change how a token is read or whose key it trusts: never followed, so never accepted.
-const FORBIDDEN: [&str; 10] = ["crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c", "epk", "p2c"];
+const FORBIDDEN: [(&str, &str); 10] = [
+    ("crit", "its header has crit, and no extension of JWS is understood here"),
+    ("b64", "its header has b64"),
+    ("zip", "its header has zip"),
+    ("enc", "its header has enc: it is encrypted"),
+    ("jwk", "its header has jwk, and a key that a token brings along is never trusted"),
+    ("jku", "its header has jku, and a key that a token refers to is never fetched"),
+    ("x5u", "its header has x5u, and a certificate that a token refers to is never fetched"),
+    ("x5c", "its header has x5c, and a certificate that a token brings along is never trusted"),
+    ("epk", "its header has epk: it is encrypted"),
+    ("p2c", "its header has p2c: it is encrypted"),
+];
 
 impl<'a> Jws<'a> {
     /// Reads `text`, of at most `max_len` bytes.
@@ -68,25 +76,25 @@ impl<'a> Jws<'a> {
     /// # Errors
     /// [`JwsError`], which says no more about the text than its kind.
     pub fn parse(text: &'a str, max_len: usize) -> Result<Self, JwsError> {
+        const THREE: JwsError = JwsError::Form("it has not three parts");
         if text.len() > max_len {
             return Err(JwsError::TooLong);
         }
-        if text.bytes().filter(|&b| b == b'.').count() != 2 {
-            return Err(JwsError::Form);
+        match text.bytes().filter(|&b| b == b'.').count() {
+            2 => {}
+            4 => return Err(JwsError::Form("it has five parts: it is encrypted, and only signed tokens are read")),
+            0 | 1 => return Err(JwsError::Form("it has fewer than three parts")),
+            _ => return Err(JwsError::Form("it has more than three parts")),
         }
-        let (signed_part, signature) = text.rsplit_once('.').ok_or(JwsError::Form)?;
-        let (header, payload) = signed_part.split_once('.').ok_or(JwsError::Form)?;
-        let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form);
-        decode(signature)?;
-        let header = Header::parse(&decode(header)?)?;
-        Ok(Self {
-            algorithm: header.algorithm()?,
-            typ: header.typ(),
-            kid: header.kid,
-            payload: decode(payload)?,
-            signed_part,
-            signature,
-        })
+        let (signed_part, signature) = text.rsplit_once('.').ok_or(THREE)?;
+        let (header, payload) = signed_part.split_once('.').ok_or(THREE)?;
+        let decode = |part, why| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form(why));
+        decode(signature, "its third part, the signature, is not base64url without padding")?;
+        let header = Header::parse(&decode(header, "its first part, the header, is not base64url without padding")?)?;
+        let (typ, kid) = (header.typ()?, header.kid()?);
+        let algorithm = header.algorithm()?;
+        let payload = decode(payload, "its second part, the claims, is not base64url without padding")?;
+        Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
     }
 
     /// Whether `key` made the signature with this token's algorithm. That the algorithm is the key's own is for the
@@ -101,27 +109,38 @@ impl<'a> Jws<'a> {
 
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self, JwsError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| JwsError::Header)?;
-        let header = json::parse(text, Limits::DEFAULT).map_err(|_| JwsError::Header)?;
-        if !matches!(header, Value::Object(_)) {
-            return Err(JwsError::Header);
+        const FORM: JwsError = JwsError::Header("its header is no JSON object in which each member stands once");
+        let text = std::str::from_utf8(bytes).map_err(|_| FORM)?;
+        let header = Self(Members::parse(text, Limits::DEFAULT).map_err(|_| FORM)?);
+        if let Some((_, why)) = FORBIDDEN.iter().find(|(name, _)| header.0.raw(name).is_some()) {
+            return Err(JwsError::Header(why));
         }
-        let text = |name| match header.get(name) {
-            None => Ok(None),
-            Some(value) => value.as_str().map(|text| Some(text.to_owned())).ok_or(JwsError::Header),
-        };
-        let (kid, typ, cty) = (text("kid")?, text("typ")?, text("cty")?);
-        let forbidden = FORBIDDEN.iter().any(|name| header.get(name).is_some());
-        let nested = cty.is_some_and(|cty| cty.eq_ignore_ascii_case("jwt"));
-        let bad_kid = kid
-            .as_deref()
-            .is_some_and(|kid| kid.is_empty() || kid.chars().count() > KID_MAX || kid.chars().any(char::is_control));
-        let alg = header.get("alg").and_then(Value::as_str).map(str::to_owned);
-        if forbidden || nested || bad_kid { Err(JwsError::Header) } else { Ok(Self { alg, kid, typ }) }
+        let nested = header.text("cty", "cty of its header must be a string")?;
+        if nested.is_some_and(|cty| cty.eq_ignore_ascii_case("jwt")) {
+            return Err(JwsError::Header("its header has cty `JWT`: it holds another token"));
+        }
+        Ok(header)
+    }
+
+    fn text(&self, name: &str, why: &'static str) -> Result<Option<String>, JwsError> {
+        self.0.raw(name).map(|_| self.0.get(name).ok_or(JwsError::Header(why))).transpose()
+    }
+
+    fn kid(&self) -> Result<Option<String>, JwsError> {
+        let kid = self.text("kid", "kid of its header must be a string")?;
+        let fits = |kid: &String| (1..=KID_MAX).contains(&kid.chars().count()) && !kid.chars().any(char::is_control);
+        if kid.as_ref().is_none_or(fits) {
+            Ok(kid)
+        } else {
+            Err(JwsError::Header("kid of its header must have 1 to 256 characters, none a control character"))
+        }
     }
 
     fn algorithm(&self) -> Result<Algorithm, JwsError> {
-        match self.alg.as_deref() {
+        if self.0.raw("alg").is_none() {
+            return Err(JwsError::Header("its header has no alg"));
+        }
+        match self.0.get::<String>("alg").as_deref() {
             Some("ES256") => Ok(Algorithm::ES256),
             Some("ES384") => Ok(Algorithm::ES384),
             Some("EdDSA" | "Ed25519") => Ok(Algorithm::EdDSA),
@@ -131,13 +150,20 @@ impl Header {
             Some("PS256") => Ok(Algorithm::PS256),
             Some("PS384") => Ok(Algorithm::PS384),
             Some("PS512") => Ok(Algorithm::PS512),
-            _ => Err(JwsError::Algorithm),
+            Some(none) if none.eq_ignore_ascii_case("none") => {
+                Err(JwsError::Algorithm("its alg is none: it is not signed"))
+            }
+            Some("HS256" | "HS384" | "HS512") => {
+                Err(JwsError::Algorithm("its alg is symmetric: whoever verified it could have signed it"))
+            }
+            Some(_) => Err(JwsError::Algorithm("its alg is not supported")),
+            None => Err(JwsError::Algorithm("its alg must be a string")),
         }
     }
 
-    fn typ(&self) -> Option<String> {
-        let typ = self.typ.as_deref()?.to_ascii_lowercase();
-        Some(typ.strip_prefix("application/").map_or(typ.clone(), str::to_owned))
+    fn typ(&self) -> Result<Option<String>, JwsError> {
+        let typ = self.text("typ", "typ of its header must be a string")?.map(|typ| typ.to_ascii_lowercase());
+        Ok(typ.map(|typ| typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)))
     }
 }
 
@@ -194,12 +220,10 @@ mod tests {
     /// A-047, A-049
     #[test]
     fn members_that_change_the_meaning_are_refused() {
-        for name in FORBIDDEN {
-            assert_eq!(
-                parse(&token(&format!(r#"{{"alg":"ES256","{name}":""}}"#))).err(),
-                Some(JwsError::Header),
-                "{name}"
-            );
+        for (name, why) in FORBIDDEN {
+            let error = parse(&token(&format!(r#"{{"alg":"ES256","{name}":""}}"#))).err();
+            assert_eq!(error, Some(JwsError::Header(why)), "{name}");
+            assert!(why.contains(name));
         }
         assert!(parse(&token(r#"{"alg":"ES256","cty":"JWT"}"#)).is_err());
     }

@@ -9,7 +9,7 @@ use crate::policy::mapping::Rejection;
 use crate::policy::{ClientPolicy, PurposeRule, Source};
 use crate::refusal::Refusal;
 use crate::request::RequestError;
-use crate::subject::SubjectError;
+use crate::subject::{SubjectError, SubjectFault};
 
 /// A sentence or two about a refusal.
 pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &World) -> String {
@@ -21,7 +21,7 @@ pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &
     let at = line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"));
     let hint = Hint { trial, world, policy, rule, file, at };
     match refusal {
-        Refusal::Request(error) => of_request(*error),
+        Refusal::Request(error) => of_request(error),
         Refusal::Subject(error) => hint.of_subject(error),
         Refusal::Policy(denial) => hint.of_denial(denial),
         Refusal::TokenTooLarge => format!("{}: let tctx and rctx carry less, or raise tokens.max_size", hint.at),
@@ -46,10 +46,10 @@ fn unknown_client(trial: &Trial, world: &World) -> String {
     format!("write {}, with what its certificate holds; there are {clients}", world.file(&trial.client).display())
 }
 
-fn of_request(error: RequestError) -> String {
+fn of_request(error: &RequestError) -> String {
     match error {
-        RequestError::Scope => "a scope is one or more purposes separated by single spaces".to_owned(),
-        RequestError::Malformed(name) => format!("{name} must be one JSON object in which no member stands twice"),
+        RequestError::Scope(_) => "a scope is one or more purposes separated by single spaces".to_owned(),
+        RequestError::Malformed(name, _) => format!("{name} must be one JSON object in which no member stands twice"),
         other => format!("{other}: no policy changes this"),
     }
 }
@@ -68,27 +68,27 @@ struct Hint<'a> {
 impl Hint<'_> {
     fn of_subject(&self, error: &SubjectError) -> String {
         let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
-        match error {
-            SubjectError::Expired { .. } if own => format!(
+        match error.fault() {
+            SubjectFault::Expired { .. } if own => format!(
                 "{}: an expired Txn-Token serves only where a purpose has a [purpose.redemption] table",
                 self.file
             ),
-            SubjectError::Expired { .. } => {
+            SubjectFault::Expired { .. } => {
                 "the client needs a fresh token: no policy lets an expired one pass".to_owned()
             }
-            SubjectError::Redeemed => "a redeemed token serves nothing again: redeem the original once more".to_owned(),
-            SubjectError::AudienceMismatch if own => {
+            SubjectFault::Redeemed => "a redeemed token serves nothing again: redeem the original once more".to_owned(),
+            SubjectFault::AudienceMismatch if own => {
                 format!("the token is not for {}", self.world.settings.trust_domain)
             }
-            SubjectError::AudienceMismatch => {
+            SubjectFault::AudienceMismatch => {
                 format!("{}: subject_token_audience must have a value that stands in `aud` of the token", self.file)
             }
-            SubjectError::ClaimsInvalid(_)
+            SubjectFault::ClaimsInvalid
                 if self.trial.presented.as_ref().is_some_and(|claims| claims.raw("cnf").is_some()) =>
             {
                 format!("{}: set vouches_for_bound_tokens, if this client checks the proof of such tokens", self.file)
             }
-            other => format!("{other}: give the token other claims; no policy changes this"),
+            _ => format!("{error}: give the token other claims; no policy changes this"),
         }
     }
 
