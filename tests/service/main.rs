@@ -14,6 +14,7 @@ mod clock;
 mod configuration;
 mod conformance_command;
 mod details;
+mod first_steps;
 mod handshakes;
 mod http2;
 mod introspection;
