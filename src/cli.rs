@@ -4,6 +4,7 @@ pub mod block;
 pub mod certs;
 pub mod check;
 pub mod conformance;
+mod init;
 pub mod keys;
 mod manual;
 pub mod policy;
@@ -16,13 +17,15 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use serde_json::{Value, json};
 
+use self::certs::CertsError;
 use crate::admin::{self, Reply};
 use crate::audit::Audit;
 use crate::clock::Timestamp;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, file};
 use crate::service::{Core, StartError};
 use crate::telemetry::{Format, Log};
 
@@ -36,25 +39,77 @@ const USAGE: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(name = "writ", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
-    /// The configuration file
-    #[arg(long, global = true, env = "WRIT_CONFIG", default_value = "writ.toml", value_name = "FILE")]
-    config: PathBuf,
+    /// The same as behind the command, for those that read it
+    #[arg(long, hide = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
+}
+
+/// `--config` of a command that cannot do without.
+#[derive(Debug, clap::Args)]
+struct RequiredConfig {
+    /// The configuration file
+    #[arg(long, global = true, env = "WRIT_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// `--config` of a command that can.
+#[derive(Debug, clap::Args)]
+struct OptionalConfig {
+    /// The configuration file [default: writ.toml, if there is one]
+    #[arg(long, env = "WRIT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+const DEFAULT_CONFIG: &str = "writ.toml";
+
+impl OptionalConfig {
+    /// What the file says, right or wrong; `None` where none is named and the usual one is missing.
+    fn read(&self) -> Result<Option<file::Reading>, CertsError> {
+        let path = match &self.config {
+            Some(path) => path.as_path(),
+            None if !Path::new(DEFAULT_CONFIG).exists() => return Ok(None),
+            None => Path::new(DEFAULT_CONFIG),
+        };
+        let mut reading = file::read(path, std::env::vars());
+        match reading.files {
+            Some(_) => Ok(Some(reading)),
+            None => Err(CertsError::Config(reading.problems.remove(0))),
+        }
+    }
+
+    fn trust_domain(&self) -> Result<Option<String>, CertsError> {
+        self.setting("trust_domain", |reading| reading.trust_domain.as_ref().map(ToString::to_string))
+    }
+
+    /// The host of `issuer`.
+    fn issuer_host(&self) -> Result<Option<String>, CertsError> {
+        let host =
+            |issuer: &String| Some(url::Url::parse(issuer).ok()?.host_str()?.trim_matches(['[', ']']).to_owned());
+        self.setting("issuer", |reading| reading.issuer.as_ref().and_then(host))
+    }
+
+    fn setting(&self, key: &str, of: impl Fn(&file::Reading) -> Option<String>) -> Result<Option<String>, CertsError> {
+        let Some(reading) = self.read()? else { return Ok(None) };
+        if let Some(value) = of(&reading) {
+            return Ok(Some(value));
+        }
+        let problem = reading.problems.into_iter().find(|problem| problem.key == key || problem.is_error());
+        problem.map_or(Ok(None), |problem| Err(CertsError::Config(problem)))
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show what Writ does: a development setup, the real service, and the story of three ways in
     Quickstart(quickstart::Args),
+    /// Begin a set-up: a commented configuration, a sealing key, an example policy with its test
+    Init(init::Args),
     /// Run the service
     Serve(serve::Args),
     /// Check configuration, certificates, keys and policies without starting
-    Check {
-        /// Answer in JSON, for programs
-        #[arg(long)]
-        json: bool,
-    },
+    Check(check::Args),
     /// See what a policy does before it does it
     Policy(policy::Args),
     /// The key ring and its history
@@ -80,20 +135,44 @@ pub fn main() -> ExitCode {
     if let Err(error) = crate::process::harden() {
         return failed(&error);
     }
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    if let Some(file) = cli.config {
+        let Some(config) = cli.command.config() else {
+            let ignored = "the argument '--config' is not used by this command";
+            Cli::command().error(ErrorKind::UnknownArgument, ignored).exit();
+        };
+        *config = file;
+    }
     match cli.command {
         Command::Quickstart(args) => wait_for(quickstart::run(args)),
-        Command::Serve(args) => wait_for(serve::run(args, &cli.config)),
-        Command::Check { json } => check::run(&cli.config, json),
-        Command::Policy(args) => policy::run(args, &cli.config),
-        Command::Keys(args) => wait_for(keys::run(args, &cli.config)),
-        Command::Block(args) => wait_for(block::run(args, &cli.config)),
-        Command::Store(args) => wait_for(store::run(args, &cli.config)),
+        Command::Init(args) => init::run(&args).unwrap_or_else(|error| failed(&error)),
+        Command::Serve(args) => wait_for(serve::run(args)),
+        Command::Check(args) => wait_for(check::run(args)),
+        Command::Policy(args) => policy::run(args),
+        Command::Keys(args) => wait_for(keys::run(args)),
+        Command::Block(args) => wait_for(block::run(args)),
+        Command::Store(args) => wait_for(store::run(args)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
         Command::Conformance(args) => wait_for(conformance::run(*args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
+    }
+}
+
+impl Command {
+    /// The configuration file, of a command that reads one in any case.
+    fn config(&mut self) -> Option<&mut PathBuf> {
+        let config = match self {
+            Self::Serve(args) => &mut args.config,
+            Self::Check(args) => &mut args.config,
+            Self::Policy(args) => &mut args.config,
+            Self::Keys(args) => &mut args.config,
+            Self::Block(args) => &mut args.config,
+            Self::Store(args) => &mut args.config,
+            _ => return None,
+        };
+        Some(&mut config.config)
     }
 }
 

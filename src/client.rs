@@ -7,7 +7,7 @@ mod near;
 
 pub use certificate::{CertificateError, PeerCertificate};
 pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
-pub use name::NameError;
+pub use name::{NameError, to_rfc4514};
 pub use near::{nearly, offered};
 
 use std::fmt;
@@ -105,6 +105,11 @@ impl<'a> Candidates<'a> {
     /// The first of them: all requests with one certificate count as one client's.
     pub fn first(&self) -> Option<&'a ClientId> {
         self.0.first().copied()
+    }
+
+    /// Every one of them.
+    pub fn iter(&self) -> impl Iterator<Item = &'a ClientId> + '_ {
+        self.0.iter().copied()
     }
 
     /// The client that asks: the one that `client_id` names, or the only one.

@@ -4,8 +4,8 @@
 //! may, and fails at once while the service is away: others must not wait for what will not come.
 
 mod breaker;
+mod cause;
 
-use std::error::Error as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,7 @@ use writ_verifier::pem::{self, PemError};
 use zeroize::Zeroizing;
 
 use self::breaker::Breaker;
+pub(crate) use self::cause::explain;
 use crate::client::ClientId;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::limits::MAX_CALLS;
@@ -242,16 +243,9 @@ impl Unreachable {
 }
 
 impl From<reqwest::Error> for Unreachable {
-    /// The error with its causes: the outermost says little. The address may have a query, which is left out.
     fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.extend([": ", &error.to_string()]);
-            cause = error.source();
-        }
-        Self::Broken(text)
+        // The address may have a query.
+        Self::Broken(explain(&error.without_url()))
     }
 }
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the example programs, and every command that `writ quickstart` prints, against a quickstart of its own.
+# Runs the example programs, every command that `writ quickstart` prints, and every command that README.md has for its
+# folder, against a quickstart of its own.
 # Builds nothing: `cargo build --bins --examples` comes first. Needs curl.
 set -u
 
@@ -46,6 +47,16 @@ printed() {
     sh "$work/command"
 }
 
+# The README's block that contains a text, run in the folder with its function `ask`, on the ports of this quickstart.
+readme() {
+    awk -v text="$1" '
+        /^```sh$/ { block = ""; within = 1; next }
+        /^```$/ { if (within && (index(block, "ask() {") || index(block, text))) printf "%s", block; within = 0 }
+        within { block = block $0 "\n" }
+    ' "$root/README.md" | sed "s/8443/$exchange/g; s/8444/$discovery/g" >"$work/command"
+    (cd "$folder" && bash -euc "$(cat "$work/command")")
+}
+
 # judge FILE OPTION...: what the service downstream says to the tokens in the file.
 judge() {
     tokens=$1
@@ -87,6 +98,15 @@ expect "the keys are published" 0 '"kid"' printed jwks.json
 expect "the metadata is published" 0 '"token_endpoint"' printed oauth-authorization-server
 expect "the requests are counted" 0 'client="purge-job"' printed /metrics
 expect "the key ring is listed" 0 historical printed 'keys list'
+
+# What the README has for this folder.
+exchange=$(sed -n 's/^exchange = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
+discovery=$(sed -n 's/^discovery = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
+expect "README: an access token is exchanged" 0 '"scope":"order.refund"' readme scope=order.refund
+expect "README: a certificate is enough" 0 '' readme 'writ token request'
+expect "README: the token verifies" 0 'valid until' readme 'writ token verify'
+expect "README: an expired token is redeemed" 0 '"scope":"account.purge"' readme scope=account.purge
+expect "README: policies are explained, tested and checked" 0 'ok' readme 'writ policy test'
 
 # The batch job and the service downstream.
 expect "a batch job gets a token with its certificate" 0 'mailbox.deliver' "$examples/batch_job" "$folder"

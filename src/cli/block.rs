@@ -1,22 +1,24 @@
 //! `writ block`: the kill switch, with and without a running service.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use chrono::{DateTime, FixedOffset};
 use serde_json::Value;
 use writ_verifier::Purpose;
 
-use super::{failed, load, operate, table, tell};
+use super::{RequiredConfig, failed, load, operate, table, tell};
 use crate::admin::Command;
 use crate::blocks::{Block, Selectors, SelectorsError, Txn};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
+use crate::config::document::duration;
 use crate::policy::Subject;
 
 /// `writ block …`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
     #[command(subcommand)]
     command: Sub,
     /// Answer in JSON, for programs
@@ -30,8 +32,9 @@ enum Sub {
     Add {
         #[command(flatten)]
         what: What,
-        /// Go on by itself at this time (RFC 3339, like 2026-10-26T07:34:20Z); else it is stopped for good
-        #[arg(long, value_name = "TIME", value_parser = instant)]
+        /// Go on by itself after this long (30m, 2h, 7d) or at this time (RFC 3339, like 2026-10-26T07:34:20Z); else it is
+        /// stopped for good
+        #[arg(long, value_name = "DURATION|TIME", value_parser = until_when)]
         until: Option<Timestamp>,
     },
     /// Let go on what was stopped with exactly these
@@ -44,6 +47,7 @@ enum Sub {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
 struct What {
     /// The transaction: its tokens are neither replaced nor redeemed
     #[arg(long)]
@@ -58,7 +62,7 @@ struct What {
     #[arg(long)]
     purpose: Option<Purpose>,
     /// Everything
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["txn", "sub", "client", "purpose"])]
     all: bool,
 }
 
@@ -67,6 +71,21 @@ impl What {
         let Self { txn, sub, client, purpose, all } = self;
         Selectors { all, txn, sub, client, purpose }.try_into()
     }
+}
+
+/// The end of a block that begins now: after a duration, or at a time that is still to come.
+fn until_when(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    if let Ok(span) = duration(text).and_then(|span| if span.is_zero() { Err("") } else { Ok(span) }) {
+        return Ok(now + span);
+    }
+    let until = instant(text).map_err(|_| {
+        "must be a duration like 30m, 2h or 7d, or a time of RFC 3339 like 2026-10-26T07:34:20Z".to_owned()
+    })?;
+    if until <= now {
+        return Err(format!("{until} has passed already: nothing would be stopped"));
+    }
+    Ok(until)
 }
 
 /// A time as RFC 3339 writes it; of a second that has begun the end, so that nothing goes on early.
@@ -79,7 +98,8 @@ fn instant(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args, config: &Path) -> ExitCode {
+pub async fn run(args: Args) -> ExitCode {
+    let config = args.config.config.as_path();
     let command = match args.command {
         Sub::Add { what, until } => what.into_block().map(|block| Command::BlockAdd { block, until }),
         Sub::Remove { what } => what.into_block().map(|block| Command::BlockRemove { block }),
@@ -125,6 +145,20 @@ fn until(block: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_ends_after_a_duration_or_at_a_time_to_come() {
+        let now = Timestamp::now();
+        for (text, seconds) in [("30m", 1_800), ("2h", 7_200), ("7d", 604_800), ("1s", 1)] {
+            let left = until_when(text).unwrap().since(now).as_secs();
+            assert!((seconds..seconds + 60).contains(&left), "{text}: {left}");
+        }
+        assert!(until_when("2999-01-01T00:00:00Z").is_ok());
+        assert!(until_when("2026-01-01T00:00:00Z").unwrap_err().contains("has passed"));
+        for text in ["0s", "2", "-2h", "2 h", "tomorrow", "", "36501d"] {
+            assert!(until_when(text).unwrap_err().starts_with("must be a duration"), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_read_in_any_zone_and_never_early() {

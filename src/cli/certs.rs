@@ -2,12 +2,13 @@
 
 mod authority;
 mod files;
+mod show;
 
 use std::fmt;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,9 +19,12 @@ use zeroize::Zeroizing;
 use crate::client::{ClientId, Identity, IdentityError, IdentityKind};
 use crate::clock::Timestamp;
 use authority::{Authority, Usage};
-use files::{create, has_pair, io_error, paths, read, write_pair};
+use files::{has_pair, paths, write_pair};
 
+use super::OptionalConfig;
+use crate::config::Problem;
 pub use authority::{AuthorityError, San};
+pub(in crate::cli) use files::{create, create_public, io_error, read};
 
 /// Development certificates
 #[derive(Debug, clap::Args)]
@@ -39,15 +43,19 @@ enum Command {
     Revoke(RevokeArgs),
     /// Renew `ca.crl.pem`, or begin one that revokes nothing
     Crl(CrlArgs),
+    /// Show the names, validity, usage and thumbprint of a certificate, and the policy that would match
+    Show(show::Args),
 }
 
 #[derive(Debug, clap::Args)]
 struct InitArgs {
     /// The folder; it is made if it is missing
     dir: PathBuf,
-    /// One more DNS name or IP address of the server
+    /// One more DNS name or IP address of the server, besides the host of `issuer` in the configuration
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    config: OptionalConfig,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,9 +78,12 @@ struct IssueArgs {
     /// An IP address to put in
     #[arg(long, value_name = "ADDRESS")]
     san_ip: Vec<IpAddr>,
-    /// The trust domain of the SPIFFE ID that is put in by default
-    #[arg(long, default_value = "trust-domain.example")]
-    trust_domain: String,
+    /// The trust domain of the SPIFFE ID that is put in by default [default: that of the configuration, else
+    /// `trust-domain.example`]
+    #[arg(long)]
+    trust_domain: Option<String>,
+    #[command(flatten)]
+    config: OptionalConfig,
     /// How long the certificate is valid
     #[arg(long, default_value_t = MAX_DAYS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DAYS)))]
     days: u32,
@@ -100,7 +111,7 @@ pub const MAX_DAYS: u32 = 825;
 
 const CA: (&str, &str) = ("ca.pem", "ca.key");
 const SERVER: (&str, &str) = ("server.pem", "server.key");
-const SEALING_KEY: &str = "sealing.key";
+pub(in crate::cli) const SEALING_KEY: &str = "sealing.key";
 const CRL: &str = "ca.crl.pem";
 /// Clients whose files would be taken for others.
 const RESERVED: [&str; 4] = ["ca", "ca.crl", "sealing", "server"];
@@ -141,6 +152,17 @@ pub enum CertsError {
     /// The CA.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// What the configuration should tell cannot be read in it.
+    #[error("{0}; run `writ check`")]
+    Config(Problem),
+    /// A file with a certificate to show.
+    #[error("{}: {problem}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// The files that [`init`] looked after.
@@ -164,11 +186,20 @@ impl fmt::Display for Files {
 pub fn run(args: Args) -> Result<ExitCode, CertsError> {
     let now = Timestamp::now();
     let said = match args.command {
-        Command::Init(args) => init(&args.dir, &args.names, now)?.to_string(),
+        Command::Init(args) => {
+            let mut names = args.names;
+            names.extend(args.config.issuer_host()?);
+            let files = init(&args.dir, &names, now)?;
+            let server = args.dir.join(SERVER.0);
+            format!("{files}\n{} is for {}", server.display(), show::host_names(&server)?)
+        }
         Command::Issue(args) => {
             let names = args.names()?;
-            issue(&args.dir, &args.client, &names, args.days, now)?.to_string()
+            let files = issue(&args.dir, &args.client, &names, args.days, now)?;
+            let lines: Vec<_> = names.iter().map(|name| format!("  {}", policy_line(name))).collect();
+            format!("{files}\na policy names this client by\n{}", lines.join("\n"))
         }
+        Command::Show(args) => args.shown()?,
         Command::Revoke(args) => revoke(&args.dir, &args.client, now)?,
         Command::Crl(args) => written(&update_crl(&args.dir, None, now)?),
     };
@@ -180,9 +211,12 @@ pub fn run(args: Args) -> Result<ExitCode, CertsError> {
 /// Makes what is missing of a development CA (`ca.pem`, `ca.key`), a server certificate (`server.pem`, `server.key`)
 /// for localhost, `tts.trust-domain.example` and `names`, and a sealing key (`sealing.key`).
 ///
-/// All files have mode 0600; none is overwritten.
+/// Keys have mode 0600, certificates 0644; none is overwritten.
 pub fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, CertsError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))?;
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).create(dir).map_err(io_error(dir))?;
+        fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(io_error(dir))?;
+    }
     let names = server_names(names)?;
     let mut files = Files::default();
     // Both pairs are looked at before anything is written.
@@ -239,7 +273,9 @@ impl IssueArgs {
         let ips = self.san_ip.iter().copied().map(San::Ip);
         let mut names: Vec<_> = uris.chain(dns).chain(emails).chain(ips).collect();
         if names.is_empty() {
-            names.push(spiffe_id(&self.trust_domain, &self.client));
+            let configured = if self.trust_domain.is_none() { self.config.trust_domain()? } else { None };
+            let trust_domain = self.trust_domain.clone().or(configured);
+            names.push(spiffe_id(trust_domain.as_deref().unwrap_or("trust-domain.example"), &self.client));
         }
         names.iter().try_for_each(check)?;
         Ok(names)
@@ -247,14 +283,24 @@ impl IssueArgs {
 }
 
 fn check(name: &San) -> Result<(), CertsError> {
-    let (kind, text) = match name {
-        San::Dns(text) => (IdentityKind::SanDns, text),
-        San::Uri(text) => (IdentityKind::SanUri, text),
-        San::Email(text) => (IdentityKind::SanEmail, text),
-        San::Ip(_) => return Ok(()),
-    };
+    let (kind, text) = identity(name);
     let refused = |source| CertsError::Name { name: text.clone(), source };
-    Identity::parse(kind, text).map(drop).map_err(refused)
+    Identity::parse(kind, &text).map(drop).map_err(refused)
+}
+
+/// What a policy calls the name.
+fn identity(name: &San) -> (IdentityKind, String) {
+    match name {
+        San::Dns(text) => (IdentityKind::SanDns, text.clone()),
+        San::Uri(text) => (IdentityKind::SanUri, text.clone()),
+        San::Email(text) => (IdentityKind::SanEmail, text.clone()),
+        San::Ip(ip) => (IdentityKind::SanIp, ip.to_string()),
+    }
+}
+
+fn policy_line(name: &San) -> String {
+    let (kind, text) = identity(name);
+    format!("{} = \"{text}\"", kind.name())
 }
 
 fn server_names(more: &[String]) -> Result<Vec<San>, CertsError> {
@@ -292,7 +338,7 @@ fn update_crl(dir: &Path, certificate: Option<&str>, now: Timestamp) -> Result<P
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&draft)(error)),
         _ => {}
     }
-    create(&draft, &crl)?;
+    create_public(&draft, &crl)?;
     fs::rename(&draft, &path).map_err(io_error(&path))?;
     Ok(path)
 }
@@ -302,7 +348,8 @@ fn load(dir: &Path) -> Result<Authority, CertsError> {
     Ok(Authority::load(&read(&certificate)?, &read(&key)?)?)
 }
 
-fn sealing_key() -> Result<Zeroizing<String>, CertsError> {
+/// 32 random bytes in base64.
+pub(in crate::cli) fn sealing_key() -> Result<Zeroizing<String>, CertsError> {
     let mut key = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *key).map_err(|_| AuthorityError::Random)?;
     let mut text = Zeroizing::new(STANDARD.encode(*key));
@@ -387,7 +434,8 @@ mod tests {
         let after: Vec<_> = first.created.iter().map(|path| fs::read(path).unwrap()).collect();
         assert_eq!(before, after);
         for path in &first.created {
-            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+            let expected = if path.extension().unwrap() == "pem" { 0o644 } else { 0o600 };
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, expected, "{}", path.display());
         }
         assert_eq!(STANDARD.decode(fs::read_to_string(dir.join(SEALING_KEY)).unwrap().trim_end()).unwrap().len(), 32);
     }

@@ -1,11 +1,15 @@
 //! `writ check`: everything that would stop the service from starting, or should be known before it does, in one run.
 
+mod online;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
+use self::online::Answered;
+use super::RequiredConfig;
 use crate::clock::Timestamp;
 use crate::config::{Problem, Severity, file};
 use crate::policy::folder;
@@ -13,8 +17,11 @@ use crate::policy::folder;
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
 /// and nothing is changed.
 pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
-    let reading = file::read(path, environment);
-    let mut problems = reading.problems;
+    check_read(&file::read(path, environment))
+}
+
+fn check_read(reading: &file::Reading) -> Vec<Problem> {
+    let mut problems = reading.problems.clone();
     // All of it even where the configuration is wrong: the next run should bring no news.
     problems.extend(reading.files.iter().flat_map(|files| files.problems(Timestamp::now())));
     if let Some(settings) = &reading.policies {
@@ -26,10 +33,40 @@ pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -
     problems
 }
 
+/// `writ check`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
+    /// Also fetch the keys of each subject issuer, and ask introspection endpoints and the decision point once
+    #[arg(long)]
+    online: bool,
+    /// Answer in JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
 /// Prints what is wrong, for people or for programs.
-pub fn run(path: &Path, json: bool) -> ExitCode {
-    let problems = check(path, std::env::vars());
-    print!("{}", if json { to_json(&problems) + "\n" } else { to_text(&problems) });
+pub async fn run(args: Args) -> ExitCode {
+    let reading = file::read(&args.config.config, std::env::vars());
+    let mut problems = check_read(&reading);
+    let looked = match &reading.files {
+        Some(named) if args.online => Some(online::look(named, reading.trust_domain.as_ref()).await),
+        _ => None,
+    };
+    let mut answered = None;
+    if let Some(looked) = looked {
+        problems.extend(looked.problems);
+        answered = Some(looked.answered);
+    }
+    if args.json {
+        println!("{}", to_json(&problems, answered.as_deref()));
+    } else {
+        for answered in answered.iter().flatten() {
+            println!("{answered}");
+        }
+        print!("{}", to_text(&problems));
+    }
     ExitCode::from(exit_code(&problems))
 }
 
@@ -54,9 +91,14 @@ pub fn to_text(problems: &[Problem]) -> String {
     text
 }
 
-/// `{"ok":…,"problems":[{"severity","file","line","key","message"}]}`
-pub fn to_json(problems: &[Problem]) -> String {
-    json!({ "ok": exit_code(problems) == 0, "problems": problems }).to_string()
+/// `{"ok":…,"problems":[{"severity","file","line","key","message"}]}`, with `"online":[{"key","message"}]` if others were
+/// asked.
+fn to_json(problems: &[Problem], online: Option<&[Answered]>) -> String {
+    let mut answer = json!({ "ok": exit_code(problems) == 0, "problems": problems });
+    if let Some(online) = online {
+        answer["online"] = json!(online);
+    }
+    answer.to_string()
 }
 
 fn counted(count: usize, thing: &str) -> String {
@@ -234,7 +276,7 @@ mod tests {
         let folder = complete();
         write(&folder, "policies/a.toml", "client_id = \"b\"\n");
         let problems = check(&folder.path().join("writ.toml"), std::iter::empty());
-        let json: serde_json::Value = serde_json::from_str(&to_json(&problems)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&to_json(&problems, None)).unwrap();
         assert_eq!(json["ok"], false);
         let problem = &json["problems"][0];
         assert_eq!(
@@ -243,6 +285,6 @@ mod tests {
         );
         assert!(problem["file"].as_str().unwrap().ends_with("/policies/a.toml"));
         assert!(problem["message"].as_str().unwrap().contains("not the name of the file"));
-        assert_eq!(to_json(&[]), r#"{"ok":true,"problems":[]}"#);
+        assert_eq!(to_json(&[], None), r#"{"ok":true,"problems":[]}"#);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{USAGE, load, operate, table, tell};
+use super::{RequiredConfig, USAGE, load, operate, table, tell};
 use crate::admin::{Command, Reply};
 use crate::config::Config;
 use crate::keys::listing::Export;
@@ -14,6 +14,8 @@ use crate::keys::listing::Export;
 /// `writ keys …`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
     #[command(subcommand)]
     command: Sub,
     /// Answer in JSON, for programs
@@ -49,7 +51,8 @@ enum Sub {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args, config: &Path) -> ExitCode {
+pub async fn run(args: Args) -> ExitCode {
+    let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,
         Err(code) => return code,

@@ -17,13 +17,15 @@ use writ_verifier::json::Limits;
 
 use self::audit_line::Line;
 use self::trial::{Age, Trial, World};
-use super::{NO, USAGE, complain, load};
+use super::{NO, RequiredConfig, USAGE, complain, load};
 use crate::clock::Timestamp;
 use crate::policy::{Source, folder};
 
 /// `writ policy …`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,7 +84,8 @@ struct ExplainArgs {
 }
 
 /// Does what the command line asks for. A refused request and an expectation that fails are exit code 1.
-pub fn run(args: Args, config: &Path) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
+    let config = args.config.config.as_path();
     let world = match world(config) {
         Ok(world) => world,
         Err(code) => return code,

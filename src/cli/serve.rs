@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{check, failed};
+use super::{RequiredConfig, check, failed};
 use crate::clock::Timestamp;
 use crate::config::files::Named;
 use crate::config::{Config, Problem, Severity};
@@ -15,14 +15,16 @@ use crate::telemetry::{self, Format, Log, Metrics};
 /// `writ serve`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
     /// How log lines look
     #[arg(long, value_enum, default_value_t = Format::Json, value_name = "FORMAT")]
     log: Format,
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP makes it read its files again.
-pub async fn run(args: Args, config: &Path) -> ExitCode {
-    let path = config;
+pub async fn run(args: Args) -> ExitCode {
+    let path = args.config.config.as_path();
     let Ok((config, warnings)) = Config::load(path, std::env::vars()) else { return unusable(path) };
     super::complain(&warnings);
     let log = match Log::start_watched(args.log, std::io::stdout()) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{USAGE, failed, load, operate, operators_audit};
+use super::{RequiredConfig, USAGE, failed, load, operate, operators_audit};
 use crate::admin::{Command, Reply};
 use crate::audit::Event;
 use crate::blocks::carry_over;
@@ -18,6 +18,8 @@ use crate::store::{self, Change, OpenError, Remains, Store, Table};
 /// `writ store …`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    pub(super) config: RequiredConfig,
     #[command(subcommand)]
     command: Sub,
 }
@@ -35,7 +37,8 @@ enum Sub {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args, config: &Path) -> ExitCode {
+pub async fn run(args: Args) -> ExitCode {
+    let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,
         Err(code) => return code,

@@ -1,5 +1,6 @@
 //! `writ token`: ask for a Txn-Token, look into one, verify one.
 
+mod http;
 mod inspect;
 mod service;
 mod verify;
@@ -16,9 +17,10 @@ use zeroize::Zeroizing;
 use crate::clock::Timestamp;
 use verify::Keys;
 
+pub(super) use http::{Http, body, unreachable};
+pub use http::{Resolve, ResolveArgs};
 pub use inspect::{Decoded, InspectError};
 pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
-pub(super) use service::{body, client, unreachable};
 
 /// Ask for a Txn-Token, look into one, verify one
 #[derive(Debug, clap::Args)]
@@ -72,6 +74,8 @@ struct RequestArgs {
     /// `request_context`: one JSON object
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
+    #[command(flatten)]
+    resolve: ResolveArgs,
     /// Print the whole answer as JSON
     #[arg(long)]
     json: bool,
@@ -98,6 +102,8 @@ struct VerifyArgs {
     /// The trust domain that the token must be for
     #[arg(long, value_name = "TRUST_DOMAIN")]
     audience: String,
+    #[command(flatten)]
+    resolve: ResolveArgs,
     /// A file with the token, `-` for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -135,14 +141,17 @@ pub fn run(args: &Args) -> Result<ExitCode, TokenError> {
 }
 
 fn request(args: &RequestArgs) -> Result<ExitCode, TokenError> {
-    let service = Service::new(&args.url, &read(&args.ca)?, &read(&args.cert)?, &read(&args.key)?)?;
+    let (ca, certificate, key) = (read(&args.ca)?, read(&args.cert)?, read(&args.key)?);
+    let service = Service::new(&args.url, &ca, &certificate, &key, &args.resolve.resolve)?;
     let subject_token = args.subject_token.as_deref().map(read_token).transpose()?;
     let asked = args.ask(&service, subject_token.as_ref().map(|token| token.as_str()));
     match runtime()?.block_on(asked) {
         Ok(Answer::Issued(answer)) => issued(&answer, args.json),
         Ok(Answer::Refused(answer)) => refused(&answer, args.json),
         // Neither usage nor configuration: the service may be away, or may have ended the handshake.
-        Err(error @ (ServiceError::Unreachable(_) | ServiceError::Answer(_))) => negative(&error.to_string()),
+        Err(error @ (ServiceError::Unreachable(_) | ServiceError::Answer(_) | ServiceError::Issuer { .. })) => {
+            negative(&error.to_string())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -191,9 +200,10 @@ fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
 
 fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
     let ca = args.ca.as_deref().map(read).transpose()?;
-    let verifier = verify::verifier(&args.audience, &args.jwks, ca.as_ref().map(|pem| pem.as_slice()))?;
+    let ca = ca.as_ref().map(|pem| pem.as_slice());
     let token = read_token(&args.file)?;
-    let outcome = runtime()?.block_on(verifier.verify(token.as_str()));
+    let verified = verify::verify(&args.audience, &args.jwks, ca, &args.resolve.resolve, token.as_str());
+    let (outcome, cause) = runtime()?.block_on(verified)?;
     if args.json {
         print(&verify::to_json(&outcome))?;
     }
@@ -203,7 +213,10 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
             let expiry = Timestamp::from_epoch(token.expires_at());
             print(&format!("valid until {expiry}")).map(|()| ExitCode::SUCCESS)
         }
-        Err(error) => negative(&format!("{}: {error}", error.reason())),
+        Err(error) => {
+            let cause = cause.map(|cause| format!(": {}", printable(&cause))).unwrap_or_default();
+            negative(&format!("{}: {error}{cause}", error.reason()))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
-use super::name::{DistinguishedName, written};
+use super::name::{DistinguishedName, to_rfc4514};
 use crate::clock::Timestamp;
 
 /// The certificate that a TLS handshake has proven and accepted. Nothing in it is ever fetched or followed.
@@ -137,7 +137,7 @@ fn offered(certificate: &X509Certificate<'_>, names: &[GeneralName<'_>]) -> Vec<
         GeneralName::RFC822Name(text) => Some((IdentityKind::SanEmail, (*text).to_owned())),
         other => ip(other).map(|ip| (IdentityKind::SanIp, ip.to_string())),
     };
-    let subject = (IdentityKind::SubjectDn, written(certificate.subject()));
+    let subject = (IdentityKind::SubjectDn, to_rfc4514(certificate.subject()).unwrap_or_default());
     let all = names.iter().filter_map(of_san).chain([subject]).filter(|(_, text)| !text.is_empty());
     all.take(OFFERED_MAX).map(|(kind, text)| (kind, text.chars().take(OFFERED_LEN).collect())).collect()
 }

@@ -5,13 +5,13 @@
 //! (`caseIgnoreMatch`); of any other attribute the encoding must be the same. Stricter than RFC 4518: no character is
 //! dropped, and composed and decomposed forms differ, so that nothing invisible can make two names equal.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use x509_parser::asn1_rs::{Any, Class, FromDer, Tag, ToDer};
-use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+use x509_parser::x509::{AttributeTypeAndValue, RelativeDistinguishedName, X509Name};
 
 /// Attributes whose values are strings that match without regard to case, by the short names of RFC 4514 §3, RFC 4519 and
-/// OpenSSL, which is where most people take a name from.
+/// OpenSSL, which is where most people take a name from. Of two rows for one attribute the first is what is printed.
 const TEXT_ATTRIBUTES: [(&str, &str); 49] = [
     ("CN", "2.5.4.3"),
     ("commonName", "2.5.4.3"),
@@ -117,31 +117,42 @@ impl DistinguishedName {
     }
 }
 
-/// A subject as a policy would write it (RFC 4514), to be shown to people.
-pub(super) fn written(name: &X509Name<'_>) -> String {
-    let mut rdns: Vec<String> = name
-        .iter_rdn()
-        .map(|rdn| rdn.iter().map(|attribute| written_attribute(attribute)).collect::<Vec<_>>().join("+"))
-        .collect();
-    rdns.reverse();
-    rdns.join(",")
+/// The name in the form that [`DistinguishedName::parse`] reads; `None` if it cannot be encoded again.
+pub fn to_rfc4514(name: &X509Name<'_>) -> Option<String> {
+    let rdns: Vec<_> = name.iter_rdn().collect();
+    let attributes = |rdn: &&RelativeDistinguishedName<'_>| {
+        Some(rdn.iter().map(write_attribute).collect::<Option<Vec<_>>>()?.join("+"))
+    };
+    Some(rdns.iter().rev().map(attributes).collect::<Option<Vec<_>>>()?.join(","))
 }
 
-fn written_attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+fn write_attribute(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
     let oid = attribute.attr_type().to_id_string();
-    let short = TEXT_ATTRIBUTES.iter().find(|(_, known)| *known == oid).map(|(name, _)| *name);
-    let Some((short, text)) = short.zip(directory_string(attribute.attr_value())) else {
-        let der = attribute.attr_value().to_der_vec().unwrap_or_default();
-        return der.iter().fold(format!("{oid}=#"), |text, byte| format!("{text}{byte:02x}"));
-    };
-    let mut value = String::new();
-    for c in text.chars() {
-        if matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\') {
-            value.push('\\');
-        }
-        value.push(c);
+    let short = TEXT_ATTRIBUTES.iter().find(|(_, known)| *known == oid);
+    let text = directory_string(attribute.attr_value()).filter(|text| !fold(text).is_empty());
+    if let (Some((short, _)), Some(text)) = (short, text.filter(|text| !text.chars().any(char::is_control))) {
+        return Some(format!("{short}={}", escape(&text)));
     }
-    format!("{short}={value}")
+    let der = attribute.attr_value().to_der_vec().ok()?;
+    let mut text = format!("{oid}=#");
+    for byte in der {
+        let _ = write!(text, "{byte:02X}");
+    }
+    Some(text)
+}
+
+/// RFC 4514 §2.4
+fn escape(value: &str) -> String {
+    let last = value.chars().count() - 1;
+    let mut text = String::with_capacity(value.len());
+    for (at, c) in value.chars().enumerate() {
+        let special = matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\');
+        if special || (at == 0 && matches!(c, '#' | ' ')) || (at == last && c == ' ') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 /// The attributes in the form in which they are compared, last RDN first.
@@ -288,6 +299,12 @@ fn utf16(data: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr as _;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use x509_parser::asn1_rs::Oid;
+
     use super::*;
 
     fn name(text: &str) -> DistinguishedName {
@@ -391,5 +408,31 @@ mod tests {
         let apart = certificate(&[set(&b), set(&a)].concat());
         assert_eq!(apart, name("CN=a,O=b"));
         assert_ne!(apart, name("CN=a+O=b"));
+    }
+
+    proptest! {
+        /// Whatever a certificate holds, what is printed of it is read as the same name.
+        #[test]
+        fn a_printed_name_is_read_as_the_same(
+            attributes in vec((0..TEXT_ATTRIBUTES.len() + 1, any::<bool>(), "[ -~éß,+\\\\\"#;<>\u{7}]{0,12}"), 1..6)
+        ) {
+            let text_tag = |plain: bool| if plain { 0x0c } else { 0x04 };
+            let sets: Vec<u8> = attributes.iter().flat_map(|(at, plain, value)| {
+                let dotted = TEXT_ATTRIBUTES.get(*at).map_or("1.2.3.4", |(_, oid)| oid);
+                let oid = Oid::from_str(dotted).unwrap().to_der_vec().unwrap();
+                let attribute = tlv(0x30, &[oid, tlv(text_tag(*plain), value.as_bytes())].concat());
+                tlv(0x31, &attribute)
+            }).collect();
+            let der = tlv(0x30, &sets);
+            let parsed = X509Name::from_der(&der).unwrap().1;
+            let printed = to_rfc4514(&parsed).unwrap();
+            prop_assert_eq!(DistinguishedName::parse(&printed).ok(), DistinguishedName::from_certificate(&parsed), "{}", printed);
+        }
+    }
+
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(content.len()).unwrap();
+        let length = if length < 0x80 { vec![length] } else { vec![0x81, length] };
+        [&[tag], length.as_slice(), content].concat()
     }
 }

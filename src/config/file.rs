@@ -372,15 +372,8 @@ fn keys(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
 }
 
 fn store(store: &mut Section<'_>) -> store::Settings {
-    let etcd = store.choice("kind", &[("sled", false), ("etcd", true)]).unwrap_or(false);
-    if etcd {
-        store.error("kind", "\"etcd\" needs a build with the feature `etcd`, which this version does not have");
-    }
-    for key in ["endpoints", "prefix", "tls"] {
-        if store.ignore(key) && !etcd {
-            store.error(key, "is for kind = \"etcd\" only, which this version does not have");
-        }
-    }
+    // A store that several instances share is not there yet.
+    store.choice("kind", &[("sled", ())]);
     store::Settings { path: path_or(store, "path", "data") }
 }
 
@@ -455,7 +448,7 @@ fn address_or_off(text: &str) -> Result<Option<SocketAddr>, &'static str> {
 }
 
 /// `https://host` or `https://host:port` and nothing behind it: paths are put behind it, and it is compared as text.
-fn origin(text: &str) -> Result<String, &'static str> {
+pub(crate) fn origin(text: &str) -> Result<String, &'static str> {
     let authority = text.strip_prefix("https://").ok_or("must begin with https://")?;
     if authority.contains(['/', '?', '#', '\\']) {
         return Err("must end with the host or the port: no path, no final slash, no query, no fragment");
@@ -729,12 +722,8 @@ algorithms = [\"RS256\",
             ("[tokens]\njwks_max_age = \"24h\"", "keys.rotation_period: rotation_period must not be shorter"),
             ("[keys]\nalgorithm = \"ES512\"", "4: keys.algorithm: must be one of"),
             ("[keys]\nretention = \"0d\"", "4: keys.retention: must be at least"),
-            (
-                "[store]\nkind = \"etcd\"\nendpoints = []",
-                "4: store.kind: \"etcd\" needs a build with the feature `etcd`",
-            ),
-            ("[store]\nprefix = \"/x\"", "4: store.prefix: is for kind = \"etcd\" only"),
-            ("[store]\nkind = \"redis\"", "4: store.kind: must be one of"),
+            ("[store]\nkind = \"redis\"", "4: store.kind: must be one of \"sled\""),
+            ("[store]\nendpoints = []", "4: store.endpoints: unknown key `store.endpoints`"),
             ("[limits]\nmax_connections = 0", "4: limits.max_connections: must be a whole number"),
             ("[limits]\nrequest_timeout = \"0s\"", "4: limits.request_timeout: must be at least"),
             ("[pdp]", "3: pdp.endpoint: is missing"),

@@ -53,6 +53,21 @@ impl From<&Config> for Named {
 }
 
 impl Named {
+    /// Who signs the tokens that are exchanged.
+    pub fn subject_issuers(&self) -> &[issuers::Settings] {
+        &self.subject_issuers
+    }
+
+    /// The external decision point.
+    pub fn pdp(&self) -> Option<&outbound::Settings> {
+        self.pdp.as_ref()
+    }
+
+    /// Where each key stands.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// What is wrong with the files at `now`.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let mut found = Findings { named: self, now, problems: Vec::new() };

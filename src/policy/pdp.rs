@@ -13,6 +13,7 @@ use writ_verifier::TrustDomain;
 use writ_verifier::json::{Limits, Members};
 
 use super::decide::{Grant, GrantKind};
+use crate::client::ClientId;
 use crate::outbound::{Answer, Outbound, Settings, SetupError, Unreachable};
 use crate::request::TokenRequest;
 
@@ -162,6 +163,22 @@ impl Pdp {
             outcome?;
         }
         Ok(())
+    }
+
+    /// Asks a question about `nobody`: whether it answers with a decision, whichever. Counted nowhere.
+    ///
+    /// # Errors
+    /// Why it would be of no use.
+    pub async fn try_out(&self, nobody: &ClientId) -> Result<bool, Fault> {
+        let nothing = Members::default();
+        let evaluation = Evaluation {
+            subject: Subject { r#type: "subject", id: nobody.as_str(), properties: Properties { issuer: None } },
+            action: Action { name: nobody.as_str() },
+            resource: Resource { r#type: "trust_domain", id: self.trust_domain.as_str() },
+            context: Around { client: nobody.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
+        };
+        let body = serde_json::to_vec(&evaluation).unwrap_or_default();
+        decision(&self.outbound.post(nobody, headers(nobody.as_str()), body).await?)
     }
 
     /// Takes certificates and key anew where their files changed; `None`: they did not.

@@ -27,6 +27,9 @@ use crate::outbound::{self, Answer, Outbound, Unreachable};
 /// How long the server may take, a second attempt included (R-INTRO-01).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// No server issues such a token.
+const NO_TOKEN: &str = "writ-check-asks-whether-you-answer";
+
 /// `introspection` of a `[[subject_issuer]]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -82,6 +85,20 @@ impl Introspector {
         let outbound = Outbound::new(outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
         let (issuer, settings) = (issuer.to_owned(), settings.clone());
         Ok(Self { settings, issuer, outbound, credentials, broken: AtomicBool::new(false) })
+    }
+
+    /// Asks about a token that nobody issued: whether the server answers, and takes Writ for the client that it is.
+    ///
+    /// # Errors
+    /// Why it would be of no use, in words.
+    pub(super) async fn try_out(&self, nobody: &ClientId) -> Result<(), String> {
+        let headers = self.headers().map_err(|error| error.to_string())?;
+        let answer = self.outbound.post(nobody, headers, form(NO_TOKEN).into_bytes()).await;
+        match judge(answer) {
+            Err(Unhelpful::Inactive) => Ok(()),
+            Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
+            Err(why) => Err(why.to_string()),
+        }
     }
 
     /// Whether JWTs are asked about too.

@@ -367,15 +367,38 @@ fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
 }
 
 fn remote_keys(settings: &Settings, location: Location) -> Result<RemoteKeys, IssuersError> {
-    let root_certificates_pem = settings.ca.as_deref().map(read).transpose()?;
-    let settings_of_keys = remote::Settings {
-        root_certificates_pem,
-        max_stale: settings.jwks_stale,
-        observer: Some(count_fetches(settings.issuer.clone())),
-        ..remote::Settings::new(location)
-    };
-    RemoteKeys::new(&settings_of_keys)
+    let observer = Some(count_fetches(settings.issuer.clone()));
+    RemoteKeys::new(&remote::Settings { observer, ..remote_settings(settings, location)? })
         .map_err(|source| IssuersError::Remote { issuer: settings.issuer.clone(), source })
+}
+
+fn remote_settings(settings: &Settings, location: Location) -> Result<remote::Settings, IssuersError> {
+    let root_certificates_pem = settings.ca.as_deref().map(read).transpose()?;
+    Ok(remote::Settings { root_certificates_pem, max_stale: settings.jwks_stale, ..remote::Settings::new(location) })
+}
+
+/// Fetches the keys of an issuer once, as the service would; `None` where they are in a file.
+///
+/// # Errors
+/// Whatever is in the way; the causes are its sources.
+pub async fn fetch_keys(settings: &Settings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
+    let location = match &settings.keys {
+        KeySource::File(_) => return Ok(None),
+        KeySource::Uri(uri) => Location::JwksUri(uri.clone()),
+        KeySource::Discovery => Location::Discovery { issuer: settings.issuer.clone() },
+    };
+    remote::fetch_once(&remote_settings(settings, location)?).await.map(Some)
+}
+
+/// Asks the introspection endpoint of an issuer about a token that nobody issued; `None` where it has none. Needs a Tokio
+/// runtime.
+///
+/// # Errors
+/// Why it would be of no use, in words.
+pub async fn try_introspection(settings: &Settings, nobody: &ClientId) -> Result<Option<()>, String> {
+    let Some(asked) = &settings.introspection else { return Ok(None) };
+    let introspector = Introspector::new(&settings.issuer, asked, settings.ca.clone());
+    introspector.map_err(|error| error.to_string())?.try_out(nobody).await.map(Some)
 }
 
 fn count_fetches(issuer: String) -> remote::Observer {

@@ -312,9 +312,9 @@ fn what_makes_no_block_is_refused() {
     let writ = scene::mailer();
     let long = "u".repeat(256);
     for (arguments, complaint) in [
-        (&[][..], "say what to stop"),
-        (&["--until", "2190-01-01T00:00:00Z"], "say what to stop"),
-        (&["--all", "--sub", "ann"], "all stands alone"),
+        (&[][..], "<--txn <TXN>|--sub <SUB>|--client <CLIENT>|--purpose <PURPOSE>|--all>"),
+        (&["--until", "2190-01-01T00:00:00Z"], "required arguments"),
+        (&["--all", "--sub", "ann"], "cannot be used with"),
         (&["--sub", "ann", "--until", "2020-01-01T00:00:00Z"], "has passed"),
         (&["--sub", "ann", "--until", "tomorrow"], "RFC 3339"),
         (&["--sub", ""], "1 to 255"),
@@ -328,7 +328,7 @@ fn what_makes_no_block_is_refused() {
     ] {
         run(&writ, "add", arguments).exits(2).says(complaint);
     }
-    run(&writ, "remove", &[]).exits(2).says("say what to stop");
+    run(&writ, "remove", &[]).exits(2).says("required arguments");
     assert_eq!(list(&writ), Vec::<Value>::new());
     let none = run(&writ, "remove", &["--sub", "ann", "--json"]).exits(1);
     assert_eq!(none.json(), json!({"ok": false, "problems": ["there is no such block"]}));

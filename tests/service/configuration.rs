@@ -10,6 +10,7 @@ use toml::Table;
 use crate::scene::{self, GATEWAY, MAILER};
 use crate::support::cli::{self, Output};
 use crate::support::issuer::Issuer;
+use crate::support::pdp::Pdp;
 use crate::support::pki;
 use crate::support::workload::Form;
 use crate::support::writ::Setup;
@@ -502,4 +503,103 @@ fn an_encrypted_private_key_is_called_so() {
         setup.write("certs/server.key", body);
         setup.run(&["check"]).exits(2).says("certs/server.key: is an encrypted private key");
     }
+}
+
+/// What others have for the service is fetched on request, and what came or did not is said in words.
+#[test]
+fn issuers_are_asked_on_request() {
+    let online = |setup: &Setup| setup.run(&["check", "--online", "--json"]);
+    let (issuer, pdp) = (Issuer::start(), Pdp::start());
+    let setup = |change: &dyn Fn(&mut Table)| {
+        pdp.known_to(Setup::new().client("gateway", GATEWAY).issuer_with(&issuer, change))
+    };
+    let good = setup(&|_| {});
+    let answer = online(&good).exits(0).json();
+    assert!(answer["online"][1]["message"].as_str().unwrap().starts_with("answers with a decision"), "{answer}");
+    assert_eq!(answer["online"][0]["key"], "subject_issuer[0].jwks_uri", "{answer}");
+    assert!(answer["online"][0]["message"].as_str().unwrap().contains("usable key"), "{answer}");
+    assert_eq!(good.run(&["check", "--json"]).json().get("online"), None);
+
+    let other = pki::Ca::root("somebody else");
+    for (change, expected) in [
+        (("jwks_uri", "https://localhost:1/jwks"), "the connection was refused"),
+        (("jwks_uri", "https://nowhere.invalid/jwks"), "the host name cannot be resolved"),
+        (("ca", "other.pem"), "it was not issued by a CA that is trusted here"),
+    ] {
+        let setup = setup(&|table| drop(table.insert(change.0.into(), change.1.into())));
+        setup.write("other.pem", &other.pem());
+        let answer = online(&setup).exits(2).json();
+        let problem = &answer["problems"][0];
+        assert!(problem["key"] == "subject_issuer[0].jwks_uri" && problem["line"].as_u64() > Some(0), "{answer}");
+        assert!(problem["message"].as_str().unwrap().contains(expected), "{expected}: {answer}");
+        assert_eq!(answer["online"].as_array().unwrap().len(), 1, "the decision point answers: {answer}");
+    }
+    let nowhere = format!("{}/nowhere", issuer.url());
+    setup(&|table| drop(table.insert("jwks_uri".into(), nowhere.clone().into())))
+        .run(&["check", "--online"])
+        .exits(2)
+        .says("/nowhere: not a JWK set");
+}
+
+/// CONTRACT 8: an option is offered only where it does something.
+#[test]
+fn options_are_offered_where_they_do_something() {
+    let setup = good();
+    for command in
+        ["check", "serve", "keys list", "block add", "store repair", "policy test", "certs issue", "certs show"]
+    {
+        let help = setup.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat()).exits(0).stdout;
+        assert!(help.contains("--config"), "{command}: {help}");
+    }
+    for command in
+        ["quickstart", "token request", "token verify", "token inspect", "conformance", "certs revoke", "man"]
+    {
+        let help = setup.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat()).exits(0).stdout;
+        assert!(!help.contains("--config"), "{command}: {help}");
+    }
+    setup.run(&["--config", "writ.toml", "check"]).exits(0);
+    setup.run(&["--config", "writ.toml", "token", "inspect"]).exits(2).says("'--config' is not used by this command");
+    let usage = setup.run(&["block", "add", "--help"]).stdout;
+    assert!(usage.contains("<--txn <TXN>|--sub <SUB>|--client <CLIENT>|--purpose <PURPOSE>|--all>"), "{usage}");
+    setup.run(&["block", "add", "--all", "--until", "2020-01-01T00:00:00Z"]).exits(2).says("has passed");
+}
+
+#[test]
+fn a_shell_and_man_know_every_command() {
+    let setup = good();
+    for shell in ["bash", "zsh", "fish"] {
+        setup.run(&["completions", shell]).exits(0).says("quickstart").says("conformance");
+    }
+    setup.run(&["man"]).exits(0).says(".TH writ 1");
+    setup.run(&["man", "pages"]).exits(0);
+    let page = fs::read_to_string(setup.path("pages/writ-policy-explain.1")).unwrap();
+    assert!(page.contains("from\\-audit"), "{page}");
+}
+
+/// Names go in as the configuration has them, and come out as a policy wants them.
+#[test]
+fn certificates_are_made_for_the_configuration_and_shown_as_policies_name_them() {
+    let setup = good().set("trust_domain", "corp.example").set("issuer", "https://tts.corp.example:8443");
+    setup
+        .run(&["certs", "init", "dev"])
+        .exits(0)
+        .says("dev/server.pem is for localhost, 127.0.0.1, ::1, ")
+        .says("tts.corp.example");
+    let line = "tls_client_auth_san_uri = \"spiffe://corp.example/report-job\"";
+    setup.run(&["certs", "issue", "--dir", "dev", "--client", "report-job"]).exits(0).says(line);
+    let show = || setup.run(&["certs", "show", "dev/report-job.pem"]).exits(0);
+    show().says(line).says("tls_client_auth_subject_dn = \"CN=report-job\"").says("policies    none matches");
+    let policy = format!("client_id = \"report-job\"\n{line}\n");
+    setup.write("policies/report-job.toml", &policy);
+    show().says("policies    report-job");
+    let shown =
+        setup.run(&["certs", "show", "--json", "dev/report-job.pem"]).exits(0).json()["certificates"][0].clone();
+    assert_eq!((&shown["policies"], &shown["usages"]), (&json!(["report-job"]), &json!(["clientAuth"])), "{shown}");
+    let mode = |file: &str| fs::metadata(setup.path(file)).unwrap().permissions().mode() & 0o777;
+    for (file, expected) in
+        [("dev/ca.pem", 0o644), ("dev/server.pem", 0o644), ("dev/report-job.pem", 0o644), ("dev/ca.key", 0o600)]
+    {
+        assert_eq!(mode(file), expected, "{file}");
+    }
+    setup.run(&["certs", "show", "dev/ca.key"]).exits(2).says("holds no certificate (PEM)");
 }

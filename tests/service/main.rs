@@ -15,6 +15,7 @@ mod configuration;
 mod conformance_command;
 mod details;
 mod explanations;
+mod first_steps;
 mod handshakes;
 mod http2;
 mod introspection;

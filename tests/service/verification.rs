@@ -154,3 +154,58 @@ fn quickstart_runs_its_flows_to_the_end() {
     setup.run(&once).exits(0);
     setup.run(&once).exits(0);
 }
+
+/// CONTRACT 8: a service under its real name, before any name server knows it.
+#[test]
+fn a_service_is_found_under_a_name_that_no_name_server_knows() {
+    let setup = Setup::new().client("mailer", MAILER);
+    let mut params = crate::support::pki::server();
+    params.subject_alt_names.push(crate::support::pki::dns("tts.corp.example"));
+    let server = setup.ca.issue(params);
+    setup.write("certs/server.pem", &server.certificate_pem);
+    setup.write("certs/server.key", &server.key_pem);
+    let credentials = setup.credentials("mailer");
+    setup.write("mailer.pem", &credentials.certificate_pem);
+    setup.write("mailer.key", &credentials.key_pem);
+    let writ = setup.start();
+    let endpoints = writ.site().endpoints();
+    let (exchange, discovery) = (endpoints.exchange.port(), endpoints.discovery.unwrap().port());
+    let ask = |resolve: &str| {
+        let url = format!("https://tts.corp.example:{exchange}");
+        let arguments = ["token", "request", "--url", &url, "--ca", "certs/ca.pem", "--cert", "mailer.pem", "--key"];
+        let rest = ["mailer.key", "--scope", "mailbox.deliver", "--audience", TRUST_DOMAIN, "--resolve", resolve];
+        writ.run(&[&arguments[..], &rest].concat())
+    };
+    let token = ask(&format!("tts.corp.example:{exchange}:127.0.0.1")).exits(0).stdout;
+    ask(&format!("tts.corp.example:{discovery}:127.0.0.1")).exits(1).says("the host name cannot be resolved");
+    writ.setup.write("token", token.trim());
+    let url = format!("https://tts.corp.example:{discovery}/.well-known/jwks.json");
+    let verify = |url: &str, ca: &str| {
+        let resolve = format!("tts.corp.example:{discovery}:127.0.0.1");
+        let arguments =
+            ["token", "verify", "--jwks", url, "--ca", ca, "--audience", TRUST_DOMAIN, "--resolve", &resolve];
+        writ.run(&[&arguments[..], &["token"]].concat())
+    };
+    verify(&url, "certs/ca.pem").exits(0).says("valid until");
+    writ.setup.write("other.pem", &crate::support::pki::Ca::root("somebody else").pem());
+    for (url, ca, cause) in [
+        (url.as_str(), "other.pem", "not issued by a CA that is trusted here"),
+        ("https://localhost:1/jwks.json", "certs/ca.pem", "the connection was refused"),
+        (&format!("https://tts.corp.example:{discovery}/nowhere"), "certs/ca.pem", "answered 404 Not Found"),
+    ] {
+        verify(url, ca).exits(1).says("keys_unavailable").says(cause);
+    }
+}
+
+/// CONTRACT 8, RFC 8414 section 3.3: the metadata of another issuer are not believed.
+#[test]
+fn metadata_of_another_issuer_are_not_believed() {
+    let writ = scene::mailer();
+    let credentials = writ.setup.credentials("mailer");
+    writ.setup.write("mailer.pem", &credentials.certificate_pem);
+    writ.setup.write("mailer.key", &credentials.key_pem);
+    let url = format!("https://localhost:{}", writ.site().endpoints().exchange.port());
+    let arguments = ["token", "request", "--url", &url, "--ca", "certs/ca.pem", "--cert", "mailer.pem", "--key"];
+    let output = writ.run(&[&arguments[..], &["mailer.key", "--scope", "mailbox.deliver"]].concat()).exits(1);
+    output.says("the metadata there are of the issuer https://localhost:8443, not of https://localhost:");
+}

@@ -21,7 +21,7 @@ use url::Url;
 
 use self::cache::{Cache, Next};
 use self::fetch::Fetcher;
-use crate::jwks::{Candidates, NoKey};
+use crate::jwks::{Candidates, KeySet, NoKey};
 
 pub(crate) use self::fetch::check_root_certificates;
 
@@ -124,6 +124,17 @@ impl From<NoKey> for KeyError {
             NoKey::Unknown => Self::Unknown,
             NoKey::Unfit => Self::Unfit,
         }
+    }
+}
+
+/// Fetches the keys once, as [`RemoteKeys`] would, and keeps nothing: for a look beforehand.
+///
+/// # Errors
+/// Whatever is in the way; the causes are its sources.
+pub async fn fetch_once(settings: &Settings) -> Result<KeySet, Box<dyn std::error::Error + Send + Sync>> {
+    match Fetcher::new(settings)?.fetch(None).await? {
+        fetch::Fetched::New { keys, .. } => Ok(keys),
+        fetch::Fetched::Unchanged { .. } => Err(Box::new(fetch::FetchError::Dropped)),
     }
 }
 

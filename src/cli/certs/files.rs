@@ -1,8 +1,8 @@
-//! The files in a folder of certificates: written once, for their owner alone.
+//! The files in a folder of certificates: written once; certificates for everybody to read, keys for their owner alone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -27,16 +27,27 @@ pub(super) fn has_pair(dir: &Path, pair: (&str, &str)) -> Result<bool, CertsErro
 pub(super) fn write_pair(dir: &Path, files: (&str, &str), pair: &Pair) -> Result<[PathBuf; 2], CertsError> {
     let [certificate, key] = paths(dir, files);
     let key = create(&key, &pair.key)?;
-    Ok([create(&certificate, &pair.certificate)?, key])
+    Ok([create_public(&certificate, &pair.certificate)?, key])
 }
 
 /// Writes a file that was not there, for its owner's eyes only.
-pub(super) fn create(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
+pub(in crate::cli) fn create(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
+    create_with(path, text, 0o600)
+}
+
+/// Writes a file that was not there and holds no secret.
+pub(in crate::cli) fn create_public(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
+    create_with(path, text, 0o644)
+}
+
+fn create_with(path: &Path, text: &str, mode: u32) -> Result<PathBuf, CertsError> {
     let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CertsError::Exists(path.to_owned())),
         opened => opened.map_err(io_error(path))?,
     };
-    write_through(file, path, text).map_err(|source| {
+    // The process's umask keeps everything from others.
+    let written = file.set_permissions(Permissions::from_mode(mode)).and_then(|()| write_through(file, path, text));
+    written.map_err(|source| {
         // Half a file would be kept by the next run.
         let _ = fs::remove_file(path);
         io_error(path)(source)
@@ -52,10 +63,10 @@ fn write_through(mut file: File, path: &Path, text: &str) -> io::Result<()> {
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, CertsError> {
+pub(in crate::cli) fn read(path: &Path) -> Result<Zeroizing<String>, CertsError> {
     fs::read_to_string(path).map(Zeroizing::new).map_err(io_error(path))
 }
 
-pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertsError + '_ {
+pub(in crate::cli) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertsError + '_ {
     move |source| CertsError::Io { path: path.to_owned(), source }
 }

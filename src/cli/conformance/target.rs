@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
+use reqwest::Method;
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method};
 use serde_json::{Map, Value};
 use url::Url;
 use writ_verifier::json::{self, Limits};
 use zeroize::Zeroizing;
 
 use super::form::Form;
-use crate::cli::token::{self, ServiceError, TokenError};
+use crate::cli::token::{self, Http, Resolve, ResolveArgs, ServiceError, TokenError};
 use crate::clock::Timestamp;
 
 /// The media type of a request.
@@ -28,6 +28,8 @@ pub(super) struct Credentials {
     /// The key of that certificate, PEM
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    #[command(flatten)]
+    resolve: ResolveArgs,
     /// A header of every request, for other ways to authenticate; the value may be `@FILE`
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = |text: &str| Pair::parse(text, ": "))]
     headers: Vec<Pair>,
@@ -79,10 +81,10 @@ pub(super) enum Caller {
 
 /// The clients to ask with.
 pub(super) struct Access {
-    client: Client,
-    nobody: Client,
+    client: Http,
+    nobody: Http,
     /// Only where a certificate is what proves the client.
-    stranger: Option<Client>,
+    stranger: Option<Http>,
     headers: Vec<(String, String)>,
     parameters: Vec<(String, String)>,
 }
@@ -103,11 +105,12 @@ impl Access {
         let (ca, certificate, key) = (read(&credentials.ca)?, read(&credentials.cert)?, read(&credentials.key)?);
         let ca = ca.as_ref().map(|pem| pem.as_slice());
         let identity = certificate.as_ref().zip(key.as_ref()).map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+        let resolve = credentials.resolve.resolve.as_slice();
         let pairs = |pairs: &[Pair]| pairs.iter().map(Pair::read).collect::<Result<Vec<_>, _>>();
         Ok(Self {
-            client: token::client(ca, identity)?,
-            nobody: token::client(ca, None)?,
-            stranger: identity.and_then(|_| stranger(ca)),
+            client: Http::new(ca, identity, resolve)?,
+            nobody: Http::new(ca, None, resolve)?,
+            stranger: identity.and_then(|_| stranger(ca, resolve)),
             headers: pairs(&credentials.headers)?,
             parameters: pairs(&credentials.parameters)?,
         })
@@ -170,7 +173,7 @@ impl Access {
             Caller::Nobody => &self.nobody,
             Caller::Stranger => self.stranger.as_ref().unwrap_or(&self.nobody),
         };
-        let mut request = client.request(method, url.clone());
+        let mut request = client.to(url).request(method, url.clone());
         if caller == Caller::Client {
             request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         }
@@ -241,12 +244,12 @@ pub(super) fn is_of_error(byte: u8) -> bool {
 }
 
 /// A client with a certificate that it signed itself just now.
-fn stranger(ca: Option<&[u8]>) -> Option<Client> {
+fn stranger(ca: Option<&[u8]>, resolve: &[Resolve]) -> Option<Http> {
     let key = rcgen::KeyPair::generate().ok()?;
     let certificate =
         rcgen::CertificateParams::new(vec!["stranger.invalid".to_owned()]).ok()?.self_signed(&key).ok()?;
     let key = Zeroizing::new(key.serialize_pem());
-    token::client(ca, Some((certificate.pem().as_bytes(), key.as_bytes()))).ok()
+    Http::new(ca, Some((certificate.pem().as_bytes(), key.as_bytes())), resolve).ok()
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ fn subject_token(token_type: &str, path: &str) -> [(&'static str, String); 2] {
 pub(super) fn service(folder: &Folder, client: &str) -> Result<Service, CallError> {
     let (ca, certificate) = (folder.pem("ca.pem")?, folder.pem(&format!("{client}.pem"))?);
     let key = folder.pem(&format!("{client}.key"))?;
-    Ok(Service::new(&format!("https://127.0.0.1:{}", folder.ports.exchange), &ca, &certificate, &key)?)
+    Ok(Service::new(&format!("https://127.0.0.1:{}", folder.ports.exchange), &ca, &certificate, &key, &[])?)
 }
 
 impl Issued {

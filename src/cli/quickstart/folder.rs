@@ -22,6 +22,13 @@ const POLICIES: [(&str, &str); 4] = [
 ];
 /// The schema that one of them names.
 const SCHEMA: (&str, &str) = ("schemas/trade.schema.json", include_str!("../../../policies/schemas/trade.schema.json"));
+/// What the policies must allow and refuse.
+const EXPECTATIONS: [(&str, &str); 4] = [
+    ("gateway", include_str!("../../../policies/tests/gateway.toml")),
+    ("mail-delivery-agent", include_str!("../../../policies/tests/mail-delivery-agent.toml")),
+    ("account-service", include_str!("../../../policies/tests/account-service.toml")),
+    ("purge-job", include_str!("../../../policies/tests/purge-job.toml")),
+];
 const TEMPLATE: &str = include_str!("writ.toml");
 /// Marks a folder as made by quickstart, and keeps it out of git.
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
@@ -88,7 +95,11 @@ impl Folder {
         let log = lock(&root)?;
         let mut done = vec![
             told(certificates(&root.join("certs"), now)?, "certs/", "a development CA, the service, four clients"),
-            told(policies(&root.join("policies"))?, "policies/", "what each of the four clients may get, a file each"),
+            told(
+                policies(&root.join("policies"))?,
+                "policies/",
+                "what each of the four clients may get, a file each, and tests of that",
+            ),
         ];
         let (issuer, made) = toy_issuer(&root)?;
         done.push(told(made, "issuer/", "the key of a toy authorization server, which signs access tokens"));
@@ -194,9 +205,13 @@ fn spiffe_id(policy: &str) -> Option<String> {
 
 fn policies(dir: &Path) -> Result<bool, FolderError> {
     make(dir)?;
+    make(&dir.join("tests"))?;
     let mut made = false;
     for (client, policy) in POLICIES {
         made |= create(&dir.join(format!("{client}.toml")), policy)?;
+    }
+    for (client, expectations) in EXPECTATIONS {
+        made |= create(&dir.join("tests").join(format!("{client}.toml")), expectations)?;
     }
     let (schema, text) = SCHEMA;
     let schema = dir.join(schema);
@@ -282,7 +297,8 @@ mod tests {
         assert!(first.done.iter().all(|line| line.starts_with("made")), "{:?}", first.done);
         for name in ["certs/ca.pem", "certs/purge-job.key", "policies/gateway.toml", "issuer/key.pem", "writ.toml"] {
             let mode = fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o777;
-            assert_eq!(mode, 0o600, "{name}");
+            let expected = if name == "certs/ca.pem" { 0o644 } else { 0o600 };
+            assert_eq!(mode, expected, "{name}");
         }
         assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(matches!(Folder::prepare(&root, NOW), Err(FolderError::InUse(_))));

@@ -1,24 +1,15 @@
 //! The TTS as a client sees it: metadata and token endpoint over mTLS.
 
-use std::error::Error;
-use std::sync::Arc;
-use std::time::Duration;
-
-use reqwest::redirect;
-use reqwest::{Method, Response, StatusCode};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use url::{Url, form_urlencoded};
 use writ_verifier::json::{self, Limits};
 
+use super::http::{Http, Resolve, body, unreachable};
+use super::printable;
 use crate::policy::Source;
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Far more than any answer of a TTS.
-const ANSWER_MAX: usize = 256 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +26,14 @@ pub enum ServiceError {
     /// The request did not get through: network, TLS, or the server's own end of it.
     #[error("no answer from the service: {0}")]
     Unreachable(String),
+    /// The metadata are those of another issuer (RFC 8414 §3.3): whoever wrote them may not speak for this one.
+    #[error("the metadata there are of the issuer {}, not of {expected}; ask for it by that name", printable(found))]
+    Issuer {
+        /// Whom the metadata name.
+        found: String,
+        /// Who was asked for.
+        expected: String,
+    },
     /// Something answered that is no TTS.
     #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
     Answer(u16),
@@ -85,24 +84,37 @@ pub enum Answer {
 /// A TTS, and the certificate to ask it with.
 #[derive(Debug, Clone)]
 pub struct Service {
-    http: reqwest::Client,
+    http: Http,
     url: Url,
+    /// As it was written, without a final slash: issuers are compared byte for byte.
+    issuer: String,
 }
 
 impl Service {
-    /// The service of this issuer, trusted by the CA certificates `ca` alone; all but the URL are PEM.
-    pub fn new(url: &str, ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, ServiceError> {
+    /// The service of this issuer, trusted by the CA certificates `ca` alone; certificates and key are PEM.
+    pub fn new(
+        url: &str,
+        ca: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+        resolve: &[Resolve],
+    ) -> Result<Self, ServiceError> {
+        let issuer = url.strip_suffix('/').unwrap_or(url).to_owned();
         let url = Url::parse(url).map_err(|_| ServiceError::Url)?;
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
         if url.scheme() != "https" || !bare {
             return Err(ServiceError::Url);
         }
-        Ok(Self { http: client(Some(ca), Some((certificate, key)))?, url })
+        Ok(Self { http: Http::new(Some(ca), Some((certificate, key)), resolve)?, url, issuer })
     }
 
-    /// The trust domain that its metadata names first.
+    /// The trust domain that its metadata name first.
     pub async fn trust_domain(&self) -> Result<String, ServiceError> {
         let (status, metadata) = self.send(Method::GET, "/.well-known/oauth-authorization-server", None).await?;
+        let found = metadata["issuer"].as_str().ok_or(ServiceError::Answer(status.as_u16()))?;
+        if found != self.issuer {
+            return Err(ServiceError::Issuer { found: found.to_owned(), expected: self.issuer.clone() });
+        }
         let first = metadata.pointer("/txn_token_trust_domains_supported/0").and_then(Value::as_str);
         first.map(str::to_owned).ok_or(ServiceError::Answer(status.as_u16()))
     }
@@ -133,7 +145,7 @@ impl Service {
     ) -> Result<(StatusCode, Value), ServiceError> {
         let mut url = self.url.clone();
         url.set_path(path);
-        let mut request = self.http.request(method, url);
+        let mut request = self.http.to(&url).request(method, url);
         if let Some(form) = form {
             request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
         }
@@ -178,65 +190,6 @@ pub fn subject_token_type(name: &str) -> Option<String> {
     }
 }
 
-/// A client that goes where it is sent and no further. It trusts the CA certificates `ca` alone (`None`: whom the system
-/// trusts) and shows this certificate with its key, if any; all are PEM.
-pub(in crate::cli) fn client(
-    ca: Option<&[u8]>,
-    identity: Option<(&[u8], &[u8])>,
-) -> Result<reqwest::Client, ServiceError> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(ca, identity)?)
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(|error| unreachable(&error))
-}
-
-fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-                roots.add(root)?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let config = config.with_root_certificates(roots);
-    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
-    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
-    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    Ok(config.with_client_auth_cert(chain, key)?)
-}
-
-fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
-}
-
-/// The whole body of an answer, unless it is longer than any of a TTS.
-pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
-    let status = response.status().as_u16();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-        if body.len() + chunk.len() > ANSWER_MAX {
-            return Err(ServiceError::Answer(status));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// The whole chain: the alert of a refused handshake comes last in it.
-pub(in crate::cli) fn unreachable(error: &reqwest::Error) -> ServiceError {
-    let causes = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
-    ServiceError::Unreachable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
@@ -248,6 +201,13 @@ mod tests {
     use rustls::server::WebPkiClientVerifier;
     use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::super::http::certificates;
     use super::*;
     use crate::cli::certs;
     use crate::clock::Timestamp;
@@ -281,7 +241,7 @@ mod tests {
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         let service = |url: &str, ca: &str, key: &KeyPair| {
             let key = key.serialize_pem();
-            Service::new(url, ca.as_bytes(), certificate.as_bytes(), key.as_bytes())
+            Service::new(url, ca.as_bytes(), certificate.as_bytes(), key.as_bytes(), &[])
         };
         assert!(service("https://tts.example:8443", &certificate, &key).is_ok());
         for url in ["http://tts.example", "https://tts.example/token", "https://tts.example/?a", "tts.example", ""] {
@@ -299,7 +259,7 @@ mod tests {
     }
 
     /// Answers one mTLS request with `answer`, and gives back what was asked; empty if the handshake failed.
-    fn answering(dir: &Path, answer: String) -> (String, JoinHandle<String>) {
+    fn answering(dir: &Path, answer: &str) -> (String, JoinHandle<String>) {
         let file = |name: &str| std::fs::read(dir.join(name)).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
@@ -310,7 +270,9 @@ mod tests {
         let config = config.with_client_cert_verifier(verifier);
         let config = config.with_single_cert(certificates(&file("server.pem"), "").unwrap(), key).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("https://localhost:{port}");
+        let answer = answer.replace("@PORT", &port.to_string());
         let serve = move || {
             let connection = ServerConnection::new(Arc::new(config)).unwrap();
             let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
@@ -340,13 +302,13 @@ mod tests {
         certs::issue(dir.path(), &client, &[name], 1, Timestamp::now()).unwrap();
         let file = |name| std::fs::read(dir.path().join(name)).unwrap();
         let (ca, certificate, key) = (file("ca.pem"), file("mda.pem"), file("mda.key"));
-        (dir, move |url| Service::new(url, &ca, &certificate, &key).unwrap())
+        (dir, move |url| Service::new(url, &ca, &certificate, &key, &[]).unwrap())
     }
 
     #[tokio::test]
     async fn a_token_is_asked_for_over_mutual_tls() {
         let (dir, service) = development();
-        let (url, asked) = answering(dir.path(), http("200 OK", r#"{"access_token":"a.b.c"}"#));
+        let (url, asked) = answering(dir.path(), &http("200 OK", r#"{"access_token":"a.b.c"}"#));
         let request = TokenRequest { audience: "d.example", scope: "s", ..TokenRequest::default() };
         let answer = service(&url).token(&request).await.unwrap();
         assert!(matches!(answer, Answer::Issued(answer) if answer["access_token"] == "a.b.c"));
@@ -359,7 +321,7 @@ mod tests {
     async fn a_refusal_is_an_answer() {
         let (dir, service) = development();
         let body = r#"{"error":"invalid_request","reason":"subject_token_expired"}"#;
-        let (url, _) = answering(dir.path(), http("400 Bad Request", body));
+        let (url, _) = answering(dir.path(), &http("400 Bad Request", body));
         let answer = service(&url).token(&TokenRequest::default()).await.unwrap();
         assert!(matches!(answer, Answer::Refused(answer) if answer["reason"] == "subject_token_expired"));
     }
@@ -367,10 +329,39 @@ mod tests {
     #[tokio::test]
     async fn the_trust_domain_is_read_from_the_metadata() {
         let (dir, service) = development();
-        let (url, asked) =
-            answering(dir.path(), http("200 OK", r#"{"txn_token_trust_domains_supported":["d.example"]}"#));
+        let metadata = |issuer: &str| {
+            http("200 OK", &format!(r#"{{"issuer":"{issuer}","txn_token_trust_domains_supported":["d.example"]}}"#))
+        };
+        // The port is known only once it is taken.
+        let (url, asked) = answering(dir.path(), &metadata("https://localhost:@PORT"));
         assert_eq!(service(&url).trust_domain().await.unwrap(), "d.example");
         assert!(asked.join().unwrap().starts_with("GET /.well-known/oauth-authorization-server HTTP"));
+        for other in ["https://localhost", "https://localhost:@PORT/", "https://other.example\u{1b}"] {
+            let (url, _) = answering(dir.path(), &metadata(&other.replace('\u{1b}', "\\u001b")));
+            let error = service(&url).trust_domain().await.unwrap_err();
+            assert!(matches!(error, ServiceError::Issuer { .. }), "{other}: {error}");
+            assert!(!error.to_string().contains('\u{1b}'), "{error}");
+        }
+    }
+
+    /// The port of `--resolve` counts, as with curl.
+    #[tokio::test]
+    async fn a_host_that_no_name_server_knows_is_found_where_it_is_said_to_be() {
+        let (dir, _) = development();
+        let file = |name| std::fs::read(dir.path().join(name)).unwrap();
+        let (url, asked) = answering(dir.path(), &http("200 OK", r#"{"access_token":"a.b.c"}"#));
+        let port = url.rsplit(':').next().unwrap();
+        let at = |resolve: String| {
+            let url = format!("https://tts.trust-domain.example:{port}");
+            let resolve = [resolve.parse().unwrap()];
+            Service::new(&url, &file("ca.pem"), &file("mda.pem"), &file("mda.key"), &resolve).unwrap()
+        };
+        let elsewhere = at("tts.trust-domain.example:1:127.0.0.1".to_owned());
+        let error = elsewhere.token(&TokenRequest::default()).await.err().unwrap();
+        assert!(error.to_string().contains("the host name cannot be resolved"), "{error}");
+        let service = at(format!("TTS.trust-domain.example:{port}:127.0.0.1"));
+        assert!(matches!(service.token(&TokenRequest::default()).await, Ok(Answer::Issued(_))));
+        assert!(asked.join().unwrap().contains("host: tts.trust-domain.example"));
     }
 
     #[tokio::test]
@@ -380,9 +371,9 @@ mod tests {
             "HTTP/1.1 307 x\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_owned(),
             http("200 OK", "<html>"),
             http("200 OK", r#"{"error":"invalid_request"}"#),
-            http("200 OK", &" ".repeat(ANSWER_MAX + 1)),
+            http("200 OK", &" ".repeat(256 * 1024 + 1)),
         ] {
-            let (url, _) = answering(dir.path(), answer);
+            let (url, _) = answering(dir.path(), &answer);
             let answer = service(&url).token(&TokenRequest::default()).await;
             assert!(matches!(answer, Err(ServiceError::Answer(200 | 307))));
         }
@@ -391,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_peer_ends_the_handshake_on_either_side() {
         let ((dir, service), (other_dir, _)) = (development(), development());
-        let (url, asked) = answering(other_dir.path(), String::new());
+        let (url, asked) = answering(other_dir.path(), "");
         let error = service(&url).token(&TokenRequest::default()).await.err().unwrap();
         assert!(matches!(&error, ServiceError::Unreachable(why) if why.contains("certificate")), "{error}");
         assert_eq!(asked.join().unwrap(), "");
@@ -400,8 +391,8 @@ mod tests {
             std::fs::copy(other_dir.path().join(name), dir.path().join(name)).unwrap();
         }
         let file = |name| std::fs::read(dir.path().join(name)).unwrap();
-        let stranger = |url: &str| Service::new(url, &file("ca.pem"), &file("mda.pem"), &file("mda.key")).unwrap();
-        let (url, asked) = answering(dir.path(), String::new());
+        let stranger = |url: &str| Service::new(url, &file("ca.pem"), &file("mda.pem"), &file("mda.key"), &[]).unwrap();
+        let (url, asked) = answering(dir.path(), "");
         let error = stranger(&url).token(&TokenRequest::default()).await.err().unwrap();
         assert!(matches!(error, ServiceError::Unreachable(_)), "{error}");
         assert_eq!(asked.join().unwrap(), "");

@@ -1,9 +1,14 @@
 //! Whether a downstream service would take a token.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+use reqwest::StatusCode;
+use url::Url;
+use writ_verifier::jwks::KeySet;
 use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
 
+use super::http::{Http, Resolve, body, unreachable};
 use super::{TokenError, read};
 
 /// Where the keys of the service are.
@@ -23,8 +28,35 @@ impl From<&str> for Keys {
     }
 }
 
+/// What a downstream service would say to `token`; where the keys cannot be had, with the cause.
+pub(super) async fn verify(
+    audience: &str,
+    keys: &Keys,
+    ca: Option<&[u8]>,
+    resolve: &[Resolve],
+    token: &str,
+) -> Result<(Result<TxnToken, VerifyError>, Option<String>), TokenError> {
+    let verifier = verifier(audience, keys, ca)?;
+    let Keys::Url(url) = keys else { return Ok((verifier.verify(token).await, None)) };
+    match fetch(url, &Http::new(ca, None, resolve)?).await {
+        Ok(set) => Ok((verifier.verify_at(token, &set, SystemTime::now()), None)),
+        Err(cause) => Ok((Err(VerifyError::KeysUnavailable), Some(cause))),
+    }
+}
+
+async fn fetch(url: &str, http: &Http) -> Result<KeySet, String> {
+    let url = Url::parse(url).map_err(|cause| cause.to_string())?;
+    let response = http.to(&url).get(url.clone()).send().await.map_err(|error| unreachable(&error).to_string())?;
+    let status = response.status();
+    if status != StatusCode::OK {
+        return Err(format!("{url} answered {status}"));
+    }
+    let body = body(response).await.map_err(|error| error.to_string())?;
+    KeySet::parse(&body).map_err(|cause| format!("{url}: {cause}"))
+}
+
 /// A verifier for `audience` with these keys; `ca` (PEM) instead of the roots of the system.
-pub(super) fn verifier(audience: &str, keys: &Keys, ca: Option<&[u8]>) -> Result<Verifier, TokenError> {
+fn verifier(audience: &str, keys: &Keys, ca: Option<&[u8]>) -> Result<Verifier, TokenError> {
     let builder = Verifier::builder(audience);
     let mut builder = match keys {
         Keys::Url(url) => builder.jwks_url(url),

@@ -1,0 +1,214 @@
+//! `writ certs show`: what a certificate says, in the words of the policies.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+
+use super::{CertsError, read};
+use crate::cli::OptionalConfig;
+use crate::cli::token::printable;
+use crate::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
+use crate::clock::Timestamp;
+use crate::policy::{PolicySet, folder};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A file with certificates, PEM
+    file: PathBuf,
+    #[command(flatten)]
+    config: OptionalConfig,
+    /// Answer in JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn shown(&self) -> Result<String, CertsError> {
+        let chain = certificates(&self.file)?;
+        let policies = self.policies()?;
+        let all = chain.iter().map(|der| Shown::read(der, &self.file)).collect::<Result<Vec<_>, _>>()?;
+        if self.json {
+            let all: Vec<_> = all.iter().map(|shown| shown.to_json(policies.as_ref())).collect();
+            return Ok(json!({ "certificates": all }).to_string());
+        }
+        let mut text = String::new();
+        for (at, shown) in all.iter().enumerate() {
+            let title = format!("{}, certificate {} of {}", self.file.display(), at + 1, all.len());
+            let _ = writeln!(text, "{title}\n{}", shown.to_text(policies.as_ref()));
+        }
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// The policies of the configuration; `None` if there is none, or none that could be in force.
+    fn policies(&self) -> Result<Option<PolicySet>, CertsError> {
+        let settings = self.config.read()?.and_then(|reading| reading.policies);
+        Ok(settings.and_then(|settings| folder::load(&settings).ok()).map(|(set, _)| set))
+    }
+}
+
+/// The hosts that a server certificate is for.
+pub(super) fn host_names(path: &Path) -> Result<String, CertsError> {
+    let chain = certificates(path)?;
+    let shown = Shown::read(&chain[0], path)?;
+    let is_host = |kind: &Option<IdentityKind>| matches!(kind, Some(IdentityKind::SanDns | IdentityKind::SanIp));
+    let hosts = shown.names.into_iter().filter(|(kind, _, _)| is_host(kind)).map(|(_, _, value)| value);
+    Ok(hosts.collect::<Vec<_>>().join(", "))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertsError> {
+    let text = read(path)?;
+    let all = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| unreadable(path, "holds no certificate (PEM)"))
+}
+
+fn unreadable(path: &Path, problem: &str) -> CertsError {
+    CertsError::Certificate { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+/// What is told of one certificate.
+struct Shown {
+    peer: Option<PeerCertificate>,
+    subject: String,
+    issuer: String,
+    /// Kind, what it is called, value.
+    names: Vec<(Option<IdentityKind>, &'static str, String)>,
+    from: Timestamp,
+    until: Timestamp,
+    usages: Vec<&'static str>,
+    is_ca: bool,
+    thumbprint: Thumbprint,
+}
+
+impl Shown {
+    fn read(der: &CertificateDer<'_>, path: &Path) -> Result<Self, CertsError> {
+        let (_, parsed) =
+            X509Certificate::from_der(der).map_err(|_| unreadable(path, "holds a certificate that cannot be read"))?;
+        let name = |name| to_rfc4514(name).unwrap_or_else(|| "(cannot be read)".to_owned());
+        let at = |seconds: i64| Timestamp::from_epoch(u64::try_from(seconds).unwrap_or(0));
+        let names = parsed.subject_alternative_name().ok().flatten();
+        Ok(Self {
+            peer: PeerCertificate::parse(der).ok(),
+            subject: name(parsed.subject()),
+            issuer: name(parsed.issuer()),
+            names: names.iter().flat_map(|names| &names.value.general_names).map(named).collect(),
+            from: at(parsed.validity().not_before.timestamp()),
+            until: at(parsed.validity().not_after.timestamp()),
+            usages: usages(&parsed),
+            is_ca: parsed.is_ca(),
+            thumbprint: Thumbprint::of(der),
+        })
+    }
+
+    fn to_text(&self, policies: Option<&PolicySet>) -> String {
+        let mut text = String::new();
+        let mut line = |label: &str, value: &str| {
+            let _ = writeln!(text, "  {label:<11} {}", printable(value));
+        };
+        line("subject", &self.subject);
+        line("issuer", &self.issuer);
+        for (_, kind, value) in &self.names {
+            line("name", &format!("{kind} {value}"));
+        }
+        line("valid", &format!("{} to {}", self.from, self.until));
+        let usages = if self.usages.is_empty() { "any".to_owned() } else { self.usages.join(", ") };
+        line("usage", &if self.is_ca { format!("{usages} (a CA)") } else { usages });
+        line("x5t#S256", &self.thumbprint.to_string());
+        match policies {
+            None => line("policies", "not compared: there is no configuration with sound policies"),
+            Some(set) => match self.clients(set).as_slice() {
+                [] => line("policies", "none matches"),
+                clients => line("policies", &clients.join(", ")),
+            },
+        }
+        let possible = self.identities();
+        if !possible.is_empty() {
+            let _ = writeln!(text, "  a policy can name it by one of");
+            for (kind, value) in possible {
+                let _ = writeln!(text, "    {}", printable(&written(kind, &value)));
+            }
+        }
+        text
+    }
+
+    fn to_json(&self, policies: Option<&PolicySet>) -> Value {
+        let names: Vec<_> = self.names.iter().map(|(_, kind, value)| json!({ "type": kind, "value": value })).collect();
+        json!({
+            "subject": self.subject, "issuer": self.issuer, "names": names,
+            "not_before": self.from.to_string(), "not_after": self.until.to_string(),
+            "usages": self.usages, "ca": self.is_ca, "x5t_s256": self.thumbprint.to_string(),
+            "policies": policies.map(|set| self.clients(set)),
+        })
+    }
+
+    /// The clients whose policies it matches. Whether the CA behind it is trusted is not looked at.
+    fn clients(&self, policies: &PolicySet) -> Vec<String> {
+        let Some(peer) = &self.peer else { return Vec::new() };
+        let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
+        let found = candidates(peer, registered);
+        found.map(|found| found.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    }
+
+    /// What a policy could register it by.
+    fn identities(&self) -> Vec<(IdentityKind, String)> {
+        let Some(peer) = self.peer.as_ref().filter(|_| !self.is_ca) else { return Vec::new() };
+        let names = self.names.iter().filter_map(|(kind, _, value)| Some(((*kind)?, value.clone())));
+        let subject = std::iter::once((IdentityKind::SubjectDn, self.subject.clone()));
+        let itself = std::iter::once((IdentityKind::Thumbprints, self.thumbprint.to_string()));
+        let all = names.chain(subject).chain(itself.filter(|_| peer.is_self_issued()));
+        all.filter(|(kind, value)| Identity::parse(*kind, value).is_ok_and(|identity| peer.matches(&identity)))
+            .collect()
+    }
+}
+
+/// The line of a policy. A literal string, where a backslash stands for itself, unless it has an apostrophe.
+fn written(kind: IdentityKind, value: &str) -> String {
+    let plain = !value.contains(['"', '\\']);
+    let value = match kind {
+        IdentityKind::Thumbprints => format!("[\"{value}\"]"),
+        _ if plain => format!("\"{value}\""),
+        _ if !value.contains('\'') => format!("'{value}'"),
+        _ => toml::Value::from(value).to_string(),
+    };
+    format!("{} = {value}", kind.name())
+}
+
+fn named(name: &GeneralName<'_>) -> (Option<IdentityKind>, &'static str, String) {
+    match name {
+        GeneralName::DNSName(text) => (Some(IdentityKind::SanDns), "DNS", (*text).to_owned()),
+        GeneralName::URI(text) => (Some(IdentityKind::SanUri), "URI", (*text).to_owned()),
+        GeneralName::RFC822Name(text) => (Some(IdentityKind::SanEmail), "email", (*text).to_owned()),
+        GeneralName::IPAddress(octets) => {
+            let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from);
+            let ip = v4.or_else(|_| <[u8; 16]>::try_from(*octets).map(IpAddr::from));
+            match ip {
+                Ok(ip) => (Some(IdentityKind::SanIp), "IP", ip.to_string()),
+                Err(_) => (None, "IP", "(of a wrong length)".to_owned()),
+            }
+        }
+        GeneralName::DirectoryName(name) => (None, "directory", to_rfc4514(name).unwrap_or_default()),
+        _ => (None, "other", "(a kind that policies do not use)".to_owned()),
+    }
+}
+
+fn usages(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
+    let Ok(Some(usage)) = certificate.extended_key_usage() else { return Vec::new() };
+    let usage = usage.value;
+    let known = [
+        (usage.client_auth, "clientAuth"),
+        (usage.server_auth, "serverAuth"),
+        (usage.any, "anyExtendedKeyUsage"),
+        (usage.code_signing, "codeSigning"),
+        (usage.email_protection, "emailProtection"),
+        (usage.time_stamping, "timeStamping"),
+        (usage.ocsp_signing, "OCSPSigning"),
+        (!usage.other.is_empty(), "others"),
+    ];
+    known.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
