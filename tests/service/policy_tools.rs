@@ -229,6 +229,12 @@ fn a_refusal_ends_with_what_to_change_and_where() {
             gateway(11),
             "here details.quantity is 5000",
         ),
+        (
+            trade(r#"--details {"quantity":100000000000000000001} --presented {"level":1}"#),
+            "condition_failed",
+            gateway(11),
+            "here details.quantity is 100000000000000000001",
+        ),
         (trade("--age 1s"), "subject_token_expired", "a fresh token".into(), "no policy"),
         (
             trade(r#"--presented {"cnf":{}}"#),

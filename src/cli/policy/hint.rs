@@ -1,8 +1,7 @@
 //! What somebody who was refused could change, and where: said to whoever writes the policies, never to a client.
 
-use serde_json::Value;
 use writ_verifier::Members;
-use writ_verifier::json::{self, Limits};
+use writ_verifier::json::Limits;
 
 use super::trial::{Trial, Verdict, World};
 use crate::policy::decide::Denial;
@@ -205,27 +204,27 @@ impl Hint<'_> {
         format!("{}: `when` must be true{values}", self.at)
     }
 
-    /// What a condition finds under a name, in JSON.
+    /// What a condition finds under a name, as it was written.
     fn value(&self, path: &str) -> String {
         let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
         let redeems = own && self.rule.is_some_and(|rule| rule.redemption.is_some());
         let claims = self.claims();
-        let sent = |text: &Option<String>| text.as_deref().and_then(|text| json::from_str(text, Limits::DOCUMENT).ok());
-        let carried = |name| json::from_str::<Value>(claims.raw(name)?, Limits::DOCUMENT).ok();
+        let carried = |name| claims.raw(name).map(str::to_owned);
         let mut words = path.split('.');
         let fact = match words.next() {
             Some("details") if redeems => carried("tctx"),
             Some("context") if redeems => carried("rctx"),
-            Some("details") => sent(&self.trial.details),
-            Some("context") => sent(&self.trial.context),
+            Some("details") => self.trial.details.clone(),
+            Some("context") => self.trial.context.clone(),
             Some("subject") => match words.next() {
-                Some("claims") => serde_json::to_value(claims).ok(),
-                _ => Some(Value::from(self.sub())),
+                Some("claims") => serde_json::to_string(&claims).ok(),
+                _ => serde_json::to_string(&self.sub()).ok(),
             },
             _ => None,
         };
-        let found = words.try_fold(fact.unwrap_or_default(), |value, word| value.get(word).cloned());
-        found.filter(|value| !value.is_null()).map_or_else(|| "not there".to_owned(), |value| value.to_string())
+        let inside = |raw: String, word| Some(Members::parse(&raw, Limits::DOCUMENT).ok()?.raw(word)?.to_owned());
+        let found = fact.and_then(|fact| words.try_fold(fact, inside));
+        found.filter(|raw| raw != "null").unwrap_or_else(|| "not there".to_owned())
     }
 
     /// The claims of the subject token, as far as they were told.
