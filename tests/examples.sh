@@ -103,7 +103,8 @@ expect "the key ring is listed" 0 historical printed 'keys list'
 exchange=$(sed -n 's/^exchange = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
 discovery=$(sed -n 's/^discovery = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
 expect "README: an access token is exchanged" 0 '"scope":"order.refund"' readme scope=order.refund
-expect "README: a certificate is enough" 0 '' readme 'writ token request'
+mail() { readme 'writ token request' && cat "$folder/mail.jwt"; }
+expect "README: a certificate is enough" 0 'ey' mail
 expect "README: the token verifies" 0 'valid until' readme 'writ token verify'
 expect "README: an expired token is redeemed" 0 '"scope":"account.purge"' readme scope=account.purge
 expect "README: policies are explained, tested and checked" 0 'ok' readme 'writ policy test'
