@@ -11,6 +11,9 @@ use crate::policy::number::Decimal;
 /// How much an application may do: subschemas applied, members and elements looked at, characters matched.
 const MOST_STEPS: usize = 500_000;
 
+/// What it takes to apply one subschema, beside what its keywords take.
+const STEPS_OF_ONE: usize = 5;
+
 /// How deep subschemas may lie within one another, over all levels of the value.
 const DEEPEST: usize = 256;
 
@@ -90,7 +93,7 @@ impl<'a> Application<'a> {
     }
 
     fn apply(&mut self, index: Index, value: &'a Value) -> Result<Seen<'a>, Stop> {
-        self.spend(1)?;
+        self.spend(STEPS_OF_ONE)?;
         if self.depth == DEEPEST {
             return Err(Stop::TooMuch);
         }
