@@ -26,6 +26,8 @@ pub(super) struct Condition(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// Where nobody tries again, a failure says nothing about the next line.
+    is_watched: bool,
     /// Since when a write has been under way.
     writing_since: Option<Instant>,
     /// Why the last write failed.
@@ -40,6 +42,9 @@ impl Condition {
     /// What keeps lines from being written.
     pub(super) fn trouble(&self) -> Option<String> {
         let state = self.state();
+        if !state.is_watched {
+            return None;
+        }
         let stalled = state.writing_since.is_some_and(|since| since.elapsed() > STALLED_AFTER);
         let stalled = stalled.then(|| "its reader does not read".to_owned());
         state.failure.clone().or(state.obstacle.map(str::to_owned)).or(stalled)
@@ -67,6 +72,7 @@ impl Condition {
     /// Looks after `output` for as long as the process runs: tries it again after a failure, and says on standard error
     /// when it fails and when it works again.
     pub(super) fn watch(self, output: OwnedFd, lines: mpsc::Sender<Line>) {
+        self.state().is_watched = true;
         thread::spawn(move || {
             let (mut was_well, mut full_since) = (true, None);
             loop {
