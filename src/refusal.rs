@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::blocks::Blocked;
 use crate::client::ClientError;
-use crate::clock::{SteppedAhead, Timestamp};
+use crate::clock::Timestamp;
 use crate::keys::KeysError;
 use crate::ledger::LedgerError;
 use crate::limits::RateLimited;
@@ -47,9 +47,6 @@ pub enum Refusal {
     /// It cannot be counted or recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// No time can be trusted.
-    #[error(transparent)]
-    Clock(#[from] SteppedAhead),
     /// No key can sign.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -147,7 +144,6 @@ impl Refusal {
                 LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
                 LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable => STORE,
             },
-            Self::Clock(SteppedAhead) => code("temporarily_unavailable", "clock_behind"),
             Self::Keys(KeysError::Signing(_) | KeysError::Claims) | Self::Internal => code("server_error", "internal"),
             Self::Keys(_) => STORE,
             Self::IntrospectionNotAllowed => code("unauthorized_client", "introspection_not_allowed"),
@@ -380,7 +376,7 @@ pub(crate) mod tests {
         let faults =
             [LedgerError::Replayed, LedgerError::NotOnRecord, LedgerError::Exhausted, LedgerError::ClockBehind];
         all.extend(faults.into_iter().chain([away, LedgerError::Late, LedgerError::Unreadable]).map(Refusal::from));
-        all.extend([Blocked.into(), SteppedAhead.into()]);
+        all.push(Blocked.into());
         all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
         all.push(Refusal::IntrospectionNotAllowed);
         all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);

@@ -285,7 +285,6 @@ impl Service {
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
-            clock: Arc::clone(&clock),
             limits: Arc::clone(&limits),
             audit: audit.clone(),
             in_flight: alive.clone(),
@@ -296,7 +295,6 @@ impl Service {
             keys: Arc::clone(&core.keys),
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
-            clock: Arc::clone(&clock),
             limits,
             audit: audit.clone(),
             in_flight: alive,
@@ -416,7 +414,7 @@ fn rooms(
     let keys = Arc::clone(&core.keys);
     let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
     let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
-    let (clock, measured, recorded) = (Arc::clone(clock), Arc::clone(clock), audit.clone());
+    let (clock, recorded) = (Arc::clone(clock), audit.clone());
     Rooms {
         token: Arc::new(move |ask| {
             let exchange = Arc::clone(&exchange);
@@ -444,9 +442,9 @@ fn rooms(
         jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),
         metadata: Arc::new(move || document.render(&published.snapshot())),
         documents_max_age: config.jwks_max_age,
-        failing: Arc::new(move || failing(&store, &watched, &ledger, &clock, &recorded)),
+        failing: Arc::new(move || failing(&store, &watched, &ledger, &recorded)),
         metrics: Arc::new(move || {
-            observed.observe(measured.now());
+            observed.observe(clock.now());
             counted.observe();
             metrics.render()
         }),
@@ -454,8 +452,8 @@ fn rooms(
 }
 
 /// The parts that keep the service from being ready.
-fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock, audit: &Audit) -> Vec<&'static str> {
-    let now = clock.now();
+fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, audit: &Audit) -> Vec<&'static str> {
+    let now = Timestamp::now();
     let mut parts = Vec::new();
     if !store.is_well() {
         parts.push("store");
@@ -463,7 +461,7 @@ fn failing(store: &Store, keys: &KeyRing, ledger: &Ledger, clock: &Clock, audit:
     if keys.signer(now).is_err() {
         parts.push("keys");
     }
-    if clock.check().is_err() || ledger.check_clock(now).is_err() {
+    if ledger.check_clock(now).is_err() {
         parts.push("clock");
     }
     if audit.check().is_err() {
@@ -544,10 +542,10 @@ impl Upkeep {
         match (stepped, ahead) {
             (None, Some(by)) => tracing::error!(
                 by = %HumanDuration(by),
-                "the clock has stepped ahead: nothing is issued until it is back, has stayed there for a minute, or is taken as right by `writ store trust-clock`"
+                "the clock has stepped ahead: no record is dropped and no key forgotten for an hour; keys rotate by the time before until the step has lasted 15 s, or `writ store trust-clock`"
             ),
             (Some(_), None) => {
-                tracing::warn!("the clock is back, or its step counts as right: tokens are issued again");
+                tracing::warn!("the clock is back, or its step counts as right: keys rotate by it");
             }
             _ => {}
         }

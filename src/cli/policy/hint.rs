@@ -31,7 +31,6 @@ pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &
         | Refusal::Pdp(_)
         | Refusal::Blocked(_)
         | Refusal::Ledger(_)
-        | Refusal::Clock(_)
         | Refusal::Keys(_)
         | Refusal::IntrospectionNotAllowed
         | Refusal::Audit(_)
