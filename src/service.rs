@@ -367,9 +367,9 @@ impl Service {
 }
 
 fn load_policies(config: &Config) -> Result<Arc<Policies>, StartError> {
-    let (set, warnings) = folder::load(&config.policies).map_err(StartError::Policies)?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
+    let (set, remarks) = folder::load(&config.policies).map_err(StartError::Policies)?;
+    for remark in &remarks {
+        tracing::warn!("{remark}");
     }
     tell(&set);
     announce_redemption(&set);

@@ -38,12 +38,14 @@ pub async fn run(args: Args) -> ExitCode {
     if let Err(error) = telemetry::trace_to(&log) {
         return failed(&error);
     }
-    let problems = Named::from(&config).problems(Timestamp::now());
-    if problems.iter().any(Problem::is_error) {
-        return unusable(path);
-    }
-    for remark in problems {
-        if remark.severity == Severity::Note { tracing::info!("{remark}") } else { tracing::warn!("{remark}") }
+    // What peers would refuse today may be in order tomorrow, for these files are watched; what cannot be used at all
+    // ends the start below.
+    for problem in Named::from(&config).problems(Timestamp::now()) {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+            Severity::Note => tracing::info!("{problem}"),
+        }
     }
     let stop = match stop_signal() {
         Ok(stop) => stop,
@@ -56,7 +58,7 @@ pub async fn run(args: Args) -> ExitCode {
     let issuers = config.subject_issuers.len();
     let service = match Service::start(config, log.clone(), metrics).await {
         Ok(service) => service,
-        Err(error) => return refused(&error),
+        Err(error) => return refused(path, &error),
     };
     let (addresses, policies) = (service.addresses(), service.policies());
     tracing::info!(
@@ -85,9 +87,10 @@ fn unusable(config: &Path) -> ExitCode {
     ExitCode::from(super::USAGE)
 }
 
-fn refused(error: &StartError) -> ExitCode {
-    if let StartError::Policies(problems) = error {
-        super::complain(problems);
+fn refused(config: &Path, error: &StartError) -> ExitCode {
+    let problems = check::check(config, std::env::vars());
+    if problems.iter().any(Problem::is_error) {
+        super::complain(&problems);
     }
     failed(error)
 }

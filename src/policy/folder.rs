@@ -16,25 +16,23 @@ use super::{ClientPolicy, PolicySet};
 use crate::client::Thumbprint;
 use crate::config::{Problem, Severity};
 
-/// A set of policies and the warnings about it, or everything that is wrong, warnings too.
+/// A set of policies and remarks about it, or everything that is wrong, warnings too.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 
-/// Reads and checks every policy. A folder without one is an error: every client would be refused. (A running service
-/// goes on without policies once the last one is deleted, which is how its client is removed.)
+/// Reads and checks every policy.
+///
+/// A folder without one is remarked on as an error, since every client would be refused. It makes an empty set all the
+/// same: a service starts with it, and policies that are added later take effect.
 pub fn load(settings: &Settings) -> Checked {
     let folder = Folder::read(&settings.directory);
     let overlooked = overlooked(&settings.directory);
-    if folder.files.is_empty() {
-        let mut problems = vec![Problem::of_file(&settings.directory, NO_POLICY)];
-        problems.extend(overlooked);
-        return Err(problems);
-    }
-    let (set, mut warnings) = folder.check(settings).map_err(|mut problems| {
+    let (set, mut remarks) = folder.check(settings).map_err(|mut problems| {
         problems.extend(overlooked.iter().cloned());
         problems
     })?;
-    warnings.extend(overlooked);
-    Ok((set, warnings))
+    remarks.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
+    remarks.extend(overlooked);
+    Ok((set, remarks))
 }
 
 const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
@@ -310,7 +308,6 @@ mod tests {
     fn a_folder_without_policies_is_an_error_and_what_looks_like_one_is_named() {
         let folder = folder(&[]);
         let path = folder.path();
-        assert!(refusal(path).contains(": holds no policy"), "{}", refusal(path));
         for name in ["a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "F.YAML", ".g.yaml", "README.md", "h.json"] {
             fs::write(path.join(name), "no policy").unwrap();
         }
@@ -318,7 +315,8 @@ mod tests {
             fs::create_dir(path.join(name)).unwrap();
             fs::write(path.join(name).join(if name == "schemas" { "a.json" } else { "x.toml" }), "").unwrap();
         }
-        let problems = load(&settings(path)).unwrap_err();
+        let (empty, problems) = load(&settings(path)).unwrap();
+        assert!(empty.len() == 0 && problems[0].message.contains("holds no policy"), "{}", problems[0]);
         let named: Vec<_> =
             problems[1..].iter().map(|problem| problem.file.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(named, ["F.YAML", "a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "prod"]);

@@ -440,11 +440,13 @@ fn a_server_certificate_that_every_client_refuses_is_an_error() {
         let problem = &problems[0];
         assert!(problem["key"] == "tls.certificate" && problem["line"].as_u64() > Some(0), "{problem}");
         assert!(problem["message"].as_str().unwrap().contains(expected), "{problem}");
-        setup.run(&["serve"]).exits(2).says(expected);
+        let writ = setup.start();
+        writ.wait_for_log("the operator is told", |line| {
+            line["level"] == "ERROR" && line["message"].as_str().is_some_and(|text| text.contains(expected))
+        });
     }
     let expired = served_with(|params| params.not_after = ago(60).into());
     expired.run(&["check"]).exits(2).says("tls.certificate: ").says("expired at ");
-    expired.run(&["serve"]).exits(2).says("tls.certificate: ").says("expired at ");
     served_with(|params| params.not_before = (ago(0) + std::time::Duration::from_secs(600)).into())
         .run(&["check"])
         .exits(2)
@@ -472,14 +474,18 @@ fn files_and_policies_are_looked_at_beside_other_mistakes() {
 
 /// Every client would be refused.
 #[test]
-fn a_folder_without_policies_is_an_error_until_the_service_runs() {
+fn a_folder_without_policies_is_never_ok_and_can_be_filled_while_the_service_runs() {
     let setup = Setup::new();
     setup.run(&["check"]).exits(2).says("policies: holds no policy");
-    setup.run(&["serve"]).exits(2).says("policies: holds no policy");
-    let writ = good().start();
-    fs::remove_file(writ.setup.path("policies/mailer.toml")).unwrap();
+    let writ = setup.start();
+    writ.wait_for_log("the operator is told", |line| {
+        line["message"].as_str().is_some_and(|text| text.contains("holds no policy"))
+    });
+    let reloaded = |line: &Value| line["event"] == "policies_reloaded";
+    writ.expect_log("the first policy is in force", || writ.change_client("mailer", MAILER), reloaded);
     // The last client is removed like any other.
-    writ.wait_for_log("the empty set is in force", |line| line["event"] == "policies_reloaded");
+    let remove = || fs::remove_file(writ.setup.path("policies/mailer.toml")).unwrap();
+    writ.expect_log("the empty set is in force", remove, reloaded);
 }
 
 /// What the service runs with, in the line that says that it does.

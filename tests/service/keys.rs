@@ -464,6 +464,7 @@ fn times_that_cannot_hold_are_refused() {
             .set("tokens.lifetime", "1s")
             .set("tokens.jwks_max_age", "2s")
             .set("keys.rotation_period", rotation)
+            .client("mailer", MAILER)
     };
     with("4s").run(&["check"]).exits(0);
     with("3s").run(&["check"]).exits(2).says("rotation_period");
