@@ -139,7 +139,7 @@ fn the_scope_is_a_string_of_the_granted_purposes() {
 #[test]
 fn the_requester_is_the_client_that_asked_for_whomever_it_did() {
     let scene = Scene::new();
-    let token = scene.issuer.access_token().claim("client_id", "agent").claim("act", json!({"sub": "agent"}));
+    let token = scene.issuer.access_token().claim("client_id", "agent").claim("may_act", json!({"sub": "agent"}));
     let issued = scene.ask(&token.mint(), &json!({"req_wl": "agent"}), &json!({"req_wl": "agent"})).issued();
     assert_eq!(issued.claims["req_wl"], "gateway");
 }
