@@ -498,7 +498,8 @@ mod tests {
             (json!({"client": "job", "txn": "t"}), (false, false)),
             (json!({"sub": "u-1"}), (false, false)),
         ] {
-            let blocks = Installed::new().blocks().await;
+            let installed = Installed::new();
+            let blocks = installed.blocks().await;
             blocks.add(block(selectors.clone()), None, NOW).await.unwrap();
             let early = |client| blocks.check_client(client, NOW).is_err();
             assert_eq!((early(&job), early(&other)), stopped, "{selectors}");
@@ -524,7 +525,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_block_ends_at_its_time() {
-        let blocks = Installed::new().blocks().await;
+        let installed = Installed::new();
+        let blocks = installed.blocks().await;
         blocks.add(block(json!({"sub": "u-1"})), Some(NOW + DAY), NOW).await.unwrap();
         assert!(is_stopped(&blocks, "u-1", NOW + DAY - Duration::from_secs(1)));
         assert!(!is_stopped(&blocks, "u-1", NOW + DAY));

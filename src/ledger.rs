@@ -598,7 +598,8 @@ mod tests {
     /// All or nothing: a token that comes with something used is not on record either.
     #[tokio::test]
     async fn nothing_is_recorded_beside_a_replay() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         ledger.record(once(1, 0), at(1)).await.unwrap();
         let both = Entry { single_use: once(1, 0).single_use, ..token(2, at(DAY)) };
         assert!(matches!(ledger.record(both, at(1)).await, Err(LedgerError::Replayed)));
@@ -621,7 +622,8 @@ mod tests {
     /// kept until it cannot be used anyway, and two days more.
     #[tokio::test]
     async fn what_was_used_is_remembered_for_longer_than_it_could_be_used() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         ledger.record(once(1, 0), at(1)).await.unwrap();
         ledger.sweep(at(0), at(310 + 2 * DAY)).await.unwrap();
         assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
@@ -942,7 +944,8 @@ mod tests {
     /// going back from a time by which things were dropped is noticed.
     #[tokio::test]
     async fn a_sweep_that_drops_something_is_an_event() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         recorded(&ledger, 1).await;
         ledger.sweep(at(0), at(50 * DAY)).await.unwrap();
         assert!(ledger.check_clock(at(0)).is_ok(), "nothing went");
@@ -975,7 +978,8 @@ mod tests {
     /// A clock that was ahead by less than what is kept for longer has dropped nothing that matters.
     #[tokio::test]
     async fn a_small_correction_of_the_clock_forgets_nothing() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         ledger.record(once(1, 0), at(DAY)).await.unwrap();
         ledger.trust_clock(at(5)).await.unwrap();
         ledger.record(once(2, 4), at(6)).await.unwrap();
@@ -986,7 +990,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn dropping_keeps_pace_with_recording() {
         const COUNT: u16 = 3000;
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         let part = |number: u16| {
             let mut part = [0; 32];
             part[..2].copy_from_slice(&number.to_be_bytes());
@@ -1013,7 +1018,8 @@ mod tests {
     /// A record that was renewed while it was to be dropped stays, and keeps no other one.
     #[tokio::test]
     async fn what_has_changed_meanwhile_is_not_dropped() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         for number in 0..5 {
             ledger.record(token(number, at(1)), at(0)).await.unwrap();
         }
@@ -1028,7 +1034,8 @@ mod tests {
     /// Whatever became of who asked, the gauge is the number of records.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_count_is_right_whatever_was_cut_off() {
-        let ledger = Installed::new().ledger().await;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
         for number in 0..100 {
             let half = tokio::time::timeout(Duration::from_micros(50), ledger.record(token(number, at(1)), at(0)));
             let _ = half.await;

@@ -1,9 +1,9 @@
 //! The store's folder: who may see it, who holds it, and how a file in it is made to last.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ const PROBE: &str = ".probe";
 /// The store's folder for this process alone, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 /// Writes a small file so that it is there, whole and with mode 0600, after a power cut: the new text or the old.
@@ -163,7 +164,15 @@ impl Lock {
             TryLockError::Error(source) => at_lock(source),
         })?;
         note_holder(&mut file).map_err(at_lock)?;
-        Ok(Self { _file: file })
+        Ok(Self { file, path: file_path })
+    }
+
+    /// Whether the locked file is still the one in the folder. If it was removed, or the folder moved, another process
+    /// can lock and open the store as well.
+    pub(super) fn is_in_place(&self) -> bool {
+        let identity = |metadata: io::Result<Metadata>| metadata.map(|file| (file.dev(), file.ino())).ok();
+        let locked = identity(self.file.metadata());
+        locked.is_some() && locked == identity(fs::metadata(&self.path))
     }
 }
 

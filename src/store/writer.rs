@@ -47,7 +47,7 @@ struct Writer {
     fault: Option<Suspension>,
     counts: Arc<Counts>,
     /// Last, so that it is freed when all else is closed.
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// Why nothing is written, and when that is looked at again.
@@ -89,7 +89,7 @@ impl Writer {
         folder::prepare(&path)?;
         let lock = Lock::acquire(&path)?;
         let engine = Engine::open(&path)?;
-        let writer = Self { path, engine: Some(engine), fault: None, counts, _lock: lock };
+        let writer = Self { path, engine: Some(engine), fault: None, counts, lock };
         writer.publish_counts();
         Ok(writer)
     }
@@ -182,6 +182,9 @@ impl Writer {
 
     fn commit(&mut self, group: Group) {
         let written = match (&mut self.engine, &self.fault) {
+            (Some(_), None) if !group.writes.is_empty() && !self.lock.is_in_place() => {
+                Err(self.suspend(&Fault("its lock file was removed or replaced".to_owned())))
+            }
             (Some(engine), None) => engine.commit(&group.writes).map_err(|fault| self.suspend(&fault)),
             _ => Err(self.unavailable()),
         };
@@ -224,6 +227,11 @@ impl Writer {
     }
 
     fn resume(&mut self) -> Result<Engine, OpenError> {
+        if !self.lock.is_in_place() {
+            // Another process may have written since: what this one knows counts for nothing.
+            self.engine = None;
+            self.lock = Lock::acquire(&self.path)?;
+        }
         // As long as the disk takes nothing, the old one still answers reads.
         working_copy::probe(&self.path)?;
         self.engine = None;

@@ -41,6 +41,21 @@ fn a_second_process_is_refused_and_harms_nobody() {
     writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
 }
 
+/// where the lock file is gone another process can open the store. This one counts nothing by what it knew.
+#[test]
+fn without_its_lock_file_nothing_is_counted_until_the_store_has_been_opened_anew() {
+    let writ = delayed("").start();
+    let original = expired(&writ);
+    fs::remove_file(writ.setup.path("data/lock")).unwrap();
+    try_redeem(&writ, &original).refused(503, "temporarily_unavailable", "store_unavailable");
+    let redeemed = eventually("the lock is held again", || {
+        let answer = try_redeem(&writ, &original);
+        (answer.status() == 200).then(|| answer.issued())
+    });
+    assert_eq!(redeemed.use_number(), Some(1));
+    writ.run(&["serve"]).exits(2).says(&format!("locked by process {}", writ.pid()));
+}
+
 /// whatever the umask.
 #[test]
 fn what_the_service_writes_is_for_nobody_else() {
