@@ -39,6 +39,8 @@ enum At {
     Trailers,
     /// After `CONNECT`, whose connection the framework ends.
     Tunnel,
+    /// After the last request of the connection; what follows it is none (RFC 9112 §9.6).
+    Ended,
     /// Nothing is passed on any more.
     Broken,
 }
@@ -49,6 +51,9 @@ struct Head {
     length: Option<u64>,
     is_chunked: bool,
     is_connect: bool,
+    is_http_1_0: bool,
+    /// Whether the connection ends after this request, if the sender says so.
+    closes: Option<bool>,
 }
 
 /// A line that is no line of a request.
@@ -62,7 +67,7 @@ impl Requests {
             let taken = match self.at {
                 At::Body(left) => {
                     let (taken, left) = copy(left, input, output);
-                    self.at = if left == 0 { At::Start } else { At::Body(left) };
+                    self.at = if left == 0 { self.head.after() } else { At::Body(left) };
                     taken
                 }
                 At::Chunk(left) => {
@@ -74,7 +79,7 @@ impl Requests {
                     output.extend_from_slice(input);
                     input.len()
                 }
-                At::Broken => input.len(),
+                At::Ended | At::Broken => input.len(),
                 At::Start | At::Headers | At::ChunkSize | At::ChunkEnd | At::Trailers => {
                     self.lines(input, output).unwrap_or_else(|Bad| {
                         output.extend_from_slice(ERROR);
@@ -133,11 +138,13 @@ impl Requests {
     fn end_line(&mut self) -> Result<(), Bad> {
         let is_empty = !self.is_part && self.line == b"\r\n";
         self.at = match self.at {
-            At::Start | At::Trailers if is_empty => At::Start,
+            At::Start if is_empty => At::Start,
+            At::Trailers if is_empty => self.head.after(),
             At::Start => {
                 if !self.is_part {
                     self.begin_request();
                 }
+                self.head.is_http_1_0 = self.line.ends_with(b"HTTP/1.0\r\n");
                 At::Headers
             }
             At::Headers if is_empty => self.head.body()?,
@@ -182,7 +189,13 @@ impl Head {
             Field::Connection => {
                 for option in value.split_mut(|&byte| byte == b',') {
                     let begin = option.len() - option.trim_ascii_start().len();
-                    if option.trim_ascii().eq_ignore_ascii_case(UPGRADE) {
+                    let is = |other: &[u8]| option.trim_ascii().eq_ignore_ascii_case(other);
+                    if is(b"close") {
+                        self.closes = Some(true);
+                    } else if is(b"keep-alive") {
+                        self.closes.get_or_insert(false);
+                    }
+                    if is(UPGRADE) {
                         option[begin..begin + IGNORED.len()].copy_from_slice(IGNORED);
                     }
                 }
@@ -198,8 +211,13 @@ impl Head {
             (Some(_), true) => Err(Bad),
             (None, true) => Ok(At::ChunkSize),
             (Some(length @ 1..), false) => Ok(At::Body(length)),
-            (Some(0) | None, false) => Ok(if self.is_connect { At::Tunnel } else { At::Start }),
+            (Some(0) | None, false) => Ok(if self.is_connect { At::Tunnel } else { self.after() }),
         }
+    }
+
+    /// What follows the request (RFC 9112 §9.3).
+    fn after(&self) -> At {
+        if self.closes.unwrap_or(self.is_http_1_0) { At::Ended } else { At::Start }
     }
 }
 
@@ -318,9 +336,10 @@ mod tests {
     fn passed_in_parts(input: &[u8], size: usize) -> (Vec<u8>, usize) {
         let (mut requests, mut output, mut ended) = (Requests::default(), Vec::new(), 0);
         for part in input.chunks(size) {
+            let is_between = |at| matches!(at, At::Start | At::Ended);
             let before = requests.at;
             requests.pass(part, &mut output);
-            ended += usize::from(requests.at == At::Start && before != At::Start);
+            ended += usize::from(is_between(requests.at) && !is_between(before));
         }
         (output, ended)
     }
@@ -471,6 +490,25 @@ mod tests {
         assert_eq!(read(&passed(connect.as_bytes())).complete, 0);
     }
 
+    /// RFC 9112 §9.3, §9.6
+    #[test]
+    fn nothing_after_the_last_request_is_a_request() {
+        let last = [
+            post("Connection: close\r\nContent-Length: 3\r\n", "a=b"),
+            post("Content-Length: 3\r\nconnection: x , CLOSE\r\n", "a=b"),
+            post("Connection: close, keep-alive\r\nContent-Length: 3\r\n", "a=b"),
+            post("Connection: keep-alive\r\nConnection: close\r\nContent-Length: 3\r\n", "a=b"),
+            post("Connection: close\r\nTransfer-Encoding: chunked\r\n", "3\r\na=b\r\n0\r\n\r\n"),
+            post("Content-Length: 3\r\n", "a=b").replacen("HTTP/1.1", "HTTP/1.0", 1),
+        ];
+        for request in last {
+            let read = read(&passed(request.as_bytes()));
+            assert_eq!((read.complete, read.is_error), (1, false), "{request}");
+        }
+        let kept = post("Connection: Keep-Alive\r\nContent-Length: 3\r\n", "a=b").replacen("HTTP/1.1", "HTTP/1.0", 1);
+        assert_eq!(read(&passed(kept.as_bytes())).complete, 2);
+    }
+
     /// A request and what it says.
     fn request() -> impl Strategy<Value = (String, (String, Vec<u8>))> {
         let offer = prop::sample::select(vec![
@@ -511,7 +549,9 @@ mod tests {
         fn requests_one_after_the_other_keep_their_bodies(
             sent in prop::collection::vec(request(), 0..6), size in 1..200_usize,
         ) {
-            let (texts, meant): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+            let (texts, mut meant): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+            let last = texts.iter().position(|text: &String| text.contains("Connection: close"));
+            meant.truncate(last.map_or(meant.len(), |last| last + 1));
             let (through, _) = passed_in_parts(texts.concat().as_bytes(), size);
             prop_assert_eq!(read(&through), Read { complete: meant.len(), requests: meant, is_error: false });
         }
