@@ -84,7 +84,7 @@ impl Exchange {
         let mut decision = Decision::begin(ask, &policies);
         let mut trace = Trace::default();
         let outcome = endpoint::or_internal(self.exchange(ask, &policies, &mut decision, &mut trace)).await;
-        explain(ask, &trace, &outcome);
+        explain(&decision, &trace, &outcome);
         if let Err(refusal) = &outcome {
             warn(refusal, &decision);
         }
@@ -240,7 +240,9 @@ impl Exchange {
 impl Decision {
     fn asks(&mut self, request: &TokenRequest) {
         // No policy has seen it yet: a token that was sent in the wrong place must not get into the log (R-PRIV-01).
-        self.scope = Some(request.scope.to_string()).filter(|scope| !holds_jws(scope));
+        let sent = request.presented.token().map(TokenText::expose);
+        let is_token = |scope: &String| holds_jws(scope) || sent.is_some_and(|token| scope.contains(token));
+        self.scope = Some(request.scope.to_string()).filter(|scope| !is_token(scope));
         self.source = request.presented.sources().first().map(|source| source.name());
         self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
     }
@@ -280,11 +282,12 @@ impl Decision {
 
 /// With `WRIT_LOG=debug`: the rules that were applied, one line each, and what came of them. What was compared repeats
 /// what was sent: it is shown to whoever may read the policies, and nothing of it that could be a token.
-fn explain(ask: &Ask, trace: &Trace, outcome: &Result<Issued, Refusal>) {
-    let request_id = ask.request_id.as_str();
+fn explain(decision: &Decision, trace: &Trace, outcome: &Result<Issued, Refusal>) {
+    let request_id = decision.request_id.as_str();
     for Step { rule, line, passed, detail } in trace.steps() {
-        // A schema says which value does not fit it.
-        let detail = if *rule == "request_details" && !passed { String::new() } else { presentable(detail) };
+        // A schema says which value does not fit it; and a scope that holds a token is not repeated.
+        let is_withheld = decision.scope.is_none() || (*rule == "request_details" && !passed);
+        let detail = if is_withheld { String::new() } else { presentable(detail) };
         tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
     }
     match outcome {

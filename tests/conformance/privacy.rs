@@ -73,6 +73,7 @@ fn no_token_is_logged_measured_or_told_in_an_error() {
     for (client, form) in [
         ("gateway", Form::exchange(&issued.token, PURGE)),
         ("gateway", Form::exchange(opaque, PURGE)),
+        ("gateway", Form::exchange(opaque, opaque)),
         ("gateway", Form::exchange(&presented, "other")),
         ("batch", Form::redeem(&forged, PURGE)),
         ("batch", Form::redeem(&redeemed.token, PURGE)),
