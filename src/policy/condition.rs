@@ -117,7 +117,13 @@ impl Condition {
             return Err(ConditionError::TooLong);
         }
         let syntax = |errors: cel::ParseErrors| {
-            let first = errors.errors.first().map(|error| format!("{} (character {})", error.msg, error.pos.1));
+            // What stops the parser itself, a depth that is too great, comes as a structure inside of the text.
+            let told = |error: &cel::ParseError| {
+                let is_depth = error.msg.contains("Error {");
+                let at = format!("{} (character {})", error.msg, error.pos.1);
+                if is_depth { "it is nested too deeply".to_owned() } else { at }
+            };
+            let first = errors.errors.first().map(told);
             ConditionError::Syntax(first.unwrap_or_default())
         };
         let program = ENVIRONMENT.compile(source).map_err(syntax)?;
@@ -515,6 +521,7 @@ mod tests {
             ("details.?quantity == 1", "is no CEL expression: "),
             ("", "is no CEL expression: "),
             ("details.quantity <= 99999999999999999999", "is no CEL expression: "),
+            (&format!("{}true{}", "(".repeat(400), ")".repeat(400)), "is no CEL expression: it is nested too deeply"),
             (&format!("client == '{}'", "x".repeat(LONGEST)), "must be at most 1024"),
         ] {
             assert!(complaint(source).contains(expected), "{source}: {}", complaint(source));

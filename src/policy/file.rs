@@ -297,10 +297,16 @@ fn mapping(table: &mut Section<'_>, accept: &[Source], with: With<'_>) -> Mappin
 fn schema(table: &mut Section<'_>, with: With<'_>) -> Option<Arc<Schema>> {
     let path = table.path("request_details")?;
     let schema = (with.named)(&path).and_then(|text| Schema::parse(&text).map_err(|cause| cause.to_string()));
-    schema
+    let schema = schema
         .map(Arc::new)
         .map_err(|cause| table.error("request_details", format_args!("{}: {cause}", path.display())))
-        .ok()
+        .ok()?;
+    for place in schema.ignored() {
+        let what =
+            "is no keyword of JSON Schema 2020-12 and refuses nothing; correct it, or begin its name with \"x-\"";
+        table.warning("request_details", format_args!("{}: #{place} {what}", path.display()));
+    }
+    Some(schema)
 }
 
 fn complain_of_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, accept: &[Source]) {

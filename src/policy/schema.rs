@@ -14,7 +14,7 @@ use writ_verifier::Members;
 use writ_verifier::json::{self, Limits, Value};
 
 use self::apply::Stop;
-use self::compile::Subschema;
+use self::compile::{Compiled, Subschema};
 use super::exact;
 use super::mapping::is_plain;
 
@@ -72,6 +72,7 @@ pub struct Schema {
     properties: Option<BTreeSet<String>>,
     /// Whether there can be no others.
     closed: bool,
+    ignored: Vec<String>,
 }
 
 impl Schema {
@@ -85,7 +86,7 @@ impl Schema {
         if !matches!(schema, Value::Object(_)) {
             return Err(SchemaError::Form);
         }
-        let subschemas = compile::compile(&schema)?;
+        let Compiled { subschemas, ignored } = compile::compile(&schema)?;
         let direct = INDIRECT.iter().all(|keyword| schema.get(keyword).is_none());
         let properties = match schema.get("properties") {
             Some(Value::Object(properties)) if direct => {
@@ -94,12 +95,17 @@ impl Schema {
             _ => None,
         };
         let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
-        Ok(Self { subschemas, properties, closed })
+        Ok(Self { subschemas, properties, closed, ignored })
     }
 
     /// Whether the schema tells of a member: `None` where it leaves that open.
     pub fn describes(&self, member: &str) -> Option<bool> {
         self.properties.as_ref().map(|properties| properties.contains(member))
+    }
+
+    /// Where it has keywords that JSON Schema does not know (JSON pointers): they refuse nothing, and are mostly misspelt.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 
     /// Whether details can have no other members than those described.
@@ -170,6 +176,16 @@ mod tests {
 
     fn outcome(schema: &Schema, details: &str) -> Result<(), Option<String>> {
         schema.admit(&Members::parse(details, Limits::DEFAULT).unwrap()).map_err(|unfit| unfit.member)
+    }
+
+    /// A misspelt keyword refuses nothing.
+    #[test]
+    fn keywords_that_json_schema_does_not_have_are_told() {
+        let text = r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"t","x-owner":"o","requierd":["a"],
+            "properties":{"requierd":{"additionalItems":false,"format":"date"}},"allOf":[{"maximun":1}]}"#;
+        let mut ignored = Schema::parse(text.as_bytes()).unwrap().ignored().to_vec();
+        ignored.sort();
+        assert_eq!(ignored, ["/allOf/0/maximun", "/properties/requierd/additionalItems", "/requierd"]);
     }
 
     #[test]

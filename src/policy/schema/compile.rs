@@ -45,9 +45,36 @@ const ONE: [&str; 12] = [
     "unevaluatedProperties",
     "additionalItems",
 ];
+/// Keywords of JSON Schema 2020-12 that say where or what a schema is, and refuse nothing.
+const ANNOTATIONS: [&str; 17] = [
+    "$schema",
+    "$id",
+    "$anchor",
+    "$dynamicAnchor",
+    "$comment",
+    "$vocabulary",
+    "title",
+    "description",
+    "default",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "examples",
+    "format",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+];
 const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const NAMED: [&str; 6] =
     ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
+
+/// A schema and all in it.
+pub(super) struct Compiled {
+    pub(super) subschemas: Vec<Subschema>,
+    /// Where keywords stand that JSON Schema does not have, as JSON pointers: they refuse nothing.
+    pub(super) ignored: Vec<String>,
+}
 
 /// A subschema.
 pub(super) enum Subschema {
@@ -150,12 +177,19 @@ impl Pattern {
 }
 
 /// All subschemas; the first is the schema itself.
-pub(super) fn compile(document: &Value) -> Result<Vec<Subschema>, SchemaError> {
+pub(super) fn compile(document: &Value) -> Result<Compiled, SchemaError> {
     let base = Url::parse(NAMELESS).map_err(|_| SchemaError::Form)?;
     let mut names = Names::default();
     names.collect(document, "", &base, true)?;
-    let mut compiler =
-        Compiler { document, names, found: HashMap::new(), subschemas: Vec::new(), waiting: VecDeque::new(), units: 0 };
+    let mut compiler = Compiler {
+        document,
+        names,
+        found: HashMap::new(),
+        subschemas: Vec::new(),
+        waiting: VecDeque::new(),
+        units: 0,
+        ignored: Vec::new(),
+    };
     let base = compiler.names.base(&base, "");
     compiler.index(document, String::new(), &base);
     while let Some((schema, place, base)) = compiler.waiting.pop_front() {
@@ -163,7 +197,7 @@ pub(super) fn compile(document: &Value) -> Result<Vec<Subschema>, SchemaError> {
         compiler.subschemas.push(subschema);
     }
     bounded(&compiler.subschemas)?;
-    Ok(compiler.subschemas)
+    Ok(Compiled { subschemas: compiler.subschemas, ignored: compiler.ignored })
 }
 
 /// Refuses what would apply itself, or very many subschemas, to one value.
@@ -268,6 +302,7 @@ struct Compiler<'a> {
     waiting: VecDeque<(&'a Value, String, Url)>,
     /// The units of all patterns so far.
     units: usize,
+    ignored: Vec<String>,
 }
 
 impl<'a> Compiler<'a> {
@@ -398,6 +433,8 @@ impl<'a> Compiler<'a> {
                     _ => {} // definitions: only looked at, so that all of a file is sound
                 }
             }
+        } else if !ANNOTATIONS.contains(&name) && !name.starts_with("x-") {
+            self.ignored.push(format!("{}/{name}", keyword.place));
         }
         Ok(())
     }
