@@ -271,6 +271,7 @@ impl KeySet {
             return Err(JwksError::TooLong);
         }
         let text = std::str::from_utf8(document).map_err(|_| JwksError::Form)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text); // RFC 8259 §8.1
         // A list would do for the derived reader too.
         let document: Document<'_> = Some(text)
             .filter(|text| text.trim_start().starts_with('{'))
@@ -356,10 +357,15 @@ type Parts = (Kind, Vec<u8>, DecodingKey);
 
 impl Jwk<'_> {
     fn text(&self, name: &'static str) -> Result<Option<String>, JwkError> {
-        match self.0.raw(name) {
+        match self.given(name) {
             None => Ok(None),
             Some(_) => self.0.get(name).map(Some).ok_or(JwkError::Type(name, "a string")),
         }
+    }
+
+    /// The member as written; some publishers write `null` for what a key does not have.
+    fn given(&self, name: &str) -> Option<&str> {
+        self.0.raw(name).filter(|raw| *raw != "null")
     }
 
     fn required(&self, name: &'static str) -> Result<String, JwkError> {
@@ -399,7 +405,7 @@ impl Jwk<'_> {
             Some("enc") => return Err(JwkError::Purpose("its use is enc")),
             Some(_) => return Err(JwkError::Purpose("its use is neither sig nor jwt-svid")),
         }
-        if self.0.raw("key_ops").is_none() {
+        if self.given("key_ops").is_none() {
             return Ok(());
         }
         let operations: Vec<&RawValue> =

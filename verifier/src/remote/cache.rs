@@ -97,7 +97,8 @@ impl Cache {
     ) -> Next<Answer> {
         let found = self.serving(now).map(|held| held.keys.find(kid, algorithm));
         match found {
-            Some(Err(NoKey::Unknown)) => self.unknown(asked, now),
+            // Without a `kid` it is the set that has too many keys, which no fetch is made for.
+            Some(Err(NoKey::Unknown)) if kid.is_some() => self.unknown(asked, now),
             Some(known) => {
                 let neglected = self.neglected(now);
                 let fetch = self.begin_if(self.due(now), now);
