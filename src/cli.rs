@@ -25,7 +25,7 @@ use self::certs::CertsError;
 use crate::admin::{self, Reply};
 use crate::audit::Audit;
 use crate::clock::Timestamp;
-use crate::config::{Config, Problem, file};
+use crate::config::{Config, Problem, environment, file};
 use crate::service::{Core, StartError};
 use crate::telemetry::{Format, Log};
 
@@ -72,7 +72,7 @@ impl OptionalConfig {
             None if !Path::new(DEFAULT_CONFIG).exists() => return Ok(None),
             None => Path::new(DEFAULT_CONFIG),
         };
-        let mut reading = file::read(path, std::env::vars());
+        let mut reading = file::read(path, environment::variables());
         match reading.files {
             Some(_) => Ok(Some(reading)),
             None => Err(CertsError::Config(reading.problems.remove(0))),
@@ -185,7 +185,7 @@ fn wait_for(command: impl Future<Output = ExitCode>) -> ExitCode {
 
 /// The configuration; its problems go to standard error.
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    match Config::load(path, std::env::vars()) {
+    match Config::load(path, environment::variables()) {
         Ok((config, warnings)) => {
             complain(&warnings);
             Ok(config)

@@ -11,7 +11,7 @@ use serde_json::json;
 use self::online::Answered;
 use super::RequiredConfig;
 use crate::clock::Timestamp;
-use crate::config::{Problem, Severity, file};
+use crate::config::{Problem, Severity, environment, file};
 use crate::policy::folder;
 
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
@@ -48,7 +48,7 @@ pub struct Args {
 
 /// Prints what is wrong, for people or for programs.
 pub async fn run(args: Args) -> ExitCode {
-    let reading = file::read(&args.config.config, std::env::vars());
+    let reading = file::read(&args.config.config, environment::variables());
     let mut problems = check_read(&reading);
     let looked = match &reading.files {
         Some(named) if args.online => Some(online::look(named, reading.trust_domain.as_ref()).await),

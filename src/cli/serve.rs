@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{RequiredConfig, check, failed};
 use crate::clock::Timestamp;
+use crate::config::environment;
 use crate::config::files::Named;
 use crate::config::{Config, Problem, Severity};
 use crate::service::{Service, StartError};
@@ -25,7 +26,7 @@ pub struct Args {
 /// Serves until SIGTERM or SIGINT; SIGHUP makes it read its files again.
 pub async fn run(args: Args) -> ExitCode {
     let path = args.config.config.as_path();
-    let Ok((config, warnings)) = Config::load(path, std::env::vars()) else { return unusable(path) };
+    let Ok((config, warnings)) = Config::load(path, environment::variables()) else { return unusable(path) };
     super::complain(&warnings);
     let log = match Log::start_watched(args.log, std::io::stdout()) {
         Ok(log) => log,
@@ -83,12 +84,12 @@ pub async fn run(args: Args) -> ExitCode {
 
 /// Says everything that is wrong, as `writ check` does: the next start should bring no news.
 fn unusable(config: &Path) -> ExitCode {
-    super::complain(&check::check(config, std::env::vars()));
+    super::complain(&check::check(config, environment::variables()));
     ExitCode::from(super::USAGE)
 }
 
 fn refused(config: &Path, error: &StartError) -> ExitCode {
-    let problems = check::check(config, std::env::vars());
+    let problems = check::check(config, environment::variables());
     if problems.iter().any(Problem::is_error) {
         super::complain(&problems);
     }

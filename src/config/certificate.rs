@@ -69,6 +69,9 @@ pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec
 /// The private key in a file that strangers cannot read.
 pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let content = secret_file::read(path).map_err(|cause| cause.reason())?;
+    if content.starts_with(b"\xef\xbb\xbf") {
+        return Err("begins with a byte order mark; save it as plain text without one".to_owned());
+    }
     let labels = labels(&content);
     let is_encrypted =
         labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") || has_line(&content, "Proc-Type: 4,ENCRYPTED");
@@ -221,6 +224,11 @@ fn usages(leaf: &X509Certificate<'_>, usage: &Usage<'_>) -> Vec<Finding> {
 }
 
 fn names(leaf: &X509Certificate<'_>, der: &CertificateDer<'_>, host: &str) -> Option<String> {
+    if let Err(cause) = ParsedCertificate::try_from(der) {
+        return Some(format!(
+            "cannot be used by TLS: {cause}; issue it without critical extensions that peers do not know"
+        ));
+    }
     if is_for_host(der, host) {
         return None;
     }

@@ -23,6 +23,13 @@ struct Override {
     text: String,
 }
 
+/// The environment of this process. Names that are not UTF-8 name no setting; in values, what is not UTF-8 is replaced
+/// by U+FFFD, which no setting accepts as a number, an address or the path of a file that is there.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+}
+
 impl Overrides {
     /// Picks them out of the whole environment. Other `WRIT_…` variables are left alone: an orchestrator sets some of
     /// its own.
