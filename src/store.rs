@@ -113,6 +113,14 @@ pub enum OpenError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Something in its folder is not what Writ puts there.
+    #[error("{} {what}; nothing was changed: move it out of the store's folder and start again", path.display())]
+    Foreign {
+        /// The entry of the folder.
+        path: PathBuf,
+        /// What it is, or is not.
+        what: String,
+    },
     /// The disk is too full to open it.
     #[error(
         "the store {} cannot be opened: the disk is full; opening needs {} MiB of free space for a working copy; nothing was changed: free some space and start again",

@@ -14,13 +14,16 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use writ::store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table};
+use writ::store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table, reseal, survey};
 
 /// Tells a child which folder is its store.
 const FOLDER: &str = "WRIT_TEST_STORE";
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What is done to a store, or an entry of it, with the help of another path.
+type Harm = fn(&Path, &Path);
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
@@ -175,6 +178,89 @@ async fn leftovers_are_no_damage() {
         store.close().await;
         assert!(everything(&Store::open(&settings).await.unwrap()).await == records, "{name}");
     }
+}
+
+/// Its files would take the place of the store's.
+#[tokio::test]
+async fn finished_copy_that_is_not_of_this_store_is_refused_and_nothing_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let [own, other] = ["own", "other"].map(|name| Settings { path: folder.path().join(name) });
+    for settings in [&own, &other] {
+        let store = Store::open(settings).await.unwrap();
+        let change = Change::new().put(Table::Meta, b"of", settings.path.to_str().unwrap());
+        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        store.close().await;
+    }
+    let cases: [(&str, Harm); 9] = [
+        (".opened", |path, other| std::os::unix::fs::symlink(other, path.join(".opened")).unwrap()),
+        (".opened", |path, _| std::os::unix::fs::symlink("nowhere", path.join(".opened")).unwrap()),
+        (".opening", |path, other| std::os::unix::fs::symlink(other, path.join(".opening")).unwrap()),
+        (".opened", |path, _| fs::write(path.join(".opened"), b"").unwrap()),
+        (".opening", |path, _| fs::write(path.join(".opening"), b"").unwrap()),
+        (".opened", |path, other| copy_files(other, path, &["db", "conf", "seal"])),
+        (".opened", |path, other| copy_files(other, path, &["db", "conf"])),
+        (".opened", |path, other| {
+            copy_files(other, path, &["db", "conf"]);
+            fs::write(path.join(".opened/tally"), b"WRITCOPY and no tally").unwrap();
+        }),
+        (".opened/keys", |path, other| {
+            copy_files(other, path, &["db"]);
+            fs::create_dir(path.join(".opened/keys")).unwrap();
+        }),
+    ];
+    for (number, (entry, harm)) in cases.into_iter().enumerate() {
+        let copy = tempfile::tempdir().unwrap();
+        let settings = settings(copy.path());
+        copy_folder(&own.path, &settings.path);
+        harm(&settings.path, &other.path);
+        refused_as_foreign(&settings, entry, number).await;
+    }
+}
+
+fn copy_files(from: &Path, store: &Path, names: &[&str]) {
+    fs::create_dir(store.join(".opened")).unwrap();
+    for name in names {
+        fs::copy(from.join(name), store.join(".opened").join(name)).unwrap();
+    }
+}
+
+/// To open a pipe takes for ever, and a link leads out of the store.
+#[tokio::test]
+async fn what_bears_the_name_of_a_file_and_is_none_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = settings(folder.path());
+    prepare(&whole).await;
+    let put: [Harm; 4] = [
+        |entry, _| mknodat(CWD, entry, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+        |entry, hidden| std::os::unix::fs::symlink(hidden, entry).unwrap(),
+        |entry, _| drop(std::os::unix::net::UnixListener::bind(entry).unwrap()),
+        |entry, _| fs::create_dir(entry).unwrap(),
+    ];
+    let names = ["db", "conf", "seal", "lock", "snap.00FFFFFFFFFFFFFF", "snap.00FFFFFFFFFFFFFF.generating", "blobs"];
+    for name in names {
+        for (number, put) in put.into_iter().enumerate().filter(|(number, _)| name != "blobs" || *number < 3) {
+            let copy = tempfile::tempdir().unwrap();
+            let settings = settings(copy.path());
+            copy_folder(&whole.path, &settings.path);
+            let (entry, hidden) = (settings.path.join(name), copy.path().join("hidden"));
+            if entry.exists() {
+                fs::rename(&entry, &hidden).unwrap();
+            }
+            put(&entry, &hidden);
+            refused_as_foreign(&settings, name, number).await;
+        }
+    }
+}
+
+/// By whatever opens the store, in words that name the entry; nothing is changed.
+async fn refused_as_foreign(settings: &Settings, entry: &str, number: usize) {
+    let before = files(&settings.path);
+    let outcomes = [Store::open(settings).await.map(drop), survey(settings).map(drop), reseal(settings).map(drop)];
+    for refused in outcomes.map(|outcome| outcome.expect_err(&format!("{entry} {number}"))) {
+        assert!(matches!(&refused, OpenError::Foreign { path, .. } if *path == settings.path.join(entry)), "{refused}");
+        assert!(refused.to_string().contains("nothing was changed"), "{refused}");
+    }
+    assert!(files(&settings.path) == before, "{entry} {number}: what is refused stays as it is");
 }
 
 #[tokio::test]
@@ -333,7 +419,9 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             found.extend(files(&path));
         } else if !path.ends_with("lock") {
-            found.insert(path.clone(), fs::read(path).unwrap());
+            // A pipe, or a link to nowhere, has none.
+            let content = if path.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            found.insert(path, content);
         }
     }
     found

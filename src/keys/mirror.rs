@@ -145,7 +145,12 @@ impl Mirror {
     }
 
     fn read_file(&self, path: &Path) -> Result<KeyLife, FileError> {
-        let bytes = fs::read(path).map_err(|error| FileError::Unreadable(error.kind()))?;
+        let unreadable = |error: io::Error| FileError::Unreadable(error.kind());
+        // To open a pipe can take for ever.
+        if !fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(unreadable(io::ErrorKind::InvalidInput.into()));
+        }
+        let bytes = fs::read(path).map_err(unreadable)?;
         let Content { trust_domain, key } = from_file(&bytes)?;
         if trust_domain != self.trust_domain {
             Err(FileError::TrustDomain)

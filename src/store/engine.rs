@@ -79,7 +79,7 @@ impl Engine {
     pub(super) fn keep(&mut self) -> Result<(), Fault> {
         if !self.copy.is_finished() {
             self.flusher.flush(&self.db)?;
-            self.copy.finish().map_err(|error| Fault(format!("the opened copy: {error}")))?;
+            self.copy.finish(&self.tally).map_err(|error| Fault(format!("the opened copy: {error}")))?;
             self.seal.settle(&self.tally).map_err(|error| Fault(format!("seal: {error}")))?;
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! The store's folder: who may see it, who holds it, and how a file in it is made to last.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How the names of files end that are being written.
 const DRAFT: &str = ".draft";
 const PROBE: &str = ".probe";
+const BLOBS: &str = "blobs";
 
 /// The store's folder for this process alone, until it is dropped.
 #[derive(Debug)]
@@ -81,15 +82,73 @@ fn check_owner_only(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Removes what was left when a process ended while it wrote one of its small files.
-pub(super) fn remove_drafts(path: &Path) -> io::Result<()> {
+pub(super) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
     for folder in [path, &keys(path)] {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.as_encoded_bytes();
-            if name == PROBE.as_bytes() || (name.starts_with(b".") && name.ends_with(DRAFT.as_bytes())) {
-                fs::remove_file(entry.path())?;
+        for name in names(folder).map_err(|source| io_error(folder, source))? {
+            let bytes = name.as_encoded_bytes();
+            if bytes == PROBE.as_bytes() || (bytes.starts_with(b".") && bytes.ends_with(DRAFT.as_bytes())) {
+                let draft = folder.join(&name);
+                fs::remove_file(&draft).map_err(|source| io_error(&draft, source))?;
             }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+/// Refuses what is not a file: a link leads out of the store, and to open a pipe or a device can take for ever.
+pub(super) fn require_file(path: &Path) -> Result<(), OpenError> {
+    require(path, FileType::is_file, "file")
+}
+
+/// Refuses what is not a folder itself.
+pub(super) fn require_folder(path: &Path) -> Result<(), OpenError> {
+    require(path, FileType::is_dir, "folder")
+}
+
+/// What is not there is nothing wrong.
+fn require(path: &Path, is_right: fn(&FileType) -> bool, wanted: &str) -> Result<(), OpenError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if is_right(&found.file_type()) => Ok(()),
+        Ok(found) => {
+            let what = format!("is {}, not a {wanted}", kind(found.file_type()));
+            Err(OpenError::Foreign { path: path.to_owned(), what })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(io_error(path, source)),
+    }
+}
+
+fn kind(found: FileType) -> &'static str {
+    if found.is_symlink() {
+        "a symbolic link"
+    } else if found.is_dir() {
+        "a folder"
+    } else if found.is_fifo() {
+        "a named pipe"
+    } else if found.is_socket() {
+        "a socket"
+    } else if found.is_file() {
+        "a file"
+    } else {
+        "a device"
+    }
+}
+
+/// Refuses what bears the name of one of the store's own files and is none.
+pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
+    require_file(&seal(path))?;
+    for file in engine_files(path).map_err(|source| io_error(path, source))? {
+        if file.file_name().is_some_and(|name| name == BLOBS) {
+            require_folder(&file)?;
+            for blob in names(&file).map_err(|source| io_error(&file, source))? {
+                require_file(&file.join(blob))?;
+            }
+        } else {
+            require_file(&file)?;
         }
     }
     Ok(())
@@ -97,17 +156,12 @@ pub(super) fn remove_drafts(path: &Path) -> io::Result<()> {
 
 /// The files of sled: `db`, `conf`, the folder `blobs`, `snap.*`.
 pub(super) fn engine_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let is_sleds = |name: &OsStr| {
-        ["db", "conf", "blobs"].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"snap.")
-    };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if is_sleds(&entry.file_name()) {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
+    let names = names(path)?.into_iter().filter(|name| is_engine_file(name));
+    Ok(names.map(|name| path.join(name)).collect())
+}
+
+pub(super) fn is_engine_file(name: &OsStr) -> bool {
+    ["db", "conf", BLOBS].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"snap.")
 }
 
 pub(super) fn database(path: &Path) -> PathBuf {
@@ -150,6 +204,7 @@ impl Lock {
     /// Takes the lock and notes this process in it.
     pub(super) fn acquire(path: &Path) -> Result<Self, OpenError> {
         let file_path = path.join("lock");
+        require_file(&file_path)?;
         let at_lock = |source| io_error(&file_path, source);
         let mut file = OpenOptions::new()
             .read(true)

@@ -15,6 +15,9 @@ use super::seal::{Seal, Tally};
 use super::working_copy::{self, Source, WorkingCopy};
 use super::{Change, OpenError, Settings, Table};
 
+/// What sled is tried with: any file but that of the records may be what is damaged.
+const SOURCES: [Source; 3] = [Source::Everything, Source::NoSnapshot, Source::Records];
+
 /// How many records of a new store are handed to sled at once.
 const CHUNK: usize = 1000;
 
@@ -88,7 +91,7 @@ pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
     let seal = Seal::open(path).ok().flatten();
     let mut remains = Remains { sealed: seal.as_ref().map(|seal| seal.sealed().clone()), ..Remains::default() };
     // From its snapshot sled finds records behind a damaged place that it does not find without, and the other way round.
-    for source in [Source::Everything, Source::NoSnapshot] {
+    for source in SOURCES {
         if Table::ALL.into_iter().all(|table| remains.is_complete(table)) {
             break;
         }
@@ -135,10 +138,13 @@ pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
         let found = count(path, &opened.db)?;
         if found.is_empty() { Err(damaged(path, "there are no records")) } else { Ok((opened, found)) }
     };
-    let (opened, found) = match whole(Source::Everything) {
-        Err(OpenError::Damaged { .. }) => whole(Source::NoSnapshot)?,
-        outcome => outcome?,
-    };
+    let mut outcome = whole(SOURCES[0]);
+    for source in &SOURCES[1..] {
+        if matches!(outcome, Err(OpenError::Damaged { .. })) {
+            outcome = whole(*source);
+        }
+    }
+    let (opened, found) = outcome?;
     take_place(path, opened, &found)
 }
 
@@ -187,7 +193,7 @@ fn take_place(path: &Path, opened: Opened, records: &Tally) -> Result<Option<Pat
     drop(db);
     Seal::create(&copy.folder(), records).map_err(|source| io_error(path, source))?;
     let aside = keep_aside(path)?;
-    copy.finish().map_err(|source| io_error(path, source))?;
+    copy.finish(records).map_err(|source| io_error(path, source))?;
     Ok(aside)
 }
 
@@ -316,6 +322,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn records_are_complete_whatever_became_of_the_files_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(&folder);
+        filled(&settings).await;
+        let conf = settings.path.join("conf");
+        let whole = fs::read(&conf).unwrap();
+        for garbled in [&b""[..], b"garbled, and no settings", &[0xff; 4096], &whole[..whole.len() / 2]] {
+            fs::write(&conf, garbled).unwrap();
+            fs::write(settings.path.join("snap.FFFFFFFFFFFFFFFF"), b"not a snapshot at all").unwrap();
+            let remains = survey(&settings).unwrap();
+            assert!(Table::ALL.into_iter().all(|table| remains.is_complete(table)), "{garbled:?}");
+            assert_eq!(fs::read(&conf).unwrap(), garbled);
+        }
+    }
+
+    #[tokio::test]
     async fn only_what_the_seal_proves_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
@@ -354,7 +376,8 @@ mod tests {
         let settings = settings(&folder);
         filled(&settings).await;
         Store::open(&settings).await.unwrap().keep().await.unwrap();
-        let harms: [fn(&Path); 4] = [
+        let harms: [fn(&Path); 5] = [
+            |path| fs::write(path.join("conf"), b"garbled, and no settings").unwrap(),
             |path| fs::remove_file(path.join("seal")).unwrap(),
             |path| fs::write(path.join("seal"), b"garbled").unwrap(),
             |path| fs::write(path.join("snap.00FFFFFFFFFFFFFF"), b"").unwrap(),

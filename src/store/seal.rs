@@ -92,14 +92,14 @@ impl Tally {
         true
     }
 
-    fn write_to(&self, bytes: &mut Vec<u8>) {
+    pub(super) fn write_to(&self, bytes: &mut Vec<u8>) {
         for count in &self.0 {
             bytes.extend(count.records.to_be_bytes());
             bytes.extend(count.sum.to_be_bytes());
         }
     }
 
-    fn read_from(bytes: &mut &[u8]) -> Option<Self> {
+    pub(super) fn read_from(bytes: &mut &[u8]) -> Option<Self> {
         let mut tally = Self::default();
         for count in &mut tally.0 {
             count.records = u64::from_be_bytes(take(bytes)?);
@@ -152,6 +152,15 @@ impl Seal {
         };
         let noted = read_slot(&file, CARRIED_OUT)?.is_some_and(|slot| slot.sequence == newest.sequence);
         Ok(Some(Self { file, newest, place, carried_out: other_torn || noted }))
+    }
+
+    /// What the file holds, as it is on the disk too; `None` if there is no file.
+    pub(super) fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let file_path = folder::seal(path);
+        match File::open(&file_path).and_then(|file| file.sync_all()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            synced => synced.and_then(|()| std::fs::read(&file_path)).map(Some),
+        }
     }
 
     /// Whether these are the records that were last sealed.

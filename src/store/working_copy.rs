@@ -7,20 +7,26 @@
 //!
 //! A copy that is not finished is in the folder `.opening` and means nothing. Renaming that folder to `.opened` is what
 //! makes it count; from then on its files are moved into place, by the next start if this process does not get so far.
+//! The file `tally` in it tells that next start that the folder is a copy of this store, and no other folder of that name.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustix::fs::{Advice, fadvise, statvfs};
 
 use super::OpenError;
 use super::folder::{self, io_error};
+use super::seal::{Seal, Tally};
 
 const UNFINISHED: &str = ".opening";
 const FINISHED: &str = ".opened";
+/// In a finished copy: what its records add up to, and the seal that they were read under.
+const TALLY: &str = "tally";
+const MAGIC: &[u8; 8] = b"WRITCOPY";
 
 /// What sled writes at most while it opens: a part of its file, its snapshot, and some more.
 const SPACE_TO_OPEN: u64 = 2 << 20;
@@ -34,6 +40,8 @@ pub(super) enum Source {
     Everything,
     /// All but the snapshot, from which sled starts faster. It may be what is damaged.
     NoSnapshot,
+    /// The records alone: without the snapshot, and without `conf`, which sled makes anew.
+    Records,
 }
 
 /// A copy that has not taken the place of the files yet, or that has. It removes itself if it never does.
@@ -47,7 +55,7 @@ impl WorkingCopy {
     /// Copies the files; the caller holds the lock and has called [`clean_up`].
     pub(super) fn make(store: &Path, source: Source) -> Result<Self, OpenError> {
         let copy = Self { store: store.to_owned(), is_finished: false };
-        copy.fill(source).map_err(|error| space_error(store, error))?;
+        copy.fill(source)?;
         Ok(copy)
     }
 
@@ -60,34 +68,23 @@ impl WorkingCopy {
         self.is_finished
     }
 
-    fn fill(&self, source: Source) -> io::Result<()> {
+    fn fill(&self, source: Source) -> Result<(), OpenError> {
         let folder = self.folder();
-        DirBuilder::new().mode(0o700).create(&folder)?;
-        for file in sources(&self.store, source)? {
-            // What has not reached the disk must, before anything is concluded from it; and after a failed write the
-            // system may still show what never will.
-            let opened = File::open(&file)?;
-            opened.sync_all()?;
-            let target = folder.join(file.file_name().unwrap_or_default());
-            if opened.metadata()?.is_dir() {
-                DirBuilder::new().mode(0o700).create(&target)?;
-                for blob in fs::read_dir(&file)? {
-                    let blob = blob?;
-                    fs::copy(blob.path(), target.join(blob.file_name()))?;
-                }
-            } else {
-                fadvise(&opened, 0, None, Advice::DontNeed)?;
-                fs::copy(&file, &target)?;
-            }
+        let created = DirBuilder::new().mode(0o700).create(&folder);
+        created.map_err(|error| space_error(&self.store, &folder, error))?;
+        for file in sources(&self.store, source).map_err(|error| io_error(&self.store, error))? {
+            let target = folder.join(file_name(&file));
+            copy(&file, &target).map_err(|error| space_error(&self.store, &file, error))?;
         }
         Ok(())
     }
 
     /// Puts the copy, and whatever else is in its folder, in the place of the files, durably.
     ///
-    /// After an error the one or the other is in force, which the next opening finds out.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    /// `records` are those of the copy. After an error the one or the other is in force, which the next opening finds out.
+    pub(super) fn finish(&mut self, records: &Tally) -> io::Result<()> {
         let folder = self.folder();
+        folder::write_file(&folder.join(TALLY), &marker(records, &self.store)?)?;
         sync_all_below(&folder)?;
         fs::rename(&folder, self.store.join(FINISHED))?;
         self.is_finished = true;
@@ -106,13 +103,87 @@ impl Drop for WorkingCopy {
 }
 
 /// Ends what an opening that was cut off had begun. The caller holds the lock.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if there is what an opening cannot have left; then nothing is changed.
 pub(super) fn clean_up(store: &Path) -> Result<(), OpenError> {
-    let at_store = |source| io_error(store, source);
-    if store.join(FINISHED).try_exists().map_err(at_store)? {
-        move_into_place(store).map_err(at_store)?;
+    folder::check_files(store)?;
+    let (unfinished, finished) = (store.join(UNFINISHED), store.join(FINISHED));
+    folder::require_folder(&unfinished)?;
+    folder::require_folder(&finished)?;
+    if finished.try_exists().map_err(|source| io_error(&finished, source))? {
+        check_finished(store, &finished)?;
+        move_into_place(store).map_err(|source| io_error(&finished, source))?;
     }
-    remove_if_there(&store.join(UNFINISHED)).map_err(at_store)?;
-    folder::remove_drafts(store).map_err(at_store)
+    remove_if_there(&unfinished).map_err(|source| io_error(&unfinished, source))?;
+    folder::remove_drafts(store)
+}
+
+/// Refuses a folder of the name of a finished copy that is none of this store: its files would replace the store's.
+fn check_finished(store: &Path, finished: &Path) -> Result<(), OpenError> {
+    let at_finished = |source| io_error(finished, source);
+    folder::check_files(finished)?;
+    folder::require_file(&finished.join(TALLY))?;
+    let names = folder::names(finished).map_err(at_finished)?;
+    let is_own = |name: &OsStr| folder::is_engine_file(name) || name == "seal" || name == TALLY;
+    if let Some(foreign) = names.iter().find(|name| !is_own(name)) {
+        let path = finished.join(foreign);
+        return Err(OpenError::Foreign { path, what: "does not belong to a copy that Writ made".to_owned() });
+    }
+    // The tally goes last.
+    if names.is_empty() || belongs_to(store, finished).map_err(at_finished)? {
+        return Ok(());
+    }
+    let what = "is not a copy of this store that Writ finished: its file `tally` is missing or does not fit the seal";
+    Err(OpenError::Foreign { path: finished.to_owned(), what: what.to_owned() })
+}
+
+/// Whether the store's seal knows the records of the copy; or the copy brings a seal of its own, made by a repair in
+/// view of the seal that the store still has.
+fn belongs_to(store: &Path, finished: &Path) -> io::Result<bool> {
+    let bytes = match fs::read(finished.join(TALLY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        bytes => bytes?,
+    };
+    let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
+    let Some(records) = Tally::read_from(&mut rest) else { return Ok(false) };
+    if bytes != marker(&records, store)? && folder::seal(finished).try_exists()? {
+        return Ok(false);
+    }
+    let knows = |folder: &Path| match Seal::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+        seal => Ok::<_, io::Error>(seal?.is_some_and(|seal| seal.matches(&records))),
+    };
+    if folder::seal(finished).try_exists()? { knows(finished) } else { knows(store) }
+}
+
+fn marker(records: &Tally, store: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = MAGIC.to_vec();
+    records.write_to(&mut bytes);
+    match Seal::content(store)? {
+        Some(seal) => bytes.extend(digest(&SHA256, &seal).as_ref()),
+        None => bytes.extend([0; SHA256_OUTPUT_LEN]),
+    }
+    let checksum = digest(&SHA256, &bytes);
+    bytes.extend(checksum.as_ref());
+    Ok(bytes)
+}
+
+fn copy(file: &Path, target: &Path) -> io::Result<()> {
+    // What has not reached the disk must, before anything is concluded from it; and after a failed write the system may
+    // still show what never will.
+    let opened = File::open(file)?;
+    opened.sync_all()?;
+    if opened.metadata()?.is_dir() {
+        DirBuilder::new().mode(0o700).create(target)?;
+        for blob in folder::names(file)? {
+            fs::copy(file.join(&blob), target.join(&blob))?;
+        }
+    } else {
+        fadvise(&opened, 0, None, Advice::DontNeed)?;
+        fs::copy(file, target)?;
+    }
+    Ok(())
 }
 
 /// Finds out whether the disk has room for a copy and takes data, before anything is begun.
@@ -125,7 +196,7 @@ pub(super) fn probe(store: &Path) -> Result<(), OpenError> {
     if space().map_err(|source| io_error(store, source))? < needed {
         return Err(OpenError::NoSpace { path: store.to_owned(), needed });
     }
-    folder::probe(store).map_err(|error| space_error(store, error))
+    folder::probe(store).map_err(|error| space_error(store, store, error))
 }
 
 fn space_needed(store: &Path) -> io::Result<u64> {
@@ -136,13 +207,13 @@ fn space_needed(store: &Path) -> io::Result<u64> {
     Ok(needed)
 }
 
-fn space_error(store: &Path, error: io::Error) -> OpenError {
+fn space_error(store: &Path, at: &Path, error: io::Error) -> OpenError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             let needed = space_needed(store).unwrap_or(SPACE_TO_OPEN);
             OpenError::NoSpace { path: store.to_owned(), needed }
         }
-        _ => io_error(store, error),
+        _ => io_error(at, error),
     }
 }
 
@@ -154,8 +225,10 @@ fn sources(store: &Path, source: Source) -> io::Result<Vec<PathBuf>> {
     let mut files = folder::engine_files(store)?;
     let newest = files.iter().filter(|file| is_snapshot(file)).max().cloned();
     files.retain(|file| !file_name(file).as_encoded_bytes().starts_with(b"snap."));
-    if source == Source::Everything {
-        files.extend(newest);
+    match source {
+        Source::Everything => files.extend(newest),
+        Source::Records => files.retain(|file| file_name(file) != "conf"),
+        Source::NoSnapshot | Source::Nothing => {}
     }
     Ok(files)
 }
@@ -182,8 +255,8 @@ fn move_into_place(store: &Path) -> io::Result<()> {
                 fs::remove_file(file)?;
             }
         }
-        for name in names(&from)? {
-            if name != "db" && !name.as_encoded_bytes().starts_with(b"snap.") {
+        for name in folder::names(&from)? {
+            if name != "db" && name != TALLY && !name.as_encoded_bytes().starts_with(b"snap.") {
                 replace(&from.join(&name), &store.join(&name))?;
             }
         }
@@ -192,16 +265,17 @@ fn move_into_place(store: &Path) -> io::Result<()> {
         folder::sync_folder(store)?;
         folder::sync_folder(&from)?;
     }
-    for name in names(&from)? {
-        replace(&from.join(&name), &store.join(&name))?;
+    for name in folder::names(&from)? {
+        if name != TALLY {
+            replace(&from.join(&name), &store.join(&name))?;
+        }
     }
     folder::sync_folder(store)?;
+    folder::sync_folder(&from)?;
+    // Only what holds nothing else any more may be without it.
+    remove_file_if_there(&from.join(TALLY))?;
     fs::remove_dir(&from)?;
     folder::sync_folder(store)
-}
-
-fn names(folder: &Path) -> io::Result<Vec<OsString>> {
-    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 /// A rename that also replaces a folder.
@@ -214,6 +288,13 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
 
 fn remove_if_there(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn remove_file_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
@@ -232,4 +313,68 @@ fn sync_all_below(folder: &Path) -> io::Result<()> {
         }
     }
     folder::sync_folder(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(record: &[u8]) -> Tally {
+        let mut tally = Tally::default();
+        assert!(tally.add(record, b"1"));
+        tally
+    }
+
+    /// A store of which nothing but the seal is there, with a copy as a process leaves it that ends while it moves it.
+    fn interrupted(store: &Path, held: &Tally, copied: &Tally, brings_seal: bool) {
+        folder::prepare(store).unwrap();
+        Seal::create(store, held).unwrap();
+        let finished = store.join(FINISHED);
+        DirBuilder::new().create(&finished).unwrap();
+        fs::write(folder::database(&finished), b"records").unwrap();
+        if brings_seal {
+            Seal::create(&finished, copied).unwrap();
+        }
+        fs::write(finished.join(TALLY), marker(copied, store).unwrap()).unwrap();
+    }
+
+    fn store() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        (folder, store)
+    }
+
+    #[test]
+    fn finished_copy_is_moved_into_place_wherever_that_was_cut_off() {
+        let (old, new) = (tally(b"\x01a"), tally(b"\x01b"));
+        for (copied, brings_seal) in [(&old, false), (&new, true)] {
+            for moved in 0..=3 {
+                let (_folder, store) = store();
+                interrupted(&store, &old, copied, brings_seal);
+                let names = if brings_seal { ["seal", "db", TALLY] } else { ["db", TALLY, ""] };
+                for name in names.into_iter().filter(|name| !name.is_empty()).take(moved) {
+                    let file = store.join(FINISHED).join(name);
+                    if name == TALLY { fs::remove_file(file) } else { fs::rename(file, store.join(name)) }.unwrap();
+                }
+                clean_up(&store).unwrap();
+                assert!(!store.join(FINISHED).exists() && !store.join(TALLY).exists());
+                assert_eq!(fs::read(folder::database(&store)).unwrap(), b"records");
+                assert!(Seal::open(&store).unwrap().unwrap().matches(copied));
+            }
+        }
+    }
+
+    #[test]
+    fn finished_copy_of_another_store_is_foreign() {
+        let (own, other) = (tally(b"\x01a"), tally(b"\x01b"));
+        for (copied, brings_seal) in [(&other, false), (&own, true), (&other, true)] {
+            let (_folder, store) = store();
+            interrupted(&store, &other, copied, brings_seal);
+            fs::remove_file(folder::seal(&store)).unwrap();
+            Seal::create(&store, &own).unwrap();
+            let refused = clean_up(&store).unwrap_err();
+            assert!(matches!(&refused, OpenError::Foreign { path, .. } if *path == store.join(FINISHED)), "{refused}");
+            assert!(folder::database(&store.join(FINISHED)).exists() && !folder::database(&store).exists());
+        }
+    }
 }
