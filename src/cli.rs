@@ -178,7 +178,10 @@ impl Command {
 
 fn wait_for(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(command),
+        Ok(runtime) => runtime.block_on(async {
+            crate::process::survive_file_limit();
+            command.await
+        }),
         Err(error) => failed(&error),
     }
 }

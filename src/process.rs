@@ -3,7 +3,8 @@
 use std::panic;
 
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit, umask};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Files opened beside connections: logs, the store, outgoing connections.
 const OTHER_FILES: u64 = 256;
@@ -30,6 +31,14 @@ pub fn admit_connections(connections: u64) -> Option<u64> {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum }).is_ok();
     let have = if raised { allowed } else { limit.current.unwrap_or(u64::MAX) };
     (have < wanted).then(|| have.saturating_sub(OTHER_FILES))
+}
+
+/// A file that reaches the limit of the process is an error of the write then, as a full disk is, and not its end.
+///
+/// To be called within the runtime. Where the system does not have it, nothing is lost but that.
+pub fn survive_file_limit() {
+    // The handler stays when the stream of signals is dropped.
+    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
 /// A panic leaves one line that says where. Its text may hold what a client sent, so it is not written.

@@ -416,7 +416,7 @@ fn nothing_is_redeemed_while_the_count_cannot_be_written() {
     let mut writ = setup(&job("", "")).start();
     let original = expired(&writ);
     assert_eq!(writ.terminate(), 0);
-    writ.start_for_a_full_disk();
+    writ.start();
     writ.fill_disk(true);
     redeem(&writ, &original).refused(503, "temporarily_unavailable", "store_unavailable");
     writ.fill_disk(false);

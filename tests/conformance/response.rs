@@ -242,7 +242,7 @@ fn an_issuer_that_cannot_be_asked_is_no_yes() {
 fn no_token_leaves_that_cannot_be_recorded() {
     let mut writ = Setup::new().client("accounts", ACCOUNTS).client("job", JOB).start();
     assert_eq!(writ.terminate(), 0);
-    writ.start_for_a_full_disk();
+    writ.start();
     let ask = || writ.workload("accounts").token(&Form::client_credentials(CLOSE));
     writ.fill_disk(true);
     let refused = ask().refused(503, "temporarily_unavailable", "store_unavailable");

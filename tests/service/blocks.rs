@@ -386,7 +386,7 @@ fn blocks_can_be_set_while_the_service_is_down() {
 fn with_a_full_disk_what_is_to_be_stopped_is_stopped() {
     let mut writ = scene::mailer();
     assert_eq!(writ.terminate(), 0);
-    writ.start_for_a_full_disk();
+    writ.start();
     writ.fill_disk(true);
     run(&writ, "add", ANN).exits(2).says("it is not on record").says("heeds it all the same");
     blocked(&deliver(&writ, "ann"));

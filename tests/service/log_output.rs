@@ -30,13 +30,8 @@ struct Served {
 
 impl Served {
     fn start(setup: Setup, output: File, ready: impl FnOnce() -> Value) -> Self {
-        let serve = setup.command(&["serve"]);
-        let mut shell = Command::new("sh");
-        // The end of a limited file is to be an error, as a full disk is, not a signal.
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
-        shell.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.current_dir(setup.path("."));
-        let mut child = shell.stdout(output).stderr(Stdio::piped()).spawn().expect("the executable starts");
+        let mut serve = setup.command(&["serve"]);
+        let mut child = serve.stdout(output).stderr(Stdio::piped()).spawn().expect("the executable starts");
         let errors = Arc::new(Mutex::new(String::new()));
         let (written, stderr) = (Arc::clone(&errors), child.stderr.take().expect("piped"));
         std::thread::spawn(move || {

@@ -131,7 +131,7 @@ fn promtool_finds_nothing_wrong_with_the_metrics_of_a_busy_service() {
     let (issuer, pdp) = (Issuer::start(), Pdp::start());
     let mut writ = setup(&issuer, &pdp).start();
     writ.terminate();
-    writ.start_for_a_full_disk();
+    writ.start();
     be_busy(&mut writ, &issuer, &pdp);
     let metrics = writ.metrics();
 

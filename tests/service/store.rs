@@ -373,7 +373,7 @@ fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let mut writ = delayed("").client("mailer", scene::MAILER).start();
     let original = expired(&writ);
     assert_eq!(writ.terminate(), 0);
-    writ.start_for_a_full_disk();
+    writ.start();
     let deliver = || writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver"));
     let start = || writ.workload("accounts").token(&Form::client_credentials(scene::PURGE));
     writ.fill_disk(true);

@@ -271,16 +271,6 @@ impl Writ {
         self.try_start(|_| {}).expect("the service becomes ready");
     }
 
-    /// The same with a limit on files to come: their end is to be an error of writing, as a full disk is, not a signal.
-    pub(crate) fn start_for_a_full_disk(&mut self) {
-        let serve = self.setup.command(&["serve"]);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
-        shell.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.current_dir(self.setup.path("."));
-        self.spawn(shell);
-    }
-
     /// From now on no file of the service grows, or has no such limit any more.
     pub(crate) fn fill_disk(&self, is_full: bool) {
         let pid = Pid::from_child(&self.process.as_ref().expect("it runs").child);
@@ -295,10 +285,6 @@ impl Writ {
         let mut command = self.setup.command(&["serve"]);
         change(&mut command);
         if self.try_spawn(command) { Ok(()) } else { Err(self.wait_for_exit()) }
-    }
-
-    fn spawn(&mut self, command: Command) {
-        assert!(self.try_spawn(command), "the service does not become ready");
     }
 
     /// Whether it became ready.
