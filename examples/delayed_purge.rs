@@ -104,7 +104,7 @@ impl Tts {
         let client = Client::builder()
             .tls_certs_only([Certificate::from_pem(&file("ca.pem")?)?])
             .identity(Identity::from_pem(&identity)?)
-            // In a quickstart there is no DNS for this name; in earnest there is.
+            // In a quickstart there is no DNS for this name; in production there is.
             .resolve(HOST, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
             .timeout(Duration::from_secs(10))
             .build()?;

@@ -84,12 +84,12 @@ fn client(folder: &Path, issuer: &Url) -> Result<Client, Box<dyn Error>> {
     Ok(Client::builder()
         .tls_certs_only([Certificate::from_pem(&file("ca.pem")?)?])
         .identity(Identity::from_pem(&identity)?)
-        // In a quickstart there is no DNS for this name; in earnest there is.
+        // In a quickstart there is no DNS for this name; in production there is.
         .resolve(HOST, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .build()?)
 }
 
-/// Where the service is; in earnest a setting of the workload.
+/// Where the service is; in production a setting of the workload.
 fn issuer(folder: &Path) -> Result<Url, Box<dyn Error>> {
     let text = fs::read_to_string(folder.join("writ.toml"))?;
     let address = text.lines().find_map(|line| line.strip_prefix("issuer = ")).ok_or("no issuer in writ.toml")?;

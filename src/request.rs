@@ -83,7 +83,7 @@ pub enum RequestError {
     )]
     SubjectTokenType,
     /// `audience` is not our trust domain.
-    #[error("audience is not the trust domain of this service, which its metadata name")]
+    #[error("audience must be this service's trust domain (its metadata lists it)")]
     Audience,
     /// `resource` is present: a Txn-Token is valid in the whole trust domain.
     #[error("resource is not supported: a Txn-Token is for a whole trust domain")]

@@ -141,7 +141,7 @@ impl Core {
         let store = Store::open(&config.store).await?;
         let (settings, now) = (&config.keys, Timestamp::now());
         let opening = KeyRing::open(store.clone(), settings, sealing, &config.trust_domain, now);
-        let (keys, events) = or_close(&store, opening).await?;
+        let (keys, events) = or_close(&store, opening).await.map_err(|error| unopened(settings, error))?;
         for event in events {
             audit.write(&event.into()).await?;
         }
@@ -168,7 +168,7 @@ impl Core {
         let sealing = sealing_keys(&config.keys)?;
         let store = Store::open(&config.store).await?;
         let looking = KeyRing::look(store.clone(), &config.keys, sealing, &config.trust_domain);
-        let keys = or_close(&store, looking).await?;
+        let keys = or_close(&store, looking).await.map_err(|error| unopened(&config.keys, error))?;
         Self::complete(store, keys).await
     }
 
@@ -186,6 +186,16 @@ impl Core {
 
 fn expect_store(config: &Config) -> Result<(), StartError> {
     if store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
+}
+
+/// Names the file where the sealing key is not the one that the store was sealed with.
+fn unopened(settings: &keys::Settings, error: KeysError) -> StartError {
+    match error {
+        KeysError::Seal(source @ SealError::Closed) => {
+            StartError::SealingKey { path: settings.sealing_key.display().to_string(), source }
+        }
+        other => other.into(),
+    }
 }
 
 async fn or_close<T, E>(store: &Store, opening: impl Future<Output = Result<T, E>>) -> Result<T, E> {

@@ -395,6 +395,14 @@ impl Table {
     }
 }
 
+/// Who may get at the store's folder, if it is there, and whether this process can.
+///
+/// # Errors
+/// [`OpenError`], as opening it would say.
+pub fn judge(settings: &Settings) -> Result<(), OpenError> {
+    if settings.path.is_dir() { folder::judge(&settings.path) } else { Ok(()) }
+}
+
 /// Whether anything of a store is there: records, their seal, or key files. What cannot be looked at counts.
 pub fn exists(settings: &Settings) -> bool {
     let path = &settings.path;

@@ -109,5 +109,6 @@ try {
 } catch (error) {
   // Never the whole error: it may hold the answer, and so the token.
   console.error(error instanceof Refused ? `refused: ${error.message}` : error.message)
+  if (error.cause instanceof Error) console.error(error.cause.message)
   process.exitCode = error instanceof Refused ? 1 : 2
 }

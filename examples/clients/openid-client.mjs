@@ -76,6 +76,9 @@ async function patiently(request, attempts = 3) {
 }
 
 try {
+  if (source === 'client_credentials') {
+    throw new Error('openid-client cannot do client_credentials with Writ; use unsigned_json')
+  }
   const config = await connect()
   const subject = {
     access_token: () => readFileSync(input, 'utf8').trim(),
@@ -85,5 +88,6 @@ try {
 } catch (error) {
   // Never the whole error: it may hold the answer, and so the token.
   console.error(error instanceof Refused ? `refused: ${error.message}` : error.message)
+  if (error.cause instanceof Error) console.error(error.cause.message)
   process.exitCode = error instanceof Refused ? 1 : 2
 }

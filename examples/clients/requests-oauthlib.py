@@ -84,6 +84,9 @@ def main(issuer, certs, client_id, purpose, source, *given):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < (6 if "client_credentials" in sys.argv else 7):
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     try:
         main(*sys.argv[1:])
     except Refused as refused:

@@ -121,7 +121,8 @@ fn text(answer: &Value) -> String {
         Some(blocks) if blocks.is_empty() => "nothing is stopped".to_owned(),
         Some(blocks) => {
             let added_at = |block: &Value| block["added_at"].as_str().unwrap_or_default().to_owned();
-            let row = |block| [named(block), added_at(block), until(block)];
+            let end = |block: &Value| if block["until"].is_string() { until(block) } else { "no end".to_owned() };
+            let row = |block| [named(block), added_at(block), end(block)];
             table(["stopped", "added_at", "until"], blocks.iter().map(row))
         }
         None if answer["removed"].is_object() => format!("no longer stopped: {}", named(&answer["removed"])),

@@ -97,6 +97,8 @@ struct RevokeArgs {
     /// The client whose `ID.pem` is revoked
     #[arg(long, value_name = "ID")]
     client: ClientId,
+    #[command(flatten)]
+    config: OptionalConfig,
 }
 
 #[derive(Debug, clap::Args)]
@@ -199,8 +201,11 @@ pub fn run(args: Args) -> Result<ExitCode, CertsError> {
             let lines: Vec<_> = names.iter().map(|name| format!("  {}", policy_line(name))).collect();
             format!("{files}\na policy names this client by\n{}", lines.join("\n"))
         }
-        Command::Show(args) => args.shown()?,
-        Command::Revoke(args) => revoke(&args.dir, &args.client, now)?,
+        Command::Show(args) => args.shown(now)?,
+        Command::Revoke(args) => {
+            let said = revoke(&args.dir, &args.client, now)?;
+            format!("{said}{}", args.missing())
+        }
         Command::Crl(args) => written(&update_crl(&args.dir, None, now)?),
     };
     let output = |source| CertsError::Io { path: PathBuf::from("standard output"), source };
@@ -321,7 +326,20 @@ fn revoke(dir: &Path, client: &ClientId, now: Timestamp) -> Result<String, Certs
     if crl.exists() && authority::is_listed(&read(&crl)?, &certificate) {
         return Ok(format!("kept    {} (revoked already)", crl.display()));
     }
-    update_crl(dir, Some(&certificate), now).map(|path| written(&path))
+    update_crl(dir, Some(&certificate), now).map(|path| format!("revoked {client} in {}", path.display()))
+}
+
+impl RevokeArgs {
+    /// What is still to be done: nothing, where the configuration names the CRL.
+    fn missing(&self) -> String {
+        let crl = self.dir.join(CRL);
+        let files = self.config.read().ok().flatten().and_then(|reading| reading.files);
+        let same = |named: &PathBuf| fs::canonicalize(named).ok() == fs::canonicalize(&crl).ok();
+        if files.is_some_and(|files| files.client_crls().iter().any(same)) {
+            return String::new();
+        }
+        format!("; in force once writ.toml has, in [tls], client_crls = [{:?}]", crl.display().to_string())
+    }
 }
 
 fn written(path: &Path) -> String {
@@ -530,6 +548,15 @@ mod tests {
         assert_eq!(verified(dir, "three", true, now()), Ok(()));
         let before = fs::read(dir.join(CRL)).unwrap();
         assert!(revoke(dir, &id("two"), now()).unwrap().contains("already"));
+        let args = |config: &Path| {
+            let config = OptionalConfig { config: Some(config.to_owned()) };
+            RevokeArgs { dir: dir.to_owned(), client: id("two"), config }
+        };
+        let config = dir.join("writ.toml");
+        fs::write(&config, "[tls]\nclient_crls = [\"ca.crl.pem\"]\n").unwrap();
+        assert_eq!(args(&config).missing(), "");
+        fs::write(&config, "").unwrap();
+        assert!(args(&config).missing().contains("ca.crl.pem\"]"), "{}", args(&config).missing());
         assert_eq!(fs::read(dir.join(CRL)).unwrap(), before);
     }
 

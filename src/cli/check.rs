@@ -5,6 +5,7 @@ mod online;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use self::online::Answered;
 use super::RequiredConfig;
 use crate::clock::Timestamp;
 use crate::config::{Problem, Severity, environment, file};
-use crate::policy::folder;
+use crate::policy::{ClientPolicy, PolicySet, folder};
 
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
 /// and nothing is changed.
@@ -26,11 +27,30 @@ fn check_read(reading: &file::Reading) -> Vec<Problem> {
     problems.extend(reading.files.iter().flat_map(|files| files.problems(Timestamp::now())));
     if let Some(settings) = &reading.policies {
         problems.extend(match folder::load(settings) {
-            Ok((_, warnings)) => warnings,
+            Ok((set, warnings)) => [warnings, elsewhere(reading, &settings.directory, &set)].concat(),
             Err(problems) => problems,
         });
     }
     problems
+}
+
+/// A note for each policy whose client is of another SPIFFE trust domain than the service, and of none that a CA is told
+/// to vouch for: one of the two may be a slip.
+fn elsewhere(reading: &file::Reading, directory: &Path, policies: &PolicySet) -> Vec<Problem> {
+    let Some(own) = &reading.trust_domain else { return Vec::new() };
+    let note = |policy: &Arc<ClientPolicy>| {
+        let domain = policy.identity.spiffe_trust_domain()?;
+        let is_named = reading.files.as_ref().is_some_and(|files| files.names_trust_domain(domain));
+        if is_named || domain == own.as_str() {
+            return None;
+        }
+        let message =
+            format!("its SPIFFE ID is of the trust domain {domain}, that of the service (trust_domain) is {own}");
+        let path = directory.join(format!("{}.toml", policy.client_id));
+        let key = policy.identity.kind().name().to_owned();
+        Some(Problem { severity: Severity::Note, key, ..Problem::of_file(&path, message) })
+    };
+    policies.iter().filter_map(note).collect()
 }
 
 /// `writ check`
@@ -254,6 +274,41 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
+    }
+
+    /// As `writ serve` would refuse to start; nothing is said where there is no store yet, or a sound one.
+    #[test]
+    fn a_folder_of_the_store_that_others_can_enter_is_refused() {
+        let folder = complete();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for (mode, sound) in [(0o700, true), (0o755, false), (0o1777, false), (0o770, false)] {
+            fs::set_permissions(&data, fs::Permissions::from_mode(mode)).unwrap();
+            let (code, text) = checked(&folder);
+            assert_eq!((code == 0, text == "ok\n"), (sound, sound), "{mode:o}: {text}");
+            let expected =
+                format!("writ.toml: store.path: data has mode {mode:04o}: the store must be its owner's alone");
+            assert!(sound || text.contains(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_of_another_trust_domain_is_told_of() {
+        let folder = complete();
+        let policy = |domain: &str| {
+            let text = format!("client_id = \"two\"\ntls_client_auth_san_uri = \"spiffe://{domain}/two\"\n");
+            write(&folder, "policies/two.toml", &text);
+            checked(&folder)
+        };
+        assert_eq!(policy("d.example"), (0, "ok\n".to_owned()));
+        let (code, text) = policy("other.example");
+        assert!(code == 0 && text.ends_with("ok\n"), "{text}");
+        assert!(
+            text.contains(
+                "policies/two.toml: tls_client_auth_san_uri: note: its SPIFFE ID is of the trust domain other"
+            ),
+            "{text}"
+        );
     }
 
     /// What a key is meant to name cannot be known then.

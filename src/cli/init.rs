@@ -21,10 +21,10 @@ pub(super) struct Args {
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// The trust domain: `aud` of every Txn-Token
-    #[arg(long, default_value = "trust-domain.example")]
+    #[arg(long, default_value = TRUST_DOMAIN)]
     trust_domain: TrustDomain,
     /// What clients call the service: `https://HOST` or `https://HOST:PORT`
-    #[arg(long, value_name = "URL", default_value = "https://localhost:8443", value_parser = file::origin)]
+    #[arg(long, value_name = "URL", default_value = ISSUER, value_parser = file::origin)]
     issuer: String,
 }
 
@@ -41,6 +41,8 @@ pub(super) enum InitError {
 
 /// The shipped configuration, in which every setting is explained.
 const TEMPLATE: &str = include_str!("../../writ.toml");
+const TRUST_DOMAIN: &str = "trust-domain.example";
+const ISSUER: &str = "https://localhost:8443";
 const CLIENT: &str = "batch-job";
 const PURPOSE: &str = "report.create";
 
@@ -82,6 +84,13 @@ fn init(args: &Args) -> Result<String, InitError> {
             (policies.join("tests").join(&name), expectations(), "what that policy must allow and refuse"),
         ] {
             tell(written(create_public(&path, &content))?, &path, what);
+        }
+    }
+    for (flag, given, usual) in
+        [("--trust-domain", args.trust_domain.as_str(), TRUST_DOMAIN), ("--issuer", &args.issuer, ISSUER)]
+    {
+        if !made && given != usual {
+            let _ = writeln!(text, "{flag} not used: {} exists", config.display());
         }
     }
     text.push_str(&next(dir, &issuer));
@@ -249,6 +258,7 @@ mod tests {
         let before: Vec<_> = ["writ.toml", "certs/sealing.key"].map(|name| fs::read(dir.join(name)).unwrap()).into();
         fs::remove_file(dir.join("policies/batch-job.toml")).unwrap();
         let second = init(&args(&dir, "https://other.example")).unwrap();
+        assert!(second.contains("--issuer not used: ") && second.contains("writ.toml exists"), "{second}");
         assert!(!second.contains("created") && second.contains("--url https://tts.d.example:8444 "), "{second}");
         let after: Vec<_> = ["writ.toml", "certs/sealing.key"].map(|name| fs::read(dir.join(name)).unwrap()).into();
         assert_eq!(before, after);

@@ -94,6 +94,9 @@ fn read_export(file: &Path) -> Result<Export, Box<dyn std::error::Error>> {
 
 /// Keys as a table; any other answer as its members.
 fn text(answer: &Value) -> String {
+    if answer["ok"] == true {
+        return "all key files agree with the store".to_owned();
+    }
     let Some(keys) = answer["keys"].as_array() else {
         let members = answer.as_object().into_iter().flatten();
         return members.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n");

@@ -156,7 +156,7 @@ impl ExplainArgs {
                 claims.adopt(name, told, name);
             }
         }
-        let mut introduction = format!("Then: {}. What the line does not tell is supposed:\n", line.outcome());
+        let mut introduction = format!("Then: {}. Not in the audit line, so assumed:\n", line.outcome());
         for what in supposed {
             let _ = writeln!(introduction, "  - {what}");
         }

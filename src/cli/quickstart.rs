@@ -160,7 +160,7 @@ fn introduce(folder: &Folder, page: &Page) -> io::Result<()> {
     page.lines(addresses(folder))?;
     page.text(
         "For the story time runs fast: a Txn-Token lives 2 s instead of 60 s, and a key signs for 3 s instead of 24 h, \
-         so that weeks pass in seconds. Everything else is as in earnest. What is overridden:",
+         so that weeks pass in seconds. Everything else is as in production. What is overridden:",
     )?;
     page.lines(STORY.map(|(name, value)| format!("{name}={value}")))
 }
@@ -204,6 +204,12 @@ fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
         page.command(&command)?;
     }
     page.text("Change a policy, and it is in force within seconds; the folder is yours.")?;
+    let ports = folder.ports;
+    if (ports.exchange, ports.discovery) != (8443, 8444) {
+        let (exchange, discovery) = (ports.exchange, ports.discovery);
+        let note = format!("Note: the README's commands use 8443 and 8444; here they are {exchange} and {discovery}.");
+        page.text(&note)?;
+    }
     Ok(page.text("Serving. Ctrl-C stops it.")?)
 }
 

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::Value;
-use writ_verifier::BuildError;
+use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
+use crate::subject::issued_jwt::slip;
 use verify::Keys;
 
 pub(super) use http::{Http, body, unreachable};
@@ -191,11 +192,17 @@ fn refused(answer: &Value, json: bool) -> Result<ExitCode, TokenError> {
 }
 
 fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
-    match Decoded::parse(&read_token(&args.file)?) {
+    let token = read_token(&args.file)?;
+    match Decoded::parse(&token) {
         Ok(decoded) if args.json => print(&decoded.to_json()).map(|()| ExitCode::SUCCESS),
         Ok(decoded) => print(&decoded.to_string()).map(|()| ExitCode::SUCCESS),
-        Err(error) => negative(&error.to_string()),
+        Err(error) => negative(&format!("{error}{}", told(slip(&token)))),
     }
+}
+
+/// What often happens to a token on its way into a file.
+fn told(slip: Option<&str>) -> String {
+    slip.map(|slip| format!(": {slip}")).unwrap_or_default()
 }
 
 fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
@@ -212,6 +219,11 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
         Ok(token) => {
             let expiry = Timestamp::from_epoch(token.expires_at());
             print(&format!("valid until {expiry}")).map(|()| ExitCode::SUCCESS)
+        }
+        Err(error @ VerifyError::Malformed) => negative(&format!("{}: {error}{}", error.reason(), told(slip(&token)))),
+        Err(error @ VerifyError::Expired { expired_at }) => {
+            let at = Timestamp::from_epoch(expired_at);
+            negative(&format!("{}: the Txn-Token expired at {at}", error.reason()))
         }
         Err(error) => {
             let cause = cause.map(|cause| format!(": {}", printable(&cause))).unwrap_or_default();

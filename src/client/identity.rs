@@ -163,6 +163,14 @@ impl Identity {
         }
     }
 
+    /// The trust domain of the SPIFFE ID, where it is one.
+    pub fn spiffe_trust_domain(&self) -> Option<&str> {
+        match &self.0 {
+            Registered::SanUri(uri) => spiffe_trust_domain(uri),
+            _ => None,
+        }
+    }
+
     /// The certificates that need no CA, because this identity names them themselves; none for the other kinds.
     pub fn registered_thumbprints(&self) -> &[Thumbprint] {
         match &self.0 {

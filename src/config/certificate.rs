@@ -76,7 +76,7 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let is_encrypted =
         labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") || has_line(&content, "Proc-Type: 4,ENCRYPTED");
     if is_encrypted {
-        return Err("is an encrypted private key, and nobody can type its password at a start; decrypt it \
+        return Err("is encrypted, and there is nobody to type the password at startup; decrypt it \
              (openssl pkey -in KEY -out KEY.plain), keep its mode at 0600, and guard it like the sealing key"
             .to_owned());
     }
@@ -453,10 +453,10 @@ mod tests {
         let der = key.serialize_der();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         for (text, expected) in [
-            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is an encrypted private key"),
+            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is encrypted, and there is nobody"),
             (
                 block("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\r\nDEK-Info: AES-256-CBC,00\n\nAAAA").into_bytes(),
-                "is an encrypted private key",
+                "is encrypted, and there is nobody",
             ),
             (certificate.clone().into_bytes(), "holds no private key (PEM), but a block of the kind \"CERTIFICATE\""),
             (block("OPENSSH PRIVATE KEY", "AAAA").into_bytes(), "holds a \"OPENSSH PRIVATE KEY\" that cannot be read"),

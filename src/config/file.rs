@@ -50,8 +50,17 @@ pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) ->
             files: None,
             trust_domain: None,
             issuer: None,
-            problems: vec![Problem::of_file(path, cause)],
+            problems: vec![Problem::of_file(path, unread(&cause))],
         },
+    }
+}
+
+fn unread(cause: &std::io::Error) -> String {
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("{cause} (begin one with `writ init`, or name it with --config or WRIT_CONFIG)")
+        }
+        _ => cause.to_string(),
     }
 }
 
@@ -135,7 +144,12 @@ struct Pdp {
 impl Written {
     fn read<'a>(root: &mut Section<'a>, overrides: &'a Overrides) -> Self {
         root.require(&["trust_domain", "issuer"]);
-        let trust_domain = root.parse("trust_domain", str::parse);
+        let trust_domain: Option<TrustDomain> = root.parse("trust_domain", str::parse);
+        if trust_domain.as_ref().is_some_and(|name| name.as_str().contains("://")) {
+            let text = "is an address; what is meant is usually a name alone, like trust-domain.example, and `audience` of every \
+                request must be exactly this";
+            root.warning("trust_domain", text);
+        }
         let own_issuer = root.parse("issuer", origin);
         let listen = with(root, overrides, "listen", listen);
         let tls = with(root, overrides, "tls", tls);
@@ -184,6 +198,7 @@ impl Written {
         let default = || discovery_url(self.issuer.as_deref()?, self.listen.discovery);
         Named {
             tls: self.tls.clone(),
+            store: self.store.clone(),
             sealing_key: self.keys.sealing.clone(),
             previous_sealing_keys: self.keys.previous_sealing.clone(),
             pdp: self.pdp.settings.clone(),
@@ -268,6 +283,8 @@ fn listen(listen: &mut Section<'_>) -> Listen {
         let Some(address) = address.filter(|address| address.port() != 0) else { continue };
         if taken.contains(&address) {
             listen.error(key, "is the address of another listener too");
+        } else if taken.iter().any(|other| overlap(*other, address)) {
+            listen.error(key, "has the port of another listener, and one of the two is for every address");
         }
         taken.push(address);
     }
@@ -275,6 +292,12 @@ fn listen(listen: &mut Section<'_>) -> Listen {
         listen.warning("ops", "is not a loopback address: metrics are readable, without TLS, by whoever reaches it");
     }
     read
+}
+
+/// Whether a listener for every address leaves none for the other. That of IPv6 takes those of IPv4 too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: SocketAddr, of: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || of.is_ipv4());
+    one.port() == other.port() && (covers(one, other) || covers(other, one))
 }
 
 fn tls(tls: &mut Section<'_>) -> tls::Settings {
@@ -690,6 +713,8 @@ algorithms = [\"RS256\",
             ("[listen]\nexchange = \"off\"", "4: listen.exchange: must be an IP address and a port"),
             ("[listen]\ndiscovery = \"0.0.0.0\"", "4: listen.discovery: must be \"off\", or an IP address"),
             ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
+            ("[listen]\nops = \"127.0.0.1:8443\"", "4: listen.ops: has the port of another listener, and one"),
+            ("[listen]\nops = \"127.0.0.1:1\"\nexchange = \"[::]:1\"", "4: listen.ops: has the port of another"),
             ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
             ("[tls]\nmin_version = \"1.1\"", "4: tls.min_version: must be one of \"1.2\", \"1.3\""),
             ("[tls]\nclient_ca = 1", "4: tls.client_ca: must be a string, not a whole number"),

@@ -19,6 +19,7 @@ use super::{Config, secret_file};
 use crate::clock::Timestamp;
 use crate::listener::tls::{self, Finding, Trust};
 use crate::outbound;
+use crate::store;
 use crate::subject::introspection;
 use crate::subject::issuers::{self, KeySource};
 
@@ -26,6 +27,7 @@ use crate::subject::issuers::{self, KeySource};
 #[derive(Debug)]
 pub struct Named {
     pub(super) tls: tls::Settings,
+    pub(super) store: store::Settings,
     pub(super) sealing_key: PathBuf,
     pub(super) previous_sealing_keys: Vec<PathBuf>,
     pub(super) pdp: Option<outbound::Settings>,
@@ -41,6 +43,7 @@ impl From<&Config> for Named {
     fn from(config: &Config) -> Self {
         Self {
             tls: config.listener.tls.clone(),
+            store: config.store.clone(),
             sealing_key: config.keys.sealing_key.clone(),
             previous_sealing_keys: config.keys.previous_sealing_keys.clone(),
             pdp: config.pdp.clone(),
@@ -63,6 +66,16 @@ impl Named {
         self.pdp.as_ref()
     }
 
+    /// Whether a CA of clients is told to vouch for this SPIFFE trust domain.
+    pub fn names_trust_domain(&self, domain: &str) -> bool {
+        self.tls.client_ca.iter().flat_map(|ca| ca.trust_domains.iter().flatten()).any(|named| named == domain)
+    }
+
+    /// The CRLs of the CAs of clients.
+    pub fn client_crls(&self) -> &[PathBuf] {
+        &self.tls.client_crls
+    }
+
     /// Where each key stands.
     pub fn places(&self) -> &Places {
         &self.places
@@ -73,6 +86,7 @@ impl Named {
         let mut found = Findings { named: self, now, problems: Vec::new() };
         found.of_tls();
         found.of_trust();
+        found.of_store();
         found.of_sealing_keys();
         found.of_pdp();
         found.of_issuers();
@@ -150,6 +164,15 @@ impl Findings<'_> {
             if self.named.places.is_certain(key) {
                 self.problems.push(self.named.places.problem(Severity::Error, key, error));
             }
+        }
+    }
+
+    /// Who may get at its folder. It is not opened: a service may have it.
+    fn of_store(&mut self) {
+        if let Err(error) = store::judge(&self.named.store)
+            && self.named.places.is_certain("store.path")
+        {
+            self.problems.push(self.named.places.problem(Severity::Error, "store.path", error));
         }
     }
 

@@ -48,7 +48,10 @@ pub enum SealError {
     #[error("a sealing key is 32 random bytes in base64")]
     KeyForm,
     /// Wrong sealing key, or the sealed bytes were changed or belong elsewhere.
-    #[error("the private keys in the store do not open with this sealing key")]
+    #[error(
+        "the private keys in the store do not open with this sealing key; use the old key, or list it in \
+         keys.previous_sealing_keys"
+    )]
     Closed,
     /// The cipher failed.
     #[error("the private key could not be sealed")]

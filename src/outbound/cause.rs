@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 /// The cause of a failed call, with everything that is known of it. It has nothing of what was sent.
 pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
@@ -46,6 +46,9 @@ fn explain_tls(error: &rustls::Error) -> String {
         rustls::Error::AlertReceived(alert) => {
             format!("the server ended the TLS handshake{}", meaning(*alert))
         }
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "what answers there does not speak TLS (is it the right port?)".to_owned()
+        }
         other => format!("TLS failed: {other}"),
     }
 }
@@ -62,7 +65,9 @@ fn refusal(cause: &CertificateError) -> String {
             "it is not for servers (it lacks the extended key usage serverAuth)".to_owned()
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
-        CertificateError::BadSignature => "its signature is not that of its issuer".to_owned(),
+        CertificateError::BadSignature => {
+            "it was issued by another CA of the same name (is it the right CA file?)".to_owned()
+        }
         CertificateError::BadEncoding => "it cannot be read".to_owned(),
         CertificateError::Other(other) if other.0.to_string().contains("CaUsedAsEndEntity") => {
             "it is the certificate of a CA, not of a server".to_owned()
@@ -83,6 +88,9 @@ fn meaning(alert: AlertDescription) -> String {
             "the client certificate is not for clients (unsupported_certificate; it needs clientAuth)"
         }
         AlertDescription::CertificateUnknown => "it does not accept the client certificate (certificate_unknown)",
+        AlertDescription::DecryptError => {
+            "the client certificate was issued by another CA of the same name (decrypt_error; is it the right CA?)"
+        }
         AlertDescription::AccessDenied => "it denies access to this client certificate (access_denied)",
         AlertDescription::HandshakeFailure => "no common parameters (handshake_failure)",
         AlertDescription::ProtocolVersion => "no common version of TLS (protocol_version)",
@@ -110,6 +118,11 @@ mod tests {
         let twice = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, alert.clone()));
         assert_eq!(explain(&twice), wrapped(alert.clone()));
         assert!(wrapped(alert).ends_with("does not trust the CA of the client certificate (unknown_ca)"));
+        let alert = rustls::Error::AlertReceived(AlertDescription::DecryptError);
+        for same_name in [alert, CertificateError::BadSignature.into()] {
+            assert!(wrapped(same_name).contains("issued by another CA of the same name"));
+        }
+        assert!(wrapped(InvalidMessage::InvalidContentType.into()).contains("does not speak TLS"));
         assert!(explain(&io::Error::other("dns error")).starts_with("the host name cannot be resolved"));
     }
 }

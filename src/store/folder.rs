@@ -72,6 +72,12 @@ fn make(folder: &Path) -> io::Result<()> {
     sync_folder(parent(folder))
 }
 
+/// Looks at a folder that is there: who may get at it, and whether this process can.
+pub(super) fn judge(path: &Path) -> Result<(), OpenError> {
+    check_owner_only(path)?;
+    fs::read_dir(path).map(drop).map_err(|source| io_error(path, source))
+}
+
 /// Refuses a folder that others can enter or read, or that the group can write.
 fn check_owner_only(path: &Path) -> Result<(), OpenError> {
     let mode = fs::metadata(path).map_err(|source| io_error(path, source))?.permissions().mode() & 0o7777;

@@ -87,7 +87,7 @@ pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
 }
 
 /// What often happens to a token on its way into a form, if that is what is wrong with it.
-pub(super) fn slip(text: &str) -> Option<&'static str> {
+pub(crate) fn slip(text: &str) -> Option<&'static str> {
     let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
     if text.ends_with('\n') {

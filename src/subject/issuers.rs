@@ -296,8 +296,8 @@ fn nobody_to_ask(text: &str) -> SubjectError {
         return Malformed.because("it has five parts: it is encrypted, and only signed tokens are read");
     }
     Malformed.because(
-        "it is no JWT, which has three parts, and it is not known whom to ask about it: one issuer with introspection, or \
-         opaque_tokens_from in the client's policy, is needed for opaque tokens",
+        "this is not a JWT (three dot-separated parts). If it is an opaque token, configure `introspection` for an issuer, \
+         and `opaque_tokens_from` if several have it",
     )
 }
 

@@ -182,16 +182,17 @@ fn mistakes() -> Vec<(&'static str, Output, String)> {
         ask(&writ, &writ.setup.ca, "certs/ca.pem", "mailer", "report.create"),
         &writ.setup,
     );
-    let other = pki::Ca::root("another CA");
-    writ.setup.write("certs/other-ca.pem", &other.pem());
-    note(
-        "The client trusts another CA",
-        ask(&writ, &writ.setup.ca, "certs/other-ca.pem", "mailer", "mailbox.deliver"),
-        &writ.setup,
-    );
+    let setup = Setup::new().client("mailer", MAILER);
+    for folder in ["one", "two"] {
+        setup.run(&["certs", "init", folder]).exits(0);
+        setup.run(&["certs", "issue", "--dir", folder, "--client", "mailer"]).exits(0);
+    }
+    let setup = setup.set("tls.certificate", "one/server.pem").set("tls.private_key", "one/server.key");
+    let writ = setup.set("tls.client_ca", "one/ca.pem").start();
+    note("The client trusts another CA", ask_with(&writ, "two/ca.pem", "one/mailer", "mailbox.deliver"), &writ.setup);
     note(
         "The client's certificate is of another CA",
-        ask(&writ, &other, "certs/ca.pem", "mailer", "mailbox.deliver"),
+        ask_with(&writ, "one/ca.pem", "two/mailer", "mailbox.deliver"),
         &writ.setup,
     );
     all
@@ -204,9 +205,15 @@ fn ask(writ: &Writ, ca: &pki::Ca, trusted: &str, client: &str, scope: &str) -> O
     let credentials = ca.issue(params);
     writ.setup.write("client.pem", &credentials.certificate_pem);
     writ.setup.write("client.key", &credentials.key_pem);
+    ask_with(writ, trusted, "client", scope)
+}
+
+/// Asks for a token with `NAME.pem` and `NAME.key`.
+fn ask_with(writ: &Writ, trusted: &str, name: &str, scope: &str) -> Output {
+    let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
     let port = writ.site().endpoints().exchange.port().to_string();
     let url = format!("https://localhost:{port}");
-    let arguments = ["token", "request", "--url", &url, "--ca", trusted, "--cert", "client.pem", "--key", "client.key"];
+    let arguments = ["token", "request", "--url", &url, "--ca", trusted, "--cert", &certificate, "--key", &key];
     let rest = ["--audience", "trust-domain.example", "--scope", scope];
     let mut output = writ.run(&[&arguments[..], &rest].concat());
     output.stderr = output.stderr.replace(&port, "8443");

@@ -207,5 +207,5 @@ fn metadata_of_another_issuer_are_not_believed() {
     let url = format!("https://localhost:{}", writ.site().endpoints().exchange.port());
     let arguments = ["token", "request", "--url", &url, "--ca", "certs/ca.pem", "--cert", "mailer.pem", "--key"];
     let output = writ.run(&[&arguments[..], &["mailer.key", "--scope", "mailbox.deliver"]].concat()).exits(1);
-    output.says("the metadata there are of the issuer https://localhost:8443, not of https://localhost:");
+    output.says("calls itself https://localhost:8443: use --url https://localhost:8443");
 }

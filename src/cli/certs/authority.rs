@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 
+/// What the names of all development CAs begin with. A few random digits follow: of two CAs of one name, TLS says of what
+/// the other signed that its signature is wrong, not that the CA is.
 const NAME: &str = "Writ development CA";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
@@ -97,7 +99,7 @@ impl Authority {
     pub(super) fn create(now: Timestamp) -> Result<(Self, Pair), AuthorityError> {
         let key = KeyPair::generate()?;
         let not_after = now + DAY * CA_DAYS;
-        let mut params = params();
+        let mut params = params(&new_name()?);
         params.not_before = at(now - BACKDATED)?.to_datetime();
         params.not_after = at(not_after)?.to_datetime();
         params.serial_number = Some(random_serial()?);
@@ -111,12 +113,13 @@ impl Authority {
         let certificate = parsed(&der)?;
         let key = KeyPair::from_pem(key).map_err(|_| AuthorityError::Unreadable)?;
         let mut names = certificate.subject().iter_attributes();
-        let is_ours = names.next().and_then(|name| name.as_str().ok()) == Some(NAME) && names.next().is_none();
-        if !is_ours || certificate.public_key().raw != key.subject_public_key_info() {
+        let name = names.next().and_then(|name| name.as_str().ok()).filter(|name| name.starts_with(NAME));
+        let name = name.filter(|_| names.next().is_none()).ok_or(AuthorityError::NotOurs)?;
+        if certificate.public_key().raw != key.subject_public_key_info() {
             return Err(AuthorityError::NotOurs);
         }
         let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-        Ok(Self { issuer: Issuer::new(params(), key), not_after: Timestamp::from_epoch(not_after) })
+        Ok(Self { issuer: Issuer::new(params(name), key), not_after: Timestamp::from_epoch(not_after) })
     }
 
     /// Signs a certificate for a new key, for so many days but not longer than the CA itself lives.
@@ -196,12 +199,18 @@ pub(super) fn is_listed(crl: &str, certificate: &str) -> bool {
 }
 
 /// What does not change from one development CA to the next.
-fn params() -> CertificateParams {
+fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = distinguished_name(NAME);
+    params.distinguished_name = distinguished_name(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+fn new_name() -> Result<String, AuthorityError> {
+    let mut bytes = [0; 4];
+    aws_lc_rs::rand::fill(&mut bytes[1..]).map_err(|_| AuthorityError::Random)?;
+    Ok(format!("{NAME} {:06x}", u32::from_be_bytes(bytes)))
 }
 
 fn distinguished_name(common_name: &str) -> DistinguishedName {

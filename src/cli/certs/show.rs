@@ -30,7 +30,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn shown(&self) -> Result<String, CertsError> {
+    pub(super) fn shown(&self, now: Timestamp) -> Result<String, CertsError> {
         let chain = certificates(&self.file)?;
         let policies = self.policies()?;
         let all = chain.iter().map(|der| Shown::read(der, &self.file)).collect::<Result<Vec<_>, _>>()?;
@@ -41,7 +41,7 @@ impl Args {
         let mut text = String::new();
         for (at, shown) in all.iter().enumerate() {
             let title = format!("{}, certificate {} of {}", self.file.display(), at + 1, all.len());
-            let _ = writeln!(text, "{title}\n{}", shown.to_text(policies.as_ref()));
+            let _ = writeln!(text, "{title}\n{}", shown.to_text(policies.as_ref(), now));
         }
         Ok(text.trim_end().to_owned())
     }
@@ -106,7 +106,7 @@ impl Shown {
         })
     }
 
-    fn to_text(&self, policies: Option<&PolicySet>) -> String {
+    fn to_text(&self, policies: Option<&PolicySet>, now: Timestamp) -> String {
         let mut text = String::new();
         let mut line = |label: &str, value: &str| {
             let _ = writeln!(text, "  {label:<11} {}", printable(value));
@@ -116,9 +116,22 @@ impl Shown {
         for (_, kind, value) in &self.names {
             line("name", &format!("{kind} {value}"));
         }
-        line("valid", &format!("{} to {}", self.from, self.until));
+        let remark = match () {
+            () if now >= self.until => ": EXPIRED",
+            () if now < self.from => ": NOT YET",
+            () => "",
+        };
+        line("valid", &format!("{} to {}{remark}", self.from, self.until));
         let usages = if self.usages.is_empty() { "any".to_owned() } else { self.usages.join(", ") };
-        line("usage", &if self.is_ca { format!("{usages} (a CA)") } else { usages });
+        let is_for_clients = self.usages.is_empty() || self.usages.contains(&"clientAuth");
+        line(
+            "usage",
+            &match self.is_ca {
+                true => format!("{usages} (a CA)"),
+                false if is_for_clients => usages,
+                false => format!("{usages}; it is not for clients (no clientAuth)"),
+            },
+        );
         line("x5t#S256", &self.thumbprint.to_string());
         match policies {
             None => line("policies", "not compared: there is no configuration with sound policies"),
@@ -211,4 +224,30 @@ fn usages(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
         (!usage.other.is_empty(), "others"),
     ];
     known.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_over_and_one_that_is_not_for_clients_are_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        super::super::init(folder.path(), &[], now).unwrap();
+        let args =
+            Args { file: folder.path().join("server.pem"), config: OptionalConfig { config: None }, json: false };
+        let text = args.shown(now).unwrap();
+        assert!(
+            !text.contains("EXPIRED") && text.contains("serverAuth; it is not for clients (no clientAuth)"),
+            "{text}"
+        );
+        let later = now + Duration::from_secs(900 * 86_400);
+        assert!(args.shown(later).unwrap().contains(": EXPIRED\n"));
+        assert!(args.shown(Timestamp::from_epoch(0)).unwrap().contains(": NOT YET\n"));
+        let ca = Args { file: folder.path().join("ca.pem"), ..args };
+        assert!(!ca.shown(now).unwrap().contains("not for clients"));
+    }
 }

@@ -20,7 +20,7 @@ pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String
             let claims = serde_json::to_string_pretty(&allowed.claims).unwrap_or_default();
             let own = matches!(trial.source, Source::TxnToken | Source::ExpiredTxnToken);
             let txn = if own { "" } else { ", with a txn of its own" };
-            let _ = write!(text, "\nallowed: the token would say{txn}\n\n{claims}\n\nOutside of the policy:\n");
+            let _ = write!(text, "\nallowed: the token would say{txn}\n\n{claims}\n\nNot checked here:\n");
             for open in &allowed.open {
                 let _ = writeln!(text, "  - {open}");
             }

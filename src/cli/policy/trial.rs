@@ -398,7 +398,7 @@ impl World {
         if source == Source::SelfSigned {
             open.push("its jti must not have been used before".to_owned());
         }
-        open.push("nothing of it may be stopped by `writ block`".to_owned());
+        open.push("whether a `writ block` entry stops this request".to_owned());
         if grant.original().is_none_or(|original| original.alive)
             && let Some(max_age) = self.policies.redeemable_for(grant.scope(), grant.client().as_str())
         {

@@ -113,7 +113,9 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
     match ca {
         Some(ca) => {
             for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-                roots.add(root)?;
+                let unusable =
+                    "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
+                roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
             }
         }
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
@@ -123,9 +125,27 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
     let config = config.with_root_certificates(roots);
     let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
     let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
+    if is_encrypted(key) {
+        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
+        return Err(ServiceError::Credentials(cure));
+    }
     let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
     let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    Ok(config.with_client_auth_cert(chain, key)?)
+    config.with_client_auth_cert(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            ServiceError::Credentials("the file of the key is not the key of the certificate")
+        }
+        rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
+            "the file of the certificate holds one that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        other => other.into(),
+    })
+}
+
+/// PKCS #8 says it in the label of its block, older forms in a header.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {

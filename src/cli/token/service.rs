@@ -15,19 +15,19 @@ const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// Not an https URL of a server.
-    #[error("the URL is not an issuer: https, a host, no path, query or fragment")]
+    #[error("--url takes the issuer alone, like https://localhost:8443 (without /token)")]
     Url,
     /// No certificate or key in a file, or one that does not fit the other.
     #[error("{0}")]
     Credentials(&'static str),
     /// The TLS library refused.
-    #[error("the certificate and key cannot be used: {0}")]
+    #[error("the certificates and the key cannot be used: {0}")]
     Tls(#[from] rustls::Error),
     /// The request did not get through: network, TLS, or the server's own end of it.
     #[error("no answer from the service: {0}")]
     Unreachable(String),
     /// The metadata are those of another issuer (RFC 8414 §3.3): whoever wrote them may not speak for this one.
-    #[error("the metadata there are of the issuer {}, not of {expected}; ask for it by that name", printable(found))]
+    #[error("the service at {expected} calls itself {}: use --url {}", printable(found), printable(found))]
     Issuer {
         /// Whom the metadata name.
         found: String,
@@ -250,7 +250,7 @@ mod tests {
         let no_ca = service("https://tts.example", "", &key);
         assert!(matches!(no_ca, Err(ServiceError::Credentials(_))));
         let other = service("https://tts.example", &certificate, &KeyPair::generate().unwrap());
-        assert!(matches!(other, Err(ServiceError::Tls(_))), "a key that is not the certificate's");
+        assert!(matches!(other, Err(ServiceError::Credentials(_))), "a key that is not the certificate's");
     }
 
     #[test]
