@@ -299,7 +299,7 @@ fn blocks_are_listed_for_programs_and_for_people() {
         ]
     );
     let people = run(&writ, "list", &[]).exits(0);
-    people.says("txn t-1, sub ann, client mailer, purpose mailbox.report").says("everything").says("removed");
+    people.says("txn t-1, sub ann, client mailer, purpose mailbox.report").says("everything").says("no end");
     let removed = run(&writ, "remove", &["--all", "--json"]).exits(0).json();
     assert_eq!(removed["removed"]["until"], "2190-01-01T00:00:00Z");
     run(&writ, "add", ANN).exits(0).says("stopped: sub ann@trust-domain.example, until removed");
