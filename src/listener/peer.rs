@@ -24,8 +24,7 @@ impl Peer {
         trust: Arc<Trust>,
         accepted: Accepted,
     ) -> Result<Self, CertificateError> {
-        let leaf = chain.first().ok_or(CertificateError)?;
-        let certificate = PeerCertificate::parse(leaf)?.held_to_spiffe(accepted.spiffe_only);
+        let certificate = read_leaf(&chain, accepted)?;
         Ok(Self { certificate: RefCell::new(Arc::new(certificate)), chain, trust, accepted: Cell::new(accepted) })
     }
 
@@ -41,11 +40,18 @@ impl Peer {
         if !self.trust.still_holds(before, now) {
             let accepted = self.trust.verify(&self.chain, now)?;
             if accepted.spiffe_only != before.spiffe_only {
-                let certificate = self.certificate().as_ref().clone().held_to_spiffe(accepted.spiffe_only);
+                // From the chain again: names that did not count before may count now.
+                let certificate = read_leaf(&self.chain, accepted).map_err(|_| Refusal::Unreadable)?;
                 self.certificate.replace(Arc::new(certificate));
             }
             self.accepted.set(accepted);
         }
         Ok(self.certificate())
     }
+}
+
+/// The client's certificate with the names that its CA may vouch for.
+fn read_leaf(chain: &[CertificateDer<'_>], accepted: Accepted) -> Result<PeerCertificate, CertificateError> {
+    let leaf = chain.first().ok_or(CertificateError)?;
+    Ok(PeerCertificate::parse(leaf)?.held_to_spiffe(accepted.spiffe_only))
 }

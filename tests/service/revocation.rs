@@ -101,6 +101,22 @@ fn an_older_list_does_not_come_back_in_steps() {
     is_served(&writ.workload("mailer"));
 }
 
+/// nor if no client of an intermediate CA came while its newer list was in the files.
+#[test]
+fn an_older_list_of_an_intermediate_does_not_come_back() {
+    let setup = setup(&["certs/a.crl", "certs/b.crl"]);
+    let team = setup.ca.intermediate(pki::ca_params("team"));
+    let (revoked, other) = (mailer(&team), mailer(&team));
+    let (old, new) = (team.crl(1, &[]), team.crl(2, &[&revoked]));
+    setup.write("certs/a.crl", &old);
+    setup.write("certs/b.crl", &setup.ca.crl(1, &[]));
+    let writ = setup.start();
+    change(&writ, &new, "(number 2, ");
+    change(&writ, &old, " and older than ");
+    is_revoked(&writ, &revoked);
+    is_served(&writ.workload_with(&other));
+}
+
 /// A list that is forged, or dated ahead, takes no genuine one away and is reported by `writ check` and the log.
 #[test]
 fn a_list_that_is_not_genuine_blocks_nobody() {

@@ -11,6 +11,8 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// One of these words ends each label of a certificate, list or key.
+const LABEL_ENDS: [&str; 8] = ["CERTIFICATE", "CERTIFICATES", "CHAIN", "CRL", "KEY", "PARAMETERS", "PKCS7", "REQUEST"];
 /// More of a label is never shown.
 const LABEL_SHOWN: usize = 48;
 
@@ -151,10 +153,23 @@ fn marker(line: &[u8], start: &[u8]) -> Option<String> {
     plain.then(|| String::from_utf8_lossy(&label[..label.len().min(LABEL_SHOWN)]).into_owned())
 }
 
-/// Two blocks on one line, a dash too few, lower case: what a person takes for a block must not pass for text.
+/// Two blocks on one line, a dash too few, lower case, dashes of another kind: what a person takes for a block must
+/// not pass for text.
 fn looks_like_marker(line: &[u8]) -> bool {
-    let line = line.to_ascii_uppercase();
-    [&b"-BEGIN "[..], b"-END "].iter().any(|mark| line.windows(mark.len()).any(|window| window == *mark))
+    let upper = line.to_ascii_uppercase();
+    [&b"-BEGIN "[..], b"-END "].iter().any(|mark| upper.windows(mark.len()).any(|window| window == *mark))
+        || names_block(&String::from_utf8_lossy(line))
+}
+
+/// Whether BEGIN or END with a label stands in this line, whatever stands around and between the words.
+fn names_block(line: &str) -> bool {
+    let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.iter().enumerate().any(|(index, word)| {
+        let Some(first) = word.strip_prefix("BEGIN").or_else(|| word.strip_prefix("END")) else { return false };
+        let rest = words[index + 1..].iter().copied();
+        let label = [first].into_iter().chain(rest).take_while(|word| !word.contains(char::is_lowercase));
+        label.take(4).any(|word| LABEL_ENDS.contains(&word))
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +187,7 @@ mod tests {
     #[test]
     fn every_block_is_read_whatever_stands_around_it() {
         let both = Ok(vec![vec![1, 2, 3, 4, 5], vec![6, 7]]);
-        let text = "Bag Attributes\n    friendlyName: Zoë -- the first\nsubject=CN = a\n";
+        let text = "Bag Attributes\n    friendlyName: Zoë -- the first\nsubject=CN = a\n# END OF LIST, the end certificate of WEEKEND CERTIFICATE Ltd\n";
         for file in [
             format!("{ONE}{TWO}"),
             format!("\u{feff}{ONE}{TWO}"),
@@ -214,10 +229,24 @@ mod tests {
             (with(&TWO.to_lowercase()), "line 5 looks like the begin or end of block 2"),
             (with(&TWO[28..]), "line 6 looks like the begin or end of block 2"),
             (with(&format!("> {TWO}")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("-----", "\u{2013}\u{2013}\u{2013}")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("-----", "\u{2014}")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("-----", "")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("BEGIN ", "BEGIN\u{a0}")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("BEGIN ", "BEGIN")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("BEGIN ", " BEGIN  TRUSTED_")), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replacen("E-----", "E----", 1)), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replacen("E-----", "E\u{2013}", 1)), "line 5 looks like the begin or end of block 2"),
+            (with(&TWO.replace("-----END", "\u{2013}END")), "line 7 looks like the begin or end of block 2"),
+            (with("\u{2013}BEGIN X509 CRL\u{2013}\n"), "line 5 looks like the begin or end of block 2"),
+            (with("\u{2013}BEGIN EC PRIVATE KEY\u{2013}\n"), "line 5 looks like the begin or end of block 2"),
         ] {
             let complained = read(file.as_bytes()).unwrap_err();
             assert!(complained.starts_with(complaint), "{file:?}: {complained}");
         }
+        let of_windows = with(&TWO.replace("-----", "~"));
+        let of_windows: Vec<u8> = of_windows.bytes().map(|byte| if byte == b'~' { 0x96 } else { byte }).collect();
+        assert!(read(&of_windows).unwrap_err().starts_with("line 5 looks like"));
         let utf16: Vec<u8> = format!("\u{feff}{ONE}").encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(read(&utf16).unwrap_err().contains("UTF-16"));
     }

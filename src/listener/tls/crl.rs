@@ -28,6 +28,20 @@ pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
 /// CAs whose lists are looked up once only.
 const MAX_KNOWN: usize = 1024;
 
+/// Lists of one issuer and partition that are kept while the key of their CA is unknown.
+const MAX_UNCLAIMED: usize = 8;
+
+/// Issuers and partitions of which lists are kept while the keys of their CAs are unknown.
+const MAX_UNCLAIMED_PARTS: usize = 1024;
+
+/// What becomes of lists once there were too many.
+const IN_DOUBT: &str = "so many lists of CAs that no client presented were loaded that Writ cannot tell whether it is the \
+                        newest, and ignores it; restart Writ with the newest lists alone";
+
+/// Number and date. A list without number is older than one that has one: whoever numbers their lists does not stop
+/// doing so.
+type Age = (Option<(usize, Vec<u8>)>, Timestamp);
+
 /// One list, as read.
 pub(super) struct List {
     pub(super) file: PathBuf,
@@ -150,9 +164,12 @@ impl List {
         self.part == other.part && ours != theirs && ours.0 <= theirs.0 && ours.1 <= theirs.1
     }
 
-    /// A list without number is older than one that has one: whoever numbers their lists does not stop doing so.
-    fn age(&self) -> (Option<(usize, &[u8])>, Timestamp) {
-        (self.number.as_ref().map(|number| (number.len(), number.as_slice())), self.this_update)
+    fn age(&self) -> Age {
+        (self.number.clone().map(|number| (number.len(), number)), self.this_update)
+    }
+
+    fn series(&self) -> Series {
+        (self.issuer.clone(), self.part.clone())
     }
 
     /// Whether it is about this certificate of its CA (RFC 5280 §6.3.3 (b)).
@@ -259,9 +276,109 @@ fn values(mut der: &[u8]) -> Option<Vec<Any<'_>>> {
 /// The lists that are in force for one CA.
 pub(super) type InForce = Arc<[Arc<List>]>;
 
-/// What has been in force since the process began: no older list is ever taken.
+/// Of these the newest, each once: of two that are the same, the first.
+fn newest(lists: &[Arc<List>]) -> InForce {
+    let mut digests = HashSet::new();
+    let is_newest = |list: &&Arc<List>| !lists.iter().any(|other| list.is_older_than(other));
+    lists.iter().filter(is_newest).filter(|list| digests.insert(list.digest)).cloned().collect()
+}
+
+/// What has been loaded since the process began: no older list is ever taken.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<HashMap<CaKey, InForce>>);
+pub(super) struct Seen(Mutex<Memory>);
+
+/// Whose lists, as they say themselves, and the partition.
+type Series = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Default)]
+struct Memory {
+    /// What is in force for each CA whose key was met and that has a list. Every list of such a CA goes here at once.
+    of_cas: HashMap<CaKey, InForce>,
+    /// The lists of the others, of intermediate CAs as a rule: until a client presents one of these CAs, nobody can
+    /// tell which lists are genuine.
+    unclaimed: HashMap<Series, Unclaimed>,
+}
+
+/// Lists of a series that no known key has signed.
+#[derive(Default)]
+struct Unclaimed {
+    lists: Vec<Arc<List>>,
+    /// The highest number and the latest date of those that were too many to be kept.
+    forgotten: Option<Age>,
+}
+
+impl Unclaimed {
+    fn add(&mut self, list: &Arc<List>) {
+        if self.lists.iter().any(|other| other.digest == list.digest) {
+            return;
+        }
+        self.lists.push(Arc::clone(list));
+        if self.lists.len() > MAX_UNCLAIMED {
+            self.lists.sort_by_key(|list| (list.this_update, list.age().0));
+            let (number, date) = self.lists.remove(0).age();
+            let (last_number, last_date) = self.forgotten.take().unwrap_or((None, date));
+            self.forgotten = Some((number.max(last_number), date.max(last_date)));
+        }
+    }
+
+    /// Whether it is certain that no list that was forgotten is newer.
+    fn outdates_forgotten(&self, list: &List) -> bool {
+        let age = list.age();
+        self.forgotten.as_ref().is_none_or(|last| age != *last && age.0 >= last.0 && age.1 >= last.1)
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, list: &Arc<List>) {
+        if let Some((_, lists)) = self.of_cas.iter_mut().find(|(ca, _)| list.is_signed_by(ca)) {
+            *lists = newest(&[std::slice::from_ref(list), lists].concat());
+            return;
+        }
+        let series = list.series();
+        if self.unclaimed.len() < MAX_UNCLAIMED_PARTS || self.unclaimed.contains_key(&series) {
+            self.unclaimed.entry(series).or_default().add(list);
+        }
+    }
+
+    /// The lists of a CA that is met for the first time. `None`: some could not be kept, and a newer one may have been
+    /// among them.
+    fn claim(&mut self, ca: &CaKey, files: &[Arc<List>]) -> Option<InForce> {
+        let is_kept = |list: &Arc<List>| self.unclaimed.contains_key(&list.series());
+        if files.iter().any(|list| !is_kept(list) && list.is_signed_by(ca)) {
+            return None;
+        }
+        let mut claimed = Vec::new();
+        for unclaimed in self.unclaimed.iter().filter(|((issuer, _), _)| *issuer == ca.name).map(|(_, lists)| lists) {
+            let signed: Vec<_> = unclaimed.lists.iter().filter(|list| list.is_signed_by(ca)).cloned().collect();
+            if unclaimed.forgotten.is_some() && !signed.iter().any(|list| unclaimed.outdates_forgotten(list)) {
+                return None;
+            }
+            claimed.extend(signed);
+        }
+        let in_force = newest(&claimed);
+        if !in_force.is_empty() {
+            self.unclaimed.retain(|_, unclaimed| {
+                unclaimed.lists.retain(|list| claimed.iter().all(|other| other.digest != list.digest));
+                !unclaimed.lists.is_empty() || unclaimed.forgotten.is_some()
+            });
+            self.of_cas.insert(ca.clone(), Arc::clone(&in_force));
+        }
+        Some(in_force)
+    }
+
+    /// What an operator should know of a list of a CA that is not in `tls.client_ca`.
+    fn warning_on(&self, list: &List) -> Option<String> {
+        let of_ca = self.of_cas.iter().find(|(ca, _)| list.is_signed_by(ca)).map(|(_, lists)| &**lists);
+        let series = self.unclaimed.get(&list.series());
+        let issuer = &list.issuer_name;
+        if of_ca.is_none() && series.is_none_or(|series| !series.outdates_forgotten(list)) {
+            return Some(format!("CRL {list} is of {issuer}, which is not in tls.client_ca; {IN_DOUBT}"));
+        }
+        let known = of_ca.or_else(|| series.map(|series| series.lists.as_slice()))?;
+        let newer = known.iter().find(|other| list.is_older_than(other))?;
+        Some(format!("CRL {list} is of {issuer} and older than {newer}; it is ignored if one CA signed both"))
+    }
+}
 
 /// The lists of one reading of the files.
 pub(super) struct Revocations {
@@ -274,8 +391,24 @@ pub(super) struct Revocations {
 }
 
 impl Revocations {
-    /// `lists` of files, without those from the future.
-    pub(super) fn new(enabled: bool, lists: Vec<Arc<List>>, seen: Arc<Seen>) -> Self {
+    /// `lists` of files, without those from the future. Those of `cas`, whose keys are known, need no place among the
+    /// unclaimed ones.
+    pub(super) fn new(enabled: bool, lists: Vec<Arc<List>>, cas: &[&CaKey], seen: Arc<Seen>) -> Self {
+        let mut memory = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of_cas, others): (Vec<_>, Vec<_>) =
+            lists.iter().cloned().partition(|list| cas.iter().any(|ca| list.is_signed_by(ca)));
+        for list in &of_cas {
+            memory.remember(list);
+        }
+        for ca in cas {
+            if !memory.of_cas.contains_key(*ca) {
+                memory.claim(ca, &of_cas);
+            }
+        }
+        for list in &others {
+            memory.remember(list);
+        }
+        drop(memory);
         Self { enabled, lists, in_force: Mutex::default(), seen }
     }
 
@@ -292,23 +425,12 @@ impl Revocations {
         if let Some(lists) = known.get(ca) {
             return Arc::clone(lists);
         }
-        let signed = self.lists.iter().filter(|list| list.is_signed_by(ca));
-        let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was in force comes first: of two that are the same, the one from the present files is shown.
-        let mut all: Vec<Arc<List>> = signed.cloned().collect();
-        for old in seen.get(ca).into_iter().flat_map(|lists| lists.iter()) {
-            if all.iter().all(|list| list.digest != old.digest) {
-                all.push(Arc::clone(old));
-            }
-        }
-        let newest = |list: &&Arc<List>| !all.iter().any(|other| list.is_older_than(other));
-        let mut lists: Vec<_> = all.iter().filter(newest).cloned().collect();
-        let mut digests = HashSet::new();
-        lists.retain(|list| digests.insert(list.digest));
-        let lists: InForce = lists.into();
-        if !lists.is_empty() {
-            seen.insert(ca.clone(), Arc::clone(&lists));
-        }
+        let mut memory = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lists = match memory.of_cas.get(ca) {
+            Some(lists) => Arc::clone(lists),
+            None => memory.claim(ca, &self.lists).unwrap_or_else(|| Arc::from([])),
+        };
+        drop(memory);
         // Intermediate CAs come from clients.
         if known.len() < MAX_KNOWN {
             known.insert(ca.clone(), Arc::clone(&lists));
@@ -405,6 +527,10 @@ impl Revocations {
             }
         }
         for list in self.lists.iter().filter(|list| list.is_signed_by(ca) && !is_in_force(list)) {
+            if in_force.is_empty() {
+                remarks.push(Remark::warning(format!("CRL {list} is of {name}; {IN_DOUBT}")));
+                continue;
+            }
             let newer = in_force.iter().find(|other| list.is_older_than(other));
             let newer = newer.map_or_else(String::new, ToString::to_string);
             let rolled_back = !self.lists.iter().any(|other| list.is_older_than(other) && other.is_signed_by(ca));
@@ -428,6 +554,7 @@ impl Revocations {
     /// Lists that belong to none of `cas`.
     pub(super) fn remarks_on_strangers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
         let strangers = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
+        let memory = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
         strangers
             .map(|list| {
                 let issuer = &list.issuer_name;
@@ -436,6 +563,8 @@ impl Revocations {
                         "CRL {list} is not signed by the key of any CA {issuer} in tls.client_ca (a bad signature, or \
                          another CA of that name), and ignored for them"
                     ))
+                } else if let Some(text) = memory.warning_on(list) {
+                    Remark::warning(text)
                 } else {
                     Remark::note(format!(
                         "CRL {list} is of {issuer}, which is not in tls.client_ca; it serves only if this is an \

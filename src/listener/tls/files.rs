@@ -192,7 +192,8 @@ impl ClientTrust {
                 }
             }
         }
-        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, Arc::clone(seen));
+        let cas: Vec<_> = anchors.iter().filter(|anchor| anchor.signs_crls).map(|anchor| &anchor.ca).collect();
+        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, &cas, Arc::clone(seen));
         let mut verifier = Verifier { anchors, revocations };
         let crl_expires_at = remark(&mut verifier, &mut remarks, now);
         Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, remarks })

@@ -210,6 +210,78 @@ fn an_intermediate_is_revoked_too() {
     assert!(matches!(verify_chain(&trust, &chain(7)), Err(Refusal::Revoked { .. })));
 }
 
+/// A-010, for a CA that no client presented while the newer list was in the files.
+#[test]
+fn no_older_crl_of_an_intermediate_comes_back_unasked() {
+    let (folder, root) = (folder(), Ca::new("root"));
+    let (team, twin) = (root.intermediate("team", |_| {}), Ca::new("team"));
+    let chain = |serial| [team.client(serial).der, team.der.clone()];
+    let (of_root, old, new) = (root.crl(1, &[]), team.crl(1, &[]), team.crl(2, &[7]));
+    let start = |list: &str| load(folder.path(), &[&root], &[list, &of_root]);
+    let is_revoked = |trust: &Trust| {
+        assert!(matches!(verify_chain(trust, &chain(7)), Err(Refusal::Revoked { .. })));
+        assert_eq!(verify_chain(trust, &chain(8)), Ok(()));
+    };
+    let forged: Vec<_> = (3..6).map(|number| twin.crl(number, &[])).collect();
+    for steps in [
+        vec![&new, &old],
+        vec![&new, &of_root, &old],
+        vec![&new, &forged[0], &forged[1], &old],
+        vec![&new, &old, &forged[2], &old],
+    ] {
+        for met_before in [false, true] {
+            let trust = start(&old);
+            if met_before {
+                assert_eq!(verify_chain(&trust, &chain(7)), Ok(()));
+            }
+            for list in &steps {
+                change(&trust, list);
+            }
+            let remarks = &trust.clients.load().remarks;
+            let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
+            assert!(told("is of CN=team and older than "), "{remarks:?}");
+            is_revoked(&trust);
+        }
+    }
+    // More than are kept: in order they do no harm.
+    let trust = start(&old);
+    (2..40).for_each(|number| change(&trust, &team.crl(number, &[7])));
+    change(&trust, &old);
+    is_revoked(&trust);
+    // If the newest may be among the forgotten ones, there is none.
+    let trust = start(&new);
+    (3..40).for_each(|number| change(&trust, &twin.crl(number, &[])));
+    for list in [&old, &new] {
+        change(&trust, list);
+        assert!(matches!(verify_chain(&trust, &chain(8)), Err(Refusal::NoCrl { .. })));
+    }
+    let remarks = &trust.clients.load().remarks;
+    let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
+    assert!(told("so many lists of CAs that no client presented"), "{remarks:?}");
+    change(&trust, &team.crl(99, &[7]));
+    is_revoked(&trust);
+}
+
+/// of how many CAs ever the files hold lists.
+#[test]
+fn what_cannot_be_kept_is_never_in_force() {
+    let (folder, root, filler) = (folder(), Ca::new("root"), Ca::new("filler"));
+    let team = root.intermediate("team", |_| {});
+    let chain = [team.client(8).der, team.der.clone()];
+    let part = |name: usize| {
+        filler.crl_with(1, &[], |params| {
+            let distribution_point = CrlDistributionPoint { uris: vec![format!("http://crl.example/{name}")] };
+            params.issuing_distribution_point = Some(CrlIssuingDistributionPoint { distribution_point, scope: None });
+        })
+    };
+    let parts: String = (0..1024).map(part).collect();
+    let trust = load(folder.path(), &[&root], &[&parts, &root.crl(1, &[])]);
+    change(&trust, &team.crl(1, &[]));
+    assert!(matches!(verify_chain(&trust, &chain), Err(Refusal::NoCrl { .. })));
+    change(&trust, &root.crl(2, &[9]));
+    assert_eq!(verify(&trust, &root.client(9)), REVOKED, "a CA that is known is not concerned");
+}
+
 /// RFC 5280 §5.2.5: a CA may split what it revoked over several lists.
 #[test]
 fn a_partition_counts_for_the_certificates_that_name_it() {
