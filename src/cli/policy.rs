@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use writ_verifier::Members;
-use writ_verifier::json::Limits;
 
 use self::audit_line::Line;
 use self::trial::{Age, Trial, World};
 use super::{NO, RequiredConfig, USAGE, complain, load};
 use crate::clock::Timestamp;
 use crate::policy::{Source, folder};
+use crate::subject::outside;
 
 /// `writ policy …`
 #[derive(Debug, clap::Args)]
@@ -184,7 +184,8 @@ fn source(name: &str) -> Result<Source, String> {
 }
 
 fn object(text: &str) -> Result<Members, &'static str> {
-    Members::parse(text, Limits::DEFAULT).map_err(|_| "must be one JSON object in which no member stands twice")
+    Members::parse(text, outside::LIMITS)
+        .map_err(|_| "must be one JSON object, in which no member stands twice, of at most 16 levels and 2048 members")
 }
 
 fn read_stdin() -> Result<String, String> {

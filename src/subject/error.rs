@@ -34,7 +34,7 @@ pub enum SubjectFault {
     #[error("the subject token is not valid yet")]
     NotYetValid,
     /// Its issuer, which was asked, does not call it active.
-    #[error("the issuer of the subject token says that it is not active")]
+    #[error("the issuer of the subject token does not confirm that it is active")]
     Inactive,
     /// A claim is missing, has the wrong type, or says what cannot be.
     #[error("the claims of the subject token are not acceptable")]

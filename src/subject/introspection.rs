@@ -123,7 +123,9 @@ impl Introspector {
             }
             match why {
                 Unhelpful::Inactive => SubjectFault::Inactive.into(),
-                Unhelpful::Unreadable => SubjectFault::Inactive.because("its reply is no JSON object with one meaning"),
+                Unhelpful::Unreadable => {
+                    SubjectFault::Inactive.because("its reply is not a JSON object without repeated members")
+                }
                 Unhelpful::Failed(_) | Unhelpful::NotAsked(_) => SubjectFault::IssuerUnavailable.into(),
             }
         })

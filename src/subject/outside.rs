@@ -20,7 +20,8 @@ const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
 
 /// What is read of claims: people are in hundreds of groups.
-const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
+/// How deep and how wide the claims of an outside token may be.
+pub const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
 
 /// The most names that `aud` may have.
 const AUDIENCES_MAX: usize = 256;
