@@ -103,8 +103,8 @@ impl fmt::Display for HumanDuration {
 /// The system's clock, watched.
 ///
 /// Its time is the system's. After a step ahead it goes on as if there had been none, until the step has lasted for
-/// [`CONFIRMED_AFTER`]. After any step, nothing may be dropped for an hour ([`Clock::is_settled`]). A step back is
-/// nothing that this could judge: the ledger knows what was recorded.
+/// 15 seconds. After any step, nothing may be dropped for an hour ([`Clock::is_settled`]). A step back is nothing that
+/// this could judge: the ledger knows what was recorded.
 #[derive(Debug)]
 pub struct Clock(Mutex<Course>);
 

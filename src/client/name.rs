@@ -117,7 +117,7 @@ impl DistinguishedName {
     }
 }
 
-/// The name in the form that [`DistinguishedName::parse`] reads; `None` if it cannot be encoded again.
+/// The name in the form that policies take; `None` if it cannot be encoded again.
 pub fn to_rfc4514(name: &X509Name<'_>) -> Option<String> {
     let rdns: Vec<_> = name.iter_rdn().collect();
     let attributes = |rdn: &&RelativeDistinguishedName<'_>| {
