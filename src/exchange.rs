@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 use crate::audit::{Audit, Decision, TokenDigest};
 use crate::blocks::{Blocks, Matter};
 use crate::claims::{self, Claims};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
@@ -60,6 +60,8 @@ pub struct Exchange {
     pub ledger: Arc<Ledger>,
     /// What an operator has stopped.
     pub blocks: Arc<Blocks>,
+    /// When what an operator has stopped goes on: not because the clock has just stepped ahead.
+    pub clock: Arc<Clock>,
     /// How often a client may ask.
     pub limits: Arc<Limits>,
     /// Where each decision is recorded.
@@ -106,7 +108,7 @@ impl Exchange {
         decision.asks(&request);
         self.limits.take(Some(&client.client_id))?;
         let clock = Timestamp::now();
-        self.blocks.check_client(&client.client_id, clock)?;
+        self.blocks.check_client(&client.client_id, self.clock.now())?;
         let asked = admit(client, &request, trace)?; // what can be refused without the subject token, is
         self.ledger.check_clock(clock)?;
         let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
@@ -126,7 +128,7 @@ impl Exchange {
         let grant = decide(&asked, subject, at, trace)?;
         decision.actors = names_actor.then_some("ignored"); // else it were no grant
         self.ask_pdp(ask, &grant, &request, decision).await?;
-        self.blocks.check(&Matter::of_grant(&grant), clock)?;
+        self.blocks.check(&Matter::of_grant(&grant), self.clock.now())?;
         self.audit.check()?; // what cannot be recorded is not counted
         // A use is counted, and a token recorded, only for what can be read again; `decide` said why not, where it could.
         if matches!(grant.kind(), GrantKind::Redeem { .. })
@@ -436,6 +438,7 @@ mod tests {
                 keys: Arc::new(keys(&store).await),
                 ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
                 blocks: Arc::new(Blocks::open(store.clone()).await.unwrap()),
+                clock: Arc::new(Clock::start()),
                 limits: Arc::new(Limits::new(limits::Settings { requests_per_second_per_client: None })),
                 audit: Audit::new(Log::start(Format::Json, log.clone())),
                 in_flight: alive,

@@ -6,7 +6,7 @@ use writ_verifier::{TrustDomain, TxnClaims};
 
 use crate::audit::{Audit, Decision, TokenDigest};
 use crate::blocks::{Blocks, Matter};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::KeyRing;
 use crate::ledger::Ledger;
@@ -37,6 +37,8 @@ pub struct Introspection {
     pub ledger: Arc<Ledger>,
     /// What an operator has stopped.
     pub blocks: Arc<Blocks>,
+    /// When what an operator has stopped goes on.
+    pub clock: Arc<Clock>,
     /// How often a client may ask; `/token` counts too.
     pub limits: Arc<Limits>,
     /// Where each answer is recorded.
@@ -74,7 +76,7 @@ impl Introspection {
         self.ledger.check_clock(now)?; // by a clock that went back, what has expired would be active
         let find = |kid: &str| known_key(self.keys.find(kid));
         let live = own_token::verify_live(token.expose(), &self.trust_domain, find, now).ok();
-        let live = live.filter(|token| self.blocks.check(&Matter::of_token(&token.claims), now).is_ok());
+        let live = live.filter(|token| self.blocks.check(&Matter::of_token(&token.claims), self.clock.now()).is_ok());
         decision.active = Some(live.is_some());
         let Some(token) = live else { return Ok(Introspected::Inactive) };
         decision.knows(&token);

@@ -32,6 +32,8 @@ const DROPS_UNDER_WAY: usize = 8;
 
 const LAST_EVENT: &[u8] = b"last";
 const FLOOR: &[u8] = b"redemption_floor";
+/// Up to which time things were dropped. Never goes back.
+const SWEPT: &[u8] = b"swept";
 const SINGLE_USE_FLOOR: &[u8] = b"single_use_floor";
 
 /// Why the ledger says no.
@@ -206,7 +208,8 @@ impl Ledger {
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), LedgerError> {
         let mut change = Change::new().put(Table::Clock, LAST_EVENT, time_value(now));
         // By the later time identifiers may have been dropped that can be used again by this one.
-        let forgot = read_time(&self.store, Table::Clock, LAST_EVENT).await? > now + SPARE;
+        let swept = read_time(&self.store, Table::Meta, SWEPT).await?;
+        let forgot = read_time(&self.store, Table::Clock, LAST_EVENT).await?.max(swept) > now + SPARE;
         if forgot {
             let floor = now.epoch().max(self.single_use_floor.load(Ordering::Acquire));
             change = change.put(Table::Meta, SINGLE_USE_FLOOR, time_value(Timestamp::from_epoch(floor)));
@@ -374,7 +377,7 @@ impl Ledger {
         if over.is_empty() {
             return Ok(());
         }
-        self.note_event(now).await?;
+        self.note_sweep(now).await?;
         for several in over.chunks(DROPS_UNDER_WAY * Change::MAX_RECORDS) {
             let drops = several.chunks(Change::MAX_RECORDS).map(|records| self.drop_together(table, records));
             try_join_all(drops).await?;
@@ -392,13 +395,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Puts on record that something happens at `now`.
-    async fn note_event(&self, now: Timestamp) -> Result<(), LedgerError> {
-        while now.epoch() > self.last_event.load(Ordering::Acquire) {
-            if self.swap(Change::new(), now).await? == Swapped::Done {
-                break;
-            }
-        }
+    /// Puts on record that things are dropped at `now`.
+    async fn note_sweep(&self, now: Timestamp) -> Result<(), LedgerError> {
+        let swept = read_time(&self.store, Table::Meta, SWEPT).await?.max(now);
+        let change = Change::new().put(Table::Meta, SWEPT, time_value(swept));
+        while self.swap(change.clone(), now).await? == Swapped::Conflict {}
         Ok(())
     }
 
@@ -596,6 +597,21 @@ mod tests {
     }
 
     /// All or nothing: a token that comes with something used is not on record either.
+    /// the last event alone would not tell, once it was taken back in two steps.
+    #[tokio::test]
+    async fn what_a_wrong_clock_forgot_is_not_used_again_however_it_was_set_right() {
+        const HOUR: u64 = 3600;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        ledger.record(once(1, 0), at(1)).await.unwrap();
+        ledger.sweep(at(0), at(60 * HOUR)).await.unwrap();
+        assert!(ledger.store.read(Table::Single, &[1; 32]).await.unwrap().is_none());
+        ledger.trust_clock(at(30 * HOUR)).await.unwrap();
+        ledger.trust_clock(at(2)).await.unwrap();
+        assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
+        ledger.record(once(2, 3), at(3)).await.unwrap();
+    }
+
     #[tokio::test]
     async fn nothing_is_recorded_beside_a_replay() {
         let installed = Installed::new();
