@@ -179,6 +179,13 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What nobody asked for and somebody must put right is no information among others.
+    fn level(&self) -> &'static str {
+        if matches!(self, Self::PoliciesRejected { .. }) { "ERROR" } else { "INFO" }
+    }
+}
+
 impl From<KeyEvent> for Event {
     fn from(event: KeyEvent) -> Self {
         match event.change {
@@ -214,8 +221,8 @@ impl Audit {
     pub async fn write(&self, event: &Event) -> Result<(), LogError> {
         let Ok(Value::Object(members)) = serde_json::to_value(event) else { return Err(LogError) };
         let line = match self.0.format() {
-            Format::Json => json_line(members),
-            Format::Text => text_line(&members),
+            Format::Json => json_line(event.level(), members),
+            Format::Text => text_line(event.level(), &members),
         };
         self.0.write(line).await
     }
@@ -225,18 +232,18 @@ fn time() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-fn json_line(event: Map<String, Value>) -> String {
+fn json_line(level: &str, event: Map<String, Value>) -> String {
     let mut line = Map::new();
     line.insert("timestamp".into(), time().into());
-    line.insert("level".into(), "INFO".into());
+    line.insert("level".into(), level.into());
     line.insert("target".into(), "audit".into());
     line.extend(event);
     Value::Object(line).to_string()
 }
 
-fn text_line(event: &Map<String, Value>) -> String {
+fn text_line(level: &str, event: &Map<String, Value>) -> String {
     let members = event.iter().map(|(name, value)| format!(" {name}={value}"));
-    format!("{}  INFO audit:{}", time(), members.collect::<String>())
+    format!("{} {level:>5} audit:{}", time(), members.collect::<String>())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod store;
 pub mod token;
 
 use std::future::Future;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -235,22 +236,27 @@ async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply
 /// Says what came of a command: the answer in JSON, or as `text` writes it for people.
 fn tell(reply: Reply, json: bool, text: impl FnOnce(&Value) -> String) -> ExitCode {
     match reply {
-        Reply::Done(answer) => {
-            println!("{}", if json { answer.to_string() } else { text(&answer) });
-            ExitCode::SUCCESS
-        }
+        Reply::Done(answer) => print(&if json { answer.to_string() } else { text(&answer) }, ExitCode::SUCCESS),
         Reply::No(why) => {
+            let mut code = ExitCode::from(NO);
             if json {
-                println!("{}", json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() }));
+                let answer = json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() });
+                code = print(&answer.to_string(), code);
             }
             eprintln!("{why}");
-            ExitCode::from(NO)
+            code
         }
         Reply::Failed(why) => {
             eprintln!("writ: {why}");
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// Writes the answer of a command, which ends with `code`, or with that of a failure if nobody can have read it.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    let written = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
+    written.map_or_else(|error| failed(&io::Error::new(error.kind(), format!("standard output: {error}"))), |()| code)
 }
 
 /// Rows of cells below their titles, each column as wide as its widest cell.

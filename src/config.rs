@@ -3,6 +3,7 @@
 //! Each room defines its own `Settings`; they are read, checked against one another and handed out here. A [`Config`]
 //! exists only if nothing in the file is wrong; all that is wrong is told in one run.
 
+pub mod bounded;
 mod certificate;
 pub mod document;
 pub mod environment;

@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use self::breaker::Breaker;
 pub(crate) use self::cause::explain;
 use crate::client::ClientId;
+use crate::config::bounded;
 use crate::config::secret_file::{self, SecretFileError};
 use crate::limits::MAX_CALLS;
 use crate::limits::shares::Shares;
@@ -307,7 +308,7 @@ impl Files {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
-    std::fs::read(path).map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })
+    bounded::read(path).map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })
 }
 
 /// Trusts what it is told to trust, goes where it is sent, and never further.

@@ -329,7 +329,7 @@ impl Service {
         tasks.spawn(upkeep.keep());
         tasks.spawn(keep_metrics(metrics));
         let watch = Watch::new(config.policies.clone(), &policies.snapshot());
-        let files = Files { policies: Arc::clone(&policies), watch, pdp, trust, issuers, audit };
+        let files = Files { policies: Arc::clone(&policies), watch, rejected: false, pdp, trust, issuers, audit };
         tasks.spawn(files.keep(Arc::clone(&reload)));
         let (store, keys) = (core.store.clone(), Arc::clone(&core.keys));
         Ok(Self { store, keys, policies, addresses, running, reload, tasks, in_flight })
@@ -577,6 +577,8 @@ async fn keep_metrics(metrics: Metrics) {
 struct Files {
     policies: Arc<Policies>,
     watch: Watch,
+    /// Whether the policies that were looked at last were refused.
+    rejected: bool,
     pdp: Option<Arc<Pdp>>,
     trust: Arc<Trust>,
     issuers: Arc<Issuers>,
@@ -614,8 +616,9 @@ impl Files {
         }
     }
 
-    /// Puts a sound set in force as a whole; of another, nothing. False if it is the one that is in force.
-    async fn take(&self, checked: Checked) -> bool {
+    /// Puts a sound set in force as a whole; of another, nothing. False if nothing is told: it is the one in force.
+    async fn take(&mut self, checked: Checked) -> bool {
+        let was_rejected = std::mem::replace(&mut self.rejected, checked.is_err());
         match checked {
             Ok((set, warnings)) => {
                 for warning in &warnings {
@@ -623,7 +626,13 @@ impl Files {
                 }
                 let before = self.policies.snapshot();
                 if before.digest() == set.digest() {
-                    return false;
+                    if was_rejected {
+                        tracing::info!(
+                            policies = before.digest(),
+                            "the policies that were refused are put right: the files are again what is in force"
+                        );
+                    }
+                    return was_rejected;
                 }
                 metrics::gauge!("writ_policies_info", "digest" => before.digest().to_owned()).set(0.0);
                 tell(&set);

@@ -168,6 +168,9 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Counts([AtomicU64; Table::ALL.len()]);
 
+/// What is counted when it fails.
+pub const OPERATIONS: [&str; 4] = ["keep", "read", "scan", "swap"];
+
 impl Store {
     /// Opens the store, and creates it if there never was one.
     ///

@@ -214,6 +214,54 @@ const TARGETS: [&str; 10] = [
     "tower",
 ];
 
+/// The parts of this program, and those inside them that write lines.
+const PARTS: [&str; 44] = [
+    "writ",
+    "writ::admin",
+    "writ::audit",
+    "writ::blocks",
+    "writ::claims",
+    "writ::cli",
+    "writ::cli::serve",
+    "writ::client",
+    "writ::clock",
+    "writ::config",
+    "writ::endpoint",
+    "writ::exchange",
+    "writ::introspect",
+    "writ::keys",
+    "writ::keys::mirror",
+    "writ::keys::rotation",
+    "writ::ledger",
+    "writ::limits",
+    "writ::listener",
+    "writ::listener::exchange",
+    "writ::listener::guard",
+    "writ::listener::handshake",
+    "writ::listener::http2",
+    "writ::listener::server",
+    "writ::listener::tls",
+    "writ::metadata",
+    "writ::outbound",
+    "writ::policy",
+    "writ::process",
+    "writ::refusal",
+    "writ::request",
+    "writ::response",
+    "writ::service",
+    "writ::store",
+    "writ::store::quiet",
+    "writ::store::writer",
+    "writ::subject",
+    "writ::subject::introspection",
+    "writ::subject::issuers",
+    "writ::telemetry",
+    "writ::telemetry::output",
+    "writ_verifier",
+    "writ_verifier::remote",
+    "writ_verifier::verifier",
+];
+
 /// The text of `WRIT_LOG` says nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -251,6 +299,9 @@ pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
             Some(level) if !is_level(level) => return unknown("level", level, &LEVELS),
             Some(_) if !TARGETS.contains(&root) => return unknown("part of Writ", root, &TARGETS),
             None if !is_level(part) && !TARGETS.contains(&root) => return unknown("level", part, &LEVELS),
+            _ if PARTS.contains(&root) && !PARTS.contains(&target) => {
+                return unknown("part of Writ", target, &PARTS);
+            }
             _ => {}
         }
     }
@@ -341,6 +392,14 @@ impl Metrics {
                 Kind::Histogram => metrics::describe_histogram!(name, help),
             }
         }
+        // `increase()` sees the first event only of a counter that was there before it.
+        for outcome in ["ok", "rejected"] {
+            metrics::counter!("writ_policy_reload_total", "outcome" => outcome).absolute(0);
+            metrics::counter!("writ_tls_reload_total", "outcome" => outcome).absolute(0);
+        }
+        for operation in crate::store::OPERATIONS {
+            metrics::counter!("writ_store_errors_total", "operation" => operation).absolute(0);
+        }
         metrics::gauge!("writ_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -422,6 +481,11 @@ mod tests {
             ("wirt=debug", "`wirt` is no part of Writ: did you mean `writ`?"),
             ("info,keys=debug", "`keys` is no part of Writ"),
             ("audit=off", "`audit` is no part of Writ"),
+            ("writ::nonsense", "`writ::nonsense` is no part of Writ"),
+            ("info,writ::exchang=debug", "did you mean `writ::exchange`?"),
+            ("writ::listener::tsl=debug", "did you mean `writ::listener::tls`?"),
+            ("writ::=debug", "`writ::` is no part of Writ"),
+            ("writ_verifier::remot=debug", "did you mean `writ_verifier::remote`?"),
             ("writ=", "`` is no level"),
             ("writ=debug=x", "is no level"),
             ("in\u{1b}fo", "`in\\u{1b}fo` is no level: did you mean `info`?"),
@@ -429,6 +493,35 @@ mod tests {
             let error = log_filter(bad).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(expected), "{bad}: {error}");
         }
+    }
+
+    /// Every part that there is, and every file whose lines can be asked for.
+    #[test]
+    fn the_parts_that_a_filter_may_name_are_those_of_the_source() {
+        fn look(folder: &std::path::Path, name: &str, depth: u32, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let part = format!("{name}::{}", path.file_stem().unwrap().to_str().unwrap());
+                if path.is_dir() {
+                    look(&path, &part, depth + 1, found);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                let levels = ["trace", "debug", "info", "warn", "error"];
+                let writes = levels.iter().any(|level| {
+                    text.contains(&format!("tracing::{level}!(")) || text.contains(&format!("tracing::{level}_span!("))
+                });
+                if writes || (depth == 0 && name == "writ" && !part.ends_with("::lib") && !part.ends_with("::main")) {
+                    found.push(part);
+                }
+            }
+        }
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = vec!["writ".to_owned(), "writ_verifier".to_owned()];
+        look(&root.join("src"), "writ", 0, &mut found);
+        look(&root.join("verifier/src"), "writ_verifier", 0, &mut found);
+        found.sort();
+        assert_eq!(found, PARTS);
     }
 
     /// What operators read about and what they see is the same.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use self::online::Answered;
-use super::RequiredConfig;
+use super::{RequiredConfig, print};
 use crate::clock::Timestamp;
 use crate::config::{Problem, Severity, environment, file};
 use crate::policy::{ClientPolicy, PolicySet, folder};
@@ -79,15 +79,16 @@ pub async fn run(args: Args) -> ExitCode {
         problems.extend(looked.problems);
         answered = Some(looked.answered);
     }
+    let mut text = String::new();
     if args.json {
-        println!("{}", to_json(&problems, answered.as_deref()));
+        text = to_json(&problems, answered.as_deref());
     } else {
         for answered in answered.iter().flatten() {
-            println!("{answered}");
+            let _ = writeln!(text, "{answered}");
         }
-        print!("{}", to_text(&problems));
+        text.push_str(&to_text(&problems));
     }
-    ExitCode::from(exit_code(&problems))
+    print(&text, ExitCode::from(exit_code(&problems)))
 }
 
 /// 0 if the service can start, 2 if not.

@@ -6,7 +6,7 @@ mod service;
 mod verify;
 
 use std::convert::Infallible;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
+use crate::config::bounded;
 use crate::subject::issued_jwt::slip;
 use verify::Keys;
 
@@ -250,13 +251,11 @@ pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
 }
 
 fn read_stdin() -> Result<Zeroizing<Vec<u8>>, TokenError> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    io::stdin().lock().read_to_end(&mut bytes).map_err(io_error(Path::new("standard input")))?;
-    Ok(bytes)
+    bounded::read_from(io::stdin().lock()).map(Zeroizing::new).map_err(io_error(Path::new("standard input")))
 }
 
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-    std::fs::read(path).map(Zeroizing::new).map_err(io_error(path))
+    bounded::read(path).map(Zeroizing::new).map_err(io_error(path))
 }
 
 pub(super) fn print(line: &str) -> Result<(), TokenError> {

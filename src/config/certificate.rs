@@ -3,7 +3,6 @@
 //! TLS itself accepts more: a service starts with a certificate that each of its clients refuses. What a peer would
 //! refuse is found here beforehand.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use super::problem::Severity;
-use super::secret_file;
+use super::{bounded, secret_file};
 use crate::clock::Timestamp;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,7 +51,7 @@ impl Usage<'_> {
 
 /// Every certificate in a file, in its order; blocks that `skip` knows by their labels are passed over.
 pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec<CertificateDer<'static>>, String> {
-    let content = fs::read(path).map_err(|cause| cause.to_string())?;
+    let content = bounded::read(path).map_err(|cause| cause.to_string())?;
     let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
         PemError::Nothing(_) if content.starts_with(b"\x30") => {
             format!("{cause}; if it is DER, convert it: openssl x509 -inform DER")
@@ -290,6 +289,7 @@ fn has_line(content: &[u8], wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::SystemTime;
 

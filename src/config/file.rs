@@ -1,5 +1,6 @@
 //! `writ.toml` as an operator writes it: every key, its default, and what must hold between them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::document::{Places, Report, Section};
 use super::environment::Overrides;
 use super::files::Named;
 use super::problem::Problem;
-use super::{Config, issuer};
+use super::{Config, bounded, issuer};
 use crate::client::is_spiffe_trust_domain;
 use crate::keys::ring::KeyTimes;
 use crate::keys::{self, SigningAlgorithm};
@@ -42,7 +43,11 @@ pub struct Reading {
 /// Reads the file at `path`, with the variables of `environment` in front.
 pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Reading {
     let overrides = Overrides::new(environment);
-    match std::fs::read_to_string(path) {
+    let text = bounded::read(path).and_then(|bytes| {
+        let cause = "stream did not contain valid UTF-8";
+        String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, cause))
+    });
+    match text {
         Ok(text) => parse(path, &text, &overrides),
         Err(cause) => Reading {
             config: None,

@@ -2,7 +2,6 @@
 //!
 //! A look beforehand, so that a mistake is found before a restart; what uses the files reads them anew.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -15,7 +14,7 @@ use zeroize::Zeroizing;
 use super::certificate::{self, Usage};
 use super::document::Places;
 use super::problem::{Problem, Severity};
-use super::{Config, secret_file};
+use super::{Config, bounded, secret_file};
 use crate::clock::Timestamp;
 use crate::listener::tls::{self, Finding, Trust};
 use crate::outbound;
@@ -201,7 +200,12 @@ impl Findings<'_> {
     fn of_issuers(&mut self) {
         for (index, issuer) in self.named.subject_issuers.iter().enumerate() {
             if let KeySource::File(path) = &issuer.keys {
-                self.keep(&format!("subject_issuer[{index}].jwks_file"), path, jwks(path));
+                let key = format!("subject_issuer[{index}].jwks_file");
+                let set = self.keep(&key, path, jwks(path));
+                if set.is_some_and(|set| !issuer.has_use_for(&set)) {
+                    let text = "none of its keys fits `algorithms`, so no token of this issuer can be verified";
+                    self.add(Severity::Warning, &key, path, text);
+                }
             }
             if let Some(asked) = &issuer.introspection {
                 let (key, path) =
@@ -238,7 +242,7 @@ impl Findings<'_> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|cause| cause.to_string())
+    bounded::read(path).map_err(|cause| cause.to_string())
 }
 
 fn sealing_key(path: &Path) -> Result<(), String> {
@@ -259,8 +263,8 @@ fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 }
 
 /// Judged as at start, so that a set without a usable key is found beforehand.
-fn jwks(path: &Path) -> Result<(), String> {
-    KeySet::parse(&read(path)?).map(drop).map_err(|cause| cause.to_string())
+fn jwks(path: &Path) -> Result<KeySet, String> {
+    KeySet::parse(&read(path)?).map_err(|cause| cause.to_string())
 }
 
 /// The host of an `https` address, without brackets.

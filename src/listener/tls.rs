@@ -325,7 +325,10 @@ impl fmt::Debug for Trust {
 fn settle(outcome: Result<bool, Complaint>, known: &mut Option<Complaint>) -> bool {
     match outcome {
         Ok(changed) => {
-            *known = None;
+            let was_refused = known.take().is_some();
+            if was_refused && !changed {
+                tracing::info!("the TLS files that were refused are put right: they are again what is in force");
+            }
             if changed {
                 metrics::counter!("writ_tls_reload_total", "outcome" => "ok").increment(1);
             }

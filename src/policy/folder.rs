@@ -64,6 +64,14 @@ fn why_overlooked(path: &Path) -> Option<&'static str> {
         return (name != "tests" && holds_policies())
             .then_some("is a folder: the policies in it are not read; only files directly in the policies folder are");
     }
+    if is_policy(&name) {
+        let message = if path.exists() {
+            "is no plain file: a policy must be one"
+        } else {
+            "is a link to a file that is not there"
+        };
+        return Some(message);
+    }
     let plain = name.trim().to_lowercase();
     let ends = |endings: &[&str]| endings.iter().any(|ending| plain.ends_with(ending));
     if ends(&[".yaml", ".yml"]) {
@@ -324,6 +332,14 @@ mod tests {
         fs::write(path.join("a.toml"), policy("a")).unwrap();
         let (set, warnings) = load(&settings(path)).unwrap();
         assert_eq!((set.len(), warnings.len()), (1, 7));
+
+        symlink("nowhere", path.join("gw.toml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path.join("hw.toml")).unwrap();
+        let refusal = refusal(path);
+        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is no plain file")] {
+            assert!(refusal.contains(&format!("{name}.toml: warning: {expected}")), "{refusal}");
+        }
+        assert!(!refusal.contains("gw.toml: warning: is not read"), "{refusal}");
     }
 
     #[test]

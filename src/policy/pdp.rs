@@ -140,7 +140,11 @@ impl Pdp {
     /// # Errors
     /// [`SetupError`].
     pub fn new(settings: Settings, trust_domain: TrustDomain) -> Result<Self, SetupError> {
-        Ok(Self { outbound: Outbound::new(settings)?, trust_domain })
+        let outbound = Outbound::new(settings)?;
+        for outcome in ["allowed", "denied", "unavailable"] {
+            metrics::counter!("writ_pdp_requests_total", "outcome" => outcome).absolute(0);
+        }
+        Ok(Self { outbound, trust_domain })
     }
 
     /// Asks about each purpose that wants it, one after the other, until `deadline` at most; the first that is not

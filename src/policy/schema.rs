@@ -329,6 +329,60 @@ mod tests {
         }
     }
 
+    /// Under `not` a pattern that matched too little would let through what the schema forbids.
+    #[test]
+    fn patterns_mean_what_they_mean_in_ecma_262() {
+        let lines = "\u{d}\u{2028}\u{2029}\n";
+        let breaks: Vec<String> = lines.chars().map(|c| format!("a{c}b")).collect();
+        let breaks: Vec<&str> = breaks.iter().map(String::as_str).collect();
+        for (pattern, matching, other) in [
+            (r"^a.b$", &["aäb", "a\u{85}b", "a😀b"][..], &breaks[..]),
+            (r"^a[.]b$", &["a.b"], &["axb"]),
+            (r"^a\.b$", &["a.b"], &["axb"]),
+            (r"é\b", &["éa"], &["é", "é "]),
+            (r"\bx\b", &["äxä", "x"], &["axa"]),
+            (r"a\B", &["aa"], &["aä", "a"]),
+            (r"\B", &["é", "aa"], &["a", "aéa"]),
+            (r"^[\b]$", &["\u{8}"], &["b"]),
+            (r"^\<a\>$", &["<a>"], &["a"]),
+            (r"^[\<-\>]$", &["<", "=", ">"], &["-"]),
+            (r"^\w$", &["a", "_", "0"], &["ä", "\u{17f}"]),
+            (r"^\W$", &["ä"], &["a"]),
+            (r"^[\w.]$", &["a", "."], &["ä", "\\"]),
+            (r"^\d$", &["1"], &["\u{661}"]),
+            (r"^\D$", &["\u{661}"], &["1"]),
+            (r"^\s$", &["\u{feff}", "\u{a0}", "\u{2028}", "\u{b}"], &["\u{85}", "\u{180e}"]),
+            (r"^\S$", &["\u{85}"], &["\u{feff}"]),
+            (r"^a$", &["a"], &["a\n"]),
+            (r"^(?:(?<y>a.)|b)$", &["ax", "b"], &["a\r"]),
+        ] {
+            let text =
+                serde_json::json!({"properties": {"n": {"pattern": pattern}, "m": {"not": {"pattern": pattern}}}});
+            let schema = schema(&text.to_string());
+            let cases = matching.iter().map(|text| (text, true)).chain(other.iter().map(|text| (text, false)));
+            for (text, matches) in cases {
+                let fits = |name: &str| outcome(&schema, &serde_json::json!({name: text}).to_string()).is_ok();
+                assert_eq!((fits("n"), fits("m")), (matches, !matches), "{pattern} {text:?}");
+            }
+        }
+        for pattern in [
+            "(?i)a",
+            "(?i:a)",
+            "(?s).",
+            "(?-u:a)",
+            r"\Aa\z",
+            "[]|[a]",
+            "[^]",
+            "a{,2}",
+            "[[:alpha:]]",
+            r"\b{start}a",
+            "a**",
+        ] {
+            let text = serde_json::json!({"properties": {"n": {"pattern": pattern}}}).to_string();
+            assert!(matches!(Schema::parse(text.as_bytes()), Err(SchemaError::Unsound(_))), "{pattern}");
+        }
+    }
+
     /// A-085: what would look at one value again and again, whatever it is, is no schema; and what some details would
     /// make very slow refuses those.
     #[test]
@@ -359,9 +413,13 @@ mod tests {
             vec!["\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\""; 250].join(",")
         );
         let wider: Vec<_> = (0..200).map(|n| format!(r#"{{"not":{{"pattern":"(a|b)*c{n}$"}}}}"#)).collect();
+        let limits: Vec<_> = (0..900).map(|n| format!(r#"{{"type":["integer","number"],"minimum":-{n}}}"#)).collect();
+        let long_number = format!(r#"{{"x":0.{}1}}"#, "0".repeat(16_000));
+        let long_number_schema = format!(r#"{{"properties":{{"x":{{"allOf":[{}]}}}}}}"#, limits.join(","));
         for (text, details) in [
             (r##"{"properties":{"x":{"allOf":[{"$ref":"#"},{"$ref":"#"},{"$ref":"#"}]}}}"##.to_owned(), &nested),
             (format!(r#"{{"properties":{{"x":{{"items":{{"allOf":[{}]}}}}}}}}"#, wider.join(",")), &wide),
+            (long_number_schema, &long_number),
             (r#"{"properties":{"x":{"items":{"pattern":"^(\\w{1,50}\\W?){50}$"}}}}"#.to_owned(), &wide),
         ] {
             let unfit = schema(&text).admit(&Members::parse(details, Limits::DEFAULT).unwrap()).expect_err(&text);

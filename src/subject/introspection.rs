@@ -84,6 +84,9 @@ impl Introspector {
         let endpoint = settings.endpoint.clone();
         let outbound = Outbound::new(outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
         let (issuer, settings) = (issuer.to_owned(), settings.clone());
+        for outcome in ["active", "inactive", "unreadable", "error", "not_asked"] {
+            metrics::counter!("writ_introspection_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
+        }
         Ok(Self { settings, issuer, outbound, credentials, broken: AtomicBool::new(false) })
     }
 

@@ -1,11 +1,11 @@
 //! Subject issuers: who may sign what is exchanged; their keys, fetched and kept.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
@@ -24,6 +24,7 @@ use super::opaque;
 use super::outside::{Measure, OutsideToken};
 use crate::client::ClientId;
 use crate::clock::Timestamp;
+use crate::config::bounded;
 use crate::limits::MAX_WAITING_FOR_KEYS;
 use crate::limits::shares::Shares;
 use crate::policy::{ClientPolicy, PolicySet, Source};
@@ -59,6 +60,13 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// Where it says what its access tokens are worth.
     pub introspection: Option<introspection::Settings>,
+}
+
+impl Settings {
+    /// Whether any of its keys fits what it may sign with.
+    pub fn has_use_for(&self, keys: &KeySet) -> bool {
+        keys.keys().any(|key| self.algorithms.iter().any(|&algorithm| key.fits(algorithm)))
+    }
 }
 
 /// Where an issuer's keys come from.
@@ -198,6 +206,12 @@ impl Issuers {
                 Ok(keys) => {
                     if keys.left_out() != set.load().left_out() {
                         tell_left_out(iss, &keys);
+                    }
+                    if was_broken {
+                        tracing::info!(
+                            issuer = iss,
+                            "the keys of a subject issuer can be read again, and are in force"
+                        );
                     }
                     set.store(Arc::new(keys));
                 }
@@ -359,7 +373,7 @@ fn tell_left_out(issuer: &str, keys: &KeySet) {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IssuersError> {
-    fs::read(path).map_err(|source| IssuersError::File { path: path.to_owned(), source })
+    bounded::read(path).map_err(|source| IssuersError::File { path: path.to_owned(), source })
 }
 
 fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
@@ -402,6 +416,9 @@ pub async fn try_introspection(settings: &Settings, nobody: &ClientId) -> Result
 }
 
 fn count_fetches(issuer: String) -> remote::Observer {
+    for outcome in ["ok", "unchanged", "error"] {
+        metrics::counter!("writ_jwks_fetch_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
+    }
     Arc::new(move |outcome| {
         let outcome = match outcome {
             FetchOutcome::Ok => "ok",
@@ -414,6 +431,7 @@ fn count_fetches(issuer: String) -> remote::Observer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::LazyLock;
 

@@ -540,11 +540,29 @@ fn issuers_are_asked_on_request() {
         assert!(problem["message"].as_str().unwrap().contains(expected), "{expected}: {answer}");
         assert_eq!(answer["online"].as_array().unwrap().len(), 1, "the decision point answers: {answer}");
     }
+    let unfit = setup(&|table| drop(table.insert("algorithms".into(), vec!["PS512"].into())));
+    unfit.run(&["check", "--online"]).exits(2).says("1 usable key").says("none of them fits `algorithms`");
     let nowhere = format!("{}/nowhere", issuer.url());
     setup(&|table| drop(table.insert("jwks_uri".into(), nowhere.clone().into())))
         .run(&["check", "--online"])
         .exits(2)
         .says("/nowhere: not a JWK set");
+}
+
+/// What has no end is not read to it, and an answer that nobody can have read is none.
+#[test]
+fn a_device_is_no_file_and_a_full_disk_no_answer() {
+    let setup = Setup::new().client("mailer", MAILER);
+    let verify = ["token", "verify", "--jwks", "/dev/zero", "--audience", "d.example", "writ.toml"];
+    for command in [&["check", "--config", "/dev/zero"][..], &["token", "inspect", "/dev/zero"], &verify] {
+        setup.run(command).exits(2).says("/dev/zero: is longer than 1 MiB");
+    }
+    for command in [&["check"][..], &["check", "--json"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = setup.command(command).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains("standard output: No space left"), "{said}");
+    }
 }
 
 /// CONTRACT 8: an option is offered only where it does something.

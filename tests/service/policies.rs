@@ -86,6 +86,34 @@ fn a_broken_change_leaves_the_old_set_in_force() {
     assert_eq!(writ.site().ops("/readyz").status, 200);
 }
 
+/// The last word of the log is not that of a mistake that is mended; from the first one on a counter has risen.
+#[test]
+fn a_change_that_was_refused_and_is_put_right_is_told() {
+    let writ = scene::mailer();
+    for outcome in ["ok", "rejected"] {
+        for metric in ["writ_policy_reload_total", "writ_tls_reload_total"] {
+            assert_eq!(writ.metric(metric, &[("outcome", outcome)]), Some(0.0), "{metric} {outcome}");
+        }
+    }
+    let refuse = || writ.setup.write("policies/mailer.toml", "client_id = ");
+    let rejected = writ.expect_event("policies_rejected", refuse);
+    assert_eq!(rejected["level"], "ERROR", "{rejected}");
+    let told =
+        |line: &Value| line["level"] == "INFO" && line.to_string().contains("the files are again what is in force");
+    writ.expect_log(
+        "the mended set",
+        || writ.setup.write("policies/mailer.toml", &client_policy("mailer", MAILER)),
+        told,
+    );
+    assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
+    let good = fs::read_to_string(writ.setup.path("certs/ca.pem")).unwrap();
+    let refused = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("TLS files is refused");
+    writ.expect_log("the broken trust", || writ.setup.write("certs/ca.pem", "nothing"), refused);
+    let told = |line: &Value| line["level"] == "INFO" && line.to_string().contains("TLS files that were refused");
+    writ.expect_log("the mended trust", || writ.setup.write("certs/ca.pem", &good), told);
+    deliver(&writ).issued();
+}
+
 /// CONTRACT 6: a folder that is gone is a broken change, not an empty set.
 #[test]
 fn a_vanished_folder_leaves_the_old_set_in_force() {

@@ -81,6 +81,9 @@ async fn keys(issuer: &issuers::Settings) -> Option<Result<String, String>> {
     };
     match issuers::fetch_keys(issuer).await {
         Ok(None) => None,
+        Ok(Some(set)) if !issuer.has_use_for(&set) => {
+            Some(Err(format!("{place}: {}: none of them fits `algorithms`, so no token can be verified", told(&set))))
+        }
         Ok(Some(set)) => Some(Ok(format!("{place}: {}", told(&set)))),
         Err(error) => Some(Err(format!("no keys from {place}: {}", explain(error.as_ref())))),
     }

@@ -133,6 +133,7 @@ impl<'a> Application<'a> {
     }
 
     fn canonical(&mut self, value: &Value) -> Result<Option<String>, Stop> {
+        self.spend(digits(value))?;
         let text = exact::canonical(value);
         self.spend(text.as_ref().map_or(0, String::len))?;
         Ok(text)
@@ -156,6 +157,9 @@ impl<'a> Application<'a> {
 
     fn any_type(&mut self, keywords: &Keywords, value: &Value) -> Result<(), Stop> {
         if let Some(types) = &keywords.types {
+            if types.contains(&Type::Integer) {
+                self.spend(digits(value))?;
+            }
             let of_type = |one: &Type| match (one, value) {
                 (Type::Null, Value::Null)
                 | (Type::Boolean, Value::Bool(_))
@@ -190,6 +194,10 @@ impl<'a> Application<'a> {
             (&keywords.exclusive_maximum, "exclusiveMaximum", |number, limit| number < limit),
             (&keywords.multiple_of, "multipleOf", Decimal::is_multiple_of),
         ];
+        if limits.iter().all(|(limit, ..)| limit.is_none()) {
+            return Ok(());
+        }
+        self.spend(digits.len())?;
         let number = Decimal::of_json(digits).ok_or(Stop::TooMuch)?;
         for (limit, keyword, fits) in limits {
             if let Some(limit) = limit {
@@ -412,5 +420,15 @@ impl<'a> Application<'a> {
         let steps = inner.steps;
         self.steps = steps;
         fits
+    }
+}
+
+/// How many digits have to be read to know its numbers.
+fn digits(value: &Value) -> usize {
+    match value {
+        Value::Number(digits) => digits.len(),
+        Value::Array(elements) => elements.iter().map(digits).sum(),
+        Value::Object(members) => members.iter().map(|(_, value)| digits(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::String(_) => 0,
     }
 }

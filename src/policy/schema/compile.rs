@@ -160,7 +160,8 @@ pub(super) struct Pattern {
 
 impl Pattern {
     fn compile(ecma: &str) -> Option<Self> {
-        let translated = jsonschema_regex::to_rust_regex(ecma).ok()?;
+        let exact = in_rust(ecma)?;
+        let translated = jsonschema_regex::to_rust_regex(&exact).ok()?;
         let mut size = UNIT_OF_PATTERN;
         loop {
             match RegexBuilder::new(&translated).size_limit(size).dfa_size_limit(MEMORY_OF_PATTERN).build() {
@@ -174,6 +175,43 @@ impl Pattern {
     pub(super) fn fits(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
+}
+
+/// A regular expression of ECMA-262 (`u`) in the engine's syntax, where the same signs mean something else to it and the
+/// crate that translates classes lets them pass; `None` for one that ECMA-262 does not have, or that sets modifiers.
+fn in_rust(ecma: &str) -> Option<String> {
+    if !jsonschema_regex::is_valid_ecma_regex(ecma) {
+        return None;
+    }
+    let mut text = String::with_capacity(ecma.len());
+    let (mut rest, mut in_class) = (ecma, false);
+    while let Some(first) = rest.chars().next() {
+        let length = if first == '\\' { 1 + rest[1..].chars().next()?.len_utf8() } else { first.len_utf8() };
+        let (sign, tail) = rest.split_at(length);
+        match sign {
+            // A class of nothing or of everything, which the engine reads on as a class with a bracket.
+            "[" if !in_class && (tail.starts_with(']') || tail.starts_with("^]")) => return None,
+            "(" if !in_class && tail.strip_prefix('?').is_some_and(|kind| !kind.starts_with([':', '<', '=', '!'])) => {
+                return None;
+            }
+            "." if !in_class => text.push_str(r"[^\n\r\u{2028}\u{2029}]"),
+            r"\b" if in_class => text.push_str(r"\x08"),
+            r"\b" | r"\B" => {
+                text.push_str("(?-u:");
+                text.push_str(sign);
+                text.push(')');
+            }
+            r"\<" | r"\>" => text.push_str(&sign[1..]),
+            _ => text.push_str(sign),
+        }
+        match sign {
+            "[" => in_class = true,
+            "]" => in_class = false,
+            _ => {}
+        }
+        rest = tail;
+    }
+    Some(text)
 }
 
 /// All subschemas; the first is the schema itself.
@@ -440,7 +478,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn pattern(&mut self, keyword: &Keyword<'_, '_>, pattern: &str) -> Result<Pattern, SchemaError> {
-        let what = "has a regular expression that is wrong, too large, or looks around or back";
+        let what = "has a regular expression that ECMA-262 does not have (with `u`), is too large, sets modifiers, or looks around or back";
         let pattern = Pattern::compile(pattern).ok_or_else(|| keyword.unsound(what))?;
         self.units += pattern.weight;
         if self.units > MOST_UNITS {
