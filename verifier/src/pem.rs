@@ -157,7 +157,7 @@ fn marker(line: &[u8], start: &[u8]) -> Option<String> {
 /// not pass for text.
 fn looks_like_marker(line: &[u8]) -> bool {
     let upper = line.to_ascii_uppercase();
-    [&b"-BEGIN "[..], b"-END "].iter().any(|mark| upper.windows(mark.len()).any(|window| window == *mark))
+    [&b"--BEGIN "[..], b"--END "].iter().any(|mark| upper.windows(mark.len()).any(|window| window == *mark))
         || names_block(&String::from_utf8_lossy(line))
 }
 
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn every_block_is_read_whatever_stands_around_it() {
         let both = Ok(vec![vec![1, 2, 3, 4, 5], vec![6, 7]]);
-        let text = "Bag Attributes\n    friendlyName: Zoë -- the first\nsubject=CN = a\n# END OF LIST, the end certificate of WEEKEND CERTIFICATE Ltd\n";
+        let text = "Bag Attributes\n    friendlyName: Zoë -- the first\nsubject=CN = Front-End Services\n# END OF LIST, the end certificate of WEEKEND CERTIFICATE Ltd\n";
         for file in [
             format!("{ONE}{TWO}"),
             format!("\u{feff}{ONE}{TWO}"),
