@@ -1,8 +1,8 @@
 //! What time it is: whole seconds since 1970, read once for an act and passed on.
 //!
 //! Requests are decided by the system's clock. Maintenance (dropping records, forgetting and rotating keys) and the end
-//! of a block go by a [`Clock`], which compares it with one that only runs forward: what is dropped by a time that was wrong for a moment
-//! cannot be had back.
+//! of a block go by a [`Clock`], which compares it with one that only runs forward: what is dropped by a time that was
+//! wrong for a moment cannot be had back.
 
 use std::fmt;
 use std::ops::{Add, Sub};

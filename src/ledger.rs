@@ -450,6 +450,7 @@ pub fn salvage(remains: &Remains, mut change: Change, now: Timestamp) -> Salvage
         record.map(|(_, value)| time(Some(value)))
     };
     let last_event = parsed(Table::Clock, LAST_EVENT).and_then(Result::ok).unwrap_or_default();
+    let swept = parsed(Table::Meta, SWEPT).and_then(Result::ok).unwrap_or_default();
     // With a clock that is behind now, tokens from the time in between would pass for later ones.
     let floor = now.max(last_event);
     // Without the floors of an earlier repair it is not known from when on the tables were complete.
@@ -466,6 +467,7 @@ pub fn salvage(remains: &Remains, mut change: Change, now: Timestamp) -> Salvage
     change = change
         .put(Table::Meta, FLOOR, time_value(redemption_floor))
         .put(Table::Meta, SINGLE_USE_FLOOR, time_value(single_use_floor))
+        .put(Table::Meta, SWEPT, time_value(swept))
         .put(Table::Clock, LAST_EVENT, time_value(floor));
 
     let mut keep = |table, is_sound: fn(&[u8]) -> bool| {
@@ -884,6 +886,21 @@ mod tests {
         std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
         let (behind, _) = installed.repaired(0).await;
         assert_eq!(behind.redemption_floor, Some(at(300)));
+    }
+
+    ///
+    #[tokio::test]
+    async fn a_repair_keeps_in_mind_by_which_time_things_were_dropped() {
+        const HOUR: u64 = 3600;
+        let installed = Installed::new();
+        let ledger = installed.ledger().await;
+        ledger.record(once(1, 0), at(1)).await.unwrap();
+        ledger.sweep(at(0), at(60 * HOUR)).await.unwrap();
+        ledger.store.close().await;
+        let (_, ledger) = installed.repaired(60 * HOUR).await;
+        ledger.trust_clock(at(30 * HOUR)).await.unwrap();
+        ledger.trust_clock(at(2)).await.unwrap();
+        assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
     }
 
     /// The tokens of a transaction share their uses, and those of before are lost.
