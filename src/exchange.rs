@@ -285,6 +285,9 @@ impl Decision {
 /// With `WRIT_LOG=debug`: the rules that were applied, one line each, and what came of them. What was compared repeats
 /// what was sent: it is shown to whoever may read the policies, and nothing of it that could be a token.
 fn explain(decision: &Decision, trace: &Trace, outcome: &Result<Issued, Refusal>) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
     let request_id = decision.request_id.as_str();
     for Step { rule, line, passed, detail } in trace.steps() {
         // A schema says which value does not fit it; and a scope that holds a token is not repeated.
