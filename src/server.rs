@@ -11,9 +11,11 @@ mod guard;
 mod handshake;
 mod http1;
 mod http2;
+mod listener;
+pub mod metadata;
 mod ops;
 mod peer;
-mod server;
+pub mod response;
 pub mod tls;
 
 use std::fmt;
@@ -36,16 +38,16 @@ use tokio::time::timeout;
 use self::connection::Traffic;
 pub use self::guard::RequestName;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
-use self::server::Frame;
+use self::listener::Frame;
+use self::response::HttpRefusal;
 use self::tls::Trust;
-use crate::client::{ClientId, PeerCertificate};
-use crate::clock::HumanDuration;
-use crate::endpoint::{Ask, Endpoint};
-use crate::exchange::Issued;
-use crate::introspect::Introspected;
-use crate::limits::MAX_IN_WORK;
-use crate::refusal::Refusal;
-use crate::response::{self, HttpRefusal};
+use writ_core::client::{ClientId, PeerCertificate};
+use writ_core::endpoint::{Ask, Endpoint};
+use writ_core::exchange::Issued;
+use writ_core::introspect::Introspected;
+use writ_core::limits::MAX_IN_WORK;
+use writ_core::refusal::Refusal;
+use writ_platform::clock::HumanDuration;
 
 /// Connections that the system keeps until a worker takes them.
 const BACKLOG: u32 = 1024;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
-use crate::telemetry::{Format, Log, LogError};
+use writ_platform::telemetry::{Format, Log, LogError};
 
 /// SHA-256 of a compact token as sent, in base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

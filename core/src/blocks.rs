@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use writ_verifier::{Purpose, Scope, TxnClaims};
 
 use crate::client::ClientId;
-use crate::clock::Timestamp;
-use crate::policy::Subject;
-use crate::policy::decide::Grant;
-use crate::store::{Change, Store, StoreError, Table};
+use crate::decision::Grant;
+use crate::request::Subject;
+use writ_platform::clock::Timestamp;
+use writ_store::{Change, Store, StoreError, Table};
 
 /// Entries are kept for so much longer than they are in force: a clock that runs ahead for a day drops nothing early.
 const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
@@ -371,8 +371,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::store::{Settings, Swapped};
     use crate::subject::OwnToken;
+    use writ_store::{Settings, Swapped};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
     const DAY: Duration = Duration::from_secs(86_400);

@@ -4,10 +4,10 @@ use serde::Serialize;
 use uuid::Uuid;
 use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
 
-use crate::clock::Timestamp;
+use crate::decision::{Grant, GrantKind};
 use crate::ledger::{Spent, Term};
-use crate::policy::decide::{Grant, GrantKind};
 use crate::policy::mapping::TransactionContext;
+use writ_platform::clock::Timestamp;
 
 /// The largest `tokens.max_size`, in bytes: what a token becomes longer by when it is redeemed (the mark, the chain, the
 /// name of another client, the signature of another algorithm) must still be read.

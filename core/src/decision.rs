@@ -10,13 +10,13 @@ use std::time::Duration;
 use uuid::Uuid;
 use writ_verifier::{Members, Purpose, Scope, TxnClaims};
 
-use super::condition::Facts;
-use super::mapping::{ClaimMissing, Rejection, TransactionContext, value_fits_a_token};
-use super::{Actors, ClientPolicy, PurposeRule, Redemption, Source, Subject, SubjectNameError};
 use crate::client::ClientId;
-use crate::clock::Timestamp;
-use crate::request::{TokenRequest, TokenText};
+use crate::policy::condition::Facts;
+use crate::policy::mapping::{ClaimMissing, Rejection, TransactionContext, value_fits_a_token};
+use crate::policy::{Actors, ClientPolicy, PurposeRule, Redemption};
+use crate::request::{Source, Subject, SubjectNameError, TokenRequest, TokenText};
 use crate::subject::{OwnToken, SingleUse, VerifiedSubject};
+use writ_platform::clock::Timestamp;
 
 /// Why policy says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

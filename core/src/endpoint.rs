@@ -15,13 +15,12 @@ use crate::audit::{Audit, Decision, Event};
 use crate::client::{ClientError, ClientId, Identity, PeerCertificate, candidates};
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::limits::Limits;
-use crate::limits::shares::Place;
-use crate::listener::UnheardRequest;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::refusal::Refusal;
 use crate::request::{Form, RequestError};
 use crate::subject::own_token::{KnownKey, SignedBy};
-use crate::telemetry::LogError;
+use writ_platform::shares::Place;
+use writ_platform::telemetry::LogError;
 
 /// What the log is given at least to take the decision, though all of the request's time is spent.
 const LAST_WORD: Duration = Duration::from_millis(50);
@@ -210,19 +209,6 @@ impl Decision {
             trace_id: ask.trace_id.clone(),
             client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
             policies: Some(policies.digest().to_owned()),
-            ..Self::default()
-        }
-    }
-
-    /// A request that the listener answered alone: it never reached its room.
-    pub fn unheard(request: &UnheardRequest<'_>) -> Self {
-        Self {
-            request_id: request.name.id.clone(),
-            trace_id: request.name.trace_id.clone(),
-            client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
-            error: Some(request.refusal.error()),
-            reason: Some(request.refusal.reason()),
-            cause: Some(request.refusal.to_string()),
             ..Self::default()
         }
     }

@@ -6,7 +6,6 @@ use writ_verifier::{TrustDomain, TxnClaims};
 
 use crate::audit::{Audit, Decision, TokenDigest};
 use crate::blocks::{Blocks, Matter};
-use crate::clock::{Clock, Timestamp};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::KeyRing;
 use crate::ledger::Ledger;
@@ -15,6 +14,7 @@ use crate::policy::{Policies, PolicySet};
 use crate::refusal::Refusal;
 use crate::subject::OwnToken;
 use crate::subject::own_token;
+use writ_platform::clock::{Clock, Timestamp};
 
 /// What a client hears of a token.
 #[derive(Debug)]

@@ -20,8 +20,8 @@ use self::rotation::Turn;
 use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
-use crate::clock::Timestamp;
-use crate::store::{Store, StoreError};
+use writ_platform::clock::Timestamp;
+use writ_store::{Store, StoreError};
 
 pub mod event;
 pub mod jwks;

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use writ_verifier::Purpose;
 
 use crate::client::ClientId;
-use crate::clock::Timestamp;
-use crate::policy::decide::{Grant, GrantKind, began};
-use crate::store::{Change, Remains, Store, StoreError, Swapped, Table};
+use crate::decision::{Grant, GrantKind, began};
 use crate::subject::{OwnToken, SingleUse};
+use writ_platform::clock::Timestamp;
+use writ_store::{Change, Remains, Store, StoreError, Swapped, Table};
 
 /// How far the clock may lie behind the last recorded event.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
@@ -541,7 +541,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::store::{self, Settings};
+    use writ_store::Settings;
 
     const ISSUED: u64 = 1_790_000_000;
     const DAY: u64 = 86_400;
@@ -804,9 +804,9 @@ mod tests {
 
         /// What is kept at that second, and the ledger made of it.
         async fn repaired(&self, seconds: u64) -> (Salvaged, Ledger) {
-            let remains = store::survey(&self.settings()).unwrap();
+            let remains = writ_store::survey(&self.settings()).unwrap();
             let mut salvaged = salvage(&remains, Change::new(), at(seconds));
-            store::replace(&self.settings(), std::mem::take(&mut salvaged.change)).unwrap();
+            writ_store::replace(&self.settings(), std::mem::take(&mut salvaged.change)).unwrap();
             (salvaged, self.ledger().await)
         }
     }

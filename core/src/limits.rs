@@ -1,7 +1,5 @@
 //! How many requests a client may make, and how many are worked on at one time.
 
-pub mod shares;
-
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -15,9 +13,6 @@ pub const MAX_IN_WORK: usize = 1024;
 
 /// Those of them that may wait for the keys of one issuer. They share one fetch, so they cost a place and nothing else.
 pub const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
-
-/// Those of them that may wait for an answer of one other service; each is a call of its own.
-pub const MAX_CALLS: usize = MAX_IN_WORK / 4;
 
 /// `[limits]`, as far as it concerns one client.
 #[derive(Debug, Clone, Copy)]

@@ -12,10 +12,10 @@ use tokio::time::timeout_at;
 use writ_verifier::TrustDomain;
 use writ_verifier::json::{Limits, Members};
 
-use super::decide::{Grant, GrantKind};
 use crate::client::ClientId;
-use crate::outbound::{Answer, Outbound, Settings, SetupError, Unreachable};
+use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
+use writ_outbound::{Answer, Outbound, Settings, SetupError, Unreachable};
 
 /// Why a granted purpose gets no token after all.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +155,7 @@ impl Pdp {
     pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
-            let call = self.outbound.post(question.grant.client(), headers(question.request_id), body);
+            let call = self.outbound.post(question.grant.client().as_str(), headers(question.request_id), body);
             let answer = timeout_at(deadline.into(), call).await;
             let decision = answer.map_err(|_| Fault::Late).and_then(|answer| decision(&answer?));
             let outcome = match decision {
@@ -182,7 +182,7 @@ impl Pdp {
             context: Around { client: nobody.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
         };
         let body = serde_json::to_vec(&evaluation).unwrap_or_default();
-        decision(&self.outbound.post(nobody, headers(nobody.as_str()), body).await?)
+        decision(&self.outbound.post(nobody.as_str(), headers(nobody.as_str()), body).await?)
     }
 
     /// Takes certificates and key anew where their files changed; `None`: they did not.

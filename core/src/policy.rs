@@ -4,139 +4,24 @@
 //! of it is in here, checked, and cannot be wrong any more. [`decide`] says yes or no and why.
 
 pub mod condition;
-pub mod decide;
-pub(crate) mod exact;
-pub mod file;
-pub mod folder;
+pub mod exact;
 pub mod mapping;
 mod number;
-pub mod pdp;
-mod reach;
 pub mod schema;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 use writ_verifier::jwks::KeySet;
 use writ_verifier::{Purpose, Scope};
 
 use self::condition::Condition;
 use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
-
-/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Subject(String);
-
-/// The text is no [`Subject`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a subject has 1 to 255 characters, none a control character, and holds no token")]
-pub struct SubjectNameError;
-
-impl Subject {
-    /// The subject as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Subject {
-    type Err = SubjectNameError;
-
-    fn from_str(text: &str) -> Result<Self, SubjectNameError> {
-        let fits = !text.chars().any(char::is_control) && (1..=255).contains(&text.chars().count());
-        (fits && !mapping::holds_jws(text)).then(|| Self(text.to_owned())).ok_or(SubjectNameError)
-    }
-}
-
-impl TryFrom<String> for Subject {
-    type Error = SubjectNameError;
-
-    fn try_from(text: String) -> Result<Self, SubjectNameError> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The kind of proof that a request brings, as policies name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
-    /// An access token of a configured subject issuer.
-    AccessToken,
-    /// Any other JWT of a configured subject issuer.
-    Jwt,
-    /// An ID token of a configured subject issuer.
-    IdToken,
-    /// A JWT signed by the client.
-    SelfSigned,
-    /// A JSON object, trusted because the client is.
-    UnsignedJson,
-    /// A live Txn-Token: replacement.
-    TxnToken,
-    /// An expired Txn-Token: redemption.
-    ExpiredTxnToken,
-    /// The client's own identity.
-    ClientCredentials,
-}
-
-impl Source {
-    /// Every source, in the order of the contract's table.
-    pub const ALL: [Self; 8] = [
-        Self::AccessToken,
-        Self::Jwt,
-        Self::IdToken,
-        Self::SelfSigned,
-        Self::UnsignedJson,
-        Self::TxnToken,
-        Self::ExpiredTxnToken,
-        Self::ClientCredentials,
-    ];
-
-    /// The name in policies, metrics and the audit log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token",
-            Self::Jwt => "jwt",
-            Self::IdToken => "id_token",
-            Self::SelfSigned => "self_signed",
-            Self::UnsignedJson => "unsigned_json",
-            Self::TxnToken => "txn_token",
-            Self::ExpiredTxnToken => "expired_txn_token",
-            Self::ClientCredentials => "client_credentials",
-        }
-    }
-
-    /// The source of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.name() == name)
-    }
-
-    /// Whether the proof comes from a subject issuer, so that `granted_by` must say what its scopes allow.
-    pub const fn is_outside(self) -> bool {
-        matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken)
-    }
-
-    /// Whether the proof brings claims of somebody else's making, or of the client's, that are not those of a Txn-Token.
-    pub const fn brings_claims(self) -> bool {
-        matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken | Self::SelfSigned | Self::UnsignedJson)
-    }
-
-    /// Whether the client alone vouches for the subject: no token of anyone else stands behind the request.
-    pub const fn is_self_asserted(self) -> bool {
-        matches!(self, Self::ClientCredentials | Self::UnsignedJson | Self::SelfSigned)
-    }
-}
+use crate::request::{Source, Subject};
 
 /// A pattern over subjects: `*` stands for one or more characters, none a control character; all else is itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,7 +175,7 @@ pub struct PolicySet {
 
 impl PolicySet {
     /// A set of checked policies; `digest` names the text they were read from (base64url of SHA-256).
-    pub(crate) fn new(policies: Vec<ClientPolicy>, digest: String) -> Self {
+    pub fn new(policies: Vec<ClientPolicy>, digest: String) -> Self {
         let clients = policies.into_iter().map(|policy| (policy.client_id.clone(), Arc::new(policy))).collect();
         Self { clients, digest }
     }

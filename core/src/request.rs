@@ -3,6 +3,9 @@
 //! In: the bytes of the body. Out: [`TokenRequest`], in which every parameter that can have one meaning only is gone.
 //! What is still untrusted says so: [`Presented`].
 
+mod source;
+mod subject;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -10,7 +13,8 @@ use writ_verifier::json::{Limits, Members};
 use writ_verifier::{Scope, TrustDomain};
 use zeroize::Zeroizing;
 
-use crate::policy::{Source, Subject};
+pub use self::source::Source;
+pub use self::subject::{Subject, SubjectNameError, holds_jws};
 
 /// `requested_token_type`, and `issued_token_type` of every answer.
 pub const TXN_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:txn_token";

@@ -19,7 +19,7 @@ pub use error::{SubjectError, SubjectFault};
 pub use outside::{OutsideToken, SupposedBy};
 pub use own_token::OwnToken;
 
-use crate::policy::{Source, Subject};
+use crate::request::{Source, Subject};
 
 /// Whom the transaction is for, as proven.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 /// The cause of a failed call, with everything that is known of it. It has nothing of what was sent.
-pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
+pub fn explain(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<_> = std::iter::successors(Some(error), |&error| error.source()).collect();
     if let Some(tls) = chain.iter().find_map(|error| tls_error(*error)) {
         return explain_tls(tls);

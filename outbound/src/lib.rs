@@ -25,15 +25,16 @@ use writ_verifier::pem::{self, PemError};
 use zeroize::Zeroizing;
 
 use self::breaker::Breaker;
-pub(crate) use self::cause::explain;
-use crate::client::ClientId;
-use crate::config::bounded;
-use crate::config::secret_file::{self, SecretFileError};
-use crate::limits::MAX_CALLS;
-use crate::limits::shares::Shares;
+pub use self::cause::explain;
+use writ_platform::bounded;
+use writ_platform::secret_file::{self, SecretFileError};
+use writ_platform::shares::Shares;
 
 /// The largest body that is taken for an answer.
 const MAX_BODY: usize = 64 * 1024;
+
+/// Calls that are under way at one time, for all clients together: a quarter of the requests that Writ works on.
+const MAX_CALLS: usize = 256;
 
 /// How long an unused connection is kept: less than most servers and middleboxes do.
 const IDLE: Duration = Duration::from_secs(20);
@@ -145,7 +146,7 @@ pub struct Outbound {
     seen: Mutex<Seen>,
     breaker: Arc<Mutex<Breaker>>,
     /// The calls under way, by the client that each is made for.
-    calls: Arc<Shares<ClientId>>,
+    calls: Arc<Shares<String>>,
     /// Connections are kept and shared, so they must not belong to the runtime of a worker that may end before others.
     runtime: Handle,
 }
@@ -182,8 +183,8 @@ impl Outbound {
     ///
     /// # Errors
     /// [`Unreachable`], after [`Settings::timeout`] at the latest.
-    pub async fn post(&self, client: &ClientId, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, Unreachable> {
-        let place = self.calls.take(client.clone()).map_err(|_| Unreachable::Busy)?;
+    pub async fn post(&self, client: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, Unreachable> {
+        let place = self.calls.take(client.to_owned()).map_err(|_| Unreachable::Busy)?;
         if !locked(&self.breaker).admits(Instant::now()) {
             return Err(Unreachable::Resting);
         }
@@ -410,7 +411,7 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
-    use crate::limits::shares::Place;
+    use writ_platform::shares::Place;
 
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     const AWAY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
@@ -530,9 +531,7 @@ mod tests {
     async fn ask(outbound: &Outbound) -> Result<Answer, Unreachable> {
         let mut secret: reqwest::header::HeaderValue = "Basic secret".parse().unwrap();
         secret.set_sensitive(true);
-        outbound
-            .post(&"gateway".parse().unwrap(), HeaderMap::from_iter([(AUTHORIZATION, secret)]), b"{}".to_vec())
-            .await
+        outbound.post("gateway", HeaderMap::from_iter([(AUTHORIZATION, secret)]), b"{}".to_vec()).await
     }
 
     #[tokio::test]
@@ -631,7 +630,7 @@ mod tests {
     }
 
     /// As many places for calls as `client` can have.
-    fn places(outbound: &Outbound, client: &str) -> Vec<Place<ClientId>> {
+    fn places(outbound: &Outbound, client: &str) -> Vec<Place<String>> {
         std::iter::from_fn(|| outbound.calls.take(client.parse().unwrap()).ok()).collect()
     }
 

@@ -17,10 +17,12 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::output::Condition;
-use crate::config::document::did_you_mean;
+use crate::suggest::did_you_mean;
 
 mod output;
 mod process;
+#[cfg(any(test, feature = "testing"))]
+pub mod sink;
 
 /// Lines that wait for standard output.
 const QUEUE: usize = 4096;
@@ -201,8 +203,12 @@ impl Drop for Diagnostic<'_> {
 pub const LOG_FILTER: &str = "WRIT_LOG";
 
 /// Who writes lines by `tracing`: this program, and the libraries that do.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 14] = [
     "writ",
+    "writ_core",
+    "writ_outbound",
+    "writ_platform",
+    "writ_store",
     "writ_verifier",
     "actix_http",
     "actix_server",
@@ -215,48 +221,62 @@ const TARGETS: [&str; 10] = [
 ];
 
 /// The parts of this program, and those inside them that write lines.
-const PARTS: [&str; 44] = [
+const PARTS: [&str; 58] = [
     "writ",
     "writ::admin",
-    "writ::audit",
-    "writ::blocks",
-    "writ::claims",
     "writ::cli",
     "writ::cli::serve",
-    "writ::client",
-    "writ::clock",
     "writ::config",
-    "writ::endpoint",
-    "writ::exchange",
-    "writ::introspect",
-    "writ::keys",
-    "writ::keys::mirror",
-    "writ::keys::rotation",
-    "writ::ledger",
-    "writ::limits",
-    "writ::listener",
-    "writ::listener::exchange",
-    "writ::listener::guard",
-    "writ::listener::handshake",
-    "writ::listener::http2",
-    "writ::listener::server",
-    "writ::listener::tls",
-    "writ::metadata",
-    "writ::outbound",
-    "writ::policy",
-    "writ::process",
-    "writ::refusal",
-    "writ::request",
-    "writ::response",
+    "writ::server",
+    "writ::server::exchange",
+    "writ::server::guard",
+    "writ::server::handshake",
+    "writ::server::http2",
+    "writ::server::listener",
+    "writ::server::tls",
     "writ::service",
-    "writ::store",
-    "writ::store::quiet",
-    "writ::store::writer",
-    "writ::subject",
-    "writ::subject::introspection",
-    "writ::subject::issuers",
-    "writ::telemetry",
-    "writ::telemetry::output",
+    "writ_core",
+    "writ_core::audit",
+    "writ_core::blocks",
+    "writ_core::claims",
+    "writ_core::client",
+    "writ_core::decision",
+    "writ_core::endpoint",
+    "writ_core::exchange",
+    "writ_core::introspect",
+    "writ_core::keys",
+    "writ_core::keys::mirror",
+    "writ_core::keys::rotation",
+    "writ_core::ledger",
+    "writ_core::limits",
+    "writ_core::pdp",
+    "writ_core::policy",
+    "writ_core::refusal",
+    "writ_core::request",
+    "writ_core::subject",
+    "writ_core::subject::introspection",
+    "writ_core::subject::issuers",
+    "writ_outbound",
+    "writ_outbound::breaker",
+    "writ_outbound::cause",
+    "writ_platform",
+    "writ_platform::bounded",
+    "writ_platform::clock",
+    "writ_platform::process",
+    "writ_platform::secret_file",
+    "writ_platform::shares",
+    "writ_platform::suggest",
+    "writ_platform::telemetry",
+    "writ_platform::telemetry::output",
+    "writ_store",
+    "writ_store::database",
+    "writ_store::engine",
+    "writ_store::folder",
+    "writ_store::quiet",
+    "writ_store::repair",
+    "writ_store::seal",
+    "writ_store::working_copy",
+    "writ_store::writer",
     "writ_verifier",
     "writ_verifier::remote",
     "writ_verifier::verifier",
@@ -287,9 +307,10 @@ pub enum TraceError {
 pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok() && !word.is_empty();
-    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<String> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(with_crate).collect();
     for part in &parts {
-        let (target, level) = part.split_once('=').map_or((*part, None), |(target, level)| (target, Some(level)));
+        let part = part.as_str();
+        let (target, level) = part.split_once('=').map_or((part, None), |(target, level)| (target, Some(level)));
         let unknown = |what, word: &str, known: &[&str]| {
             let near = did_you_mean(word, known);
             Err(LogFilterError(format!("`{}` is no {what}{near}", word.escape_debug())))
@@ -300,12 +321,32 @@ pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
             Some(_) if !TARGETS.contains(&root) => return unknown("part of Writ", root, &TARGETS),
             None if !is_level(part) && !TARGETS.contains(&root) => return unknown("level", part, &LEVELS),
             _ if PARTS.contains(&root) && !PARTS.contains(&target) => {
-                return unknown("part of Writ", target, &PARTS);
+                let short = PARTS.iter().filter_map(|known| Some(format!("writ::{}", known.split_once("::")?.1)));
+                let known: Vec<String> = PARTS.iter().map(|known| (*known).to_owned()).chain(short).collect();
+                return unknown("part of Writ", target, &known.iter().map(String::as_str).collect::<Vec<_>>());
             }
             _ => {}
         }
     }
     EnvFilter::try_new(parts.join(",")).map_err(|error| LogFilterError(error.to_string()))
+}
+
+/// A part may be named without its crate: `writ::keys` for `writ_core::keys`, `writ::store` for `writ_store`.
+fn with_crate(part: &str) -> String {
+    let end = part.find('=').unwrap_or(part.len());
+    let (target, level) = part.split_at(end);
+    let Some(path) = target.strip_prefix("writ::").filter(|_| !PARTS.contains(&target)) else { return part.to_owned() };
+    // Since 0.1 the listeners are in `writ::server`.
+    let path = path.strip_prefix("listener").map_or_else(|| path.to_owned(), |rest| format!("server{rest}"));
+    let is_meant = |known: &&&str| {
+        let (root, rest) = known.split_once("::").unwrap_or((known, ""));
+        let inside = root.strip_prefix("writ_").is_some_and(|name| match path.strip_prefix(name) {
+            Some(tail) => tail.strip_prefix("::").unwrap_or(tail) == rest,
+            None => false,
+        });
+        rest == path || inside
+    };
+    PARTS.iter().find(is_meant).map_or_else(|| part.to_owned(), |known| format!("{known}{level}"))
 }
 
 /// Sends everything that is traced to `log`. `WRIT_LOG` filters it (`info` by default); audit lines pass always.
@@ -397,9 +438,6 @@ impl Metrics {
             metrics::counter!("writ_policy_reload_total", "outcome" => outcome).absolute(0);
             metrics::counter!("writ_tls_reload_total", "outcome" => outcome).absolute(0);
         }
-        for operation in crate::store::OPERATIONS {
-            metrics::counter!("writ_store_errors_total", "operation" => operation).absolute(0);
-        }
         metrics::gauge!("writ_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -416,56 +454,10 @@ impl Metrics {
     }
 }
 
-/// A log that tests read.
-#[cfg(test)]
-pub(crate) mod sink {
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
-
-    use serde_json::Value;
-
-    /// What was written; and whether it is full, so that nothing more is.
-    #[derive(Clone, Default)]
-    pub(crate) struct Sink(Arc<Mutex<(Vec<u8>, bool)>>);
-
-    impl Sink {
-        pub(crate) fn fill(&self, full: bool) {
-            self.0.lock().unwrap().1 = full;
-        }
-
-        pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
-        }
-
-        /// Its lines, which are JSON.
-        pub(crate) fn lines(&self) -> Vec<Value> {
-            let text = self.text();
-            text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
-        }
-
-        pub(crate) fn events(&self) -> Vec<String> {
-            self.lines().iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect()
-        }
-    }
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut state = self.0.lock().unwrap();
-            if state.1 {
-                return Err(io::Error::other("full"));
-            }
-            state.0.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::sink::Sink;
     use super::*;
 
@@ -473,6 +465,15 @@ mod tests {
     fn a_filter_of_the_log_means_something_or_is_refused() {
         for good in ["info", "DEBUG", "off", "writ=debug", "info,writ::keys=trace, actix_http=warn", "writ", "warn,"] {
             assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for (short, full) in [
+            ("writ::keys::mirror=debug", "writ_core::keys::mirror=debug"),
+            ("writ::store=debug", "writ_store=debug"),
+            ("writ::store::writer", "writ_store::writer"),
+            ("writ::listener::tls=warn", "writ::server::tls=warn"),
+            ("writ::service=info", "writ::service=info"),
+        ] {
+            assert_eq!(with_crate(short), full);
         }
         for (bad, expected) in [
             ("verbose", "`verbose` is no level"),
@@ -483,7 +484,7 @@ mod tests {
             ("audit=off", "`audit` is no part of Writ"),
             ("writ::nonsense", "`writ::nonsense` is no part of Writ"),
             ("info,writ::exchang=debug", "did you mean `writ::exchange`?"),
-            ("writ::listener::tsl=debug", "did you mean `writ::listener::tls`?"),
+            ("writ::server::tsl=debug", "did you mean `writ::server::tls`?"),
             ("writ::=debug", "`writ::` is no part of Writ"),
             ("writ_verifier::remot=debug", "did you mean `writ_verifier::remote`?"),
             ("writ=", "`` is no level"),
@@ -498,10 +499,11 @@ mod tests {
     /// Every part that there is, and every file whose lines can be asked for.
     #[test]
     fn the_parts_that_a_filter_may_name_are_those_of_the_source() {
-        fn look(folder: &std::path::Path, name: &str, depth: u32, found: &mut Vec<String>) {
+        fn look(folder: &std::path::Path, name: &str, depth: u32, found: &mut BTreeSet<String>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
-                let part = format!("{name}::{}", path.file_stem().unwrap().to_str().unwrap());
+                let stem = path.file_stem().unwrap().to_str().unwrap();
+                let part = if stem == "lib" { name.to_owned() } else { format!("{name}::{stem}") };
                 if path.is_dir() {
                     look(&path, &part, depth + 1, found);
                     continue;
@@ -511,23 +513,26 @@ mod tests {
                 let writes = levels.iter().any(|level| {
                     text.contains(&format!("tracing::{level}!(")) || text.contains(&format!("tracing::{level}_span!("))
                 });
-                if writes || (depth == 0 && name == "writ" && !part.ends_with("::lib") && !part.ends_with("::main")) {
-                    found.push(part);
+                if writes || (depth == 0 && name != "writ_verifier" && !["lib", "main"].contains(&stem)) {
+                    found.insert(part);
                 }
             }
         }
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut found = vec!["writ".to_owned(), "writ_verifier".to_owned()];
-        look(&root.join("src"), "writ", 0, &mut found);
-        look(&root.join("verifier/src"), "writ_verifier", 0, &mut found);
-        found.sort();
-        assert_eq!(found, PARTS);
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let crates = ["", "core", "outbound", "platform", "store", "verifier"];
+        let mut found = BTreeSet::new();
+        for name in crates {
+            let package = if name.is_empty() { "writ".to_owned() } else { format!("writ_{name}") };
+            look(&root.join(name).join("src"), &package, 0, &mut found);
+            found.insert(package);
+        }
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), PARTS);
     }
 
     /// What operators read about and what they see is the same.
     #[test]
     fn the_described_metrics_are_those_of_the_operations_page() {
-        let page = include_str!("../docs/operations.md");
+        let page = include_str!("../../docs/operations.md");
         let (_, table) = page.split_once("## Metrics").unwrap();
         let rows = table.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
         let names = rows.filter_map(|row| row.split(" |").next()).flat_map(|cell| cell.split("`, `"));

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::http1;
 use super::http2::{self, frames::Frames};
 use super::peer::Peer;
-use crate::limits::shares::Place;
+use writ_platform::shares::Place;
 
 /// How long a connection may wait for its next request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);

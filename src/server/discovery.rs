@@ -13,7 +13,7 @@ use super::connection::of_connection;
 use super::exchange::admitted;
 use super::peer::Peer;
 use super::{Document, Rooms, method_not_allowed};
-use crate::response;
+use crate::server::response;
 
 const JWKS: (&str, &str) = ("/.well-known/jwks.json", "application/jwk-set+json");
 const METADATA: (&str, &str) = ("/.well-known/oauth-authorization-server", "application/json");

@@ -12,11 +12,11 @@ use super::connection::of_connection;
 use super::guard::{RequestName, single};
 use super::peer::Peer;
 use super::{Holder, Room, Rooms, discovery, method_not_allowed};
-use crate::client::{ClientId, PeerCertificate};
-use crate::clock::Timestamp;
-use crate::endpoint::{Ask, Endpoint};
-use crate::limits::shares::Shares;
-use crate::response::{self, HttpRefusal};
+use crate::server::response::{self, HttpRefusal};
+use writ_core::client::{ClientId, PeerCertificate};
+use writ_core::endpoint::{Ask, Endpoint};
+use writ_platform::clock::Timestamp;
+use writ_platform::shares::Shares;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 64 * 1024;

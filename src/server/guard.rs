@@ -25,8 +25,8 @@ use uuid::Uuid;
 use super::connection::{Beat, Pulse, of_connection};
 use super::peer::Peer;
 use super::{Unheard, UnheardRequest, exchange};
-use crate::endpoint::Endpoint;
-use crate::response::{self, HttpRefusal};
+use crate::server::response::{self, HttpRefusal};
+use writ_core::endpoint::Endpoint;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;

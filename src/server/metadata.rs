@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::client::IdentityKind;
-use crate::keys::SigningAlgorithm;
-use crate::policy::PolicySet;
-use crate::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, subject_token_types};
+use writ_core::client::IdentityKind;
+use writ_core::keys::SigningAlgorithm;
+use writ_core::policy::PolicySet;
+use writ_core::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, subject_token_types};
 
 /// What the metadata say that does not change while the service runs.
 #[derive(Debug, Clone)]

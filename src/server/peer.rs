@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 
 use super::tls::{Accepted, Refusal, Trust};
-use crate::client::{CertificateError, PeerCertificate};
-use crate::clock::Timestamp;
+use writ_core::client::{CertificateError, PeerCertificate};
+use writ_platform::clock::Timestamp;
 
 /// The client at the other end: its certificate as it passed the handshake, and whether it would pass it now.
 pub(super) struct Peer {

@@ -6,11 +6,11 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use serde::Serialize;
 use writ_verifier::TxnClaims;
 
-use crate::clock::Timestamp;
-use crate::exchange::Issued;
-use crate::introspect::Introspected;
-use crate::refusal::Refusal;
-use crate::request::TXN_TOKEN_TYPE;
+use writ_core::exchange::Issued;
+use writ_core::introspect::Introspected;
+use writ_core::refusal::Refusal;
+use writ_core::request::TXN_TOKEN_TYPE;
+use writ_platform::clock::Timestamp;
 
 /// `token_type`: a Txn-Token is no access token, and nothing takes it as `Bearer` (RFC 8693 §2.2.1).
 const TOKEN_TYPE: &str = "N_A";
@@ -235,10 +235,10 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::client::ClientError;
-    use crate::keys::TxnToken;
-    use crate::limits::RateLimited;
-    use crate::subject::{SubjectError, SubjectFault};
+    use writ_core::client::ClientError;
+    use writ_core::keys::TxnToken;
+    use writ_core::limits::RateLimited;
+    use writ_core::subject::{SubjectError, SubjectFault};
 
     fn body(answer: HttpResponse) -> Value {
         let bytes = System::new().block_on(to_bytes(answer.into_body())).unwrap();

@@ -12,7 +12,7 @@ use self::service::{Client, Service, post, post_introspection};
 use super::pki::{self, Ca};
 use super::tls::MinVersion;
 use super::*;
-use crate::client::Thumbprint;
+use writ_core::client::Thumbprint;
 
 async fn alert(service: &Service, leaf: Option<&pki::Leaf>) -> Option<AlertDescription> {
     let config = pki::client_config(&service.ca, leaf, MinVersion::Tls13);

@@ -30,11 +30,11 @@ pub use self::crl::BadCrl;
 use self::crl::Seen;
 use self::files::{ClientTrust, ServerPair};
 pub use self::files::{Problem, TlsError};
-pub(in crate::listener) use self::refusal::Refusal;
+pub(in crate::server) use self::refusal::Refusal;
 use self::verifier::SwapVerifier;
-pub(in crate::listener) use self::verifier::{VERDICT, Verdict};
-use crate::client::Thumbprint;
-use crate::clock::Timestamp;
+pub(in crate::server) use self::verifier::{VERDICT, Verdict};
+use writ_core::client::Thumbprint;
+use writ_platform::clock::Timestamp;
 
 /// The files, and the oldest version of TLS (`[tls]`).
 #[derive(Debug, Clone)]
@@ -104,13 +104,13 @@ struct Complaints {
 
 /// A chain that would pass a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::listener) struct Accepted {
+pub(in crate::server) struct Accepted {
     /// Of the trust that it was verified with.
     generation: u64,
     /// It has to be verified again from then on, since a certificate or a CRL has ended.
     until: Timestamp,
     /// Whether its CA vouches for SPIFFE IDs only.
-    pub(in crate::listener) spiffe_only: bool,
+    pub(in crate::server) spiffe_only: bool,
 }
 
 /// What is wrong with, or to be known of, the files of client CAs and CRLs, by the setting that names the file.
@@ -233,11 +233,7 @@ impl Trust {
     }
 
     /// Whether this chain, leaf first, would pass a handshake at `now`.
-    pub(in crate::listener) fn verify(
-        &self,
-        chain: &[CertificateDer<'_>],
-        now: Timestamp,
-    ) -> Result<Accepted, Refusal> {
+    pub(in crate::server) fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Accepted, Refusal> {
         // Read first: a change from now on must not count as seen.
         let generation = self.generation.load(Ordering::Acquire);
         let believed = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
@@ -245,12 +241,12 @@ impl Trust {
     }
 
     /// Whether that still holds, so that the chain need not be verified again.
-    pub(in crate::listener) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
+    pub(in crate::server) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
         accepted.generation == self.generation.load(Ordering::Acquire) && now < accepted.until
     }
 
     /// The configuration of the exchange listener: a client certificate is required.
-    pub(in crate::listener) fn exchange_config(
+    pub(in crate::server) fn exchange_config(
         self: &Arc<Self>,
         http2: bool,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -260,7 +256,7 @@ impl Trust {
     }
 
     /// The configuration of the discovery listener: no client certificate is asked.
-    pub(in crate::listener) fn discovery_config(
+    pub(in crate::server) fn discovery_config(
         self: &Arc<Self>,
         http2: bool,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {

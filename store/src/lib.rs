@@ -169,7 +169,7 @@ pub struct Store {
 struct Counts([AtomicU64; Table::ALL.len()]);
 
 /// What is counted when it fails.
-pub const OPERATIONS: [&str; 4] = ["keep", "read", "scan", "swap"];
+const OPERATIONS: [&str; 4] = ["keep", "read", "scan", "swap"];
 
 impl Store {
     /// Opens the store, and creates it if there never was one.
@@ -181,6 +181,10 @@ impl Store {
     /// [`OpenError`] if another process has it, others than its owner can get at it, it is of another version, or its
     /// records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        // `increase()` sees the first event only of a counter that was there before it.
+        for operation in OPERATIONS {
+            metrics::counter!("writ_store_errors_total", "operation" => operation).absolute(0);
+        }
         let (path, counts) = (settings.path.clone(), Arc::<Counts>::default());
         let writer = writer::spawn(path.clone(), Arc::clone(&counts)).await?;
         Ok(Self { path, writer, well: Arc::new(AtomicBool::new(true)), counts })

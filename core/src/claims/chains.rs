@@ -10,15 +10,16 @@ use writ_verifier::{Members, Scope, TxnClaims};
 
 use super::{Claims, Settings};
 use crate::client::{Identity, IdentityKind};
-use crate::clock::Timestamp;
+use crate::decision::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::ledger::{Spent, Term};
 use crate::policy::condition::Condition;
-use crate::policy::decide::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::policy::mapping::Mapping;
 use crate::policy::schema::Schema;
-use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
+use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption};
+use crate::request::Source;
 use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest};
 use crate::subject::{AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
+use writ_platform::clock::Timestamp;
 
 const PURPOSES: [&str; 4] = ["a", "b", "c", "d"];
 const CLIENTS: [&str; 3] = ["x", "y", "z"];

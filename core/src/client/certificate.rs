@@ -8,7 +8,7 @@ use x509_parser::prelude::FromDer;
 
 use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
 use super::name::{DistinguishedName, to_rfc4514};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The certificate that a TLS handshake has proven and accepted. Nothing in it is ever fetched or followed.
 #[derive(Debug, Clone)]

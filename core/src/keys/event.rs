@@ -2,7 +2,7 @@
 
 use super::public::Kid;
 use super::ring::{Found, PastKey, Ring};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// What happened to a key; for the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use writ_verifier::json::{self, JsonError, Limits};
 use super::SigningAlgorithm;
 use super::public::{Kid, PublicKey};
 use super::ring::{KeyLife, KeyState, KeyTimes, Ring, Span};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// How long a Txn-Token may live at most in any configuration: what is assumed of keys from elsewhere.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(15 * 60);

@@ -17,7 +17,6 @@ use writ_verifier::TrustDomain;
 
 use super::public::Kid;
 use super::ring::{KeyLife, KeyState};
-use crate::store;
 
 /// The folder of the files, and the trust domain that they belong to.
 #[derive(Debug, Clone)]
@@ -102,7 +101,7 @@ impl Mirror {
         for key in lives {
             let path = self.path(key.kid());
             let content = Content { trust_domain: self.trust_domain.clone(), key };
-            store::write_file(&path, &to_file(&content)?)?;
+            writ_store::write_file(&path, &to_file(&content)?)?;
         }
         Ok(())
     }
@@ -200,11 +199,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Timestamp;
     use crate::keys::SigningAlgorithm;
     use crate::keys::public::PublicKey;
     use crate::keys::ring::Span;
     use crate::keys::signing::KeyPair;
+    use writ_platform::clock::Timestamp;
 
     fn public() -> PublicKey {
         KeyPair::generate(SigningAlgorithm::ES256).unwrap().public().clone()

@@ -10,8 +10,8 @@ use super::ring::{Found, KeyState, Ring, SigningKey, Step};
 use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
 use super::{Desk, Held, KeyRing, KeysError, Settings, SigningAlgorithm, open, seal};
-use crate::clock::Timestamp;
-use crate::store::Store;
+use writ_platform::clock::Timestamp;
+use writ_store::Store;
 
 impl KeyRing {
     /// The ring of the store, or the first one if there never was one; rotations that were missed are made up for.

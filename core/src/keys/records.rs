@@ -10,8 +10,8 @@ use writ_verifier::TrustDomain;
 use super::public::Kid;
 use super::ring::{PastKey, Ring};
 use super::{Held, KeysError};
-use crate::clock::Timestamp;
-use crate::store::{Change, Store, Swapped, Table};
+use writ_platform::clock::Timestamp;
+use writ_store::{Change, Store, Swapped, Table};
 
 const INSTALLATION: &[u8] = b"installation";
 const RING: &[u8] = b"ring";

@@ -13,8 +13,8 @@ use super::ring::{KeyState, Ring};
 use super::rotation::blocking;
 use super::seal::SealingKeys;
 use super::{Held, KeyRing, KeysError, Settings, open};
-use crate::clock::Timestamp;
-use crate::store::{Change, Store, Swapped};
+use writ_platform::clock::Timestamp;
+use writ_store::{Change, Store, Swapped};
 
 /// How many records are written at once into a store that is in use.
 const AT_ONCE: usize = 50;

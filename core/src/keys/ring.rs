@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::public::{Kid, PublicKey};
 use super::seal::Sealed;
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 mod find;
 mod life;

@@ -17,7 +17,7 @@ use super::records;
 use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
 use super::{Held, KeyRing, KeysError, SigningAlgorithm, listing, seal};
-use crate::clock::{Clock, Timestamp};
+use writ_platform::clock::{Clock, Timestamp};
 
 /// The timer sleeps no longer than this: clocks jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);

@@ -15,8 +15,8 @@ use super::repair::{Problem, Rebuilt};
 use super::rotation::Closing;
 use super::*;
 use crate::claims::Claims;
-use crate::clock::Clock;
-use crate::store::{self, Change, Table};
+use writ_platform::clock::Clock;
+use writ_store::{Change, Table};
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_epoch(1_000_000 + seconds)
@@ -50,8 +50,8 @@ impl Installed {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn settings(&self) -> store::Settings {
-        store::Settings { path: self.0.path().join("data") }
+    fn settings(&self) -> writ_store::Settings {
+        writ_store::Settings { path: self.0.path().join("data") }
     }
 
     fn files(&self) -> PathBuf {
@@ -241,7 +241,7 @@ async fn a_next_key_that_does_not_open_stops_the_start_before_it_is_needed() {
     let mut ring: Value = serde_json::from_slice(&keys.held().document).unwrap();
     ring["next"]["sealed"] = ring["current"]["sealed"].clone();
     let damage = Change::new().put(Table::Keys, b"ring", ring.to_string());
-    assert_eq!(keys.store.swap(damage).await.unwrap(), store::Swapped::Done);
+    assert_eq!(keys.store.swap(damage).await.unwrap(), writ_store::Swapped::Done);
     stop(keys).await;
     let store = installed.store().await;
     let before = dump(&store).await;
@@ -397,7 +397,7 @@ async fn a_revocation_of_which_only_the_files_know_holds() {
     let old = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
     keys.revoke(&current, at(5)).await.unwrap();
     let back = Change::new().remove(Table::History, current.as_bytes()).put(Table::Keys, b"ring", old);
-    assert_eq!(keys.store.swap(back).await.unwrap(), store::Swapped::Done);
+    assert_eq!(keys.store.swap(back).await.unwrap(), writ_store::Swapped::Done);
     stop(keys).await;
     let (keys, events) = installed.start(at(7)).await;
     assert_eq!(keys.find(&current), Found::Revoked);
@@ -432,7 +432,7 @@ async fn a_ring_that_went_back_in_time_does_not_open() {
     }
     let history = keys.store.scan(Table::History).await.unwrap();
     let back = history.iter().fold(Change::new(), |change, (kid, _)| change.remove(Table::History, kid));
-    assert_eq!(keys.store.swap(back.put(Table::Keys, b"ring", old)).await.unwrap(), store::Swapped::Done);
+    assert_eq!(keys.store.swap(back.put(Table::Keys, b"ring", old)).await.unwrap(), writ_store::Swapped::Done);
     stop(keys).await;
     let opened = installed.start_with(sealing(1, &[]), "d.example", at(210)).await;
     assert!(matches!(opened, Err(KeysError::Mirror(mirror::MirrorError::Ahead(_)))), "{opened:?}");
@@ -446,7 +446,7 @@ async fn a_record_that_cannot_be_read_stops_the_start() {
         let installed = Installed::new();
         let keys = installed.keys(at(0)).await;
         let damage = Change::new().put(table, key.as_bytes(), "{}");
-        assert_eq!(keys.store.swap(damage).await.unwrap(), store::Swapped::Done);
+        assert_eq!(keys.store.swap(damage).await.unwrap(), writ_store::Swapped::Done);
         stop(keys).await;
         let opened = installed.start_with(sealing(1, &[]), "d.example", at(10)).await;
         assert!(matches!(opened, Err(KeysError::Damaged(_))), "{opened:?}");
@@ -471,7 +471,7 @@ async fn a_ring_is_rebuilt_from_its_files() {
         .await
         .unwrap();
     assert_eq!((rebuilt.known, rebuilt.damaged.as_slice()), (3, [].as_slice()));
-    store::replace(&installed.settings(), rebuilt.records()).unwrap().unwrap();
+    writ_store::replace(&installed.settings(), rebuilt.records()).unwrap().unwrap();
     let keys = installed.keys(at(250)).await;
     assert_eq!(
         [&first, &second, &third].map(|kid| state(&keys, kid)),

@@ -13,7 +13,7 @@ use writ_verifier::{TOKEN_MAX, TxnClaims};
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
 use crate::claims::Claims;
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
 /// span of the key whatever happens to the ring meanwhile.
@@ -128,11 +128,14 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl TxnToken {
     /// A token that no key signed, for tests of what is done with tokens.
-    pub(crate) fn unsigned(compact: &str) -> Self {
-        let kid = Kid::try_from("A".repeat(43)).unwrap();
+    ///
+    /// # Panics
+    /// Never: the `kid` is one.
+    pub fn unsigned(compact: &str) -> Self {
+        let kid = Kid::try_from("A".repeat(43)).expect("43 characters of base64url");
         Self { compact: compact.to_owned(), signed_len: compact.len(), kid }
     }
 }

@@ -19,7 +19,7 @@ use writ_verifier::{Members, Scope};
 use self::evaluate::{Evaluation, Fault, Value};
 use super::exact;
 use super::number::Decimal;
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The longest expression, in bytes.
 const LONGEST: usize = 1024;

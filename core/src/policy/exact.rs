@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use writ_verifier::Members;
 use writ_verifier::json::{self, Limits, Value};
 
 use super::number::Decimal;
@@ -16,7 +15,7 @@ pub(super) fn read(text: &str) -> Option<Value> {
 }
 
 /// Whether two JSON texts say the same.
-pub(super) fn equal(one: &str, other: &str) -> bool {
+pub fn equal(one: &str, other: &str) -> bool {
     let canonical = |text| canonical(&read(text)?);
     canonical(one).is_some_and(|one| Some(one) == canonical(other))
 }
@@ -60,43 +59,6 @@ fn write(value: &Value, text: &mut String) -> Option<()> {
     Some(())
 }
 
-/// A value that is not what was expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Difference {
-    /// Its members from the outside in, like `tctx.desk`.
-    pub(crate) path: String,
-    /// What was expected, in JSON.
-    pub(crate) expected: String,
-    /// What is there.
-    pub(crate) actual: Option<String>,
-}
-
-/// Where the object `actual` does not contain what `expected` has: each of its members, those of inner objects too; other
-/// values must be equal.
-pub(crate) fn lacks(actual: &str, expected: &str) -> Vec<Difference> {
-    let mut differences = Vec::new();
-    compare("", Some(actual), expected, &mut differences);
-    differences
-}
-
-fn compare(path: &str, actual: Option<&str>, expected: &str, found: &mut Vec<Difference>) {
-    let members = |text: &str| Members::parse(text, LIMITS).ok();
-    match (actual.and_then(members), members(expected)) {
-        (Some(actual), Some(expected)) => {
-            for (name, value) in expected.iter() {
-                let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-                compare(&path, actual.raw(name), value, found);
-            }
-        }
-        _ if actual.is_some_and(|actual| equal(actual, expected)) => {}
-        _ => found.push(Difference {
-            path: path.to_owned(),
-            expected: expected.to_owned(),
-            actual: actual.map(str::to_owned),
-        }),
-    }
-}
-
 /// Every text in a JSON value: strings and the names of members, at any depth.
 pub(super) fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
     match value {
@@ -105,6 +67,12 @@ pub(super) fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
         Value::String(text) => is(text),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
+}
+
+/// Whether a name, which may be the sender's, can stand in a message.
+pub(super) fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (1..=64).contains(&name.len()) && name.chars().all(plain)
 }
 
 #[cfg(test)]
@@ -140,25 +108,6 @@ mod tests {
             ("{}", "[]"),
         ] {
             assert!(!equal(one, other) && !equal(other, one), "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn what_a_value_lacks_is_named_by_its_path() {
-        let token = r#"{"sub":"ann","n":1.50,"tctx":{"desk":"retail","l":[1,2]}}"#;
-        for expected in ["{}", r#"{"n":1.5}"#, r#"{"tctx":{}}"#, r#"{"tctx":{"l":[1,2.0]},"sub":"ann"}"#] {
-            assert_eq!(lacks(token, expected), [], "{expected}");
-        }
-        for (expected, path, actual) in [
-            (r#"{"sub":"bob"}"#, "sub", Some("\"ann\"")),
-            (r#"{"rctx":{"ip":1}}"#, "rctx", None),
-            (r#"{"tctx":{"desk":"prop"}}"#, "tctx.desk", Some("\"retail\"")),
-            (r#"{"tctx":{"l":[1]}}"#, "tctx.l", Some("[1,2]")),
-            (r#"{"sub":{"x":1}}"#, "sub", Some("\"ann\"")),
-        ] {
-            let found = lacks(token, expected);
-            let [difference] = found.as_slice() else { panic!("{expected}: {found:?}") };
-            assert_eq!((difference.path.as_str(), difference.actual.as_deref()), (path, actual));
         }
     }
 

@@ -5,14 +5,12 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use writ_verifier::json::{self, Limits};
 use writ_verifier::{Delayed, Members};
 
-use super::exact;
+use super::exact::{self, is_plain};
 use super::schema::{Schema, Unfit};
-use crate::request::TokenRequest;
+use crate::request::{TokenRequest, holds_jws};
 
 /// `request_details`, `tctx` and `rctx` of one purpose.
 #[derive(Debug, Clone, Default)]
@@ -73,12 +71,6 @@ impl From<Unfit> for Rejection {
 /// Where a name can be said aloud, it is.
 fn at(name: Option<&str>) -> String {
     name.filter(|name| is_plain(name)).map(|name| format!(": {name}")).unwrap_or_default()
-}
-
-/// Whether a name, which may be the sender's, can stand in a message.
-pub(super) fn is_plain(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    (1..=64).contains(&name.len()) && name.chars().all(plain)
 }
 
 impl Mapping {
@@ -172,12 +164,12 @@ impl TransactionContext {
 }
 
 /// Whether the value of a member of `tctx` or `rctx` is one that readers of tokens take.
-pub(super) fn value_fits_a_token(raw: &str) -> bool {
+pub(crate) fn value_fits_a_token(raw: &str) -> bool {
     json::check(&format!("{{\"context\":{{\"member\":{raw}}}}}"), Limits::DEFAULT).is_ok()
 }
 
 /// Whether all of `tctx` or `rctx` is.
-pub(super) fn fits_a_token(context: &Members) -> bool {
+pub fn fits_a_token(context: &Members) -> bool {
     let text = serde_json::to_string(context).unwrap_or_default();
     json::check(&format!("{{\"context\":{text}}}"), Limits::DEFAULT).is_ok()
 }
@@ -193,22 +185,10 @@ fn extend(members: &mut Members, others: &Members) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether a compact JWS, or a JWE, stands anywhere in a text: three parts or more in the alphabet of base64url, one
-/// of which is a JSON object with `alg` (RFC 7515 §3.1).
-pub fn holds_jws(text: &str) -> bool {
-    let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    text.split(foreign).filter(|word| word.bytes().filter(|&b| b == b'.').count() >= 2).any(|word| {
-        // Something may stand before it.
-        word.split('.').any(|part| {
-            let header = URL_SAFE_NO_PAD.decode(part).ok();
-            let header: Option<Members> = header.and_then(|header| serde_json::from_slice(&header).ok());
-            header.is_some_and(|header| header.raw("alg").is_some())
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::*;

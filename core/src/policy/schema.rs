@@ -15,8 +15,7 @@ use writ_verifier::json::{self, Limits, Value};
 
 use self::apply::Stop;
 use self::compile::{Compiled, Subschema};
-use super::exact;
-use super::mapping::is_plain;
+use super::exact::{self, is_plain};
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 

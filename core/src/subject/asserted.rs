@@ -6,8 +6,8 @@ use writ_verifier::Members;
 
 use super::SubjectError;
 use super::outside::{SUBJECT_FORM, Times, text};
-use crate::clock::Timestamp;
-use crate::policy::{Source, Subject};
+use crate::request::{Source, Subject};
+use writ_platform::clock::Timestamp;
 
 /// A subject for which the client alone stands; its policy says whether it may name it.
 #[derive(Debug, Clone, PartialEq, Eq)]

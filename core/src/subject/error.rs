@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// What kind of fault a subject token has; each has a code of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

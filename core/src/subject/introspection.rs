@@ -21,8 +21,8 @@ use zeroize::Zeroizing;
 use super::outside::members;
 use super::{SubjectError, SubjectFault};
 use crate::client::ClientId;
-use crate::config::secret_file::{self, SecretFileError};
-use crate::outbound::{self, Answer, Outbound, Unreachable};
+use writ_outbound::{Answer, Outbound, Unreachable};
+use writ_platform::secret_file::{self, SecretFileError};
 
 /// How long the server may take, a second attempt included (R-INTRO-01).
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ pub enum SetupError {
     Secret(PathBuf),
     /// The HTTPS client cannot be made.
     #[error(transparent)]
-    Outbound(#[from] outbound::SetupError),
+    Outbound(#[from] writ_outbound::SetupError),
 }
 
 /// The client secret that a file holds; a newline at its end is not part of it.
@@ -82,7 +82,7 @@ impl Introspector {
     pub(super) fn new(issuer: &str, settings: &Settings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
         let credentials = ArcSwap::from_pointee(credentials(settings)?);
         let endpoint = settings.endpoint.clone();
-        let outbound = Outbound::new(outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
+        let outbound = Outbound::new(writ_outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
         let (issuer, settings) = (issuer.to_owned(), settings.clone());
         for outcome in ["active", "inactive", "unreadable", "error", "not_asked"] {
             metrics::counter!("writ_introspection_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
@@ -96,7 +96,7 @@ impl Introspector {
     /// Why it would be of no use, in words.
     pub(super) async fn try_out(&self, nobody: &ClientId) -> Result<(), String> {
         let headers = self.headers().map_err(|error| error.to_string())?;
-        let answer = self.outbound.post(nobody, headers, form(NO_TOKEN).into_bytes()).await;
+        let answer = self.outbound.post(nobody.as_str(), headers, form(NO_TOKEN).into_bytes()).await;
         match judge(answer) {
             Err(Unhelpful::Inactive) => Ok(()),
             Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
@@ -115,7 +115,7 @@ impl Introspector {
     /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
     /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
     pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
-        let answer = self.outbound.post(client, self.headers()?, form(token).into_bytes()).await;
+        let answer = self.outbound.post(client.as_str(), self.headers()?, form(token).into_bytes()).await;
         let outcome = judge(answer);
         metrics::counter!("writ_introspection_total",
             "issuer" => self.issuer.clone(), "outcome" => label(&outcome))

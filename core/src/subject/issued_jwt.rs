@@ -22,7 +22,7 @@ use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
 use super::issuers::AccessTokenProfile;
 use super::outside::{Audience, Measure, OutsideToken, members, text};
-use crate::policy::Source;
+use crate::request::Source;
 
 /// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
 const MAX_LEN: usize = 16 * 1024;
@@ -87,7 +87,7 @@ pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
 }
 
 /// What often happens to a token on its way into a form, if that is what is wrong with it.
-pub(crate) fn slip(text: &str) -> Option<&'static str> {
+pub fn slip(text: &str) -> Option<&'static str> {
     let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
     if text.ends_with('\n') {
@@ -288,10 +288,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::client::{Identity, IdentityKind};
-    use crate::clock::Timestamp;
     use crate::policy::{ClientPolicy, PolicySet};
     use crate::subject::SubjectFault::{self, NotYetValid};
     use crate::subject::issuers::{KeySource, Settings};
+    use writ_platform::clock::Timestamp;
 
     pub(in crate::subject) const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
     pub(in crate::subject) const SKEW: Duration = Duration::from_secs(10);

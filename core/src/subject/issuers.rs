@@ -23,11 +23,12 @@ use super::issued_jwt::{self, Presented};
 use super::opaque;
 use super::outside::{Measure, OutsideToken};
 use crate::client::ClientId;
-use crate::clock::Timestamp;
-use crate::config::bounded;
 use crate::limits::MAX_WAITING_FOR_KEYS;
-use crate::limits::shares::Shares;
-use crate::policy::{ClientPolicy, PolicySet, Source};
+use crate::policy::{ClientPolicy, PolicySet};
+use crate::request::Source;
+use writ_platform::bounded;
+use writ_platform::clock::Timestamp;
+use writ_platform::shares::Shares;
 
 /// One `[[subject_issuer]]`.
 #[derive(Debug, Clone)]

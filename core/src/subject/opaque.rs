@@ -10,7 +10,7 @@ use super::SubjectError;
 use super::SubjectFault::{ClaimsInvalid, Malformed};
 use super::issued_jwt::slip;
 use super::outside::{self, Measure, OutsideToken};
-use crate::policy::Source;
+use crate::request::Source;
 
 /// The longest opaque token, in bytes.
 const MAX_LEN: usize = 4096;
@@ -91,12 +91,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::clock::Timestamp;
     use crate::policy::ClientPolicy;
     use crate::subject::SubjectFault::{self, AudienceMismatch, Expired, NotYetValid};
     use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
     use crate::subject::issuers::{KeySource, Settings};
     use crate::subject::outside::members;
+    use writ_platform::clock::Timestamp;
 
     /// What the rules can be changed in.
     struct Setting {

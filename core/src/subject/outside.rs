@@ -12,8 +12,9 @@ use writ_verifier::{Members, Purpose, Scope};
 use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, Expired, Malformed, NotYetValid};
 use super::issuers::Settings;
-use crate::clock::Timestamp;
-use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
+use crate::policy::{ClientPolicy, PolicySet};
+use crate::request::{Source, Subject};
+use writ_platform::clock::Timestamp;
 
 /// No token expires before 2001-09-09 or later than this from now: such a number is a mistake or an attack.
 const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);

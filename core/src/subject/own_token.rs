@@ -14,7 +14,7 @@ use writ_verifier::{TrustDomain, TxnClaims};
 
 use super::issued_jwt::{parse_jws, wrong_typ};
 use super::{SubjectError, SubjectFault};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// Clocks of instances differ: an `iat` this far ahead is accepted.
 const INSTANCE_SKEW: Duration = Duration::from_secs(5);

@@ -22,8 +22,9 @@ use super::asserted::{AssertedSubject, SingleUse, subject};
 use super::issued_jwt::{issuer, parse_jws, wrong_typ};
 use super::outside::{Times, audience, members, text};
 use crate::client::{ClientId, PeerCertificate};
-use crate::clock::Timestamp;
-use crate::policy::{ClientPolicy, Source};
+use crate::policy::ClientPolicy;
+use crate::request::Source;
+use writ_platform::clock::Timestamp;
 
 /// R-SUBJ-16
 const LONGEST_LIFETIME: Duration = Duration::from_secs(600);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::asserted::{AssertedSubject, subject};
 use super::outside::members;
 use super::{SubjectError, SubjectFault};
-use crate::clock::Timestamp;
-use crate::policy::Source;
+use crate::request::Source;
+use writ_platform::clock::Timestamp;
 
 /// The longest object that is read, in bytes.
 const MAX_LEN: usize = 16 * 1024;

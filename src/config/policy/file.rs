@@ -7,14 +7,15 @@ use std::time::Duration;
 use writ_verifier::Delayed;
 use writ_verifier::jwks::KeySet;
 
-use super::condition::Condition;
-use super::mapping::{Mapping, fits_a_token};
-use super::schema::Schema;
-use super::{Actors, ClientPolicy, Glob, PurposeRule, Redemption, Source};
-use crate::client::{ClientId, Identity, IdentityKind};
-use crate::clock::HumanDuration;
 use crate::config::Problem;
 use crate::config::document::{Places, Report, Section};
+use writ_core::client::{ClientId, Identity, IdentityKind};
+use writ_core::policy::condition::Condition;
+use writ_core::policy::mapping::{Mapping, fits_a_token};
+use writ_core::policy::schema::Schema;
+use writ_core::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption};
+use writ_core::request::Source;
+use writ_platform::clock::HumanDuration;
 
 /// Where the policies are, and what they may say.
 #[derive(Debug, Clone)]
@@ -798,8 +799,8 @@ mod tests {
     /// The examples of the manual are policies that can be used.
     #[test]
     fn the_manual_says_what_works() {
-        const MANUAL: &str = include_str!("../../docs/policies.md");
-        let schema = |_: &Path| Ok(include_bytes!("../../policies/schemas/trade.schema.json").to_vec());
+        const MANUAL: &str = include_str!("../../../docs/policies.md");
+        let schema = |_: &Path| Ok(include_bytes!("../../../policies/schemas/trade.schema.json").to_vec());
         let retention = Duration::from_secs(400 * 86_400);
         let settings = Settings { outside_sources: Source::ALL.to_vec(), pdp: true, retention, ..settings() };
         let blocks = MANUAL.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());

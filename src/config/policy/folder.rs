@@ -12,9 +12,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::file::{self, Named, Reading, Settings};
 use super::reach;
-use super::{ClientPolicy, PolicySet};
-use crate::client::Thumbprint;
 use crate::config::{Problem, Severity};
+use writ_core::client::Thumbprint;
+use writ_core::policy::{ClientPolicy, PolicySet};
 
 /// A set of policies and remarks about it, or everything that is wrong, warnings too.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use writ_verifier::Purpose;
 
 use super::file::{Reading, Settings};
-use super::{ClientPolicy, PurposeRule, Source};
-use crate::client::ClientId;
-use crate::clock::HumanDuration;
 use crate::config::{Problem, Severity};
+use writ_core::client::ClientId;
+use writ_core::policy::{ClientPolicy, PurposeRule};
+use writ_core::request::Source;
+use writ_platform::clock::HumanDuration;
 
 /// What can be redeemed long after should be worth little while it lives.
 const LONGEST_FIRST: Duration = Duration::from_secs(60);
@@ -164,7 +165,7 @@ impl<'a> Set<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::file;
+    use crate::config::policy::file;
 
     /// The warnings about these clients with these purposes.
     fn warnings(clients: &[(&str, &str)]) -> Vec<String> {

@@ -28,7 +28,7 @@ const RST_STREAM: u8 = 3;
 
 /// The frames of one peer.
 #[derive(Debug)]
-pub(in crate::listener) struct Frames {
+pub(in crate::server) struct Frames {
     /// What is still to come of the preface or of a payload.
     skip: usize,
     head: [u8; HEAD],
@@ -40,12 +40,12 @@ pub(in crate::listener) struct Frames {
 }
 
 impl Frames {
-    pub(in crate::listener) fn new(now: Instant) -> Self {
+    pub(in crate::server) fn new(now: Instant) -> Self {
         Self { skip: PREFACE, head: [0; HEAD], come: 0, credit: FULL, counted: now }
     }
 
     /// Counts what has come; false once it is too much.
-    pub(in crate::listener) fn admit(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+    pub(in crate::server) fn admit(&mut self, mut bytes: &[u8], now: Instant) -> bool {
         self.credit_time(now);
         while let [first, rest @ ..] = bytes {
             if self.skip > 0 {

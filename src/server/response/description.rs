@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{HttpRefusal, http, refusal};
-use crate::refusal::tests::all;
-use crate::request::{Form, TokenRequest, subject_token_types};
+use writ_core::refusal::samples::all;
+use writ_core::request::{Form, TokenRequest, subject_token_types};
 
 /// Status, `error` and `reason`.
 type Row = (u16, String, String);
 
 fn description() -> Value {
-    serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
+    serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap()
 }
 
 /// Every refusal of the listener, one of each cause.
@@ -128,11 +128,7 @@ fn each_endpoint_has_the_refusals_that_it_can_give() {
 
 #[test]
 fn every_route_is_described_and_no_other() {
-    let sources = [
-        include_str!("../listener/exchange.rs"),
-        include_str!("../listener/discovery.rs"),
-        include_str!("../listener/ops.rs"),
-    ];
+    let sources = [include_str!("../exchange.rs"), include_str!("../discovery.rs"), include_str!("../ops.rs")];
     // A path is a string that begins with a slash.
     let routes: BTreeSet<_> = sources
         .iter()

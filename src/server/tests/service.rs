@@ -13,15 +13,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::clock::Timestamp;
-use crate::endpoint::Endpoint;
-use crate::exchange::Issued;
-use crate::introspect::Introspected;
-use crate::keys::TxnToken;
-use crate::listener::pki::{self, Ca, Leaf};
-use crate::listener::tls::{MinVersion, Trust};
-use crate::listener::{Addresses, ListenError, Listeners, Rooms, Settings, UnheardRequest};
-use crate::refusal::Refusal;
+use crate::server::pki::{self, Ca, Leaf};
+use crate::server::tls::{MinVersion, Trust};
+use crate::server::{Addresses, ListenError, Listeners, Rooms, Settings, UnheardRequest};
+use writ_core::endpoint::Endpoint;
+use writ_core::exchange::Issued;
+use writ_core::introspect::Introspected;
+use writ_core::keys::TxnToken;
+use writ_core::refusal::Refusal;
+use writ_platform::clock::Timestamp;
 
 type Stopped = JoinHandle<Result<(), ListenError>>;
 

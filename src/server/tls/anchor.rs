@@ -9,7 +9,7 @@ use x509_parser::x509::X509Version;
 
 use super::ClientCa;
 use super::refusal::{self, is_ca, key_id, may};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// A CA, by its name and key: what signs certificates and CRLs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -20,7 +20,7 @@ use x509_parser::prelude::CertificateRevocationList;
 use super::anchor::CaKey;
 use super::refusal::{self, Refusal, hex, timestamp};
 use super::signature::{Signed, encode};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// How far the clock of a CA may be ahead of ours.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);

@@ -18,7 +18,7 @@ use super::crl::{BadCrl, List, Remark, Revocations, Seen, first_to_end};
 use super::refusal::{not_after, not_before};
 use super::verifier::Verifier;
 use super::{ClientCa, Settings};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// A file that cannot be used, and why.
 #[derive(Debug, thiserror::Error)]

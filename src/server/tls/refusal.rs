@@ -10,7 +10,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::x509::{X509Name, X509Version};
 
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The longest text that is taken from a stranger's certificate into a log line.
 const TEXT_SHOWN: usize = 200;
@@ -19,7 +19,7 @@ const NAMES_SHOWN: usize = 8;
 
 /// Why a chain is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::listener) enum Refusal {
+pub(in crate::server) enum Refusal {
     #[error("the client presented no certificate")]
     NoCertificate,
     #[error("the client presented {count} certificates; at most {max} are read")]
@@ -64,7 +64,7 @@ pub(in crate::listener) enum Refusal {
 
 impl Refusal {
     /// What rustls makes an alert of.
-    pub(in crate::listener) fn to_rustls(&self) -> Error {
+    pub(in crate::server) fn to_rustls(&self) -> Error {
         use CertificateError as Cause;
         match self {
             Self::NoCertificate => Error::NoCertificatesPresented,
@@ -162,11 +162,11 @@ impl Refusal {
 
 /// A certificate as the log names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::listener) struct Described {
-    pub(in crate::listener) subject: String,
-    pub(in crate::listener) issuer: String,
-    pub(in crate::listener) names: String,
-    pub(in crate::listener) serial: String,
+pub(in crate::server) struct Described {
+    pub(in crate::server) subject: String,
+    pub(in crate::server) issuer: String,
+    pub(in crate::server) names: String,
+    pub(in crate::server) serial: String,
 }
 
 impl Described {

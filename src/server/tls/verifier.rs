@@ -19,8 +19,8 @@ use super::path::{Path, Search};
 use super::refusal::{self, Described, Refusal, may, not_after, not_before};
 use super::signature::ALGORITHMS;
 use super::{Accepted, Trust};
-use crate::client::{PeerCertificate, Thumbprint};
-use crate::clock::Timestamp;
+use writ_core::client::{PeerCertificate, Thumbprint};
+use writ_platform::clock::Timestamp;
 
 /// A chain that may stand for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,14 +158,14 @@ fn verify_self_signed(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<Times
 
 /// What became of the certificate in a handshake.
 #[derive(Debug)]
-pub(in crate::listener) enum Verdict {
+pub(in crate::server) enum Verdict {
     Accepted(Accepted),
     Refused(Refusal, Option<Box<Described>>),
 }
 
 tokio::task_local! {
     /// Where the handshake of a task learns of the verdict: rustls passes on no more than an alert.
-    pub(in crate::listener) static VERDICT: Arc<std::sync::OnceLock<Verdict>>;
+    pub(in crate::server) static VERDICT: Arc<std::sync::OnceLock<Verdict>>;
 }
 
 /// Asks the [`Trust`] of the moment in every handshake.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{KeyLife, KeyState, PublicKey, RetiredKey, Ring};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// What a `kid` means.
 #[derive(Debug, Clone, PartialEq, Eq)]

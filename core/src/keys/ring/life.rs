@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{CurrentKey, KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// Where in its life a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Transitions: each gives the ring that follows.
 
 use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// How many keys one step may forget, so that it fits into one change of the store.
 const AT_ONCE: usize = 50;

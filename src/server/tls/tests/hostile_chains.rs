@@ -6,8 +6,8 @@ use rcgen::{
 };
 
 use super::*;
-use crate::listener::tls::files::read_clients;
-use crate::listener::tls::path::{MAX_SIGNATURES, Search};
+use crate::server::tls::files::read_clients;
+use crate::server::tls::path::{MAX_SIGNATURES, Search};
 
 /// What one chain may cost in an optimised build. Tests are not optimised.
 const CPU_MS: f64 = 5.0 * if cfg!(debug_assertions) { 3.0 } else { 1.0 };

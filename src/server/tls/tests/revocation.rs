@@ -6,7 +6,7 @@ use rcgen::{CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, KeyUsag
 use rustls::CertificateError;
 
 use super::*;
-use crate::listener::tls::crl::CLOCK_SKEW;
+use crate::server::tls::crl::CLOCK_SKEW;
 
 /// The CAs of a folder and their CRLs, one file each.
 fn settings(folder: &Path, cas: &[&Ca], crls: &[&str]) -> Settings {

@@ -23,8 +23,8 @@ use super::guard::Guard;
 use super::handshake::{Handshake, Secured};
 use super::http2;
 use super::{Rooms, Settings, ops};
-use crate::limits::shares::{NoPlace, Place, Shares};
-use crate::response::{self, HttpRefusal};
+use crate::server::response::{self, HttpRefusal};
+use writ_platform::shares::{NoPlace, Place, Shares};
 
 /// What all listeners share.
 #[derive(Clone)]
