@@ -82,6 +82,8 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     tell_aside(store::replace(&config.store, kept.change())?.as_deref());
     match Core::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
+        // A disk that fails once more is no proof against the seal: what was written stays, and the repair is done again.
+        Err(error @ StartError::Store(_)) => return Err(error),
         Err(error) if error.is_damage() && rebuilt.is_none() => {
             // The key files know better than the store, so its seal is out of date.
             remains = remains.without_proof();
@@ -175,7 +177,7 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
             core.store.close().await;
             0
         }
-        Err(error) if error.is_damage() => replace_keys(config).await?,
+        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
         Err(error) => return Err(error),
     };
     println!("the ledger is taken as it is: {} counts of uses", remains.records(Table::Uses).len());
