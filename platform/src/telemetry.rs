@@ -344,7 +344,7 @@ fn with_crate(part: &str) -> String {
             Some(tail) => tail.strip_prefix("::").unwrap_or(tail) == rest,
             None => false,
         });
-        rest == path || inside
+        !path.is_empty() && (rest == path || inside)
     };
     PARTS.iter().find(is_meant).map_or_else(|| part.to_owned(), |known| format!("{known}{level}"))
 }
