@@ -135,7 +135,7 @@ fn promtool_finds_nothing_wrong_with_the_metrics_of_a_busy_service() {
     be_busy(&mut writ, &issuer, &pdp);
     let metrics = writ.metrics();
 
-    let contract = fs::read_to_string(root().join("docs/CONTRACT.md")).unwrap();
+    let contract = fs::read_to_string(root().join("docs/reference/http-api.md")).unwrap();
     let (_, section) = contract.split_once("## 10. Metrics").unwrap();
     let (listed, _) = section.split_once("\nLogs are").unwrap();
     let promised =
