@@ -25,6 +25,7 @@ lint: ## format, clippy and documentation, with warnings as errors; no second cr
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --locked --test modules
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 fmt: ## format the code
