@@ -14,7 +14,7 @@ const PAGE: &str = "docs/conformance.md";
 /// Where each item in force has a test, if it can be seen from outside.
 const HERE: &str = "tests/conformance/";
 /// Where tests are.
-const FOLDERS: [&str; 3] = ["src", "tests", "verifier"];
+const FOLDERS: [&str; 4] = ["src", "tests", "verifier", "conformance"];
 
 #[test]
 fn every_item_has_a_test_or_a_reason() {
