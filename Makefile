@@ -11,7 +11,7 @@ help: ## this list
 test: ## everything that must hold: unit, property, black-box and crash tests, examples, documentation tests
 	tests/tools.sh
 	$(CARGO) test --workspace --locked
-	$(CARGO) build --bins --examples --locked
+	$(CARGO) build --workspace --bins --examples --locked
 	tests/policies.sh
 	tests/examples.sh
 	tests/vectors.sh

@@ -3,7 +3,6 @@
 pub mod block;
 pub mod certs;
 pub mod check;
-pub mod conformance;
 mod init;
 pub mod keys;
 mod manual;
@@ -123,8 +122,6 @@ enum Command {
     Certs(certs::Args),
     /// Get, decode and verify Txn-Tokens
     Token(token::Args),
-    /// Try any Transaction Token Service against the draft, and report
-    Conformance(Box<conformance::Args>),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),
     /// Write manual pages
@@ -155,7 +152,6 @@ pub fn main() -> ExitCode {
         Command::Store(args) => wait_for(store::run(args)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
-        Command::Conformance(args) => wait_for(conformance::run(*args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

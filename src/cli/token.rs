@@ -14,13 +14,12 @@ use serde_json::Value;
 use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
+use http::ResolveArgs;
 use verify::Keys;
 use writ_core::subject::issued_jwt::slip;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
-pub(super) use http::{Http, body, unreachable};
-pub use http::{Resolve, ResolveArgs};
 pub use inspect::{Decoded, InspectError};
 pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
 
@@ -233,7 +232,7 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
     }
 }
 
-pub(super) fn token_type(name: &str) -> Result<String, String> {
+fn token_type(name: &str) -> Result<String, String> {
     subject_token_type(name).ok_or_else(|| {
         "access_token, jwt, id_token, self_signed, unsigned_json, txn_token, expired_txn_token or a URN".to_owned()
     })
@@ -244,7 +243,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, TokenError> {
 }
 
 /// A token from a file or standard input, without the white space around it.
-pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
+fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let bytes = if path == Path::new("-") { read_stdin()? } else { read(path)? };
     let text = std::str::from_utf8(&bytes).map_err(|_| io::ErrorKind::InvalidData.into()).map_err(io_error(path))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
@@ -254,11 +253,11 @@ fn read_stdin() -> Result<Zeroizing<Vec<u8>>, TokenError> {
     bounded::read_from(io::stdin().lock()).map(Zeroizing::new).map_err(io_error(Path::new("standard input")))
 }
 
-pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
     bounded::read(path).map(Zeroizing::new).map_err(io_error(path))
 }
 
-pub(super) fn print(line: &str) -> Result<(), TokenError> {
+fn print(line: &str) -> Result<(), TokenError> {
     writeln!(io::stdout(), "{line}").map_err(io_error(Path::new("standard output")))
 }
 

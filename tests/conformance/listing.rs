@@ -14,7 +14,7 @@ const PAGE: &str = "docs/conformance.md";
 /// Where each item in force has a test, if it can be seen from outside.
 const HERE: &str = "tests/conformance/";
 /// Where tests are.
-const FOLDERS: [&str; 7] = ["core", "outbound", "platform", "src", "store", "tests", "verifier"];
+const FOLDERS: [&str; 8] = ["conformance", "core", "outbound", "platform", "src", "store", "tests", "verifier"];
 
 #[test]
 fn every_item_has_a_test_or_a_reason() {

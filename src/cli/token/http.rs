@@ -57,15 +57,15 @@ impl FromStr for Resolve {
 
 /// The option `--resolve` of commands that call a service.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct ResolveArgs {
+pub(super) struct ResolveArgs {
     /// Where HOST is, instead of asking a name server; as curl has it, also several times
     #[arg(long, value_name = "HOST:PORT:ADDRESS")]
-    pub(in crate::cli) resolve: Vec<Resolve>,
+    pub(super) resolve: Vec<Resolve>,
 }
 
 /// Clients that go where they are sent and no further.
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct Http {
+pub(super) struct Http {
     /// Those for ports at which some host is not looked up.
     resolving: BTreeMap<u16, Client>,
     other: Client,
@@ -74,7 +74,7 @@ pub(in crate::cli) struct Http {
 impl Http {
     /// Trusts the CA certificates `ca` alone (`None`: whom the system trusts) and shows this certificate with its key, if
     /// any; all are PEM.
-    pub(in crate::cli) fn new(
+    pub(super) fn new(
         ca: Option<&[u8]>,
         identity: Option<(&[u8], &[u8])>,
         resolve: &[Resolve],
@@ -89,7 +89,7 @@ impl Http {
     }
 
     /// The client for this address.
-    pub(in crate::cli) fn to(&self, url: &Url) -> &Client {
+    pub(super) fn to(&self, url: &Url) -> &Client {
         url.port_or_known_default().and_then(|port| self.resolving.get(&port)).unwrap_or(&self.other)
     }
 }
@@ -154,7 +154,7 @@ pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<Cert
 }
 
 /// The whole body of an answer, unless it is longer than any of a TTS.
-pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
@@ -167,7 +167,7 @@ pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, Serv
 }
 
 /// Why there was no answer, to its last cause.
-pub(in crate::cli) fn unreachable(error: &reqwest::Error) -> ServiceError {
+pub(super) fn unreachable(error: &reqwest::Error) -> ServiceError {
     let url = error.url().map(|url| format!("{}: ", url.origin().ascii_serialization())).unwrap_or_default();
     ServiceError::Unreachable(format!("{url}{}", explain(error)))
 }

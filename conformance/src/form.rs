@@ -1,46 +1,45 @@
-//! The parameters of a request, to be bent.
+//! The parameters of a token request, which checks change one at a time.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
-/// Parameters in order; a name may be there more than once.
+/// Parameters in order; a name can occur more than once.
 #[derive(Clone)]
-pub(super) struct Form(Vec<(String, String)>);
+pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
-    pub(super) fn new(parameters: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(parameters: Vec<(String, String)>) -> Self {
         Self(parameters)
     }
 
     /// The first value of that name.
-    pub(super) fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    /// Sets a parameter, once.
-    pub(super) fn set(self, name: &str, value: &str) -> Self {
+    /// Replaces every parameter of that name by this one.
+    pub(crate) fn set(self, name: &str, value: &str) -> Self {
         self.without(name).add(name, value)
     }
 
-    /// Adds a parameter, even if it is there already.
-    pub(super) fn add(mut self, name: &str, value: &str) -> Self {
+    /// Adds a parameter even if the name occurs already.
+    pub(crate) fn add(mut self, name: &str, value: &str) -> Self {
         self.0.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Leaves a parameter out.
-    pub(super) fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.0.retain(|(other, _)| other != name);
         self
     }
 
-    /// The body of a request.
-    pub(super) fn encode(&self) -> String {
+    /// As `application/x-www-form-urlencoded`.
+    pub(crate) fn encode(&self) -> String {
         Serializer::new(String::new()).extend_pairs(&self.0).finish()
     }
 
-    /// The same as the JSON that some clients send.
-    pub(super) fn to_json(&self) -> String {
+    /// As the JSON object that some clients send instead.
+    pub(crate) fn to_json(&self) -> String {
         let members = self.0.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
         Value::Object(members.collect::<Map<_, _>>()).to_string()
     }
