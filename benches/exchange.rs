@@ -56,7 +56,7 @@ fn main() {
     let access_token = issuer.access_token().claim("scope", "orders.write").mint();
     let exchange = Form::exchange(&access_token, "order.refund");
     let (plain, recorded) = (Form::client_credentials("mailbox.deliver"), Form::client_credentials("account.purge"));
-    for (name, form) in [("client credentials", &plain), ("recorded for redemption", &recorded), ("access token", &exchange)] {
+    for (name, form) in [("client credentials", &plain), ("redeemable", &recorded), ("access token", &exchange)] {
         let cost = measure_exchange(&writ, &client, form);
         let ratio = cost.as_secs_f64() / signature.as_secs_f64();
         println!("one exchange, {name}: {} µs, {ratio:.1} signatures", cost.as_micros());

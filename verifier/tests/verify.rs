@@ -209,7 +209,10 @@ fn expiry_is_exact_and_clocks_may_differ_by_30_seconds_ahead() {
     }));
     let strict = verifier();
     assert!(verify_at(&strict, &token, 1_790_000_059).is_ok());
-    assert_eq!(verify_at(&strict, &token, 1_790_000_060).unwrap_err(), VerifyError::Expired { expired_at: 1_790_000_060 });
+    assert_eq!(
+        verify_at(&strict, &token, 1_790_000_060).unwrap_err(),
+        VerifyError::Expired { expired_at: 1_790_000_060 }
+    );
     assert!(verify_at(&strict, &token, 1_789_999_980).is_ok(), "nbf is 30 seconds ahead");
     assert_eq!(verify_at(&strict, &token, 1_789_999_979).unwrap_err(), VerifyError::NotYetValid);
     assert_eq!(verify_at(&strict, &token, 0).unwrap_err(), VerifyError::NotYetValid);
