@@ -17,8 +17,8 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/vectors.sh
 	tests/schemathesis.sh
 
-conformance: ## docs/conformance.md anew: which tests prove which requirement
-	WRIT_CONFORMANCE=write $(CARGO) test --locked --test conformance -- --exact listing::the_page_is_as_generated
+conformance: ## generate docs/conformance.md: which tests prove which requirement
+	WRIT_CONFORMANCE=write $(CARGO) test --locked --test service -- --exact requirements::the_page_is_as_generated
 
 lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'

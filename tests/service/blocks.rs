@@ -1,4 +1,4 @@
-//! The kill switch: what an operator has stopped gets nothing more (CONTRACT 3.6, 8; R-DELAY-19).
+//! The kill switch: whatever an operator blocks gets no token, at once and across restarts (CONTRACT 3.6, 8; R-DELAY-19).
 
 use std::fs;
 use std::path::PathBuf;
@@ -107,7 +107,7 @@ fn a_stopped_subject_gets_nothing_more_and_others_go_on() {
     deliver(&writ, "ann").issued();
 }
 
-/// CONTRACT 8
+/// CONTRACT 8, R-AUTHN-09
 #[test]
 fn a_stopped_client_gets_nothing_and_others_go_on() {
     let writ = Setup::new().client("mailer", MAILER).client("accounts", ACCOUNTS).start();
@@ -197,20 +197,6 @@ fn a_stopped_transaction_is_not_redeemed_and_counts_no_use() {
     fresh(&writ);
     remove(&writ, &["--txn", original.txn()]);
     assert_eq!(try_redeem(&writ, &original).issued().use_number(), Some(1));
-}
-
-/// CONTRACT 8: nothing more, not even what was counted already.
-#[test]
-fn a_free_retry_is_stopped_too() {
-    let writ = delayed("").start();
-    let original = expired(&writ);
-    let first = try_redeem(&writ, &original).issued();
-    for selectors in [["--sub", "accounts"], ["--purpose", PURGE], ["--txn", original.txn()]] {
-        add(&writ, &selectors);
-        blocked(&try_redeem(&writ, &original));
-        remove(&writ, &selectors);
-    }
-    assert_eq!(try_redeem(&writ, &original).issued().claims, first.claims);
 }
 
 /// CONTRACT 3.6
@@ -449,4 +435,29 @@ fn a_rolled_back_store_has_the_blocks_of_its_time() {
         blocked(&deliver(&writ, "ann"));
         deliver(&writ, "bob").issued();
     }
+}
+
+/// CONTRACT 8, R-DELAY-19: by purpose and client, client, originator, transaction, subject, purpose, all at once, and by the
+/// key; free retries included.
+#[test]
+fn redemption_is_stopped_at_once_by_every_selector() {
+    let writ = delayed("max_uses = 9").start();
+    let original = expired(&writ);
+    let first = try_redeem(&writ, &original).issued();
+    for selectors in [
+        &["--client", "batch", "--purpose", PURGE][..],
+        &["--client", "batch"],
+        &["--client", "accounts"],
+        &["--txn", original.txn()],
+        &["--sub", "accounts"],
+        &["--purpose", PURGE],
+        &["--all"],
+    ] {
+        add(&writ, selectors);
+        blocked(&try_redeem(&writ, &original));
+        remove(&writ, selectors);
+        assert_eq!(try_redeem(&writ, &original).issued().claims, first.claims);
+    }
+    writ.run(&["keys", "revoke", original.kid()]).exits(0);
+    try_redeem(&writ, &original).invalid_request("redemption_key_gone");
 }

@@ -1,4 +1,5 @@
-//! Who is let in at all (CONTRACT 2; ).
+//! TLS: which handshakes succeed, and how certificates and authorities are renewed (CONTRACT 2;
+//! R-AUTHN-03, R-AUTHN-09, R-AUTHN-15, R-REQ-17).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +20,7 @@ use rustls::{AlertDescription, ClientConfig, ProtocolVersion, SignatureScheme};
 use crate::scene::{self, MAILER};
 use crate::support::eventually;
 use crate::support::pki::{self, Ca, Credentials};
-use crate::support::workload::{Form, Workload, tls_roots};
+use crate::support::workload::{Form, Workload, tls_config, tls_roots};
 use crate::support::writ::{Setup, Writ, spiffe_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -62,7 +63,7 @@ fn speaking(
     writ.stranger().with_tls_config(config)
 }
 
-///
+/// A-001, R-AUTHN-01, R-AUTHN-03, R-INTRO-05
 #[test]
 fn a_peer_without_a_certificate_is_refused_but_may_read_the_keys() {
     let writ = scene::mailer();
@@ -77,11 +78,13 @@ fn a_peer_without_a_certificate_is_refused_with_tls_1_2_too() {
     assert_eq!(speaking(&writ, &TLS12, None).alert(), AlertDescription::CertificateRequired);
 }
 
-///
+/// A-014, R-REQ-17
 #[test]
 fn tls_1_2_is_refused_unless_it_is_configured() {
     let strict = scene::mailer();
     let credentials = strict.setup.credentials("mailer");
+    let session = strict.workload("mailer").connect();
+    assert_eq!(session.connection.handshake.unwrap().version, ProtocolVersion::TLSv1_3);
     assert_eq!(speaking(&strict, &TLS12, Some(&credentials)).alert(), AlertDescription::ProtocolVersion);
 
     let lenient = Setup::new().client("mailer", MAILER).set("tls.min_version", "1.2").start();
@@ -90,6 +93,7 @@ fn tls_1_2_is_refused_unless_it_is_configured() {
     is_served(&old);
     assert_eq!(old.connect().connection.handshake.unwrap().version, ProtocolVersion::TLSv1_2);
     is_served(&speaking(&lenient, &TLS13, Some(&credentials)));
+    Setup::new().client("mailer", MAILER).set("tls.min_version", "1.1").run(&["check"]).exits(2).says("min_version");
 }
 
 /// what no client of ours can offer is written by hand.
@@ -128,7 +132,7 @@ fn client_hello(version: u16, suite: u16) -> Vec<u8> {
     record
 }
 
-///
+/// A-002, R-AUTHN-03
 #[test]
 fn a_certificate_outside_its_validity_is_refused() {
     let writ = scene::mailer();
@@ -177,7 +181,7 @@ fn a_certificate_for_another_use_is_refused() {
     is_served(&writ.workload_with(&writ.setup.ca.issue(any)));
 }
 
-/// trust is in keys, not in names.
+/// A-004, R-AUTHN-03: trust is in keys, not in names.
 #[test]
 fn an_authority_with_our_name_and_another_key_is_unknown() {
     let writ = scene::mailer();
@@ -186,7 +190,7 @@ fn an_authority_with_our_name_and_another_key_is_unknown() {
     fails_as(&writ.workload_with(&credentials), &[AlertDescription::UnknownCA, AlertDescription::DecryptError]);
 }
 
-/// the chain that is sent is only a hint.
+/// A-004, R-AUTHN-03: the chain that is sent is only a hint.
 #[test]
 fn an_authority_that_is_sent_along_is_not_trusted() {
     let writ = scene::mailer();
@@ -194,6 +198,7 @@ fn an_authority_that_is_sent_along_is_not_trusted() {
     let mut credentials = other.issue(mailer_params());
     credentials.chain.push(other.der().clone());
     fails_as(&writ.workload_with(&credentials), &[AlertDescription::UnknownCA, AlertDescription::DecryptError]);
+    fails_as(&writ.workload_with(&other.issue(mailer_params())), &[AlertDescription::UnknownCA]);
 }
 
 const BROKEN_CHAIN: [AlertDescription; 4] = [
@@ -301,7 +306,7 @@ fn with_crl(crl: impl FnOnce(&Setup) -> String) -> Setup {
     setup
 }
 
-///
+/// A-007, R-AUTHN-09
 #[test]
 fn a_revoked_certificate_is_refused() {
     let setup = Setup::new().client("mailer", MAILER).set("tls.client_crls", vec!["certs/crl.pem"]);
@@ -325,7 +330,7 @@ fn a_revoked_certificate_with_two_distribution_points_is_refused() {
     assert_eq!(writ.workload_with(&revoked).alert(), AlertDescription::CertificateRevoked);
 }
 
-/// stale revocation data is no data.
+/// A-008, R-AUTHN-09: stale revocation data is no data.
 #[test]
 fn an_expired_crl_lets_nobody_in() {
     let setup = with_crl(|setup| setup.ca.crl_valid(1, &[], SystemTime::now() - 2 * HOUR, SystemTime::now() - HOUR));
@@ -576,7 +581,7 @@ fn a_broken_server_certificate_is_not_taken_over() {
     }
 }
 
-/// CONTRACT 6: the authorities are watched too.
+/// CONTRACT 6, R-AUTHN-07: the authorities are watched too.
 #[test]
 fn a_new_authority_is_taken_over() {
     let writ = scene::mailer();
@@ -588,4 +593,31 @@ fn a_new_authority_is_taken_over() {
     eventually("the new authority", || client.is_let_in().then_some(()));
     is_served(&client);
     is_served(&writ.workload("mailer"));
+}
+
+/// R-AUTHN-09
+#[test]
+fn a_certificate_that_cannot_be_read_is_refused_and_harms_nobody() {
+    let writ = scene::mailer();
+    let good_one = writ.setup.credentials("mailer").chain[0].to_vec();
+    let mut flipped = good_one.clone();
+    flipped[good_one.len() / 2] ^= 0x55;
+    for bad in [vec![0x30, 0x03, 2, 1], good_one[..good_one.len() / 2].to_vec(), flipped] {
+        let mut credentials = writ.setup.credentials("mailer");
+        credentials.chain = vec![CertificateDer::from(bad)];
+        assert!(!writ.workload_with(&credentials).is_let_in());
+    }
+    is_served(&writ.workload("mailer"));
+}
+
+/// R-AUTHN-15
+#[test]
+fn the_server_shows_a_certificate_that_its_clients_can_verify() {
+    let writ = scene::mailer();
+    let credentials = writ.setup.credentials("mailer");
+    is_served(&writ.workload_with(&credentials));
+    let distrustful = tls_config(&Ca::root("clients and servers").pem(), Some(&credentials));
+    let client = writ.stranger().with_tls_config((*distrustful).clone());
+    let Err(error) = client.try_connect() else { panic!("connected to a server of another authority") };
+    assert!(error.to_string().contains("invalid peer certificate"), "{error}");
 }

@@ -1,4 +1,5 @@
-//! Whether a Txn-Token is valid right now (CONTRACT 4; R-INTRO-05 to R-INTRO-07; A-022 to A-039, A-107, A-112, A-116).
+//! The introspection endpoint: whether a Txn-Token is valid now, and who may ask (CONTRACT 4; R-INTRO-05 to R-INTRO-07;
+//! A-022 to A-039, A-107, A-112, A-116). Issuers that Writ asks are tested in `issuer_introspection`.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -11,7 +12,7 @@ use crate::support::issuer::Issuer;
 use crate::support::jose::Key;
 use crate::support::workload::{FORM, Form, TXN_TOKEN, Workload};
 use crate::support::writ::{Setup, Writ};
-use crate::support::{eventually, now};
+use crate::support::{ISSUER, eventually, now};
 
 const DELIVER: &str = "mailbox.deliver";
 
@@ -40,12 +41,32 @@ fn sha256(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
-/// R-INTRO-05, R-INTRO-07
+/// R-INTRO-05, R-INTRO-07: the permission covers all claims, `tctx` and `rctx` too (CONTRACT 4).
 #[test]
-fn a_valid_token_is_told_with_all_its_claims() {
-    let writ = setup().start();
-    let form = Form::client_credentials(&format!("{DELIVER} mailbox.report"));
+fn a_valid_token_is_active_with_all_its_claims() {
+    let mailer = MAILER.replacen(
+        "subjects",
+        "request_details = \"any.json\"\ntctx.copy = [\"size\"]\nrctx.copy = [\"req_ip\"]\nsubjects",
+        1,
+    );
+    let setup = Setup::new().client("mailer", &mailer).client("reader", READER);
+    setup.write("policies/any.json", "{}");
+    let writ = setup.start();
+    let form = Form::client_credentials(DELIVER)
+        .set("requested_subject", "ann@trust-domain.example")
+        .set("request_details", r#"{"size":7}"#)
+        .set("request_context", r#"{"req_ip":"192.0.2.1"}"#);
     let issued = writ.workload("mailer").token(&form).issued();
+    let answer = ask(&writ, &issued.token);
+    let expected = json!({
+        "active": true, "token_type": "N_A", "iss": ISSUER, "aud": "trust-domain.example",
+        "sub": "ann@trust-domain.example", "scope": DELIVER, "req_wl": "mailer", "txn": issued.txn(),
+        "iat": issued.iat(), "exp": issued.exp(), "tctx": {"size": 7}, "rctx": {"req_ip": "192.0.2.1"},
+    });
+    assert_eq!(answer.response.json(), expected);
+    assert_eq!(answer.active(), issued.claims);
+    let several = Form::client_credentials(&format!("{DELIVER} mailbox.report"));
+    let issued = writ.workload("mailer").token(&several).issued();
     assert_eq!(ask(&writ, &issued.token).active(), issued.claims);
 }
 
@@ -170,7 +191,7 @@ fn an_expired_token_with_a_historical_key_is_inactive() {
     ask(&writ, &issued.token).inactive();
 }
 
-/// A-116
+/// A-116, R-INTRO-06
 #[test]
 fn a_revoked_key_ends_its_tokens_at_once() {
     let writ = setup().set("tokens.jwks_max_age", "1s").start();
@@ -222,7 +243,7 @@ fn a_token_is_inactive_if_any_client_of_its_transaction_is_blocked() {
     assert_eq!(ask(&writ, &redeemed.token).active(), redeemed.claims, "whoever asks gets no token");
 }
 
-/// A-112
+/// A-112, R-INTRO-06
 #[test]
 fn a_token_of_another_service_is_inactive() {
     let writ = setup().start();
@@ -234,7 +255,7 @@ fn a_token_of_another_service_is_inactive() {
     ask(&writ, foreign["access_token"].as_str().unwrap()).inactive();
 }
 
-/// R-INTRO-06, A-044, A-051, A-064
+/// A-044, A-051, A-064, R-INTRO-06
 #[test]
 fn what_is_no_txn_token_of_ours_is_inactive() {
     let issuer = Issuer::start();
@@ -255,6 +276,7 @@ fn what_is_no_txn_token_of_ours_is_inactive() {
         issuer.access_token().header("typ", "txntoken+jwt").mint(),
         forger.token(&issued.header.to_string(), &issued.claims.to_string()),
         format!("{header}.{widened}.{signature}"),
+        format!("{header}.{claims}.{}", "A".repeat(86)),
         format!("{}.{claims}.{signature}", retyped("at+jwt")),
         format!("{unsigned}.{claims}."),
         format!("{header}.{claims}"),
@@ -272,7 +294,7 @@ fn what_is_no_txn_token_of_ours_is_inactive() {
     session.introspect(&about(&issued.token)).active();
 }
 
-/// R-INTRO-05
+/// R-INTRO-05, R-INTRO-06 (CONTRACT 3.6: a client learns that its policy lacks the permission)
 #[test]
 fn a_client_without_permission_is_refused() {
     let writ = setup().start();
@@ -305,7 +327,7 @@ fn a_permission_can_be_taken_away_and_given() {
     session.introspect(&about(&token)).invalid_client("client_unknown");
 }
 
-/// R-AUTHN-01, R-INTRO-06, A-023: nobody else learns anything.
+/// A-023, R-AUTHN-01, R-INTRO-05, R-INTRO-06: a client without a policy is refused as at the token endpoint.
 #[test]
 fn a_stranger_is_refused() {
     let writ = setup().start();
@@ -417,7 +439,7 @@ fn only_a_small_plain_form_is_read() {
     post(&[("Content-Type", FORM)], &filled(64 * 1024 + 1)).refused(413, "invalid_request", "body_too_large");
 }
 
-/// A-042: one bucket for both endpoints.
+/// A-042, R-POL-12: one limit for both endpoints.
 #[test]
 fn a_client_above_its_rate_is_told_when_to_come_back() {
     let writ = setup().set("limits.requests_per_second_per_client", 2).start();

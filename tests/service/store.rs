@@ -32,7 +32,7 @@ fn database(writ: &Writ) -> PathBuf {
     all.into_iter().find(|path| path.file_name().is_some_and(|name| name == "db")).expect("a database file")
 }
 
-///
+/// A-124, R-POL-11
 #[test]
 fn a_second_process_is_refused_and_harms_nobody() {
     let writ = scene::mailer();
@@ -367,7 +367,8 @@ fn a_killed_server_starts_again() {
     }
 }
 
-/// what needs the store is refused for a while, all else goes on, and it recovers without a restart.
+/// R-RESP-08, R-DELAY-13: what needs the store is refused for a while, all else goes on, and it recovers
+/// without a restart.
 #[test]
 fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let mut writ = delayed("").client("mailer", scene::MAILER).start();
@@ -378,7 +379,8 @@ fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let start = || writ.workload("accounts").token(&Form::client_credentials(scene::PURGE));
     writ.fill_disk(true);
     try_redeem(&writ, &original).refused(503, "temporarily_unavailable", "store_unavailable");
-    start().refused(503, "temporarily_unavailable", "store_unavailable");
+    let refused = start().refused(503, "temporarily_unavailable", "store_unavailable");
+    assert!(refused.answer.get("access_token").is_none());
     deliver().issued();
     let failing = eventually("readiness tells", || {
         let ready = writ.site().ops("/readyz");
@@ -405,4 +407,13 @@ fn the_clock_can_be_trusted_while_the_service_runs_and_while_it_does_not() {
     writ.expect_event("clock_trusted", || drop(writ.run(&["store", "trust-clock"]).exits(0)));
     assert_eq!(writ.terminate(), 0);
     writ.run(&["store", "trust-clock"]).exits(0);
+}
+
+/// R-POL-11
+#[test]
+fn the_keys_of_one_trust_domain_sign_for_no_other() {
+    let mut writ = scene::mailer();
+    assert_eq!(writ.terminate(), 0);
+    writ.setup.change("trust_domain", "other.example");
+    writ.run(&["serve"]).exits(2).says("the store belongs to the trust domain");
 }

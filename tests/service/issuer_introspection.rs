@@ -1,5 +1,5 @@
-//! Opaque access tokens, and JWTs whose issuer is asked about them: what its word is worth, and what happens while it
-//! says nothing (CONTRACT 3.2, 6, 7; R-SUBJ-11, R-INTRO-01 to R-INTRO-04).
+//! Opaque access tokens, and JWTs whose issuer is asked about them: what its answer is worth, and what happens while it
+//! does not answer (CONTRACT 3.2, 6, 7; R-SUBJ-11, R-INTRO-01 to R-INTRO-04).
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ fn an_opaque_token_is_exchanged_by_the_word_of_its_issuer() {
     assert_eq!(writ.metric("writ_introspection_total", &[("issuer", &issuer.url()), ("outcome", "active")]), Some(1.0));
 }
 
-/// RFC 6749 2.3.1
+/// R-INTRO-01, RFC 6749 2.3.1
 #[test]
 fn the_issuer_knows_who_asks() {
     let issuer = Issuer::start();
@@ -139,7 +139,9 @@ fn a_reply_that_is_not_one_json_object_is_inactive() {
     let again = |member: &str| format!("{{{member},{}", good.strip_prefix('{').unwrap());
     for body in [
         String::new(),
+        "active".to_owned(),
         "<html>active</html>".to_owned(),
+        "[true]".to_owned(),
         "true".to_owned(),
         format!("[{good}]"),
         format!("{good}{good}"),
@@ -195,8 +197,10 @@ fn an_active_token_that_was_meant_for_others_or_is_over_is_refused() {
             assert_eq!(refused.answer["expired_at"], over);
         }
     }
-    issuer.introspect(active_with("scope", json!(["other", "trade.stocks"])));
-    present(&writ, OPAQUE).issued();
+    for scope in [json!(["other", "trade.stocks"]), json!("other trade.stocks")] {
+        issuer.introspect(active_with("scope", scope));
+        present(&writ, OPAQUE).issued();
+    }
     for (scope, reason) in [
         (Value::Null, "scope_unknown"),
         (json!([]), "scope_unknown"),
@@ -261,6 +265,8 @@ fn nothing_that_an_issuer_said_is_kept() {
     issuer.introspect(Word::Says(Issuer::reply()));
     present(&writ, OPAQUE).issued();
     assert_eq!(issuer.asked().len(), 3);
+    let count = |outcome| writ.metric("writ_introspection_total", &[("issuer", &issuer.url()), ("outcome", outcome)]);
+    assert_eq!((count("active"), count("inactive")), (Some(2.0), Some(1.0)));
 }
 
 /// A-078, R-INTRO-02: an answer that is none says nothing about the token, whatever is written in it.
@@ -304,7 +310,9 @@ fn an_issuer_that_takes_its_time_is_unavailable_within_the_time_of_the_request()
         let writ = setup(&issuer).set("limits.request_timeout", timeout).start();
         for word in [Word::Silence, Word::Drips(Issuer::reply().to_string())] {
             issuer.introspect(word);
+            let before = issuer.asked().len();
             unavailable(&present(&writ, OPAQUE));
+            assert!((1..=2).contains(&(issuer.asked().len() - before)));
         }
         // it was slow, which two answers make no habit
         issuer.introspect(Word::Says(Issuer::reply()));
@@ -590,7 +598,7 @@ fn a_new_secret_is_used_without_a_restart() {
     });
 }
 
-/// A-137, CONTRACT 6, 7
+/// A-137, CONTRACT 6, 7; R-INTRO-01: an issuer is asked over https only.
 #[test]
 fn what_cannot_work_is_found_by_check_and_stops_the_start() {
     let issuer = Issuer::start();
@@ -607,6 +615,11 @@ fn what_cannot_work_is_found_by_check_and_stops_the_start() {
     setup.write("certs/login.secret", "two\nlines\n");
     setup.run(&["check"]).exits(2).says("login.secret: does not hold a client secret: one line of text");
     setup.run(&["serve"]).exits(2).says("login.secret");
+    let plain = introspecting(Setup::new(), &issuer, |table| {
+        let endpoint = issuer.introspection_endpoint().replace("https:", "http:");
+        table["introspection"].as_table_mut().unwrap().insert("endpoint".into(), endpoint.into());
+    });
+    plain.client("gateway", GATEWAY).run(&["check"]).exits(2).says("endpoint");
 }
 
 fn policy_naming(issuer: &str) -> String {

@@ -1,4 +1,5 @@
-//! The first contact: docs/getting-started.md and docs/troubleshooting.md, run as they are written.
+//! Pages of `docs/`: the tutorial and the list of mistakes are run as they are written, and what the requirements want
+//! documented is there.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -244,4 +245,43 @@ fn lines(text: &str) -> Vec<String> {
         None => line.to_owned(),
     };
     text.trim().lines().map(numbered).collect()
+}
+
+/// What a page says, without its line breaks.
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// R-META-09: what operators tell workloads.
+#[test]
+fn the_documentation_says_where_workloads_take_their_configuration_from() {
+    assert!(page("operations.md").contains("list of instances"), "a section for workloads");
+}
+
+/// R-DELAY-01
+#[test]
+fn the_documentation_says_that_redemption_deviates_from_the_draft() {
+    assert!(page("security.md").contains("## Deviation from the draft"));
+}
+
+/// R-DELAY-22
+#[test]
+fn the_documentation_names_the_alternatives() {
+    let text = page("security.md");
+    for alternative in ["replace a token before it expires", "`unsigned_json`", "`self_signed`", "`requested_subject`"]
+    {
+        assert!(text.contains(alternative), "{alternative}");
+    }
+}
+
+/// R-DELAY-23: that verifiers never take an expired token is R-VERIFY-05.
+#[test]
+fn the_documentation_says_how_to_store_tokens_for_later() {
+    let text = page("security.md");
+    assert!(
+        text.contains(
+            "one for each work item, encrypted, readable by the job alone, deleted after success, never logged"
+        )
+    );
 }
