@@ -218,7 +218,7 @@ fn a_block_is_heard_in_the_order_of_the_contract() {
 #[test]
 fn a_block_ends_by_itself() {
     let mut writ = scene::mailer();
-    let until = now() + 3;
+    let until = now() + 2;
     let time = chrono::DateTime::from_timestamp(i64::try_from(until).unwrap(), 0).unwrap();
     let text = time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     add(&writ, &[ANN, &["--until", &time.with_timezone(&chrono::Local).to_rfc3339()]].concat());

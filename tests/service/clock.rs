@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::reasons::CLOCK_BEHIND;
 use crate::scene::{ACCOUNTS, PURGE, READER, delayed};
 use crate::support::answer::Answer;
 use crate::support::jose::Key;
@@ -52,7 +53,7 @@ fn set_clock(writ: &Writ, offset: &str) {
 
 /// R-DELAY-11, A-129: behind its records the service issues nothing until an operator has looked.
 #[test]
-fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
+pub(crate) fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
     let Some(library) = library() else { return };
     let writ = with_clock(delayed(""), &library);
     let accounts = writ.workload("accounts");
@@ -65,8 +66,8 @@ fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
 
     set_clock(&writ, "-60");
     let behind = writ.workload("batch").token(&redemption);
-    behind.refused(503, "temporarily_unavailable", "clock_behind");
-    accounts.token(&Form::client_credentials(PURGE)).refused(503, "temporarily_unavailable", "clock_behind");
+    behind.refused(503, "temporarily_unavailable", CLOCK_BEHIND);
+    accounts.token(&Form::client_credentials(PURGE)).refused(503, "temporarily_unavailable", CLOCK_BEHIND);
     assert_eq!(writ.site().ops("/readyz").status, 503);
 
     writ.expect_event("clock_trusted", || {

@@ -390,7 +390,10 @@ fn a_folder_without_policies_is_never_ok_and_can_be_filled_while_the_service_run
     let reloaded = |line: &Value| line["event"] == "policies_reloaded";
     writ.expect_log("the first policy is in force", || writ.change_client("mailer", MAILER), reloaded);
     // The last client is removed like any other.
-    let remove = || fs::remove_file(writ.setup.path("policies/mailer.toml")).unwrap();
+    let remove = || {
+        fs::remove_file(writ.setup.path("policies/mailer.toml")).unwrap();
+        writ.hup();
+    };
     writ.expect_log("the empty set is in force", remove, reloaded);
 }
 

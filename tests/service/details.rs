@@ -145,9 +145,8 @@ fn no_token_travels_in_a_member() {
 
 /// A-086
 #[test]
-fn a_condition_that_fails_or_is_no_yes_refuses() {
-    let issuer = Issuer::start();
-    for (when, details) in [
+fn a_condition_that_fails_or_is_not_true_refuses() {
+    let cases = [
         ("details.quantity <= 1000", r#"{"quantity":1001}"#),
         ("details.quantity <= 1000", "{}"),
         ("details.limit <= 1000", r#"{"limit":"10"}"#),
@@ -155,9 +154,18 @@ fn a_condition_that_fails_or_is_no_yes_refuses() {
         ("details.quantity", r#"{"quantity":1}"#),
         ("subject.claims.scope.size() == now", "{}"),
         ("context.req_ip == \"192.0.2.1\"", "{}"),
-    ] {
-        let writ = trader(&issuer, &format!("when = '{when}'"));
-        ask(&writ, &issuer, Some(details), None).invalid_scope("condition_failed");
+    ];
+    let issuer = Issuer::start();
+    let purpose = |(number, (when, _)): (usize, &(&str, &str))| {
+        TRADER.replacen("trade.execute", &format!("trade.{number}"), 1) + &format!("when = '{when}'\n")
+    };
+    let policy: String = cases.iter().enumerate().map(purpose).collect();
+    let setup = Setup::new().issuer(&issuer).policy("schemas/trade.schema.json", SCHEMA);
+    let writ = setup.client("gateway", &policy).start();
+    for (number, (_, details)) in cases.iter().enumerate() {
+        let token = issuer.access_token().claim("level", "gold").mint();
+        let form = Form::exchange(&token, &format!("trade.{number}")).set("request_details", details);
+        writ.workload("gateway").token(&form).invalid_scope("condition_failed");
     }
 }
 
@@ -238,7 +246,10 @@ fn a_schema_that_changes_is_in_force_within_seconds() {
     let write = |text: &str| writ.setup.write("policies/schemas/trade.schema.json", text);
     writ.expect_event("policies_reloaded", || write("{}"));
     ask(&writ, &issuer, details, None).issued();
-    writ.expect_event("policies_rejected", || write("{"));
+    writ.expect_event("policies_rejected", || {
+        write("{");
+        writ.hup();
+    });
     ask(&writ, &issuer, details, None).issued();
 }
 
@@ -408,7 +419,10 @@ fn a_schema_that_would_never_be_done_is_refused_by_check_and_reload() {
     }
     setup.write("policies/schemas/pay.json", "{}");
     let writ = setup.start();
-    writ.expect_event("policies_rejected", || writ.setup.write("policies/schemas/pay.json", &doubling));
+    writ.expect_event("policies_rejected", || {
+        writ.setup.write("policies/schemas/pay.json", &doubling);
+        writ.hup();
+    });
     writ.workload("clerk").token(&Form::client_credentials("pay").set("request_details", "{}")).issued();
 }
 

@@ -183,7 +183,7 @@ fn a_live_token_with_a_historical_key_is_nothing_here() {
 ///
 #[test]
 fn an_expired_token_with_a_historical_key_is_inactive() {
-    let writ = setup().short_keys(3600).set("tokens.lifetime", "1s").start();
+    let writ = setup().shortest_keys(3600).set("tokens.lifetime", "1s").start();
     let issued = issue(&writ);
     writ.rotate();
     writ.rotate();

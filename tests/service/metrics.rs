@@ -111,11 +111,13 @@ fn be_busy(writ: &mut Writ, issuer: &Issuer, pdp: &Pdp) {
     writ.workload("reader").introspect(&live.token).active();
     writ.workload("reader").introspect("x").inactive();
     writ.stranger().alert();
-    writ.expect_event("policies_reloaded", || writ.setup.write("policies/reader.toml", &reader("introspect = false")));
-    writ.expect_event("policies_rejected", || writ.setup.write("policies/reader.toml", "nothing"));
-    writ.expect_event("certificates_reloaded", || {
-        writ.setup.write("certs/crl.pem", &writ.setup.ca.crl(2, &[]));
-    });
+    let write = |file: &str, text: &str| {
+        writ.setup.write(file, text);
+        writ.hup();
+    };
+    writ.expect_event("policies_reloaded", || write("policies/reader.toml", &reader("introspect = false")));
+    writ.expect_event("policies_rejected", || write("policies/reader.toml", "nothing"));
+    writ.expect_event("certificates_reloaded", || write("certs/crl.pem", &writ.setup.ca.crl(2, &[])));
     writ.fill_disk(true);
     front.token(&Form::exchange(&access_token, PURGE)).refused(503, "temporarily_unavailable", "store_unavailable");
     writ.fill_disk(false);

@@ -184,7 +184,7 @@ fn a_fault_is_tried_once_more_and_then_gives_no_token() {
 #[test]
 fn no_answer_in_time_gives_no_token() {
     let pdp = Pdp::start();
-    let writ = setup(&pdp).set("pdp.timeout", "2s").start();
+    let writ = setup(&pdp).set("pdp.timeout", "1s").start();
     pdp.be(Mode::Silent);
     unavailable(&ask(&writ, "trade.settle"));
     assert_eq!(pdp.asked().len(), 1);
@@ -196,7 +196,7 @@ fn no_answer_in_time_gives_no_token() {
 #[test]
 fn the_end_of_the_request_ends_the_question_too() {
     let pdp = Pdp::start();
-    let writ = setup(&pdp).set("limits.request_timeout", "4s").set("pdp.timeout", "4s").start();
+    let writ = setup(&pdp).set("limits.request_timeout", "2s").set("pdp.timeout", "2s").start();
     pdp.be(Mode::Silent);
     let refused = unavailable(&ask(&writ, "trade.settle"));
     assert_eq!(audited(&writ, &refused.request_id), "unavailable");
@@ -271,7 +271,10 @@ fn its_certificates_are_renewed_without_a_restart() {
     unavailable(&ask(&writ, "trade.settle"));
     writ.expect_event("certificates_reloaded", || pdp::write_identity(&writ.setup, &pdp.credentials()));
     ask(&writ, "trade.settle").issued();
-    let broken = || writ.setup.write("certs/pdp-client.pem", "no certificate");
+    let broken = || {
+        writ.setup.write("certs/pdp-client.pem", "no certificate");
+        writ.hup();
+    };
     let told = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("[pdp] is refused"));
     writ.expect_log("what is wrong", broken, told);
     ask(&writ, "trade.settle").issued();

@@ -102,22 +102,22 @@ fn a_change_that_was_refused_and_is_put_right_is_told() {
             assert_eq!(writ.metric(metric, &[("outcome", outcome)]), Some(0.0), "{metric} {outcome}");
         }
     }
-    let refuse = || writ.setup.write("policies/mailer.toml", "client_id = ");
+    let write = |file: &str, text: &str| {
+        writ.setup.write(file, text);
+        writ.hup();
+    };
+    let refuse = || write("policies/mailer.toml", "client_id = ");
     let rejected = writ.expect_event("policies_rejected", refuse);
     assert_eq!(rejected["level"], "ERROR", "{rejected}");
     let told =
         |line: &Value| line["level"] == "INFO" && line.to_string().contains("the files are again what is in force");
-    writ.expect_log(
-        "the mended set",
-        || writ.setup.write("policies/mailer.toml", &client_policy("mailer", MAILER)),
-        told,
-    );
+    writ.expect_log("the mended set", || write("policies/mailer.toml", &client_policy("mailer", MAILER)), told);
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
     let good = fs::read_to_string(writ.setup.path("certs/ca.pem")).unwrap();
     let refused = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("TLS files is refused");
-    writ.expect_log("the broken trust", || writ.setup.write("certs/ca.pem", "nothing"), refused);
+    writ.expect_log("the broken trust", || write("certs/ca.pem", "nothing"), refused);
     let told = |line: &Value| line["level"] == "INFO" && line.to_string().contains("TLS files that were refused");
-    writ.expect_log("the mended trust", || writ.setup.write("certs/ca.pem", &good), told);
+    writ.expect_log("the mended trust", || write("certs/ca.pem", &good), told);
     deliver(&writ).issued();
 }
 

@@ -385,7 +385,7 @@ fn a_redeemed_token_shows_how_long_it_was_delayed() {
 /// R-KEYS-04: whoever holds the keys of before a rotation verifies what is signed after it.
 #[test]
 fn a_rotation_takes_no_verifier_by_surprise() {
-    let writ = Setup::new().client("mailer", scene::MAILER).short_keys(3600).start();
+    let writ = Setup::new().client("mailer", scene::MAILER).shortest_keys(3600).start();
     let verifier = strict(&writ);
     let before = deliver(&writ);
     verify(&verifier, &before.token).unwrap();

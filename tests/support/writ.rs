@@ -84,6 +84,12 @@ impl Setup {
             .set("keys.rotation_period", format!("{rotation}s"))
     }
 
+    /// The same with the shortest periods that are possible: a second for tokens and for caches, so that keys can be
+    /// promoted every two seconds.
+    pub(crate) fn shortest_keys(self, rotation: u32) -> Self {
+        self.short_keys(rotation).set("tokens.max_lifetime", "1s")
+    }
+
     /// Sets an environment variable of the process.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
