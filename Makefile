@@ -4,6 +4,8 @@
 .PHONY: help test conformance policies lint fmt docs quickstart deny clean
 
 CARGO ?= cargo
+# Most black-box tests wait for time to pass, so that more of them can run at once than there are processors.
+export RUST_TEST_THREADS ?= $(shell expr 3 '*' $$(nproc))
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -1,5 +1,5 @@
-//! Access tokens of subject issuers: which prove a subject and what they cover (CONTRACT 3.2, 6, 7,
-//! A-082; areas SUBJ and POL). Their keys are tested in `issuer_keys`.
+//! Access tokens of subject issuers: which prove a subject and what they cover (CONTRACT 3.2, 6, 7,
+//! areas SUBJ and POL). Their keys are tested in `issuer_keys`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -143,7 +143,7 @@ fn a_key_published_for_another_algorithm_does_not_verify() {
 
 ///
 #[test]
-fn a_strange_kid_is_only_a_name() {
+fn an_unusual_kid_is_only_a_name() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let long = "k".repeat(9_000);
@@ -159,7 +159,7 @@ fn a_strange_kid_is_only_a_name() {
         &long,
     ] {
         let token = issuer.access_token().header("kid", kid).mint();
-        // Only the first unknown name makes the keys be fetched; of the others nothing can be told for a while.
+        // Only the first unknown `kid` makes the keys be fetched; for a while the others are neither known nor unknown.
         let reason = present(&writ, &token).reason();
         let expected = ["subject_token_malformed", "subject_token_key_unknown", "issuer_unavailable"];
         assert!(expected.contains(&reason.as_str()), "{reason}");
@@ -221,9 +221,9 @@ fn anything_but_a_compact_jws_is_refused() {
     }
 }
 
-/// CONTRACT 3.2: without two dots it is opaque, and here nobody introspects.
+/// CONTRACT 3.2: a token without two dots is opaque, and no issuer is configured to introspect it.
 #[test]
-fn an_opaque_token_is_malformed_where_nobody_introspects() {
+fn an_opaque_token_is_malformed_where_no_issuer_introspects() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     for token in ["2YotnFZFEjr1zCsicMWpAA", "a.b", "x", "a~b+c/d=="] {
@@ -288,7 +288,7 @@ fn a_member_named_twice_is_refused() {
 
 ///
 #[test]
-fn claims_that_are_no_json_object_are_refused() {
+fn claims_that_are_not_one_json_object_are_refused() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let header = issuer.access_token().header.to_string();
@@ -379,7 +379,7 @@ fn a_time_that_makes_no_sense_is_refused() {
 
 /// A-059, R-SUBJ-08
 #[test]
-fn an_issuer_is_known_byte_for_byte() {
+fn an_issuer_is_compared_byte_for_byte() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let url = issuer.url();
@@ -461,7 +461,7 @@ fn a_token_for_another_audience_is_refused() {
 
 /// A-061, R-SUBJ-08
 #[test]
-fn a_token_for_several_audiences_is_taken() {
+fn a_token_for_several_audiences_is_accepted() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     let aud = json!(["https://other.example", AUDIENCE]);
@@ -555,9 +555,9 @@ fn a_token_without_a_scope_covers_nothing() {
         .invalid_scope("scope_exceeds_subject_token");
 }
 
-/// R-POL-05: the issuer's setting speaks where the token is silent, and only there.
+/// R-POL-05: `scopes` of the issuer applies where the token has no scope, and only there.
 #[test]
-fn an_issuer_may_say_what_a_silent_token_covers() {
+fn the_scopes_of_an_issuer_apply_to_tokens_without_a_scope() {
     let issuer = Issuer::start();
     let writ = Setup::new()
         .issuer_with(&issuer, |table| drop(table.insert("scopes".into(), vec!["trade.stocks"].into())))
@@ -569,7 +569,7 @@ fn an_issuer_may_say_what_a_silent_token_covers() {
 
 /// CONTRACT 7: where they are given, globs bind outside tokens too.
 #[test]
-fn subjects_of_outside_tokens_are_bound_by_globs() {
+fn subjects_of_outside_tokens_must_match_the_patterns() {
     let issuer = Issuer::start();
     let writ = Setup::new()
         .issuer(&issuer)
@@ -622,7 +622,7 @@ fn a_legacy_issuer_needs_fewer_claims() {
 
 /// R-SUBJ-07
 #[test]
-fn an_issuer_says_which_claim_is_the_subject_and_which_the_scope() {
+fn the_claims_for_subject_and_scope_are_configured_for_each_issuer() {
     let issuer = Issuer::start();
     let writ = Setup::new()
         .issuer_with(&issuer, |table| {
@@ -639,7 +639,7 @@ fn an_issuer_says_which_claim_is_the_subject_and_which_the_scope() {
 
 /// R-SUBJ-07; CONTRACT 6 (`subject_prefix`): `sub` stays unique.
 #[test]
-fn an_outside_subject_cannot_take_a_clients_own() {
+fn an_outside_subject_cannot_be_the_subject_of_a_client() {
     let issuer = Issuer::start();
     let writ = Setup::new()
         .issuer(&issuer)
@@ -653,7 +653,7 @@ fn an_outside_subject_cannot_take_a_clients_own() {
 
 /// R-SUBJ-07; CONTRACT 6 (`subject_prefix`)
 #[test]
-fn an_outside_subject_cannot_take_another_issuers_prefix() {
+fn an_outside_subject_cannot_begin_with_the_prefix_of_another_issuer() {
     let (plain, prefixed) = (Issuer::start(), Issuer::start());
     let writ = Setup::new()
         .issuer(&plain)
@@ -667,7 +667,7 @@ fn an_outside_subject_cannot_take_another_issuers_prefix() {
 /// R-SUBJ-08, CONTRACT 6: the scope as an array of words; more members than a request may have; a name that is none of
 /// an https address. What is issued is what a string would have got.
 #[test]
-fn what_other_issuers_write_otherwise_is_taken() {
+fn variations_of_other_issuers_are_accepted() {
     let issuer = Issuer::start();
     let writ = Setup::new()
         .issuer_with(&issuer, |table| {

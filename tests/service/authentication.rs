@@ -455,7 +455,7 @@ fn a_second_authentication_method_is_refused() {
 
 /// A-068, R-AUTHN-13, R-VERIFY-08
 #[test]
-fn a_txn_token_authenticates_nobody() {
+fn a_txn_token_does_not_authenticate_a_client() {
     let writ = scene::mailer();
     let token = writ.workload("mailer").token(&good()).issued().token;
     let bearer = format!("Bearer {token}");

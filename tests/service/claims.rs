@@ -1,5 +1,5 @@
-//! What a Txn-Token says: header, claims, size (CONTRACT 3.3; A-088; area CLAIM). How details and context become claims is
-//! tested in `details`.
+//! What a Txn-Token says: header, claims, size (CONTRACT 3.3; A-088; area CLAIM). How details and context become
+//! claims is tested in `details`.
 
 use std::collections::BTreeSet;
 
@@ -26,10 +26,10 @@ accept = ["access_token"]
 granted_by = ["trade.stocks"]
 "#;
 
-/// Takes over from the gateway.
+/// Replaces the tokens of the gateway.
 const ORDERS: &str = "[[purpose]]\nscope = \"order.refund\"\naccept = [\"txn_token\"]\n";
 
-/// Says whom it acts for.
+/// Names the subject itself.
 const AGENT: &str =
     "[[purpose]]\nscope = \"order.view\"\naccept = [\"unsigned_json\", \"client_credentials\"]\nsubjects = [\"*\"]\n";
 
@@ -117,7 +117,7 @@ fn no_request_and_no_subject_token_names_the_transaction() {
 
 /// R-CLAIM-06
 #[test]
-fn the_requester_is_the_client_that_asked_for_whomever_it_did() {
+fn the_requester_is_the_client_that_asked_whoever_the_subject_is() {
     let scene = Scene::new();
     let token = scene.issuer.access_token().claim("client_id", "agent").claim("may_act", json!({"sub": "agent"}));
     let issued = scene.ask(&token.mint(), &json!({"req_wl": "agent"}), &json!({"req_wl": "agent"})).issued();

@@ -1,4 +1,5 @@
-//! Tokens in one call, for the client itself or for whom it names (CONTRACT 3.1, 7; R-REQ-18, R-REQ-19).
+//! Tokens in one call, for the client itself or for whom it names (CONTRACT 3.1, 7; R-REQ-18,
+//! R-REQ-19).
 
 use serde_json::json;
 
@@ -100,7 +101,7 @@ fn a_purpose_has_a_lifetime_of_its_own() {
 
 /// CONTRACT 3.5: only what can be redeemed says until when.
 #[test]
-fn a_token_that_nobody_can_redeem_does_not_say_until_when() {
+fn a_token_that_no_client_can_redeem_has_no_redeemable_until() {
     let writ = scene::mailer();
     assert_eq!(ask(&writ, &Form::client_credentials(DELIVER)).issued().answer.get("redeemable_until"), None);
 }

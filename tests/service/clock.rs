@@ -14,7 +14,7 @@ use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ, spiffe_id};
 use crate::support::{ISSUER, eventually, now};
 
-/// Vouches for subjects with its own signature.
+/// Presents self-signed tokens.
 const VOUCHER: &str = r#"
 [[purpose]]
 scope = "mailbox.deliver"
@@ -35,7 +35,7 @@ fn library() -> Option<PathBuf> {
     found
 }
 
-/// A service whose clock is so many seconds off, until told otherwise.
+/// A service whose clock [`set_clock`] sets.
 fn with_clock(setup: Setup, library: &std::path::Path) -> Writ {
     let file = setup.path("clock");
     std::fs::write(&file, "+0").unwrap();
@@ -51,7 +51,7 @@ fn set_clock(writ: &Writ, offset: &str) {
     std::fs::write(writ.setup.path("clock"), offset).unwrap();
 }
 
-/// R-DELAY-11, A-129: behind its records the service issues nothing until an operator has looked.
+/// R-DELAY-11, A-129: with a clock behind its records the service issues nothing until an operator trusts the clock.
 #[test]
 pub(crate) fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
     let Some(library) = library() else { return };
@@ -83,7 +83,7 @@ pub(crate) fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
 
 /// A-129, R-INTRO-06: by a clock that went back, what has expired would be valid again.
 #[test]
-fn by_a_clock_that_went_back_no_token_is_active() {
+fn no_token_is_active_while_the_clock_is_behind() {
     let Some(library) = library() else { return };
     let writ = with_clock(delayed("").client("reader", READER), &library);
     let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
@@ -130,7 +130,7 @@ fn lasting_client(writ: &Writ, id: &str) -> Credentials {
     writ.setup.ca.issue(params)
 }
 
-/// A client that vouches, with a certificate that lasts.
+/// A client with self-signed tokens and a certificate that is valid for long.
 struct Voucher(Credentials);
 
 impl Voucher {
@@ -161,7 +161,7 @@ fn blip(writ: &Writ, offset: &str, meanwhile: impl FnOnce()) {
     assert_eq!(writ.site().ops("/readyz").status, 200);
 }
 
-/// A-065, A-108, A-129: neither records nor what was used, nor what an operator has stopped.
+/// A-065, A-108, A-129: neither records, nor used single-use tokens, nor blocks.
 #[test]
 fn a_clock_that_is_wrong_for_a_moment_loses_nothing() {
     let Some(library) = library() else { return };
@@ -216,7 +216,7 @@ fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
 /// A-065, A-129: after a start nobody can tell whether the clock is right. What is done by it is on record, so that it
 /// cannot go back in silence, and what may have been forgotten is not used again.
 #[test]
-fn what_a_start_with_a_wrong_clock_forgot_is_not_used_again() {
+fn what_a_start_with_a_wrong_clock_deleted_cannot_be_used_again() {
     let Some(library) = library() else { return };
     let mut writ = with_clock(lasting_server(delayed("").client("voucher", VOUCHER)), &library);
     let voucher = Voucher(lasting_client(&writ, "voucher"));

@@ -1,5 +1,5 @@
-//! Commands beside `serve` and `check`: certificates, tokens, the quickstart, help (CONTRACT 8). Commands about keys, blocks,
-//! policies and the store are tested with what they manage.
+//! Commands beside `serve` and `check`: certificates, tokens, the quickstart, help (CONTRACT 8). Commands about keys,
+//! blocks, policies and the store are tested with what they manage.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use crate::support::writ::Setup;
 
 /// CONTRACT 8
 #[test]
-fn a_token_can_be_asked_for_on_the_command_line() {
+fn a_token_is_requested_on_the_command_line() {
     let writ = scene::mailer();
     let credentials = writ.setup.credentials("mailer");
     writ.setup.write("mailer.pem", &credentials.certificate_pem);
@@ -34,7 +34,7 @@ fn a_token_can_be_asked_for_on_the_command_line() {
     request("other").exits(1).says("purpose_not_allowed");
 }
 
-/// CONTRACT 8: the first thing that anybody tries.
+/// CONTRACT 8: the first command that a newcomer runs.
 #[test]
 fn quickstart_runs_its_flows_to_the_end() {
     let setup = Setup::new();
@@ -46,7 +46,7 @@ fn quickstart_runs_its_flows_to_the_end() {
 
 /// CONTRACT 8: a service under its real name, before any name server knows it.
 #[test]
-fn a_service_is_found_under_a_name_that_no_name_server_knows() {
+fn resolve_finds_a_service_under_a_name_without_dns() {
     let setup = Setup::new().client("mailer", MAILER);
     let mut params = pki::server();
     params.subject_alt_names.push(pki::dns("tts.corp.example"));
@@ -88,7 +88,7 @@ fn a_service_is_found_under_a_name_that_no_name_server_knows() {
 
 /// CONTRACT 8, RFC 8414 section 3.3: the metadata of another issuer are not believed.
 #[test]
-fn metadata_of_another_issuer_are_not_believed() {
+fn metadata_of_another_issuer_are_not_trusted() {
     let writ = scene::mailer();
     let credentials = writ.setup.credentials("mailer");
     writ.setup.write("mailer.pem", &credentials.certificate_pem);
@@ -204,7 +204,7 @@ fn options_are_offered_where_they_do_something() {
 }
 
 #[test]
-fn a_shell_and_man_know_every_command() {
+fn completions_and_man_pages_have_every_command() {
     let setup = good();
     for shell in ["bash", "zsh", "fish"] {
         setup.run(&["completions", shell]).exits(0).says("quickstart").says("conformance");
@@ -258,9 +258,9 @@ fn wrong_usage_exits_2_and_help_exits_0() {
     assert!(setup.run(&["--version"]).exits(0).stdout.contains(env!("CARGO_PKG_VERSION")));
 }
 
-/// What has no end is not read to it, and an answer that nobody can have read is none.
+/// An endless file is not read to its end, and output that could not be written is an error.
 #[test]
-fn a_device_is_no_file_and_a_full_disk_no_answer() {
+fn an_endless_file_and_a_full_disk_are_errors() {
     let setup = Setup::new().client("mailer", MAILER);
     let verify = ["token", "verify", "--jwks", "/dev/zero", "--audience", "d.example", "writ.toml"];
     for command in [&["check", "--config", "/dev/zero"][..], &["token", "inspect", "/dev/zero"], &verify] {

@@ -59,7 +59,7 @@ fn an_unknown_key_is_named_with_its_file_and_line() {
 
 ///
 #[test]
-fn text_that_is_no_toml_is_refused_with_its_line() {
+fn text_that_is_not_toml_is_refused_with_its_line() {
     for broken in ["[tokens\n", "a = \n", "issuer = 1\nissuer = 2\n"] {
         let problems = check_text(&good(), |_| format!("# first\n{broken}")).exits(2).json();
         let is_it = |problem: &Value| problem["severity"] == "error" && problem["line"].as_u64() >= Some(2);
@@ -359,9 +359,9 @@ fn a_server_certificate_that_every_client_refuses_is_an_error() {
         .says("is not valid before ");
 }
 
-/// Everything that is wrong, in one run, whatever else is wrong.
+/// Every mistake is reported in one run, whatever else is wrong.
 #[test]
-fn files_and_policies_are_looked_at_beside_other_mistakes() {
+fn files_and_policies_are_checked_beside_other_mistakes() {
     let setup = served_with(|params| params.subject_alt_names = vec![pki::dns("other.example")])
         .set("tokens.lifetime", "6m")
         .set("tls.client_ca", "certs/gone.pem")
@@ -399,7 +399,7 @@ fn a_folder_without_policies_is_never_ok_and_can_be_filled_while_the_service_run
 
 /// What the service runs with, in the line that says that it does.
 #[test]
-fn the_ready_line_tells_clients_issuers_and_policies() {
+fn the_ready_line_has_clients_issuers_and_policies() {
     let writ = with_issuer(|_| {}).client("mailer", MAILER).start();
     let ready = writ.wait_for_log("ready", |line| line["event"] == "ready");
     assert_eq!((&ready["clients"], &ready["issuers"]), (&json!(2), &json!(1)), "{ready}");
@@ -408,7 +408,7 @@ fn the_ready_line_tells_clients_issuers_and_policies() {
 
 /// An encrypted key is called so, in both forms that openssl writes.
 #[test]
-fn an_encrypted_private_key_is_called_so() {
+fn an_encrypted_private_key_is_reported_as_encrypted() {
     let bodies = [
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
@@ -420,13 +420,13 @@ fn an_encrypted_private_key_is_called_so() {
     }
 }
 
-/// What others have for the service is fetched on request, and what came or did not is said in words.
+/// With `--online` the keys of issuers are fetched and the decision point is asked; the result is explained.
 #[test]
-fn issuers_are_asked_on_request() {
+fn check_online_asks_issuers_and_the_decision_point() {
     let online = |setup: &Setup| setup.run(&["check", "--online", "--json"]);
     let (issuer, pdp) = (Issuer::start(), Pdp::start());
     let setup = |change: &dyn Fn(&mut Table)| {
-        pdp.known_to(Setup::new().client("gateway", GATEWAY).issuer_with(&issuer, change))
+        pdp.configure(Setup::new().client("gateway", GATEWAY).issuer_with(&issuer, change))
     };
     let good = setup(&|_| {});
     let answer = online(&good).exits(0).json();

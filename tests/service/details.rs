@@ -203,7 +203,7 @@ fn purposes_of_one_request_share_their_members() {
 
 /// A-085, A-086: `writ check` finds what could never work.
 #[test]
-fn a_schema_or_condition_that_cannot_work_is_found_beforehand() {
+fn check_finds_schemas_and_conditions_that_cannot_work() {
     let setup = Setup::new();
     setup.write("policies/remote.json", r#"{"$ref":"https://schemas.example/trade.json"}"#);
     setup.write("policies/trade.json", r#"{"properties":{"quantity":{}},"additionalProperties":false}"#);
@@ -323,10 +323,10 @@ fn numbers_of_request_and_token_are_equal_only_to_their_last_digit() {
     }
 }
 
-/// No name of a member means more than another, whatever a library makes of it: not in the header of a token, not in its
+/// No name of a member has a special meaning, whatever a library makes of it: not in the header of a token, not in its
 /// claims, not in what a client sends, not in what becomes of it.
 #[test]
-fn names_that_a_library_keeps_for_itself_are_plain_names() {
+fn names_that_a_library_reserves_are_ordinary_names() {
     let issuer = Issuer::start();
     let setup = Setup::new().issuer(&issuer);
     setup.write("policies/schemas/trade.schema.json", r#"{"properties":{"limit":{"type":"object"}}}"#);
@@ -397,7 +397,7 @@ fn details_as_deep_and_wide_as_a_request_may_be_make_no_token_that_never_redeems
 
 /// A few hundred bytes that would keep a worker busy for as long as they like: found when they are read.
 #[test]
-fn a_schema_that_would_never_be_done_is_refused_by_check_and_reload() {
+fn a_schema_that_would_not_terminate_is_refused_by_check_and_reload() {
     let level = |n: u32| {
         let below = format!(r##"{{"$ref":"#/$defs/l{}"}}"##, n - 1);
         format!(r#""l{n}":{{"allOf":[{below},{below}]}}"#)
@@ -487,8 +487,8 @@ fn what_a_policy_fixes_or_looks_up_overrides_what_was_sent() {
     assert_eq!(issued.claims["tctx"], json!({"action": "buy", "desk": "retail", "level": "gold"}));
 }
 
-/// A-085, R-REQ-12, R-POL-07: the answer is `invalid_scope` with `details_rejected`; it names the member and repeats nothing
-/// of its value.
+/// A-085, R-REQ-12, R-POL-07: the answer is `invalid_scope` with `details_rejected`; it names the member and repeats
+/// nothing of its value.
 #[test]
 fn members_can_be_required_and_constrained() {
     let issuer = Issuer::start();

@@ -1,5 +1,5 @@
-//! The discovery documents: metadata and key set, as documents (CONTRACT 2, 5; area META; R-KEYS-06). How keys come and go
-//! is tested in `keys`.
+//! The discovery documents: metadata and key set, as documents (CONTRACT 2, 5; area META; R-KEYS-06). How keys come
+//! and go is tested in `keys`.
 
 use std::collections::BTreeSet;
 
@@ -68,7 +68,7 @@ fn the_metadata_have_exactly_these_members() {
 
 /// R-META-03, R-META-07
 #[test]
-fn self_signed_certificates_are_announced_where_a_policy_takes_them() {
+fn self_signed_certificates_are_announced_where_a_policy_accepts_them() {
     let writ = Setup::new().client("reader", READER).start();
     let methods = |metadata: &Value| {
         ["token_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"]

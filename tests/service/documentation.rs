@@ -30,7 +30,7 @@ fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str>
     })
 }
 
-/// The text with other ports where these are taken by somebody else.
+/// The text with other ports where the usual ones are in use.
 struct Ports(Vec<(&'static str, String)>);
 
 impl Ports {
@@ -72,7 +72,7 @@ impl Drop for Service {
 
 /// From an empty folder to a token, every command as it is written.
 #[test]
-fn the_page_leads_from_an_empty_folder_to_a_token() {
+fn the_tutorial_leads_from_an_empty_folder_to_a_token() {
     let started = Instant::now();
     let folder = TempDir::new().unwrap();
     let ports = Ports::free();
@@ -113,7 +113,7 @@ fn the_page_leads_from_an_empty_folder_to_a_token() {
 
 /// What `writ init` prints is no less true.
 #[test]
-fn what_init_says_comes_next_works_as_it_is_printed() {
+fn the_next_steps_that_init_prints_work() {
     let folder = TempDir::new().unwrap();
     let said = cli::run(shell("writ init 'my set-up' --trust-domain corp.example", folder.path())).exits(0).stdout;
     let printed: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("  ")).collect();
@@ -121,7 +121,7 @@ fn what_init_says_comes_next_works_as_it_is_printed() {
     let before = printed[..serve].join("\n");
     cli::run(shell(&before, folder.path())).exits(0).says("3 passed, 0 failed").says("\nok\n");
     let request = printed[serve + 1..].join("\n");
-    // Nobody listens, or somebody else: no token, but no wrong usage either.
+    // No service listens there, or another one: no token, but correct usage.
     cli::run(shell(&request, &folder.path().join("my set-up"))).exits(1);
 }
 
@@ -223,7 +223,7 @@ fn ask_with(writ: &Writ, trusted: &str, name: &str, scope: &str) -> Output {
 
 /// Each message stands on the page word for word, in the section of its mistake; and the page has no other sections.
 #[test]
-fn the_page_shows_what_each_mistake_says() {
+fn the_troubleshooting_page_shows_the_message_of_each_mistake() {
     let titles: Vec<_> = TROUBLESHOOTING.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let mistakes = mistakes();
     assert!(mistakes.len() >= 10);

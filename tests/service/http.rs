@@ -1,5 +1,5 @@
-//! HTTP/1.1 on every listener: framing, heads, time limits, limits on connections and rates (CONTRACT 2;
-//! R-REQ-17, R-POL-12). HTTP/2 is tested in `http2`.
+//! HTTP/1.1 on every listener: framing, heads, time limits, limits on connections and rates (CONTRACT 2; A-030 to
+//! A-042; R-REQ-17, R-POL-12). HTTP/2 is tested in `http2`.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -203,7 +203,7 @@ fn an_upgrade_is_ignored_on_every_listener() {
     }
 }
 
-/// RFC 9110 9.3.6: nobody is connected to anybody, and what follows is no request.
+/// RFC 9110 9.3.6: no tunnel is opened, and what follows is not read as a request.
 #[test]
 fn a_connect_is_refused_and_ends_the_connection() {
     let writ = scene::mailer();
@@ -260,7 +260,7 @@ fn a_head_that_does_not_end_is_timed_out() {
 
 /// A-042, R-POL-12, R-RESP-07: other clients are not limited with it.
 #[test]
-fn a_client_above_its_rate_is_told_when_to_come_back() {
+fn a_client_above_its_rate_limit_is_refused_for_a_while() {
     let writ = Setup::new()
         .client("mailer", MAILER)
         .client("other", MAILER)
@@ -320,7 +320,7 @@ fn plain_http_on_a_tls_port_is_closed() {
 
 ///
 #[test]
-fn a_silent_tcp_connection_harms_nobody() {
+fn silent_tcp_connections_do_not_delay_others() {
     let writ = scene::mailer();
     let silent: Vec<TcpStream> = (0..50)
         .map(|_| {
@@ -335,7 +335,7 @@ fn a_silent_tcp_connection_harms_nobody() {
 
 /// beyond the limit a connection waits or is closed; what is open goes on, and so does `/livez`.
 #[test]
-fn connections_beyond_the_limit_harm_nobody() {
+fn connections_beyond_the_limit_do_not_disturb_others() {
     let writ = Setup::new().client("mailer", MAILER).set("limits.max_connections", 4).start();
     let client = writ.workload("mailer");
     let mut first = client.connect();

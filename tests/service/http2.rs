@@ -186,9 +186,9 @@ fn requests_are_answered_as_over_http_1() {
     assert_eq!(answer["reason"], "body_too_large");
 }
 
-/// floods end in `GOAWAY`, and nobody else notices.
+/// floods end in `GOAWAY`, and other connections are served.
 #[test]
-fn floods_are_sent_away() {
+fn floods_end_in_goaway() {
     let writ = setup().start();
     for (name, flood) in [
         ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
@@ -286,7 +286,7 @@ fn varint(mut rest: usize) -> Vec<u8> {
 
 /// clients with issuers that never answer, on more requests than there are places.
 #[test]
-pub(crate) fn clients_whose_issuers_hang_take_no_places_of_others() {
+pub(crate) fn a_client_whose_issuers_hang_does_not_use_up_the_capacity() {
     // It accepts connections and sends nothing.
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
     let issuers = [(); 3].map(|()| Issuer::start());

@@ -72,7 +72,7 @@ fn a_valid_token_is_active_with_all_its_claims() {
 
 /// R-INTRO-07: a number is the text that was signed, not what a machine makes of it.
 #[test]
-fn the_transaction_is_told_digit_for_digit() {
+fn numbers_are_returned_digit_for_digit() {
     let trader = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -166,7 +166,7 @@ fn a_token_whose_key_has_stopped_signing_is_active() {
 /// A-107: historical keys serve redemption, of expired tokens, and nothing else. Keys that signed elsewhere are history
 /// here, so that their tokens may be alive.
 #[test]
-fn a_live_token_with_a_historical_key_is_nothing_here() {
+fn a_live_token_with_a_historical_key_is_inactive() {
     let elsewhere = setup().client("accounts", &ACCOUNTS.replace("lifetime = \"1s\"", "lifetime = \"60s\"")).start();
     let live = elsewhere.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
     let export = elsewhere.run(&["keys", "export"]).exits(0).stdout;
@@ -257,7 +257,7 @@ fn a_token_of_another_service_is_inactive() {
 
 /// A-044, A-051, A-064, R-INTRO-06
 #[test]
-fn what_is_no_txn_token_of_ours_is_inactive() {
+fn anything_but_a_txn_token_of_this_service_is_inactive() {
     let issuer = Issuer::start();
     let writ = setup().issuer(&issuer).start();
     let issued = issue(&writ);
@@ -329,7 +329,7 @@ fn a_permission_can_be_taken_away_and_given() {
 
 /// A-023, R-AUTHN-01, R-INTRO-05, R-INTRO-06: a client without a policy is refused as at the token endpoint.
 #[test]
-fn a_stranger_is_refused() {
+fn an_unknown_client_is_refused() {
     let writ = setup().start();
     let token = issue(&writ).token;
     writ.workload("nobody").introspect(&token).invalid_client("client_unknown");
@@ -337,7 +337,7 @@ fn a_stranger_is_refused() {
     let body = about(&token).set("client_id", "reader").encode();
     let answer = writ.workload("nobody").connect().post("/introspect", &headers, body.as_bytes());
     answer.invalid_client("client_unknown");
-    assert!(writ.stranger().try_connect().and_then(|mut session| session.connection.receive()).is_err());
+    assert!(writ.anonymous().try_connect().and_then(|mut session| session.connection.receive()).is_err());
 }
 
 /// R-INTRO-06
@@ -381,7 +381,7 @@ fn a_second_identity_is_refused() {
 
 /// CONTRACT 4: each request has two faults, of neighbouring steps.
 #[test]
-fn the_first_of_several_faults_is_named() {
+fn the_first_of_several_faults_is_reported() {
     let writ = setup().start();
     let (stranger, mailer) = (writ.workload("nobody"), writ.workload("mailer"));
     let post = |client: &Workload, media_type, body: &str| {
@@ -397,7 +397,7 @@ fn the_first_of_several_faults_is_named() {
 
 /// A-039
 #[test]
-fn only_post_asks_about_a_token() {
+fn only_post_is_allowed() {
     let writ = setup().start();
     for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let answer = writ.workload("reader").connect().get(method, "/introspect");
@@ -441,7 +441,7 @@ fn only_a_small_plain_form_is_read() {
 
 /// A-042, R-POL-12: one limit for both endpoints.
 #[test]
-fn a_client_above_its_rate_is_told_when_to_come_back() {
+fn both_endpoints_share_a_rate_limit() {
     let writ = setup().set("limits.requests_per_second_per_client", 2).start();
     let mut session = writ.workload("reader").connect();
     let limited = (0..50).map(|_| session.introspect(&about("x"))).find(|answer| answer.status() != 200);
@@ -512,7 +512,7 @@ fn refusals_are_audited_with_their_reasons() {
 
 /// CONTRACT 10: that metric is for `/token` alone.
 #[test]
-fn questions_about_tokens_are_no_requests_for_tokens() {
+fn introspection_is_not_counted_as_a_token_request() {
     let writ = setup().start();
     ask(&writ, "a.b.c").inactive();
     writ.workload("mailer").introspect("a.b.c").refused(403, "unauthorized_client", "introspection_not_allowed");
@@ -524,9 +524,9 @@ fn questions_about_tokens_are_no_requests_for_tokens() {
     assert_eq!(writ.metric("writ_token_requests_total", &[]), Some(1.0));
 }
 
-/// A-132: what cannot be recorded is not told.
+/// A-132: what cannot be recorded is not answered.
 #[test]
-fn nothing_is_told_once_the_log_is_closed() {
+fn introspection_is_refused_once_the_log_cannot_be_written() {
     let mut writ = setup().start();
     let token = issue(&writ).token;
     writ.close_log();

@@ -1,5 +1,5 @@
-//! Keys of subject issuers: fetched, cached, refreshed, left out, and what happens while an issuer is away (CONTRACT 3.2, 6,
-//! 10; R-SUBJ-04, R-RESP-08).
+//! Keys of subject issuers: fetched, cached, refreshed, left out, and what happens while an issuer is away (CONTRACT
+//! 3.2, 6, 10; R-SUBJ-04, R-RESP-08).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ fn unavailable(answer: &Answer) {
 
 /// A-070, R-RESP-08
 #[test]
-fn an_issuer_that_is_away_at_the_start_harms_no_other() {
+fn an_issuer_that_is_unreachable_at_startup_affects_no_other() {
     let (away, present_one) = (Issuer::start(), Issuer::start());
-    away.be(Mode::Down);
+    away.set_mode(Mode::Down);
     let writ = Setup::new()
         .issuer_with(&away, |table| drop(table.insert("subject_prefix".into(), "away:".into())))
         .issuer(&present_one)
@@ -41,7 +41,7 @@ fn an_issuer_that_is_away_at_the_start_harms_no_other() {
     present(&writ, &present_one.access_token().mint()).issued();
     let answer = present(&writ, &away.access_token().mint());
     answer.refused(503, "temporarily_unavailable", "issuer_unavailable");
-    away.be(Mode::Up);
+    away.set_mode(Mode::Up);
     eventually("the issuer is asked again", || {
         (present(&writ, &away.access_token().mint()).status() == 200).then_some(())
     });
@@ -49,7 +49,7 @@ fn an_issuer_that_is_away_at_the_start_harms_no_other() {
 
 /// an outage must not become "your token is invalid". One issuer for each way of being away.
 #[test]
-fn known_keys_serve_while_the_issuer_is_away() {
+fn known_keys_are_used_while_the_issuer_is_unreachable() {
     let unusable = json!({"keys": [{"kty": "EC"}]}).to_string();
     let modes = [
         Mode::Down,
@@ -64,14 +64,14 @@ fn known_keys_serve_while_the_issuer_is_away() {
     let issuers = modes.each_ref().map(|_| Issuer::start());
     let mut setup = Setup::new().client("gateway", GATEWAY);
     for (number, issuer) in issuers.iter().enumerate() {
-        issuer.cache_for(1);
+        issuer.set_max_age(1);
         setup =
             setup.issuer_with(issuer, |table| drop(table.insert("subject_prefix".into(), format!("{number}:").into())));
     }
     let writ = setup.start();
     for (issuer, mode) in issuers.iter().zip(modes) {
         present(&writ, &issuer.access_token().mint()).issued();
-        issuer.be(mode);
+        issuer.set_mode(mode);
     }
     for issuer in &issuers {
         let labels = [("issuer", issuer.url()), ("outcome", "error".to_owned())];
@@ -83,11 +83,11 @@ fn known_keys_serve_while_the_issuer_is_away() {
 
 ///
 #[test]
-fn an_unknown_key_is_not_called_unknown_unless_the_issuer_was_asked() {
+fn a_key_is_not_reported_as_unknown_unless_the_keys_were_fetched() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     present(&writ, &issuer.access_token().mint()).issued();
-    issuer.be(Mode::Down);
+    issuer.set_mode(Mode::Down);
     let token = issuer.access_token().header("kid", "newer").mint();
     present(&writ, &token).refused(503, "temporarily_unavailable", "issuer_unavailable");
 }
@@ -105,10 +105,10 @@ fn a_key_that_the_issuer_does_not_publish_is_unknown() {
 #[test]
 fn a_slow_issuer_does_not_delay_requests_for_known_keys() {
     let issuer = Issuer::start();
-    issuer.cache_for(1);
+    issuer.set_max_age(1);
     let writ = scene::gateway(&issuer);
     present(&writ, &issuer.access_token().mint()).issued();
-    issuer.be(Mode::Slow(Duration::from_secs(8)));
+    issuer.set_mode(Mode::Slow(Duration::from_secs(8)));
     let seen = issuer.jwks_fetches();
     eventually("the keys are being fetched again", || (issuer.jwks_fetches() > seen).then_some(()));
     let before = Instant::now();
@@ -121,7 +121,7 @@ fn a_slow_issuer_does_not_delay_requests_for_known_keys() {
 fn a_huge_key_document_is_refused() {
     let issuer = Issuer::start();
     let filler = json!({"keys": [issuer.key.jwk()], "filler": "x".repeat(3 << 20)}).to_string();
-    issuer.be(Mode::Body(filler));
+    issuer.set_mode(Mode::Body(filler));
     let writ = scene::gateway(&issuer);
     unavailable(&present(&writ, &issuer.access_token().mint()));
 }
@@ -130,7 +130,7 @@ fn a_huge_key_document_is_refused() {
 #[test]
 fn a_redirect_is_not_followed() {
     let (issuer, bait) = (Issuer::start(), Issuer::start());
-    issuer.be(Mode::Redirect(bait.jwks_uri()));
+    issuer.set_mode(Mode::Redirect(bait.jwks_uri()));
     let writ = scene::gateway(&issuer);
     unavailable(&present(&writ, &issuer.access_token().mint()));
     assert_eq!((bait.jwks_fetches(), bait.other_fetches()), (0, 0));
@@ -161,7 +161,7 @@ fn metadata_of_another_issuer_or_with_plain_http_are_refused() {
         json!({"issuer": issuer.url(), "jwks_uri": jwks_uri.replace("https", "http")}),
         json!({"issuer": issuer.url()}),
     ] {
-        issuer.describe(metadata);
+        issuer.set_metadata(metadata);
         let writ = discovered(&issuer);
         unavailable(&present(&writ, &issuer.access_token().mint()));
     }
@@ -188,7 +188,7 @@ fn keys_may_come_from_a_file() {
     eventually("the changed file is read", || (present(&writ, &draft()).status() == 200).then_some(()));
     present(&writ, &issuer.access_token().mint()).invalid_request("subject_token_key_unknown");
 
-    // The file is looked at every second; the log has its fault once.
+    // The file is checked every second; the log reports its fault once.
     let complaints = || writ.log_text().matches("were not reloaded").count();
     writ.setup.write("issuer.jwks.json", "{");
     eventually("the fault is in the log", || (complaints() > 0).then_some(()));
@@ -198,7 +198,7 @@ fn keys_may_come_from_a_file() {
 
 /// what cannot be used is left out; the good key beside it serves.
 #[test]
-fn unusable_keys_beside_a_good_one_do_no_harm() {
+fn unusable_keys_are_left_out() {
     let issuer = Issuer::start();
     let mut keys = vec![issuer.key.jwk()];
     let changed = |name: &str, value: Value| {
@@ -241,9 +241,10 @@ fn a_key_for_another_use_does_not_verify() {
     }
 }
 
-/// keys that share a name are told apart by their kind, else tried; no other key suffers.
+/// keys that share a `kid` are told apart by their type, else tried one after the other; other keys are not
+/// affected.
 #[test]
-fn one_kid_for_several_keys_costs_no_key() {
+fn several_keys_may_share_a_kid() {
     let issuer = Issuer::start();
     let (rsa, second, lone) = (Key::rsa("issuer-1"), Key::es256("issuer-1"), Key::es256("lone"));
     issuer.publish(&[rsa.jwk(), issuer.key.jwk(), second.jwk(), lone.jwk(), issuer.key.jwk()]);
@@ -262,7 +263,7 @@ fn one_kid_for_several_keys_costs_no_key() {
 #[test]
 fn the_log_says_once_which_keys_are_left_out() {
     let issuer = Issuer::start();
-    issuer.cache_for(1);
+    issuer.set_max_age(1);
     let padded = {
         let mut jwk = Key::es256("padded").jwk();
         jwk["x"] = json!(format!("{}=", jwk["x"].as_str().unwrap()));
@@ -284,9 +285,9 @@ fn the_log_says_once_which_keys_are_left_out() {
     assert_eq!(told(), 2);
 }
 
-/// SPIFFE bundles: keys for JWT-SVIDs serve, those for X.509-SVIDs belong there and need no word.
+/// SPIFFE bundles: keys for JWT-SVIDs are used, those for X.509-SVIDs are left out without a warning.
 #[test]
-fn the_keys_of_a_spiffe_bundle_serve() {
+fn the_keys_of_a_spiffe_bundle_are_used() {
     let issuer = Issuer::start();
     let with_use = |mut jwk: Value, name: &str| {
         jwk["use"] = json!(name);
@@ -303,7 +304,7 @@ fn the_keys_of_a_spiffe_bundle_serve() {
 #[test]
 fn a_key_that_the_issuer_withdraws_stops_being_accepted() {
     let issuer = Issuer::start();
-    issuer.cache_for(1);
+    issuer.set_max_age(1);
     let writ = scene::gateway(&issuer);
     present(&writ, &issuer.access_token().mint()).issued();
     issuer.publish(&[Key::es256("newer").jwk()]);
@@ -326,7 +327,7 @@ fn fetches_of_keys_are_counted() {
 #[test]
 fn many_requests_wait_for_one_fetch_and_all_are_answered() {
     let issuer = Issuer::start();
-    issuer.be(Mode::Slow(Duration::from_secs(1)));
+    issuer.set_mode(Mode::Slow(Duration::from_secs(1)));
     let writ = scene::gateway(&issuer);
     let ask_at_once = |token: &str| {
         thread::scope(|scope| {
@@ -347,7 +348,7 @@ fn many_requests_wait_for_one_fetch_and_all_are_answered() {
 #[test]
 fn keys_are_refreshed_in_the_background() {
     let issuer = Issuer::start();
-    issuer.cache_for(1);
+    issuer.set_max_age(1);
     let writ = scene::gateway(&issuer);
     eventually("keys are fetched again without a request", || (issuer.jwks_fetches() > 2).then_some(()));
     present(&writ, &issuer.access_token().mint()).issued();
@@ -372,10 +373,12 @@ fn an_unknown_kid_makes_the_keys_be_fetched_once() {
     session.token(&Form::exchange(&issuer.access_token().mint(), EXECUTE)).issued();
 }
 
-/// R-SUBJ-04: a key that is published while forced fetches cool down is never called unknown, and is accepted right after.
+/// R-SUBJ-04: a key that is published while forced fetches cool down is not reported as unknown, and is accepted once it was
+/// fetched: here because the keys expire. That it is fetched right after the cool-down of 30 s is tested in the verifier.
 #[test]
-fn a_new_key_during_the_cool_down_is_accepted_once_it_can_be_fetched() {
+fn a_new_key_during_the_cool_down_is_accepted_once_it_was_fetched() {
     let issuer = Issuer::start();
+    issuer.set_max_age(5);
     let writ = scene::gateway(&issuer);
     let bogus = |kid: &str| issuer.access_token().header("kid", kid).mint();
     present(&writ, &bogus("newer")).invalid_request("subject_token_key_unknown");
@@ -383,24 +386,22 @@ fn a_new_key_during_the_cool_down_is_accepted_once_it_can_be_fetched() {
     let newer = Key::es256("newer");
     issuer.publish(&[issuer.key.jwk(), newer.jwk()]);
     let token = issuer.access_token().header("kid", "newer").signed_by(&newer).mint();
-    let mut waited = 0;
-    let issued = loop {
+    let mut waits = Vec::new();
+    let issued = eventually("the keys are fetched again", || {
         let answer = present(&writ, &token);
         if answer.status() == 200 {
-            break answer.issued();
+            return Some(answer.issued());
         }
         unavailable(&answer);
-        let seconds: u64 = answer.response.header("retry-after").unwrap().parse().unwrap();
-        assert!((1..=30).contains(&seconds), "{seconds}");
+        waits.push(answer.response.header("retry-after").unwrap().parse::<u64>().unwrap());
         // Others ask for keys that do not exist all the time, and get nothing fetched for it.
-        unavailable(&present(&writ, &bogus(&format!("random-{seconds}"))));
+        unavailable(&present(&writ, &bogus(&format!("random-{}", waits.len()))));
         present(&writ, &issuer.access_token().mint()).issued();
-        assert_eq!(issuer.jwks_fetches(), fetched);
-        waited += seconds;
-        assert!(waited <= 35, "Retry-After was too short");
-        thread::sleep(Duration::from_secs(seconds));
-    };
+        std::thread::sleep(Duration::from_millis(200));
+        None
+    });
     assert_eq!(issued.claims["sub"], "alice");
+    assert!(waits.iter().all(|seconds| (1..=30).contains(seconds)) && waits.is_sorted_by(|a, b| a >= b), "{waits:?}");
     assert_eq!(issuer.jwks_fetches(), fetched + 1);
 }
 
@@ -408,12 +409,12 @@ fn a_new_key_during_the_cool_down_is_accepted_once_it_can_be_fetched() {
 #[test]
 fn keys_that_cannot_be_refreshed_are_used_until_they_are_stale() {
     let issuer = Issuer::start();
-    issuer.cache_for(1);
+    issuer.set_max_age(1);
     let stale = |table: &mut toml::Table| drop(table.insert("jwks_stale".into(), "5s".into()));
     let writ = Setup::new().issuer_with(&issuer, stale).client("gateway", GATEWAY).start();
     let token = issuer.access_token().mint();
     present(&writ, &token).issued();
-    issuer.be(Mode::Down);
+    issuer.set_mode(Mode::Down);
     let labels = [("issuer", issuer.url()), ("outcome", "error".to_owned())];
     let labels = labels.each_ref().map(|(name, value)| (*name, value.as_str()));
     eventually("a fetch fails", || writ.metric("writ_jwks_fetch_total", &labels));

@@ -22,7 +22,7 @@ accept = ["access_token", "jwt", "id_token"]
 granted_by = ["trade.stocks"]
 "#;
 
-/// An issuer that gives every kind, with what its tokens cover that tell nothing.
+/// An issuer of every type, with the scopes that apply to tokens without one.
 fn every_kind(table: &mut Table) {
     table.insert("token_types".into(), vec!["access_token", "jwt", "id_token"].into());
     table.insert("id_token_audience".into(), vec!["web-app", "mobile-app"].into());
@@ -51,7 +51,7 @@ const KINDS: [&str; 2] = ["jwt", "id_token"];
 
 /// R-SUBJ-12, R-SUBJ-13
 #[test]
-fn jwts_and_id_tokens_are_exchanged_and_the_log_tells_the_kind() {
+fn jwts_and_id_tokens_are_exchanged_and_the_log_names_the_type() {
     let issuer = Issuer::start();
     let writ = started(&issuer, |_| {});
     for kind in KINDS {
@@ -74,7 +74,7 @@ fn jwts_and_id_tokens_are_exchanged_and_the_log_tells_the_kind() {
 
 /// A-079
 #[test]
-fn a_kind_must_be_accepted_by_the_purpose() {
+fn a_type_must_be_accepted_by_the_purpose() {
     let issuer = Issuer::start();
     for accepted in ["access_token", "jwt", "id_token"] {
         let policy = GATEWAY.replace("\"access_token\", \"jwt\", \"id_token\"", &format!("\"{accepted}\""));
@@ -92,7 +92,7 @@ fn a_kind_must_be_accepted_by_the_purpose() {
 
 /// R-SUBJ-05, CONTRACT 6 (`token_types`)
 #[test]
-fn an_issuer_is_known_for_the_kinds_that_it_is_configured_for() {
+fn an_issuer_is_known_for_the_types_that_it_is_configured_for() {
     let issuer = Issuer::start();
     for (types, unknown) in [(["access_token", "jwt"], "id_token"), (["access_token", "id_token"], "jwt")] {
         let writ = started(&issuer, |table| drop(table.insert("token_types".into(), types.to_vec().into())));
@@ -105,7 +105,7 @@ fn an_issuer_is_known_for_the_kinds_that_it_is_configured_for() {
 
 /// A-064: neither by its `typ` nor by its claims.
 #[test]
-fn tokens_of_stranger_kinds_are_refused() {
+fn tokens_of_other_types_are_refused() {
     let issuer = Issuer::start();
     let writ = started(&issuer, |_| {});
     for kind in KINDS {
@@ -128,7 +128,7 @@ fn tokens_of_stranger_kinds_are_refused() {
     }
 }
 
-/// R-SUBJ-05: without a `typ` of its own an access token is told from an ID token by its audience.
+/// R-SUBJ-05: without a `typ` of its own an access token is distinguished from an ID token by its audience.
 #[test]
 fn a_legacy_access_token_is_no_id_token_and_no_id_token_is_one() {
     let issuer = Issuer::start();
@@ -148,7 +148,7 @@ fn a_legacy_access_token_is_no_id_token_and_no_id_token_is_one() {
         .invalid_request("subject_token_malformed");
 }
 
-/// R-SUBJ-05: what could not be told apart cannot be configured.
+/// R-SUBJ-05: what could not be distinguished cannot be configured.
 #[test]
 fn legacy_access_tokens_and_other_jwts_of_one_issuer_are_not_configured_together() {
     let issuer = Issuer::start();
@@ -231,9 +231,9 @@ fn a_jwt_is_read_by_the_settings_of_its_issuer() {
     present(&writ, &elsewhere, "jwt").invalid_request("subject_token_audience_mismatch");
 }
 
-/// R-SUBJ-12, R-POL-05: an ID token says who somebody is; what it covers is the issuer's setting alone.
+/// R-SUBJ-12, R-POL-05: an ID token identifies a user; what it covers is the issuer's setting alone.
 #[test]
-fn an_id_token_tells_no_scope() {
+fn an_id_token_has_no_scope() {
     let issuer = Issuer::start();
     let silent = |table: &mut Table| drop(table.remove("scopes"));
     let writ = started(&issuer, silent);
@@ -246,7 +246,7 @@ fn an_id_token_tells_no_scope() {
 
 /// R-SUBJ-09, R-SUBJ-10: what holds a client to its own tokens does so for every kind.
 #[test]
-fn a_client_is_held_to_its_audience_and_to_proofs_for_every_kind() {
+fn subject_token_audience_and_cnf_are_checked_for_every_type() {
     let issuer = Issuer::start();
     let own = format!("subject_token_audience = [\"https://gateway.example\", \"mobile-app\"]\n{GATEWAY}");
     let writ = Setup::new().issuer_with(&issuer, every_kind).client("gateway", &own).start();
@@ -262,7 +262,7 @@ fn a_client_is_held_to_its_audience_and_to_proofs_for_every_kind() {
 
 /// A-044 to A-055, R-SUBJ-03: what is no sound JWS is none for any kind.
 #[test]
-fn a_token_that_is_not_soundly_signed_is_refused_whatever_it_is_presented_as() {
+fn a_token_without_a_valid_signature_is_refused_for_every_type() {
     let issuer = Issuer::start();
     let writ = started(&issuer, |_| {});
     let (own, secret) = (Key::es256("issuer-1"), issuer.key.jwk().to_string());
@@ -297,7 +297,7 @@ fn a_token_that_is_not_soundly_signed_is_refused_whatever_it_is_presented_as() {
             (URL_SAFE_NO_PAD.encode(&token), "subject_token_malformed"),
         ] {
             let answer = present(&writ, &bad, kind);
-            // The second unknown key comes too soon after the first to be looked for.
+            // The second unknown `kid` comes too soon after the first for another fetch.
             let soon = reason == "subject_token_key_unknown" && kind != KINDS[0];
             let expected = if soon { (503, "issuer_unavailable") } else { (400, reason) };
             assert_eq!((answer.status(), answer.reason().as_str()), expected, "{kind}");
@@ -308,7 +308,7 @@ fn a_token_that_is_not_soundly_signed_is_refused_whatever_it_is_presented_as() {
 
 /// A-056 to A-062
 #[test]
-fn claims_are_judged_alike_for_every_kind() {
+fn claims_are_checked_alike_for_every_type() {
     let issuer = Issuer::start();
     let writ = started(&issuer, |_| {});
     for kind in KINDS {

@@ -86,7 +86,7 @@ fn a_rotation_that_comes_too_early_says_when() {
 /// R-KEYS-04: no token is signed by a key that was not published `jwks_max_age` before.
 #[test]
 fn a_key_is_published_before_it_signs() {
-    let writ = Setup::new().client("mailer", MAILER).shortest_keys(2).start();
+    let writ = Setup::new().client("mailer", MAILER).short_keys(3).start();
     let first = issue(&writ).kid().to_owned();
     let mut published: BTreeMap<String, Instant> = BTreeMap::new();
     let mut signers = vec![first.clone()];
@@ -159,7 +159,7 @@ fn previous_and_next_keys_can_be_revoked() {
 
 ///
 #[test]
-fn revoking_twice_or_what_was_never_ours_is_a_negative_answer() {
+fn revoking_twice_or_an_unknown_key_exits_1() {
     let writ = by_hand();
     let current = in_state(&writ, "current");
     writ.run(&["keys", "revoke", &current]).exits(0);
@@ -455,7 +455,7 @@ fn no_kid_is_used_twice() {
 
 /// R-KEYS-07: the private half is destroyed (a unit test looks into the store); this is what is left.
 #[test]
-fn of_a_key_that_has_stopped_signing_the_public_half_survives() {
+fn only_the_public_half_remains_of_a_key_that_has_stopped_signing() {
     let mut writ = by_hand();
     writ.rotate();
     writ.rotate();
@@ -474,7 +474,7 @@ fn of_a_key_that_has_stopped_signing_the_public_half_survives() {
 
 /// R-KEYS-08: `rotation_period` may not be shorter than `max_lifetime`, 5 minutes, and `jwks_max_age` together.
 #[test]
-fn keys_rotate_daily_unless_told_otherwise() {
+fn keys_rotate_daily_unless_configured_otherwise() {
     let caching = |seconds: u32| setup().set("tokens.jwks_max_age", format!("{seconds}s"));
     caching(24 * 3600 - 300).run(&["check"]).exits(0);
     caching(24 * 3600 - 299).run(&["check"]).exits(2).says("rotation_period");
@@ -546,7 +546,7 @@ fn keys_are_listed_and_exported_with_their_times_and_states() {
 
 /// R-KEYS-10: rotation, restart, and the loss of the store.
 #[test]
-fn the_history_survives_what_happens_to_the_service() {
+fn the_history_survives_rotation_restart_and_loss_of_the_store() {
     let mut writ = setup().shortest_keys(3600).client("accounts", ACCOUNTS).start();
     let issued = issue(&writ);
     writ.rotate();
@@ -607,7 +607,7 @@ fn private_keys_are_sealed_in_files_that_only_their_owner_can_read() {
     }
 }
 
-/// R-KEYS-12: nor does anything that the service says, with everything logged that can be.
+/// R-KEYS-12: not even with the most detailed log.
 #[test]
 fn private_keys_are_never_logged() {
     let writ = setup().shortest_keys(3600).environment("WRIT_LOG", "trace").start();

@@ -1,5 +1,5 @@
-//! Where the log goes: when that takes no more lines, no token leaves, and the service says that it is not ready (CONTRACT 2,
-//! 10; A-132).
+//! Where the log goes: when that takes no more lines, no token leaves, and the service says that it is not ready
+//! (CONTRACT 2, 10; A-132).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -102,7 +102,7 @@ fn open(path: &Path, write: bool) -> File {
 
 fn writing_end(path: &Path) -> File {
     let file = open(path, true);
-    // The service writes as everybody does.
+    // The service writes without O_NONBLOCK.
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).unwrap();
     file
 }
@@ -165,7 +165,7 @@ fn a_full_disk_makes_it_unready_until_there_is_space() {
 
 /// though nothing is to be written.
 #[test]
-fn a_log_that_nobody_reads_any_more_makes_it_unready_until_somebody_does() {
+fn a_log_without_a_reader_makes_it_unready_until_there_is_one() {
     let setup = Setup::new().client("mailer", MAILER);
     let path = fifo(&setup);
     let mut reader = open(&path, false);

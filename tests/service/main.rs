@@ -1,6 +1,6 @@
-//! Black-box tests of the service: the executable, real TLS, fresh certificates, and a store of its own for each service that
-//! is started. A module is an area; what a test proves is in its name, and its doc comment names the items of
-//! `docs/spec/requirements.md` (R-…) and the attacks (A-…) that it covers. [`requirements`] generates
+//! Black-box tests of the service: the executable, real TLS, fresh certificates, and a store of its own for each
+//! service that is started. A module is an area; what a test proves is in its name, and its doc comment names the
+//! items of `docs/spec/requirements.md` (R-…) and the attacks (A-…) that it covers. [`requirements`] generates
 //! `docs/conformance.md` from these comments and fails for an item that has neither a test nor a reason.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::similar_names, reason = "an issuer issues, and its tokens are `issued`")]

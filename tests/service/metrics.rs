@@ -9,7 +9,7 @@ use serde_json::json;
 use toml::{Table, Value as Toml};
 
 use crate::scene::{self, PURGE, READER, redeem};
-use crate::support::issuer::{Issuer, Word};
+use crate::support::issuer::{Issuer, Reply};
 use crate::support::jose::Key;
 use crate::support::pdp::{Mode, Pdp};
 use crate::support::workload::Form;
@@ -17,7 +17,7 @@ use crate::support::writ::{Setup, Writ};
 use crate::support::{ISSUER, now};
 use crate::tools::{fetched, root};
 
-/// Begins in every way there is.
+/// Starts transactions with every source.
 const FRONT: &str = r#"
 [[purpose]]
 scope = "account.purge"
@@ -37,7 +37,7 @@ subjects = ["*"]
 pdp = true
 "#;
 
-/// Goes on with what another began.
+/// Replaces and redeems tokens.
 const BACK: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -62,7 +62,7 @@ fn setup(issuer: &Issuer, pdp: &Pdp) -> Setup {
             introspection.into_iter().map(|(name, value)| (name.to_owned(), Toml::String(value))).collect();
         table.insert("introspection".into(), introspection.into());
     };
-    let setup = pdp.known_to(Setup::new()).issuer_with(issuer, introspects);
+    let setup = pdp.configure(Setup::new()).issuer_with(issuer, introspects);
     setup.write("certs/login.secret", "a secret");
     setup.write("certs/crl.pem", &setup.ca.crl(1, &[]));
     setup
@@ -72,7 +72,7 @@ fn setup(issuer: &Issuer, pdp: &Pdp) -> Setup {
         .client("reader", READER)
 }
 
-/// Every source, outcome and event that has a metric.
+/// Provokes every source, outcome and event that has a metric.
 fn be_busy(writ: &mut Writ, issuer: &Issuer, pdp: &Pdp) {
     let credentials = writ.setup.credentials("front");
     let front = writ.workload_with(&credentials);
@@ -81,7 +81,7 @@ fn be_busy(writ: &mut Writ, issuer: &Issuer, pdp: &Pdp) {
 
     let original = front.token(&Form::exchange(&access_token, PURGE)).issued();
     let live = front.token(&Form::exchange(&access_token, "trade.execute")).issued();
-    issuer.introspect(Word::Says(Issuer::reply()));
+    issuer.set_reply(Reply::Json(Issuer::active()));
     front.token(&Form::exchange("opaque", "trade.execute")).issued();
     back.token(&Form::redeem(&live.token, "trade.execute")).issued();
     original.wait_until_expired();
@@ -90,11 +90,11 @@ fn be_busy(writ: &mut Writ, issuer: &Issuer, pdp: &Pdp) {
 
     let deliver = Form::client_credentials("mailbox.deliver");
     front.token(&deliver).issued();
-    pdp.be(Mode::No);
+    pdp.set_mode(Mode::No);
     front.token(&deliver).refused(400, "unauthorized_client", "pdp_denied");
-    pdp.be(Mode::Status(500));
+    pdp.set_mode(Mode::Status(500));
     front.token(&deliver).refused(503, "temporarily_unavailable", "pdp_unavailable");
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     let typed = |token: &str, name: &str| {
         let kind = format!("urn:ietf:params:oauth:token-type:{name}");
         Form::token_exchange(token, &kind, "mailbox.deliver")
@@ -110,7 +110,7 @@ fn be_busy(writ: &mut Writ, issuer: &Issuer, pdp: &Pdp) {
 
     writ.workload("reader").introspect(&live.token).active();
     writ.workload("reader").introspect("x").inactive();
-    writ.stranger().alert();
+    writ.anonymous().alert();
     let write = |file: &str, text: &str| {
         writ.setup.write(file, text);
         writ.hup();
@@ -164,7 +164,7 @@ fn good() -> Form {
 
 /// CONTRACT 10
 #[test]
-fn the_metrics_have_the_names_that_were_promised() {
+fn the_metrics_have_the_documented_names() {
     let writ = scene::mailer();
     writ.workload("mailer").token(&good()).issued();
     writ.workload("mailer").token(&good().set("scope", "other")).invalid_scope("purpose_not_allowed");
@@ -198,7 +198,7 @@ fn the_metrics_have_the_names_that_were_promised() {
 
 /// CONTRACT 10
 #[test]
-fn every_metric_says_what_it_is() {
+fn every_metric_has_a_help_text() {
     let issuer = Issuer::start();
     let writ = scene::gateway(&issuer);
     writ.workload("gateway").token(&Form::exchange(&issuer.access_token().mint(), "trade.execute"));
@@ -252,7 +252,7 @@ fn requests_are_counted_by_client_source_outcome_and_reason() {
 
 /// A-134
 #[test]
-fn strange_values_make_no_new_series() {
+fn unusual_values_make_no_new_series() {
     let writ = scene::mailer();
     let client = writ.workload("mailer");
     let ask = |index: usize| {

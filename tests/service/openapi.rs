@@ -1,12 +1,13 @@
-//! Whether `docs/openapi.json` describes what is served. Every answer of an endpoint, in every test, is validated against it
-//! where it is received; unit tests compare its refusals with the error table, and `tests/schemathesis.sh` sends much more.
+//! Whether `docs/openapi.json` describes what is served. Every answer of an endpoint, in every test, is validated
+//! against it where it is received; unit tests compare its refusals with the error table, and `tests/schemathesis.sh`
+//! sends much more.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
 use crate::scene::{MAILER, READER};
-use crate::support::description::{DESCRIPTION, judge, judge_as};
+use crate::support::description::{DESCRIPTION, validate, validate_as};
 use crate::support::http::Connection;
 use crate::support::workload::tls_config;
 use crate::support::writ::{Setup, Writ, get};
@@ -47,8 +48,8 @@ impl Listener {
     }
 }
 
-/// Every described path is served by the listeners that it belongs to, with the described methods and no others, and by no
-/// other listener.
+/// Every described path is served by the listeners that it belongs to, with the described methods and no others, and
+/// by no other listener.
 #[test]
 fn every_path_takes_the_methods_that_are_described_and_no_others() {
     let writ = service();
@@ -66,14 +67,14 @@ fn every_path_takes_the_methods_that_are_described_and_no_others() {
                 assert_ne!(response.status, 404, "{method} {path} on {listener:?}");
                 assert_eq!(response.status != 405, described.contains(&method), "{method} {path} on {listener:?}");
                 let like = if described.contains(&method) { method } else { described[0] };
-                judge(like, path, &response);
+                validate(like, path, &response);
             }
         }
     }
     for listener in [Listener::Exchange, Listener::Discovery, Listener::Ops] {
         let response = get(&mut listener.connect(&writ), "GET", "/tokens", &[]);
         assert_eq!(response.status, 404);
-        judge_as(&DESCRIPTION["components"]["responses"]["NotFound"], &response);
+        validate_as(&DESCRIPTION["components"]["responses"]["NotFound"], &response);
     }
 }
 
@@ -97,6 +98,6 @@ fn a_document_that_has_not_changed_is_answered_with_304() {
         let etag = writ.site().discover(path, &[]).header("etag").unwrap().to_owned();
         let response = writ.site().discover(path, &[("If-None-Match", &etag)]);
         assert_eq!(response.status, 304);
-        judge("GET", path, &response);
+        validate("GET", path, &response);
     }
 }

@@ -18,7 +18,7 @@ fn good() -> Form {
 
 /// CONTRACT 2
 #[test]
-fn a_healthy_service_says_so() {
+fn a_healthy_service_is_live_and_ready() {
     let writ = scene::mailer();
     for path in ["/livez", "/readyz"] {
         let response = writ.site().ops(path);
@@ -30,7 +30,7 @@ fn a_healthy_service_says_so() {
 
 /// CONTRACT 2
 #[test]
-fn what_ops_does_not_know_is_not_found() {
+fn other_paths_of_the_ops_listener_are_not_found() {
     let writ = scene::mailer();
     for path in ["/", "/token", "/.well-known/jwks.json"] {
         let response = writ.site().ops(path);
@@ -51,7 +51,7 @@ fn sigterm_and_sigint_stop_the_service() {
 
 ///
 #[test]
-fn a_request_in_flight_is_answered_before_the_stop() {
+fn a_request_in_flight_is_answered_before_the_shutdown() {
     let mut writ = scene::mailer();
     let body = good().encode();
     let head = format!(
@@ -61,9 +61,13 @@ fn a_request_in_flight_is_answered_before_the_stop() {
     let mut session = writ.workload("mailer").connect();
     let (first, rest) = body.split_at(10);
     session.connection.send(format!("{head}{first}").as_bytes()).unwrap();
-    // The head has been read once the service has answered somebody who came later.
-    writ.workload("mailer").token(&good()).issued();
+    // The head has been read, and nothing else is in flight, once a later request is answered and its connection closed.
+    let mut later = writ.workload("mailer").connect();
+    later.post("/token", &[("Content-Type", FORM), ("Connection", "close")], body.as_bytes()).issued();
+    assert!(later.connection.is_ended());
     writ.signal(Signal::TERM);
+    let is_draining = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with("draining"));
+    writ.wait_for_log("the shutdown", is_draining);
     eventually("no new connection is taken", || writ.workload("mailer").try_token(&good()).err());
     session.connection.send(rest.as_bytes()).unwrap();
     let response = session.connection.receive().unwrap();
@@ -89,7 +93,7 @@ fn logged(writ: &Writ, message: &str) -> Value {
 
 ///
 #[test]
-fn a_request_that_does_not_end_in_time_is_told_as_cut_off() {
+fn a_request_that_does_not_end_in_time_is_reported_as_cut_off() {
     let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_timeout", "1s").start();
     let head =
         format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 500\r\n\r\na=b");
@@ -102,9 +106,9 @@ fn a_request_that_does_not_end_in_time_is_told_as_cut_off() {
     assert_eq!(logged(&writ, "drained")["cut_off"], 1);
 }
 
-/// Whoever asks for a reload hears that it was done.
+/// An operator who asks for a reload finds in the log that it was done.
 #[test]
-fn a_reload_without_a_change_is_told() {
+fn a_reload_without_a_change_is_logged() {
     let writ = scene::mailer();
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
@@ -115,7 +119,7 @@ fn a_reload_without_a_change_is_told() {
 
 /// A filter that means nothing would make a log without lines.
 #[test]
-fn a_log_filter_that_means_nothing_stops_the_start() {
+fn an_invalid_log_filter_stops_the_start() {
     for (filter, expected) in [("verbose", "`verbose` is no level"), ("wirt=debug", "did you mean `writ`?")] {
         let setup = Setup::new().client("mailer", MAILER).environment("WRIT_LOG", filter);
         for command in ["serve", "check"] {
@@ -128,7 +132,7 @@ fn a_log_filter_that_means_nothing_stops_the_start() {
 
 ///
 #[test]
-fn idle_connections_do_not_hold_up_the_stop() {
+fn idle_connections_do_not_delay_the_shutdown() {
     let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_timeout", "20s").start();
     let mut session = writ.workload("mailer").connect();
     session.token(&good()).issued();
@@ -139,7 +143,7 @@ fn idle_connections_do_not_hold_up_the_stop() {
 
 ///
 #[test]
-fn a_stop_under_load_loses_nothing() {
+fn a_shutdown_under_load_loses_no_request() {
     let mut writ = scene::mailer();
     let client = writ.workload("mailer");
     std::thread::scope(|scope| {
@@ -180,7 +184,7 @@ fn discovery_and_ops_can_be_switched_off() {
 
 ///
 #[test]
-fn an_ops_listener_for_everybody_is_warned_about() {
+fn an_ops_listener_on_all_addresses_is_warned_about() {
     let setup = Setup::new().client("mailer", MAILER).set("listen.ops", "0.0.0.0:0");
     setup.run(&["check"]).exits(0).says("ops");
     setup.start().wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("ops"));
@@ -196,7 +200,7 @@ fn the_admin_socket_is_for_its_owner() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
 }
 
-/// A-136, where the system tells.
+/// A-136, where `/proc` is available.
 #[test]
 fn the_process_leaves_no_core() {
     let writ = scene::mailer();

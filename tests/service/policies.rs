@@ -93,9 +93,9 @@ fn a_broken_change_leaves_the_old_set_in_force() {
     newcomer().issued();
 }
 
-/// The last word of the log is not that of a mistake that is mended; from the first one on a counter has risen.
+/// The log says that a mistake was corrected; the counters exist from the start.
 #[test]
-fn a_change_that_was_refused_and_is_put_right_is_told() {
+fn a_rejected_change_that_is_corrected_is_logged() {
     let writ = scene::mailer();
     for outcome in ["ok", "rejected"] {
         for metric in ["writ_policy_reload_total", "writ_tls_reload_total"] {
@@ -153,7 +153,7 @@ fn a_file_must_have_its_clients_name() {
 
 ///
 #[test]
-fn a_file_that_is_no_policy_is_refused_with_its_line() {
+fn an_invalid_policy_file_is_refused_with_its_line() {
     let line_of = |text: &str| {
         let problems = Setup::new().policy("bad.toml", text).run(&["check", "--json"]).exits(2).json();
         assert_eq!(problems["ok"], false);
@@ -200,7 +200,7 @@ fn a_purpose_has_a_proper_scope_and_sources() {
 
 /// CONTRACT 7, R-POL-04
 #[test]
-fn outside_sources_need_a_scope_that_grants() {
+fn outside_sources_need_granted_by() {
     for source in ["access_token", "jwt", "id_token"] {
         refused(&purpose(&format!("accept = [\"{source}\"]")));
         refused(&purpose(&format!("accept = [\"client_credentials\", \"{source}\"]")));
@@ -354,9 +354,9 @@ fn the_set_in_force_has_a_digest() {
     assert!(writ.metric("writ_policy_reload_total", &[("outcome", "ok")]).unwrap() >= 1.0);
 }
 
-/// A reload that changes nothing keeps everybody.
+/// A reload that changes nothing keeps every client.
 #[test]
-fn a_reload_without_a_change_keeps_everybody() {
+fn a_reload_without_a_change_keeps_every_client() {
     let writ = Setup::new().client("mailer", MAILER).client("gateway", GATEWAY).client("accounts", ACCOUNTS).start();
     let mut session = writ.workload("mailer").connect();
     for _ in 0..3 {

@@ -66,7 +66,7 @@ fn sha256(text: &str) -> String {
 
 /// R-PRIV-01: with everything logged that can be. The harness looks through the log of every other test too.
 #[test]
-fn no_token_is_logged_measured_or_told_in_an_error() {
+fn no_token_is_in_the_log_the_metrics_or_an_error() {
     let login = Issuer::start();
     let writ = setup(&login).environment("WRIT_LOG", "trace").start();
     let presented = access_token(&login);
@@ -193,7 +193,7 @@ fn no_token_leaves_once_the_audit_log_cannot_be_written() {
 
 /// R-PRIV-05
 #[test]
-fn metrics_tell_of_no_person_transaction_token_or_address() {
+fn metrics_name_no_subject_transaction_token_or_address() {
     let login = Issuer::start();
     let writ = setup(&login).start();
     let presented = access_token(&login);
@@ -213,7 +213,7 @@ fn good() -> Form {
 
 /// CONTRACT 10
 #[test]
-fn what_never_became_a_request_is_audited_too() {
+fn requests_that_are_refused_unread_are_audited_too() {
     let writ = scene::mailer();
     let stranger = writ.workload("nobody").token(&good()).invalid_client("client_unknown");
     let line = writ.audit_of(&stranger.request_id);
@@ -226,7 +226,7 @@ fn what_never_became_a_request_is_audited_too() {
 
 /// A-133
 #[test]
-fn strange_values_cannot_forge_a_log_line() {
+fn unusual_values_cannot_forge_a_log_line() {
     let writ = scene::mailer();
     let evil = "x\n{\"target\":\"audit\",\"event\":\"token_issued\"}\u{1b}[31m\u{202e}\"";
     writ.workload("mailer").token(&good().set("client_id", evil)).invalid_client("client_id_mismatch");
@@ -241,7 +241,7 @@ fn strange_values_cannot_forge_a_log_line() {
     assert_eq!(audit.iter().filter(|line| line["event"] == "token_issued").count(), 1);
 }
 
-/// A-135, R-PRIV-01: nor does a refusal repeat it.
+/// A-135, R-PRIV-01: and the refusal does not repeat it.
 #[test]
 fn a_token_that_is_sent_in_the_wrong_place_is_not_logged() {
     let writ = scene::mailer();

@@ -11,7 +11,7 @@ use crate::scene::{ACCOUNTS, MAILER, PURGE, READER, batch_living, redeem};
 use crate::support::answer::Answer;
 use crate::support::description::DESCRIPTION;
 use crate::support::http::Response;
-use crate::support::issuer::{Issuer, Word};
+use crate::support::issuer::{Issuer, Reply};
 use crate::support::jose::Key;
 use crate::support::pdp::{Mode, Pdp};
 use crate::support::pki;
@@ -28,7 +28,7 @@ pub(crate) const CLOCK_BEHIND: &str = "clock_behind";
 
 /// Reasons that other tests of this binary provoke: they assert them by the constants above.
 const PROVOKED_BY: [(&str, fn()); 3] = [
-    (OVERLOADED, crate::http2::clients_whose_issuers_hang_take_no_places_of_others),
+    (OVERLOADED, crate::http2::a_client_whose_issuers_hang_does_not_use_up_the_capacity),
     (SHUTTING_DOWN, crate::http2::a_request_that_begins_during_the_shutdown_is_refused),
     (CLOCK_BEHIND, crate::clock::a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted),
 ];
@@ -112,7 +112,7 @@ fn introspected(issuer: &Issuer) -> impl FnOnce(&mut Table) {
 /// What a request can be refused for while everything works.
 fn requests() -> Seen {
     let (issuer, pdp) = (Issuer::start(), Pdp::start());
-    let setup = pdp.known_to(Setup::new()).issuer_with(&issuer, introspected(&issuer));
+    let setup = pdp.configure(Setup::new()).issuer_with(&issuer, introspected(&issuer));
     setup.write("certs/login.secret", "a secret");
     setup.write("policies/trade.json", r#"{"properties":{"quantity":{"type":"number"},"note":{"type":"string"}}}"#);
     let postman = format!("client_id = \"postman\"\ntls_client_auth_san_dns = \"postman.example\"\n{MAILER}");
@@ -186,7 +186,7 @@ fn subject_tokens(seen: &mut Seen, writ: &Writ, issuer: &Issuer) {
     ] {
         seen.refused(400, "invalid_request", reason, &trader.token(&Form::exchange(&token, "trade.execute")));
     }
-    issuer.introspect(Word::Answers(500, String::new()));
+    issuer.set_reply(Reply::Status(500, String::new()));
     let opaque = trader.token(&Form::exchange("opaque", "trade.execute"));
     seen.refused(503, "temporarily_unavailable", "issuer_unavailable", &opaque);
     let claims = json!({"iss": "trader", "sub": "ann", "aud": ISSUER, "iat": now(), "exp": now() + 60, "jti": "1"});
@@ -220,9 +220,9 @@ fn decisions(seen: &mut Seen, writ: &Writ, issuer: &Issuer, pdp: &Pdp) {
     let replaced = writ.workload("orders").token(&Form::redeem(&token, "trade.execute"));
     seen.refused(400, "invalid_request", "replacement_limit", &replaced);
     let approved = Form::client_credentials("trade.approved");
-    pdp.be(Mode::No);
+    pdp.set_mode(Mode::No);
     seen.refused(400, "unauthorized_client", "pdp_denied", &trader.token(&approved));
-    pdp.be(Mode::Broken);
+    pdp.set_mode(Mode::Broken);
     seen.refused(503, "temporarily_unavailable", "pdp_unavailable", &trader.token(&approved));
     writ.run(&["block", "add", "--client", "mailer"]).exits(0);
     let blocked = mailer.token(&Form::client_credentials("mailbox.deliver"));

@@ -1,5 +1,5 @@
-//! An expired Txn-Token is redeemed for a fresh one (CONTRACT 3.5; area DELAY). How blocks stop it is
-//! tested in `blocks`, what a policy may say of it in `policies`.
+//! An expired Txn-Token is redeemed for a fresh one (CONTRACT 3.5; area DELAY). How blocks
+//! stop it is tested in `blocks`, what a policy may say of it in `policies`.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +85,7 @@ fn a_repeated_request_gets_the_very_same_claims() {
 
 /// CONTRACT 3.5: `expires_in` is what remains.
 #[test]
-fn a_repeated_request_tells_what_remains() {
+fn a_repeated_request_returns_the_remaining_lifetime() {
     let writ = delayed("").start();
     let original = expired(&writ);
     let first = try_redeem(&writ, &original).issued();
@@ -355,7 +355,7 @@ fn raising_the_uses_counts_the_old_ones() {
 
 /// every path runs today's policy.
 #[test]
-fn a_right_that_is_taken_away_is_gone() {
+fn a_right_that_is_removed_is_gone_at_once() {
     let writ = delayed("max_uses = 9").start();
     let original = expired(&writ);
     writ.change_client("batch", "");
@@ -404,7 +404,7 @@ fn a_subject_outside_the_patterns_is_refused_and_counts_nothing() {
 
 /// CONTRACT 3.5: the presented token is measured by what was in force when it was signed.
 #[test]
-fn an_old_token_is_measured_by_what_was_in_force() {
+fn an_old_token_is_judged_by_the_settings_of_its_time() {
     let mut writ = delayed("").start();
     let form = Form::client_credentials(PURGE).set("requested_subject", &"a".repeat(200));
     let original = writ.workload("accounts").token(&form).issued();

@@ -279,7 +279,7 @@ fn only_a_valid_txn_token_of_this_service_is_replaced() {
     ask(&foreign.token).invalid_request("subject_token_key_unknown");
     let audience = form(&first, "order.refund").set("audience", "other.example");
     writ.workload("orders").token(&audience).refused(400, "invalid_target", "audience_unknown");
-    // Nor does it pass as anything else.
+    // It is accepted as no other type either.
     for kind in ["access_token", "jwt", "id_token", "self_signed"] {
         let form =
             Form::token_exchange(&first.token, &format!("urn:ietf:params:oauth:token-type:{kind}"), "order.refund");

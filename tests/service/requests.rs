@@ -1,5 +1,5 @@
-//! The form that is posted to the token endpoint: its parameters, their syntax and limits, and which of several faults is
-//! reported (CONTRACT 3, 3.1, 3.6; area REQ).
+//! The form that is posted to the token endpoint: its parameters, their syntax and limits, and which of several
+//! faults is reported (CONTRACT 3, 3.1, 3.6; area REQ).
 
 use crate::scene::{self, GATEWAY, MAILER};
 use crate::support::TRUST_DOMAIN;
@@ -113,7 +113,7 @@ fn an_unknown_parameter_sent_twice_is_refused() {
 
 ///
 #[test]
-fn a_repeated_name_is_seen_through_its_encoding() {
+fn a_repeated_name_is_recognised_in_another_encoding() {
     let writ = scene::mailer();
     let body = format!("{}&%73cope={DELIVER}", good().encode());
     post_body(&writ, body.as_bytes()).invalid_request("parameter_repeated");
@@ -208,7 +208,7 @@ fn client_credentials_take_no_subject_token() {
 
 /// CONTRACT 3, R-REQ-03: dropping it would change whom the token is for.
 #[test]
-fn a_requested_subject_that_is_no_subject_is_refused() {
+fn an_invalid_requested_subject_is_refused() {
     let writ = scene::mailer();
     let long = format!("{}@trust-domain.example", "a".repeat(255));
     for subject in ["", "a\n@trust-domain.example", "a\u{7f}@trust-domain.example", "\u{85}", &long] {
@@ -217,7 +217,7 @@ fn a_requested_subject_that_is_no_subject_is_refused() {
 }
 
 #[test]
-fn a_requested_subject_of_255_characters_is_taken() {
+fn a_requested_subject_of_255_characters_is_accepted() {
     let writ = scene::mailer();
     let subject = format!("{}@trust-domain.example", "ä".repeat(255 - "@trust-domain.example".len()));
     let issued = ask(&writ, &good().set("requested_subject", &subject)).issued();
@@ -247,14 +247,14 @@ fn only_post_asks_for_a_token() {
 
 /// CONTRACT 3.6: first hit wins. Each request has two faults, of neighbouring steps.
 #[test]
-fn the_first_of_several_faults_is_named() {
+fn the_first_of_several_faults_is_reported() {
     let issuer = Issuer::start();
     let writ = Setup::new().issuer(&issuer).client("gateway", GATEWAY).client("mailer", MAILER).start();
     let stranger = writ.workload("nobody");
     let client = writ.workload("gateway");
     let exchange = || Form::exchange("not-a-token.at.all", "trade.execute");
 
-    // 1 before 2: the media type, though nobody knows the client
+    // 1 before 2: the media type, though the client is unknown
     let json = stranger.post(&[("Content-Type", "application/json")], b"{}");
     json.refused(415, "invalid_request", "media_type_unsupported");
     // 2 before 3: the client, though the form is broken
@@ -320,7 +320,8 @@ fn purposes_are_issued_in_the_order_they_were_requested() {
     }
 }
 
-/// R-REQ-10, R-SUBJ-13: a type that nobody can use is told from one that this client's policy does not accept.
+/// R-REQ-10, R-SUBJ-13: a type that no client can use has another reason than one that this client's policy does not
+/// accept.
 #[test]
 fn an_unsupported_subject_token_type_is_told_from_one_that_is_not_accepted() {
     let writ = scene::mailer();
@@ -440,7 +441,7 @@ fn a_resource_is_refused() {
     answer.refused(400, "invalid_target", "resource_unsupported");
 }
 
-/// A-084, R-REQ-15: in whole and in half, whatever the grant.
+/// A-084, R-REQ-15: with its type, without it, and the type alone, for both grants.
 #[test]
 fn an_actor_token_is_refused() {
     let issuer = Issuer::start();

@@ -1,5 +1,5 @@
-//! `docs/conformance.md`: each item of `docs/spec/requirements.md` with the tests whose doc comment names it, or with the
-//! reason from `exceptions.toml`. An item that has neither fails.
+//! `docs/conformance.md`: each item of `docs/spec/requirements.md` with the tests whose doc comment names it, or with
+//! the reason from `exceptions.toml`. An item that has neither fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -302,6 +302,7 @@ fn tests_in(file: &str, source: &str) -> Vec<Test> {
 
 /// The name of the function that begins on this line.
 fn function(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
     let line = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
     line.split(['(', '<']).next()
 }
@@ -374,9 +375,10 @@ fn only_tests_that_run_and_name_an_item_are_found() {
         "/// R-REQ-01\n#[test]\n#[ignore = \"a child\"]\nfn child() {",
         "/// R-REQ-01\n\n#[test]\nfn loose() {",
         "/// So it is\n/// (R-REQ-02).\n#[tokio::test]\n#[expect(\nlint\n)]\nasync fn found() {",
+        "/// R-REQ-02\n#[test]\npub(crate) fn used_elsewhere() {",
     ];
     let found = tests_in("src/a.rs", &source.join("\n"));
-    assert_eq!(found.iter().map(|test| test.name.as_str()).collect::<Vec<_>>(), ["found"]);
+    assert_eq!(found.iter().map(|test| test.name.as_str()).collect::<Vec<_>>(), ["found", "used_elsewhere"]);
     assert_eq!(found[0].items, numbers_in("R-REQ-02"));
 }
 

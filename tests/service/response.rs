@@ -1,5 +1,5 @@
-//! Answers of the token endpoint: members, headers, errors (CONTRACT 3.3, 3.6; A-135; area RESP). What a refusal says in
-//! its description is tested in `explanations`, that each reason can be provoked in `reasons`.
+//! Answers of the token endpoint: members, headers, errors (CONTRACT 3.3, 3.6; A-135; area RESP). What a refusal says
+//! in its description is tested in `explanations`, that each reason can be provoked in `reasons`.
 
 use std::collections::BTreeSet;
 
@@ -69,11 +69,11 @@ fn there_is_never_a_refresh_token() {
 
 /// R-RESP-04
 #[test]
-fn no_answer_is_stored_on_its_way() {
+fn no_answer_may_be_cached() {
     let issuer = Issuer::start();
     let writ = gateway(&issuer);
     let client = writ.workload("gateway");
-    issuer.be(Mode::Down);
+    issuer.set_mode(Mode::Down);
     let body = good().encode();
     let answers = [
         client.token(&good()),

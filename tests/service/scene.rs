@@ -5,7 +5,7 @@ use crate::support::issuer::Issuer;
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
-/// Delivers mail: tokens in one call, for itself and for mailboxes.
+/// Gets tokens in one call, for itself and for mailboxes.
 pub(crate) const MAILER: &str = r#"
 [[purpose]]
 scope = "mailbox.deliver"
@@ -17,7 +17,7 @@ scope = "mailbox.report"
 accept = ["client_credentials"]
 "#;
 
-/// Brings the access tokens of users.
+/// Exchanges access tokens of users.
 pub(crate) const GATEWAY: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -25,7 +25,7 @@ accept = ["access_token"]
 granted_by = ["trade.stocks"]
 "#;
 
-/// Starts what a later job finishes: its tokens live for a second.
+/// Issues tokens for a later job; they live for a second.
 pub(crate) const ACCOUNTS: &str = r#"
 [[purpose]]
 scope = "account.purge"
@@ -39,7 +39,7 @@ accept = ["client_credentials"]
 lifetime = "1s"
 "#;
 
-/// May ask about tokens, and may have none.
+/// May introspect tokens, and gets none.
 pub(crate) const READER: &str = "introspect = true\n";
 
 /// The purpose that every redemption here is for.

@@ -142,7 +142,7 @@ fn a_token_of_another_client_or_key_is_refused() {
 
 /// R-SUBJ-14, R-SUBJ-16
 #[test]
-fn every_rule_of_a_self_signed_token_holds() {
+fn every_claim_of_a_self_signed_token_is_checked() {
     let scene = Scene::new();
     for (name, value, reason) in [
         ("iss", json!(null), "subject_token_issuer_unknown"),
@@ -175,14 +175,14 @@ fn every_rule_of_a_self_signed_token_holds() {
     (old["iat"], old["exp"]) = (json!(now() - 60), json!(now() - 30));
     let refused = scene.ask(&mint(&scene.key, &old)).invalid_request("subject_token_expired");
     assert_eq!(refused.answer["expired_at"], old["exp"]);
-    // Whatever was refused for another reason has spent nothing.
+    // A token that was refused for another reason has not been used.
     scene.ask(&mint(&scene.key, &claims("rule"))).issued();
     scene.ask(&mint(&scene.key, &with("audiences", "aud", json!([ISSUER, "https://other.example"])))).issued();
 }
 
 /// what is something else does not pass for it.
 #[test]
-fn only_a_jwt_of_the_right_kind_and_form_is_taken() {
+fn only_a_jwt_of_the_right_type_and_form_is_accepted() {
     let scene = Scene::new();
     for header in [
         json!({"typ": "at+jwt", "alg": "ES256"}),
@@ -252,7 +252,7 @@ fn a_token_is_used_once_whatever_happens() {
     scene.ask(&mint(&scene.key, &claims("next"))).issued();
 }
 
-/// killed in the middle of a crowd, at most one of them has its token, and nobody gets another.
+/// killed among parallel requests, the service has issued at most one token, and issues no other.
 #[test]
 fn a_kill_among_parallel_uses_leaves_one_token_at_most() {
     let mut scene = Scene::new();

@@ -1,4 +1,5 @@
-//! The store: one process, damage is seen, repair says what is lost (CONTRACT 3.5, 6, 8; ).
+//! The store: one process, damage is seen, repair says what is lost (CONTRACT 3.5, 6, 8,
+//!
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -34,7 +35,7 @@ fn database(writ: &Writ) -> PathBuf {
 
 /// A-124, R-POL-11
 #[test]
-fn a_second_process_is_refused_and_harms_nobody() {
+fn a_second_process_is_refused_and_the_first_goes_on() {
     let writ = scene::mailer();
     let refused = writ.run(&["serve"]).exits(2);
     refused.says(&format!("locked by process {}", writ.pid()));
@@ -58,7 +59,7 @@ fn without_its_lock_file_nothing_is_counted_until_the_store_has_been_opened_anew
 
 /// whatever the umask.
 #[test]
-fn what_the_service_writes_is_for_nobody_else() {
+fn only_the_owner_can_read_what_the_service_writes() {
     let writ = delayed("").start();
     let original = expired(&writ);
     try_redeem(&writ, &original).issued();
@@ -259,7 +260,7 @@ fn leftovers_of_a_start_on_a_full_disk_are_no_damage() {
     try_redeem(&writ, &original).issued();
 }
 
-/// The operator's word counts where the seal says nothing, and where only what speeds up a start is damaged.
+/// The operator can vouch for the ledger where the seal is missing, and where only a snapshot is damaged.
 #[test]
 fn the_ledger_can_be_trusted_without_seal_and_snapshot() {
     let harms: [(&str, Option<&[u8]>); 3] =
@@ -311,7 +312,7 @@ fn a_refused_start_changes_nothing() {
 
 /// Repair is audited, and the log says so at the latest with the next start.
 #[test]
-fn a_repair_is_on_record() {
+fn a_repair_is_audited() {
     let (mut writ, _) = stopped();
     fs::remove_file(database(&writ)).unwrap();
     let output = writ.run(&["store", "repair"]).exits(0);

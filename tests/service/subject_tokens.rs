@@ -1,11 +1,11 @@
-//! What holds for subject tokens of every type, each presented beside the others (CONTRACT 3.2;
-//! area SUBJ). What is particular to a type is tested in a module of its own.
+//! What holds for subject tokens of every type, each presented beside the others (CONTRACT 3.2,
+//! A-064; area SUBJ). What is particular to a type is tested in a module of its own.
 
 use serde_json::{Value, json};
 use toml::{Table, Value as Toml};
 
 use crate::support::answer::Answer;
-use crate::support::issuer::{Draft, Issuer, Word};
+use crate::support::issuer::{Draft, Issuer, Reply};
 use crate::support::jose::Key;
 use crate::support::pki::Credentials;
 use crate::support::workload::Form;
@@ -14,7 +14,7 @@ use crate::support::{ISSUER, now};
 
 const EXECUTE: &str = "trade.execute";
 
-/// What has neither two dots nor a meaning of its own.
+/// An opaque token.
 const OPAQUE: &str = "2YotnFZFEjr1zCsicMWpAA";
 
 /// The types whose tokens are signed.
@@ -169,11 +169,11 @@ fn the_signature_of_every_signed_subject_token_is_verified() {
 #[test]
 fn no_setting_skips_the_signature() {
     not_configurable("verify_signature", set("verify_signature", false));
-    // Nor does the word of the issuer stand for one.
+    // Introspection does not replace the signature either.
     let scene = Scene::of(EVERY, |table| {
         table["introspection"].as_table_mut().unwrap().insert("always".into(), true.into());
     });
-    scene.issuer.introspect(Word::Says(Issuer::reply()));
+    scene.issuer.set_reply(Reply::Json(Issuer::active()));
     let token = scene.good("access_token");
     scene.ask("access_token", &altered(&token)).invalid_request("subject_token_signature_invalid");
     scene.ask("access_token", &token).issued();
@@ -186,7 +186,7 @@ fn an_expired_subject_token_of_any_type_yields_nothing() {
     let past = now() - 11;
     let own = scene.ask("jwt", &scene.good("jwt")).issued();
     let vouched = with(with(vouching(), "iat", json!(past - 60)), "exp", json!(past));
-    scene.issuer.introspect(Word::Says(with(Issuer::reply(), "exp", json!(past))));
+    scene.issuer.set_reply(Reply::Json(with(Issuer::active(), "exp", json!(past))));
     own.wait_until_expired();
     for (kind, token, exp) in [
         ("access_token", scene.draft("access_token").claim("exp", past).mint(), past),
@@ -304,14 +304,14 @@ fn clocks_may_differ_by_the_skew_and_no_more() {
 
 /// R-SUBJ-10
 #[test]
-fn sender_constrained_tokens_are_taken_only_from_clients_that_vouch() {
+fn sender_constrained_tokens_are_accepted_only_from_clients_that_vouch() {
     let issuer = Issuer::start();
     let vouching = format!("vouches_for_bound_tokens = true\n{EVERY}");
     let setup = every_kind(Setup::new(), &issuer, |_| {}).client("gateway", EVERY).client("vouching", &vouching);
     let scene = Scene::start(setup, issuer);
     for cnf in [json!({"jkt": "0ZcOCORZNYy"}), json!({"x5t#S256": "bwcK0esc3ACC"})] {
         let token = scene.draft("access_token").claim("cnf", cnf.clone()).mint();
-        scene.issuer.introspect(Word::Says(with(Issuer::reply(), "cnf", cnf)));
+        scene.issuer.set_reply(Reply::Json(with(Issuer::active(), "cnf", cnf)));
         for token in [token.as_str(), OPAQUE] {
             scene.ask("access_token", token).invalid_request("subject_token_claims_invalid");
             let issued = scene.writ.workload("vouching").token(&form(EXECUTE, "access_token", token)).issued();

@@ -69,7 +69,7 @@ fn other_members_are_dropped() {
 
 /// A-067, R-SUBJ-17
 #[test]
-fn what_is_no_plain_object_with_a_subject_is_refused() {
+fn anything_but_a_json_object_with_a_subject_is_refused() {
     let writ = mailer();
     for text in [
         "ann@trust-domain.example",

@@ -1,5 +1,5 @@
-//! What a downstream service makes of tokens, with the crate `writ-verifier` and the keys of a running service (CONTRACT 9;
-//! A-107, A-116, A-141; area VERIFY).
+//! What a downstream service makes of tokens, with the crate `writ-verifier` and the keys of a running service
+//! (CONTRACT 9; A-107, A-116, A-141; area VERIFY).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -107,7 +107,7 @@ fn verify(verifier: &Verifier, value: &str) -> Result<TxnToken, VerifyError> {
     wait(verifier.verify(value))
 }
 
-/// R-VERIFY-01: of the value; that there is one header is for whoever reads the request.
+/// R-VERIFY-01: of the value; that there is only one header must be checked by the code that reads the request.
 #[test]
 fn a_header_value_is_exactly_one_compact_jws() {
     let scene = Scene::new();
@@ -199,7 +199,7 @@ fn a_key_set_is_read_as_plain_json_too() {
 
 /// R-VERIFY-03
 #[test]
-fn only_the_type_of_a_txn_token_is_taken() {
+fn only_the_type_of_a_txn_token_is_accepted() {
     let scene = Scene::new();
     assert_eq!(scene.issued.header["typ"], "txntoken+jwt");
     for typ in ["txntoken+jwt", "TxnToken+JWT", "application/txntoken+jwt", "Application/txntoken+jwt"] {
@@ -212,7 +212,7 @@ fn only_the_type_of_a_txn_token_is_taken() {
 
 /// R-VERIFY-04
 #[test]
-fn the_audience_is_the_own_trust_domain_alone() {
+fn only_the_own_trust_domain_is_accepted_as_audience() {
     let scene = Scene::new();
     assert_eq!(scene.verify(&scene.issued.token).unwrap().trust_domain().as_str(), TRUST_DOMAIN);
     assert!(scene.verify(&scene.with_claim("aud", json!([TRUST_DOMAIN]))).is_ok(), "an array of one");
@@ -225,7 +225,7 @@ fn the_audience_is_the_own_trust_domain_alone() {
 
 /// R-VERIFY-05: by CONTRACT 9 `exp` is exact and 30 seconds are the most that a leeway may be.
 #[test]
-fn a_token_is_taken_from_iat_to_exp() {
+fn a_token_is_valid_from_iat_to_exp() {
     let scene = Scene::new();
     let (iat, exp) = (scene.issued.iat(), scene.issued.exp());
     let at = |second| scene.verify_at(&scene.issued.token, second);
@@ -286,7 +286,7 @@ fn a_verified_token_is_passed_on_byte_for_byte() {
 
 /// R-VERIFY-09
 #[test]
-fn a_token_is_not_taken_outside_its_trust_domain() {
+fn a_token_is_not_accepted_outside_its_trust_domain() {
     let scene = Scene::new();
     let other = Verifier::builder("other.example").jwks_json(scene.jwks()).build().unwrap();
     assert_eq!(verify(&other, &scene.issued.token).unwrap_err(), VerifyError::AudienceMismatch);
@@ -308,7 +308,7 @@ fn what_authorization_needs_is_typed_and_what_is_missing_allows_nothing() {
 
 /// R-VERIFY-11
 #[test]
-fn a_token_serves_again_unless_single_use_is_asked_for() {
+fn a_token_can_be_used_again_unless_single_use_is_configured() {
     let scene = Scene::new();
     let (token, sibling) = (&scene.issued.token, scene.with_claim("scope", json!("mailbox.report")));
     let default = scene.builder().build().unwrap();
@@ -323,7 +323,7 @@ fn a_token_serves_again_unless_single_use_is_asked_for() {
 
 /// R-VERIFY-13: a queue; the text of the message's metadata is judged as a header's value would be.
 #[test]
-fn a_token_that_was_parked_in_a_queue_is_redeemed_and_never_taken_late() {
+fn a_token_from_a_queue_is_redeemed_and_not_accepted_after_its_expiry() {
     let accounts = format!("[[purpose]]\nscope = \"{PURGE}\"\naccept = [\"client_credentials\"]\nlifetime = \"1s\"\n");
     let batch = format!(
         "[[purpose]]\nscope = \"{PURGE}\"\naccept = [\"expired_txn_token\"]\n\
@@ -382,9 +382,9 @@ fn a_redeemed_token_shows_how_long_it_was_delayed() {
     token.require_delayed(Duration::from_secs(3600)).unwrap_err();
 }
 
-/// R-KEYS-04: whoever holds the keys of before a rotation verifies what is signed after it.
+/// R-KEYS-04: a verifier with the keys from before a rotation verifies what is signed after it.
 #[test]
-fn a_rotation_takes_no_verifier_by_surprise() {
+fn a_rotation_does_not_disturb_verifiers() {
     let writ = Setup::new().client("mailer", scene::MAILER).shortest_keys(3600).start();
     let verifier = strict(&writ);
     let before = deliver(&writ);
@@ -399,7 +399,7 @@ fn a_rotation_takes_no_verifier_by_surprise() {
 
 /// A-116, A-141
 #[test]
-fn tokens_of_a_revoked_key_soon_verify_no_more() {
+fn tokens_of_a_revoked_key_soon_stop_verifying() {
     let writ = Setup::new()
         .client("mailer", scene::MAILER)
         .set("tokens.jwks_max_age", "1s")
@@ -415,7 +415,7 @@ fn tokens_of_a_revoked_key_soon_verify_no_more() {
 
 /// A-141: cached keys serve while the service is away.
 #[test]
-fn tokens_verify_while_the_service_is_away() {
+fn tokens_verify_while_the_service_is_unreachable() {
     let mut writ = scene::mailer();
     let verifier = strict(&writ);
     let issued = deliver(&writ);

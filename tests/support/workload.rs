@@ -114,7 +114,7 @@ impl Workload {
     }
 
     /// Whether a handshake succeeds and requests are read.
-    pub(crate) fn is_let_in(&self) -> bool {
+    pub(crate) fn is_accepted(&self) -> bool {
         self.raw(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .is_ok_and(|response| response.status == 200)
     }
@@ -162,7 +162,7 @@ impl Session {
         let response = self.connection.receive()?;
         if let Some(path @ ("/token" | "/introspect")) = path.split('?').next() {
             self.site.note(&response);
-            description::judge("POST", path, &response);
+            description::validate("POST", path, &response);
         }
         Ok(Answer::new(&self.site, response))
     }

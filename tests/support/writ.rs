@@ -154,7 +154,7 @@ impl Setup {
     pub(crate) fn start(self) -> Writ {
         let site =
             Arc::new(Site { endpoints: RwLock::new(None), ca: Ca::pem(&self.ca), answered: Mutex::new(Vec::new()) });
-        let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_deaf: false };
+        let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_log_closed: false };
         writ.start();
         writ
     }
@@ -253,7 +253,7 @@ pub(crate) struct Writ {
     /// Every line of processes that have ended.
     log: Vec<String>,
     /// Its output was cut off, so that not every answer can be found in it.
-    is_deaf: bool,
+    is_log_closed: bool,
 }
 
 struct Process {
@@ -267,8 +267,8 @@ struct Lines {
     /// The lines so far, and whether there will be no more.
     held: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
-    /// Nobody reads any more once the next line has come.
-    is_deaf: AtomicBool,
+    /// Reading stops after the next line.
+    is_log_closed: AtomicBool,
 }
 
 impl Writ {
@@ -325,7 +325,7 @@ impl Writ {
     }
 
     /// A client without a certificate.
-    pub(crate) fn stranger(&self) -> Workload {
+    pub(crate) fn anonymous(&self) -> Workload {
         Workload::new(&self.site, None)
     }
 
@@ -376,8 +376,8 @@ impl Writ {
 
     /// Closes the reading end of the log as soon as one more line has come.
     pub(crate) fn close_log(&mut self) {
-        self.is_deaf = true;
-        self.process.as_ref().expect("it runs").lines.is_deaf.store(true, Ordering::SeqCst);
+        self.is_log_closed = true;
+        self.process.as_ref().expect("it runs").lines.is_log_closed.store(true, Ordering::SeqCst);
     }
 
     /// Changes the policies of a client and returns once they are in force.
@@ -478,11 +478,11 @@ impl Writ {
     }
 
     /// What must hold for every log of every test: one JSON object a line, no token, no key, one audit line an answer.
-    fn judge_log(&self) {
+    fn check_log(&self) {
         for line in &self.log {
             assert!(!holds_secret(line), "a secret in the log");
         }
-        if self.is_deaf {
+        if self.is_log_closed {
             return;
         }
         let audited: Vec<String> =
@@ -503,7 +503,7 @@ impl Drop for Writ {
         if std::thread::panicking() {
             eprintln!("--- log of the service ---\n{}\n---", self.log.join("\n"));
         } else {
-            self.judge_log();
+            self.check_log();
         }
     }
 }
@@ -554,7 +554,7 @@ fn follow(pipe: impl Read + Send + 'static, lines: &Arc<Lines>, is_log: bool) ->
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             lines.held.lock().unwrap().0.push(line);
             lines.changed.notify_all();
-            if is_log && lines.is_deaf.load(Ordering::SeqCst) {
+            if is_log && lines.is_log_closed.load(Ordering::SeqCst) {
                 break;
             }
         }
