@@ -507,7 +507,7 @@ fn a_subject_is_plain_text_of_sensible_length() {
     );
 }
 
-/// exact syntax, no look-alikes.
+/// scopes are compared exactly.
 #[test]
 fn a_scope_that_only_looks_alike_covers_nothing() {
     let issuer = Issuer::start();
@@ -567,7 +567,7 @@ fn the_scopes_of_an_issuer_apply_to_tokens_without_a_scope() {
     present(&writ, &issuer.access_token().claim("scope", "other").mint()).invalid_scope("scope_exceeds_subject_token");
 }
 
-/// CONTRACT 7: where they are given, globs bind outside tokens too.
+/// CONTRACT 7: where `subjects` is given, it restricts outside tokens too.
 #[test]
 fn subjects_of_outside_tokens_must_match_the_patterns() {
     let issuer = Issuer::start();
@@ -664,8 +664,8 @@ fn an_outside_subject_cannot_begin_with_the_prefix_of_another_issuer() {
     assert_eq!(present(&writ, &prefixed.access_token().mint()).issued().claims["sub"], "partner:alice");
 }
 
-/// R-SUBJ-08, CONTRACT 6: the scope as an array of words; more members than a request may have; a name that is none of
-/// an https address. What is issued is what a string would have got.
+/// R-SUBJ-08, CONTRACT 6: the scope as an array; more members than a request may have; an issuer whose name is not an
+/// https URL. The Txn-Token is the same as for a scope that is a string.
 #[test]
 fn variations_of_other_issuers_are_accepted() {
     let issuer = Issuer::start();

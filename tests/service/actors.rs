@@ -38,7 +38,7 @@ when = "!has(subject.claims.act) || subject.claims.act.sub == 'agent'"
 tctx.subject = { acting = "act" }
 "#;
 
-/// A client that brings every kind of subject token that has claims.
+/// A client that presents every type of subject token that has claims.
 struct Scene {
     writ: Writ,
     issuer: Issuer,
@@ -73,7 +73,7 @@ impl Scene {
         self.writ.workload_with(&self.credentials).token(&Form::token_exchange(token, &kind, scope))
     }
 
-    /// A subject token of each kind with this claim, and how it is presented.
+    /// A subject token of each type with this claim, and the type that it is presented as.
     fn every_kind_with(&self, name: &str, value: &str) -> Vec<(&'static str, String)> {
         let own = json!({"iss": "gateway", "sub": "ann", "aud": ISSUER, "iat": now(), "exp": now() + 300});
         let jti = format!("{name}-{value}-{}", now());

@@ -231,7 +231,7 @@ fn a_spiffe_id_that_only_looks_alike_is_unknown() {
     }
 }
 
-/// A-018, CONTRACT 3.1, R-AUTHN-07: names of other kinds beside the one SPIFFE ID do no harm.
+/// A-018, CONTRACT 3.1, R-AUTHN-07: other names beside the one SPIFFE ID are allowed.
 #[test]
 fn a_certificate_with_two_spiffe_ids_matches_none() {
     let writ = scene::mailer();
@@ -395,7 +395,7 @@ fn unknown_clients_share_a_rate_limit_of_their_own() {
     writ.workload("mailer").token(&good()).issued();
 }
 
-/// R-AUTHN-07, R-AUTHN-09: the ID is good for nothing unless the CA of its trust domain vouches for it.
+/// R-AUTHN-07, R-AUTHN-09: the ID counts only if the CA of its trust domain issued the certificate.
 #[test]
 fn a_spiffe_id_is_validated_against_the_bundle_of_its_trust_domain() {
     let mut setup = Setup::new().client("mailer", MAILER);

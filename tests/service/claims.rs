@@ -11,7 +11,7 @@ use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 use crate::support::{ISSUER, now};
 
-/// Brings access tokens, and what its users ask for.
+/// Exchanges access tokens, with the details that its users send.
 const GATEWAY: &str = r#"
 [[purpose]]
 scope = "order.refund"
@@ -90,7 +90,7 @@ fn times_are_whole_seconds_and_the_audience_is_one_string() {
     assert_eq!(issued.claims["aud"], "trust-domain.example");
 }
 
-/// R-CLAIM-03: every exchange starts a transaction of its own, of one access token too.
+/// R-CLAIM-03: every exchange starts a transaction of its own, even with the same access token.
 #[test]
 fn every_transaction_has_a_fresh_random_name() {
     let scene = Scene::new();

@@ -99,7 +99,7 @@ fn a_purpose_has_a_lifetime_of_its_own() {
     assert_eq!(lifetime("b a"), 7, "the shortest counts");
 }
 
-/// CONTRACT 3.5: only what can be redeemed says until when.
+/// CONTRACT 3.5: `redeemable_until` is present only where a policy allows redemption.
 #[test]
 fn a_token_that_no_client_can_redeem_has_no_redeemable_until() {
     let writ = scene::mailer();

@@ -41,7 +41,7 @@ fn change(writ: &Writ, content: &str, words: &str) {
     writ.expect_log(words, act, |line| line.to_string().contains(words));
 }
 
-/// an operator who adds the newer list, in front, behind, or in a file of its own, means the newer one.
+/// the newer list applies, whether it is added in front, behind, or in a file of its own.
 #[test]
 fn the_newest_list_applies_wherever_it_is() {
     let revoked_by = |files: &[&str], write: &dyn Fn(&Setup, &str, &str)| {

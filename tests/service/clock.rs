@@ -1,4 +1,5 @@
-//! A clock that goes wrong. It is set by libfaketime, which `tests/tools.sh` fetches into `target/tools`.
+//! A wrong system clock (CONTRACT 3.5; R-DELAY-11). It is set by libfaketime, which
+//! `tests/tools.sh` fetches into `target/tools`.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -94,7 +95,7 @@ fn no_token_is_active_while_the_clock_is_behind() {
     reader.introspect(&original.token).refused(503, "temporarily_unavailable", "clock_behind");
 }
 
-/// a clock that jumped ahead drops nothing that will be needed.
+/// while the clock is ahead nothing is deleted that will be needed.
 #[test]
 fn a_clock_that_jumps_ahead_and_back_loses_no_count() {
     let Some(library) = library() else { return };
@@ -151,7 +152,7 @@ fn failing(writ: &Writ) -> Value {
     writ.site().ops("/readyz").json()["failing"].clone()
 }
 
-/// Ahead by so much until the service has noticed, twice over, and back.
+/// Sets the clock ahead, waits until the service has noticed, and sets it back.
 fn blip(writ: &Writ, offset: &str, meanwhile: impl FnOnce()) {
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
@@ -192,7 +193,7 @@ fn a_clock_that_is_wrong_for_a_moment_loses_nothing() {
     assert_eq!(writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued().use_number(), Some(1));
 }
 
-/// A-129, R-KEYS-08: a key that is forgotten is gone for good.
+/// A-129, R-KEYS-08: a key that is deleted cannot be restored.
 #[test]
 fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
     let Some(library) = library() else { return };
@@ -213,8 +214,8 @@ fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
     writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
 }
 
-/// after a start nobody can tell whether the clock is right. What is done by it is on record, so that it
-/// cannot go back in silence, and what may have been forgotten is not used again.
+/// after a start the service cannot know whether its clock is right. It records the time of what it
+/// does, so that the clock cannot go back unnoticed, and what it may have deleted cannot be used again.
 #[test]
 fn what_a_start_with_a_wrong_clock_deleted_cannot_be_used_again() {
     let Some(library) = library() else { return };

@@ -44,7 +44,7 @@ fn quickstart_runs_its_flows_to_the_end() {
     setup.run(&once).exits(0);
 }
 
-/// CONTRACT 8: a service under its real name, before any name server knows it.
+/// CONTRACT 8: a service under its final name, before DNS has it.
 #[test]
 fn resolve_finds_a_service_under_a_name_without_dns() {
     let setup = Setup::new().client("mailer", MAILER);
@@ -86,7 +86,7 @@ fn resolve_finds_a_service_under_a_name_without_dns() {
     }
 }
 
-/// CONTRACT 8, RFC 8414 section 3.3: the metadata of another issuer are not believed.
+/// CONTRACT 8, RFC 8414 section 3.3: the metadata of another issuer are not used.
 #[test]
 fn metadata_of_another_issuer_are_not_trusted() {
     let writ = scene::mailer();
@@ -128,7 +128,7 @@ fn a_development_authority_is_made_and_serves() {
     setup.run(&["check"]).exits(0);
 }
 
-/// CONTRACT 8: a client's names, one kind each.
+/// CONTRACT 8: one certificate for each kind of name.
 #[test]
 fn certificates_are_issued_with_every_kind_of_name() {
     let setup = good();
@@ -215,7 +215,7 @@ fn completions_and_man_pages_have_every_command() {
     assert!(page.contains("from\\-audit"), "{page}");
 }
 
-/// Names go in as the configuration has them, and come out as a policy wants them.
+/// `certs init` takes names from the configuration, and `certs show` prints them as policies write them.
 #[test]
 fn certificates_are_made_for_the_configuration_and_shown_as_policies_name_them() {
     let setup = good().set("trust_domain", "corp.example").set("issuer", "https://tts.corp.example:8443");

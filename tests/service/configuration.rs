@@ -162,7 +162,7 @@ fn a_subject_issuer_that_cannot_work_is_refused() {
     refused(&set("unheard_of", "x".into()), "unheard_of");
 }
 
-/// what would stop the start is found beforehand.
+/// `check` finds what would stop the start.
 #[test]
 fn a_key_file_without_a_key_to_verify_with_is_refused() {
     let setup = with_issuer(|table| {
@@ -268,7 +268,7 @@ fn the_configuration_is_looked_for_in_the_working_folder() {
     cli::run(command).exits(0);
 }
 
-/// A file that must be there is named when it is not.
+/// A missing file is named.
 #[test]
 fn missing_files_are_named() {
     for file in ["certs/server.pem", "certs/server.key", "certs/ca.pem"] {
@@ -378,7 +378,7 @@ fn files_and_policies_are_checked_beside_other_mistakes() {
     }
 }
 
-/// Every client would be refused.
+/// Without policies every client would be refused.
 #[test]
 fn a_folder_without_policies_is_never_ok_and_can_be_filled_while_the_service_runs() {
     let setup = Setup::new();
@@ -397,7 +397,7 @@ fn a_folder_without_policies_is_never_ok_and_can_be_filled_while_the_service_run
     writ.expect_log("the empty set is in force", remove, reloaded);
 }
 
-/// What the service runs with, in the line that says that it does.
+/// The `ready` line says what the service runs with.
 #[test]
 fn the_ready_line_has_clients_issuers_and_policies() {
     let writ = with_issuer(|_| {}).client("mailer", MAILER).start();
@@ -406,7 +406,7 @@ fn the_ready_line_has_clients_issuers_and_policies() {
     assert_eq!(ready["policies"].as_str().unwrap().len(), 43, "{ready}");
 }
 
-/// An encrypted key is called so, in both forms that openssl writes.
+/// Both forms of encrypted keys that openssl writes are recognised.
 #[test]
 fn an_encrypted_private_key_is_reported_as_encrypted() {
     let bodies = [

@@ -31,7 +31,7 @@ tctx.subject = { customer_level = "level" }
 rctx.copy = ["req_ip", "authn"]
 "#;
 
-/// The gateway of a bank, with this much more in the table of its purpose.
+/// The gateway of a bank, with more settings of its purpose.
 fn trader(issuer: &Issuer, more: &str) -> Writ {
     let setup = Setup::new().issuer(issuer);
     setup.write("policies/schemas/trade.schema.json", SCHEMA);
@@ -53,7 +53,8 @@ fn ask_with(writ: &Writ, token: &str, details: Option<&str>, context: Option<&st
     writ.workload("gateway").token(&form)
 }
 
-/// A-087, R-POL-06, R-POL-07, R-CLAIM-07, R-PRIV-05: what the policy lists, and what it says itself.
+/// A-087, R-POL-06, R-POL-07, R-CLAIM-07, R-PRIV-05: the members that the policy copies, fixes or takes from the
+/// subject token.
 #[test]
 fn listed_members_reach_the_token_and_no_others() {
     let issuer = Issuer::start();
@@ -82,7 +83,7 @@ fn a_request_without_details_gets_what_the_policy_says() {
     ask_with(&writ, &bare, None, None).invalid_request("subject_token_claims_invalid");
 }
 
-/// More than 64 bits hold.
+/// Does not fit into 64 bits.
 const LARGE: &str = "100000000000000000001";
 
 /// R-REQ-16: digit for digit, whatever 64 bits can hold; and a condition decides on what was sent.
@@ -201,7 +202,7 @@ fn purposes_of_one_request_share_their_members() {
     writ.workload("job").token(&form).invalid_scope("details_rejected");
 }
 
-/// A-085, A-086: `writ check` finds what could never work.
+/// A-085, A-086
 #[test]
 fn check_finds_schemas_and_conditions_that_cannot_work() {
     let setup = Setup::new();
@@ -253,7 +254,7 @@ fn a_schema_that_changes_is_in_force_within_seconds() {
     ask(&writ, &issuer, details, None).issued();
 }
 
-/// A-086: limits as schema and as condition, and what lies beside them by a digit that a double does not have.
+/// A-086: limits as schema and as condition, and values that differ from them by less than a double can represent.
 #[test]
 fn no_limit_is_passed_by_the_last_digit() {
     let cases = [
@@ -296,7 +297,7 @@ fn no_limit_is_passed_by_the_last_digit() {
     }
 }
 
-/// Long account numbers, written as numbers: only the same one is the same.
+/// Long account numbers that are JSON numbers.
 #[test]
 fn numbers_of_request_and_token_are_equal_only_to_their_last_digit() {
     let issuer = Issuer::start();
@@ -324,7 +325,7 @@ fn numbers_of_request_and_token_are_equal_only_to_their_last_digit() {
 }
 
 /// No name of a member has a special meaning, whatever a library makes of it: not in the header of a token, not in its
-/// claims, not in what a client sends, not in what becomes of it.
+/// claims, not in details or context, and not in the Txn-Token.
 #[test]
 fn names_that_a_library_reserves_are_ordinary_names() {
     let issuer = Issuer::start();
@@ -395,7 +396,7 @@ fn details_as_deep_and_wide_as_a_request_may_be_make_no_token_that_never_redeems
     }
 }
 
-/// A few hundred bytes that would keep a worker busy for as long as they like: found when they are read.
+/// A schema of a few hundred bytes can keep a worker busy for ever: such a schema is refused when it is read.
 #[test]
 fn a_schema_that_would_not_terminate_is_refused_by_check_and_reload() {
     let level = |n: u32| {
@@ -426,7 +427,7 @@ fn a_schema_that_would_not_terminate_is_refused_by_check_and_reload() {
     writ.workload("clerk").token(&Form::client_credentials("pay").set("request_details", "{}")).issued();
 }
 
-/// What a purpose makes of what was sent along.
+/// How a purpose maps the details.
 const MAPPING: &str = r#"
 request_details = "trade.json"
 tctx.copy = ["action", "quantity", "desk", "level"]
@@ -447,7 +448,7 @@ fn purpose(more: &str) -> String {
     format!("[[purpose]]\nscope = \"trade\"\naccept = [\"access_token\"]\ngranted_by = [\"trade.stocks\"]\n{more}")
 }
 
-/// `edge`, which may say where a request came from, and `inner`, which may not.
+/// `edge` may copy `req_ip` into `rctx`, `inner` may not.
 fn trading(issuer: &Issuer) -> Writ {
     let setup = Setup::new().issuer(issuer);
     setup.write("policies/trade.json", ORDER_SCHEMA);

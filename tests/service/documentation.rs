@@ -111,7 +111,7 @@ fn the_tutorial_leads_from_an_empty_folder_to_a_token() {
     assert!(started.elapsed() < Duration::from_secs(300), "{:?}", started.elapsed());
 }
 
-/// What `writ init` prints is no less true.
+/// What `writ init` prints works too.
 #[test]
 fn the_next_steps_that_init_prints_work() {
     let folder = TempDir::new().unwrap();

@@ -14,7 +14,7 @@ use crate::support::{now, pki};
 
 const EXECUTE: &str = "trade.execute";
 
-/// Brings every kind of token that an issuer signs.
+/// Presents every type of subject token.
 const EVERY: &str = r#"
 [[purpose]]
 scope = "trade.execute"

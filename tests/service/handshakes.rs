@@ -96,7 +96,7 @@ fn tls_1_2_is_refused_unless_it_is_configured() {
     Setup::new().client("mailer", MAILER).set("tls.min_version", "1.1").run(&["check"]).exits(2).says("min_version");
 }
 
-/// what no client of ours can offer is written by hand.
+/// the handshake of an old client is written by hand.
 #[test]
 fn old_versions_and_weak_suites_are_refused() {
     let writ = Setup::new().client("mailer", MAILER).set("tls.min_version", "1.2").start();
@@ -330,7 +330,7 @@ fn a_revoked_certificate_with_two_distribution_points_is_refused() {
     assert_eq!(writ.workload_with(&revoked).alert(), AlertDescription::CertificateRevoked);
 }
 
-/// A-008, R-AUTHN-09: stale revocation data is no data.
+/// A-008, R-AUTHN-09: stale revocation data do not count.
 #[test]
 fn an_expired_crl_refuses_every_certificate_of_its_authority() {
     let setup = with_crl(|setup| setup.ca.crl_valid(1, &[], SystemTime::now() - 2 * HOUR, SystemTime::now() - HOUR));
@@ -563,7 +563,7 @@ fn a_renewed_server_certificate_is_used_without_a_restart() {
     is_served(&writ.workload("mailer"));
 }
 
-/// the old pair serves on until a complete matching pair is there.
+/// the old pair is used until a complete matching pair is there.
 #[test]
 fn a_broken_server_certificate_leaves_the_old_one_in_use() {
     let other = Ca::root("other").issue(pki::server());

@@ -333,7 +333,7 @@ fn silent_tcp_connections_do_not_delay_others() {
     drop(silent);
 }
 
-/// beyond the limit a connection waits or is closed; what is open goes on, and so does `/livez`.
+/// beyond the limit a connection waits or is closed; open connections and `/livez` are served.
 #[test]
 fn connections_beyond_the_limit_do_not_disturb_others() {
     let writ = Setup::new().client("mailer", MAILER).set("limits.max_connections", 4).start();

@@ -122,7 +122,7 @@ fn an_expired_token_is_inactive_though_it_can_be_redeemed() {
     writ.workload("batch").token(&redeem(&original)).issued();
 }
 
-/// It is refused as subject token, and good for all else.
+/// It is refused as subject token, and otherwise a Txn-Token like any other.
 #[test]
 fn a_redeemed_token_is_active_while_it_lives() {
     let batch = batch_living("2s", "");
@@ -163,8 +163,8 @@ fn a_token_whose_key_has_stopped_signing_is_active() {
     assert_eq!(ask(&writ, &issued.token).active(), issued.claims);
 }
 
-/// historical keys serve redemption, of expired tokens, and nothing else. Keys that signed elsewhere are history
-/// here, so that their tokens may be alive.
+/// historical keys are for the redemption of expired tokens only. Imported keys are historical here, though
+/// their tokens may not have expired.
 #[test]
 fn a_live_token_with_a_historical_key_is_inactive() {
     let elsewhere = setup().client("accounts", &ACCOUNTS.replace("lifetime = \"1s\"", "lifetime = \"60s\"")).start();
@@ -206,7 +206,7 @@ fn a_revoked_key_ends_its_tokens_at_once() {
     ask(&writ, &issue(&writ).token).active();
 }
 
-/// CONTRACT 4, 8: what an operator has stopped, by whichever name, is not valid until he lets it go on.
+/// CONTRACT 4, 8: by every selector.
 #[test]
 fn a_blocked_token_is_inactive_until_the_block_is_removed() {
     let writ = setup().start();
@@ -305,7 +305,7 @@ fn a_client_without_permission_is_refused() {
     }
 }
 
-/// R-INTRO-05: a permission is no purpose.
+/// R-INTRO-05: the permission to introspect allows no purpose.
 #[test]
 fn a_client_that_may_ask_about_tokens_gets_none() {
     let writ = setup().start();
@@ -476,7 +476,7 @@ fn an_answer_about_a_token_is_audited() {
     assert_eq!((line.get("reason"), line.get("error"), line.get("source")), (None, None, None), "{line}");
 }
 
-/// CONTRACT 10: of a token that is not active nothing is known but which it was.
+/// CONTRACT 10: the claims of an inactive token are not logged.
 #[test]
 fn an_inactive_token_is_audited_by_its_digest_alone() {
     let writ = setup().start();

@@ -253,7 +253,7 @@ fn a_txn_token_does_not_outlive_an_opaque_token() {
     assert_eq!(free.exp(), free.iat() + 300);
 }
 
-/// R-INTRO-04: a token that was taken back does not serve on.
+/// R-INTRO-04: a token that its issuer revoked is refused at once.
 #[test]
 fn answers_are_not_cached() {
     let issuer = Issuer::start();
@@ -372,7 +372,7 @@ fn a_failed_request_is_retried_once() {
     }
 }
 
-/// R-INTRO-04: who is away is left alone for a while, and then asked again.
+/// R-INTRO-04: after a pause it is asked again.
 #[test]
 fn an_issuer_that_keeps_failing_is_not_asked_for_a_while() {
     let issuer = Issuer::start();
@@ -522,7 +522,7 @@ fn an_issuer_may_be_asked_about_its_jwts_too() {
     present(&writ, &token).invalid_request("subject_token_claims_invalid");
 }
 
-/// R-SUBJ-11: only what the issuer signed, and what is good by its signature, is shown to it.
+/// R-SUBJ-11: a JWT is verified before it is introspected.
 #[test]
 fn a_jwt_that_is_not_valid_is_not_sent_to_the_issuer() {
     let issuer = Issuer::start();

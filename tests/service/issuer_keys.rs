@@ -196,7 +196,7 @@ fn keys_may_come_from_a_file() {
     assert_eq!((present(&writ, &draft()).status(), complaints()), (200, 1));
 }
 
-/// what cannot be used is left out; the good key beside it serves.
+/// the valid key beside them is used.
 #[test]
 fn unusable_keys_are_left_out() {
     let issuer = Issuer::start();
@@ -373,8 +373,9 @@ fn an_unknown_kid_makes_the_keys_be_fetched_once() {
     session.token(&Form::exchange(&issuer.access_token().mint(), EXECUTE)).issued();
 }
 
-/// R-SUBJ-04: a key that is published while forced fetches cool down is not reported as unknown, and is accepted once it was
-/// fetched: here because the keys expire. That it is fetched right after the cool-down of 30 s is tested in the verifier.
+/// R-SUBJ-04: a key that is published while forced fetches cool down is not reported as unknown, and is accepted once
+/// it was fetched: here because the keys expire. That it is fetched right after the cool-down of 30 s is tested in
+/// the verifier.
 #[test]
 fn a_new_key_during_the_cool_down_is_accepted_once_it_was_fetched() {
     let issuer = Issuer::start();

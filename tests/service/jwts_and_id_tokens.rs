@@ -14,7 +14,7 @@ use crate::support::writ::{Setup, Writ};
 
 const EXECUTE: &str = "trade.execute";
 
-/// What brings every kind of token.
+/// Accepts every type that an issuer signs.
 const GATEWAY: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -42,7 +42,7 @@ fn present(writ: &Writ, token: &str, kind: &str) -> Answer {
     writ.workload("gateway").token(&Form::token_exchange(token, &kind, EXECUTE))
 }
 
-/// A good token of that kind, to be changed.
+/// A valid token of that type, to be changed.
 fn good<'a>(issuer: &'a Issuer, kind: &str) -> Draft<'a> {
     if kind == "jwt" { issuer.jwt() } else { issuer.id_token() }
 }
@@ -244,7 +244,7 @@ fn an_id_token_has_no_scope() {
     present(&writ, &boastful, "id_token").invalid_scope("scope_exceeds_subject_token");
 }
 
-/// R-SUBJ-09, R-SUBJ-10: what holds a client to its own tokens does so for every kind.
+/// R-SUBJ-09, R-SUBJ-10
 #[test]
 fn subject_token_audience_and_cnf_are_checked_for_every_type() {
     let issuer = Issuer::start();
@@ -260,7 +260,7 @@ fn subject_token_audience_and_cnf_are_checked_for_every_type() {
     present(&writ, &bound, "jwt").invalid_request("subject_token_claims_invalid");
 }
 
-/// A-044 to A-055, R-SUBJ-03: what is no sound JWS is none for any kind.
+/// A-044 to A-055, R-SUBJ-03
 #[test]
 fn a_token_without_a_valid_signature_is_refused_for_every_type() {
     let issuer = Issuer::start();

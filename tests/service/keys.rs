@@ -190,7 +190,7 @@ fn keys_can_be_managed_while_the_service_is_down() {
     assert_ne!(issue(&writ).kid(), current);
 }
 
-/// A revocation survives.
+/// A revocation survives a crash.
 #[test]
 fn a_revoked_key_stays_revoked() {
     let mut writ = by_hand();
@@ -308,7 +308,7 @@ fn an_algorithm_can_be_changed() {
     assert!(writ.keys().iter().any(|key| key["kid"] == old.kid()), "the old key is still known");
 }
 
-/// CONTRACT 6, 8: history cannot be made again, so that the public half of each key is in a file and in the export.
+/// CONTRACT 6, 8: the history cannot be recreated, so the public half of each key is in a file and in the export.
 #[test]
 fn each_key_has_a_file_of_its_own_and_is_exported_without_secrets() {
     let writ = by_hand();
@@ -401,7 +401,7 @@ fn a_key_goes_from_next_to_current_to_previous_to_historical_and_signs_only_as_c
     assert!(!published(&writ).contains(&previous), "a compromised key");
 }
 
-/// R-KEYS-02, R-KEYS-10: the end of its life.
+/// R-KEYS-02, R-KEYS-10
 #[test]
 fn a_historical_key_is_erased_when_its_retention_ends() {
     let writ = setup().shortest_keys(2).set("keys.retention", "3s").start();

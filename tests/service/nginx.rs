@@ -11,7 +11,6 @@ use crate::support::workload::Form;
 use crate::support::writ::{self, Setup, Writ};
 use crate::tools::{fetched, root};
 
-/// A running nginx.
 struct Nginx {
     process: Child,
     address: SocketAddr,

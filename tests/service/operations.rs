@@ -83,7 +83,7 @@ fn a_request_in_flight_is_answered_before_the_shutdown() {
     assert_eq!((&drained["answered"], &drained["cut_off"]), (&json!(1), &json!(0)), "{drained}");
 }
 
-/// The line of a service that has ended whose message begins so.
+/// The line of a stopped service whose message begins like this.
 fn logged(writ: &Writ, message: &str) -> Value {
     let text = writ.log_text();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -117,7 +117,7 @@ fn a_reload_without_a_change_is_logged() {
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
 }
 
-/// A filter that means nothing would make a log without lines.
+/// An invalid filter would make a log without lines.
 #[test]
 fn an_invalid_log_filter_stops_the_start() {
     for (filter, expected) in [("verbose", "`verbose` is no level"), ("wirt=debug", "did you mean `writ`?")] {

@@ -47,7 +47,7 @@ fn audited(writ: &Writ, request_id: &str) -> Value {
     writ.audit_of(request_id)["pdp"].clone()
 }
 
-/// How many questions ended like that.
+/// How many requests to the decision point ended like that.
 fn count(writ: &Writ, outcome: &str) -> Option<f64> {
     writ.metric("writ_pdp_requests_total", &[("outcome", outcome)])
 }
@@ -113,7 +113,7 @@ fn it_is_asked_about_each_purpose_that_wants_it_and_no_other() {
     assert_eq!(audited(&writ, &issued.request_id), Value::Null);
 }
 
-/// R-POL-01: it can only take away.
+/// R-POL-01: it can only restrict.
 #[test]
 fn what_local_policy_refuses_is_never_asked() {
     let pdp = Pdp::start();
@@ -131,7 +131,7 @@ fn what_local_policy_refuses_is_never_asked() {
     );
 }
 
-/// R-RESP-08: nothing but a plain yes is one.
+/// R-RESP-08: only `"decision": true` in a 200 allows.
 #[test]
 fn an_answer_that_is_no_decision_gives_no_token() {
     let pdp = Pdp::start();
@@ -180,7 +180,7 @@ fn a_fault_is_tried_once_more_and_then_gives_no_token() {
     ask(&writ, "trade.settle").issued();
 }
 
-/// R-RESP-08: a late yes is none.
+/// R-RESP-08
 #[test]
 fn no_answer_in_time_gives_no_token() {
     let pdp = Pdp::start();
@@ -192,7 +192,7 @@ fn no_answer_in_time_gives_no_token() {
     ask(&writ, "trade.settle").issued();
 }
 
-/// The time of a request is not longer for it.
+/// `pdp.timeout` does not extend `limits.request_timeout`.
 #[test]
 fn it_is_not_waited_for_beyond_the_end_of_the_request() {
     let pdp = Pdp::start();
@@ -242,7 +242,7 @@ fn a_decision_point_that_keeps_failing_is_not_asked_for_a_while() {
     assert_eq!(pdp.requests().len(), 1);
 }
 
-/// mTLS: whom it does not know it does not answer, and whom Writ does not know is not asked.
+/// Mutual TLS.
 #[test]
 fn both_sides_must_show_a_certificate_that_the_other_trusts() {
     let pdp = Pdp::start();

@@ -42,7 +42,7 @@ fn a_new_policy_is_in_force_without_a_signal() {
     });
 }
 
-/// CONTRACT 8: so is it after `SIGHUP`, at once.
+/// CONTRACT 8: `SIGHUP` applies it at once.
 #[test]
 fn a_changed_policy_is_in_force_after_a_signal() {
     let writ = scene::mailer();
@@ -52,7 +52,7 @@ fn a_changed_policy_is_in_force_after_a_signal() {
     deliver(&writ).issued();
 }
 
-/// A-089: deletion is revocation.
+/// A-089
 #[test]
 fn a_deleted_policy_removes_its_client_without_a_signal() {
     let writ = Setup::new().client("mailer", MAILER).client("other", MAILER).start();
@@ -367,7 +367,7 @@ fn a_reload_without_a_change_keeps_every_client() {
     assert!(rejected.is_empty(), "{rejected:?}");
 }
 
-/// Brings access tokens of users.
+/// Exchanges access tokens of users.
 const ORDERS: &str = r#"
 [[purpose]]
 scope = "order.refund"

@@ -309,7 +309,7 @@ fn explain_names_what_is_decided_elsewhere() {
     assert!(output.stdout.contains("its jti must not have been used before"), "{output:#?}");
 }
 
-/// CONTRACT 8: who the subject is need not be said.
+/// CONTRACT 8
 #[test]
 fn explain_assumes_a_subject_where_none_is_named() {
     let setup = policies();

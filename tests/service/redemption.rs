@@ -26,7 +26,7 @@ fn instant(refusal: &crate::support::answer::Refused, name: &str) -> u64 {
     refusal.answer[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {}", refusal.answer))
 }
 
-/// R-DELAY-15: the client's access token is long gone; what it started goes on.
+/// R-DELAY-15: the access token that started it is not needed any more.
 #[test]
 fn a_transaction_that_began_with_an_access_token_is_redeemed() {
     let issuer = Issuer::start();
@@ -200,7 +200,7 @@ fn tokens_of_current_previous_and_historical_keys_are_redeemed() {
     }
 }
 
-/// gone, which is another thing than never ours.
+/// `redemption_key_gone`, which is not the reason of a key that was never known.
 #[test]
 fn tokens_of_a_key_past_retention_are_not_redeemed() {
     let writ = Setup::new()
@@ -221,7 +221,7 @@ fn tokens_of_a_key_past_retention_are_not_redeemed() {
     });
 }
 
-/// What many clients at once got: distinct sets of claims, and nothing but these refusals.
+/// The distinct sets of claims among these answers; all other answers are `redemption_exhausted`.
 fn distinct(answers: Vec<Answer>) -> BTreeSet<String> {
     let mut sets = BTreeSet::new();
     for answer in answers {
@@ -353,7 +353,7 @@ fn raising_the_uses_counts_the_old_ones() {
     try_redeem(&writ, &original).invalid_request("redemption_exhausted");
 }
 
-/// every path runs today's policy.
+/// the current policy applies.
 #[test]
 fn a_right_that_is_removed_is_gone_at_once() {
     let writ = delayed("max_uses = 9").start();
@@ -366,7 +366,7 @@ fn a_right_that_is_removed_is_gone_at_once() {
     try_redeem(&writ, &original).issued();
 }
 
-/// the free retry too.
+/// to a free retry too.
 #[test]
 fn a_free_retry_obeys_todays_policy() {
     let writ = delayed("").start();
@@ -390,7 +390,7 @@ fn refused_attempts_of_others_count_nothing() {
     assert_eq!(try_redeem(&writ, &original).issued().use_number(), Some(1));
 }
 
-/// A-103, CONTRACT 7: globs bind Txn-Tokens too.
+/// A-103, CONTRACT 7: `subjects` restricts Txn-Tokens too.
 #[test]
 fn a_subject_outside_the_patterns_is_refused_and_counts_nothing() {
     let narrow =
@@ -402,7 +402,7 @@ fn a_subject_outside_the_patterns_is_refused_and_counts_nothing() {
     assert_eq!(try_redeem(&writ, &original).issued().use_number(), Some(1));
 }
 
-/// CONTRACT 3.5: the presented token is measured by what was in force when it was signed.
+/// CONTRACT 3.5: the presented token is checked against the settings that were in force when it was signed.
 #[test]
 fn an_old_token_is_judged_by_the_settings_of_its_time() {
     let mut writ = delayed("").start();
@@ -418,7 +418,7 @@ fn an_old_token_is_judged_by_the_settings_of_its_time() {
     assert!(redeemed.token.len() > original.token.len(), "max_size is not applied to a redeemed token");
 }
 
-/// CONTRACT 3.5: lifetimes that shrank since do not make old tokens too long.
+/// CONTRACT 3.5: a shorter `max_lifetime` does not make older tokens invalid.
 #[test]
 fn a_token_of_a_longer_lifetime_than_today_is_redeemed() {
     let accounts = ACCOUNTS.replace("1s", "3s");

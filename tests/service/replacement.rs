@@ -249,7 +249,7 @@ fn a_replaced_token_goes_on_record_for_whoever_may_redeem_it() {
     replace(&writ, "job", &first, "order.refund").invalid_request("redemption_exhausted");
 }
 
-/// today's policy counts.
+/// the current policy applies.
 #[test]
 fn a_client_whose_policy_is_gone_replaces_nothing() {
     let writ = setup().start();

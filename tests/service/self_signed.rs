@@ -180,7 +180,7 @@ fn every_claim_of_a_self_signed_token_is_checked() {
     scene.ask(&mint(&scene.key, &with("audiences", "aud", json!([ISSUER, "https://other.example"])))).issued();
 }
 
-/// what is something else does not pass for it.
+///
 #[test]
 fn only_a_jwt_of_the_right_type_and_form_is_accepted() {
     let scene = Scene::new();
@@ -199,7 +199,7 @@ fn only_a_jwt_of_the_right_type_and_form_is_accepted() {
     scene.ask("{\"sub\":\"ann@trust-domain.example\"}").invalid_request("subject_token_malformed");
 }
 
-/// R-SUBJ-14, CONTRACT 7: whom it may name is written, for this source as for the others.
+/// R-SUBJ-14, CONTRACT 7: `subjects` applies to this source too.
 #[test]
 fn a_client_vouches_only_for_subjects_that_its_policy_names() {
     let scene = Scene::new();

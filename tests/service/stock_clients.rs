@@ -19,7 +19,7 @@ use crate::support::writ::{Setup, Writ};
 use crate::tools::{fetched, root};
 
 const PROGRAMS: [&str; 4] = ["openid-client.mjs", "oauth4webapi.mjs", "requests-oauthlib.py", "oauth2-go/main.go"];
-/// Those that can do with a certificate alone.
+/// Those that need only a certificate.
 const ALONE: &[&str] = PROGRAMS.split_at(1).1;
 
 const MAILER: &str = r#"
@@ -205,7 +205,7 @@ fn each_retries_after_the_given_time() {
     }
 }
 
-/// That grant it knows with bearer tokens only.
+/// It supports that grant with bearer tokens only.
 #[test]
 fn openid_client_refuses_what_a_certificate_alone_brings() {
     let writ = setup().start();

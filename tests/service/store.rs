@@ -42,7 +42,8 @@ fn a_second_process_is_refused_and_the_first_goes_on() {
     writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
 }
 
-/// where the lock file is gone another process can open the store. This one counts nothing by what it knew.
+/// without the lock file another process can open the store, so this one counts no use until it has opened it
+/// anew.
 #[test]
 fn without_its_lock_file_nothing_is_counted_until_the_store_has_been_opened_anew() {
     let writ = delayed("").start();
@@ -159,7 +160,7 @@ fn a_missing_database_stops_the_start() {
     damaged(&writ);
 }
 
-/// CONTRACT 6: repair brings the key history back and refuses what the lost ledger knew.
+/// CONTRACT 6: a repair restores the key history and refuses tokens that only the lost ledger knew.
 #[test]
 fn a_repaired_store_has_its_key_history_and_no_old_records() {
     let (mut writ, original) = stopped();
@@ -355,7 +356,7 @@ fn a_foreign_store_stops_the_start() {
     writ.start();
 }
 
-/// acknowledged is durable.
+/// what was acknowledged is durable.
 #[test]
 fn a_killed_server_starts_again() {
     let mut writ = delayed("").start();

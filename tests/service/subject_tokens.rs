@@ -23,7 +23,7 @@ const SIGNED: [&str; 5] = ["access_token", "jwt", "id_token", "self_signed", "tx
 /// The types whose tokens a subject issuer signs.
 const OUTSIDE: [&str; 3] = ["access_token", "jwt", "id_token"];
 
-/// Takes every type of subject token.
+/// Accepts every type of subject token.
 const EVERY: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -92,7 +92,7 @@ impl Scene {
     }
 }
 
-/// An issuer that gives every type, and can be asked about opaque ones.
+/// An issuer of every type, which can introspect opaque tokens.
 fn every_kind(setup: Setup, issuer: &Issuer, change: impl FnOnce(&mut Table)) -> Setup {
     setup.write("certs/login.secret", "secret");
     setup.issuer_with(issuer, |table| {

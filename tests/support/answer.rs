@@ -45,7 +45,6 @@ impl Answer {
         Self { site: Arc::clone(site), response }
     }
 
-    /// The status of the answer.
     pub(crate) fn status(&self) -> u16 {
         self.response.status
     }

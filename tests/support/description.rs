@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::http::Response;
 
-/// The document.
 pub(crate) static DESCRIPTION: LazyLock<Value> = LazyLock::new(|| {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     serde_json::from_slice(&fs::read(file).expect("the description")).expect("JSON")

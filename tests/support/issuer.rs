@@ -1,4 +1,4 @@
-//! A subject issuer: an HTTPS server on loopback that publishes keys, says what tokens are worth, can misbehave on
+//! A subject issuer: an HTTPS server on loopback that publishes keys, introspects tokens, can misbehave on
 //! request, and mints tokens.
 
 use std::collections::BTreeMap;
@@ -65,7 +65,6 @@ pub(crate) struct ReceivedRequest {
     pub(crate) body: String,
 }
 
-/// A running issuer.
 pub(crate) struct Issuer {
     address: SocketAddr,
     ca: Ca,
@@ -154,17 +153,17 @@ impl Issuer {
         self.state.max_age.store(seconds, Ordering::SeqCst);
     }
 
-    /// How often its keys were asked for.
+    /// The number of requests for its keys.
     pub(crate) fn jwks_fetches(&self) -> usize {
         self.state.jwks_fetches.load(Ordering::SeqCst)
     }
 
-    /// How often anything else was asked for.
+    /// The number of other requests.
     pub(crate) fn other_fetches(&self) -> usize {
         self.state.other_fetches.load(Ordering::SeqCst)
     }
 
-    /// Where it says what tokens are worth.
+    /// The URL of its introspection endpoint.
     pub(crate) fn introspection_endpoint(&self) -> String {
         format!("{}/introspect", self.url())
     }
@@ -174,12 +173,12 @@ impl Issuer {
         *self.state.reply.lock().unwrap() = word;
     }
 
-    /// What it was asked about tokens, oldest first.
+    /// The introspection requests so far, oldest first.
     pub(crate) fn requests(&self) -> Vec<ReceivedRequest> {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// What it says about a good opaque token, to be changed.
+    /// An introspection response about a valid token, to be changed.
     pub(crate) fn active() -> Value {
         json!({
             "active": true, "sub": "alice", "aud": AUDIENCE, "client_id": "web-app", "token_type": "Bearer",
@@ -229,25 +228,21 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Sets a claim.
     pub(crate) fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims[name] = value.into();
         self
     }
 
-    /// Leaves a claim out.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.claims.as_object_mut().expect("an object").remove(name);
         self
     }
 
-    /// Sets a member of the header.
     pub(crate) fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.header[name] = value.into();
         self
     }
 
-    /// Leaves a member of the header out.
     pub(crate) fn without_header(mut self, name: &str) -> Self {
         self.header.as_object_mut().expect("an object").remove(name);
         self
@@ -259,7 +254,6 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// The token.
     pub(crate) fn mint(&self) -> String {
         self.key.token(&self.header.to_string(), &self.claims.to_string())
     }

@@ -21,9 +21,7 @@ const PATH: &str = "/access/v1/evaluation";
 /// How the decision point answers.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Mode {
-    /// Yes.
     Yes,
-    /// No.
     No,
     /// Yes to this purpose, no to any other.
     Only(&'static str),
@@ -48,7 +46,6 @@ pub(crate) struct ReceivedRequest {
     pub(crate) body: String,
 }
 
-/// A running decision point.
 pub(crate) struct Pdp {
     address: SocketAddr,
     ca: Ca,
@@ -101,13 +98,13 @@ impl Pdp {
         self.ca.issue(pki::client("writ"))
     }
 
-    /// From now on it answers like that, to those that wait too.
+    /// From now on it answers like that, waiting requests included.
     pub(crate) fn set_mode(&self, mode: Mode) {
         *self.state.mode.lock().unwrap() = mode;
         self.state.changed.notify_all();
     }
 
-    /// What it was asked since the last time, oldest first.
+    /// The requests since the last call, oldest first.
     pub(crate) fn requests(&self) -> Vec<ReceivedRequest> {
         std::mem::take(&mut *self.state.requests.lock().unwrap())
     }
@@ -134,14 +131,13 @@ impl ReceivedRequest {
         })
     }
 
-    /// The purpose that it is about.
     pub(crate) fn purpose(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).expect("JSON");
         body["action"]["name"].as_str().expect("action.name").to_owned()
     }
 }
 
-/// Puts these credentials where the settings of [`Pdp::known_to`] look for them.
+/// Writes these credentials to the files of [`Pdp::configure`].
 pub(crate) fn write_identity(setup: &Setup, credentials: &Credentials) {
     setup.write("certs/pdp-client.pem", &credentials.certificate_pem);
     setup.write("certs/pdp-client.key", &credentials.key_pem);

@@ -18,14 +18,11 @@ use super::{TRUST_DOMAIN, description};
 
 /// The token-exchange grant.
 pub(crate) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-/// The type of a Txn-Token.
 pub(crate) const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
 /// The media type of a request.
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
-/// The type of an access token.
 pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// A client of the service.
 #[derive(Clone)]
 pub(crate) struct Workload {
     site: Arc<Site>,

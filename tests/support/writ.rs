@@ -107,7 +107,7 @@ impl Setup {
         self
     }
 
-    /// A subject issuer whose access tokens are taken.
+    /// A subject issuer whose access tokens are accepted.
     pub(crate) fn issuer(self, issuer: &Issuer) -> Self {
         self.issuer_with(issuer, |_| {})
     }
@@ -177,7 +177,6 @@ pub(crate) struct Site {
     answered: Mutex<Vec<String>>,
 }
 
-/// The bound addresses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Endpoints {
     pub(crate) exchange: SocketAddr,
@@ -194,7 +193,7 @@ impl Endpoints {
 }
 
 impl Site {
-    /// Where a service said that it listens, in the line with `event` = `ready`.
+    /// The addresses in the line with `event` = `ready`.
     pub(crate) fn of(ready: &Value, ca: &Ca) -> Arc<Self> {
         let endpoints = RwLock::new(Some(Endpoints::of(ready)));
         Arc::new(Self { endpoints, ca: Ca::pem(ca), answered: Mutex::new(Vec::new()) })
@@ -205,7 +204,7 @@ impl Site {
         self.endpoints.read().unwrap().expect("the service runs")
     }
 
-    /// Takes note that an endpoint gave this answer.
+    /// Records the answer of an endpoint: its request must be in the audit log.
     pub(crate) fn note(&self, response: &Response) {
         if let Some(id) = response.header("x-request-id") {
             self.answered.lock().unwrap().push(id.to_owned());
@@ -220,7 +219,6 @@ impl Site {
         get(&mut connection, "GET", path, headers)
     }
 
-    /// The published keys.
     pub(crate) fn jwks(&self) -> Vec<Value> {
         let response = self.discover("/.well-known/jwks.json", &[]);
         assert_eq!(response.status, 200);
@@ -319,7 +317,6 @@ impl Writ {
         self.workload_with(&self.setup.credentials(id))
     }
 
-    /// A client with this certificate.
     pub(crate) fn workload_with(&self, credentials: &Credentials) -> Workload {
         Workload::new(&self.site, Some(credentials))
     }
@@ -329,7 +326,6 @@ impl Writ {
         Workload::new(&self.site, None)
     }
 
-    /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").child.id()
     }
@@ -363,12 +359,10 @@ impl Writ {
         self.start();
     }
 
-    /// `SIGHUP`.
     pub(crate) fn hup(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         kill_process(Pid::from_child(&process.child), signal).expect("a child of ours");
@@ -445,7 +439,6 @@ impl Writ {
         self.log.iter().cloned().chain(running).collect::<Vec<_>>().join("\n")
     }
 
-    /// The metrics as text.
     pub(crate) fn metrics(&self) -> String {
         self.site.ops("/metrics").text()
     }
@@ -466,7 +459,6 @@ impl Writ {
         self.run(&["keys", "list", "--json"]).exits(0).json()["keys"].as_array().expect("keys").clone()
     }
 
-    /// The state of one key.
     pub(crate) fn key_state(&self, kid: &str) -> Option<String> {
         let key = self.keys().into_iter().find(|key| key["kid"] == kid)?;
         key["state"].as_str().map(str::to_owned)
