@@ -1,11 +1,13 @@
 //! Access tokens of subject issuers: which prove a subject and what they cover (CONTRACT 3.2, 6, 7; A-044 to A-064,
 //! A-080, A-082; areas SUBJ and POL). Their keys are tested in `issuer_keys`.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::scene::{self, GATEWAY};
+use crate::scene::{self, GATEWAY, Shared};
 use crate::support::answer::Answer;
 use crate::support::issuer::{AUDIENCE, Issuer};
 use crate::support::jose::{self, Key};
@@ -14,6 +16,20 @@ use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
 const EXECUTE: &str = "trade.execute";
+
+/// An issuer that signs with ES256, and a service that accepts its access tokens.
+struct Gateway {
+    writ: Writ,
+    issuer: Issuer,
+}
+
+fn shared_gateway() -> Arc<Gateway> {
+    static GATEWAY: Shared<Gateway> = Shared::new();
+    GATEWAY.get(|| {
+        let issuer = Issuer::start();
+        Gateway { writ: scene::gateway(&issuer), issuer }
+    })
+}
 
 fn present(writ: &Writ, token: &str) -> Answer {
     writ.workload("gateway").token(&Form::exchange(token, EXECUTE))
@@ -35,10 +51,9 @@ const CLAIMS: [&str; 1] = ["subject_token_claims_invalid"];
 /// R-SUBJ-08, R-CLAIM-01 to R-CLAIM-08, R-CLAIM-10, R-META-06: these claims and no others.
 #[test]
 fn an_access_token_is_exchanged_for_a_txn_token() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    let token = issuer.access_token().claim("email", "alice@example.com").mint();
-    let issued = present(&writ, &token).issued();
+    let gateway = shared_gateway();
+    let token = gateway.issuer.access_token().claim("email", "alice@example.com").mint();
+    let issued = present(&gateway.writ, &token).issued();
     assert_eq!(
         issued.claims,
         json!({
@@ -74,22 +89,25 @@ fn an_issuer_may_sign_with_ed25519() {
 /// A-044, R-SUBJ-03
 #[test]
 fn a_token_without_a_signature_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for alg in ["none", "None", "NONE", "nOnE", ""] {
-        let draft = issuer.access_token().header("alg", alg);
-        refused(&writ, &draft.mint(), &["subject_token_malformed", "subject_token_signature_invalid"]);
-        refused(&writ, &draft.mint_signed_with(b""), &["subject_token_malformed", "subject_token_signature_invalid"]);
+        let draft = gateway.issuer.access_token().header("alg", alg);
+        refused(&gateway.writ, &draft.mint(), &["subject_token_malformed", "subject_token_signature_invalid"]);
+        refused(
+            &gateway.writ,
+            &draft.mint_signed_with(b""),
+            &["subject_token_malformed", "subject_token_signature_invalid"],
+        );
     }
     for alg in ["null", "[]", "[\"ES256\"]", "1"] {
-        let token = issuer.access_token().mint_raw_header("alg", alg);
-        refused(&writ, &token, &["subject_token_malformed", "subject_token_signature_invalid"]);
+        let token = gateway.issuer.access_token().mint_raw_header("alg", alg);
+        refused(&gateway.writ, &token, &["subject_token_malformed", "subject_token_signature_invalid"]);
     }
-    let token = issuer.access_token().without_header("alg").mint();
-    refused(&writ, &token, &["subject_token_malformed", "subject_token_signature_invalid"]);
+    let token = gateway.issuer.access_token().without_header("alg").mint();
+    refused(&gateway.writ, &token, &["subject_token_malformed", "subject_token_signature_invalid"]);
     refused(
-        &writ,
-        &issuer.access_token().mint_signed_with(b""),
+        &gateway.writ,
+        &gateway.issuer.access_token().mint_signed_with(b""),
         &["subject_token_malformed", "subject_token_signature_invalid"],
     );
 }
@@ -174,8 +192,7 @@ fn an_unusual_kid_is_only_a_name() {
 /// A-049, R-SUBJ-03
 #[test]
 fn a_header_that_changes_the_meaning_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for (name, value) in [
         ("crit", json!(["exp"])),
         ("crit", json!([])),
@@ -185,15 +202,14 @@ fn a_header_that_changes_the_meaning_is_refused() {
         ("zip", json!("DEF")),
         ("cty", json!("JWT")),
     ] {
-        refused(&writ, &issuer.access_token().header(name, value).mint(), &MALFORMED);
+        refused(&gateway.writ, &gateway.issuer.access_token().header(name, value).mint(), &MALFORMED);
     }
 }
 
 /// A-050
 #[test]
 fn degenerate_signatures_are_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     let order = [
         0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
         0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
@@ -202,32 +218,30 @@ fn degenerate_signatures_are_refused() {
     for signature in
         [vec![0; 64], [order, order].concat(), [[0; 32], order].concat(), der, vec![1; 63], vec![1; 65], vec![1; 7_000]]
     {
-        let token = issuer.access_token().mint_signed_with(&signature);
-        refused(&writ, &token, &["subject_token_signature_invalid", "subject_token_malformed"]);
+        let token = gateway.issuer.access_token().mint_signed_with(&signature);
+        refused(&gateway.writ, &token, &["subject_token_signature_invalid", "subject_token_malformed"]);
     }
 }
 
 /// A-051, R-SUBJ-03
 #[test]
 fn anything_but_a_compact_jws_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    let token = issuer.access_token().mint();
-    let nested = issuer.key.token(r#"{"typ":"at+jwt","alg":"ES256","kid":"issuer-1","cty":"JWT"}"#, &token);
+    let gateway = shared_gateway();
+    let token = gateway.issuer.access_token().mint();
+    let nested = gateway.issuer.key.token(r#"{"typ":"at+jwt","alg":"ES256","kid":"issuer-1","cty":"JWT"}"#, &token);
     let pbes2 = URL_SAFE_NO_PAD.encode(r#"{"alg":"PBES2-HS256+A128KW","enc":"A128GCM","p2c":2147483647,"p2s":"AAAA"}"#);
     let flattened = json!({"payload": "e30", "protected": "e30", "signature": "AA"}).to_string();
     for bad in [nested, format!("{pbes2}.AA.AA.AA.AA"), flattened, format!("{pbes2}.AA.AA")] {
-        refused(&writ, &bad, &MALFORMED);
+        refused(&gateway.writ, &bad, &MALFORMED);
     }
 }
 
 /// CONTRACT 3.2: a token without two dots is opaque, and no issuer is configured to introspect it.
 #[test]
 fn an_opaque_token_is_malformed_where_no_issuer_introspects() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for token in ["2YotnFZFEjr1zCsicMWpAA", "a.b", "x", "a~b+c/d=="] {
-        refused(&writ, token, &MALFORMED);
+        refused(&gateway.writ, token, &MALFORMED);
     }
 }
 
@@ -267,10 +281,9 @@ fn other_spellings_of_a_good_token_are_refused() {
 /// A-053
 #[test]
 fn a_member_named_twice_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    let claims = issuer.access_token().claims.to_string();
-    let header = issuer.access_token().header.to_string();
+    let gateway = shared_gateway();
+    let claims = gateway.issuer.access_token().claims.to_string();
+    let header = gateway.issuer.access_token().header.to_string();
     let twice = |object: &str, member: &str| format!("{{{member},{}", object.strip_prefix('{').unwrap());
     for member in [
         "\"sub\":\"mallory\"",
@@ -279,20 +292,19 @@ fn a_member_named_twice_is_refused() {
         "\"x\":1,\"x\":1",
         "\"y\":{\"z\":1,\"z\":2}",
     ] {
-        refused(&writ, &issuer.key.token(&header, &twice(&claims, member)), &MALFORMED);
+        refused(&gateway.writ, &gateway.issuer.key.token(&header, &twice(&claims, member)), &MALFORMED);
     }
     for member in ["\"alg\":\"ES256\"", "\"k\\u0069d\":\"issuer-1\"", "\"x\":1,\"x\":1"] {
-        refused(&writ, &issuer.key.token(&twice(&header, member), &claims), &MALFORMED);
+        refused(&gateway.writ, &gateway.issuer.key.token(&twice(&header, member), &claims), &MALFORMED);
     }
 }
 
 /// A-054
 #[test]
 fn claims_that_are_not_one_json_object_are_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    let header = issuer.access_token().header.to_string();
-    let good = issuer.access_token().claims.to_string();
+    let gateway = shared_gateway();
+    let header = gateway.issuer.access_token().header.to_string();
+    let good = gateway.issuer.access_token().claims.to_string();
     for claims in [
         "[]",
         "\"x\"",
@@ -305,44 +317,42 @@ fn claims_that_are_not_one_json_object_are_refused() {
         &good.replace("\"sub\"", "/* */\"sub\""),
         &good.replace('"', "'"),
     ] {
-        refused(&writ, &issuer.key.token(&header, claims), &MALFORMED);
+        refused(&gateway.writ, &gateway.issuer.key.token(&header, claims), &MALFORMED);
     }
     let utf_16: Vec<u8> = good.encode_utf16().flat_map(u16::to_be_bytes).collect();
     let mut invalid = good.clone().into_bytes();
     invalid[2] = 0xff;
     for claims in [utf_16, invalid] {
-        let token = jose::seal_bytes(header.as_bytes(), &claims, |message| issuer.key.sign(message));
-        refused(&writ, &token, &MALFORMED);
+        let token = jose::seal_bytes(header.as_bytes(), &claims, |message| gateway.issuer.key.sign(message));
+        refused(&gateway.writ, &token, &MALFORMED);
     }
 }
 
 /// A-055
 #[test]
 fn deep_and_wide_claims_are_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for depth in [200, 4_000] {
         let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         refused(
-            &writ,
-            &issuer.access_token().mint_raw("deep", &nested),
+            &gateway.writ,
+            &gateway.issuer.access_token().mint_raw("deep", &nested),
             &["subject_token_malformed", "token_too_large"],
         );
     }
     let wide = vec!["0"; 4_000].join(",");
-    refused(&writ, &issuer.access_token().mint_raw("wide", &format!("[{wide}]")), &MALFORMED);
+    refused(&gateway.writ, &gateway.issuer.access_token().mint_raw("wide", &format!("[{wide}]")), &MALFORMED);
     let audiences = vec![json!(AUDIENCE); 257];
-    refused(&writ, &issuer.access_token().claim("aud", audiences).mint(), &CLAIMS);
-    let long = issuer.access_token().claim("filler", "x".repeat(16 * 1024)).mint();
-    refused(&writ, &long, &MALFORMED);
-    present(&writ, &issuer.access_token().mint()).issued();
+    refused(&gateway.writ, &gateway.issuer.access_token().claim("aud", audiences).mint(), &CLAIMS);
+    let long = gateway.issuer.access_token().claim("filler", "x".repeat(16 * 1024)).mint();
+    refused(&gateway.writ, &long, &MALFORMED);
+    present(&gateway.writ, &gateway.issuer.access_token().mint()).issued();
 }
 
 /// A-056, A-057, R-SUBJ-06
 #[test]
 fn a_time_that_makes_no_sense_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     let digits = "9".repeat(4_000);
     let milliseconds = (now() * 1000).to_string();
     let text = format!("\"{}\"", now() + 60);
@@ -365,14 +375,14 @@ fn a_time_that_makes_no_sense_is_refused() {
         &milliseconds,
         "253402300799",
     ] {
-        let token = issuer.access_token().mint_raw("exp", exp);
-        refused(&writ, &token, &["subject_token_claims_invalid", "subject_token_malformed"]);
+        let token = gateway.issuer.access_token().mint_raw("exp", exp);
+        refused(&gateway.writ, &token, &["subject_token_claims_invalid", "subject_token_malformed"]);
     }
-    refused(&writ, &issuer.access_token().without("exp").mint(), &CLAIMS);
+    refused(&gateway.writ, &gateway.issuer.access_token().without("exp").mint(), &CLAIMS);
     for name in ["exp", "nbf", "iat"] {
         for value in [&format!("\"{}\"", now() + 1), "\"1\"", "-1", "1e400", "99999999999999", "null", "true", "[]"] {
-            let token = issuer.access_token().mint_raw(name, value);
-            assert_eq!(present(&writ, &token).reason(), "subject_token_claims_invalid", "{name}: {value}");
+            let token = gateway.issuer.access_token().mint_raw(name, value);
+            assert_eq!(present(&gateway.writ, &token).reason(), "subject_token_claims_invalid", "{name}: {value}");
         }
     }
 }
@@ -436,8 +446,7 @@ fn one_issuers_key_does_not_sign_for_another() {
 /// A-061, R-SUBJ-08
 #[test]
 fn a_token_for_another_audience_is_refused() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for aud in [
         json!("https://api.example.evil"),
         json!("https://api"),
@@ -452,20 +461,19 @@ fn a_token_for_another_audience_is_refused() {
         json!({ AUDIENCE: true }),
         Value::Null,
     ] {
-        let token = issuer.access_token().claim("aud", aud).mint();
-        refused(&writ, &token, &["subject_token_audience_mismatch", "subject_token_claims_invalid"]);
+        let token = gateway.issuer.access_token().claim("aud", aud).mint();
+        refused(&gateway.writ, &token, &["subject_token_audience_mismatch", "subject_token_claims_invalid"]);
     }
-    let token = issuer.access_token().without("aud").mint();
-    refused(&writ, &token, &["subject_token_audience_mismatch", "subject_token_claims_invalid"]);
+    let token = gateway.issuer.access_token().without("aud").mint();
+    refused(&gateway.writ, &token, &["subject_token_audience_mismatch", "subject_token_claims_invalid"]);
 }
 
 /// A-061, R-SUBJ-08
 #[test]
 fn a_token_for_several_audiences_is_accepted() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     let aud = json!(["https://other.example", AUDIENCE]);
-    present(&writ, &issuer.access_token().claim("aud", aud).mint()).issued();
+    present(&gateway.writ, &gateway.issuer.access_token().claim("aud", aud).mint()).issued();
 }
 
 /// R-SUBJ-09
@@ -482,8 +490,7 @@ fn a_client_may_only_present_tokens_that_were_meant_for_it() {
 /// A-062, R-CLAIM-04
 #[test]
 fn a_subject_is_plain_text_of_sensible_length() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for sub in [
         json!(""),
         json!(1),
@@ -497,12 +504,12 @@ fn a_subject_is_plain_text_of_sensible_length() {
         json!("a".repeat(256)),
         json!("a".repeat(8_000)),
     ] {
-        refused(&writ, &issuer.access_token().claim("sub", sub).mint(), &CLAIMS);
+        refused(&gateway.writ, &gateway.issuer.access_token().claim("sub", sub).mint(), &CLAIMS);
     }
-    refused(&writ, &issuer.access_token().without("sub").mint(), &CLAIMS);
+    refused(&gateway.writ, &gateway.issuer.access_token().without("sub").mint(), &CLAIMS);
     let longest = "ä".repeat(255);
     assert_eq!(
-        present(&writ, &issuer.access_token().claim("sub", longest.clone()).mint()).issued().claims["sub"],
+        present(&gateway.writ, &gateway.issuer.access_token().claim("sub", longest.clone()).mint()).issued().claims["sub"],
         longest
     );
 }
@@ -510,8 +517,7 @@ fn a_subject_is_plain_text_of_sensible_length() {
 /// A-063: scopes are compared exactly.
 #[test]
 fn a_scope_that_only_looks_alike_covers_nothing() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for scope in [
         json!(["trade.stocks x"]),
         json!(["trade.stocks", ""]),
@@ -534,7 +540,7 @@ fn a_scope_that_only_looks_alike_covers_nothing() {
         json!("*"),
         json!("trade.*"),
     ] {
-        let answer = present(&writ, &issuer.access_token().claim("scope", scope.clone()).mint());
+        let answer = present(&gateway.writ, &gateway.issuer.access_token().claim("scope", scope.clone()).mint());
         let reason = answer.reason();
         match reason.as_str() {
             "scope_exceeds_subject_token" => drop(answer.invalid_scope(&reason)),
@@ -547,11 +553,10 @@ fn a_scope_that_only_looks_alike_covers_nothing() {
 /// A-080, R-POL-02, R-POL-05
 #[test]
 fn a_token_without_a_scope_covers_nothing() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    present(&writ, &issuer.access_token().without("scope").mint()).invalid_scope("scope_unknown");
-    present(&writ, &issuer.access_token().claim("scope", "").mint()).invalid_scope("scope_unknown");
-    present(&writ, &issuer.access_token().claim("scope", "other more").mint())
+    let gateway = shared_gateway();
+    present(&gateway.writ, &gateway.issuer.access_token().without("scope").mint()).invalid_scope("scope_unknown");
+    present(&gateway.writ, &gateway.issuer.access_token().claim("scope", "").mint()).invalid_scope("scope_unknown");
+    present(&gateway.writ, &gateway.issuer.access_token().claim("scope", "other more").mint())
         .invalid_scope("scope_exceeds_subject_token");
 }
 
@@ -585,16 +590,15 @@ fn subjects_of_outside_tokens_must_match_the_patterns() {
 /// A-064, R-SUBJ-08
 #[test]
 fn a_token_of_another_kind_is_no_access_token() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for typ in ["JWT", "txntoken+jwt", "logout+jwt", "secevent+jwt", "dpop+jwt", "rt+jwt", "id_token+jwt", ""] {
-        let token = issuer.access_token().header("typ", typ).mint();
-        refused(&writ, &token, &["subject_token_malformed", "subject_token_issuer_unknown"]);
+        let token = gateway.issuer.access_token().header("typ", typ).mint();
+        refused(&gateway.writ, &token, &["subject_token_malformed", "subject_token_issuer_unknown"]);
     }
-    let untyped = issuer.access_token().without_header("typ").mint();
-    refused(&writ, &untyped, &["subject_token_malformed", "subject_token_issuer_unknown"]);
+    let untyped = gateway.issuer.access_token().without_header("typ").mint();
+    refused(&gateway.writ, &untyped, &["subject_token_malformed", "subject_token_issuer_unknown"]);
     for typ in ["application/at+jwt", "AT+JWT"] {
-        present(&writ, &issuer.access_token().header("typ", typ).mint()).issued();
+        present(&gateway.writ, &gateway.issuer.access_token().header("typ", typ).mint()).issued();
     }
 }
 
@@ -687,10 +691,9 @@ fn variations_of_other_issuers_are_accepted() {
 /// R-SUBJ-08
 #[test]
 fn every_claim_of_rfc_9068_is_required() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
+    let gateway = shared_gateway();
     for name in ["exp", "aud", "sub", "client_id", "iat", "jti"] {
-        refused(&writ, &issuer.access_token().without(name).mint(), &CLAIMS);
+        refused(&gateway.writ, &gateway.issuer.access_token().without(name).mint(), &CLAIMS);
     }
-    refused(&writ, &issuer.access_token().without("iss").mint(), &["subject_token_issuer_unknown"]);
+    refused(&gateway.writ, &gateway.issuer.access_token().without("iss").mint(), &["subject_token_issuer_unknown"]);
 }

@@ -182,7 +182,7 @@ fn a_name_in_the_wrong_place_does_not_count() {
 ///
 #[test]
 fn a_spiffe_id_in_the_common_name_does_not_count() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     ask(&writ, pki::client(&spiffe_id("mailer"))).invalid_client("client_unknown");
     ask(&writ, named(vec![pki::dns("trust-domain.example")])).invalid_client("client_unknown");
 }
@@ -212,7 +212,7 @@ fn a_dns_name_that_only_looks_alike_is_unknown() {
 /// A-018, R-AUTHN-07
 #[test]
 fn a_spiffe_id_that_only_looks_alike_is_unknown() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for id in [
         "spiffe://other-domain.example/mailer",
         "spiffe://trust-domain.example/x/../mailer",
@@ -234,7 +234,7 @@ fn a_spiffe_id_that_only_looks_alike_is_unknown() {
 /// A-018, CONTRACT 3.1, R-AUTHN-07: other names beside the one SPIFFE ID are allowed.
 #[test]
 fn a_certificate_with_two_spiffe_ids_matches_none() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for other in ["spiffe://trust-domain.example/other", "spiffe://elsewhere.example/mailer"] {
         let params = named(vec![pki::uri(&spiffe_id("mailer")), pki::uri(other)]);
         ask(&writ, params).invalid_client("client_unknown");
@@ -349,7 +349,7 @@ fn a_client_that_is_revoked_loses_its_open_connection() {
 ///
 #[test]
 fn a_client_whose_certificate_expires_loses_its_open_connection() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = named(vec![pki::uri(&spiffe_id("mailer"))]);
     let end = now() + 2;
     params.not_after = (SystemTime::UNIX_EPOCH + Duration::from_secs(end)).into();
@@ -362,7 +362,7 @@ fn a_client_whose_certificate_expires_loses_its_open_connection() {
 /// A-015, R-AUTHN-01, R-INTRO-06, R-RESP-06: one answer, 401 without a challenge, whatever is asked.
 #[test]
 fn an_unknown_client_learns_nothing_of_tokens_or_clients() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let token = writ.workload("mailer").token(&good()).issued().token;
     let stranger = writ.workload("nobody");
     let first = stranger.token(&good()).invalid_client("client_unknown");
@@ -443,7 +443,7 @@ fn a_spiffe_id_is_validated_against_the_bundle_of_its_trust_domain() {
 /// A-022, R-AUTHN-02
 #[test]
 fn a_second_authentication_method_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     writ.workload("mailer").token(&good().set("client_secret", "x")).invalid_request("parameter_unsupported");
     writ.workload("mailer").token(&good().set("client_assertion", "x")).invalid_request("parameter_unsupported");
     for value in ["Basic bWFpbGVyOng=", "Bearer x", "x"] {
@@ -456,7 +456,7 @@ fn a_second_authentication_method_is_refused() {
 /// A-068, R-AUTHN-13, R-VERIFY-08
 #[test]
 fn a_txn_token_does_not_authenticate_a_client() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let token = writ.workload("mailer").token(&good()).issued().token;
     let bearer = format!("Bearer {token}");
     let body = good().encode();

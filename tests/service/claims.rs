@@ -2,9 +2,11 @@
 //! claims is tested in `details`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::scene::Shared;
 use crate::support::answer::{Answer, Issued};
 use crate::support::issuer::Issuer;
 use crate::support::workload::Form;
@@ -38,9 +40,11 @@ struct Scene {
     issuer: Issuer,
 }
 
+static SCENE: Shared<Scene> = Shared::new();
+
 impl Scene {
-    fn new() -> Self {
-        Self::of(Setup::new())
+    fn shared() -> Arc<Self> {
+        SCENE.get(|| Self::of(Setup::new()))
     }
 
     fn of(setup: Setup) -> Self {
@@ -71,7 +75,7 @@ fn names(object: &Value) -> BTreeSet<&str> {
 /// R-CLAIM-01
 #[test]
 fn the_header_has_type_algorithm_and_key_and_nothing_else() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let issued = scene.issued("order.view");
     assert_eq!(names(&issued.header), BTreeSet::from(["alg", "kid", "typ"]));
     assert_eq!((&issued.header["typ"], &issued.header["alg"]), (&json!("txntoken+jwt"), &json!("ES256")));
@@ -82,7 +86,7 @@ fn the_header_has_type_algorithm_and_key_and_nothing_else() {
 /// R-CLAIM-02
 #[test]
 fn times_are_whole_seconds_and_the_audience_is_one_string() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let before = now();
     let issued = scene.issued("order.view");
     let (iat, exp) = (issued.claims["iat"].as_u64().unwrap(), issued.claims["exp"].as_u64().unwrap());
@@ -93,7 +97,7 @@ fn times_are_whole_seconds_and_the_audience_is_one_string() {
 /// R-CLAIM-03: every exchange starts a transaction of its own, even with the same access token.
 #[test]
 fn every_transaction_has_a_fresh_random_name() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let form = Form::exchange(&scene.issuer.access_token().mint(), "order.view");
     let mut session = scene.writ.workload("gateway").connect();
     let all: Vec<String> = (0..20).map(|_| session.token(&form).issued().txn().to_owned()).collect();
@@ -108,7 +112,7 @@ fn every_transaction_has_a_fresh_random_name() {
 /// R-CLAIM-03
 #[test]
 fn no_request_and_no_subject_token_names_the_transaction() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let token = scene.issuer.access_token().claim("txn", "mine").mint();
     let form = Form::exchange(&token, "order.refund").set("txn", "mine").set("request_details", r#"{"txn":"mine"}"#);
     let issued = scene.writ.workload("gateway").token(&form.set("request_context", r#"{"txn":"mine"}"#)).issued();
@@ -118,7 +122,7 @@ fn no_request_and_no_subject_token_names_the_transaction() {
 /// R-CLAIM-06
 #[test]
 fn the_requester_is_the_client_that_asked_whoever_the_subject_is() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let token = scene.issuer.access_token().claim("client_id", "agent").claim("may_act", json!({"sub": "agent"}));
     let issued = scene.ask(&token.mint(), &json!({"req_wl": "agent"}), &json!({"req_wl": "agent"})).issued();
     assert_eq!(issued.claims["req_wl"], "gateway");
@@ -127,7 +131,7 @@ fn the_requester_is_the_client_that_asked_whoever_the_subject_is() {
 /// R-CLAIM-07
 #[test]
 fn context_and_details_are_objects_that_travel_unchanged() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let (details, context) = (json!({"order": {"id": "A-1"}}), json!({"req_ip": "192.0.2.1", "authn": "mfa"}));
     let first = scene.ask(&scene.issuer.access_token().mint(), &details, &context).issued();
     let form = Form::redeem(&first.token, "order.refund");
@@ -140,7 +144,7 @@ fn context_and_details_are_objects_that_travel_unchanged() {
 /// R-CLAIM-07
 #[test]
 fn empty_context_and_details_are_left_out() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let issued = scene.ask(&scene.issuer.access_token().mint(), &json!({"x": 1}), &json!({})).issued();
     assert_eq!((issued.claims.get("tctx"), issued.claims.get("rctx")), (None, None));
 }
@@ -148,7 +152,7 @@ fn empty_context_and_details_are_left_out() {
 /// R-CLAIM-08, R-META-02, CONTRACT 6 (`include_iss`)
 #[test]
 fn the_issuer_is_named_as_in_the_metadata_unless_switched_off() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let metadata = scene.writ.site().discover("/.well-known/oauth-authorization-server", &[]).json();
     let issued = scene.issued("order.view");
     assert_eq!((&issued.claims["iss"], &metadata["issuer"]), (&json!(ISSUER), &json!(ISSUER)));
@@ -159,7 +163,7 @@ fn the_issuer_is_named_as_in_the_metadata_unless_switched_off() {
 /// R-CLAIM-09
 #[test]
 fn no_credential_becomes_a_subject() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let token = scene.issuer.key.token(r#"{"alg":"ES256"}"#, r#"{"sub":"a"}"#);
     let ask = |form: &Form| scene.writ.workload("agent").token(form);
     let form = |sub: &str| {
@@ -177,7 +181,7 @@ fn no_credential_becomes_a_subject() {
 /// R-CLAIM-09
 #[test]
 fn what_was_sent_cannot_make_or_override_a_claim() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let claims = json!({
         "iss": "x", "sub": "mallory", "aud": "x", "exp": 9_999_999_999_u64, "scope": "admin", "req_wl": "x", "cnf": {},
         "tctx": {"order": 1}, "rctx": {"authn": 1}, "order": "A-1",
@@ -196,7 +200,7 @@ fn a_token_that_is_too_large_is_refused() {
         let details = json!({"note": "x".repeat(size)});
         scene.ask(&scene.issuer.access_token().mint(), &details, &json!({}))
     };
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let issued = note(&scene, 2_000).issued();
     let room = (4096 - issued.token.len()) * 3 / 4;
     assert!(note(&scene, 2_000 + room - 3).issued().token.len() <= 4096);

@@ -20,7 +20,7 @@ fn ask(writ: &Writ, form: &Form) -> crate::support::answer::Answer {
 /// R-REQ-18, R-POL-08
 #[test]
 fn a_client_gets_a_token_for_itself() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let issued = ask(&writ, &Form::client_credentials(DELIVER)).issued();
     assert_eq!(
         issued.claims,
@@ -41,7 +41,7 @@ fn a_policy_may_name_the_clients_own_subject() {
 /// CONTRACT 7: the client's own subject needs no pattern.
 #[test]
 fn a_client_may_name_its_own_subject() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let form = Form::client_credentials("mailbox.report").set("requested_subject", "mailer");
     assert_eq!(ask(&writ, &form).issued().claims["sub"], "mailer");
 }
@@ -49,7 +49,7 @@ fn a_client_may_name_its_own_subject() {
 /// R-REQ-18, R-REQ-19
 #[test]
 fn a_client_may_name_a_subject_that_its_policy_allows() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     assert_eq!(
         ask(&writ, &for_subject("alice@trust-domain.example")).issued().claims["sub"],
         "alice@trust-domain.example"
@@ -59,7 +59,7 @@ fn a_client_may_name_a_subject_that_its_policy_allows() {
 /// R-REQ-19, R-POL-05: outside the patterns, or where the purpose has none; one answer for all of them.
 #[test]
 fn a_subject_outside_the_patterns_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let own = Form::client_credentials("mailbox.report").set("requested_subject", "alice@trust-domain.example");
     let mut answers = vec![ask(&writ, &own).unauthorized_client("subject_not_allowed").answer];
     for subject in [
@@ -79,7 +79,7 @@ fn a_subject_outside_the_patterns_is_refused() {
 /// each purpose must allow the subject.
 #[test]
 fn a_subject_must_be_allowed_by_every_purpose() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let form =
         Form::client_credentials("mailbox.deliver mailbox.report").set("requested_subject", "a@trust-domain.example");
     ask(&writ, &form).unauthorized_client("subject_not_allowed");
@@ -102,7 +102,7 @@ fn a_purpose_has_a_lifetime_of_its_own() {
 /// CONTRACT 3.5: `redeemable_until` is present only where a policy allows redemption.
 #[test]
 fn a_token_that_no_client_can_redeem_has_no_redeemable_until() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     assert_eq!(ask(&writ, &Form::client_credentials(DELIVER)).issued().answer.get("redeemable_until"), None);
 }
 

@@ -118,7 +118,7 @@ fn the_exchange_listener_serves_the_discovery_documents() {
 /// CONTRACT 2
 #[test]
 fn discovery_answers_head_and_refuses_other_methods() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let connect = || {
         let address = writ.site().endpoints().discovery.unwrap();
         Connection::tls(address, &tls_config(&writ.site().ca, None)).unwrap()
@@ -171,7 +171,7 @@ fn the_key_set_is_cacheable_and_conditional() {
 /// R-KEYS-06
 #[test]
 fn the_key_set_is_not_served_without_tls() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut plain = Connection::plain(writ.site().endpoints().discovery.unwrap()).unwrap();
     let request = format!("GET {JWKS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(plain.send(request.as_bytes()).and_then(|()| plain.receive()).is_err());

@@ -135,7 +135,7 @@ fn client_hello(version: u16, suite: u16) -> Vec<u8> {
 /// A-002, R-AUTHN-03
 #[test]
 fn a_certificate_outside_its_validity_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let expired = |ago: Duration| {
         let mut params = mailer_params();
         params.not_after = (SystemTime::now() - ago).into();
@@ -151,7 +151,7 @@ fn a_certificate_outside_its_validity_is_refused() {
 ///
 #[test]
 fn a_certificate_whose_issuer_has_expired_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = pki::ca_params("old intermediate");
     params.not_after = (SystemTime::now() - Duration::from_secs(60)).into();
     let credentials = writ.setup.ca.intermediate(params).issue(mailer_params());
@@ -160,7 +160,7 @@ fn a_certificate_whose_issuer_has_expired_is_refused() {
 
 #[test]
 fn a_certificate_below_an_intermediate_is_accepted() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let credentials = writ.setup.ca.intermediate(pki::ca_params("intermediate")).issue(mailer_params());
     is_served(&writ.workload_with(&credentials));
 }
@@ -168,7 +168,7 @@ fn a_certificate_below_an_intermediate_is_accepted() {
 ///
 #[test]
 fn a_certificate_for_another_use_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for usage in
         [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::Any]
     {
@@ -184,7 +184,7 @@ fn a_certificate_for_another_use_is_refused() {
 /// A-004, R-AUTHN-03: trust is in keys, not in names.
 #[test]
 fn an_authority_with_our_name_and_another_key_is_unknown() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let twin = Ca::root("clients and servers");
     let credentials = twin.issue(mailer_params());
     fails_as(&writ.workload_with(&credentials), &[AlertDescription::UnknownCA, AlertDescription::DecryptError]);
@@ -193,7 +193,7 @@ fn an_authority_with_our_name_and_another_key_is_unknown() {
 /// A-004, R-AUTHN-03: the chain that is sent is only a hint.
 #[test]
 fn an_authority_that_is_sent_along_is_not_trusted() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let other = Ca::root("attacker");
     let mut credentials = other.issue(mailer_params());
     credentials.chain.push(other.der().clone());
@@ -211,7 +211,7 @@ const BROKEN_CHAIN: [AlertDescription; 4] = [
 ///
 #[test]
 fn a_certificate_signed_by_an_ordinary_client_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let credentials = writ.setup.ca.intermediate(pki::client("ordinary")).issue(mailer_params());
     fails_as(&writ.workload_with(&credentials), &BROKEN_CHAIN);
 }
@@ -219,7 +219,7 @@ fn a_certificate_signed_by_an_ordinary_client_is_refused() {
 ///
 #[test]
 fn a_chain_longer_than_its_authority_allows_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = pki::ca_params("no further");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let last = writ.setup.ca.intermediate(params);
@@ -231,7 +231,7 @@ fn a_chain_longer_than_its_authority_allows_is_refused() {
 /// the authority of a team cannot issue names of another team.
 #[test]
 fn a_name_outside_the_authoritys_constraints_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = pki::ca_params("only its own");
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: vec![GeneralSubtree::DnsName("team.example".into())],
@@ -246,7 +246,7 @@ fn a_name_outside_the_authoritys_constraints_is_refused() {
 ///
 #[test]
 fn a_chain_of_twelve_is_refused_quickly() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut ca = writ.setup.ca.intermediate(pki::ca_params("1"));
     for depth in 2..=12 {
         ca = ca.intermediate(pki::ca_params(&depth.to_string()));
@@ -258,7 +258,7 @@ fn a_chain_of_twelve_is_refused_quickly() {
 ///
 #[test]
 fn an_authoritys_certificate_authenticates_no_client() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = pki::ca_params("mailer");
     params.subject_alt_names = mailer_params().subject_alt_names;
     refused_as(&writ, params, &BROKEN_CHAIN);
@@ -267,7 +267,7 @@ fn an_authoritys_certificate_authenticates_no_client() {
 ///
 #[test]
 fn an_unknown_critical_extension_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut params = mailer_params();
     let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
     extension.set_criticality(true);
@@ -292,7 +292,7 @@ impl ResolvesClientCert for Impostor {
 ///
 #[test]
 fn a_certificate_without_its_key_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let (victim, own) = (writ.setup.credentials("mailer"), writ.setup.credentials("own"));
     let key = any_supported_type(&own.key()).unwrap();
     let impostor = Impostor(Arc::new(CertifiedKey::new(victim.chain.clone(), key)));
@@ -598,7 +598,7 @@ fn a_new_authority_is_trusted_without_a_restart() {
 /// R-AUTHN-09
 #[test]
 fn a_certificate_that_cannot_be_read_is_refused_and_the_service_goes_on() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let good_one = writ.setup.credentials("mailer").chain[0].to_vec();
     let mut flipped = good_one.clone();
     flipped[good_one.len() / 2] ^= 0x55;
@@ -613,7 +613,7 @@ fn a_certificate_that_cannot_be_read_is_refused_and_the_service_goes_on() {
 /// R-AUTHN-15
 #[test]
 fn the_server_shows_a_certificate_that_its_clients_can_verify() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let credentials = writ.setup.credentials("mailer");
     is_served(&writ.workload_with(&credentials));
     let distrustful = tls_config(&Ca::root("clients and servers").pem(), Some(&credentials));

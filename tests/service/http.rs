@@ -24,7 +24,7 @@ fn good() -> Form {
 ///
 #[test]
 fn a_chunked_body_above_64_kib_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut request = format!(
         "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
@@ -37,7 +37,7 @@ fn a_chunked_body_above_64_kib_is_refused() {
 
 #[test]
 fn a_chunked_body_is_read() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let request = format!(
         "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
@@ -49,7 +49,7 @@ fn a_chunked_body_is_read() {
 ///
 #[test]
 fn trace_is_not_answered_with_an_echo() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let response =
         writ.workload("mailer").raw(b"TRACE /token HTTP/1.1\r\nHost: localhost\r\nX-Marker: seen\r\n\r\n").unwrap();
     assert!(matches!(response.status, 400 | 405), "{}", response.status);
@@ -69,7 +69,7 @@ fn an_unknown_path_is_not_found() {
 ///
 #[test]
 fn a_request_id_is_echoed_where_it_is_harmless() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let client = writ.workload("mailer");
     let with_id = |id: &str| {
         let answer = client.post(&[("Content-Type", FORM), ("X-Request-Id", id)], good().encode().as_bytes());
@@ -85,7 +85,7 @@ fn a_request_id_is_echoed_where_it_is_harmless() {
 
 #[test]
 fn every_request_without_an_id_gets_one_of_its_own() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let (first, second) = (ask(&writ, &good()).issued(), ask(&writ, &good()).issued());
     assert!(!first.request_id.is_empty());
     assert_ne!(first.request_id, second.request_id);
@@ -94,7 +94,7 @@ fn every_request_without_an_id_gets_one_of_its_own() {
 ///
 #[test]
 fn an_oversized_head_ends_the_connection() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let many = "X-Many: 1\r\n".repeat(200);
     for head in [
         format!("GET /token HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "a".repeat(200_000)),
@@ -109,7 +109,7 @@ fn an_oversized_head_ends_the_connection() {
 /// one 400 and the end of the connection, so that no proxy before us can be made to disagree with us.
 #[test]
 fn ambiguous_framing_ends_the_connection() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let length = body.len();
     let post =
@@ -164,7 +164,7 @@ fn refuses_unread(writ: &Writ, request: &[u8]) {
 /// RFC 9110 7.8: an offer to speak another protocol is not taken, and changes nothing.
 #[test]
 fn an_upgrade_is_ignored_on_every_listener() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let length = body.len();
     let offers = [
@@ -206,7 +206,7 @@ fn an_upgrade_is_ignored_on_every_listener() {
 /// RFC 9110 9.3.6: no tunnel is opened, and what follows is not read as a request.
 #[test]
 fn a_connect_is_refused_and_ends_the_connection() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     refuses_unread(&writ, b"CONNECT trust-domain.example:443 HTTP/1.1\r\nHost: trust-domain.example:443\r\n\r\n");
     ask(&writ, &good()).issued();
 }
@@ -214,7 +214,7 @@ fn a_connect_is_refused_and_ends_the_connection() {
 ///
 #[test]
 fn pipelined_requests_are_answered_in_order_up_to_the_broken_one() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let request = format!(
         "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n",
@@ -275,7 +275,7 @@ fn a_client_above_its_rate_limit_is_refused_for_a_while() {
 /// CONTRACT 2
 #[test]
 fn several_requests_share_a_connection() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let mut session = writ.workload("mailer").connect();
     for _ in 0..3 {
         session.token(&good()).issued();
@@ -304,7 +304,7 @@ fn an_old_connection_is_ended_with_its_next_answer() {
 /// A-041, R-REQ-17
 #[test]
 fn plain_http_on_a_tls_port_is_closed() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let post = format!(
         "POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -321,7 +321,7 @@ fn plain_http_on_a_tls_port_is_closed() {
 ///
 #[test]
 fn silent_tcp_connections_do_not_delay_others() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let silent: Vec<TcpStream> = (0..50)
         .map(|_| {
             let mut socket = TcpStream::connect(writ.site().endpoints().exchange).unwrap();

@@ -1,12 +1,14 @@
 //! The introspection endpoint: whether a Txn-Token is valid now, and who may ask (CONTRACT 4; R-INTRO-05 to R-INTRO-07;
 //! Issuers that Writ asks are tested in `issuer_introspection`.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::scene::{ACCOUNTS, MAILER, PURGE, READER, batch, batch_living, delayed, expired, redeem};
+use crate::scene::{ACCOUNTS, MAILER, PURGE, READER, Shared, batch, batch_living, delayed, expired, redeem};
 use crate::support::answer::{Answer, Issued};
 use crate::support::issuer::Issuer;
 use crate::support::jose::Key;
@@ -18,6 +20,12 @@ const DELIVER: &str = "mailbox.deliver";
 
 fn setup() -> Setup {
     Setup::new().client("mailer", MAILER).client("reader", READER)
+}
+
+/// The same for tests that do not change it.
+fn shared() -> Arc<Writ> {
+    static WRIT: Shared<Writ> = Shared::new();
+    WRIT.get(|| setup().start())
 }
 
 fn issue(writ: &Writ) -> Issued {
@@ -98,7 +106,7 @@ rctx.copy = ["seen"]
 /// RFC 7662 §2.1: a hint, and what else is sent, changes nothing.
 #[test]
 fn a_hint_and_unknown_parameters_are_ignored() {
-    let writ = setup().start();
+    let writ = shared();
     let issued = issue(&writ);
     let mut session = writ.workload("reader").connect();
     for hint in ["access_token", "refresh_token", TXN_TOKEN, "x", ""] {
@@ -246,7 +254,7 @@ fn a_token_is_inactive_if_any_client_of_its_transaction_is_blocked() {
 /// A-112, R-INTRO-06
 #[test]
 fn a_token_of_another_service_is_inactive() {
-    let writ = setup().start();
+    let writ = shared();
     let twin = setup().start();
     ask(&writ, &issue(&twin).token).inactive();
     let other = setup().set("trust_domain", "other.example").start();
@@ -297,7 +305,7 @@ fn anything_but_a_txn_token_of_this_service_is_inactive() {
 /// R-INTRO-05, R-INTRO-06 (CONTRACT 3.6: a client learns that its policy lacks the permission)
 #[test]
 fn a_client_without_permission_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     let mut session = writ.workload("mailer").connect();
     for form in [about(&token), about("opaque"), Form::default()] {
@@ -308,7 +316,7 @@ fn a_client_without_permission_is_refused() {
 /// R-INTRO-05: the permission to introspect allows no purpose.
 #[test]
 fn a_client_that_may_ask_about_tokens_gets_none() {
-    let writ = setup().start();
+    let writ = shared();
     writ.workload("reader").token(&Form::client_credentials(DELIVER)).invalid_scope("purpose_not_allowed");
 }
 
@@ -330,7 +338,7 @@ fn a_permission_can_be_taken_away_and_given() {
 /// A-023, R-AUTHN-01, R-INTRO-05, R-INTRO-06: a client without a policy is refused as at the token endpoint.
 #[test]
 fn an_unknown_client_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     writ.workload("nobody").introspect(&token).invalid_client("client_unknown");
     let headers = [("Content-Type", FORM), ("X-Forwarded-Client-Cert", "URI=spiffe://trust-domain.example/reader")];
@@ -343,7 +351,7 @@ fn an_unknown_client_is_refused() {
 /// R-INTRO-06
 #[test]
 fn a_missing_or_empty_token_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {
         post_body(&writ, body.as_bytes()).invalid_request("parameter_missing");
     }
@@ -352,7 +360,7 @@ fn a_missing_or_empty_token_is_refused() {
 ///
 #[test]
 fn a_form_that_can_be_read_in_two_ways_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     for repeated in [format!("token={token}&token={token}"), format!("token={token}&%74oken=x"), "x=1&x=1".to_owned()] {
         post_body(&writ, repeated.as_bytes()).invalid_request("parameter_repeated");
@@ -366,7 +374,7 @@ fn a_form_that_can_be_read_in_two_ways_is_refused() {
 /// A-022, R-AUTHN-02
 #[test]
 fn a_second_identity_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     let mut session = writ.workload("reader").connect();
     session.introspect(&about(&token).set("client_id", "reader")).active();
@@ -382,7 +390,7 @@ fn a_second_identity_is_refused() {
 /// CONTRACT 4: each request has two faults, of neighbouring steps.
 #[test]
 fn the_first_of_several_faults_is_reported() {
-    let writ = setup().start();
+    let writ = shared();
     let (stranger, mailer) = (writ.workload("nobody"), writ.workload("mailer"));
     let post = |client: &Workload, media_type, body: &str| {
         client.connect().post("/introspect", &[("Content-Type", media_type)], body.as_bytes())
@@ -398,7 +406,7 @@ fn the_first_of_several_faults_is_reported() {
 ///
 #[test]
 fn only_post_is_allowed() {
-    let writ = setup().start();
+    let writ = shared();
     for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let answer = writ.workload("reader").connect().get(method, "/introspect");
         answer.refused(405, "invalid_request", "method_not_allowed");
@@ -422,7 +430,7 @@ fn a_token_in_the_query_string_is_neither_read_nor_logged() {
 ///
 #[test]
 fn only_a_small_plain_form_is_read() {
-    let writ = setup().start();
+    let writ = shared();
     let body = about(&issue(&writ).token).encode();
     let post = |headers: &[(&str, &str)], body: &str| {
         writ.workload("reader").connect().post("/introspect", headers, body.as_bytes())
@@ -452,7 +460,7 @@ fn both_endpoints_share_a_rate_limit() {
 /// CONTRACT 10, R-PRIV-03
 #[test]
 fn an_answer_about_a_token_is_audited() {
-    let writ = setup().start();
+    let writ = shared();
     let issued = issue(&writ);
     let credentials = writ.setup.credentials("reader");
     let answer = writ.workload_with(&credentials).introspect(&issued.token);
@@ -479,7 +487,7 @@ fn an_answer_about_a_token_is_audited() {
 /// CONTRACT 10: the claims of an inactive token are not logged.
 #[test]
 fn an_inactive_token_is_audited_by_its_digest_alone() {
-    let writ = setup().start();
+    let writ = shared();
     let answer = ask(&writ, "a.b.c");
     answer.inactive();
     let line = writ.audit_of(&answer.request_id());
@@ -493,7 +501,7 @@ fn an_inactive_token_is_audited_by_its_digest_alone() {
 /// CONTRACT 10
 #[test]
 fn refusals_are_audited_with_their_reasons() {
-    let writ = setup().start();
+    let writ = shared();
     let json_body =
         writ.workload("reader").connect().post("/introspect", &[("Content-Type", "application/json")], b"{}");
     for (answer, client, reason) in [

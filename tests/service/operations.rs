@@ -19,7 +19,7 @@ fn good() -> Form {
 /// CONTRACT 2
 #[test]
 fn a_healthy_service_is_live_and_ready() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for path in ["/livez", "/readyz"] {
         let response = writ.site().ops(path);
         assert_eq!((response.status, response.json()), (200, json!({"status": "ok"})), "{path}");
@@ -31,7 +31,7 @@ fn a_healthy_service_is_live_and_ready() {
 /// CONTRACT 2
 #[test]
 fn other_paths_of_the_ops_listener_are_not_found() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for path in ["/", "/token", "/.well-known/jwks.json"] {
         let response = writ.site().ops(path);
         assert_eq!((response.status, response.json()["reason"].as_str()), (404, Some("not_found")));

@@ -214,7 +214,7 @@ fn good() -> Form {
 /// CONTRACT 10
 #[test]
 fn requests_that_are_refused_unread_are_audited_too() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let stranger = writ.workload("nobody").token(&good()).invalid_client("client_unknown");
     let line = writ.audit_of(&stranger.request_id);
     assert_eq!((&line["reason"], line.get("client")), (&json!("client_unknown"), None));
@@ -244,7 +244,7 @@ fn unusual_values_cannot_forge_a_log_line() {
 /// A-135, R-PRIV-01: and the refusal does not repeat it.
 #[test]
 fn a_token_that_is_sent_in_the_wrong_place_is_not_logged() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let token = Key::es256("k").token(r#"{"alg":"ES256"}"#, r#"{"sub":"a"}"#);
     let form = good().set("requested_subject", "alice@trust-domain.example").set("client_id", "mailer");
     let mut bodies: Vec<Form> = form.names().iter().map(|name| form.clone().set(name, &token)).collect();
@@ -273,7 +273,7 @@ fn every_line_of_the_log_is_json() {
 /// CONTRACT 2
 #[test]
 fn a_trace_of_the_client_is_found_in_the_log() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let headers = [("Content-Type", FORM), ("traceparent", parent.as_str())];

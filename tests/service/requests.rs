@@ -25,7 +25,7 @@ fn post_body(writ: &Writ, body: &[u8]) -> Answer {
 /// R-REQ-02, RFC 9110 5.6.6
 #[test]
 fn a_charset_of_utf_8_is_tolerated_and_so_is_an_empty_parameter() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for parameters in [
         "; charset=UTF-8",
         ";charset=utf-8",
@@ -44,7 +44,7 @@ fn a_charset_of_utf_8_is_tolerated_and_so_is_an_empty_parameter() {
 /// A-028, R-REQ-02
 #[test]
 fn another_media_type_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     for media_type in [
         "application/json",
@@ -61,7 +61,7 @@ fn another_media_type_is_refused() {
 /// A-028, R-REQ-02
 #[test]
 fn no_media_type_and_two_are_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let client = writ.workload("mailer");
     client.post(&[], body.as_bytes()).refused(415, "invalid_request", "media_type_unsupported");
@@ -72,7 +72,7 @@ fn no_media_type_and_two_are_refused() {
 /// A-031
 #[test]
 fn an_encoded_body_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let headers = [("Content-Type", FORM), ("Content-Encoding", "gzip")];
     writ.workload("mailer").post(&headers, &[0x1f, 0x8b, 8, 0]).refused(
         415,
@@ -84,7 +84,7 @@ fn an_encoded_body_is_refused() {
 /// A-027, R-REQ-02
 #[test]
 fn parameters_in_the_query_string_are_neither_read_nor_logged() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let path = format!("/token?{}&marker=in-the-query", good().encode());
     let answer = writ.workload("mailer").connect().post(&path, &[("Content-Type", FORM)], b"");
     answer.invalid_request("parameter_missing");
@@ -95,7 +95,7 @@ fn parameters_in_the_query_string_are_neither_read_nor_logged() {
 /// A-026, R-REQ-03, R-REQ-07
 #[test]
 fn a_parameter_sent_twice_is_refused_even_with_an_equal_value() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for name in good().names() {
         ask(&writ, &good().add(&name, "x")).invalid_request("parameter_repeated");
     }
@@ -107,14 +107,14 @@ fn a_parameter_sent_twice_is_refused_even_with_an_equal_value() {
 /// A-026
 #[test]
 fn an_unknown_parameter_sent_twice_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     ask(&writ, &good().add("unheard", "1").add("unheard", "2")).invalid_request("parameter_repeated");
 }
 
 /// A-026
 #[test]
 fn a_repeated_name_is_recognised_in_another_encoding() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = format!("{}&%73cope={DELIVER}", good().encode());
     post_body(&writ, body.as_bytes()).invalid_request("parameter_repeated");
 }
@@ -122,7 +122,7 @@ fn a_repeated_name_is_recognised_in_another_encoding() {
 /// R-REQ-03
 #[test]
 fn an_empty_optional_parameter_counts_as_absent() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let form = good().set("client_id", "").set("request_details", "").set("resource", "").set("actor_token", "");
     ask(&writ, &form).issued();
 }
@@ -130,7 +130,7 @@ fn an_empty_optional_parameter_counts_as_absent() {
 /// R-REQ-03, R-REQ-05 to R-REQ-08, R-REQ-18
 #[test]
 fn a_missing_or_empty_required_parameter_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for name in ["grant_type", "requested_token_type", "audience", "scope"] {
         ask(&writ, &good().without(name)).invalid_request("parameter_missing");
         ask(&writ, &good().set(name, "")).invalid_request("parameter_missing");
@@ -151,7 +151,7 @@ fn a_token_exchange_without_its_subject_token_is_refused() {
 /// A-029, R-REQ-02
 #[test]
 fn a_body_that_does_not_decode_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for bad in ["x=%", "x=%4", "x=%zz", "x=%ff", "x=%c3%28", "x=a%00b", "%00=a", "%ff=a"] {
         let body = format!("{}&{bad}", good().encode());
         post_body(&writ, body.as_bytes()).invalid_request("parameter_malformed");
@@ -164,7 +164,7 @@ fn a_body_that_does_not_decode_is_refused() {
 /// R-REQ-05: unknown to the service, or not accepted for this client.
 #[test]
 fn another_grant_type_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for grant in ["authorization_code", "password", "refresh_token", "Client_Credentials", "client_credentials "] {
         ask(&writ, &good().set("grant_type", grant)).refused(400, "unsupported_grant_type", "grant_type_unsupported");
     }
@@ -174,7 +174,7 @@ fn another_grant_type_is_refused() {
 /// R-REQ-08
 #[test]
 fn a_scope_with_wrong_syntax_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for scope in [" ", " a", "a ", "a  b", "a\tb", "a\nb", "a\u{a0}b", "a\"b", "a\\b", "ä", "a\u{200b}b"] {
         ask(&writ, &good().set("scope", scope)).invalid_scope("scope_malformed");
     }
@@ -183,7 +183,7 @@ fn a_scope_with_wrong_syntax_is_refused() {
 /// R-REQ-08
 #[test]
 fn a_purpose_named_twice_counts_once() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let scope = format!("{DELIVER} mailbox.report {DELIVER}");
     let issued = ask(&writ, &Form::client_credentials(&scope)).issued();
     assert_eq!(issued.claims["scope"], format!("{DELIVER} mailbox.report"));
@@ -201,7 +201,7 @@ fn a_token_exchange_cannot_name_a_subject() {
 /// R-REQ-18
 #[test]
 fn client_credentials_take_no_subject_token() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     ask(&writ, &good().set("subject_token", "x")).invalid_request("parameter_unsupported");
     ask(&writ, &good().set("subject_token_type", ACCESS_TOKEN)).invalid_request("parameter_unsupported");
 }
@@ -209,7 +209,7 @@ fn client_credentials_take_no_subject_token() {
 /// CONTRACT 3, R-REQ-03: dropping it would change whom the token is for.
 #[test]
 fn an_invalid_requested_subject_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let long = format!("{}@trust-domain.example", "a".repeat(255));
     for subject in ["", "a\n@trust-domain.example", "a\u{7f}@trust-domain.example", "\u{85}", &long] {
         ask(&writ, &good().set("requested_subject", subject)).invalid_request("parameter_malformed");
@@ -218,7 +218,7 @@ fn an_invalid_requested_subject_is_refused() {
 
 #[test]
 fn a_requested_subject_of_255_characters_is_accepted() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let subject = format!("{}@trust-domain.example", "ä".repeat(255 - "@trust-domain.example".len()));
     let issued = ask(&writ, &good().set("requested_subject", &subject)).issued();
     assert_eq!(issued.claims["sub"], subject);
@@ -227,7 +227,7 @@ fn a_requested_subject_of_255_characters_is_accepted() {
 /// R-POL-06: what no policy names is dropped.
 #[test]
 fn details_and_context_that_no_policy_copies_are_dropped() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let form = good().set("request_details", r#"{"amount":1}"#).set("request_context", r#"{"req_ip":"198.51.100.7"}"#);
     let issued = ask(&writ, &form).issued();
     assert_eq!((issued.claims.get("tctx"), issued.claims.get("rctx")), (None, None));
@@ -236,7 +236,7 @@ fn details_and_context_that_no_policy_copies_are_dropped() {
 /// A-039, R-REQ-01
 #[test]
 fn only_post_asks_for_a_token() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "POSTX"] {
         let answer = writ.workload("mailer").connect().get(method, "/token");
         answer.refused(405, "invalid_request", "method_not_allowed");
@@ -283,7 +283,7 @@ fn the_first_of_several_faults_is_reported() {
 /// R-REQ-04: a misspelt parameter is an unknown one, and the right one is missing.
 #[test]
 fn unknown_parameters_are_ignored() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     ask(&writ, &good().add("prompt", "none").add("Scope", "other")).issued();
     ask(&writ, &good().without("scope").set("Scope", DELIVER)).invalid_request("parameter_missing");
 }
@@ -291,7 +291,7 @@ fn unknown_parameters_are_ignored() {
 /// R-REQ-06, R-VERIFY-12
 #[test]
 fn only_a_txn_token_can_be_requested() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for requested in [ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:txn-token", "txn_token"] {
         ask(&writ, &good().set("requested_token_type", requested)).invalid_request("parameter_unsupported");
     }
@@ -304,7 +304,7 @@ fn only_a_txn_token_can_be_requested() {
 /// R-REQ-07, R-VERIFY-12
 #[test]
 fn the_audience_is_exactly_the_trust_domain() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for audience in ["other.example", "Trust-Domain.example", "trust-domain.example/", "https://trust-domain.example"] {
         ask(&writ, &good().set("audience", audience)).refused(400, "invalid_target", "audience_unknown");
     }
@@ -314,7 +314,7 @@ fn the_audience_is_exactly_the_trust_domain() {
 /// R-CLAIM-05, CONTRACT 3.3
 #[test]
 fn purposes_are_issued_in_the_order_they_were_requested() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for scope in ["mailbox.report", "mailbox.report mailbox.deliver", "mailbox.deliver mailbox.report"] {
         assert_eq!(ask(&writ, &Form::client_credentials(scope)).issued().claims["scope"], scope);
     }
@@ -324,7 +324,7 @@ fn purposes_are_issued_in_the_order_they_were_requested() {
 /// accept.
 #[test]
 fn an_unsupported_subject_token_type_is_told_from_one_that_is_not_accepted() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     for kind in ["saml1", "saml2", "unheard_of"] {
         let form = Form::token_exchange("x", &format!("urn:ietf:params:oauth:token-type:{kind}"), DELIVER);
         let refused = ask(&writ, &form).invalid_request("subject_token_type_unsupported");
@@ -350,7 +350,7 @@ fn a_refresh_token_is_never_accepted_and_cannot_be_configured() {
 /// A-085, R-REQ-12
 #[test]
 fn details_and_context_must_be_one_json_object_each() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let cut = &deep[..16_000];
     for name in ["request_details", "request_context"] {
@@ -381,7 +381,7 @@ fn details_and_context_must_be_one_json_object_each() {
 /// A-030, R-REQ-13
 #[test]
 fn forms_have_limits() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let body = good().encode();
     let long = |length: usize| format!("{body}&x={}", "a".repeat(length - body.len() - 3));
     post_body(&writ, long(64 * 1024).as_bytes()).issued();
@@ -398,7 +398,7 @@ fn forms_have_limits() {
 /// R-REQ-13
 #[test]
 fn json_has_limits() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let ask_with = |details: String| ask(&writ, &good().set("request_details", &details));
     let long = |length: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
     ask_with(long(16 * 1024)).issued();
@@ -436,7 +436,7 @@ fn a_subject_token_above_16_kib_is_not_read() {
 /// A-084, R-REQ-14
 #[test]
 fn a_resource_is_refused() {
-    let writ = scene::mailer();
+    let writ = scene::shared_mailer();
     let answer = ask(&writ, &good().set("resource", "https://api.example"));
     answer.refused(400, "invalid_target", "resource_unsupported");
 }

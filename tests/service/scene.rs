@@ -1,5 +1,7 @@
 //! The clients that most tests have: who they are and what they may get.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use crate::support::answer::Issued;
 use crate::support::issuer::Issuer;
 use crate::support::workload::Form;
@@ -44,6 +46,30 @@ pub(crate) const READER: &str = "introspect = true\n";
 
 /// The purpose that every redemption here is for.
 pub(crate) const PURGE: &str = "account.purge";
+
+/// What tests share while they overlap, if none of them changes it: it starts with the first and ends with the last.
+pub(crate) struct Shared<T>(Mutex<Weak<T>>);
+
+impl<T> Shared<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Weak::new()))
+    }
+
+    pub(crate) fn get(&self, start: impl FnOnce() -> T) -> Arc<T> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(start());
+            *running = Arc::downgrade(&started);
+            started
+        })
+    }
+}
+
+/// The same as [`mailer`], for tests that do not change it and count nothing.
+pub(crate) fn shared_mailer() -> Arc<Writ> {
+    static MAILER: Shared<Writ> = Shared::new();
+    MAILER.get(mailer)
+}
 
 /// A running service with `mailer`.
 pub(crate) fn mailer() -> Writ {

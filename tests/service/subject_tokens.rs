@@ -1,9 +1,12 @@
 //! What holds for subject tokens of every type, each presented beside the others (CONTRACT 3.2,
 //! A-064; area SUBJ). What is particular to a type is tested in a module of its own.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use toml::{Table, Value as Toml};
 
+use crate::scene::Shared;
 use crate::support::answer::Answer;
 use crate::support::issuer::{Draft, Issuer, Reply};
 use crate::support::jose::Key;
@@ -41,8 +44,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
-        Self::of(EVERY, |_| {})
+    fn shared() -> Arc<Self> {
+        static SCENE: Shared<Scene> = Shared::new();
+        SCENE.get(|| Self::of(EVERY, |_| {}))
     }
 
     /// With this policy of the client, and the table of the issuer changed.
@@ -157,7 +161,7 @@ fn not_configurable(key: &str, change: impl FnOnce(&mut Table)) {
 /// R-SUBJ-01
 #[test]
 fn the_signature_of_every_signed_subject_token_is_verified() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     for kind in SIGNED {
         let token = scene.good(kind);
         scene.ask(kind, &altered(&token)).invalid_request("subject_token_signature_invalid");
@@ -205,7 +209,7 @@ fn an_expired_subject_token_of_any_type_yields_nothing() {
 /// A-058, R-SUBJ-02, CONTRACT 3.3: the skew is 10 s, and the Txn-Token lives for what remains of it.
 #[test]
 fn an_expiry_within_the_skew_has_not_passed() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let exp = now() - 1;
     for kind in OUTSIDE {
         let issued = scene.ask(kind, &scene.draft(kind).claim("exp", exp).mint()).issued();
@@ -230,7 +234,7 @@ fn each_issuer_has_algorithms_of_its_own() {
 /// A-047, R-SUBJ-03: not even where the issuer signed such a header.
 #[test]
 fn keys_in_the_header_are_neither_fetched_nor_trusted() {
-    let (scene, bait, own) = (Scene::new(), Issuer::start(), Key::es256("issuer-1"));
+    let (scene, bait, own) = (Scene::shared(), Issuer::start(), Key::es256("issuer-1"));
     for kind in OUTSIDE {
         for (name, value) in [
             ("jwk", own.jwk()),
@@ -250,7 +254,7 @@ fn keys_in_the_header_are_neither_fetched_nor_trusted() {
 /// A-064, R-SUBJ-05
 #[test]
 fn no_subject_token_passes_as_one_of_another_type() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let kinds = ["txn_token", "access_token", "jwt", "id_token", "self_signed", "unsigned_json"];
     for made in kinds {
         let token = scene.good(made);
@@ -272,7 +276,7 @@ fn no_subject_token_passes_as_one_of_another_type() {
 /// A-056, R-SUBJ-06
 #[test]
 fn times_are_whole_seconds_or_fractions() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     for kind in OUTSIDE {
         for (name, value) in [("exp", now() + 60), ("nbf", now()), ("iat", now())] {
             scene.ask(kind, &scene.draft(kind).mint_raw(name, &value.to_string())).issued();
@@ -286,7 +290,7 @@ fn times_are_whole_seconds_or_fractions() {
 /// A-057, R-SUBJ-06: the default is 10 s, the most that can be configured 120 s.
 #[test]
 fn clocks_may_differ_by_the_skew_and_no_more() {
-    let scene = Scene::new();
+    let scene = Scene::shared();
     let at = |name: &str, time: u64| scene.ask("jwt", &scene.draft("jwt").claim(name, time).mint());
     for name in ["nbf", "iat"] {
         at(name, now() + 8).issued();

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use writ_verifier::jwks::KeySet;
 use writ_verifier::{Builder, SingleUse, TxnToken, Verifier, VerifyError};
 
-use crate::scene::{self, delayed, expired, redeem};
+use crate::scene::{self, Shared, delayed, expired, redeem};
 use crate::support::answer::Issued;
 use crate::support::issuer::Issuer;
 use crate::support::jose::Key;
@@ -34,16 +34,22 @@ rctx.copy = ["req_ip"]
 
 /// A token of the service, and a key that is published beside the service's own, to sign what the service would not.
 struct Scene {
-    writ: Writ,
+    writ: Arc<Writ>,
     issued: Issued,
     key: Key,
 }
 
+static WRIT: Shared<Writ> = Shared::new();
+
+fn start() -> Writ {
+    let setup = Setup::new().client("mailer", MAILER);
+    setup.write("policies/any.json", "{}");
+    setup.start()
+}
+
 impl Scene {
     fn new() -> Self {
-        let setup = Setup::new().client("mailer", MAILER);
-        setup.write("policies/any.json", "{}");
-        let writ = setup.start();
+        let writ = WRIT.get(start);
         let issued = issue(&writ);
         Self { writ, issued, key: Key::es256("beside") }
     }
@@ -171,7 +177,7 @@ fn an_unknown_kid_makes_the_keys_be_fetched_once_more_and_not_again() {
 /// R-VERIFY-02
 #[test]
 fn a_key_that_is_new_since_the_last_fetch_is_found() {
-    let writ = Scene::new().writ;
+    let writ = start();
     let (verifier, fetches) = fetching(&writ);
     verify(&verifier, &issue(&writ).token).unwrap();
     let published: Vec<String> = writ.site().jwks().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect();
@@ -385,7 +391,7 @@ fn a_redeemed_token_shows_how_long_it_was_delayed() {
 /// R-KEYS-04: a verifier with the keys from before a rotation verifies what is signed after it.
 #[test]
 fn a_rotation_does_not_disturb_verifiers() {
-    let writ = Setup::new().client("mailer", scene::MAILER).shortest_keys(3600).start();
+    let writ = Setup::new().client("mailer", scene::MAILER).short_keys(3600).set("tokens.lifetime", "2s").start();
     let verifier = strict(&writ);
     let before = deliver(&writ);
     verify(&verifier, &before.token).unwrap();
