@@ -1,5 +1,5 @@
-//! `docs/conformance.md`: each item of the requirements with the tests that name it in their doc comment, or with the
-//! reason from `exceptions.toml`.
+//! `docs/conformance.md`: each item of `docs/spec/requirements.md` with the tests whose doc comment names it, or with
+//! the reason from `exceptions.toml`. An item that has neither fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -9,11 +9,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 const REQUIREMENTS: &str = "docs/spec/requirements.md";
-const EXCEPTIONS: &str = "tests/conformance/exceptions.toml";
+const EXCEPTIONS: &str = "tests/service/exceptions.toml";
 const PAGE: &str = "docs/conformance.md";
-/// Where each item in force has a test, if it can be seen from outside.
-const HERE: &str = "tests/conformance/";
-/// Where tests are.
+/// Where each item in force has a black-box test, if it can be observed from outside.
+const HERE: &str = "tests/service/";
 const FOLDERS: [&str; 8] = ["conformance", "core", "outbound", "platform", "src", "store", "tests", "verifier"];
 
 #[test]
@@ -22,7 +21,7 @@ fn every_item_has_a_test_or_a_reason() {
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
 
-/// With `WRIT_CONFORMANCE=write` the page is written anew.
+/// With `WRIT_CONFORMANCE=write` the page is generated.
 #[test]
 fn the_page_is_as_generated() {
     let page = Listing::read().page();
@@ -30,7 +29,7 @@ fn the_page_is_as_generated() {
         fs::write(root().join(PAGE), page).unwrap();
         return;
     }
-    assert!(read(PAGE) == page, "{PAGE} does not say what the tests do: write it anew with `make conformance`");
+    assert!(read(PAGE) == page, "{PAGE} is not up to date: generate it with `make conformance`");
 }
 
 /// The number of an item.
@@ -66,7 +65,7 @@ enum State {
     Later,
 }
 
-/// What the requirements alone do not tell about an item.
+/// What the tests alone do not say about an item.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Exception {
@@ -93,7 +92,7 @@ impl Listing {
     }
 
     fn new(requirements: &str, mut tests: Vec<Test>, exceptions: &str) -> Self {
-        // Those that stand here come first.
+        // Black-box tests come first.
         tests.sort_by_key(|test| (!test.file.starts_with(HERE), test.file.clone()));
         let exceptions = toml::from_str(exceptions).unwrap_or_else(|error| panic!("{EXCEPTIONS}: {error}"));
         Self { areas: areas(requirements), tests, exceptions }
@@ -146,21 +145,20 @@ impl Listing {
         let Some(exception) = self.exception_of(item) else {
             if tests.is_empty() {
                 return Some(
-                    "neither a test nor a reason; name it in the doc comment of a test, or say why not in exceptions.toml",
+                    "neither a test nor a reason; name it in the doc comment of a test, or give a reason in exceptions.toml",
                 );
             }
             let is_here = tests.iter().any(|test| test.file.starts_with(HERE));
-            return (!is_here)
-                .then_some("no test in tests/conformance/; write one, or say with state = \"met\" why there is none");
+            return (!is_here).then_some("no test in tests/service/; write one, or give a reason with state = \"met\"");
         };
         if exception.why.trim().is_empty() {
             return Some("the exception has no why");
         }
         if exception.partly && tests.is_empty() {
-            return Some("said to be met in part, and no test names it");
+            return Some("declared as met in part, but no test names it");
         }
         if exception.state == State::Later && !exception.partly && !tests.is_empty() {
-            return Some("said to come later, and a test names it; if a part is met, say partly = true");
+            return Some("declared as later, but a test names it; if a part is met, add partly = true");
         }
         None
     }
@@ -223,12 +221,12 @@ const PREFACE: &str = "\
 
 Which tests prove which item of [the requirements](spec/requirements.md). `make conformance` generates
 this page from the doc comments of the tests and from
-[the exceptions](../tests/conformance/exceptions.toml); a test fails when it is not up to date.
+[the exceptions](../tests/service/exceptions.toml); a test fails when it is not up to date.
 
 - **met**: as required; the tests prove it, or the reason says where it can be seen.
 - **different**: [the reference](reference/README.md) chose otherwise; the tests prove that choice.
 - **later**: not built.
-- *in part*: what the reason does not name is met.
+- *in part*: everything that the reason does not name is met.
 
 Reasons cite sections of the reference as [CONTRACT n](reference/README.md#sections-of-the-contract).
 
@@ -307,6 +305,7 @@ fn tests_in(file: &str, source: &str) -> Vec<Test> {
 
 /// The name of the function that begins on this line.
 fn function(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
     let line = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
     line.split(['(', '<']).next()
 }
@@ -379,19 +378,20 @@ fn only_tests_that_run_and_name_an_item_are_found() {
         "/// R-REQ-01\n#[test]\n#[ignore = \"a child\"]\nfn child() {",
         "/// R-REQ-01\n\n#[test]\nfn loose() {",
         "/// So it is\n/// (R-REQ-02).\n#[tokio::test]\n#[expect(\nlint\n)]\nasync fn found() {",
+        "/// R-REQ-02\n#[test]\npub(crate) fn used_elsewhere() {",
     ];
     let found = tests_in("src/a.rs", &source.join("\n"));
-    assert_eq!(found.iter().map(|test| test.name.as_str()).collect::<Vec<_>>(), ["found"]);
+    assert_eq!(found.iter().map(|test| test.name.as_str()).collect::<Vec<_>>(), ["found", "used_elsewhere"]);
     assert_eq!(found[0].items, numbers_in("R-REQ-02"));
 }
 
 #[test]
 fn what_is_missing_or_contradictory_is_a_problem() {
-    let (here, there) = ("tests/conformance/request.rs", "src/request.rs");
+    let (here, there) = ("tests/service/request.rs", "src/request.rs");
     let second = "[R-REQ-02]\nstate = \"later\"\nwhy = \"x\"\n";
     for (file, doc, exceptions, problem) in [
         (here, "/// R-REQ-01", String::new(), "R-REQ-02: neither a test nor a reason"),
-        (there, "/// R-REQ-01", second.to_owned(), "R-REQ-01: no test in tests/conformance/"),
+        (there, "/// R-REQ-01", second.to_owned(), "R-REQ-01: no test in tests/service/"),
         (here, "/// R-REQ-01..03", second.to_owned() + "partly = true", "request.rs: test names R-REQ-03"),
         (here, "/// R-REQ-01", second.to_owned() + "[R-REQ-09]\nstate = \"later\"\nwhy = \"x\"", "R-REQ-09 is no item"),
         (
@@ -400,8 +400,8 @@ fn what_is_missing_or_contradictory_is_a_problem() {
             "[R-REQ-02]\nstate = \"different\"\nwhy = \" \"".to_owned(),
             "R-REQ-02: the exception has no why",
         ),
-        (here, "/// R-REQ-01", second.to_owned() + "partly = true", "R-REQ-02: said to be met in part"),
-        (here, "/// R-REQ-01, R-REQ-02", second.to_owned(), "R-REQ-02: said to come later, and a test names it"),
+        (here, "/// R-REQ-01", second.to_owned() + "partly = true", "R-REQ-02: declared as met in part"),
+        (here, "/// R-REQ-01, R-REQ-02", second.to_owned(), "R-REQ-02: declared as later, but a test names it"),
     ] {
         let problems = listing(file, doc, &exceptions).problems();
         assert!(matches!(&problems[..], [one] if one.contains(problem)), "{problem}: {problems:?}");
@@ -414,8 +414,8 @@ fn what_is_missing_or_contradictory_is_a_problem() {
 #[test]
 fn the_page_counts_and_links() {
     let exceptions = "[R-REQ-02]\nstate = \"later\"\nwhy = \"a | b\"\npartly = true";
-    let page = listing("tests/conformance/request.rs", "/// R-REQ-01, R-REQ-02", exceptions).page();
-    let link = "[tests/conformance/request.rs](../tests/conformance/request.rs) `test`";
+    let page = listing("tests/service/request.rs", "/// R-REQ-01, R-REQ-02", exceptions).page();
+    let link = "[tests/service/request.rs](../tests/service/request.rs) `test`";
     for line in [
         "| MAY | 1 | 0 | 0 | 1, 1 of them in part |".to_owned(),
         "| all | 2 | 1 | 0 | 1, 1 of them in part |".to_owned(),

@@ -41,9 +41,9 @@ fn change(writ: &Writ, content: &str, words: &str) {
     writ.expect_log(words, act, |line| line.to_string().contains(words));
 }
 
-/// an operator who adds the newer list, in front, behind, or in a file of its own, means the newer one.
+/// the newer list applies, whether it is added in front, behind, or in a file of its own.
 #[test]
-fn the_newest_list_counts_whatever_its_place() {
+fn the_newest_list_applies_wherever_it_is() {
     let revoked_by = |files: &[&str], write: &dyn Fn(&Setup, &str, &str)| {
         let setup = setup(files);
         let revoked = setup.credentials("mailer");
@@ -86,7 +86,7 @@ fn a_ca_with_a_new_key_has_two_lists() {
     }
 }
 
-/// nor does it come back by way of a file without it, and what was in force stays so.
+/// not by way of a file without the list either; what was in force stays in force.
 #[test]
 fn an_older_list_does_not_come_back_in_steps() {
     let setup = setup(&["certs/a.crl"]);
@@ -101,7 +101,7 @@ fn an_older_list_does_not_come_back_in_steps() {
     is_served(&writ.workload("mailer"));
 }
 
-/// nor if no client of an intermediate CA came while its newer list was in the files.
+/// not even if no client of the intermediate CA connected while its newer list was in the files.
 #[test]
 fn an_older_list_of_an_intermediate_does_not_come_back() {
     let setup = setup(&["certs/a.crl", "certs/b.crl"]);
@@ -119,7 +119,7 @@ fn an_older_list_of_an_intermediate_does_not_come_back() {
 
 /// A list that is forged, or dated ahead, takes no genuine one away and is reported by `writ check` and the log.
 #[test]
-fn a_list_that_is_not_genuine_blocks_nobody() {
+fn a_list_that_is_not_genuine_does_not_replace_a_genuine_one() {
     let ahead = SystemTime::now() + 48 * HOUR;
     for (bad, words) in [
         (
@@ -144,7 +144,7 @@ fn a_list_that_is_not_genuine_blocks_nobody() {
     }
 }
 
-/// An operator who wonders why nobody gets in reads it here.
+/// An operator who wonders why every certificate is refused finds the reason here.
 #[test]
 fn check_says_what_is_in_force_for_each_ca() {
     let setup = setup(&["certs/a.crl", "certs/b.crl"]);
@@ -161,7 +161,7 @@ fn check_says_what_is_in_force_for_each_ca() {
     assert_eq!((json["ok"].as_bool(), notes), (Some(true), 2), "{json}");
 }
 
-/// What a CA may vouch for, written as `[[tls.client_ca]]`.
+/// Several CAs, written as `[[tls.client_ca]]`.
 #[test]
 fn several_files_of_cas_are_read() {
     let mut setup = setup(&[]);

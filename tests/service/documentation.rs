@@ -1,4 +1,5 @@
-//! The first contact: docs/tutorial/getting-started.md and docs/how-to/troubleshoot.md, run as they are written.
+//! Pages of `docs/`: the tutorial and the list of mistakes are run as they are written, and what the requirements want
+//! documented is there.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -29,7 +30,7 @@ fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str>
     })
 }
 
-/// The text with other ports where these are taken by somebody else.
+/// The text with other ports where the usual ones are in use.
 struct Ports(Vec<(&'static str, String)>);
 
 impl Ports {
@@ -71,7 +72,7 @@ impl Drop for Service {
 
 /// From an empty folder to a token, every command as it is written.
 #[test]
-fn the_page_leads_from_an_empty_folder_to_a_token() {
+fn the_tutorial_leads_from_an_empty_folder_to_a_token() {
     let started = Instant::now();
     let folder = TempDir::new().unwrap();
     let ports = Ports::free();
@@ -110,9 +111,9 @@ fn the_page_leads_from_an_empty_folder_to_a_token() {
     assert!(started.elapsed() < Duration::from_secs(300), "{:?}", started.elapsed());
 }
 
-/// What `writ init` prints is no less true.
+/// What `writ init` prints works too.
 #[test]
-fn what_init_says_comes_next_works_as_it_is_printed() {
+fn the_next_steps_that_init_prints_work() {
     let folder = TempDir::new().unwrap();
     let said = cli::run(shell("writ init 'my set-up' --trust-domain corp.example", folder.path())).exits(0).stdout;
     let printed: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("  ")).collect();
@@ -120,7 +121,7 @@ fn what_init_says_comes_next_works_as_it_is_printed() {
     let before = printed[..serve].join("\n");
     cli::run(shell(&before, folder.path())).exits(0).says("3 passed, 0 failed").says("\nok\n");
     let request = printed[serve + 1..].join("\n");
-    // Nobody listens, or somebody else: no token, but no wrong usage either.
+    // No service listens there, or another one: no token, but correct usage.
     cli::run(shell(&request, &folder.path().join("my set-up"))).exits(1);
 }
 
@@ -222,7 +223,7 @@ fn ask_with(writ: &Writ, trusted: &str, name: &str, scope: &str) -> Output {
 
 /// Each message stands on the page word for word, in the section of its mistake; and the page has no other sections.
 #[test]
-fn the_page_shows_what_each_mistake_says() {
+fn the_troubleshooting_page_shows_the_message_of_each_mistake() {
     let titles: Vec<_> = TROUBLESHOOTING.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let mistakes = mistakes();
     assert!(mistakes.len() >= 10);
@@ -244,4 +245,43 @@ fn lines(text: &str) -> Vec<String> {
         None => line.to_owned(),
     };
     text.trim().lines().map(numbered).collect()
+}
+
+/// What a page says, without its line breaks.
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// R-META-09: what operators tell workloads.
+#[test]
+fn the_documentation_says_where_workloads_take_their_configuration_from() {
+    assert!(page("how-to/run-in-production.md").contains("list of instances"), "a section for workloads");
+}
+
+/// R-DELAY-01
+#[test]
+fn the_documentation_says_that_redemption_deviates_from_the_draft() {
+    assert!(page("explanation/delayed-work.md").contains("## Deviation from the draft"));
+}
+
+/// R-DELAY-22
+#[test]
+fn the_documentation_names_the_alternatives() {
+    let text = page("explanation/delayed-work.md");
+    for alternative in ["replace a token before it expires", "`unsigned_json`", "`self_signed`", "`requested_subject`"]
+    {
+        assert!(text.contains(alternative), "{alternative}");
+    }
+}
+
+/// R-DELAY-23: that verifiers never take an expired token is R-VERIFY-05.
+#[test]
+fn the_documentation_says_how_to_store_tokens_for_later() {
+    let text = page("how-to/redeem-delayed-work.md");
+    assert!(
+        text.contains(
+            "one for each work item, encrypted, readable by the job alone, deleted after success, never logged"
+        )
+    );
 }
