@@ -208,7 +208,7 @@ fn parse_max_age(headers: &HeaderMap) -> Option<Duration> {
     seconds.filter(|&seconds| seconds > 0).map(Duration::from_secs)
 }
 
-/// The URLs of an issuer's metadata: with the well-known path appended to the issuer (OpenID Connect Discovery 1.0
+/// The URLs of an issuer's metadata: with the well-known path appended to the issuer (OIDC Discovery 1.0
 /// §4.1), and inserted between host and path (RFC 8414 §3.1). `None` if the issuer is not acceptable.
 fn metadata_uris(issuer: &str) -> Option<[Url; 2]> {
     let url = Url::parse(issuer).ok()?;

@@ -11,7 +11,7 @@ use url::Url;
 pub enum Location {
     /// The `https` URL of the JWK set.
     JwksUri(Url),
-    /// The issuer's metadata contains the URL (`jwks_uri`): OpenID Connect Discovery 1.0 §4, then RFC 8414 §3.
+    /// The issuer's metadata contains the URL (`jwks_uri`): OIDC Discovery 1.0 §4, then RFC 8414 §3.
     Discovery {
         /// The issuer, an `https` URL without query and fragment. `issuer` in the metadata must be the same text.
         issuer: String,
