@@ -369,7 +369,7 @@ impl Issuer {
 
 fn tell_left_out(issuer: &str, keys: &KeySet) {
     if let Some(left_out) = keys.left_out() {
-        tracing::warn!(issuer, left_out, "keys of a subject issuer cannot be used; the others serve");
+        tracing::warn!(issuer, left_out, "keys of a subject issuer cannot be used; the others remain in use");
     }
 }
 
