@@ -5,7 +5,6 @@ use std::time::Duration;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, guard};
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
@@ -14,6 +13,7 @@ use super::exchange::admitted;
 use super::peer::Peer;
 use super::{Document, Rooms, method_not_allowed};
 use crate::server::response;
+use writ_platform::digest::sha256;
 
 const JWKS: (&str, &str) = ("/.well-known/jwks.json", "application/jwk-set+json");
 const METADATA: (&str, &str) = ("/.well-known/oauth-authorization-server", "application/json");
@@ -57,7 +57,7 @@ fn answer(request: &HttpRequest, media: &'static str, body: Vec<u8>, max_age: Du
 
 /// A strong validator: the same bytes have the same tag in every instance.
 fn etag_of(body: &[u8]) -> String {
-    format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, body)))
+    format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(sha256(body)))
 }
 
 /// RFC 9110 §13.1.2: weak comparison, `*` matches whatever there is.
