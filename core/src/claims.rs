@@ -8,6 +8,7 @@ use crate::decision::{Grant, GrantKind};
 use crate::ledger::Term;
 use crate::permit::Permit;
 use crate::policy::mapping::TransactionContext;
+use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
 /// The largest `tokens.max_size`, in bytes: what a token becomes longer by when it is redeemed (the mark, the chain, the
@@ -58,7 +59,7 @@ pub struct Foreseen(TxnClaims);
 
 impl Foreseen {
     /// The claims of what `grant` allows at `now`; `use_number` is written only for a redemption.
-    pub fn new(grant: Grant, use_number: u32, now: Timestamp, settings: &Settings) -> Self {
+    pub fn new<T: AnyTxnToken>(grant: Grant<T>, use_number: u32, now: Timestamp, settings: &Settings) -> Self {
         let exp = grant.expiry(now);
         Self(txn_claims(grant, now, exp, use_number, settings))
     }
@@ -69,16 +70,22 @@ impl Foreseen {
     }
 }
 
-fn txn_claims(grant: Grant, iat: Timestamp, exp: Timestamp, use_number: u32, settings: &Settings) -> TxnClaims {
+fn txn_claims<T: AnyTxnToken>(
+    grant: Grant<T>,
+    iat: Timestamp,
+    exp: Timestamp,
+    use_number: u32,
+    settings: &Settings,
+) -> TxnClaims {
     let client = grant.client().as_str().to_owned();
     let scope = grant.scope().clone();
     let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
     let (txn, sub, chain) = match kind {
         GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
-        GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
+        GrantKind::Replace { original, .. } => carried_over(original.into_claims(), &client),
         GrantKind::Redeem { original, .. } => {
-            mark_delayed(&mut rctx, &original.claims, use_number);
-            carried_over(original.claims, &client)
+            mark_delayed(&mut rctx, original.claims(), use_number);
+            carried_over(original.into_claims(), &client)
         }
     };
     TxnClaims {
@@ -201,7 +208,7 @@ mod tests {
     #[test]
     fn the_chain_grows_at_its_end() {
         let mut original = OwnToken::expired("t", 1, NOW - 3600);
-        original.claims.req_wl_chain = vec!["gateway".into(), "account-service".into()];
+        original.claims_mut().req_wl_chain = vec!["gateway".into(), "account-service".into()];
         assert_eq!(redeemed(original)["req_wl_chain"], json!(["gateway", "account-service", "job"]));
     }
 
@@ -209,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_carried_over_is_not_rounded() {
         let mut original = OwnToken::expired("t", 1, NOW - 3600);
-        original.claims.tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
+        original.claims_mut().tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
         let grant = Grant::redeeming("job", original, 1, true);
         let spent = Some(Spent { use_number: 1, retry: false });
         let text = serde_json::to_string(&Claims::new(grant.into(), term(spent), &settings(true))).unwrap();

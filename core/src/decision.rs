@@ -15,7 +15,7 @@ use crate::policy::condition::Facts;
 use crate::policy::mapping::{ClaimMissing, Rejection, TransactionContext, value_fits_a_token};
 use crate::policy::{Actors, ClientPolicy, PurposeRule, Redemption};
 use crate::request::{Source, Subject, SubjectNameError, TokenRequest, TokenText};
-use crate::subject::{OwnToken, SingleUse, VerifiedSubject};
+use crate::subject::{AnySubject, AnyTxnToken, OwnToken, SingleUse, Statement, SubjectFacts};
 use writ_platform::clock::Timestamp;
 
 /// Why policy says no.
@@ -172,7 +172,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Several purposes live as long as the shortest of them.
-    fn grant(&self, rules: &[&PurposeRule], carried: TransactionContext, kind: GrantKind) -> Grant {
+    fn grant<T>(&self, rules: &[&PurposeRule], carried: TransactionContext, kind: GrantKind<T>) -> Grant<T> {
         let lifetime = rules.iter().map(|rule| rule.lifetime).min().unwrap_or_default();
         let asks_pdp = rules.iter().filter(|rule| rule.pdp).map(|rule| rule.purpose.clone()).collect();
         let (client, scope) = (self.client.client_id.clone(), self.request.scope.clone());
@@ -224,18 +224,18 @@ fn listed<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
 
 /// A yes: what the Txn-Token will say. Only [`decide`] makes one.
 #[derive(Debug, Clone)]
-pub struct Grant {
+pub struct Grant<T = OwnToken> {
     client: ClientId,
     scope: Scope,
     lifetime: Duration,
     asks_pdp: Vec<Purpose>,
     carried: TransactionContext,
-    kind: GrantKind,
+    kind: GrantKind<T>,
 }
 
 /// What a grant is for.
 #[derive(Debug, Clone)]
-pub enum GrantKind {
+pub enum GrantKind<T = OwnToken> {
     /// A new transaction.
     Issue {
         /// Whom it is for.
@@ -248,14 +248,14 @@ pub enum GrantKind {
     /// A new token for a transaction that goes on.
     Replace {
         /// The live token.
-        original: Box<OwnToken>,
+        original: Box<T>,
         /// The new one must not outlive this instant.
         not_after: Timestamp,
     },
     /// A use of the right to redeem an expired token.
     Redeem {
         /// The expired token.
-        original: Box<OwnToken>,
+        original: Box<T>,
         /// How often its transaction may be redeemed for this purpose.
         max_uses: u32,
         /// Whether it must be on record.
@@ -263,7 +263,7 @@ pub enum GrantKind {
     },
 }
 
-impl Grant {
+impl<T: AnyTxnToken> Grant<T> {
     /// Who asked.
     pub fn client(&self) -> &ClientId {
         &self.client
@@ -283,12 +283,12 @@ impl Grant {
     pub fn sub(&self) -> &str {
         match &self.kind {
             GrantKind::Issue { sub, .. } => sub.as_str(),
-            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims.sub,
+            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims().sub,
         }
     }
 
     /// The token of ours that it came from; `None` for a new transaction.
-    pub fn original(&self) -> Option<&OwnToken> {
+    pub fn original(&self) -> Option<&T> {
         match &self.kind {
             GrantKind::Issue { .. } => None,
             GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => Some(original),
@@ -296,12 +296,12 @@ impl Grant {
     }
 
     /// Issue, replace or redeem.
-    pub fn kind(&self) -> &GrantKind {
+    pub fn kind(&self) -> &GrantKind<T> {
         &self.kind
     }
 
     /// What the token carries, and what it is for, with what that takes along.
-    pub fn into_parts(self) -> (TransactionContext, GrantKind) {
+    pub fn into_parts(self) -> (TransactionContext, GrantKind<T>) {
         (self.carried, self.kind)
     }
 
@@ -321,8 +321,8 @@ impl Grant {
 impl Grant {
     /// A right to redeem that no policy granted, for tests of what comes of it: for a minute each time.
     pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
-        let carried = TransactionContext { tctx: original.claims.tctx.clone(), rctx: original.claims.rctx.clone() };
-        let scope = original.claims.scope.clone();
+        let carried = TransactionContext { tctx: original.claims().tctx.clone(), rctx: original.claims().rctx.clone() };
+        let scope = original.claims().scope.clone();
         let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
         Self {
             client: client.parse().unwrap(),
@@ -367,53 +367,45 @@ pub struct Circumstances {
 ///
 /// # Errors
 /// The first [`Denial`], in the order of the contract: scope, subject, details, condition, then the rules of redemption.
-pub fn decide(
+pub fn decide<S: AnySubject>(
     asked: &Asked<'_>,
-    subject: VerifiedSubject,
+    subject: S,
     at: Circumstances,
     trace: &mut Trace,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<S::TxnToken>, Denial> {
     let rules = asked.rules(subject.source());
     let none = Members::default();
-    match subject {
-        VerifiedSubject::Own(token) => match rules {
-            Some(rules) if token.alive => replace(asked, &rules, token, at, trace),
+    match subject.into_facts() {
+        SubjectFacts::TxnToken(token) => match rules {
+            Some(rules) if token.is_alive() => replace(asked, &rules, token, at, trace),
             _ => redeem(asked, token, at.now, trace),
         },
-        VerifiedSubject::Client => {
+        SubjectFacts::Client => {
             let proof = Proof { sub: &asked.client.subject, claims: &none, usable_until: None, single_use: None };
             issue(asked, &rules.ok_or(Denial::SourceNotAllowed)?, &proof, at.now, trace)
         }
-        VerifiedSubject::Named(sub) => {
+        SubjectFacts::Named(sub) => {
             let rules = rules.ok_or(Denial::SourceNotAllowed)?;
             may_name(asked, &rules, &sub, trace)?;
             let proof = Proof { sub: &sub, claims: &none, usable_until: None, single_use: None };
             issue(asked, &rules, &proof, at.now, trace)
         }
-        VerifiedSubject::Asserted(asserted) => {
+        SubjectFacts::Asserted(statement) => {
             let rules = rules.ok_or(Denial::SourceNotAllowed)?;
-            no_actor(&rules, asserted.claims(), trace)?;
-            may_name(asked, &rules, asserted.sub(), trace)?;
-            let proof = Proof {
-                sub: asserted.sub(),
-                claims: asserted.claims(),
-                usable_until: asserted.usable_until(),
-                single_use: asserted.single_use(),
-            };
-            issue(asked, &rules, &proof, at.now, trace)
+            no_actor(&rules, &statement.claims, trace)?;
+            may_name(asked, &rules, &statement.sub, trace)?;
+            issue(asked, &rules, &Proof::of(&statement), at.now, trace)
         }
-        VerifiedSubject::Outside(token) => {
+        SubjectFacts::Outside { statement, scope } => {
             let rules = rules.ok_or(Denial::SourceNotAllowed)?;
-            no_actor(&rules, token.claims(), trace)?;
+            no_actor(&rules, &statement.claims, trace)?;
             for rule in &rules {
-                covered(rule, token.scope(), trace)?;
+                covered(rule, scope.as_ref(), trace)?;
             }
             for rule in &rules {
-                fits_subjects(rule, token.sub(), trace)?;
+                fits_subjects(rule, &statement.sub, trace)?;
             }
-            let usable_until = Some(token.usable_until());
-            let proof = Proof { sub: token.sub(), claims: token.claims(), usable_until, single_use: None };
-            issue(asked, &rules, &proof, at.now, trace)
+            issue(asked, &rules, &Proof::of(&statement), at.now, trace)
         }
     }
 }
@@ -441,13 +433,20 @@ struct Proof<'a> {
     single_use: Option<SingleUse>,
 }
 
-fn issue(
+impl<'a> Proof<'a> {
+    fn of(statement: &'a Statement) -> Self {
+        let Statement { sub, claims, usable_until, single_use, .. } = statement;
+        Self { sub, claims, usable_until: *usable_until, single_use: *single_use }
+    }
+}
+
+fn issue<T>(
     asked: &Asked<'_>,
     rules: &[&PurposeRule],
     proof: &Proof<'_>,
     now: Timestamp,
     trace: &mut Trace,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<T>, Denial> {
     let mut carried = TransactionContext::default();
     map(asked, rules, Some(proof.claims), &mut carried, trace)?;
     conditions(asked, rules, proof.sub.as_str(), proof.claims, now, trace)?;
@@ -565,14 +564,14 @@ const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
 const LONGEST_CHAIN: usize = 32;
 
 /// A live token of ours: the transaction goes on, for the same purposes or fewer (R-SUBJ-19 to R-SUBJ-25).
-fn replace(
+fn replace<T: AnyTxnToken>(
     asked: &Asked<'_>,
     rules: &[&PurposeRule],
-    token: Box<OwnToken>,
+    token: Box<T>,
     at: Circumstances,
     trace: &mut Trace,
-) -> Result<Grant, Denial> {
-    let claims = &token.claims;
+) -> Result<Grant<T>, Denial> {
+    let claims = token.claims();
     let within = asked.request.scope.purposes().iter().all(|purpose| claims.scope.contains(purpose.as_str()));
     let detail = format!("the token is for {}", claims.scope);
     trace.require(Place("scope", None), within, detail, Denial::ScopeExceedsSubjectToken)?;
@@ -643,7 +642,12 @@ fn fits_subjects(rule: &PurposeRule, sub: &Subject, trace: &mut Trace) -> Result
 /// The order at the end of area DELAY: purpose, originator, age; record and count are the ledger's.
 ///
 /// A live token at a purpose that accepts only expired ones is measured by the same rules: it is too early.
-fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut Trace) -> Result<Grant, Denial> {
+fn redeem<T: AnyTxnToken>(
+    asked: &Asked<'_>,
+    token: Box<T>,
+    now: Timestamp,
+    trace: &mut Trace,
+) -> Result<Grant<T>, Denial> {
     let request = asked.request;
     let found = asked.redeeming_rule().and_then(|rule| Some((rule, rule.redemption.as_ref()?)));
     let Some((rule, redemption)) = found else {
@@ -656,38 +660,38 @@ fn redeem(asked: &Asked<'_>, token: Box<OwnToken>, now: Timestamp, trace: &mut T
             trace.check(Place(name, None), Err(Denial::UnsupportedOnRedemption(name)), detail)?;
         }
     }
-    let single = token.claims.scope.single().is_some();
-    let detail = match token.claims.scope.single() {
+    let single = token.claims().scope.single().is_some();
+    let detail = match token.claims().scope.single() {
         Some(purpose) => format!("the token has a single purpose, {purpose}"),
-        None => format!("the token has several purposes, {}", token.claims.scope),
+        None => format!("the token has several purposes, {}", token.claims().scope),
     };
     trace.require(rule.at("redemption"), single, detail, Denial::RedemptionNotAllowed)?;
-    let same = token.claims.scope == request.scope;
-    let detail = format!("the token is for {}", token.claims.scope);
+    let same = token.claims().scope == request.scope;
+    let detail = format!("the token is for {}", token.claims().scope);
     trace.require(rule.at("scope"), same, detail, Denial::ScopeExceedsSubjectToken)?;
-    let sub = own_subject(&token.claims, trace)?;
+    let sub = own_subject(token.claims(), trace)?;
     fits_subjects(rule, &sub, trace)?;
-    let carried = TransactionContext { tctx: token.claims.tctx.clone(), rctx: token.claims.rctx.clone() };
+    let carried = TransactionContext { tctx: token.claims().tctx.clone(), rctx: token.claims().rctx.clone() };
     if let Err(rejection) = carried.refuse_unreadable() {
         let detail = format!("the mark of a redemption would be one too many: {rejection}");
         return trace.check(Place("rctx", None), Err(Denial::ClaimUnreadable), detail);
     }
     let facts = Facts {
         client: asked.client.client_id.as_str(),
-        sub: &token.claims.sub,
-        claims: &as_members(&token.claims),
+        sub: &token.claims().sub,
+        claims: &as_members(token.claims()),
         scope: &request.scope,
         details: &carried.tctx,
         context: &carried.rctx,
         now,
     };
     condition(rule, facts, trace)?;
-    let named = redemption.issued_to.iter().any(|client| client.as_str() == token.claims.req_wl);
-    let (by, of) = (&token.claims.req_wl, listed(&redemption.issued_to));
+    let named = redemption.issued_to.iter().any(|client| client.as_str() == token.claims().req_wl);
+    let (by, of) = (&token.claims().req_wl, listed(&redemption.issued_to));
     let detail =
         if named { format!("{by} asked for the token") } else { format!("{by} asked for the token, not {of}") };
     trace.require(rule.at("redemption.issued_to"), named, detail, Denial::RedemptionNotAllowed)?;
-    of_age(rule, redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
+    of_age(rule, redemption, Timestamp::from_epoch(token.claims().exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
     Ok(asked.grant(&[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
 }
@@ -778,7 +782,7 @@ mod tests {
 
     fn named(name: &str) -> (Presented, VerifiedSubject) {
         let subject: Subject = name.parse().unwrap();
-        (Presented::Named(subject.clone()), VerifiedSubject::Named(subject))
+        (Presented::Named(subject.clone()), VerifiedSubject::named(name))
     }
 
     /// R-POL-12: each rule says where it is written and what it compared.
@@ -805,7 +809,7 @@ mod tests {
         assert_eq!(traced("a", named("w-1")), told("subjects", Some(6), "w-1 does not fit u-* or v-*"));
         assert_eq!(traced("a", named("svc:purge")), told("subject", None, "svc:purge is the client itself"));
         assert_eq!(traced("b", named("u-1")), told("scope", None, "b is no purpose of this policy"));
-        let signed = (form("a", "self_signed").presented, VerifiedSubject::Client);
+        let signed = (form("a", "self_signed").presented, VerifiedSubject::client());
         let detail = "a accepts client_credentials or txn_token, not self_signed";
         assert_eq!(traced("a", signed), told("accept", Some(5), detail));
     }
@@ -814,7 +818,7 @@ mod tests {
     #[test]
     fn what_is_not_written_is_not_allowed() {
         let policy = policy(vec![rule("a", &[Source::AccessToken])]);
-        let own = || VerifiedSubject::Client;
+        let own = || VerifiedSubject::client();
         let refused = decided(&policy, &request("b", Presented::Client), own()).unwrap_err();
         assert_eq!(refused, Denial::PurposeNotAllowed);
         assert_eq!(decided(&policy, &request("a", Presented::Client), own()).unwrap_err(), Denial::SourceNotAllowed);
@@ -824,7 +828,7 @@ mod tests {
     #[test]
     fn one_purpose_refused_refuses_all() {
         let policy = policy(vec![rule("a", &[Source::ClientCredentials]), rule("b", &[Source::AccessToken])]);
-        let subject = VerifiedSubject::Client;
+        let subject = VerifiedSubject::client();
         let refused = decided(&policy, &request("a b", Presented::Client), subject).unwrap_err();
         assert_eq!(refused, Denial::SourceNotAllowed);
     }
@@ -833,7 +837,7 @@ mod tests {
     fn several_purposes_live_as_long_as_the_shortest() {
         let brief = PurposeRule { lifetime: Duration::from_secs(5), ..rule("b", &[Source::ClientCredentials]) };
         let policy = policy(vec![rule("a", &[Source::ClientCredentials]), brief]);
-        let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client).unwrap();
+        let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::client()).unwrap();
         assert_eq!(grant.expiry(NOW), NOW + Duration::from_secs(5));
     }
 
@@ -842,7 +846,7 @@ mod tests {
         let wanting = |purpose| PurposeRule { pdp: true, ..rule(purpose, &[Source::ClientCredentials]) };
         let policy = policy(vec![wanting("a"), rule("b", &[Source::ClientCredentials]), wanting("c")]);
         let asks = |scope: &str| {
-            let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::Client).unwrap();
+            let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::client()).unwrap();
             grant.asks_pdp().iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(asks("c b a"), ["c", "a"]);
@@ -895,8 +899,8 @@ mod tests {
     fn redeem_by(policy: &ClientPolicy, scope: &str, claims: TxnClaims) -> Result<Grant, Denial> {
         let request = form(scope, "txn_token");
         let alive = NOW.epoch() < claims.exp;
-        let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "historical", alive };
-        decided(policy, &request, VerifiedSubject::Own(Box::new(token)))
+        let token = OwnToken::unverified(claims, alive);
+        decided(policy, &request, token.into())
     }
 
     /// R-DELAY-11, A-096: both ends of the age window are inside.
@@ -945,11 +949,11 @@ mod tests {
         });
         let mut claims: TxnClaims = serde_json::from_value(claims).unwrap();
         claims.tctx = serde_json::from_str(r#"{"amount":0.10}"#).unwrap();
-        OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "current", alive: true }
+        OwnToken::unverified(claims, true)
     }
 
     fn replaced(rule: PurposeRule, request: &TokenRequest, token: OwnToken) -> Result<Grant, Denial> {
-        decided(&policy(vec![rule]), request, VerifiedSubject::Own(Box::new(token)))
+        decided(&policy(vec![rule]), request, token.into())
     }
 
     fn asking(scope: &str) -> TokenRequest {
@@ -1040,7 +1044,7 @@ mod tests {
             let mapping = Mapping { schema: Some(Arc::new(Schema::parse(b"{}").unwrap())), ..Mapping::default() };
             let rule = with_condition(PurposeRule { mapping, ..rule("a", &[Source::ClientCredentials]) }, when);
             let request = details(request("a", Presented::Client), r#"{"n":1}"#);
-            decided(&policy(vec![rule]), &request, VerifiedSubject::Client).map(drop)
+            decided(&policy(vec![rule]), &request, VerifiedSubject::client()).map(drop)
         };
         assert_eq!(issue("details.n == 1 && client == 'purge-job' && subject.sub == 'svc:purge'"), Ok(()));
         assert_eq!(issue("details.n == 2"), Err(Denial::ConditionFailed));
@@ -1068,7 +1072,7 @@ mod tests {
         };
         let outcome = |one: &str, other: &str| -> Result<String, Denial> {
             let policy = policy(vec![fixed("a", one), fixed("b", other)]);
-            let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client)?;
+            let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::client())?;
             Ok(serde_json::to_string(&grant.into_parts().0.tctx).unwrap())
         };
         assert_eq!(outcome(r#"{"x":1}"#, r#"{"y":2,"x":1.0}"#).unwrap(), r#"{"x":1,"y":2}"#);
@@ -1133,16 +1137,16 @@ mod tests {
         let age = proptest::sample::select(vec![-30_i64, 9, 10, 86_400, 86_401]);
         let own = (scope(), sub(), age, proptest::sample::select(vec!["x", "y", "z"])).prop_map(own_token);
         prop_oneof![
-            1 => Just(()).prop_map(|()| ("client", VerifiedSubject::Client)),
-            1 => sub().prop_map(|sub| ("client", VerifiedSubject::Named(sub.parse().unwrap()))),
+            1 => Just(()).prop_map(|()| ("client", VerifiedSubject::client())),
+            1 => sub().prop_map(|sub| ("client", VerifiedSubject::named(sub))),
             2 => (sub(), proptest::option::of(scope())).prop_map(|(sub, scope)| {
                 let until = NOW + Duration::from_secs(30);
-                ("access_token", VerifiedSubject::Outside(OutsideToken::about(sub, scope, until)))
+                ("access_token", OutsideToken::about(sub, scope, until).into())
             }),
             2 => (sub(), any::<bool>(), any::<bool>()).prop_map(|(sub, signs, ends)| {
                 let source = if signs { Source::SelfSigned } else { Source::UnsignedJson };
                 let until = (signs || ends).then(|| NOW + Duration::from_secs(30));
-                (source.name(), VerifiedSubject::Asserted(AssertedSubject::about(source, sub, until)))
+                (source.name(), AssertedSubject::about(source, sub, until).into())
             }),
             4 => own,
         ]
@@ -1156,8 +1160,8 @@ mod tests {
         });
         let alive = NOW.epoch() < exp;
         let claims = serde_json::from_value(claims).unwrap();
-        let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "previous", alive };
-        ("txn_token", VerifiedSubject::Own(Box::new(token)))
+        let token = OwnToken::unverified(claims, alive);
+        ("txn_token", token.into())
     }
 
     /// A transaction that began then.
@@ -1190,12 +1194,12 @@ mod tests {
             let request = form(scope, presented);
             let source = subject.source();
             let (told, sub, req_wl, exp) = match &subject {
-                VerifiedSubject::Client => (None, policy.subject.clone(), None, None),
+                VerifiedSubject::client() => (None, policy.subject.clone(), None, None),
                 VerifiedSubject::Named(sub) => (None, sub.clone(), None, None),
                 VerifiedSubject::Asserted(asserted) => (None, asserted.sub().clone(), None, asserted.usable_until().map(Timestamp::epoch)),
                 VerifiedSubject::Outside(token) => (token.scope().cloned(), token.sub().clone(), None, None),
                 VerifiedSubject::Own(token) => {
-                    let claims = &token.claims;
+                    let claims = token.claims();
                     let sub = claims.sub.parse().unwrap();
                     (Some(claims.scope.clone()), sub, Some(claims.req_wl.clone()), Some(claims.exp))
                 }

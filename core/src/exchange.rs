@@ -15,10 +15,8 @@ use crate::ledger::{Entry, LedgerError, Redeemable, Term};
 use crate::permit::{ApprovedGrant, Inquiry, Permit};
 use crate::policy::PolicySet;
 use crate::refusal::Refusal;
-use crate::request::{Presented, Source, TokenRequest, TokenText};
-use crate::subject::own_token;
-use crate::subject::self_signed::{self, Presentation};
-use crate::subject::{SingleUse, SubjectFault, VerifiedSubject, unsigned_json};
+use crate::request::{Source, TokenRequest};
+use crate::subject::{SingleUse, VerificationContext, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 /// With more policies than this, metrics name no client.
@@ -149,40 +147,18 @@ impl TokenService {
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
-        let client = asked.client();
-        let outside = async |kind, token: &TokenText| {
-            let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
-            let late = || SubjectFault::IssuerUnavailable.into();
-            request.wait_for(verifying, late).await.map(VerifiedSubject::Outside)
+        let context = VerificationContext {
+            client: asked.client(),
+            certificate: &request.certificate,
+            policies,
+            may_redeem: asked.redeeming_rule().is_some(),
+            trust_domain: &self.settings.trust_domain,
+            issuer: &self.settings.issuer,
+            deadline: request.deadline,
+            now,
         };
-        match &asked.request().presented {
-            Presented::Client => Ok(VerifiedSubject::Client),
-            Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
-            Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
-            Presented::Jwt(token) => outside(Source::Jwt, token).await,
-            Presented::IdToken(token) => outside(Source::IdToken, token).await,
-            Presented::SelfSigned(token) => {
-                let by = Presentation {
-                    client,
-                    certificate: &request.certificate,
-                    issuer: &self.settings.issuer,
-                    clock_skew: self.issuers.clock_skew(),
-                    now,
-                };
-                Ok(VerifiedSubject::Asserted(self_signed::verify(token.expose(), by)?))
-            }
-            Presented::UnsignedJson(json) => {
-                let asserted = unsigned_json::verify(json.expose(), self.issuers.clock_skew(), now)?;
-                Ok(VerifiedSubject::Asserted(asserted))
-            }
-            Presented::TxnToken(token) => {
-                let may_redeem = asked.redeeming_rule().is_some();
-                let find = |kid: &str| known_key(self.keys.find(kid));
-                let domain = &self.settings.trust_domain;
-                let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
-                Ok(VerifiedSubject::Own(Box::new(own)))
-            }
-        }
+        let find_key = |kid: &str| known_key(self.keys.find(kid));
+        Ok(VerifiedSubject::verify(&asked.request().presented, context, &self.issuers, find_key).await?)
     }
 
     fn decide(

@@ -74,7 +74,7 @@ impl<'a> Question<'a> {
             return None;
         }
         let (details, context) = match grant.kind() {
-            GrantKind::Redeem { original, .. } => (Some(&original.claims.tctx), Some(&original.claims.rctx)),
+            GrantKind::Redeem { original, .. } => (Some(&original.claims().tctx), Some(&original.claims().rctx)),
             GrantKind::Issue { .. } | GrantKind::Replace { .. } => (request.details.as_ref(), request.context.as_ref()),
         };
         Some(Self { grant, proof, details, context, request_id })
@@ -206,7 +206,7 @@ fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> V
             source: question.proof.source,
             details: question.details.unwrap_or(&empty),
             context: question.context.unwrap_or(&empty),
-            txn: grant.original().map(|original| original.claims.txn.as_str()),
+            txn: grant.original().map(|original| original.claims().txn.as_str()),
         },
     };
     serde_json::to_vec(&evaluation).expect("strings and JSON texts can be written")
@@ -316,13 +316,7 @@ mod tests {
             r#"{"iat":1,"exp":2,"aud":"d.example","txn":"t-1","sub":"u-1","scope":"a","req_wl":"x",
                 "tctx":{"amount":1.50},"rctx":{"ip":"::2"}}"#,
         );
-        let original = OwnToken {
-            claims: claims.unwrap(),
-            signed_part: [0; 32],
-            kid: "k".into(),
-            key_state: "historical",
-            alive: false,
-        };
+        let original = OwnToken::unverified(claims.unwrap(), false);
         let grant = Grant::redeeming("job", original, 1, true).asking_pdp(&["a"]);
         let request = TokenRequest { details: None, context: None, ..request() };
         let proof = Proof { source: Some("expired_txn_token"), issuer: None };

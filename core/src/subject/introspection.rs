@@ -12,11 +12,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 use writ_verifier::Members;
 use zeroize::Zeroizing;
 
-use super::outside::members;
+use super::members::members;
+use super::settings::IntrospectionSettings;
 use super::{SubjectError, SubjectFault};
 use crate::client::ClientId;
 use writ_outbound::{Answer, Outbound, Request, Status, Unreachable};
@@ -27,19 +28,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// No server issues such a token.
 const NO_TOKEN: &str = "writ-check-asks-whether-you-answer";
-
-/// `introspection` of a `[[subject_issuer]]`.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where tokens are sent, and nowhere else.
-    pub endpoint: Url,
-    /// Who Writ is there.
-    pub client_id: String,
-    /// The file with its password there: one line of text.
-    pub client_secret_file: PathBuf,
-    /// Whether JWT access tokens are asked about too, after they were verified.
-    pub always: bool,
-}
 
 /// Why an authorization server can never be asked with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +53,7 @@ pub fn parse_secret(content: &[u8]) -> Option<Zeroizing<String>> {
 
 /// One authorization server that can be asked.
 pub(super) struct Introspector {
-    settings: Settings,
+    settings: IntrospectionSettings,
     /// `iss`, for metrics and the log.
     issuer: String,
     outbound: Outbound,
@@ -77,7 +65,7 @@ pub(super) struct Introspector {
 
 impl Introspector {
     /// Reads the secret and, if there is one, the `ca`; calls will run on the present runtime.
-    pub(super) fn new(issuer: &str, settings: &Settings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
+    pub(super) fn new(issuer: &str, settings: &IntrospectionSettings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
         let credentials = ArcSwap::from_pointee(credentials(settings)?);
         let endpoint = settings.endpoint.clone();
         let outbound = Outbound::new(writ_outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
@@ -112,7 +100,7 @@ impl Introspector {
     /// # Errors
     /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
     /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
-    pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
+    pub(super) async fn introspect(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
         let answer = self.outbound.post(client.as_str(), self.request(token)?).await;
         let outcome = judge(answer);
         metrics::counter!("writ_introspection_total",
@@ -175,7 +163,7 @@ fn form(token: &str) -> String {
 }
 
 /// HTTP Basic with both halves form-encoded first (RFC 6749 §2.3.1).
-fn credentials(settings: &Settings) -> Result<Zeroizing<String>, SetupError> {
+fn credentials(settings: &IntrospectionSettings) -> Result<Zeroizing<String>, SetupError> {
     let path = &settings.client_secret_file;
     let secret = parse_secret(&secret_file::read(path)?).ok_or_else(|| SetupError::Secret(path.clone()))?;
     let encoded = |text: &str| Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>());
@@ -301,12 +289,15 @@ mod tests {
     }
 
     /// A folder with a secret, and settings that name it.
-    fn settings() -> (tempfile::TempDir, Settings) {
+    fn settings() -> (tempfile::TempDir, IntrospectionSettings) {
         let folder = tempfile::tempdir().unwrap();
         let client_secret_file = folder.path().join("login.secret");
         write(&client_secret_file, "p@ss wörd:1\n", 0o600);
         let endpoint = "https://login.example/introspect".parse().unwrap();
-        (folder, Settings { endpoint, client_id: "writ:1 é".to_owned(), client_secret_file, always: false })
+        (
+            folder,
+            IntrospectionSettings { endpoint, client_id: "writ:1 é".to_owned(), client_secret_file, always: false },
+        )
     }
 
     fn write(path: &std::path::Path, text: &str, mode: u32) {

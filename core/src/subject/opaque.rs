@@ -8,8 +8,9 @@ use writ_verifier::Members;
 
 use super::SubjectError;
 use super::SubjectFault::{ClaimsInvalid, Malformed};
-use super::issued_jwt::slip;
-use super::outside::{self, Measure, OutsideToken};
+use super::jwt::common_mistake;
+use super::members;
+use super::outside::{OutsideToken, ValidationContext};
 use crate::request::Source;
 
 /// The longest opaque token, in bytes.
@@ -30,13 +31,14 @@ pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
         );
     }
     let fits = !token.is_empty() && token.bytes().all(plain);
-    let why = slip(text).unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
+    let why = common_mistake(text)
+        .unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
     fits.then_some(()).ok_or(Malformed.because(why))
 }
 
 /// What the issuer says about the active opaque token `text`. A reply without `aud` is refused, since the token may be
 /// meant for anybody; so is one whose subject holds the token, which must not travel in another (R-CLAIM-09).
-pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+pub(super) fn read(text: &str, reply: Members, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
     if reply.get("sub").is_none_or(|sub: String| sub.is_empty()) {
@@ -51,7 +53,11 @@ pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<Outsid
 
 /// What the issuer says now about a JWT access token that was verified before. It may have taken back scope and time
 /// since it signed, so what it says stands in for what it signed; it may be silent, but not of another mind.
-pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+pub(super) fn confirm(
+    token: &OutsideToken,
+    reply: &Members,
+    by: ValidationContext<'_>,
+) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(reply, by)?;
     let denied = |name: &str| reply.raw(name).is_some() && reply.get::<String>(name) != token.claims().get(name);
     if denied("sub") || denied(&by.issuer.subject_claim) {
@@ -62,7 +68,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     for name in ["aud", "exp", "nbf", "iat", "cnf", "act", scope] {
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
         // An empty scope says nothing, and must not make room for the issuer's setting.
-        if name != scope || outside::scope(reply, scope)?.is_some() {
+        if name != scope || members::scope(reply, scope)?.is_some() {
             claims.set(name, &said).map_err(|_| SubjectError::from(Malformed))?;
         }
     }
@@ -71,7 +77,7 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
 }
 
 /// Where they are there, `iss` is the issuer's own, and no type is that of a refresh token, which is active too.
-fn is_of_access_token(reply: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
+fn is_of_access_token(reply: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     if reply.raw("iss").is_some() && reply.get::<String>("iss").as_ref() != Some(&by.issuer.issuer) {
         return Err(ClaimsInvalid.because("the issuer says that the token is another issuer's"));
     }
@@ -93,9 +99,9 @@ mod tests {
     use super::*;
     use crate::policy::ClientPolicy;
     use crate::subject::SubjectFault::{self, AudienceMismatch, Expired, NotYetValid};
-    use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
-    use crate::subject::issuers::{KeySource, Settings};
-    use crate::subject::outside::members;
+    use crate::subject::fixtures::{ISSUER, NOW, SKEW, client, good, policies, settings};
+    use crate::subject::members::members;
+    use crate::subject::settings::{KeySource, Settings};
     use writ_platform::clock::Timestamp;
 
     /// What the rules can be changed in.
@@ -110,8 +116,8 @@ mod tests {
             Self { issuer: settings(ISSUER, KeySource::Discovery), client: client(), default_scope: None }
         }
 
-        fn measured<T>(&self, judge: impl FnOnce(Measure<'_>) -> T) -> T {
-            judge(Measure {
+        fn measured<T>(&self, judge: impl FnOnce(ValidationContext<'_>) -> T) -> T {
+            judge(ValidationContext {
                 issuer: &self.issuer,
                 default_scope: self.default_scope.as_ref(),
                 prefixes: &[String::new()],

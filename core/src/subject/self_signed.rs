@@ -17,9 +17,11 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, KeyUnknown, SignatureInvalid};
-use super::asserted::{AssertedSubject, SingleUse, subject};
-use super::issued_jwt::{issuer, parse_jws, wrong_typ};
-use super::outside::{Times, audience, members, text};
+use super::asserted::AssertedSubject;
+use super::facts::{SingleUse, Statement};
+use super::jwt::{self, issuer, wrong_typ};
+use super::members::{audience, members, subject, text};
+use super::times::Times;
 use crate::client::{ClientId, PeerCertificate};
 use crate::policy::ClientPolicy;
 use crate::request::Source;
@@ -53,7 +55,7 @@ pub struct Presentation<'a> {
 /// # Errors
 /// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
 pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
-    let jws = parse_jws(text)?;
+    let jws = jwt::parse(text)?;
     if !matches!(jws.typ.as_deref(), None | Some("jwt")) {
         return Err(wrong_typ(jws.typ.as_deref(), "self_signed", "`JWT` or absent"));
     }
@@ -83,7 +85,8 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());
     let single_use = Some(SingleUse { id, made, keep_until: usable_until });
-    Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
+    let statement = Statement { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use };
+    Ok(AssertedSubject::new(statement))
 }
 
 /// The keys that the token names: without a name, that of the TLS certificate.
@@ -158,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::subject::SubjectFault;
-    use crate::subject::issued_jwt::tests::{NOW, SKEW, client};
+    use crate::subject::fixtures::{NOW, SKEW, client};
 
     const OURS: &str = "https://tts.d.example";
 
