@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use uuid::Uuid;
-use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
+use writ_verifier::{Delayed, Members, Scope, TOKEN_MAX, TrustDomain, TxnClaims};
 
-use crate::decision::{Grant, GrantKind};
+use crate::client::ClientId;
+use crate::decision::{Grant, GrantKind, TrialGrant};
 use crate::ledger::{Spent, Term};
 use crate::policy::mapping::TransactionContext;
 use writ_platform::clock::Timestamp;
@@ -39,44 +40,87 @@ impl Claims {
     /// The claims of what `grant` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
     /// (`UUIDv7`, R-CLAIM-03); one that goes on keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
     pub fn new(grant: Grant, term: Term, settings: &Settings) -> Self {
-        let client = grant.client().as_str().to_owned();
-        let scope = grant.scope().clone();
-        let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
-        let (txn, sub, chain) = match kind {
-            GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
-            GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
-            GrantKind::Redeem { original, .. } => {
-                mark_delayed(&mut rctx, &original.claims, term);
-                carried_over(original.claims, &client)
-            }
-        };
-        Self(TxnClaims {
-            iss: settings.include_iss.then(|| settings.issuer.clone()),
-            iat: term.iat.epoch(),
-            exp: term.exp.epoch(),
-            aud: settings.trust_domain.clone(),
-            txn,
-            sub,
-            scope,
-            req_wl: client,
-            req_wl_chain: chain,
-            tctx,
-            rctx,
-            nbf: None,
-        })
-    }
-
-    /// What the token that `grant` allows will say, before anything is counted for it: the same but for the number of
-    /// the use, here the longest, and for the times of a use that is repeated.
-    pub fn foreseen(grant: &Grant, now: Timestamp, settings: &Settings) -> Self {
-        let spent =
-            matches!(grant.kind(), GrantKind::Redeem { .. }).then_some(Spent { use_number: u32::MAX, retry: false });
-        Self::new(grant.clone(), Term { iat: now, exp: grant.expiry(now), spent }, settings)
+        let (client, scope) = (grant.client().clone(), grant.scope().clone());
+        let (carried, kind) = grant.into_parts();
+        Self(write(&client, scope, carried, kind, term, settings))
     }
 
     /// The claims in the form in which they are signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.0
+    }
+}
+
+/// What a token would say. No key signs it:
+///
+/// ```compile_fail,E0308
+/// use writ_core::claims::ClaimsPreview;
+/// use writ_core::keys::Signer;
+/// fn sign(signer: &Signer, claims: &ClaimsPreview) {
+///     let _ = signer.sign(claims);
+/// }
+/// ```
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ClaimsPreview(TxnClaims);
+
+impl ClaimsPreview {
+    /// What the token that `grant` allows will say, before a use is counted for it: the number of the use is the longest
+    /// that there can be, and the times are those of a use that is not repeated.
+    pub fn before_use(grant: &Grant, now: Timestamp, settings: &Settings) -> Self {
+        Self::of_grant(grant, u32::MAX, now, settings)
+    }
+
+    /// What the token of a trial would say; of a redemption, that of its first use.
+    pub fn of_trial(grant: &TrialGrant, now: Timestamp, settings: &Settings) -> Self {
+        Self::of_grant(grant.as_grant(), 1, now, settings)
+    }
+
+    fn of_grant(grant: &Grant, use_number: u32, now: Timestamp, settings: &Settings) -> Self {
+        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
+        let spent = redeems.then_some(Spent { use_number, retry: false });
+        let term = Term { iat: now, exp: grant.expiry(now), spent };
+        let (carried, kind) = (grant.carried().clone(), grant.kind().clone());
+        Self(write(grant.client(), grant.scope().clone(), carried, kind, term, settings))
+    }
+
+    /// The claims in the form in which they would be signed.
+    pub fn as_txn_claims(&self) -> &TxnClaims {
+        &self.0
+    }
+}
+
+fn write(
+    client: &ClientId,
+    scope: Scope,
+    carried: TransactionContext,
+    kind: GrantKind,
+    term: Term,
+    settings: &Settings,
+) -> TxnClaims {
+    let client = client.as_str();
+    let TransactionContext { tctx, mut rctx } = carried;
+    let (txn, sub, chain) = match kind {
+        GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
+        GrantKind::Replace { original, .. } => carried_over(original.claims, client),
+        GrantKind::Redeem { original, .. } => {
+            mark_delayed(&mut rctx, &original.claims, term);
+            carried_over(original.claims, client)
+        }
+    };
+    TxnClaims {
+        iss: settings.include_iss.then(|| settings.issuer.clone()),
+        iat: term.iat.epoch(),
+        exp: term.exp.epoch(),
+        aud: settings.trust_domain.clone(),
+        txn,
+        sub,
+        scope,
+        req_wl: client.to_owned(),
+        req_wl_chain: chain,
+        tctx,
+        rctx,
+        nbf: None,
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::time::timeout_at;
 
 use crate::audit::{Audit, Decision, TokenDigest};
 use crate::blocks::{Blocks, Matter};
-use crate::claims::{self, Claims};
-use crate::decision::{Asked, Circumstances, Denial, Grant, GrantKind, Step, Trace, admit, decide};
+use crate::claims::{self, Claims, ClaimsPreview};
+use crate::decision::{AppliedRule, Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
@@ -96,12 +96,12 @@ impl Exchange {
         outcome
     }
 
-    async fn exchange(
+    async fn exchange<'p>(
         &self,
         ask: &Ask,
-        policies: &PolicySet,
+        policies: &'p PolicySet,
         decision: &mut Decision,
-        trace: &mut Trace,
+        trace: &mut Trace<'p>,
     ) -> Result<Issued, Refusal> {
         let (client, form) = ask.open(policies, &self.limits, decision)?; // none: 401 before the form is looked at
         let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
@@ -132,7 +132,7 @@ impl Exchange {
         self.audit.check()?; // what cannot be recorded is not counted
         // A use is counted, and a token recorded, only for what can be read again; `decide` said why not, where it could.
         if matches!(grant.kind(), GrantKind::Redeem { .. })
-            && !signer.can_sign(&Claims::foreseen(&grant, now, &self.settings))
+            && !signer.can_sign(&ClaimsPreview::before_use(&grant, now, &self.settings))
         {
             return Err(Denial::ClaimUnreadable.into());
         }
@@ -143,7 +143,7 @@ impl Exchange {
     async fn verify(
         &self,
         ask: &Ask,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, '_>,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
@@ -173,7 +173,7 @@ impl Exchange {
                 Ok(VerifiedSubject::Asserted(asserted))
             }
             Presented::TxnToken(token) => {
-                let may_redeem = asked.redeeming_rule().is_some();
+                let may_redeem = asked.may_redeem();
                 let find = |kid: &str| known_key(self.keys.find(kid));
                 let domain = &self.settings.trust_domain;
                 let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
@@ -284,15 +284,15 @@ impl Decision {
 
 /// With `WRIT_LOG=debug`: the rules that were applied, one line each, and what came of them. What was compared repeats
 /// what was sent: it is shown to whoever may read the policies, and nothing of it that could be a token.
-fn explain(decision: &Decision, trace: &Trace, outcome: &Result<Issued, Refusal>) {
+fn explain(decision: &Decision, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
     let request_id = decision.request_id.as_str();
-    for Step { rule, line, passed, detail } in trace.steps() {
+    for AppliedRule { rule, line, passed, detail } in trace.applied_rules() {
         // A schema says which value does not fit it; and a scope that holds a token is not repeated.
-        let is_withheld = decision.scope.is_none() || (*rule == "request_details" && !passed);
-        let detail = if is_withheld { String::new() } else { presentable(detail) };
+        let is_withheld = decision.scope.is_none() || (rule == "request_details" && !passed);
+        let detail = if is_withheld { String::new() } else { presentable(&detail) };
         tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
     }
     match outcome {

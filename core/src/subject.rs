@@ -1,7 +1,7 @@
 //! What was presented → whom the transaction is for.
 //!
 //! In: [`Presented`](crate::request::Presented), as received. Out: [`VerifiedSubject`], which only a finished
-//! verification makes. (What is called `supposed` was never verified: it is for trials of policies, which sign nothing.)
+//! verification makes. A [`TrialSubject`] was never verified: it serves trials of policies, which sign nothing.
 
 mod asserted;
 pub mod error;
@@ -12,12 +12,14 @@ pub mod opaque;
 pub mod outside;
 pub mod own_token;
 pub mod self_signed;
+mod trial;
 pub mod unsigned_json;
 
 pub use asserted::{AssertedSubject, SingleUse};
 pub use error::{SubjectError, SubjectFault};
-pub use outside::{OutsideToken, SupposedBy};
+pub use outside::{OutsideToken, TrialPresenter};
 pub use own_token::OwnToken;
+pub use trial::TrialSubject;
 
 use crate::request::{Source, Subject};
 

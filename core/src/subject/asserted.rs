@@ -58,11 +58,11 @@ impl AssertedSubject {
 }
 
 impl AssertedSubject {
-    /// What `source` with these claims says, whether or not anything proves it.
+    /// The subject that these claims of `source` name, with their times checked; a signature is checked elsewhere.
     ///
     /// # Errors
     /// What is wrong with the times.
-    pub fn unproven(
+    pub(super) fn of_claims(
         source: Source,
         sub: Subject,
         claims: Members,

@@ -88,17 +88,17 @@ impl OutsideToken {
 }
 
 impl OutsideToken {
-    /// What a verified token with these claims would say that covers `scope` and whose final subject is `sub`: to see what
-    /// policies make of it. No issuer signed it; of an issuer's settings nothing is known.
+    /// What a verified token with these claims would say that covers `scope` and whose final subject is `sub`, though no
+    /// issuer signed it and no issuer's settings are known: for trials of policies.
     ///
     /// # Errors
     /// The first [`SubjectError`] in this order: audience where it is told, the proof of a bound token, subject, times.
-    pub fn supposed(
+    pub(super) fn for_trial(
         source: Source,
         sub: Subject,
         scope: Option<Scope>,
         claims: Members,
-        by: SupposedBy<'_>,
+        by: TrialPresenter<'_>,
     ) -> Result<Self, SubjectError> {
         if claims.raw("aud").is_some() {
             let audience: Option<Audience> = claims.get("aud");
@@ -114,9 +114,9 @@ impl OutsideToken {
     }
 }
 
-/// By whom and when a token is presented that nobody verified.
+/// Who presents a token in a trial, and when.
 #[derive(Clone, Copy)]
-pub struct SupposedBy<'a> {
+pub struct TrialPresenter<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
     /// All clients, whose own subjects are theirs alone.

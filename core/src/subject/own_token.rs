@@ -71,11 +71,11 @@ pub struct OwnToken {
 }
 
 impl OwnToken {
-    /// A token with these claims that no key signed, as [`verify`] would have found it: to see what policies make of it.
+    /// A token with these claims as [`verify`] would have found it, though no key signed it: for trials of policies.
     ///
     /// # Errors
     /// The first [`SubjectError`] in this order: trust domain, redeemed before, times.
-    pub fn supposed(
+    pub(super) fn for_trial(
         claims: TxnClaims,
         trust_domain: &TrustDomain,
         may_redeem: bool,
@@ -85,7 +85,7 @@ impl OwnToken {
             return Err(SubjectFault::AudienceMismatch.into());
         }
         let alive = serves(&claims, may_redeem, now)?;
-        Ok(Self { claims, signed_part: [0; 32], kid: String::new(), key_state: "supposed", alive })
+        Ok(Self { claims, signed_part: [0; 32], kid: String::new(), key_state: "trial", alive })
     }
 }
 

@@ -21,5 +21,5 @@ pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<Assert
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    AssertedSubject::unproven(Source::UnsignedJson, sub, claims, clock_skew, now)
+    AssertedSubject::of_claims(Source::UnsignedJson, sub, claims, clock_skew, now)
 }
