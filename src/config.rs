@@ -19,7 +19,7 @@ pub use problem::{Problem, Severity};
 use writ_verifier::TrustDomain;
 
 use self::document::Places;
-use writ_core::subject::issuers;
+use writ_core::subject::settings::IssuerSettings;
 use writ_core::{claims, keys, limits};
 
 use crate::server;
@@ -54,7 +54,7 @@ pub struct Config {
     /// Who may still say no to what the policies allow.
     pub pdp: Option<writ_outbound::Settings>,
     /// Who signs the tokens that are exchanged.
-    pub subject_issuers: Vec<issuers::Settings>,
+    pub subject_issuers: Vec<IssuerSettings>,
     /// Where each key stands in the file, for complaints about the files that it names.
     pub places: Places,
 }

@@ -14,6 +14,7 @@ use writ_verifier::Purpose;
 
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind, began};
+use crate::lifetime::TRANSACTION_SPAN;
 use crate::permit::Permit;
 use crate::subject::{OwnToken, SingleUse};
 use writ_platform::clock::Timestamp;
@@ -21,9 +22,6 @@ use writ_store::{Change, Remains, Store, StoreError, Swapped, Table};
 
 /// How far the clock may lie behind the last recorded event.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
-
-/// No token of a transaction is issued later than this after its first.
-const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
 
 /// Records are kept for so much longer than they serve: a clock that runs ahead for a day drops nothing early.
 const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);

@@ -93,7 +93,7 @@ pub struct ClientPolicy {
 
 impl ClientPolicy {
     /// The rules for `purpose`, one for each group of sources; none: the purpose is not allowed.
-    pub fn rules<'a>(&'a self, purpose: &'a Purpose) -> impl Iterator<Item = &'a PurposeRule> {
+    pub fn rules<'p>(&'p self, purpose: &Purpose) -> impl Iterator<Item = &'p PurposeRule> {
         self.purposes.iter().filter(move |rule| rule.purpose == *purpose)
     }
 }
@@ -145,9 +145,14 @@ impl PurposeRule {
         self.lines.get(key).copied().unwrap_or(self.line)
     }
 
-    /// Whether one of the patterns fits; false if none are written.
-    pub fn names_subject(&self, subject: &Subject) -> bool {
-        self.subjects.as_ref().is_some_and(|globs| globs.iter().any(|glob| glob.matches(subject.as_str())))
+    /// The first pattern of `subjects` that matches; `None` also if none are written.
+    pub(crate) fn matching_pattern(&self, subject: &Subject) -> Option<&Glob> {
+        self.subjects.iter().flatten().find(|pattern| pattern.matches(subject.as_str()))
+    }
+
+    /// `actors = "ignore"`.
+    pub(crate) fn ignores_actors(&self) -> bool {
+        self.actors == Actors::Ignored
     }
 }
 

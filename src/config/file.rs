@@ -19,7 +19,7 @@ use writ_core::client::is_spiffe_trust_domain;
 use writ_core::keys::ring::KeyTimes;
 use writ_core::keys::{self, SigningAlgorithm};
 use writ_core::request::Source;
-use writ_core::subject::issuers;
+use writ_core::subject::settings::IssuerSettings;
 use writ_core::{claims, limits};
 use writ_outbound::Identity;
 use writ_platform::bounded;
@@ -104,7 +104,7 @@ struct Written {
     directory: PathBuf,
     limits: Limits,
     pdp: Pdp,
-    subject_issuers: Vec<issuers::Settings>,
+    subject_issuers: Vec<IssuerSettings>,
 }
 
 struct Listen {
@@ -185,7 +185,7 @@ impl Written {
 
     fn policies(&self) -> super::policy::file::Settings {
         let issued = |source: &Source| self.subject_issuers.iter().any(|issuer| issuer.token_types.contains(source));
-        let introspects = |issuer: &&issuers::Settings| issuer.introspection.is_some();
+        let introspects = |issuer: &&IssuerSettings| issuer.introspection.is_some();
         super::policy::file::Settings {
             directory: self.directory.clone(),
             default_lifetime: self.tokens.lifetime,

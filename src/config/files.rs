@@ -17,7 +17,7 @@ use super::document::Places;
 use super::problem::{Problem, Severity};
 use crate::server::tls::{self, Finding, Trust};
 use writ_core::subject::introspection;
-use writ_core::subject::issuers::{self, KeySource};
+use writ_core::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
@@ -29,7 +29,7 @@ pub struct Named {
     pub(super) sealing_key: PathBuf,
     pub(super) previous_sealing_keys: Vec<PathBuf>,
     pub(super) pdp: Option<writ_outbound::Settings>,
-    pub(super) subject_issuers: Vec<issuers::Settings>,
+    pub(super) subject_issuers: Vec<IssuerSettings>,
     /// What clients call the service.
     pub(super) issuer: Option<String>,
     /// What verifiers call it, where it publishes its keys itself.
@@ -55,7 +55,7 @@ impl From<&Config> for Named {
 
 impl Named {
     /// Who signs the tokens that are exchanged.
-    pub fn subject_issuers(&self) -> &[issuers::Settings] {
+    pub fn subject_issuers(&self) -> &[IssuerSettings] {
         &self.subject_issuers
     }
 

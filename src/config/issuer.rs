@@ -8,8 +8,7 @@ use jsonwebtoken::Algorithm;
 use super::document::Section;
 use super::file::https_url;
 use writ_core::request::Source;
-use writ_core::subject::introspection;
-use writ_core::subject::issuers::{AccessTokenProfile, KeySource, Settings};
+use writ_core::subject::settings::{AccessTokenProfile, IntrospectionSettings, IssuerSettings, KeySource};
 
 const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
@@ -24,7 +23,7 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// Reads every issuer; `own` is the name of this service, which must not be one of them.
-pub(super) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<Settings> {
+pub(super) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<IssuerSettings> {
     let mut names = BTreeMap::new();
     let mut prefixes = BTreeMap::new();
     let mut all = Vec::new();
@@ -52,13 +51,13 @@ fn once(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usize>, valu
 }
 
 /// One issuer; what is missing in it was complained about.
-fn read(table: &mut Section<'_>) -> Settings {
+fn read(table: &mut Section<'_>) -> IssuerSettings {
     table.require(&["issuer"]);
     let keys = key_source(table);
     let issuer = table.parse("issuer", |text| name(text, keys.as_ref()));
     let token_types = table.list("token_types", token_type).unwrap_or_else(|| vec![Source::AccessToken]);
     let profiles = [("rfc9068", AccessTokenProfile::Rfc9068), ("legacy", AccessTokenProfile::Legacy)];
-    let settings = Settings {
+    let settings = IssuerSettings {
         issuer: issuer.unwrap_or_default(),
         keys: keys.unwrap_or(KeySource::Discovery),
         audience: table.list("audience", filled).unwrap_or_default(),
@@ -80,7 +79,7 @@ fn read(table: &mut Section<'_>) -> Settings {
 }
 
 /// Lists without which every token would be refused.
-fn complain_of_gaps(table: &Section<'_>, settings: &Settings) {
+fn complain_of_gaps(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let for_access = takes(Source::AccessToken) || takes(Source::Jwt);
     for (key, needed, why) in [
@@ -104,7 +103,7 @@ fn complain_of_gaps(table: &Section<'_>, settings: &Settings) {
 }
 
 /// Kinds of token that nothing would tell apart (R-SUBJ-05).
-fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
+fn complain_of_confusion(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let legacy = takes(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
     if legacy && takes(Source::Jwt) {
@@ -126,7 +125,7 @@ fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
 }
 
 /// `None` if it is not written, or not complete; that was complained about.
-fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
+fn introspection(table: &mut Section<'_>) -> Option<IntrospectionSettings> {
     let mut written = table.table("introspection")?;
     written.require(&["endpoint", "client_id", "client_secret_file"]);
     let endpoint = written.parse("endpoint", address);
@@ -135,7 +134,7 @@ fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
     let always = written.flag("always").unwrap_or(false);
     written.finish();
     let (endpoint, client_id, client_secret_file) = (endpoint?, client_id?, client_secret_file?);
-    Some(introspection::Settings { endpoint, client_id, client_secret_file, always })
+    Some(IntrospectionSettings { endpoint, client_id, client_secret_file, always })
 }
 
 fn key_source(table: &mut Section<'_>) -> Option<KeySource> {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use writ_verifier::{Members, Scope, TxnClaims};
 
-use super::{Claims, Settings};
+use super::{ClaimsDraft, Settings};
 use crate::client::{Identity, IdentityKind};
 use crate::decision::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::ledger::{Spent, Term};
@@ -174,7 +174,8 @@ fn try_for(
         max_size: 4096,
         max_replacements: 4,
     };
-    let claims = serde_json::to_string(&Claims::new(grant.into(), term, &settings)).unwrap();
+    let claims = ClaimsDraft::new(grant.into(), now, &settings).expect("readable claims").complete(term);
+    let claims = serde_json::to_string(&claims).unwrap();
     Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
 }
 

@@ -11,7 +11,7 @@ use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
-use crate::claims::{Claims, Foreseen};
+use crate::claims::{Claims, ClaimsDraft};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
@@ -46,18 +46,17 @@ impl Signer {
         self.held.key.public().kid()
     }
 
-    /// Whether a token with these claims could be read, by us and by others, when it comes back.
-    pub fn can_sign(&self, foreseen: &Foreseen) -> bool {
-        let claims = foreseen.as_txn_claims();
-        readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
+    /// Whether readers would accept the length of the token, whatever numbers complete the draft.
+    pub fn can_sign(&self, draft: &ClaimsDraft) -> bool {
+        length(draft.as_txn_claims(), self.held.key.public().algorithm()) <= TOKEN_MAX
     }
 
     /// Signs the claims.
     ///
     /// # Errors
-    /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
+    /// [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
-        let payload = readable(claims.as_txn_claims())?;
+        let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
         let mut compact = format!("{}.", self.held.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
@@ -66,13 +65,6 @@ impl Signer {
         URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
         Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
     }
-}
-
-/// The text of the claims, if its reader understands what was written.
-fn readable(claims: &TxnClaims) -> Result<Vec<u8>, KeysError> {
-    let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
-    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims);
-    same.then_some(payload).ok_or(KeysError::Claims)
 }
 
 /// The encoded header, the same for all tokens of a key.

@@ -53,13 +53,11 @@ pub enum Rejection {
     HoldsToken(String),
 }
 
-/// The subject token lacks the claim that a member is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimMissing {
-    /// The member of `tctx`.
-    pub member: String,
-    /// The claim.
-    pub claim: String,
+/// The subject token lacks the claim that a member is made of; both names are those of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClaimMissing<'m> {
+    pub(crate) member: &'m str,
+    pub(crate) claim: &'m str,
 }
 
 impl From<Unfit> for Rejection {
@@ -94,14 +92,18 @@ impl Mapping {
     ///
     /// # Errors
     /// [`ClaimMissing`].
-    pub fn apply(&self, request: &TokenRequest, claims: Option<&Members>) -> Result<TransactionContext, ClaimMissing> {
+    pub(crate) fn apply(
+        &self,
+        request: &TokenRequest,
+        claims: Option<&Members>,
+    ) -> Result<TransactionContext, ClaimMissing<'_>> {
         let mut made = TransactionContext::default();
         copy(self.details(request), &self.tctx_copy, &mut made.tctx);
         copy(request.context.as_ref(), &self.rctx_copy, &mut made.rctx);
         if let Some(claims) = claims {
             for (member, claim) in &self.tctx_subject {
                 if !made.tctx.adopt(member, claims, claim) {
-                    return Err(ClaimMissing { member: member.clone(), claim: claim.clone() });
+                    return Err(ClaimMissing { member, claim });
                 }
             }
         }
@@ -120,6 +122,15 @@ fn copy(from: Option<&Members>, names: &[String], to: &mut Members) {
 }
 
 impl TransactionContext {
+    /// The names of all members, those of `tctx` first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tctx.iter().chain(self.rctx.iter()).map(|(name, _)| name)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tctx.is_empty() && self.rctx.is_empty()
+    }
+
     /// Adds the members of `other`; those that are there already must have equal values.
     ///
     /// # Errors
@@ -235,7 +246,7 @@ mod tests {
         let claims = members(r#"{"customer_level":null}"#);
         let made = mapping().apply(&request(None, None), Some(&claims)).unwrap();
         assert_eq!((text(&made.tctx).as_str(), made.rctx.is_empty()), (r#"{"level":null,"desk":"retail"}"#, true));
-        let missing = ClaimMissing { member: "level".to_owned(), claim: "customer_level".to_owned() };
+        let missing = ClaimMissing { member: "level", claim: "customer_level" };
         assert_eq!(mapping().apply(&request(None, None), Some(&Members::default())), Err(missing));
         assert_eq!(text(&mapping().apply(&request(None, None), None).unwrap().tctx), r#"{"desk":"retail"}"#);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
-use super::settings::{AccessTokenProfile, KeySource, Settings};
+use super::settings::{AccessTokenProfile, IssuerSettings, KeySource};
 use crate::client::{Identity, IdentityKind};
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::Source;
@@ -15,8 +15,8 @@ pub(super) const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
 pub(super) const SKEW: Duration = Duration::from_secs(10);
 pub(super) const ISSUER: &str = "https://login.example";
 
-pub(super) fn settings(issuer: &str, keys: KeySource) -> Settings {
-    Settings {
+pub(super) fn settings(issuer: &str, keys: KeySource) -> IssuerSettings {
+    IssuerSettings {
         issuer: issuer.to_owned(),
         keys,
         audience: vec!["https://api.example".to_owned(), "https://api2.example".to_owned()],

@@ -22,7 +22,7 @@ use super::introspection::{self, Introspector};
 use super::issued_jwt::{self, Presented};
 use super::opaque;
 use super::outside::{OutsideToken, ValidationContext};
-use super::settings::Settings;
+use super::settings::IssuerSettings;
 use crate::client::ClientId;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::Source;
@@ -81,7 +81,7 @@ pub struct Issuers {
 
 #[derive(Debug)]
 struct Issuer {
-    settings: Settings,
+    settings: IssuerSettings,
     default_scope: Option<Scope>,
     /// A key of another issuer never verifies a token of this one.
     keys: IssuerKeys,
@@ -93,7 +93,7 @@ impl Issuers {
     ///
     /// # Errors
     /// [`IssuersError`] names the file or the issuer at fault.
-    pub fn new(settings: Vec<Settings>, clock_skew: Duration) -> Result<Self, IssuersError> {
+    pub fn new(settings: Vec<IssuerSettings>, clock_skew: Duration) -> Result<Self, IssuersError> {
         let mut by_iss = BTreeMap::new();
         let mut prefixes = BTreeMap::new();
         for settings in settings {
@@ -220,7 +220,7 @@ fn no_introspection(text: &str) -> SubjectError {
 }
 
 impl Issuer {
-    fn new(settings: Settings) -> Result<Self, IssuersError> {
+    fn new(settings: IssuerSettings) -> Result<Self, IssuersError> {
         let keys = IssuerKeys::new(&settings)?;
         let words: Vec<_> = settings.scopes.iter().map(Purpose::as_str).collect();
         let introspector = settings.introspection.as_ref();
@@ -255,7 +255,7 @@ impl Issuer {
 ///
 /// # Errors
 /// Why it could not be used, in words.
-pub async fn try_introspection(settings: &Settings, client: &ClientId) -> Result<Option<()>, String> {
+pub async fn try_introspection(settings: &IssuerSettings, client: &ClientId) -> Result<Option<()>, String> {
     let Some(asked) = &settings.introspection else { return Ok(None) };
     let introspector = Introspector::new(&settings.issuer, asked, settings.ca.clone());
     introspector.map_err(|error| error.to_string())?.try_out(client).await.map(Some)

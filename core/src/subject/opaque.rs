@@ -101,12 +101,12 @@ mod tests {
     use crate::subject::SubjectFault::{self, AudienceMismatch, Expired, NotYetValid};
     use crate::subject::fixtures::{ISSUER, NOW, SKEW, client, good, policies, settings};
     use crate::subject::members::members;
-    use crate::subject::settings::{KeySource, Settings};
+    use crate::subject::settings::{IssuerSettings, KeySource};
     use writ_platform::clock::Timestamp;
 
     /// What the rules can be changed in.
     struct Setting {
-        issuer: Settings,
+        issuer: IssuerSettings,
         client: ClientPolicy,
         default_scope: Option<writ_verifier::Scope>,
     }

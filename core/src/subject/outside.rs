@@ -11,7 +11,7 @@ use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid};
 use super::facts::Statement;
 use super::members::{Audience, SUBJECT_FORM, audience, scope, text};
-use super::settings::Settings;
+use super::settings::IssuerSettings;
 use super::times::Times;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::{Source, Subject};
@@ -109,7 +109,7 @@ impl OutsideToken {
 #[derive(Clone, Copy)]
 pub(super) struct ValidationContext<'a> {
     /// The issuer of the token.
-    pub(super) issuer: &'a Settings,
+    pub(super) issuer: &'a IssuerSettings,
     /// The scope of a token without one.
     pub(super) default_scope: Option<&'a Scope>,
     /// The subject prefixes of all issuers.

@@ -36,7 +36,7 @@ const ED25519: &str = "1.3.101.112";
 
 /// By whom and when a token is presented.
 #[derive(Clone, Copy)]
-pub struct Presentation<'a> {
+pub(super) struct Presentation<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
     /// The certificate that its connection proved.
@@ -54,7 +54,7 @@ pub struct Presentation<'a> {
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
-pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
+pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
     let jws = jwt::parse(text)?;
     if !matches!(jws.typ.as_deref(), None | Some("jwt")) {
         return Err(wrong_typ(jws.typ.as_deref(), "self_signed", "`JWT` or absent"));

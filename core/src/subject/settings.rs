@@ -12,7 +12,7 @@ use crate::request::Source;
 
 /// One `[[subject_issuer]]`.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct IssuerSettings {
     /// `iss` of its tokens, compared byte for byte.
     pub issuer: String,
     /// Where its keys come from.
@@ -43,7 +43,7 @@ pub struct Settings {
     pub introspection: Option<IntrospectionSettings>,
 }
 
-impl Settings {
+impl IssuerSettings {
     /// Whether any of `keys` fits a configured algorithm.
     pub fn has_use_for(&self, keys: &KeySet) -> bool {
         keys.keys().any(|key| self.algorithms.iter().any(|&algorithm| key.fits(algorithm)))

@@ -15,7 +15,7 @@ const MAX_LEN: usize = 16 * 1024;
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, claims, times.
-pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
+pub(super) fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
     if text.len() > MAX_LEN {
         return Err(SubjectFault::Malformed.because("it is longer than 16 KiB"));
     }

@@ -160,9 +160,9 @@ impl Test {
         let token = verdict.outcome.as_ref().ok().and_then(|allowed| serde_json::to_string(&allowed.claims).ok());
         let wanted = serde_json::to_string(&self.claims).unwrap_or_default();
         let differences = token.map(|token| lacks(&token, &wanted)).unwrap_or_default();
-        let refused = verdict.trace.steps().last().filter(|_| verdict.outcome.is_err());
+        let refused = verdict.rules.last().filter(|_| verdict.outcome.is_err());
         TestResult {
-            why: refused.map(|step| format!("{}: {}", step.rule, step.detail)),
+            why: refused.map(|rule| format!("{}: {}", rule.rule, rule.detail)),
             file: self.file,
             line: self.line,
             name: self.name,

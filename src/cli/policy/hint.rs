@@ -15,8 +15,8 @@ use writ_core::subject::{SubjectError, SubjectFault};
 /// A sentence or two about a refusal.
 pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &World) -> String {
     let Some(policy) = world.client(&trial.client) else { return unknown_client(trial, world) };
-    let last = verdict.trace.steps().last();
-    let line = last.and_then(|step| step.line);
+    let last = verdict.rules.last();
+    let line = last.and_then(|rule| rule.line);
     let rule = line.and_then(|line| policy.purposes.iter().rfind(|rule| rule.line <= line));
     let file = world.file(&trial.client).display().to_string();
     let at = line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"));

@@ -1,7 +1,7 @@
-//! A request as somebody imagines it → what would be decided on it, by the very functions that decide.
+//! An imagined request → what would be decided on it, by the rules that decide live requests.
 //!
-//! Nothing is proven here and nothing is signed: what a verification would have found is taken from the trial. What
-//! takes the network, the store or the keys cannot be known; it is told in [`Allowed::open`].
+//! Nothing is verified and nothing is signed: what a verification would have found is taken from the trial. Checks that
+//! need the network, the store or the keys are not made; [`Allowed::unchecked`] lists them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use writ_verifier::{Members, Scope, TxnClaims};
 
 use crate::config::Config;
 use crate::config::document;
-use writ_core::claims::{self, Foreseen};
+use writ_core::claims::{self, ClaimsPreview};
 use writ_core::client::{ClientError, ClientId};
-use writ_core::decision::{Circumstances, Grant, GrantKind, Step, Trace, admit, decide};
+use writ_core::decision::{AppliedRule, Circumstances, Denial, GrantKind, Trace, TrialGrant, admit, decide_trial};
 use writ_core::keys::{SigningAlgorithm, token};
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_core::refusal::Refusal;
@@ -24,8 +24,7 @@ use writ_core::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
 use writ_core::request::{Source, Subject};
-use writ_core::subject::outside;
-use writ_core::subject::{AssertedSubject, OutsideToken, OwnToken, SubjectError, SupposedBy, VerifiedSubject};
+use writ_core::subject::{AnySubject as _, AnyTxnToken as _, SubjectError, TrialPresenter, TrialSubject, members};
 use writ_platform::clock::Timestamp;
 
 /// What is not told of a Txn-Token: how long it lives.
@@ -149,22 +148,21 @@ impl World {
 /// What was decided, and by which rules.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// The rules in the order in which they were applied.
-    pub(super) trace: Trace,
-    /// What came of them.
+    /// In the order in which they were applied; the last one decided. Those of the decision and, around them, those that
+    /// are no part of it.
+    pub(super) rules: Vec<AppliedRule>,
     pub(super) outcome: Result<Allowed, Refusal>,
 }
 
 /// A token that would be issued.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    /// What it would say.
-    pub(super) claims: Foreseen,
-    /// What must hold besides, and cannot be known here.
-    pub(super) open: Vec<String>,
+    pub(super) claims: ClaimsPreview,
+    /// Conditions for the token that a trial does not check, a sentence each.
+    pub(super) unchecked: Vec<String>,
 }
 
-/// What stands for the subject, as it would be verified.
+/// The subject of a trial before it is checked.
 enum Proof {
     Client,
     Named(Subject),
@@ -179,35 +177,39 @@ impl Trial {
     /// # Errors
     /// [`TrialError`], whatever the policies say.
     pub(super) fn decide(&self, world: &World) -> Result<Verdict, TrialError> {
-        let mut trace = Trace::default();
         let client = world.client(&self.client);
         let file = world.file(&self.client).display().to_string();
         let detail = if client.is_some() { file } else { format!("there is no {file}") };
-        trace.push(Step { rule: "client", line: None, passed: client.is_some(), detail: detail.into() });
+        let mut rules = vec![AppliedRule { rule: "client", line: None, passed: client.is_some(), detail }];
         let Some(client) = client else {
-            return Ok(Verdict { trace, outcome: Err(ClientError::Unknown.into()) });
+            return Ok(Verdict { rules, outcome: Err(ClientError::Unknown.into()) });
         };
         let proof = self.proof(client, world)?;
+        let mut trace = Trace::default();
         let outcome = self.outcome(client, proof, world, &mut trace);
-        Ok(Verdict { trace, outcome })
+        rules.extend(trace.applied_rules());
+        let outcome = outcome.map_err(|Refused { refusal, rule }| {
+            rules.extend(rule);
+            refusal
+        });
+        Ok(Verdict { rules, outcome })
     }
 
-    fn outcome(
+    fn outcome<'w>(
         &self,
-        client: &ClientPolicy,
+        client: &'w ClientPolicy,
         proof: Proof,
         world: &World,
-        trace: &mut Trace,
-    ) -> Result<Allowed, Refusal> {
-        let request = self.request(&proof, world).map_err(|error| refused("request", error, trace))?;
+        trace: &mut Trace<'w>,
+    ) -> Result<Allowed, Refused> {
+        let request = self.request(&proof, world).map_err(|error| Refused::by("request", error))?;
         let asked = admit(client, &request, trace)?;
-        let may_redeem = asked.redeeming_rule().is_some();
-        let subject = proof.verified(client, may_redeem, world);
-        let subject = subject.map_err(|error| refused("subject_token", error, trace))?;
+        let subject = proof.check(client, asked.may_redeem(), world);
+        let subject = subject.map_err(|error| Refused::by("subject_token", error))?;
         let source = subject.source();
         let at = Circumstances { now: world.now, max_replacements: world.settings.max_replacements };
-        let grant = decide(&asked, subject, at, trace)?;
-        world.issue(grant, source, trace)
+        let grant = decide_trial(&asked, subject, at, trace)?;
+        world.issue(&grant, source)
     }
 
     /// The form that the client would send, read as the service reads it.
@@ -295,7 +297,7 @@ impl Trial {
                 }
                 scope(text).map(Some)
             }
-            None if own_word => outside::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
+            None if own_word => members::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
             None => Ok(None),
         }
     }
@@ -343,75 +345,82 @@ impl Proof {
         }
     }
 
-    fn verified(self, client: &ClientPolicy, may_redeem: bool, world: &World) -> Result<VerifiedSubject, SubjectError> {
+    fn check(self, client: &ClientPolicy, may_redeem: bool, world: &World) -> Result<TrialSubject, SubjectError> {
         let World { policies, clock_skew, now, settings, .. } = world;
         let (clock_skew, now) = (*clock_skew, *now);
-        Ok(match self {
-            Self::Client => VerifiedSubject::Client,
-            Self::Named(sub) => VerifiedSubject::Named(sub),
-            Self::Asserted(source, sub, claims) => {
-                VerifiedSubject::Asserted(AssertedSubject::unproven(source, sub, claims, clock_skew, now)?)
-            }
+        match self {
+            Self::Client => Ok(TrialSubject::client()),
+            Self::Named(sub) => Ok(TrialSubject::named(sub)),
+            Self::Asserted(source, sub, claims) => TrialSubject::asserted(source, sub, claims, clock_skew, now),
             Self::Outside(source, sub, scope, claims) => {
-                let by = SupposedBy { client, policies, clock_skew, now };
-                VerifiedSubject::Outside(OutsideToken::supposed(source, sub, scope, claims, by)?)
+                let by = TrialPresenter { client, policies, clock_skew, now };
+                TrialSubject::outside(source, sub, scope, claims, by)
             }
-            Self::Own(claims) => {
-                let own = OwnToken::supposed(*claims, &settings.trust_domain, may_redeem, now)?;
-                VerifiedSubject::Own(Box::new(own))
-            }
-        })
+            Self::Own(claims) => TrialSubject::txn_token(*claims, &settings.trust_domain, may_redeem, now),
+        }
     }
 }
 
 impl World {
     /// What would come of a grant.
-    fn issue(&self, grant: Grant, source: Source, trace: &mut Trace) -> Result<Allowed, Refusal> {
-        let open = self.open(&grant, source);
-        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
-        let claims = Foreseen::new(grant, 1, self.now, &self.settings);
+    fn issue(&self, grant: &TrialGrant, source: Source) -> Result<Allowed, Refused> {
+        let claims = ClaimsPreview::of_trial(grant, self.now, &self.settings);
         let length = token::length(claims.as_txn_claims(), self.algorithm);
+        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
         if !redeems && length > self.settings.max_size {
             let detail = format!("the token would have {length} bytes, at most {}", self.settings.max_size);
-            let step = Step { rule: "tokens.max_size", line: None, passed: false, detail: detail.into() };
-            trace.push(step);
-            return Err(Refusal::TokenTooLarge);
+            let rule = AppliedRule { rule: "tokens.max_size", line: None, passed: false, detail };
+            return Err(Refused { refusal: Refusal::TokenTooLarge, rule: Some(rule) });
         }
-        Ok(Allowed { claims, open })
+        Ok(Allowed { claims, unchecked: self.unchecked(grant, source) })
     }
 
     /// What a decision cannot know.
-    fn open(&self, grant: &Grant, source: Source) -> Vec<String> {
-        let mut open = Vec::new();
+    fn unchecked(&self, grant: &TrialGrant, source: Source) -> Vec<String> {
+        let mut unchecked = Vec::new();
         for purpose in grant.asks_pdp() {
-            open.push(format!("the decision point would be asked about {purpose}, and may say no"));
+            unchecked.push(format!("the decision point would be asked about {purpose}, and may say no"));
         }
         if let GrantKind::Redeem { max_uses, require_record, .. } = grant.kind() {
             if *require_record {
-                open.push("the presented token must be on record".to_owned());
+                unchecked.push("the presented token must be on record".to_owned());
             }
             let uses = if *max_uses == 1 { "use" } else { "uses" };
-            open.push(format!("at most {max_uses} {uses} of this transaction and purpose, over all clients"));
+            unchecked.push(format!("at most {max_uses} {uses} of this transaction and purpose, over all clients"));
         }
         if source == Source::SelfSigned {
-            open.push("its jti must not have been used before".to_owned());
+            unchecked.push("its jti must not have been used before".to_owned());
         }
-        open.push("whether a `writ block` entry stops this request".to_owned());
-        if grant.original().is_none_or(|original| original.alive)
+        unchecked.push("whether a `writ block` entry stops this request".to_owned());
+        if grant.original().is_none_or(|original| original.is_alive())
             && let Some(max_age) = self.policies.redeemable_for(grant.scope(), grant.client().as_str())
         {
             let until = grant.expiry(self.now) + max_age;
-            open.push(format!("the token would go on record, to be redeemed until {until} at the latest"));
+            unchecked.push(format!("the token would go on record, to be redeemed until {until} at the latest"));
         }
-        open
+        unchecked
     }
 }
 
-/// Takes down why a request was refused outside of the policy.
-fn refused(rule: &'static str, cause: impl Into<Refusal>, trace: &mut Trace) -> Refusal {
-    let refusal = cause.into();
-    trace.push(Step { rule, line: None, passed: false, detail: refusal.description().into() });
-    refusal
+/// A refused trial, with the rule that refused it where that is no part of the decision.
+struct Refused {
+    refusal: Refusal,
+    rule: Option<AppliedRule>,
+}
+
+impl Refused {
+    fn by(rule: &'static str, cause: impl Into<Refusal>) -> Self {
+        let refusal = cause.into();
+        let detail = refusal.description();
+        Self { rule: Some(AppliedRule { rule, line: None, passed: false, detail }), refusal }
+    }
+}
+
+/// The trace of the decision ends with the rule.
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self { refusal: denial.into(), rule: None }
+    }
 }
 
 fn subject(name: &str) -> Result<Subject, TrialError> {
@@ -580,7 +589,7 @@ pub(super) mod tests {
         assert_eq!(reason(&sent(100), &world), "allow");
         assert_eq!(reason(&sent(1000), &world), "token_too_large");
         let verdict = sent(1000).decide(&world).unwrap();
-        assert_eq!(verdict.trace.steps().last().unwrap().rule, "tokens.max_size");
+        assert_eq!(verdict.rules.last().unwrap().rule, "tokens.max_size");
     }
 
     /// The last rule is the one that decided, wherever it lies.
@@ -591,7 +600,7 @@ pub(super) mod tests {
             let mut trial = Trial { subject_scope: Some("g".to_owned()), ..trial(Source::AccessToken) };
             change(&mut trial);
             let verdict = trial.decide(&world).unwrap();
-            let last = verdict.trace.steps().last().unwrap().clone();
+            let last = verdict.rules.last().unwrap().clone();
             assert_eq!(last.passed, verdict.outcome.is_ok(), "{last:?}");
             (last.rule, last.line)
         };

@@ -1,6 +1,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::policy::ClientPolicy;
 use crate::subject::SubjectFault::{self, NotYetValid};
 use crate::subject::fixtures::{ISSUER, NOW, SKEW, client, good, policies, settings};
 use crate::subject::jwt::MAX_LEN;
-use crate::subject::settings::{KeySource, Settings};
+use crate::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 
 /// The good claims with `name` as the JSON text `value`, or without it where that is empty.
@@ -25,7 +25,7 @@ fn with(name: &str, value: &str) -> String {
 /// What the rules can be changed in.
 struct Setting {
     kind: Source,
-    issuer: Settings,
+    issuer: IssuerSettings,
     client: ClientPolicy,
     default_scope: Option<Scope>,
     prefixes: Vec<String>,

@@ -12,7 +12,7 @@ use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
 use super::IssuersError;
 use crate::client::ClientId;
 use crate::limits::MAX_WAITING_FOR_KEYS;
-use crate::subject::settings::{KeySource, Settings};
+use crate::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::bounded;
 use writ_platform::shares::Shares;
 
@@ -29,7 +29,7 @@ pub(super) enum IssuerKeys {
 
 impl IssuerKeys {
     /// Reads the file, or prepares fetching; nothing is fetched yet.
-    pub(super) fn new(settings: &Settings) -> Result<Self, IssuersError> {
+    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, IssuersError> {
         let location = match location(settings) {
             Ok(location) => location,
             Err(path) => return KeyFile::open(&settings.issuer, path).map(Self::File),
@@ -130,7 +130,7 @@ fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
 }
 
 /// Where keys are fetched from, or the file that they are in.
-fn location(settings: &Settings) -> Result<Location, &Path> {
+fn location(settings: &IssuerSettings) -> Result<Location, &Path> {
     match &settings.keys {
         KeySource::File(path) => Err(path),
         KeySource::Uri(uri) => Ok(Location::JwksUri(uri.clone())),
@@ -138,7 +138,7 @@ fn location(settings: &Settings) -> Result<Location, &Path> {
     }
 }
 
-fn remote_settings(settings: &Settings, location: Location) -> Result<remote::Settings, IssuersError> {
+fn remote_settings(settings: &IssuerSettings, location: Location) -> Result<remote::Settings, IssuersError> {
     let root_certificates_pem = settings.ca.as_deref().map(read).transpose()?;
     Ok(remote::Settings { root_certificates_pem, max_stale: settings.jwks_stale, ..remote::Settings::new(location) })
 }
@@ -147,7 +147,7 @@ fn remote_settings(settings: &Settings, location: Location) -> Result<remote::Se
 ///
 /// # Errors
 /// Whatever prevented it; the causes are its sources.
-pub async fn fetch_keys(settings: &Settings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
+pub async fn fetch_keys(settings: &IssuerSettings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
     let Ok(location) = location(settings) else { return Ok(None) };
     remote::fetch_once(&remote_settings(settings, location)?).await.map(Some)
 }

@@ -12,13 +12,18 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt as _;
+use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use writ_verifier::remote::FetchOutcome;
 
+use super::keys::count_fetches;
 use super::*;
+use crate::limits::MAX_WAITING_FOR_KEYS;
 use crate::subject::SubjectFault;
 use crate::subject::fixtures::{ISSUER, NOW, SKEW, client, good, policies, settings};
+use crate::subject::settings::{IntrospectionSettings, KeySource};
 
 const OTHER: &str = "https://other.example";
 
@@ -97,7 +102,7 @@ impl Fixture {
         Self::with(keys, |_| {})
     }
 
-    fn with(keys: &[Value], change: impl FnOnce(&mut Settings)) -> Self {
+    fn with(keys: &[Value], change: impl FnOnce(&mut IssuerSettings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = settings(ISSUER, publish(&folder, "a", keys));
         change(&mut settings);
@@ -329,7 +334,7 @@ fn two_issuers_share_neither_name_nor_prefix() {
         prefix.clone_into(&mut settings.subject_prefix);
         settings
     };
-    let set_up = |all: Vec<Settings>| Issuers::new(all, SKEW).err();
+    let set_up = |all: Vec<IssuerSettings>| Issuers::new(all, SKEW).err();
     assert!(matches!(set_up(vec![of("a", ""), of("b", "")]), Some(IssuersError::SharedPrefix(..))));
     assert!(matches!(set_up(vec![of("a", ""), of("a", "")]), Some(IssuersError::Repeated(_))));
     assert!(matches!(set_up(vec![of("a", ""), of("a", "b")]), Some(IssuersError::Repeated(_))));
@@ -453,7 +458,7 @@ async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
         let mut settings = settings(issuer, publish(&folder, "keys", &[EcKey::new().jwk("k")]));
         issuer.clone_into(&mut settings.subject_prefix);
         settings.ca = Some(ca.clone());
-        settings.introspection = introspects.then(|| introspection::Settings {
+        settings.introspection = introspects.then(|| IntrospectionSettings {
             // Port 1 of this host: nobody listens there.
             endpoint: "https://127.0.0.1:1/introspect".parse().unwrap(),
             client_id: "writ".to_owned(),
@@ -462,7 +467,7 @@ async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
         });
         settings
     };
-    let chosen = |settings: Vec<Settings>, named: Option<&str>| {
+    let chosen = |settings: Vec<IssuerSettings>, named: Option<&str>| {
         let client = ClientPolicy { opaque_tokens_from: named.map(str::to_owned), ..client() };
         let issuers = Issuers::new(settings, SKEW).unwrap();
         issuers.introspecting(&client).map(|(issuer, _)| issuer.settings.issuer.clone())
