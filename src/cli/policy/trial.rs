@@ -495,7 +495,7 @@ pub(super) mod tests {
 
     fn reason(trial: &Trial, world: &World) -> &'static str {
         let verdict = trial.decide(world).unwrap();
-        verdict.outcome.as_ref().map_or_else(|refusal| refusal.code().reason, |_| "allow")
+        verdict.outcome.as_ref().map_or_else(|refusal| refusal.reason().as_str(), |_| "allow")
     }
 
     const OUTSIDE: &str = "subject_token_audience = [\"https://api.example\"]\n[[purpose]]\nscope = \"s\"\n\
