@@ -11,10 +11,10 @@ use writ_verifier::jwks::KeySet;
 use writ_verifier::pem;
 use zeroize::Zeroizing;
 
-use super::Config;
 use super::certificate::{self, Usage};
 use super::document::Places;
 use super::problem::{Problem, Severity};
+use super::settings::Config;
 use crate::server::tls::{self, Finding, Trust};
 use writ_core::subject::introspection;
 use writ_core::subject::issuers::{self, KeySource};
@@ -23,7 +23,7 @@ use writ_platform::{bounded, secret_file};
 
 /// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
 #[derive(Debug)]
-pub struct Named {
+pub(crate) struct Named {
     pub(super) tls: tls::Settings,
     pub(super) store: writ_store::Settings,
     pub(super) sealing_key: PathBuf,
@@ -55,32 +55,32 @@ impl From<&Config> for Named {
 
 impl Named {
     /// Who signs the tokens that are exchanged.
-    pub fn subject_issuers(&self) -> &[issuers::Settings] {
+    pub(crate) fn subject_issuers(&self) -> &[issuers::Settings] {
         &self.subject_issuers
     }
 
     /// The external decision point.
-    pub fn pdp(&self) -> Option<&writ_outbound::Settings> {
+    pub(crate) fn pdp(&self) -> Option<&writ_outbound::Settings> {
         self.pdp.as_ref()
     }
 
     /// Whether a CA of clients is told to vouch for this SPIFFE trust domain.
-    pub fn names_trust_domain(&self, domain: &str) -> bool {
+    pub(crate) fn names_trust_domain(&self, domain: &str) -> bool {
         self.tls.client_ca.iter().flat_map(|ca| ca.trust_domains.iter().flatten()).any(|named| named == domain)
     }
 
     /// The CRLs of the CAs of clients.
-    pub fn client_crls(&self) -> &[PathBuf] {
+    pub(crate) fn client_crls(&self) -> &[PathBuf] {
         &self.tls.client_crls
     }
 
     /// Where each key stands.
-    pub fn places(&self) -> &Places {
+    pub(crate) fn places(&self) -> &Places {
         &self.places
     }
 
     /// What is wrong with the files at `now`.
-    pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
+    pub(crate) fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let mut found = Findings { named: self, now, problems: Vec::new() };
         found.of_tls();
         found.of_trust();

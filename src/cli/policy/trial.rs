@@ -440,8 +440,7 @@ pub(super) mod tests {
     use writ_verifier::json::Limits;
 
     use super::*;
-    use crate::config::policy::file::Settings;
-    use crate::config::policy::folder;
+    use crate::config::policy::{Settings, folder};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
 

@@ -10,9 +10,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::file::{self, Named, Reading, Settings};
+use super::file::{self, Reading};
 use super::reach;
-use crate::config::{Problem, Severity};
+use super::settings::{ReadNamed, Settings};
+use crate::config::problem::{Problem, Severity};
 use writ_core::client::Thumbprint;
 use writ_core::policy::{ClientPolicy, PolicySet};
 
@@ -203,7 +204,7 @@ impl Folder {
     }
 }
 
-fn reading(path: &Path, content: &Content, settings: &Settings, named: Named<'_>) -> Result<Reading, Problem> {
+fn reading(path: &Path, content: &Content, settings: &Settings, named: ReadNamed<'_>) -> Result<Reading, Problem> {
     let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
     Ok(file::parse(path, text, settings, named))

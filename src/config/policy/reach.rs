@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use writ_verifier::Purpose;
 
-use super::file::{Reading, Settings};
-use crate::config::{Problem, Severity};
+use super::file::Reading;
+use super::settings::Settings;
+use crate::config::problem::{Problem, Severity};
 use writ_core::client::ClientId;
 use writ_core::policy::{ClientPolicy, PurposeRule};
 use writ_core::request::Source;
