@@ -27,7 +27,7 @@ pub use self::decide::{Circumstances, decide};
 pub use self::denial::Denial;
 pub use self::grant::{Grant, GrantKind};
 pub use self::render::AppliedRule;
-pub use self::replacement::began;
+pub(crate) use self::replacement::began;
 pub use self::trace::Trace;
 pub use self::trial::{TrialGrant, decide_trial};
 

@@ -1,4 +1,4 @@
-//! Environment variables that stand in for what `writ.toml` says.
+//! Environment variables that replace values of `writ.toml`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,8 +32,7 @@ pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 impl Overrides {
-    /// Picks them out of the whole environment. Other `WRIT_…` variables are left alone: an orchestrator sets some of
-    /// its own.
+    /// Selects them from the whole environment. Other `WRIT_…` variables are ignored: an orchestrator sets some of its own.
     pub(crate) fn new(environment: impl Iterator<Item = (String, String)>) -> Self {
         let (mut sections, mut log) = (BTreeMap::<String, Vec<Override>>::new(), None);
         for (variable, text) in environment {
@@ -46,14 +45,14 @@ impl Overrides {
         Self { sections, log }
     }
 
-    /// Puts those for the section called `name` in the place of what is written.
+    /// Replaces what is written in the section `name` by its variables.
     pub(crate) fn apply<'a>(&'a self, name: &str, section: &mut Section<'a>) {
         for set in self.sections.get(name).into_iter().flatten() {
             section.replace(&set.key, &set.variable, &set.text);
         }
     }
 
-    /// Complains about those for a section that is none of `known`, and about a filter of the log that says nothing.
+    /// Reports variables for sections other than `known`, and an invalid `WRIT_LOG`.
     pub(crate) fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = Problem> + 'a {
         let strange = self.sections.iter().filter(|(name, _)| !known.contains(&name.as_str()));
         let filter = self.log.as_deref().and_then(|text| telemetry::log_filter(text).err());
@@ -80,8 +79,7 @@ impl Overrides {
     }
 }
 
-/// The section and the key that a variable names. They are spelled in capitals: of other spellings nothing but a
-/// complaint can come.
+/// The section and the key that a variable names. A variable in lower case is reported, since it names no section.
 fn setting(variable: &str) -> Option<(String, String)> {
     let name = variable.strip_prefix("WRIT_")?;
     match name.split_once("__") {

@@ -125,7 +125,7 @@ impl Grant {
     }
 
     /// `sub` of the token.
-    pub fn sub(&self) -> &str {
+    pub(crate) fn sub(&self) -> &str {
         match &self.kind {
             GrantKind::Issue { sub, .. } => sub.as_str(),
             GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims.sub,
@@ -146,12 +146,12 @@ impl Grant {
     }
 
     /// `tctx` and `rctx` of the token, without the mark of a redemption.
-    pub fn carried(&self) -> &TransactionContext {
+    pub(crate) fn carried(&self) -> &TransactionContext {
         &self.carried
     }
 
     /// `tctx` and `rctx` of the token, and what it is for.
-    pub fn into_parts(self) -> (TransactionContext, GrantKind) {
+    pub(crate) fn into_parts(self) -> (TransactionContext, GrantKind) {
         (self.carried, self.kind)
     }
 

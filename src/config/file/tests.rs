@@ -375,10 +375,10 @@ fn each_rule_about_subject_issuers_complains_at_its_key() {
         ),
         (format!("{ISSUER}algorithms = [\"HS256\"]"), "6: subject_issuer[0].algorithms: \"HS256\" is not asymmetric"),
         (format!("{ISSUER}algorithms = [\"none\"]"), "6: subject_issuer[0].algorithms: \"none\" is not asymmetric"),
-        (format!("{ISSUER}algorithms = [\"es256\"]"), "6: subject_issuer[0].algorithms: must be of RS256"),
+        (format!("{ISSUER}algorithms = [\"es256\"]"), "6: subject_issuer[0].algorithms: must be one of RS256"),
         (format!("{ISSUER}algorithms = []"), "6: subject_issuer[0].algorithms: must name one"),
         (format!("{ISSUER}token_types = []"), "6: subject_issuer[0].token_types: must name one"),
-        (format!("{ISSUER}token_types = [\"txn_token\"]"), "6: subject_issuer[0].token_types: must be of"),
+        (format!("{ISSUER}token_types = [\"txn_token\"]"), "6: subject_issuer[0].token_types: must be one of"),
         (format!("{ISSUER}token_types = [\"id_token\"]"), "subject_issuer[0].id_token_audience: must name the client"),
         (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
         (

@@ -19,7 +19,7 @@ pub(super) fn mapping(table: &mut Section<'_>, accept: &[Source], context: Conte
     if accept == [Source::ExpiredTxnToken] {
         for key in KEYS {
             if table.ignore(key) {
-                table.error(key, "has no place here: a redeemed token carries its details and context over unchanged");
+                table.error(key, "does not apply: a redeemed token carries its details and context over unchanged");
             }
         }
         return Mapping::default();
@@ -31,7 +31,7 @@ pub(super) fn mapping(table: &mut Section<'_>, accept: &[Source], context: Conte
         mapping.tctx_fixed = tctx.members("fixed").unwrap_or_default();
         mapping.tctx_subject = tctx.pairs("subject").unwrap_or_default();
         if !fits_a_token(&mapping.tctx_fixed) {
-            tctx.error("fixed", "is nested too deeply, or has too many members, for a token that anybody could read");
+            tctx.error("fixed", "is nested too deeply, or has too many members, for verifiers to accept the token");
         }
         check_tctx(&tctx, &mapping, has_schema, accept);
         tctx.finish();
@@ -100,7 +100,7 @@ pub(super) fn check_condition(table: &Section<'_>, when: Option<&Condition>, map
     let Some(when) = when.filter(|_| !accept.contains(&Source::ExpiredTxnToken)) else { return };
     let members = when.members_of_details();
     if !members.is_empty() && mapping.schema.is_none() && !table.has_error("request_details") {
-        table.error("when", "looks at `details`, which stay empty without request_details");
+        table.error("when", "reads `details`, which stay empty without request_details");
     }
     for name in members {
         check_described(table, "when", name, mapping.schema.as_deref());

@@ -115,7 +115,7 @@ fn identity(root: &mut Section<'_>) -> Option<Identity> {
         }
         [first, others @ ..] => {
             for other in others {
-                root.error(other.name(), format_args!("is one identity too many: there is {} already", first.name()));
+                root.error(other.name(), format_args!("is a second identity: {} is set already", first.name()));
             }
             None
         }

@@ -112,7 +112,7 @@ fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
         }
         if !settings.has(*source) {
             let (name, nothing) = (source.name(), !rule.accept.iter().any(|source| settings.has(*source)));
-            let nothing = if nothing { ": nobody can get this purpose here" } else { "" };
+            let nothing = if nothing { ": no client can get this purpose" } else { "" };
             table.warning(
                 "accept",
                 format_args!("takes \"{name}\", which no [[subject_issuer]] has in token_types{nothing}"),
@@ -134,7 +134,7 @@ fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
         table.warning("actors", "has no effect: no subject token that could name an actor is accepted");
     }
     if rule.subjects.as_ref().is_some_and(Vec::is_empty) {
-        table.warning("subjects", "names nobody: only the client's own subject is left");
+        table.warning("subjects", "matches no subject: only the client's own subject is left");
     }
     let expired = accepts(Source::ExpiredTxnToken);
     if expired && rule.redemption.is_none() && !table.has_error("redemption") {
@@ -144,7 +144,7 @@ fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
         );
     }
     if !expired && rule.redemption.is_some() && !table.has_error("accept") {
-        table.error("redemption", "has no place here: `accept` does not name \"expired_txn_token\"");
+        table.error("redemption", "does not apply: `accept` does not name \"expired_txn_token\"");
     }
 }
 
@@ -161,7 +161,7 @@ fn check_lifetime(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) 
 fn source(name: &str) -> Result<Source, String> {
     Source::from_name(name).ok_or_else(|| {
         let names = Source::ALL.map(|source| format!("\"{}\"", source.name()));
-        format!("must be of {}", names.join(", "))
+        format!("must be one of {}", names.join(", "))
     })
 }
 

@@ -166,7 +166,7 @@ fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
 fn token_type(name: &str) -> Result<Source, &'static str> {
     Source::from_name(name)
         .filter(|source| source.is_outside())
-        .ok_or("must be of \"access_token\", \"jwt\", \"id_token\"")
+        .ok_or("must be one of \"access_token\", \"jwt\", \"id_token\"")
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, String> {
@@ -176,7 +176,7 @@ fn algorithm(name: &str) -> Result<Algorithm, String> {
     let found = ALGORITHMS.iter().find(|(known, _)| *known == name);
     found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {
         let names: Vec<_> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
-        format!("must be of {}", names.join(", "))
+        format!("must be one of {}", names.join(", "))
     })
 }
 

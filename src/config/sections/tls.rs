@@ -35,7 +35,7 @@ fn client_ca(tls: &mut Section<'_>) -> Vec<tls::ClientCa> {
             fits.then(|| text.to_owned()).ok_or("must be SPIFFE trust domains, lower case, without spiffe:// and path")
         });
         if trust_domains.as_ref().is_some_and(Vec::is_empty) {
-            table.error("trust_domains", "must not be empty: nobody below these CAs could be a client");
+            table.error("trust_domains", "must not be empty: no certificate of these CAs would be accepted");
         }
         table.finish();
         // A limit that cannot be read must not become none.

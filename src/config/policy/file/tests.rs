@@ -141,14 +141,14 @@ fn each_rule_complains_at_its_key() {
         ("[[purpose]]\nscope = \"s\"".into(), "3: purpose[0].accept: is missing"),
         ("[[purpose]]\nscope = \"s t\"\naccept = [\"txn_token\"]".into(), "4: purpose[0].scope: a purpose is"),
         (purpose(&[], ""), "5: purpose[0].accept: must name one source"),
-        (purpose(&["token"], ""), "5: purpose[0].accept: must be of \"access_token\""),
+        (purpose(&["token"], ""), "5: purpose[0].accept: must be one of \"access_token\""),
         (purpose(&["txn_token", "txn_token"], ""), "5: purpose[0].accept: names \"txn_token\" twice"),
         (
             purpose(&["txn_token"], "lifetime = \"401s\""),
             "6: purpose[0].lifetime: must be at most tokens.max_lifetime, \"6m40s\"",
         ),
         (purpose(&["txn_token"], "subjects = [\"\"]"), "6: purpose[0].subjects: an empty pattern"),
-        (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: names nobody"),
+        (purpose(&["txn_token"], "subjects = []"), "6: purpose[0].subjects: warning: matches no subject"),
         (purpose(&["txn_token"], "granted_by = [\"x\"]"), "6: purpose[0].granted_by: warning: has no effect"),
         (purpose(&["unsigned_json"], "actors = true"), "6: purpose[0].actors: must be a string"),
         (purpose(&["unsigned_json"], "actors = \"keep\""), "6: purpose[0].actors: must be one of \"ignore\""),
@@ -163,7 +163,7 @@ fn each_rule_complains_at_its_key() {
         (purpose(&["jwt"], "granted_by = [\"x\"]"), "5: purpose[0].accept: warning: takes \"jwt\", which no"),
         (purpose(&["expired_txn_token"], ""), "3: purpose[0].redemption: is missing"),
         (purpose(&["expired_txn_token"], "redemption = true"), "6: purpose[0].redemption: must be a table"),
-        (redeem(&["txn_token"], AGED), "6: purpose[0].redemption: has no place here"),
+        (redeem(&["txn_token"], AGED), "6: purpose[0].redemption: does not apply"),
         (redeem(&["expired_txn_token"], "max_age = \"1d\""), "6: purpose[0].redemption.issued_to: is missing"),
         (
             redeem(&["expired_txn_token"], "max_age = \"1d\"\nissued_to = []"),
@@ -198,7 +198,7 @@ fn each_rule_complains_at_its_key() {
         ),
         (
             redeem(&["expired_txn_token"], AGED).replace("scope", "tctx.copy = [\"a\"]\nscope"),
-            "4: purpose[0].tctx: has no place here: a redeemed token carries",
+            "4: purpose[0].tctx: does not apply: a redeemed token carries",
         ),
         (
             redeem(&["expired_txn_token", "client_credentials"], AGED),
@@ -237,10 +237,10 @@ fn details_context_and_condition_complain_at_their_keys() {
     let trade = |more: &str| purpose(&["txn_token"], &format!("request_details = \"schemas/trade.json\"\n{more}"));
     for (text, expected) in [
         (purpose(&["txn_token"], "when = true"), "6: purpose[0].when: must be a string"),
-        (purpose(&["txn_token"], "when = \"tru\""), "6: purpose[0].when: knows no `tru`; there are client"),
+        (purpose(&["txn_token"], "when = \"tru\""), "6: purpose[0].when: has an unknown name `tru`; known are client"),
         (
             purpose(&["txn_token"], "when = \"details.quantity < 1\""),
-            "6: purpose[0].when: looks at `details`, which stay empty without request_details",
+            "6: purpose[0].when: reads `details`, which stay empty without request_details",
         ),
         (purpose(&["txn_token"], "request_details = \"x\""), "6: purpose[0].request_details: /p/x: No such file"),
         (
