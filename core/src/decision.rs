@@ -26,7 +26,7 @@ pub use self::decide::{Circumstances, decide, decide_trial};
 pub use self::denial::Denial;
 pub use self::grant::{Grant, GrantKind, TrialGrant};
 pub use self::render::AppliedRule;
-pub use self::replacement::began;
+pub(crate) use self::replacement::began;
 pub use self::trace::Trace;
 
 #[cfg(test)]

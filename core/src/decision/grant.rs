@@ -137,7 +137,7 @@ impl<T: AnyTxnToken> Grant<T> {
     }
 
     /// `sub` of the token.
-    pub fn sub(&self) -> &str {
+    pub(crate) fn sub(&self) -> &str {
         match &self.kind {
             GrantKind::Issue { sub, .. } => sub.as_str(),
             GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims().sub,
@@ -158,13 +158,8 @@ impl<T: AnyTxnToken> Grant<T> {
     }
 
     /// `tctx` and `rctx` of the token, without the mark of a redemption.
-    pub fn carried(&self) -> &TransactionContext {
+    pub(crate) fn carried(&self) -> &TransactionContext {
         &self.carried
-    }
-
-    /// `tctx` and `rctx` of the token, and what it is for.
-    pub fn into_parts(self) -> (TransactionContext, GrantKind<T>) {
-        (self.carried, self.kind)
     }
 
     /// When a token that is issued at `now` expires.

@@ -154,7 +154,7 @@ impl Replacement {
             Self::TransactionEnd(end) => {
                 let detail = match end {
                     Some(end) => format!("its transaction gets no token from {end} on, fifteen minutes after it began"),
-                    None => "its txn does not tell when the transaction began".to_owned(),
+                    None => "its txn does not say when the transaction began".to_owned(),
                 };
                 (unwritten("txn"), detail)
             }

@@ -300,7 +300,7 @@ fn a_replacement_may_add_members_and_change_none() {
         PurposeRule { mapping, ..rule("a", &[Source::TxnToken]) }
     };
     let tctx = |rule, request: &TokenRequest| -> Result<String, Denial> {
-        let (carried, _) = replaced(rule, request, live("a", &[]))?.into_parts();
+        let carried = replaced(rule, request, live("a", &[]))?.carried().clone();
         Ok(serde_json::to_string(&carried.tctx).unwrap())
     };
     let added = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.1,"note":"n"}"#)).unwrap();
@@ -356,7 +356,7 @@ fn purposes_of_one_request_must_agree_on_each_member() {
     let outcome = |one: &str, other: &str| -> Result<String, Denial> {
         let policy = policy(vec![fixed("a", one), fixed("b", other)]);
         let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::client())?;
-        Ok(serde_json::to_string(&grant.into_parts().0.tctx).unwrap())
+        Ok(serde_json::to_string(&grant.carried().tctx).unwrap())
     };
     assert_eq!(outcome(r#"{"x":1}"#, r#"{"y":2,"x":1.0}"#).unwrap(), r#"{"x":1,"y":2}"#);
     let refused = Denial::DetailsRejected(Rejection::TwoValues("x".into()));

@@ -27,28 +27,23 @@ use writ_core::request::{Source, Subject};
 use writ_core::subject::{AnySubject as _, AnyTxnToken as _, SubjectError, TrialPresenter, TrialSubject, members};
 use writ_platform::clock::Timestamp;
 
-/// What is not told of a Txn-Token: how long it lives.
+/// The lifetime of a Txn-Token, if the trial does not give one.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What is not told of an outside token: how long it is still good.
+/// How long a token of a subject issuer is still valid, if the trial does not say.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A request. What is not told is what it mostly is.
+/// An imagined request; what it leaves out has the most common value.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
-    /// The client that asks.
     pub(super) client: String,
-    /// The kind of proof.
     pub(super) source: Source,
-    /// The purposes asked for.
     pub(super) scope: String,
-    /// The final subject.
+    /// `sub` of the token.
     pub(super) subject: Option<String>,
     /// What the subject token covers.
     pub(super) subject_scope: Option<String>,
-    /// `request_details`.
     pub(super) details: Option<String>,
-    /// `request_context`.
     pub(super) context: Option<String>,
     /// The claims of the subject token.
     pub(super) presented: Option<Members>,
@@ -56,7 +51,7 @@ pub(super) struct Trial {
     pub(super) age: Option<Age>,
 }
 
-/// How long ago something expired; before its expiry less than nothing.
+/// The time since an expiry; negative before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Age {
     by: Duration,
@@ -64,8 +59,7 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// That many seconds ago.
-    pub(super) fn of(seconds: u64) -> Self {
+    pub(super) fn from_secs(seconds: u64) -> Self {
         Self { by: Duration::from_secs(seconds), ahead: false }
     }
 
@@ -74,7 +68,7 @@ impl Age {
     }
 }
 
-/// `40d`, or `-30s` for what lives for another half minute.
+/// `40d`, or `-30s` for a token that expires in half a minute.
 impl FromStr for Age {
     type Err = &'static str;
 
@@ -84,13 +78,12 @@ impl FromStr for Age {
     }
 }
 
-/// The trial is no request of its kind: something is missing, or has no place in it.
+/// The trial is not a request: something is missing, or does not apply to its source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct TrialError {
-    /// The part that it is about.
+    /// The option or the key of a test file.
     pub(super) key: &'static str,
-    /// What is wrong with it.
     pub(super) message: String,
 }
 
@@ -100,28 +93,21 @@ impl TrialError {
     }
 }
 
-/// Whom a token is about, where nothing says it.
+/// The subject of a token, if the trial does not give one.
 const SOMEONE: &str = "someone";
 
-/// What a decision needs besides the request.
+/// What a decision needs besides the request: policies, settings, the time.
 #[derive(Debug)]
 pub(super) struct World {
-    /// The policies.
     pub(super) policies: PolicySet,
-    /// Their folder.
     pub(super) directory: PathBuf,
-    /// What is the same in every token.
     pub(super) settings: claims::Settings,
-    /// Tolerated on outside tokens.
     pub(super) clock_skew: Duration,
-    /// What signs.
     pub(super) algorithm: SigningAlgorithm,
-    /// The instant of the request.
     pub(super) now: Timestamp,
 }
 
 impl World {
-    /// These policies, under this configuration.
     pub(super) fn new(config: Config, policies: PolicySet, now: Timestamp) -> Self {
         Self {
             policies,
@@ -133,7 +119,7 @@ impl World {
         }
     }
 
-    /// The policy of a client, by any name.
+    /// `None` if `name` is not a client id, or the client has no policy.
     pub(super) fn client(&self, name: &str) -> Option<&ClientPolicy> {
         let id: ClientId = name.parse().ok()?;
         self.policies.of(&id).map(AsRef::as_ref)
@@ -268,14 +254,14 @@ impl Trial {
     }
 
     fn refuse(&self, key: &'static str, told: bool) -> Result<(), TrialError> {
-        let message = || format!("has no place in a request by {}", self.source.name());
+        let message = || format!("does not apply to a request by {}", self.source.name());
         if told { Err(TrialError::new(key, message())) } else { Ok(()) }
     }
 
-    /// The final subject, `supposed` if nothing says it, and the claims of a token about it.
-    fn claims(&self, supposed: &str, world: &World) -> Result<(Subject, Members), TrialError> {
+    /// `sub` of the token, `default` if nothing gives one, and the claims of a token about it.
+    fn claims(&self, default: &str, world: &World) -> Result<(Subject, Members), TrialError> {
         let mut claims = self.presented.clone().unwrap_or_default();
-        let sub = self.subject.clone().or_else(|| claims.get("sub")).unwrap_or_else(|| supposed.to_owned());
+        let sub = self.subject.clone().or_else(|| claims.get("sub")).unwrap_or_else(|| default.to_owned());
         let sub = subject(&sub)?;
         if claims.raw("sub").is_none() {
             set(&mut claims, "sub", &sub);
@@ -286,7 +272,7 @@ impl Trial {
         Ok((sub, claims))
     }
 
-    /// What an outside token covers, by its own word or its issuer's settings. An ID token has no word of its own.
+    /// What the token of a subject issuer covers, by its own scope or its issuer's settings. An ID token has no scope.
     fn covered(&self, claims: &mut Members) -> Result<Option<Scope>, TrialError> {
         let scope = |text: &str| text.parse::<Scope>().map_err(|error| TrialError::new("subject_scope", error));
         let own_word = self.source != Source::IdToken;
@@ -302,14 +288,14 @@ impl Trial {
         }
     }
 
-    /// The claims of a Txn-Token: whatever can be made up is.
+    /// The claims of a Txn-Token, with a value for each that the trial leaves out.
     fn own_claims(&self, world: &World) -> Result<TxnClaims, TrialError> {
         let mut claims = self.presented.clone().unwrap_or_default();
         self.subject.iter().for_each(|sub| set(&mut claims, "sub", sub));
         self.subject_scope.iter().for_each(|scope| set(&mut claims, "scope", scope));
-        for (name, supposed) in [("sub", SOMEONE), ("scope", &self.scope), ("req_wl", SOMEONE)] {
+        for (name, default) in [("sub", SOMEONE), ("scope", &self.scope), ("req_wl", SOMEONE)] {
             if claims.raw(name).is_none() {
-                set(&mut claims, name, &supposed);
+                set(&mut claims, name, &default);
             }
         }
         let told = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
@@ -337,7 +323,7 @@ impl Trial {
 }
 
 impl Proof {
-    /// What would be sent as subject token. Of one that nobody made, a text that nothing else in the request can hold.
+    /// The text of the subject token; for one that does not exist, a text that cannot occur elsewhere in the request.
     fn text(&self) -> String {
         match self {
             Self::Asserted(Source::UnsignedJson, _, claims) => serde_json::to_string(claims).unwrap_or_default(),
@@ -438,8 +424,7 @@ pub(super) mod tests {
     use writ_verifier::json::Limits;
 
     use super::*;
-    use crate::config::policy::file::Settings;
-    use crate::config::policy::folder;
+    use crate::config::policy::{Settings, folder};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
 
@@ -609,7 +594,7 @@ pub(super) mod tests {
         assert_eq!(with(|trial| trial.scope = "s  t".to_owned()), ("request", None));
         assert_eq!(with(|trial| trial.scope = "t".to_owned()), ("scope", None));
         assert_eq!(with(|trial| trial.source = Source::Jwt), ("accept", Some(6)));
-        assert_eq!(with(|trial| trial.age = Some(Age::of(60))), ("subject_token", None));
+        assert_eq!(with(|trial| trial.age = Some(Age::from_secs(60))), ("subject_token", None));
         assert_eq!(with(|trial| trial.subject_scope = Some("x".to_owned())), ("granted_by", Some(7)));
     }
 }
