@@ -27,11 +27,11 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// `iss`.
     pub issuer: String,
-    /// Whether `iss` is written.
+    /// Whether tokens have `iss`.
     pub include_iss: bool,
-    /// The longest token that is issued, in bytes.
+    /// The maximum length of an issued token in bytes; redeemed ones may be longer.
     pub max_size: usize,
-    /// How many replacements may lead from a transaction's first token to another.
+    /// How many replacements one transaction may have.
     pub max_replacements: u32,
 }
 

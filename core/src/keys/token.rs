@@ -15,18 +15,18 @@ use crate::claims::{Claims, ClaimsDraft};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
-/// span of the key whatever happens to the ring meanwhile.
+/// The signing key and the instant of signing, kept together for a whole request: `iat` lies in the span of the key even if
+/// the ring changes meanwhile.
 pub struct Signer {
     held: Arc<Held>,
     instant: Timestamp,
 }
 
-/// A signed Txn-Token. Its text is a credential and shown nowhere but in the answer.
+/// A signed Txn-Token. Its text is a credential, which only the answer contains.
 #[derive(Clone)]
 pub struct TxnToken {
     compact: String,
-    /// The length of header and payload with the dot between them.
+    /// The length of header, dot and payload in bytes.
     signed_len: usize,
     kid: Kid,
 }
@@ -36,12 +36,12 @@ impl Signer {
         Self { held, instant }
     }
 
-    /// The one reading of the clock for this request: `iat` of what is issued.
+    /// `iat` of what is issued.
     pub fn instant(&self) -> Timestamp {
         self.instant
     }
 
-    /// The name of the key.
+    /// `kid` of the tokens that it signs.
     pub fn kid(&self) -> &Kid {
         self.held.key.public().kid()
     }
@@ -51,7 +51,7 @@ impl Signer {
         length(draft.as_txn_claims(), self.held.key.public().algorithm()) <= TOKEN_MAX
     }
 
-    /// Signs the claims.
+    /// Signs claims whose draft was read back.
     ///
     /// # Errors
     /// [`KeysError::Signing`] if the key does not sign.
@@ -94,22 +94,22 @@ pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
 }
 
 impl TxnToken {
-    /// The token as it is sent.
+    /// Compact serialization.
     pub fn as_str(&self) -> &str {
         &self.compact
     }
 
-    /// The name of the key that signed it.
+    /// `kid` of its header.
     pub fn kid(&self) -> &Kid {
         &self.kid
     }
 
-    /// SHA-256 of header and payload: what a token is known by, since its signature can be written in two ways.
+    /// SHA-256 of header and payload: identifies a token, since its signature has a second valid form.
     pub fn signed_part_sha256(&self) -> [u8; 32] {
         sha256(&self.compact.as_bytes()[..self.signed_len])
     }
 
-    /// SHA-256 of the token as it is sent: what the log knows it by.
+    /// SHA-256 of the compact serialization, for the audit log.
     pub fn sha256(&self) -> [u8; 32] {
         sha256(self.compact.as_bytes())
     }

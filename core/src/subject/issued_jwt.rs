@@ -1,8 +1,8 @@
-//! A JWT of a subject issuer → whom it is about and what it covers.
+//! A JWT of a subject issuer → a verified token of one kind.
 //!
-//! Each step leaves a value that the next one asks for: `Presented` has the form of a JWT and names an issuer,
-//! `Signed` is signed with a key of that issuer, [`OutsideToken`] keeps every rule of its kind. The kinds have one
-//! function each, with rules that exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
+//! Each step yields a value that the next one requires: [`Presented`] has the form of a JWT and names an issuer,
+//! [`Signed`] is signed with a key of that issuer, [`OutsideToken`] conforms to every rule of its kind. The rules of the
+//! kinds exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
 //!
 //! | kind | `typ` | `aud` names | must have | must not have |
 //! | --- | --- | --- | --- | --- |
@@ -11,7 +11,8 @@
 //! | JWT | `JWT` or none | one of `audience`, no client of ID tokens | `exp` | claims of ID tokens, events, proofs |
 //! | ID token | `JWT` or none | one of `id_token_audience` | `sub`, `iat`, `exp` | claims of events, proofs |
 //!
-//! Nothing in a token tells a legacy access token from another JWT, so the configuration takes both of one issuer never.
+//! Nothing in a token distinguishes a legacy access token from another JWT, so the configuration never accepts both of one
+//! issuer.
 
 use jsonwebtoken::Algorithm;
 use writ_verifier::Members;
@@ -26,7 +27,7 @@ use super::outside::{OutsideToken, ValidationContext};
 use super::settings::AccessTokenProfile;
 use crate::request::Source;
 
-/// A text in the form of a JWT; nothing in it has been proven.
+/// A text in the form of a JWT; nothing in it is proven.
 #[derive(Debug)]
 pub(super) struct Presented<'a> {
     jws: Jws<'a>,
@@ -35,7 +36,7 @@ pub(super) struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    /// Reads the form: a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
+    /// Parses a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
     pub(super) fn parse(text: &'a str) -> Result<Self, SubjectError> {
         let jws = jwt::parse(text)?;
         if jws.typ.as_deref() == Some(writ_verifier::claims::TYP) {
@@ -46,22 +47,22 @@ impl<'a> Presented<'a> {
         Ok(Self { jws, claims, issuer })
     }
 
-    /// `iss`, as it claims.
+    /// `iss`, unproven.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// `kid`, as it claims.
+    /// `kid`, unproven.
     pub(super) fn kid(&self) -> Option<&str> {
         self.jws.kid.as_deref()
     }
 
-    /// `alg`, as it claims.
+    /// `alg`, unproven.
     pub(super) fn algorithm(&self) -> Algorithm {
         self.jws.algorithm
     }
 
-    /// Checks that one of `keys`, which are the issuer's, made the signature.
+    /// Checks the signature with `keys`, which are the issuer's.
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
         let genuine = keys.verify(&self.jws);
         let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
@@ -69,14 +70,14 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// A JWT that its issuer has signed; of what kind and for whom is still open.
+/// A JWT that its issuer has signed; its kind and audience are not checked yet.
 #[derive(Debug)]
 pub(super) struct Signed {
     typ: Option<String>,
     claims: Members,
 }
 
-/// Reads `token` as the kind that it was presented as.
+/// Validates `token` as the kind that it was presented as.
 pub(super) fn read(kind: Source, token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     match kind {
         Source::AccessToken => access_token(token, by),
@@ -96,7 +97,7 @@ const OF_EVENTS_AND_PROOFS: [&str; 3] = ["events", "htm", "htu"];
 /// Claims of ID tokens (OIDC §2, §3.3.2.11).
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
-/// What only tokens have that are marked as nothing else.
+/// `typ` of tokens that are not marked as another kind.
 const UNTYPED: &str = "`JWT` or absent";
 
 /// RFC 9068 §4, or the looser rules of an issuer that is set to legacy.
@@ -119,7 +120,7 @@ fn access_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken
     by.complete(Source::AccessToken, token.claims)
 }
 
-/// Whatever an issuer signs for services to read, by its own settings; it is marked as no other kind.
+/// Any token that an issuer signs for services, within its settings; it is not marked as another kind.
 fn jwt(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "jwt", UNTYPED));
@@ -142,14 +143,14 @@ fn id_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, Su
 }
 
 impl Signed {
-    /// Marked as a JWT and nothing more, or not at all.
+    /// `typ` is `JWT` or absent.
     fn is_untyped(&self) -> bool {
         matches!(self.typ.as_deref(), None | Some("jwt"))
     }
 }
 
-/// What stands in for a `typ` of its own: meant for a service and not for a client, and without any claim that only
-/// other kinds have.
+/// Without a `typ` of its own a token must be meant for a service and not for a client, and have no claim that only other
+/// kinds have.
 fn no_id_token(claims: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     has_none(claims, &OF_EVENTS_AND_PROOFS, OF_OTHERS)?;
     has_none(
@@ -165,7 +166,7 @@ fn no_id_token(claims: &Members, by: ValidationContext<'_>) -> Result<(), Subjec
     has_all(claims, &["exp"])
 }
 
-/// Whom the ID token was issued to: `azp` must be there where `aud` has several names, and name one of `clients`.
+/// `azp` must be present if `aud` has several names, and name one of `clients`.
 fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -> Result<(), SubjectError> {
     if claims.raw("azp").is_none() {
         let unmistakable = audience.is_single();

@@ -9,7 +9,7 @@ use super::SubjectFault::{IssuerUnknown, Malformed, SignatureInvalid};
 /// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
 pub(super) const MAX_LEN: usize = 16 * 1024;
 
-/// `iss`, as claimed.
+/// `iss`, unproven.
 pub(super) fn issuer(claims: &Members) -> Result<String, SubjectError> {
     let written = claims.raw("iss").is_some();
     let why = if written { "`iss` must be a string" } else { "`iss` is missing" };
@@ -51,7 +51,7 @@ pub fn common_mistake(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A `typ` as a message may repeat it: only those that are known are.
+/// A `typ` as a message may repeat it: only well-known ones are.
 fn shown_typ(typ: Option<&str>) -> &'static str {
     const KNOWN: [(&str, &str); 12] = [
         ("at+jwt", "`at+jwt`"),

@@ -10,7 +10,7 @@ use crate::request::Subject;
 /// How deep and how wide the claims of an outside token may be: people are in hundreds of groups.
 pub const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
 
-/// The names that a message may repeat: those of the standards. Any other may be whatever was sent.
+/// The names that a message may repeat: well-known ones. Any other may be anything that was sent.
 const KNOWN_CLAIMS: [&str; 40] = [
     "iss",
     "sub",
@@ -59,9 +59,9 @@ pub(super) fn shown(name: &str) -> &str {
     KNOWN_CLAIMS.iter().find(|known| **known == name).copied().unwrap_or("the configured claim")
 }
 
-/// The text of one JSON object with one meaning: claims, or a reply.
+/// Parses an unambiguous JSON object: claims, or a reply.
 ///
-/// A time like `1e400` is JSON too, though no double: that is left to the check of times, which names it.
+/// A time like `1e400` is accepted, though it is not a double: the check of times reports it.
 pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
     let text = std::str::from_utf8(text).map_err(|_| Malformed.because("its claims are not UTF-8"))?;
     let object = || serde_json::from_str::<Members>(text);
@@ -84,13 +84,13 @@ pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
     Ok(claims)
 }
 
-/// The first claim of a known name that stands twice.
+/// The first well-known claim that is repeated.
 fn repeated(claims: &Members) -> Option<&'static str> {
     let count = |name: &str| claims.iter().filter(|(other, _)| *other == name).count();
     KNOWN_CLAIMS.into_iter().find(|name| count(name) > 1)
 }
 
-/// The claims with every number that stands for a time as 0.
+/// The claims with 0 for every number in a claim of time.
 fn timeless(claims: &Members) -> Option<String> {
     let mut claims = claims.clone();
     for name in ["exp", "iat", "nbf"] {
@@ -101,7 +101,7 @@ fn timeless(claims: &Members) -> Option<String> {
     serde_json::to_string(&claims).ok()
 }
 
-/// The text of a claim that must be there.
+/// A required claim that is a string.
 pub(super) fn text(claims: &Members, name: &str) -> Result<String, SubjectError> {
     let fault = |fault: &str| ClaimsInvalid.because_of(format!("`{}` {fault}", shown(name)));
     if claims.raw(name).is_none() {
@@ -118,20 +118,20 @@ pub(super) fn audience(claims: &Members) -> Result<Audience, SubjectError> {
     claims.get("aud").ok_or(ClaimsInvalid.because("`aud` must be a string or an array of strings"))
 }
 
-/// What is wrong with a subject that is no name.
+/// A claim is not a [`Subject`].
 pub(super) const SUBJECT_FORM: SubjectError =
     ClaimsInvalid.because("the subject must have 1 to 255 characters, none a control character, and hold no token");
 
-/// `sub`, as the trust domain knows it.
+/// `sub`, without any issuer's prefix.
 pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
     text(claims, "sub")?.parse().map_err(|_| SUBJECT_FORM)
 }
 
-/// RFC 6749 §3.3, single spaces only; or, as many issuers write it, an array with one word in each element. An empty
-/// string or array tells nothing, as if it were absent.
+/// The scope in the claim `name`: RFC 6749 §3.3 with single spaces only; or, as many issuers write it, an array with one
+/// word in each element. An empty string or array counts as absent.
 ///
 /// # Errors
-/// [`SubjectError`] where the claim is anything else.
+/// [`SubjectError`] if the claim is anything else.
 pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
     const FORM: SubjectError =
         ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
@@ -140,7 +140,7 @@ pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError
     }
     let text = match claims.get(name).ok_or(FORM)? {
         Words::Text(text) => text,
-        // A word is a word: two in one element would become two of them.
+        // An element with a space in it would become two words.
         Words::List(words) if words.iter().any(|word| word.parse::<Purpose>().is_err()) => return Err(FORM),
         Words::List(words) => words.join(" "),
     };

@@ -1,7 +1,6 @@
-//! An access token that only its issuer can read → whom it is about and what it covers, by the issuer's word.
+//! An opaque access token → a verified token, by the reply of its issuer's introspection endpoint (RFC 7662).
 //!
-//! The word is the reply of its introspection endpoint (RFC 7662). Like a signed token it is only taken within the
-//! issuer's settings: an active token that was meant for somebody else proves nothing here.
+//! The reply is validated like the claims of a signed token: an active token that was meant for another service is refused.
 
 use serde_json::value::RawValue;
 use writ_verifier::Members;
@@ -16,12 +15,13 @@ use crate::request::Source;
 /// The longest opaque token, in bytes.
 const MAX_LEN: usize = 4096;
 
-/// Whether an access token is opaque: it has not the two dots of a JWT.
+/// Whether an access token is opaque: it does not have the two dots of a JWT.
 pub(super) fn is_opaque(text: &str) -> bool {
     text.bytes().filter(|&byte| byte == b'.').count() != 2
 }
 
-/// Checks the form of an opaque token: 1 to 4096 characters of `b64token` (RFC 6750 §2.1). Nothing else is ever sent.
+/// Checks the form of an opaque token: 1 to 4096 characters of `b64token` (RFC 6750 §2.1). No other text is sent to an
+/// issuer.
 pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let token = text.trim_end_matches('=');
@@ -36,8 +36,8 @@ pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     fits.then_some(()).ok_or(Malformed.because(why))
 }
 
-/// What the issuer says about the active opaque token `text`. A reply without `aud` is refused, since the token may be
-/// meant for anybody; so is one whose subject holds the token, which must not travel in another (R-CLAIM-09).
+/// Validates the `reply` about the active opaque token `text`. A reply without `aud` is refused, since the token may be
+/// meant for any service; so is one whose subject contains the token, which must not travel in another (R-CLAIM-09).
 pub(super) fn read(text: &str, reply: Members, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
@@ -51,8 +51,8 @@ pub(super) fn read(text: &str, reply: Members, by: ValidationContext<'_>) -> Res
     Ok(token)
 }
 
-/// What the issuer says now about a JWT access token that was verified before. It may have taken back scope and time
-/// since it signed, so what it says stands in for what it signed; it may be silent, but not of another mind.
+/// Validates the `reply` about a JWT access token that was verified before. The issuer may have reduced scope and time since
+/// it signed: members of the reply replace claims. A reply may omit the subject, but not name another one.
 pub(super) fn confirm(
     token: &OutsideToken,
     reply: &Members,
@@ -67,7 +67,7 @@ pub(super) fn confirm(
     let mut claims = token.claims().clone();
     for name in ["aud", "exp", "nbf", "iat", "cnf", "act", scope] {
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
-        // An empty scope says nothing, and must not make room for the issuer's setting.
+        // An empty scope counts as absent, and must not lead to the issuer's default scope.
         if name != scope || members::scope(reply, scope)?.is_some() {
             claims.set(name, &said).map_err(|_| SubjectError::from(Malformed))?;
         }
@@ -76,12 +76,12 @@ pub(super) fn confirm(
     Ok(by.complete(Source::AccessToken, claims)?.ending_with(token))
 }
 
-/// Where they are there, `iss` is the issuer's own, and no type is that of a refresh token, which is active too.
+/// If present, `iss` must be the issuer's own, and no type that of a refresh token, which can be active too.
 fn is_of_access_token(reply: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     if reply.raw("iss").is_some() && reply.get::<String>("iss").as_ref() != Some(&by.issuer.issuer) {
         return Err(ClaimsInvalid.because("the issuer says that the token is another issuer's"));
     }
-    // `token_type` is the standard's; servers that call refresh tokens Bearer too tell them apart by the others.
+    // `token_type` is standard; servers that call refresh tokens Bearer too distinguish them by the others.
     for name in ["token_type", "token_use", "typ"].into_iter().filter(|name| reply.raw(name).is_some()) {
         let kind: String = reply.get(name).ok_or(ClaimsInvalid.because("the type of the token must be a string"))?;
         let kind = kind.to_ascii_lowercase();

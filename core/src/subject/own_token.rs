@@ -175,7 +175,7 @@ pub fn verify(
     let token = Genuine::verify(text, trust_domain, may_redeem, find)?;
     let alive = check_usable(&token.claims, may_redeem, now)?;
     if alive && !token.key.published {
-        return Err(SubjectFault::KeyUnknown.into()); // the history is for expired tokens
+        return Err(SubjectFault::KeyUnknown.into()); // archived keys verify expired tokens only
     }
     Ok(token.into_own_token(alive))
 }
@@ -186,7 +186,7 @@ pub(super) fn check_trust_domain(claims: &TxnClaims, trust_domain: &TrustDomain)
 
 /// Whether a genuine token is alive, if it can be used as a subject token at all.
 pub(super) fn check_usable(claims: &TxnClaims, may_redeem: bool, now: Timestamp) -> Result<bool, SubjectError> {
-    // Checked before any time: no chain of redemptions buys time, whoever asks and whenever.
+    // Checked before the times: no chain of redemptions prolongs a transaction, whoever asks and whenever.
     if is_redeemed(claims) {
         return Err(SubjectFault::Redeemed.into());
     }
@@ -199,7 +199,7 @@ fn is_redeemed(claims: &TxnClaims) -> bool {
     claims.delayed() != Ok(None)
 }
 
-/// Whether it has not expired; its time has come.
+/// Whether it has not expired. Its time must have begun.
 fn is_alive(claims: &TxnClaims, now: Timestamp) -> Result<bool, SubjectError> {
     let begins = Timestamp::from_epoch(claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat)));
     if begins > now + INSTANCE_SKEW {
@@ -212,7 +212,7 @@ fn expired(claims: &TxnClaims) -> SubjectError {
     SubjectFault::Expired { expired_at: Timestamp::from_epoch(claims.exp) }.into()
 }
 
-/// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included: as whoever holds the
+/// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included, as every verifier with the
 /// published keys would. `find` looks a `kid` up among our own public keys.
 ///
 /// # Errors
@@ -227,7 +227,7 @@ pub fn verify_live(
     if is_alive(&token.claims, now)? { Ok(token.into_own_token(true)) } else { Err(expired(&token.claims)) }
 }
 
-/// A Txn-Token that a key of ours signed in its time, unaltered. Of the token's own time nothing is said.
+/// A Txn-Token that a key of ours signed while it was in use, unaltered; the token itself may have expired.
 struct Genuine {
     claims: TxnClaims,
     signed_part: [u8; 32],
@@ -263,7 +263,8 @@ impl Genuine {
         Ok(token)
     }
 
-    /// A token from outside the span of its key, or longer than any of its time, is forged or corrupted (R-DELAY-09).
+    /// A token that was not issued while its key signed, or that lives longer than was allowed then, is forged or corrupted
+    /// (R-DELAY-09).
     fn check_span(&self) -> Result<(), SubjectError> {
         let (iat, exp) = (self.claims.iat, self.claims.exp);
         // A free retry repeats the claims of a redemption while they are valid, and another key may be current by then.

@@ -1,6 +1,6 @@
-//! A JWT that the client signed itself: it vouches for a subject, once (TT §11.2.1).
+//! A JWT that the client signed itself, to vouch for a subject once (TT §11.2.1).
 //!
-//! Only its own keys count, those of its TLS certificate and of its policy; other clients' are never looked at.
+//! Only the client's own keys count: that of its TLS certificate and those of its policy.
 
 use std::time::Duration;
 
@@ -34,14 +34,14 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
 /// `id-Ed25519` (RFC 8410 §3).
 const ED25519: &str = "1.3.101.112";
 
-/// By whom and when a token is presented.
+/// Who presents a token, to which service, and when.
 #[derive(Clone, Copy)]
 pub(super) struct Presentation<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
     /// The certificate that its connection proved.
     pub certificate: &'a PeerCertificate,
-    /// Our own name, which must be in `aud`.
+    /// `iss` of this service, which must be in `aud`.
     pub issuer: &'a str,
     /// Tolerated between the client's clock and ours.
     pub clock_skew: Duration,
@@ -49,8 +49,8 @@ pub(super) struct Presentation<'a> {
     pub now: Timestamp,
 }
 
-/// Verifies `text` as a token that its presenter signed. Whether its `jti` was used before is for the ledger to say, when
-/// the Txn-Token is made: a request that is refused for another reason spends nothing.
+/// Verifies `text` as a token that its presenter signed. The ledger checks whether its `jti` was used before, when the
+/// Txn-Token goes on record: a request that is refused for another reason uses up nothing.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
@@ -89,7 +89,7 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
     Ok(AssertedSubject::new(statement))
 }
 
-/// The keys that the token names: without a name, that of the TLS certificate.
+/// The keys that `kid` names; without `kid`, that of the TLS certificate.
 fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError> {
     const UNKNOWN: SubjectError = KeyUnknown.because(
         "its kid names neither the key of the client's certificate (by its thumbprint, RFC 7638) nor one of the jwks_file \
@@ -107,7 +107,7 @@ fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError>
     })
 }
 
-/// A certificate's key and its RFC 7638 thumbprint; `None` for a kind that signs no tokens.
+/// A certificate's key and its RFC 7638 thumbprint; `None` for a kind that cannot sign tokens.
 fn certificate_key(public_key: &[u8]) -> Option<(VerificationKey, String)> {
     let (_, info) = SubjectPublicKeyInfo::from_der(public_key).ok()?;
     let jwk = jwk(&info)?;
@@ -138,7 +138,7 @@ fn jwk(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
     }
 }
 
-/// `jti`, under the name of its client: another client's is another one (A-066).
+/// SHA-256 over client and `jti`: the same `jti` of another client is another one (A-066).
 fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectError> {
     const FORM: SubjectError = ClaimsInvalid.because("`jti` must have 1 to 255 characters, none a control character");
     let jti = text(claims, "jti")?;

@@ -12,7 +12,7 @@ use writ_platform::clock::Timestamp;
 const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
 
-/// The times of a token, since 1970; each can be one.
+/// The times of a token, since 1970; each is plausible.
 pub(super) struct Times {
     pub(super) exp: Option<Duration>,
     nbf: Option<Duration>,
@@ -29,16 +29,17 @@ impl Times {
         };
         Ok(Self {
             exp: time("exp", EARLIEST)?,
-            // Some issuers write 0 where they mean "from the beginning".
+            // Some issuers write 0 for "from the beginning".
             nbf: time("nbf", Duration::ZERO)?,
             iat: time("iat", EARLIEST)?,
         })
     }
 
-    /// The first second in which the token proves nothing any more, the skew included; `None` if it never said.
+    /// Checks that `now` is within the times. Returns the first second in which the token has expired, the skew included;
+    /// `None` if it has no `exp`.
     ///
     /// Our clock has whole seconds, so a fraction of one counts against the token at both ends. A token issued in the
-    /// future comes from a clock that is ahead, and is good later: that is no fault of its claims.
+    /// future comes from a clock that is ahead, and becomes valid: its claims are not at fault.
     pub(super) fn hold(&self, now: Timestamp, skew: Duration) -> Result<Option<Timestamp>, SubjectError> {
         let expires = self.exp.map(|exp| Timestamp::from_epoch(exp.as_secs()));
         if let Some(expired_at) = expires.filter(|exp| now >= *exp + skew) {
@@ -56,7 +57,7 @@ impl Times {
 }
 
 /// A JSON number of seconds since 1970, integer or fraction (RFC 7519 §2), from `earliest` to ten years from now, so that
-/// nothing wraps and nothing becomes "never"; else what is wrong with it.
+/// no sum overflows; or what is wrong with it.
 fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Result<Duration, &'static str> {
     const NO_NUMBER: &str = "it is no number";
     if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
