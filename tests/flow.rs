@@ -19,7 +19,6 @@ use writ_verifier::Verifier;
 use writ_verifier::jwks::KeySet;
 use zeroize::Zeroizing;
 
-use writ::config::policy::file;
 use writ::config::policy::folder;
 use writ_core::audit::{Audit, TokenDigest};
 use writ_core::blocks::Blocks;
@@ -144,7 +143,7 @@ fn policies(folder: &TempDir, clients: &[(&str, &str)]) -> PolicySet {
         let head = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.d.example\"\n");
         std::fs::write(directory.join(format!("{client}.toml")), head + purposes).unwrap();
     }
-    let settings = file::Settings {
+    let settings = writ::config::policy::Settings {
         directory,
         default_lifetime: 60 * SECOND,
         max_lifetime: 300 * SECOND,

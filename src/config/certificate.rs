@@ -1,7 +1,7 @@
-//! A certificate that Writ shows and its private key: whether they can ever be accepted.
+//! A certificate that Writ presents and its private key: whether peers can accept them.
 //!
-//! TLS itself accepts more: a service starts with a certificate that each of its clients refuses. What a peer would
-//! refuse is found here beforehand.
+//! TLS itself is more lenient: a service starts with a certificate that all of its clients refuse. This finds beforehand
+//! what a peer would refuse.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,16 +23,16 @@ use writ_platform::{bounded, secret_file};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A certificate with less time left is warned about.
+/// A certificate with less time left raises a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
-/// Certificates that are renewed by a machine every day are warned about in the last third of their life instead.
+/// Certificates with shorter lives are renewed automatically: they raise a warning in the last third of their life.
 const SHORT_LIVED: Duration = Duration::from_secs(2 * 86_400);
 
-/// What is wrong, without the file's name.
+/// A problem, without the name of the file.
 pub(super) type Finding = (Severity, String);
 
-/// What the certificate is shown for.
+/// What the certificate is used for.
 pub(super) enum Usage<'a> {
     /// A server that is called by this host name, if it is known.
     Server(Option<&'a str>),
@@ -49,7 +49,7 @@ impl Usage<'_> {
     }
 }
 
-/// Every certificate in a file, in its order; blocks that `skip` knows by their labels are passed over.
+/// Every certificate in a file, in its order, without the blocks whose labels `skip` selects.
 pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec<CertificateDer<'static>>, String> {
     let content = bounded::read(path).map_err(|cause| cause.to_string())?;
     let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
@@ -75,7 +75,7 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let is_encrypted =
         labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") || has_line(&content, "Proc-Type: 4,ENCRYPTED");
     if is_encrypted {
-        return Err("is encrypted, and there is nobody to type the password at startup; decrypt it \
+        return Err("is encrypted, and no password can be entered at startup; decrypt it \
              (openssl pkey -in KEY -out KEY.plain), keep its mode at 0600, and guard it like the sealing key"
             .to_owned());
     }
@@ -99,7 +99,8 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     }
 }
 
-/// What a peer would find wrong with the certificate that is shown at `now`; `key` belongs to it, if it could be read.
+/// What a peer would refuse about the certificate at `now`; `key` is its key with the setting that names it, if the key
+/// could be read.
 pub(super) fn judge(
     chain: &[CertificateDer<'_>],
     key: Option<(&PrivateKeyDer<'_>, &str)>,
@@ -112,7 +113,7 @@ pub(super) fn judge(
     if let Some((key, setting)) = key
         && let Some(mismatch) = mismatch(&parsed, key, setting)
     {
-        // Whatever else is wrong with it, it is the wrong certificate.
+        // It is the wrong certificate: other findings would mislead.
         return vec![(Severity::Error, mismatch)];
     }
     found.extend(form(leaf));

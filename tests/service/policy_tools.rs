@@ -335,23 +335,23 @@ fn a_request_that_makes_no_sense_is_wrong_usage() {
     let setup = policies();
     for (line, expected) in [
         ("--client gateway --source access_token", "--scope"),
-        ("--client gateway --source magic --scope a", "must be of access_token"),
+        ("--client gateway --source magic --scope a", "must be one of access_token"),
         ("--client gateway --source jwt --scope a --subject u --age soon", "must be a duration"),
         ("--client gateway --source jwt --scope a --subject u --presented [1]", "must be one JSON object"),
         ("--client gateway --source jwt --scope a --presented {\"a\":1,\"a\":1}", "must be one JSON object"),
         (
             "--client mailer --source client_credentials --scope a --age 1s",
-            "--age: has no place in a request by client_credentials",
+            "--age: does not apply to a request by client_credentials",
         ),
         (
             "--client mailer --source unsigned_json --scope a --subject u --subject-scope a",
-            "--subject-scope: has no place",
+            "--subject-scope: does not apply",
         ),
         (
             "--client batch --source txn_token --scope a --presented {\"sub\":\"u\",\"scope\":\"a\",\"req_wl\":1}",
             "--presented: are not the claims of a Txn-Token",
         ),
-        ("--from-audit nonsense", "is no audit line"),
+        ("--from-audit nonsense", "is not an audit line"),
         (
             "--from-audit {\"event\":\"token_refused\",\"reason\":\"client_unknown\"}",
             "names no client: the request ended with client_unknown",
@@ -568,12 +568,12 @@ fn mistakes_in_expectations_are_named_with_file_and_line() {
     let output = setup.run(&["policy", "test"]).exits(2);
     assert_eq!(output.stdout, "");
     for expected in [
-        "wrong.toml:4: test[0].source: must be of access_token",
+        "wrong.toml:4: test[0].source: must be one of access_token",
         "wrong.toml:6: test[0].expect: must be \"allow\" or the reason of a refusal",
         "wrong.toml:7: test[0].clams: unknown key `test[0].clams`: did you mean `claims`?",
         "wrong.toml:14: test[1].claims: has no place here",
         "wrong.toml:15: test[1].age: must be a duration",
-        "wrong.toml:16: test[1].presented: 1979-05-27 is no value in JSON",
+        "wrong.toml:16: test[1].presented: 1979-05-27 is not a value in JSON",
         "wrong.toml:17: test[2].presented: are not the claims of a Txn-Token",
         "wrong.toml:24: tests: unknown key `tests`",
     ] {
@@ -609,7 +609,7 @@ fn check_refuses_what_the_contract_lists() {
         (redeem("", "").replace("[\"a\"]", "[]"), ":6: purpose[0].redemption.issued_to: must name"),
         (redeem("", "").replace("\"1d\"", "\"400d\""), ":6: purpose[0].redemption.max_age: is too long"),
         (purpose("\"txn_token\"", "lifetime = \"6m\""), ":6: purpose[0].lifetime: must be at most tokens.max_lifetime"),
-        (purpose("\"txn_token\"", job), ":6: purpose[0].redemption: has no place here"),
+        (purpose("\"txn_token\"", job), ":6: purpose[0].redemption: does not apply"),
         (purpose("\"expired_txn_token\"", ""), ":3: purpose[0].redemption: is missing"),
         (
             purpose("\"txn_token\"", "") + &purpose("\"txn_token\"", ""),

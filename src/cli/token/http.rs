@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, Response};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -14,6 +13,7 @@ use url::Url;
 
 use super::service::ServiceError;
 use writ_outbound::explain;
+use writ_outbound::https::{self, CertifiedKey};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Far more than any answer of a TTS.
@@ -95,11 +95,7 @@ impl Http {
 }
 
 fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
-    let mut builder = Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .timeout(TIMEOUT);
+    let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // The port is that of the URL.
         let addresses: Vec<_> = entry.addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
@@ -109,29 +105,12 @@ fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) ->
 }
 
 fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-                let unusable =
-                    "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
-                roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let config = config.with_root_certificates(roots);
-    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
-    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
-    if is_encrypted(key) {
-        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
-        return Err(ServiceError::Credentials(cure));
-    }
-    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    config.with_client_auth_cert(chain, key).map_err(|error| match error {
+    let roots = match ca {
+        Some(ca) => trusted(ca)?,
+        None => https::system_roots(),
+    };
+    let identity = identity.map(|(certificate, key)| certified_key(certificate, key)).transpose()?;
+    https::tls_config(roots, identity).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             ServiceError::Credentials("the file of the key is not the key of the certificate")
         }
@@ -140,6 +119,25 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
         ),
         other => other.into(),
     })
+}
+
+fn trusted(ca: &[u8]) -> Result<RootCertStore, ServiceError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
+        let unusable = "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
+        roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
+    }
+    Ok(roots)
+}
+
+fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ServiceError> {
+    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
+    if is_encrypted(key) {
+        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
+        return Err(ServiceError::Credentials(cure));
+    }
+    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
+    Ok((chain, PrivateKeyDer::from_pem_slice(key).map_err(no_key)?))
 }
 
 /// PKCS #8 says it in the label of its block, older forms in a header.
