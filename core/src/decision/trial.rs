@@ -46,5 +46,5 @@ pub fn decide_trial<'p>(
     at: Circumstances,
     trace: &mut Trace<'p>,
 ) -> Result<TrialGrant, Denial> {
-    decide(asked, subject.as_if_verified(), at, trace).map(TrialGrant)
+    decide(asked, subject.into_unverified(), at, trace).map(TrialGrant)
 }

@@ -72,7 +72,7 @@ impl TrialSubject {
     }
 
     /// For the decision on a trial alone: its outcome cannot be signed.
-    pub(crate) fn as_if_verified(self) -> VerifiedSubject {
+    pub(crate) fn into_unverified(self) -> VerifiedSubject {
         self.0
     }
 }
