@@ -532,7 +532,7 @@ mod tests {
     /// What operators read about and what they see is the same.
     #[test]
     fn the_described_metrics_are_those_of_the_operations_page() {
-        let page = include_str!("../../docs/operations.md");
+        let page = include_str!("../../docs/reference/metrics-and-logs.md");
         let (_, table) = page.split_once("## Metrics").unwrap();
         let rows = table.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
         let names = rows.filter_map(|row| row.split(" |").next()).flat_map(|cell| cell.split("`, `"));

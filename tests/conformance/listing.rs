@@ -14,7 +14,7 @@ const PAGE: &str = "docs/conformance.md";
 /// Where each item in force has a test, if it can be seen from outside.
 const HERE: &str = "tests/conformance/";
 /// Where tests are.
-const FOLDERS: [&str; 3] = ["src", "tests", "verifier"];
+const FOLDERS: [&str; 7] = ["core", "outbound", "platform", "src", "store", "tests", "verifier"];
 
 #[test]
 fn every_item_has_a_test_or_a_reason() {
@@ -221,13 +221,16 @@ impl fmt::Display for Number {
 const PREFACE: &str = "\
 # Conformance
 
-Which tests prove which item of [the requirements](spec/requirements.md). This page is made by `make conformance` from the doc
-comments of the tests and from [the exceptions](../tests/conformance/exceptions.toml); a test fails when it is not up to date.
+Which tests prove which item of [the requirements](spec/requirements.md). `make conformance` generates
+this page from the doc comments of the tests and from
+[the exceptions](../tests/conformance/exceptions.toml); a test fails when it is not up to date.
 
-- **met**: as it stands there; the tests prove it, or the reason says where it can be seen.
-- **different**: [the contract](CONTRACT.md) chose otherwise; the tests are for what it chose.
+- **met**: as required; the tests prove it, or the reason says where it can be seen.
+- **different**: [the reference](reference/README.md) chose otherwise; the tests prove that choice.
 - **later**: not built.
 - *in part*: what the reason does not name is met.
+
+Reasons cite sections of the reference as [CONTRACT n](reference/README.md#sections-of-the-contract).
 
 ";
 

@@ -158,6 +158,6 @@ fn metadata_are_cacheable_json_over_tls() {
 /// R-META-09: what workloads are told.
 #[test]
 fn the_documentation_says_where_workloads_take_their_configuration_from() {
-    let text = include_str!("../../docs/operations.md");
+    let text = include_str!("../../docs/how-to/run-in-production.md");
     assert!(text.contains("list of instances"), "a section for workloads");
 }

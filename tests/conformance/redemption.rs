@@ -116,7 +116,7 @@ fn redemption_is_off_until_a_policy_turns_it_on_and_the_start_says_so() {
         line["level"] == "WARN" && text.contains("\"batch\"") && text.contains("TT 6, 13.15")
     });
     redeem(&writ, &expired(&writ)).issued();
-    assert!(include_str!("../../docs/security.md").contains("## Deviation from the draft"));
+    assert!(include_str!("../../docs/explanation/delayed-work.md").contains("## Deviation from the draft"));
 }
 
 /// R-DELAY-02
@@ -590,7 +590,7 @@ fn documented(page: &str) -> String {
 /// R-DELAY-22
 #[test]
 fn the_documentation_names_the_alternatives() {
-    let text = documented("security.md");
+    let text = documented("explanation/delayed-work.md");
     for alternative in ["replace a token before it expires", "`unsigned_json`", "`self_signed`", "`requested_subject`"]
     {
         assert!(text.contains(alternative), "{alternative}");
@@ -600,7 +600,7 @@ fn the_documentation_names_the_alternatives() {
 /// R-DELAY-23: that verifiers never take an expired token is R-VERIFY-05.
 #[test]
 fn the_documentation_says_how_to_store_tokens_for_later() {
-    let text = documented("security.md");
+    let text = documented("how-to/redeem-delayed-work.md");
     assert!(
         text.contains(
             "one for each work item, encrypted, readable by the job alone, deleted after success, never logged"

@@ -1,4 +1,4 @@
-//! The first contact: docs/getting-started.md and docs/troubleshooting.md, run as they are written.
+//! The first contact: docs/tutorial/getting-started.md and docs/how-to/troubleshoot.md, run as they are written.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,8 +14,8 @@ use crate::support::cli::{self, Output};
 use crate::support::pki;
 use crate::support::writ::{Setup, Writ};
 
-const GETTING_STARTED: &str = include_str!("../../docs/getting-started.md");
-const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+const GETTING_STARTED: &str = include_str!("../../docs/tutorial/getting-started.md");
+const TROUBLESHOOTING: &str = include_str!("../../docs/how-to/troubleshoot.md");
 
 /// The blocks of that language, in order.
 fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str> {

@@ -12,7 +12,8 @@ const FROM_INSIDE: [(&str, &str); 2] = [
 
 /// The rows of the contract's table of refusals.
 fn reasons() -> BTreeSet<String> {
-    let contract = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONTRACT.md")).unwrap();
+    let contract =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/http-api.md")).unwrap();
     let table = contract.split("| HTTP | `error` | `reason` |").nth(1).expect("the table of refusals");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.flat_map(|row| {

@@ -312,7 +312,7 @@ fn a_condition_on_a_redemption_may_name_any_detail() {
 /// The examples of the manual are policies that can be used.
 #[test]
 fn the_manual_says_what_works() {
-    const MANUAL: &str = include_str!("../../../../docs/policies.md");
+    const MANUAL: &str = include_str!("../../../../docs/reference/policies.md");
     let schema = |_: &Path| Ok(include_bytes!("../../../../policies/schemas/trade.schema.json").to_vec());
     let retention = Duration::from_secs(400 * 86_400);
     let settings = Settings { outside_sources: Source::ALL.to_vec(), pdp: true, retention, ..settings() };
