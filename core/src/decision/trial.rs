@@ -1,4 +1,4 @@
-//! The decision on an imagined request: the rules of [`decide`], on a subject that nobody verified.
+//! The decision on an imagined request: the rules of [`decide`], on a subject that was not verified.
 
 use super::admit::Asked;
 use super::decide::{Circumstances, decide};

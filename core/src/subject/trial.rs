@@ -1,4 +1,4 @@
-//! Subjects that nobody verified, for trials of policies.
+//! Subjects that were not verified, for trials of policies.
 
 use std::time::Duration;
 
