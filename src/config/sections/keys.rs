@@ -9,13 +9,13 @@ use writ_core::keys::ring::KeyTimes;
 use super::tokens::Tokens;
 use crate::config::document::Section;
 
-pub(in crate::config) struct Keys {
-    pub(in crate::config) algorithm: SigningAlgorithm,
-    pub(in crate::config) retention: Duration,
+pub(crate) struct Keys {
+    pub(crate) algorithm: SigningAlgorithm,
+    pub(crate) retention: Duration,
     /// `None` if the times cannot hold together.
-    pub(in crate::config) times: Option<KeyTimes>,
-    pub(in crate::config) sealing: PathBuf,
-    pub(in crate::config) previous_sealing: Vec<PathBuf>,
+    pub(crate) times: Option<KeyTimes>,
+    pub(crate) sealing: PathBuf,
+    pub(crate) previous_sealing: Vec<PathBuf>,
 }
 
 const ALGORITHMS: [(&str, SigningAlgorithm); 5] = [
@@ -26,7 +26,7 @@ const ALGORITHMS: [(&str, SigningAlgorithm); 5] = [
     ("PS256", SigningAlgorithm::PS256),
 ];
 
-pub(in crate::config) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
+pub(crate) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
     let rotation_period = keys.or_default("rotation_period", Section::duration);
     let retention = keys.or_default("retention", Section::duration);
     let times = KeyTimes::new(rotation_period, tokens.jwks_max_age, tokens.max_lifetime, retention);
@@ -38,6 +38,6 @@ pub(in crate::config) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
         retention,
         times: times.ok(),
         sealing: keys.or_default("sealing_key", Section::path),
-        previous_sealing: keys.paths("previous_sealing_keys").unwrap_or_default(),
+        previous_sealing: keys.or_default("previous_sealing_keys", Section::paths),
     }
 }
