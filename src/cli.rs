@@ -23,9 +23,9 @@ use clap::{CommandFactory as _, Parser};
 use serde_json::{Value, json};
 
 use self::certs::CertsError;
-use crate::admin::{self, Reply};
 use crate::config::{Config, Problem, environment, file};
-use crate::service::{Core, StartError};
+use crate::service::admin::{self, Reply};
+use crate::service::{PersistentState, StartError};
 use writ_core::audit::Audit;
 use writ_platform::clock::Timestamp;
 use writ_platform::telemetry::{Format, Log};
@@ -214,7 +214,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 
 /// Has a command performed by the service that runs, or here if none does.
 async fn operate(config: &Config, command: &admin::Command) -> Reply {
-    match admin::ask(&config.store.path, command).await {
+    match admin::send(&config.store.path, command).await {
         Ok(Some(reply)) => reply,
         Ok(None) => operate_here(config, command).await.unwrap_or_else(|error| Reply::Failed(error.to_string())),
         Err(error) => Reply::Failed(format!("the service does not answer: {error}")),
@@ -222,14 +222,14 @@ async fn operate(config: &Config, command: &admin::Command) -> Reply {
 }
 
 async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply, StartError> {
-    let core = match command {
-        looks if looks.only_looks() => Core::look(config).await?,
-        // A new store is what an export is most often for.
-        admin::Command::KeysImport { .. } => Core::open(config, &operators_audit()).await?,
-        _ => Core::open_existing(config, &operators_audit()).await?,
+    let state = match command {
+        command if command.is_read_only() => PersistentState::open_read_only(config).await?,
+        // Keys are most often imported into a new store.
+        admin::Command::KeysImport { .. } => PersistentState::open(config, &operators_audit()).await?,
+        _ => PersistentState::open_existing(config, &operators_audit()).await?,
     };
-    let reply = core.admin(operators_audit()).perform(command.clone(), Timestamp::now()).await;
-    core.store.close().await;
+    let reply = state.admin(operators_audit()).perform(command.clone(), Timestamp::now()).await;
+    state.store.close().await;
     Ok(reply)
 }
 
@@ -237,7 +237,7 @@ async fn operate_here(config: &Config, command: &admin::Command) -> Result<Reply
 fn tell(reply: Reply, json: bool, text: impl FnOnce(&Value) -> String) -> ExitCode {
     match reply {
         Reply::Done(answer) => print(&if json { answer.to_string() } else { text(&answer) }, ExitCode::SUCCESS),
-        Reply::No(why) => {
+        Reply::Refused(why) => {
             let mut code = ExitCode::from(NO);
             if json {
                 let answer = json!({ "ok": false, "problems": why.lines().collect::<Vec<_>>() });

@@ -1,6 +1,5 @@
 //! Writ, a Transaction Token Service.
 
-pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod server;

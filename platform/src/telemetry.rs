@@ -221,9 +221,8 @@ const TARGETS: [&str; 14] = [
 ];
 
 /// The parts of this program, and those inside them that write lines.
-const PARTS: [&str; 58] = [
+const PARTS: [&str; 63] = [
     "writ",
-    "writ::admin",
     "writ::cli",
     "writ::cli::serve",
     "writ::config",
@@ -235,6 +234,12 @@ const PARTS: [&str; 58] = [
     "writ::server::listener",
     "writ::server::tls",
     "writ::service",
+    "writ::service::files",
+    "writ::service::handlers",
+    "writ::service::maintenance",
+    "writ::service::reload",
+    "writ::service::shutdown",
+    "writ::service::startup",
     "writ_core",
     "writ_core::audit",
     "writ_core::blocks",

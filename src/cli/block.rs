@@ -7,8 +7,8 @@ use serde_json::Value;
 use writ_verifier::Purpose;
 
 use super::{RequiredConfig, failed, load, operate, table, tell};
-use crate::admin::Command;
 use crate::config::document::duration;
+use crate::service::admin::Command;
 use writ_core::blocks::{Block, Selectors, SelectorsError, Txn};
 use writ_core::client::ClientId;
 use writ_core::request::Subject;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{RequiredConfig, USAGE, load, operate, table, tell};
-use crate::admin::{Command, Reply};
 use crate::config::Config;
+use crate::service::admin::{Command, Reply};
 use writ_core::keys::listing::Export;
 
 /// `writ keys …`
@@ -81,7 +81,7 @@ pub async fn run(args: Args) -> ExitCode {
 async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
     loop {
         let reply = operate(config, &Command::KeysRotate).await;
-        if !(wait && matches!(reply, Reply::No(_))) {
+        if !(wait && matches!(reply, Reply::Refused(_))) {
             return tell(reply, json, text);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

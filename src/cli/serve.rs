@@ -114,7 +114,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 /// SIGHUP makes the service read its files again.
 fn reload_on(mut hangup: Signal, service: &Service) {
-    let reloader = service.reloader();
+    let reloader = service.reload_trigger();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!(signal = "SIGHUP", "told to read the files again");
