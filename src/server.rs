@@ -6,6 +6,7 @@
 
 mod connection;
 mod discovery;
+mod documents;
 mod exchange;
 mod guard;
 mod handshake;
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::connection::Traffic;
+pub(crate) use self::documents::{CertificateError, DocumentServer};
 pub use self::guard::RequestName;
 use self::handshake::{HANDSHAKE_TIMEOUT, Handshake};
 use self::listener::Frame;

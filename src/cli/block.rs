@@ -6,7 +6,7 @@ use chrono::{DateTime, FixedOffset};
 use serde_json::Value;
 use writ_verifier::Purpose;
 
-use super::{RequiredConfig, failed, load, operate, table, tell};
+use super::{RequiredConfig, failed, load, operate, print_reply, table};
 use crate::config::document::duration;
 use crate::service::admin::Command;
 use writ_core::blocks::{Block, Selectors, SelectorsError, Txn};
@@ -16,7 +16,7 @@ use writ_platform::clock::Timestamp;
 
 /// `writ block …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -98,7 +98,7 @@ fn instant(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let command = match args.command {
         Sub::Add { what, until } => what.into_block().map(|block| Command::BlockAdd { block, until }),
@@ -110,7 +110,7 @@ pub async fn run(args: Args) -> ExitCode {
         Err(error) => return failed(&error),
     };
     match load(config) {
-        Ok(config) => tell(operate(&config, &command).await, args.json, text),
+        Ok(config) => print_reply(operate(&config, &command).await, args.json, text),
         Err(code) => code,
     }
 }

@@ -23,12 +23,12 @@ use writ_platform::clock::Timestamp;
 
 use super::OptionalConfig;
 use crate::config::Problem;
-pub use authority::{AuthorityError, San};
+pub(super) use authority::{AuthorityError, San};
 pub(in crate::cli) use files::{create, create_public, io_error, read};
 
 /// Development certificates
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -109,7 +109,7 @@ struct CrlArgs {
 }
 
 /// The longest that a certificate for a server or a client is valid.
-pub const MAX_DAYS: u32 = 825;
+pub(super) const MAX_DAYS: u32 = 825;
 
 const CA: (&str, &str) = ("ca.pem", "ca.key");
 const SERVER: (&str, &str) = ("server.pem", "server.key");
@@ -120,7 +120,7 @@ const RESERVED: [&str; 4] = ["ca", "ca.crl", "sealing", "server"];
 
 /// Why a file was not made.
 #[derive(Debug, thiserror::Error)]
-pub enum CertsError {
+pub(super) enum CertsError {
     /// The disk, or standard output.
     #[error("{}: {source}", path.display())]
     Io {
@@ -169,11 +169,11 @@ pub enum CertsError {
 
 /// The files that [`init`] looked after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Files {
+pub(super) struct Files {
     /// Made now.
-    pub created: Vec<PathBuf>,
+    pub(super) created: Vec<PathBuf>,
     /// There already, and left alone.
-    pub kept: Vec<PathBuf>,
+    pub(super) kept: Vec<PathBuf>,
 }
 
 impl fmt::Display for Files {
@@ -185,12 +185,12 @@ impl fmt::Display for Files {
 }
 
 /// Does what the command line asks for, and says what it did.
-pub fn run(args: Args) -> Result<ExitCode, CertsError> {
+pub(super) fn run(args: Args) -> Result<ExitCode, CertsError> {
     let now = Timestamp::now();
     let said = match args.command {
         Command::Init(args) => {
             let mut names = args.names;
-            names.extend(args.config.issuer_host()?);
+            names.extend(args.config.issuer_host().map_err(CertsError::Config)?);
             let files = init(&args.dir, &names, now)?;
             let server = args.dir.join(SERVER.0);
             format!("{files}\n{} is for {}", server.display(), show::host_names(&server)?)
@@ -217,7 +217,7 @@ pub fn run(args: Args) -> Result<ExitCode, CertsError> {
 /// for localhost, `tts.trust-domain.example` and `names`, and a sealing key (`sealing.key`).
 ///
 /// Keys have mode 0600, certificates 0644; none is overwritten.
-pub fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, CertsError> {
+pub(super) fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, CertsError> {
     if !dir.exists() {
         DirBuilder::new().recursive(true).create(dir).map_err(io_error(dir))?;
         fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(io_error(dir))?;
@@ -249,7 +249,13 @@ pub fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, Certs
 }
 
 /// Issues `CLIENT.pem` and `CLIENT.key` for client authentication, with these names.
-pub fn issue(dir: &Path, client: &ClientId, names: &[San], days: u32, now: Timestamp) -> Result<Files, CertsError> {
+pub(super) fn issue(
+    dir: &Path,
+    client: &ClientId,
+    names: &[San],
+    days: u32,
+    now: Timestamp,
+) -> Result<Files, CertsError> {
     if RESERVED.contains(&client.as_str()) {
         return Err(CertsError::Reserved(client.to_string()));
     }
@@ -265,7 +271,7 @@ pub fn issue(dir: &Path, client: &ClientId, names: &[San], days: u32, now: Times
 }
 
 /// The SPIFFE ID that a development certificate of `client` holds.
-pub fn spiffe_id(trust_domain: &str, client: &ClientId) -> San {
+pub(super) fn spiffe_id(trust_domain: &str, client: &ClientId) -> San {
     San::Uri(format!("spiffe://{trust_domain}/{client}"))
 }
 
@@ -278,7 +284,11 @@ impl IssueArgs {
         let ips = self.san_ip.iter().copied().map(San::Ip);
         let mut names: Vec<_> = uris.chain(dns).chain(emails).chain(ips).collect();
         if names.is_empty() {
-            let configured = if self.trust_domain.is_none() { self.config.trust_domain()? } else { None };
+            let configured = if self.trust_domain.is_none() {
+                self.config.trust_domain().map_err(CertsError::Config)?
+            } else {
+                None
+            };
             let trust_domain = self.trust_domain.clone().or(configured);
             names.push(spiffe_id(trust_domain.as_deref().unwrap_or("trust-domain.example"), &self.client));
         }

@@ -18,7 +18,7 @@ use writ_platform::clock::Timestamp;
 
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
 /// and nothing is changed.
-pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
+pub(super) fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     check_read(&file::read(path, environment))
 }
 
@@ -56,7 +56,7 @@ fn elsewhere(reading: &file::Reading, directory: &Path, policies: &PolicySet) ->
 
 /// `writ check`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     /// Also fetch the keys of each subject issuer, and ask introspection endpoints and the decision point once
@@ -68,7 +68,7 @@ pub struct Args {
 }
 
 /// Prints what is wrong, for people or for programs.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let reading = file::read(&args.config.config, environment::variables());
     let mut problems = check_read(&reading);
     let looked = match &reading.files {
@@ -93,12 +93,12 @@ pub async fn run(args: Args) -> ExitCode {
 }
 
 /// 0 if the service can start, 2 if not.
-pub fn exit_code(problems: &[Problem]) -> u8 {
+pub(super) fn exit_code(problems: &[Problem]) -> u8 {
     if problems.iter().any(Problem::is_error) { 2 } else { 0 }
 }
 
 /// A line for each problem, and one that counts them.
-pub fn to_text(problems: &[Problem]) -> String {
+pub(super) fn to_text(problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
         let _ = writeln!(text, "{problem}");

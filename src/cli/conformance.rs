@@ -32,7 +32,7 @@ const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
 
 /// `writ conformance …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The issuer, or the base URL of the service; its metadata name the endpoints
     #[arg(long, value_name = "URL", value_parser = https)]
     target: Target,
@@ -134,7 +134,7 @@ struct Scene {
 }
 
 /// Tries the target and tells what came of it: exit code 0 if nothing failed, 1 if something did.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let report = match examine(&args).await {
         Ok(report) => report,
         Err(error) => return failed(&error),

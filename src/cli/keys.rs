@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{RequiredConfig, USAGE, load, operate, table, tell};
+use super::{RequiredConfig, USAGE, load, operate, print_reply, table};
 use crate::config::Config;
 use crate::service::admin::{Command, Reply};
 use writ_core::keys::listing::Export;
 
 /// `writ keys …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -51,7 +51,7 @@ enum Sub {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,
@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> ExitCode {
     let reply = operate(&config, &command).await;
     // An export is for programs in any case.
     let json = args.json || matches!(args.command, Sub::Export);
-    tell(reply, json, text)
+    print_reply(reply, json, text)
 }
 
 /// With `wait`, asks again until the keys have been published for long enough.
@@ -82,7 +82,7 @@ async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
     loop {
         let reply = operate(config, &Command::KeysRotate).await;
         if !(wait && matches!(reply, Reply::Refused(_))) {
-            return tell(reply, json, text);
+            return print_reply(reply, json, text);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

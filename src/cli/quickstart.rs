@@ -12,22 +12,22 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::BuildError;
-
 use self::folder::{Folder, FolderError};
-use self::issuer::{IssuerError, Running};
+use self::issuer::IssuerError;
 use self::page::Page;
 use self::story::StoryError;
 use super::serve::stop_signal;
 use crate::config::{Config, Problem};
 use writ_platform::clock::Timestamp;
 
+use crate::server::DocumentServer;
 use crate::service::{Ended, Service, StartError};
-use writ_platform::telemetry::{self, Format, Log, Metrics, TraceError};
+use crate::telemetry;
+use writ_platform::telemetry::{Format, Log, Metrics, MetricsError, TraceError};
 
 /// `writ quickstart …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder for everything that is made
     #[arg(long, default_value = "quickstart")]
     dir: PathBuf,
@@ -66,7 +66,7 @@ enum QuickstartError {
     #[error("nothing can be logged: {0}")]
     Log(#[from] TraceError),
     #[error("nothing can be counted: {0}")]
-    Metrics(#[from] BuildError),
+    Metrics(#[from] MetricsError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -81,7 +81,7 @@ impl QuickstartError {
 }
 
 /// Tells the story; 1 if a step of it did not come true.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     match perform(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -126,17 +126,17 @@ struct Host<'a> {
     folder: &'a Folder,
     log: Log,
     metrics: Metrics,
-    _issuer: Running,
+    _issuer: DocumentServer,
 }
 
 impl<'a> Host<'a> {
     async fn new(folder: &'a Folder) -> Result<Self, QuickstartError> {
-        folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+        folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
         let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
-        let log = Log::start_watched(Format::Json, folder.log()?)?;
+        let log = Log::start_monitored(Format::Json, folder.log()?)?;
         telemetry::trace_to(&log)?;
-        Ok(Self { folder, log, metrics: Metrics::record()?, _issuer: issuer })
+        Ok(Self { folder, log, metrics: telemetry::install_metrics()?, _issuer: issuer })
     }
 
     /// The service with the settings of the folder, and these before them. Not with those of the environment: whatever
@@ -178,7 +178,7 @@ fn addresses(folder: &Folder) -> [String; 5] {
 
 /// What the reader can do now.
 fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
-    folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+    folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
     page.title("Your turn")?;
     page.text(if folder.has_store {
         "The service was restarted with ordinary times on the store of the first run, and the stored token is that of the \

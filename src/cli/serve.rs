@@ -5,34 +5,52 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{RequiredConfig, check, failed};
+use super::{RequiredConfig, USAGE, check, failed, print_problems};
 use crate::config::environment;
 use crate::config::files::Named;
 use crate::config::{Config, Problem, Severity};
 use crate::service::{Service, StartError};
+use crate::telemetry;
 use writ_platform::clock::Timestamp;
-use writ_platform::telemetry::{self, Format, Log, Metrics};
+use writ_platform::telemetry::{Format, Log};
 
 /// `writ serve`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
-    /// How log lines look
-    #[arg(long, value_enum, default_value_t = Format::Json, value_name = "FORMAT")]
-    log: Format,
+    /// The format of log lines
+    #[arg(long, value_enum, default_value_t = LogFormat::Json, value_name = "FORMAT")]
+    log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line, for programs
+    Json,
+    /// Plain text, for people
+    Text,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Json => Self::Json,
+            LogFormat::Text => Self::Text,
+        }
+    }
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP makes it read its files again.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let path = args.config.config.as_path();
     let Ok((config, warnings)) = Config::load(path, environment::variables()) else { return unusable(path) };
-    super::complain(&warnings);
-    let log = match Log::start_watched(args.log, std::io::stdout()) {
+    print_problems(&warnings);
+    let log = match Log::start_monitored(args.log.into(), std::io::stdout()) {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let metrics = match Metrics::record() {
+    let metrics = match telemetry::install_metrics() {
         Ok(metrics) => metrics,
         Err(error) => return failed(&error),
     };
@@ -84,14 +102,14 @@ pub async fn run(args: Args) -> ExitCode {
 
 /// Says everything that is wrong, as `writ check` does: the next start should bring no news.
 fn unusable(config: &Path) -> ExitCode {
-    super::complain(&check::check(config, environment::variables()));
-    ExitCode::from(super::USAGE)
+    print_problems(&check::check(config, environment::variables()));
+    ExitCode::from(USAGE)
 }
 
 fn refused(config: &Path, error: &StartError) -> ExitCode {
     let problems = check::check(config, environment::variables());
     if problems.iter().any(Problem::is_error) {
-        super::complain(&problems);
+        print_problems(&problems);
     }
     failed(error)
 }
@@ -100,7 +118,7 @@ fn refused(config: &Path, error: &StartError) -> ExitCode {
 ///
 /// # Errors
 /// The system's own.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -17,7 +17,7 @@ use writ_store::{Change, OpenError, Remains, Store, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -37,7 +37,7 @@ enum Sub {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,

@@ -41,7 +41,7 @@ pub(super) async fn rotate_keys(keys: Arc<KeyRing>, clock: Arc<Clock>, audit: Au
 pub(super) async fn drain_histograms(metrics: Metrics) {
     loop {
         sleep(HISTOGRAM_INTERVAL).await;
-        metrics.sum_up();
+        metrics.drain_histograms();
     }
 }
 

@@ -8,8 +8,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
     SanType, SerialNumber,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use writ_verifier::pem;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::FromDer;
@@ -30,7 +29,7 @@ const BACKDATED: Duration = Duration::from_secs(60);
 
 /// Why the CA cannot sign.
 #[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
+pub(crate) enum AuthorityError {
     /// Bad PEM or DER.
     #[error("a certificate, key or CRL of the development CA cannot be read")]
     Unreadable,
@@ -53,7 +52,7 @@ pub enum AuthorityError {
 
 /// A name that a certificate is issued for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum San {
+pub(crate) enum San {
     /// A host name.
     Dns(String),
     /// A URI; a SPIFFE ID for instance.
@@ -175,9 +174,8 @@ impl Authority {
     }
 
     /// The number and the entries of a CRL of this CA.
-    fn read_crl(&self, pem: &str) -> Result<(BigUint, Vec<RevokedCertParams>), AuthorityError> {
-        let unreadable = |_| AuthorityError::Unreadable;
-        let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).map_err(unreadable)?;
+    fn read_crl(&self, text: &str) -> Result<(BigUint, Vec<RevokedCertParams>), AuthorityError> {
+        let der = der_of(text, pem::CRL)?;
         let (_, crl) = CertificateRevocationList::from_der(&der).map_err(|_| AuthorityError::Unreadable)?;
         if !signed_by(&crl, self.issuer.key()) {
             return Err(AuthorityError::ForeignCrl);
@@ -190,8 +188,7 @@ impl Authority {
 
 /// Whether `certificate` (PEM) is listed in `crl` (PEM); `false` if one of them cannot be read.
 pub(super) fn is_listed(crl: &str, certificate: &str) -> bool {
-    let Ok(der) = certificate_der(certificate) else { return false };
-    let Ok(crl) = CertificateRevocationListDer::from_pem_slice(crl.as_bytes()) else { return false };
+    let (Ok(der), Ok(crl)) = (certificate_der(certificate), der_of(crl, pem::CRL)) else { return false };
     let (Ok(certificate), Ok((_, crl))) = (parsed(&der), CertificateRevocationList::from_der(&crl)) else {
         return false;
     };
@@ -248,10 +245,16 @@ fn at(time: Timestamp) -> Result<ASN1Time, AuthorityError> {
     ASN1Time::from_timestamp(seconds).map_err(|_| AuthorityError::Clock)
 }
 
-fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, AuthorityError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| AuthorityError::Unreadable)
+fn certificate_der(text: &str) -> Result<Vec<u8>, AuthorityError> {
+    der_of(text, pem::CERTIFICATE)
 }
 
-fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, AuthorityError> {
+/// The first block with this label.
+fn der_of(text: &str, label: &str) -> Result<Vec<u8>, AuthorityError> {
+    let blocks = pem::blocks(text.as_bytes(), label, |_| true).map_err(|_| AuthorityError::Unreadable)?;
+    blocks.into_iter().next().map(|block| block.der).ok_or(AuthorityError::Unreadable)
+}
+
+fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, AuthorityError> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| AuthorityError::Unreadable)
 }

@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use writ_verifier::pem;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use super::{CertsError, read};
 use crate::cli::OptionalConfig;
-use crate::cli::token::printable;
+use crate::cli::printable;
 use crate::config::policy::folder;
 use writ_core::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
 use writ_core::policy::PolicySet;
@@ -49,7 +48,7 @@ impl Args {
 
     /// The policies of the configuration; `None` if there is none, or none that could be in force.
     fn policies(&self) -> Result<Option<PolicySet>, CertsError> {
-        let settings = self.config.read()?.and_then(|reading| reading.policies);
+        let settings = self.config.read().map_err(CertsError::Config)?.and_then(|reading| reading.policies);
         Ok(settings.and_then(|settings| folder::load(&settings).ok()).map(|(set, _)| set))
     }
 }
@@ -63,10 +62,11 @@ pub(super) fn host_names(path: &Path) -> Result<String, CertsError> {
     Ok(hosts.collect::<Vec<_>>().join(", "))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertsError> {
-    let text = read(path)?;
-    let all = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| unreadable(path, "holds no certificate (PEM)"))
+/// The DER of each certificate in a file, which has at least one.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CertsError> {
+    let blocks = pem::blocks(read(path)?.as_bytes(), pem::CERTIFICATE, |_| true);
+    let blocks = blocks.map_err(|_| unreadable(path, "holds no certificate (PEM)"))?;
+    Ok(blocks.into_iter().map(|block| block.der).collect())
 }
 
 fn unreadable(path: &Path, problem: &str) -> CertsError {
@@ -88,7 +88,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn read(der: &CertificateDer<'_>, path: &Path) -> Result<Self, CertsError> {
+    fn read(der: &[u8], path: &Path) -> Result<Self, CertsError> {
         let (_, parsed) =
             X509Certificate::from_der(der).map_err(|_| unreadable(path, "holds a certificate that cannot be read"))?;
         let name = |name| to_rfc4514(name).unwrap_or_else(|| "(cannot be read)".to_owned());
@@ -181,14 +181,14 @@ impl Shown {
     }
 }
 
-/// The line of a policy. A literal string, where a backslash stands for itself, unless it has an apostrophe.
+/// The line of a policy in TOML: a literal string, in which a backslash is not special, unless it has an apostrophe.
 fn written(kind: IdentityKind, value: &str) -> String {
     let plain = !value.contains(['"', '\\']);
     let value = match kind {
         IdentityKind::Thumbprints => format!("[\"{value}\"]"),
         _ if plain => format!("\"{value}\""),
         _ if !value.contains('\'') => format!("'{value}'"),
-        _ => toml::Value::from(value).to_string(),
+        _ => format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")),
     };
     format!("{} = {value}", kind.name())
 }

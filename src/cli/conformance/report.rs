@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::token::printable;
+use crate::cli::printable;
 
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,6 +34,12 @@ const TEMPLATE: &str = include_str!("writ.toml");
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
 /// Where the story plays if an earlier run left a store.
 pub(super) const STAGE: &str = "story-data";
+/// Ann's access token.
+pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";
+/// The Txn-Token that the story leaves for the reader to redeem.
+pub(super) const STORED_TOKEN: &str = "stored-token.jwt";
+/// The Txn-Token that is redeemed in the story.
+pub(super) const STORY_TOKEN: &str = "story-token.jwt";
 const CONFIG: &str = "writ.toml";
 const LOG: &str = "writ.log";
 
@@ -197,10 +203,10 @@ fn certificates(dir: &Path, now: Timestamp) -> Result<bool, FolderError> {
     Ok(made)
 }
 
-/// What the certificate of a policy's client must hold.
+/// The SPIFFE ID that a shipped policy registers.
 fn spiffe_id(policy: &str) -> Option<String> {
-    let table: toml::Table = policy.parse().ok()?;
-    table.get("tls_client_auth_san_uri")?.as_str().map(str::to_owned)
+    let line = policy.lines().find_map(|line| line.strip_prefix("tls_client_auth_san_uri"))?;
+    line.split('"').nth(1).map(str::to_owned)
 }
 
 fn policies(dir: &Path) -> Result<bool, FolderError> {
@@ -253,7 +259,7 @@ fn earlier_store(root: &Path) -> Result<bool, FolderError> {
     if let Ok(file) = File::open(&lock) {
         hold(&file, root, &lock)?;
     }
-    Ok(store.exists() && root.join(super::story::STORED_TOKEN).exists())
+    Ok(store.exists() && root.join(STORED_TOKEN).exists())
 }
 
 fn told(made: bool, name: &str, what: &str) -> String {
@@ -326,7 +332,7 @@ mod tests {
         drop(Folder::prepare(dir.path(), NOW).unwrap());
         let store = dir.path().join("data");
         fs::create_dir(&store).unwrap();
-        fs::write(dir.path().join(super::super::story::STORED_TOKEN), "t").unwrap();
+        fs::write(dir.path().join(STORED_TOKEN), "t").unwrap();
         let lock = File::create(store.join("lock")).unwrap();
         lock.lock().unwrap();
         assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::InUse(_))));

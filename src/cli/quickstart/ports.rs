@@ -20,17 +20,12 @@ const TRIES: usize = 100;
 impl Ports {
     /// The ports that `writ.toml` names; `None` where it is not of the form that quickstart wrote.
     pub(super) fn read(text: &str) -> Option<Self> {
-        let table: toml::Table = text.parse().ok()?;
-        let listener = |key: &str| {
-            let address: SocketAddr = table.get("listen")?.get(key)?.as_str()?.parse().ok()?;
-            Some(address.port())
-        };
-        let jwks_uri = table.get("subject_issuer")?.get(0)?.get("jwks_uri")?.as_str()?;
+        let listener = |key| Some(value(text, key)?.parse::<SocketAddr>().ok()?.port());
         let ports = Self {
             exchange: listener("exchange")?,
             discovery: listener("discovery")?,
             ops: listener("ops")?,
-            issuer: Url::parse(jwks_uri).ok()?.port()?,
+            issuer: Url::parse(value(text, "jwks_uri")?).ok()?.port()?,
         };
         ports.differ().then_some(ports)
     }
@@ -72,7 +67,13 @@ impl Ports {
     }
 }
 
-/// Whether a listener on loopback could have the port now.
+/// The text of the first line `key = "text"`: in the template, each key that holds a port stands in one table only.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let after = text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.trim_start().strip_prefix('='))?;
+    after.trim_start().strip_prefix('"')?.split('"').next()
+}
+
+/// Whether a listener on loopback could bind the port now.
 pub(super) fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }

@@ -9,16 +9,9 @@ use tokio::time::{Instant, sleep};
 use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
 
 use super::call::{self, Call, CallError, Issued, Outcome, Proof, TRUST_DOMAIN};
-use super::folder::{Folder, FolderError};
+use super::folder::{ACCESS_TOKEN, Folder, FolderError, STORED_TOKEN, STORY_TOKEN};
 use super::page::Page;
 use writ_platform::clock::Timestamp;
-
-/// Ann's access token.
-pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";
-/// A Txn-Token that nobody redeems in the story.
-pub(super) const STORED_TOKEN: &str = "stored-token.jwt";
-/// The one that is redeemed.
-const STORY_TOKEN: &str = "story-token.jwt";
 
 pub(super) const ANN: &str = "ann@trust-domain.example";
 /// What Ann's access token allows.

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-use super::service::ServiceError;
+use super::error::ServiceError;
 use writ_outbound::explain;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ const ANSWER_MAX: usize = 256 * 1024;
 
 /// `--resolve`: where a host is, at one port, as curl has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolve {
+pub(crate) struct Resolve {
     /// Lower case.
     host: String,
     port: u16,
@@ -57,7 +57,7 @@ impl FromStr for Resolve {
 
 /// The option `--resolve` of commands that call a service.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct ResolveArgs {
+pub(crate) struct ResolveArgs {
     /// Where HOST is, instead of asking a name server; as curl has it, also several times
     #[arg(long, value_name = "HOST:PORT:ADDRESS")]
     pub(in crate::cli) resolve: Vec<Resolve>,
@@ -121,7 +121,8 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unusable)?;
     let config = config.with_root_certificates(roots);
     let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
     let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
@@ -138,8 +139,12 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
         rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
             "the file of the certificate holds one that TLS cannot use: not X.509 version 3, or damaged",
         ),
-        other => other.into(),
+        other => unusable(other),
     })
+}
+
+fn unusable(error: rustls::Error) -> ServiceError {
+    ServiceError::Tls(error.to_string())
 }
 
 /// PKCS #8 says it in the label of its block, older forms in a header.

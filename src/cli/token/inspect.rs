@@ -11,18 +11,18 @@ use writ_platform::clock::Timestamp;
 /// The text is no JWT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a signed JWT: three parts of base64url, the first two of JSON")]
-pub struct InspectError;
+pub(crate) struct InspectError;
 
 /// Header and claims of a JWT, as they are written. Nothing is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decoded {
+pub(crate) struct Decoded {
     header: Members,
     claims: Members,
 }
 
 impl Decoded {
     /// Reads the compact form.
-    pub fn parse(token: &str) -> Result<Self, InspectError> {
+    pub(crate) fn parse(token: &str) -> Result<Self, InspectError> {
         let mut parts = token.split('.');
         let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -32,7 +32,7 @@ impl Decoded {
     }
 
     /// `{"header":{…},"claims":{…}}` on one line.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         format!(r#"{{"header":{},"claims":{}}}"#, line(&self.header), line(&self.claims))
     }
 

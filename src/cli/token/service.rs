@@ -5,64 +5,36 @@ use serde_json::Value;
 use url::{Url, form_urlencoded};
 use writ_verifier::json::{self, Limits};
 
+use super::error::ServiceError;
 use super::http::{Http, Resolve, body, unreachable};
-use super::printable;
 use writ_core::request::Source;
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Not an https URL of a server.
-    #[error("--url takes the issuer alone, like https://localhost:8443 (without /token)")]
-    Url,
-    /// No certificate or key in a file, or one that does not fit the other.
-    #[error("{0}")]
-    Credentials(&'static str),
-    /// The TLS library refused.
-    #[error("the certificates and the key cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The request did not get through: network, TLS, or the server's own end of it.
-    #[error("no answer from the service: {0}")]
-    Unreachable(String),
-    /// The metadata are those of another issuer (RFC 8414 §3.3): whoever wrote them may not speak for this one.
-    #[error("the service at {expected} calls itself {}: use --url {}", printable(found), printable(found))]
-    Issuer {
-        /// Whom the metadata name.
-        found: String,
-        /// Who was asked for.
-        expected: String,
-    },
-    /// Something answered that is no TTS.
-    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
-    Answer(u16),
-}
-
 /// What a client may ask for, in the words of the token endpoint.
 #[derive(Debug, Default)]
-pub struct TokenRequest<'a> {
+pub(crate) struct TokenRequest<'a> {
     /// The trust domain.
-    pub audience: &'a str,
+    pub(crate) audience: &'a str,
     /// Purposes, separated by single spaces.
-    pub scope: &'a str,
+    pub(crate) scope: &'a str,
     /// The subject token; without one the client speaks for itself (`client_credentials`).
-    pub subject_token: Option<SubjectToken<'a>>,
+    pub(crate) subject_token: Option<SubjectToken<'a>>,
     /// Whom else the client asks for.
-    pub requested_subject: Option<&'a str>,
+    pub(crate) requested_subject: Option<&'a str>,
     /// `request_details`, JSON.
-    pub details: Option<&'a str>,
+    pub(crate) details: Option<&'a str>,
     /// `request_context`, JSON.
-    pub context: Option<&'a str>,
+    pub(crate) context: Option<&'a str>,
 }
 
 /// Proof of the subject.
 #[derive(Clone, Copy)]
-pub struct SubjectToken<'a> {
+pub(crate) struct SubjectToken<'a> {
     /// Its type, a URN.
-    pub token_type: &'a str,
+    pub(crate) token_type: &'a str,
     /// The token.
-    pub token: &'a str,
+    pub(crate) token: &'a str,
 }
 
 /// The type alone.
@@ -74,7 +46,7 @@ impl std::fmt::Debug for SubjectToken<'_> {
 
 /// What the token endpoint said: a JSON object.
 #[derive(Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// With an `access_token`.
     Issued(Value),
     /// With an `error` and its `reason`.
@@ -83,7 +55,7 @@ pub enum Answer {
 
 /// A TTS, and the certificate to ask it with.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub(crate) struct Service {
     http: Http,
     url: Url,
     /// As it was written, without a final slash: issuers are compared byte for byte.
@@ -92,7 +64,7 @@ pub struct Service {
 
 impl Service {
     /// The service of this issuer, trusted by the CA certificates `ca` alone; certificates and key are PEM.
-    pub fn new(
+    pub(crate) fn new(
         url: &str,
         ca: &[u8],
         certificate: &[u8],
@@ -109,7 +81,7 @@ impl Service {
     }
 
     /// The trust domain that its metadata name first.
-    pub async fn trust_domain(&self) -> Result<String, ServiceError> {
+    pub(crate) async fn trust_domain(&self) -> Result<String, ServiceError> {
         let (status, metadata) = self.send(Method::GET, "/.well-known/oauth-authorization-server", None).await?;
         let found = metadata["issuer"].as_str().ok_or(ServiceError::Answer(status.as_u16()))?;
         if found != self.issuer {
@@ -120,13 +92,13 @@ impl Service {
     }
 
     /// The JWK set that it publishes.
-    pub async fn published_keys(&self) -> Result<Value, ServiceError> {
+    pub(crate) async fn published_keys(&self) -> Result<Value, ServiceError> {
         let (status, keys) = self.send(Method::GET, "/.well-known/jwks.json", None).await?;
         if keys["keys"].is_array() { Ok(keys) } else { Err(ServiceError::Answer(status.as_u16())) }
     }
 
     /// Asks for a Txn-Token.
-    pub async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
+    pub(crate) async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
         let (status, answer) = self.send(Method::POST, "/token", Some(request.to_form())).await?;
         if status == StatusCode::OK && answer["access_token"].is_string() {
             Ok(Answer::Issued(answer))
@@ -180,7 +152,7 @@ impl TokenRequest<'_> {
 }
 
 /// The `subject_token_type` that people call by its source (`txn_token`) or by its URN.
-pub fn subject_token_type(name: &str) -> Option<String> {
+pub(crate) fn subject_token_type(name: &str) -> Option<String> {
     match Source::from_name(name) {
         None => name.contains(':').then(|| name.to_owned()),
         Some(Source::ClientCredentials) => None,
