@@ -1,4 +1,4 @@
-//! A batch job that has nothing but its certificate: one call brings the Txn-Token it needs, for itself.
+//! A batch job with only a certificate: one request gets the Txn-Token that it needs, for itself.
 //!
 //! ```text
 //! writ quickstart                                # in one shell
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let expires_in = answer["expires_in"].as_u64().ok_or("no expires_in")?;
     eprintln!("a token for {}, good for {expires_in} s", answer["scope"]);
 
-    // What the job does with it: every call downstream carries it, and never as `Authorization`.
+    // Every downstream request carries the token, but never as `Authorization`.
     let token = answer["access_token"].as_str().ok_or("no access_token")?;
     let request = client.get("https://mailbox.trust-domain.example/").header("Txn-Token", token).build()?;
     eprintln!("ready to call {}", request.url());
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Asks for a token for the client itself.
+/// Requests a token for the client itself.
 async fn token(client: &Client, issuer: &Url, scope: &str) -> Result<Value, Box<dyn Error>> {
     let form = form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "client_credentials")
@@ -56,7 +56,7 @@ async fn token(client: &Client, issuer: &Url, scope: &str) -> Result<Value, Box<
     if status.is_success() {
         Ok(answer)
     } else {
-        // `reason` is for programs, `error_description` for whoever reads the log.
+        // `reason` is for programs, `error_description` for people who read the log.
         Err(format!("refused: {} ({})", answer["reason"], answer["error_description"]).into())
     }
 }

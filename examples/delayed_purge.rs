@@ -6,7 +6,7 @@
 //! cargo run --example delayed_purge -- quickstart purge       # later, the purge job
 //! ```
 //!
-//! What is stored in between is a Txn-Token that expires within a minute. Nobody but the purge job can make anything of
+//! What is stored in between is a Txn-Token that expires within a minute. Only the purge job can make use of
 //! it, and the purge job can do so once (its policy: `max_uses`).
 
 use std::error::Error;

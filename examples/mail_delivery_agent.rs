@@ -1,4 +1,4 @@
-//! A mail delivery agent: mail arrives for somebody who is not there, and one call brings the Txn-Token to deliver it.
+//! A mail delivery agent: mail arrives for a user who is not present, and one request gets the Txn-Token to deliver it.
 //!
 //! ```text
 //! writ quickstart                                                                # in one shell
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The agent names the subject itself (`requested_subject`). Its policy says for which purpose it may, and whom: here
-//! `mailbox.deliver` and `*@trust-domain.example`. Anybody else is refused before a token exists.
+//! `mailbox.deliver` and `*@trust-domain.example`. Any other subject is refused before a token exists.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -71,7 +71,7 @@ async fn ask(client: &Client, issuer: &Url, recipient: &str) -> Result<Delivery,
         (200, _) => Ok(Delivery::Token(text("access_token"))),
         // The answer to this mail, and no reason to stop.
         (400, "subject_not_allowed" | "parameter_malformed") => Ok(Delivery::Refused(text("reason"))),
-        // 429 and 503: the mail stays in the queue. All else: certificate or policy, somebody must look.
+        // 429 and 503: the mail stays in the queue. Any other status: a problem of certificate or policy, for an operator.
         (status, reason) => Err(format!("{status} {reason}: {}", text("error_description")).into()),
     }
 }
