@@ -4,7 +4,6 @@ mod block;
 mod certs;
 mod check;
 mod config;
-mod conformance;
 mod init;
 mod keys;
 mod manual;
@@ -66,8 +65,6 @@ enum Command {
     Certs(certs::Args),
     /// Get, decode and verify Txn-Tokens
     Token(token::Args),
-    /// Test any Transaction Token Service against the draft, and report
-    Conformance(Box<conformance::Args>),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),
     /// Write manual pages
@@ -98,7 +95,6 @@ pub fn main() -> ExitCode {
         Command::Store(args) => wait_for(store::run(args)),
         Command::Certs(args) => certs::run(args).unwrap_or_else(|error| failed(&error)),
         Command::Token(args) => token::run(&args).unwrap_or_else(|error| failed(&error)),
-        Command::Conformance(args) => wait_for(conformance::run(*args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

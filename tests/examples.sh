@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the example programs, every command that `writ quickstart` prints, and every command that README.md has for its
-# folder, against a quickstart of its own.
-# Builds nothing: `cargo build --bins --examples` comes first. Needs curl.
+# Runs the example programs, every command that `writ quickstart` prints, and every command that README.md and
+# docs/conformance-of-others.md have for its folder, against a quickstart of its own.
+# Builds nothing: `cargo build --workspace --bins --examples` comes first. Needs curl.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -57,6 +57,17 @@ readme() {
     (cd "$folder" && bash -euc "$(cat "$work/command")")
 }
 
+# The command that docs/conformance-of-others.md has for a quickstart, on the ports of this one.
+conformance() {
+    awk '
+        /^```sh$/ { block = ""; within = 1; next }
+        /^```$/ { if (within && index(block, "quickstart/")) printf "%s", block; within = 0 }
+        within { block = block $0 "\n" }
+    ' "$root/docs/conformance-of-others.md" | sed "s/cargo run -p writ-conformance --/writ-conformance/
+        s#quickstart/#folder/#g; s/8443/$exchange/g; s/8444/$discovery/g" >"$work/command"
+    (cd "$work" && sh -eu command)
+}
+
 # judge FILE OPTION...: what the service downstream says to the tokens in the file.
 judge() {
     tokens=$1
@@ -64,10 +75,10 @@ judge() {
     "$examples/downstream_service" "$folder" "$@" <"$tokens"
 }
 
-for program in "$bin/writ" "$examples/batch_job" "$examples/mail_delivery_agent" "$examples/delayed_purge" \
-    "$examples/downstream_service"; do
+for program in "$bin/writ" "$bin/writ-conformance" "$examples/batch_job" "$examples/mail_delivery_agent" \
+    "$examples/delayed_purge" "$examples/downstream_service"; do
     if [ ! -x "$program" ]; then
-        echo "$program is missing: cargo build --bins --examples" >&2
+        echo "$program is missing: cargo build --workspace --bins --examples" >&2
         exit 2
     fi
 done
@@ -108,6 +119,7 @@ expect "README: a certificate is enough" 0 'ey' mail
 expect "README: the token verifies" 0 'valid until' readme 'writ token verify'
 expect "README: an expired token is redeemed" 0 '"scope":"account.purge"' readme scope=account.purge
 expect "README: policies are explained, tested and checked" 0 'ok' readme 'writ policy test'
+expect "the service conforms to the draft" 0 ' passed, 0 FAILED, 0 noted, ' conformance
 
 # The batch job and the service downstream.
 expect "a batch job gets a token with its certificate" 0 'mailbox.deliver' "$examples/batch_job" "$folder"

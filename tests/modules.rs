@@ -10,12 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates of the workspace by folder; the root package is `.`.
-const CRATES: [&str; 6] = [".", "core", "outbound", "platform", "store", "verifier"];
+const CRATES: [&str; 7] = [".", "conformance", "core", "outbound", "platform", "store", "verifier"];
 
 /// Libraries, and where alone they may be named.
 const EDGES: [(&[&str], &[&str]); 4] = [
     (&["actix_http", "actix_rt", "actix_server", "actix_service", "actix_web"], &["src/server"]),
-    (&["rustls", "tokio_rustls", "webpki"], &["src/server", "outbound/src", "verifier/src"]),
+    (&["rustls", "tokio_rustls", "webpki"], &["src/server", "outbound/src", "verifier/src", "conformance/src"]),
     (&["toml"], &["src/config"]),
     (&["sled"], &["store/src"]),
 ];

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -106,7 +108,28 @@ impl fmt::Display for HumanDuration {
 /// any step, nothing may be dropped for an hour ([`Clock::is_settled`]). Steps back are followed at once; the ledger,
 /// which knows when the last event was recorded, refuses a clock that is too far back.
 #[derive(Debug)]
-pub struct Clock(Mutex<Drift>);
+pub struct Clock {
+    source: Source,
+    drift: Mutex<Drift>,
+}
+
+/// The source of a [`Clock`]'s readings.
+#[derive(Debug)]
+enum Source {
+    System,
+    /// Seconds since 1970, set by a test. The monotonic clock advances with them, so no step is ever detected.
+    #[cfg(feature = "testing")]
+    Set(AtomicU64),
+}
+
+/// One reading of a [`Clock`], for everything that belongs to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instants {
+    /// The system time, by which requests are decided.
+    pub system: Timestamp,
+    /// The accepted time ([`Clock::now`]), by which blocks begin and end.
+    pub believed: Timestamp,
+}
 
 /// Both clocks at the same moment: since 1970 and since boot.
 #[derive(Debug, Clone, Copy)]
@@ -131,49 +154,78 @@ struct Drift {
 impl Clock {
     /// Accepts the present system time as right, and detects steps from now on.
     pub fn start() -> Self {
-        Self(Mutex::new(Drift::begin(Reading::take())))
+        Self::of(Source::System)
+    }
+
+    /// A clock that shows `now` until [`Clock::set`] changes it.
+    #[cfg(feature = "testing")]
+    pub fn stopped_at(now: Timestamp) -> Self {
+        Self::of(Source::Set(AtomicU64::new(now.0)))
+    }
+
+    /// Sets a clock that was made with [`Clock::stopped_at`].
+    ///
+    /// # Panics
+    /// If this is the system clock.
+    #[cfg(feature = "testing")]
+    pub fn set(&self, now: Timestamp) {
+        match &self.source {
+            Source::System => panic!("the system clock cannot be set"),
+            Source::Set(time) => time.store(now.0, Ordering::SeqCst),
+        }
+    }
+
+    fn of(source: Source) -> Self {
+        let drift = Mutex::new(Drift::begin(source.reading()));
+        Self { source, drift }
+    }
+
+    /// Both times at the same moment.
+    pub fn read(&self) -> Instants {
+        let reading = self.source.reading();
+        let believed = Timestamp(self.drift(reading).time(reading).as_secs());
+        Instants { system: Timestamp(reading.wall.as_secs()), believed }
     }
 
     /// The time for maintenance.
     pub fn now(&self) -> Timestamp {
-        let reading = Reading::take();
-        Timestamp(self.drift(reading).time(reading).as_secs())
+        self.read().believed
     }
 
     /// The time until `instant`, including fractions of a second; zero if it has passed.
     pub fn until(&self, instant: Timestamp) -> Duration {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         Duration::from_secs(instant.0).saturating_sub(self.drift(reading).time(reading))
     }
 
     /// How far the system clock is ahead of the accepted time, after a step that is not yet accepted.
     pub fn ahead(&self) -> Option<Duration> {
-        self.drift(Reading::take()).ahead()
+        self.drift(self.source.reading()).ahead()
     }
 
     /// Whether the clock has run long enough without a step that expired records may be dropped.
     pub fn is_settled(&self) -> bool {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         let drift = self.drift(reading);
         drift.steady_for(reading) >= drift.settles_after
     }
 
     /// The time since the last step, or since the start.
     pub fn steady_for(&self) -> Duration {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         self.drift(reading).steady_for(reading)
     }
 
     /// Accepts the system time as right, because an operator has checked it.
     pub fn trust(&self) -> Timestamp {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         self.drift(reading).trust();
         Timestamp(reading.wall.as_secs())
     }
 
     /// No operation on it can fail half-way, so it is consistent even after a panic elsewhere.
     fn drift(&self, reading: Reading) -> MutexGuard<'_, Drift> {
-        let mut drift = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drift = self.drift.lock().unwrap_or_else(PoisonError::into_inner);
         drift.observe(reading);
         drift
     }
@@ -192,6 +244,19 @@ impl Reading {
 
     fn offset(self) -> i64 {
         milliseconds(self.wall).saturating_sub(milliseconds(self.since_boot))
+    }
+}
+
+impl Source {
+    fn reading(&self) -> Reading {
+        match self {
+            Self::System => Reading::take(),
+            #[cfg(feature = "testing")]
+            Self::Set(time) => {
+                let time = Duration::from_secs(time.load(Ordering::SeqCst));
+                Reading { wall: time, since_boot: time }
+            }
+        }
     }
 }
 

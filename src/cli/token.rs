@@ -15,17 +15,17 @@ use serde_json::Value;
 use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
-use self::verify::Keys;
 use super::printable;
 use writ_core::subject::issued_jwt::slip;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
-pub(super) use error::ServiceError;
-pub(super) use http::{Http, body, unreachable};
-pub(super) use http::{Resolve, ResolveArgs};
-pub(super) use inspect::Decoded;
-pub(super) use service::{Answer, Service, SubjectToken, TokenRequest, subject_token_type};
+pub(super) use self::error::ServiceError;
+use self::http::ResolveArgs;
+use self::inspect::Decoded;
+use self::service::subject_token_type;
+pub(super) use self::service::{Answer, Service, SubjectToken, TokenRequest};
+use self::verify::Keys;
 
 /// Request, decode and verify Txn-Tokens
 #[derive(Debug, clap::Args)]
@@ -228,7 +228,7 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
     }
 }
 
-pub(super) fn token_type(name: &str) -> Result<String, String> {
+fn token_type(name: &str) -> Result<String, String> {
     subject_token_type(name).ok_or_else(|| {
         "access_token, jwt, id_token, self_signed, unsigned_json, txn_token, expired_txn_token or a URN".to_owned()
     })
@@ -239,7 +239,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, TokenError> {
 }
 
 /// Reads a token from a file or standard input, and trims it.
-pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
+fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let bytes = if path == Path::new("-") { read_stdin()? } else { read(path)? };
     let text = std::str::from_utf8(&bytes).map_err(|_| io::ErrorKind::InvalidData.into()).map_err(io_error(path))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
@@ -249,11 +249,11 @@ fn read_stdin() -> Result<Zeroizing<Vec<u8>>, TokenError> {
     bounded::read_from(io::stdin().lock()).map(Zeroizing::new).map_err(io_error(Path::new("standard input")))
 }
 
-pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TokenError> {
     bounded::read(path).map(Zeroizing::new).map_err(io_error(path))
 }
 
-pub(super) fn print(line: &str) -> Result<(), TokenError> {
+fn print(line: &str) -> Result<(), TokenError> {
     writeln!(io::stdout(), "{line}").map_err(io_error(Path::new("standard output")))
 }
 

@@ -12,7 +12,6 @@ use writ_core::policy::{Policies, PolicySet};
 use writ_core::subject::issuers::Issuers;
 
 /// Policies, and the certificates and keys of each connection.
-#[derive(Clone)]
 pub(super) struct LoadedFiles {
     pub(super) policies: Arc<Policies>,
     pub(super) issuers: Arc<Issuers>,

@@ -1,5 +1,6 @@
 //! Startup: configuration in, a running service out. Files are loaded and addresses bound before the store is opened.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
@@ -9,13 +10,15 @@ use super::Service;
 use super::admin::Socket;
 use super::error::StartError;
 use super::files::LoadedFiles;
-use super::handlers::Dependencies;
+use super::handlers::handlers;
 use super::maintenance::{self, Upkeep};
 use super::reload::Reloader;
 use super::state::PersistentState;
 use crate::config::Config;
 use crate::server::Listeners;
 use writ_core::audit::Audit;
+use writ_core::endpoint::TokenService;
+use writ_core::limits::Limits;
 use writ_platform::clock::Clock;
 use writ_platform::process;
 use writ_platform::telemetry::{Log, Metrics};
@@ -33,9 +36,7 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let state = PersistentState::open(&config, &audit).await?;
-        let clock = Arc::new(Clock::start());
-        let dependencies = Dependencies { config: &config, state: &state, files: &files, clock, audit, metrics };
-        match run(&dependencies, listeners) {
+        match run(&config, &audit, &metrics, &state, files, listeners) {
             Ok(service) => Ok(service),
             Err(error) => {
                 state.store.close().await;
@@ -46,31 +47,58 @@ impl Service {
 }
 
 /// Starts the listeners, then the tasks beside them.
-fn run(dependencies: &Dependencies<'_>, listeners: Listeners) -> Result<Service, StartError> {
-    let Dependencies { config, state, files, .. } = dependencies;
+fn run(
+    config: &Config,
+    audit: &Audit,
+    metrics: &Metrics,
+    state: &PersistentState,
+    files: LoadedFiles,
+    listeners: Listeners,
+) -> Result<Service, StartError> {
     let admin_socket = Socket::bind(state.store.path()).map_err(StartError::Admin)?;
     let addresses = listeners.addresses();
     let (alive, in_flight) = mpsc::channel(1);
-    let running = listeners.start(&files.trust, &dependencies.handlers(alive))?;
+    let tokens = Arc::new(token_service(config, audit, state, &files, alive));
+    let running = listeners.start(&files.trust, &handlers(config, &tokens, &state.store, metrics.clone()))?;
     files.issuers.warm();
+    let mut tasks = background_tasks(state, audit, metrics, &tokens.clock, admin_socket);
     let reload = Arc::new(Notify::new());
-    let reloader = Reloader::new((*files).clone(), config.policies.clone(), dependencies.audit.clone());
-    let mut tasks = background_tasks(dependencies, admin_socket);
+    let policies = Arc::clone(&files.policies);
+    let reloader = Reloader::new(files, config.policies.clone(), audit.clone());
     tasks.spawn(reloader.run(Arc::clone(&reload)));
-    Ok(Service {
-        store: state.store.clone(),
-        keys: Arc::clone(&state.keys),
-        policies: Arc::clone(&files.policies),
-        addresses,
-        running,
-        reload,
-        tasks,
-        in_flight,
-    })
+    let (store, keys) = (state.store.clone(), Arc::clone(&state.keys));
+    Ok(Service { store, keys, policies, addresses, running, reload, tasks, in_flight })
 }
 
-fn background_tasks(dependencies: &Dependencies<'_>, admin_socket: Socket) -> JoinSet<()> {
-    let Dependencies { state, clock, audit, metrics, .. } = dependencies;
+fn token_service(
+    config: &Config,
+    audit: &Audit,
+    state: &PersistentState,
+    files: &LoadedFiles,
+    in_flight: mpsc::Sender<Infallible>,
+) -> TokenService {
+    TokenService {
+        settings: config.claims.clone(),
+        policies: Arc::clone(&files.policies),
+        pdp: files.pdp.clone(),
+        issuers: Arc::clone(&files.issuers),
+        keys: Arc::clone(&state.keys),
+        ledger: Arc::clone(&state.ledger),
+        blocks: Arc::clone(&state.blocks),
+        clock: Arc::new(Clock::start()),
+        limits: Arc::new(Limits::new(config.limits)),
+        audit: audit.clone(),
+        in_flight,
+    }
+}
+
+fn background_tasks(
+    state: &PersistentState,
+    audit: &Audit,
+    metrics: &Metrics,
+    clock: &Arc<Clock>,
+    admin_socket: Socket,
+) -> JoinSet<()> {
     let upkeep = Upkeep {
         store: state.store.clone(),
         ledger: Arc::clone(&state.ledger),

@@ -1,11 +1,11 @@
-//! Subject tokens that say that somebody acts for their subject (`act`, RFC 8693 section 4.1): a Txn-Token cannot say so,
+//! Subject tokens that name an actor for their subject (`act`, RFC 8693 section 4.1): a Txn-Token cannot say so,
 //! and must not say that the subject acts alone (CONTRACT 3.2, 7, 10; R-REQ-15).
 
 use serde_json::{Value, json};
 use toml::Table;
 
 use crate::support::answer::Answer;
-use crate::support::issuer::{Issuer, Word};
+use crate::support::issuer::{Issuer, Reply};
 use crate::support::jose::Key;
 use crate::support::pki::Credentials;
 use crate::support::workload::Form;
@@ -38,7 +38,7 @@ when = "!has(subject.claims.act) || subject.claims.act.sub == 'agent'"
 tctx.subject = { acting = "act" }
 "#;
 
-/// A client that brings every kind of subject token that has claims.
+/// A client that presents every type of subject token that has claims.
 struct Scene {
     writ: Writ,
     issuer: Issuer,
@@ -73,16 +73,16 @@ impl Scene {
         self.writ.workload_with(&self.credentials).token(&Form::token_exchange(token, &kind, scope))
     }
 
-    /// A subject token of each kind with this claim, and how it is presented.
+    /// A subject token of each type with this claim, and the type that it is presented as.
     fn every_kind_with(&self, name: &str, value: &str) -> Vec<(&'static str, String)> {
         let own = json!({"iss": "gateway", "sub": "ann", "aud": ISSUER, "iat": now(), "exp": now() + 300});
         let jti = format!("{name}-{value}-{}", now());
         let mut own = own.to_string();
         own.truncate(own.len() - 1);
         let own = format!("{own},\"jti\":{},\"{name}\":{value}}}", json!(jti));
-        let mut reply = Issuer::reply().to_string();
+        let mut reply = Issuer::active().to_string();
         reply.truncate(reply.len() - 1);
-        self.issuer.introspect(Word::Answers(200, format!("{reply},\"{name}\":{value}}}")));
+        self.issuer.set_reply(Reply::Status(200, format!("{reply},\"{name}\":{value}}}")));
         vec![
             ("access_token", self.issuer.access_token().mint_raw(name, value)),
             ("access_token", OPAQUE.to_owned()),
@@ -103,7 +103,7 @@ fn introspection(table: &mut Table, issuer: &Issuer, always: bool) {
     table.insert("introspection".into(), settings.into());
 }
 
-/// Whatever the claim looks like: what cannot be understood may say that somebody acts.
+/// Whatever the claim looks like: one that cannot be understood may name an actor.
 const ACTS: [&str; 8] = [
     r#"{"sub":"agent"}"#,
     r#"{"sub":"agent","act":{"sub":"other"}}"#,
@@ -168,15 +168,15 @@ fn every_requested_purpose_must_ignore_actors() {
     }
 }
 
-/// The word of an issuer that is asked about its JWTs names an actor too.
+/// The introspection response about a JWT can name an actor too.
 #[test]
-fn an_actor_that_only_the_issuers_word_names_counts() {
+fn an_actor_that_only_introspection_names_counts() {
     let scene = Scene::new();
     let token = scene.always.access_token().mint();
     let says = |act: Option<Value>| {
         let mut reply = json!({"active": true, "sub": "alice"});
         reply.as_object_mut().unwrap().extend(act.map(|act| ("act".to_owned(), act)));
-        scene.always.introspect(Word::Says(reply));
+        scene.always.set_reply(Reply::Json(reply));
     };
     says(Some(json!({"sub": "agent"})));
     scene.ask("access_token", &token, "strict").invalid_request("subject_token_claims_invalid");
@@ -193,7 +193,7 @@ fn an_actor_that_only_the_issuers_word_names_counts() {
 
 /// `writ policy explain` and `test` decide on it as the service does, and say what would have to change.
 #[test]
-fn the_policy_tools_know_of_actors() {
+fn the_policy_tools_decide_on_actors_as_the_service_does() {
     let setup = Setup::new().issuer(&Issuer::start()).client("gateway", "[[purpose]]\nscope = \"strict\"\naccept = [\"access_token\"]\ngranted_by = [\"g\"]\n\n[[purpose]]\nscope = \"loose\"\naccept = [\"access_token\"]\ngranted_by = [\"g\"]\nactors = \"ignore\"\n");
     let explain = |scope: &str| {
         setup.run(&[

@@ -1,4 +1,5 @@
-//! The kill switch: what an operator has stopped gets nothing more (CONTRACT 3.6, 8; R-DELAY-19).
+//! The kill switch: whatever an operator blocks gets no token, at once and across restarts (CONTRACT 3.6, 8;
+//! R-DELAY-19).
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ fn try_redeem(writ: &Writ, original: &Issued) -> Answer {
     writ.workload("batch").token(&redeem(original))
 }
 
-/// What a client hears, and nothing else.
+/// The whole refusal.
 #[track_caller]
 fn blocked(answer: &Answer) {
     let refused = answer.invalid_request("blocked");
@@ -70,10 +71,10 @@ const ANN: &[&str] = &["--sub", "ann@trust-domain.example"];
 
 /// R-DELAY-19: as soon as the command has ended, under load, without a restart, and after a crash.
 #[test]
-fn a_stopped_subject_gets_nothing_more_and_others_go_on() {
+fn a_blocked_subject_gets_no_token_and_others_do() {
     let mut writ = scene::mailer();
     let stop = AtomicBool::new(false);
-    // For each request when it began and what it heard.
+    // When each request began, and the reason of its answer.
     let ask = |name: &str| {
         let mut heard = Vec::new();
         while !stop.load(Ordering::SeqCst) {
@@ -107,9 +108,9 @@ fn a_stopped_subject_gets_nothing_more_and_others_go_on() {
     deliver(&writ, "ann").issued();
 }
 
-/// CONTRACT 8
+/// CONTRACT 8, R-AUTHN-09
 #[test]
-fn a_stopped_client_gets_nothing_and_others_go_on() {
+fn a_blocked_client_gets_no_token_and_others_do() {
     let writ = Setup::new().client("mailer", MAILER).client("accounts", ACCOUNTS).start();
     add(&writ, &["--client", "mailer"]);
     blocked(&report(&writ));
@@ -121,7 +122,7 @@ fn a_stopped_client_gets_nothing_and_others_go_on() {
 
 /// CONTRACT 8
 #[test]
-fn a_stopped_purpose_is_stopped_among_others_too() {
+fn a_blocked_purpose_is_refused_among_others_too() {
     let writ = scene::mailer();
     add(&writ, &["--purpose", "mailbox.report"]);
     blocked(&report(&writ));
@@ -131,7 +132,7 @@ fn a_stopped_purpose_is_stopped_among_others_too() {
 
 /// CONTRACT 8
 #[test]
-fn everything_can_be_stopped() {
+fn everything_can_be_blocked() {
     let writ = delayed("").client("mailer", MAILER).start();
     let original = expired(&writ);
     add(&writ, &["--all"]);
@@ -165,7 +166,7 @@ fn all_selectors_of_an_entry_must_match() {
 
 /// CONTRACT 8: the asking client or any in the chain.
 #[test]
-fn a_stopped_client_stops_the_redemption_of_its_tokens() {
+fn a_blocked_client_blocks_the_redemption_of_its_tokens() {
     let writ = delayed("").start();
     let original = expired(&writ);
     add(&writ, &["--client", "accounts"]);
@@ -180,7 +181,7 @@ fn a_stopped_client_stops_the_redemption_of_its_tokens() {
 
 /// CONTRACT 8
 #[test]
-fn a_stopped_transaction_is_not_redeemed_and_counts_no_use() {
+fn a_blocked_transaction_is_not_redeemed_and_counts_no_use() {
     let writ = delayed("").start();
     let (other, original) = (fresh(&writ), expired(&writ));
     add(&writ, &["--txn", original.txn()]);
@@ -199,23 +200,9 @@ fn a_stopped_transaction_is_not_redeemed_and_counts_no_use() {
     assert_eq!(try_redeem(&writ, &original).issued().use_number(), Some(1));
 }
 
-/// CONTRACT 8: nothing more, not even what was counted already.
-#[test]
-fn a_free_retry_is_stopped_too() {
-    let writ = delayed("").start();
-    let original = expired(&writ);
-    let first = try_redeem(&writ, &original).issued();
-    for selectors in [["--sub", "accounts"], ["--purpose", PURGE], ["--txn", original.txn()]] {
-        add(&writ, &selectors);
-        blocked(&try_redeem(&writ, &original));
-        remove(&writ, &selectors);
-    }
-    assert_eq!(try_redeem(&writ, &original).issued().claims, first.claims);
-}
-
 /// CONTRACT 3.6
 #[test]
-fn a_block_is_heard_in_the_order_of_the_contract() {
+fn a_block_is_reported_in_the_order_of_the_contract() {
     let writ = Setup::new().client("accounts", ACCOUNTS).client("batch", &batch("min_age = \"1h\"")).start();
     let original = expired(&writ);
     let ask = |form: &Form| writ.workload("batch").token(form);
@@ -232,7 +219,7 @@ fn a_block_is_heard_in_the_order_of_the_contract() {
 #[test]
 fn a_block_ends_by_itself() {
     let mut writ = scene::mailer();
-    let until = now() + 3;
+    let until = now() + 2;
     let time = chrono::DateTime::from_timestamp(i64::try_from(until).unwrap(), 0).unwrap();
     let text = time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     add(&writ, &[ANN, &["--until", &time.with_timezone(&chrono::Local).to_rfc3339()]].concat());
@@ -306,9 +293,9 @@ fn blocks_are_listed_for_programs_and_for_people() {
     run(&writ, "remove", ANN).exits(0).says("no longer stopped: sub ann@trust-domain.example");
 }
 
-/// CONTRACT 8: a slip must not stop everything, or nothing.
+/// CONTRACT 8: a mistyped command must block neither everything nor nothing.
 #[test]
-fn what_makes_no_block_is_refused() {
+fn an_invalid_block_is_refused() {
     let writ = scene::mailer();
     let long = "u".repeat(256);
     for (arguments, complaint) in [
@@ -337,7 +324,7 @@ fn what_makes_no_block_is_refused() {
 
 /// CONTRACT 10
 #[test]
-fn what_operators_stop_is_on_record() {
+fn blocks_are_audited() {
     let writ = scene::mailer();
     let selectors = ["--sub", "ann", "--client", "mailer"];
     let told = |event: &str, act: &dyn Fn()| {
@@ -378,12 +365,12 @@ fn blocks_can_be_set_while_the_service_is_down() {
     run(&writ, "remove", ANN).exits(1);
     writ.start();
     deliver(&writ, "ann").issued();
-    Setup::new().run(&["block", "add", "--all"]).exits(2).says("there is no store");
+    Setup::new().run(&["block", "add", "--all"]).exits(2).says("no store exists");
 }
 
-/// what cannot be kept is in force all the same, and whoever stopped it is told.
+/// a block that cannot be stored is in force all the same, and the command reports it.
 #[test]
-fn with_a_full_disk_what_is_to_be_stopped_is_stopped() {
+fn a_block_is_enforced_though_the_disk_is_full() {
     let mut writ = scene::mailer();
     assert_eq!(writ.terminate(), 0);
     writ.start();
@@ -403,7 +390,7 @@ fn database(writ: &Writ) -> PathBuf {
     writ.setup.path("data/db")
 }
 
-/// A repair keeps what can be read, and says what may be missing.
+/// A repair keeps the blocks that can be read, and reports which may be missing.
 #[test]
 fn a_repaired_store_has_its_blocks() {
     let mut writ = scene::mailer();
@@ -418,9 +405,9 @@ fn a_repaired_store_has_its_blocks() {
     deliver(&writ, "bob").issued();
 }
 
-/// What was stopped goes on where nothing can be read: the operator must hear of it.
+/// Where no block can be read, what was blocked is allowed again: the operator must be told.
 #[test]
-fn a_repair_says_that_blocks_are_lost() {
+fn a_repair_reports_lost_blocks() {
     let mut writ = scene::mailer();
     add(&writ, ANN);
     assert_eq!(writ.terminate(), 0);
@@ -449,4 +436,29 @@ fn a_rolled_back_store_has_the_blocks_of_its_time() {
         blocked(&deliver(&writ, "ann"));
         deliver(&writ, "bob").issued();
     }
+}
+
+/// CONTRACT 8, R-DELAY-19: by purpose and client, client, originator, transaction, subject, purpose, all at once, and
+/// by the key; free retries included.
+#[test]
+fn redemption_is_blocked_at_once_by_every_selector() {
+    let writ = delayed("max_uses = 9").start();
+    let original = expired(&writ);
+    let first = try_redeem(&writ, &original).issued();
+    for selectors in [
+        &["--client", "batch", "--purpose", PURGE][..],
+        &["--client", "batch"],
+        &["--client", "accounts"],
+        &["--txn", original.txn()],
+        &["--sub", "accounts"],
+        &["--purpose", PURGE],
+        &["--all"],
+    ] {
+        add(&writ, selectors);
+        blocked(&try_redeem(&writ, &original));
+        remove(&writ, selectors);
+        assert_eq!(try_redeem(&writ, &original).issued().claims, first.claims);
+    }
+    writ.run(&["keys", "revoke", original.kid()]).exits(0);
+    try_redeem(&writ, &original).invalid_request("redemption_key_gone");
 }

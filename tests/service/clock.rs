@@ -1,10 +1,12 @@
-//! A clock that goes wrong. It is set by libfaketime, which `tests/tools.sh` fetches into `target/tools`.
+//! A wrong system clock (CONTRACT 3.5; A-065, A-108, A-129; R-DELAY-11). It is set by libfaketime, which
+//! `tests/tools.sh` fetches into `target/tools`.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::reasons::CLOCK_BEHIND;
 use crate::scene::{ACCOUNTS, PURGE, READER, delayed};
 use crate::support::answer::Answer;
 use crate::support::jose::Key;
@@ -13,7 +15,7 @@ use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ, spiffe_id};
 use crate::support::{ISSUER, eventually, now};
 
-/// Vouches for subjects with its own signature.
+/// Presents self-signed tokens.
 const VOUCHER: &str = r#"
 [[purpose]]
 scope = "mailbox.deliver"
@@ -34,7 +36,7 @@ fn library() -> Option<PathBuf> {
     found
 }
 
-/// A service whose clock is so many seconds off, until told otherwise.
+/// A service whose clock [`set_clock`] sets.
 fn with_clock(setup: Setup, library: &std::path::Path) -> Writ {
     let file = setup.path("clock");
     std::fs::write(&file, "+0").unwrap();
@@ -50,9 +52,9 @@ fn set_clock(writ: &Writ, offset: &str) {
     std::fs::write(writ.setup.path("clock"), offset).unwrap();
 }
 
-/// R-DELAY-11, A-129: behind its records the service issues nothing until an operator has looked.
+/// R-DELAY-11, A-129: with a clock behind its records the service issues nothing until an operator trusts the clock.
 #[test]
-fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
+pub(crate) fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
     let Some(library) = library() else { return };
     let writ = with_clock(delayed(""), &library);
     let accounts = writ.workload("accounts");
@@ -65,8 +67,8 @@ fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
 
     set_clock(&writ, "-60");
     let behind = writ.workload("batch").token(&redemption);
-    behind.refused(503, "temporarily_unavailable", "clock_behind");
-    accounts.token(&Form::client_credentials(PURGE)).refused(503, "temporarily_unavailable", "clock_behind");
+    behind.refused(503, "temporarily_unavailable", CLOCK_BEHIND);
+    accounts.token(&Form::client_credentials(PURGE)).refused(503, "temporarily_unavailable", CLOCK_BEHIND);
     assert_eq!(writ.site().ops("/readyz").status, 503);
 
     writ.expect_event("clock_trusted", || {
@@ -82,7 +84,7 @@ fn a_clock_behind_the_last_event_stops_tokens_until_it_is_trusted() {
 
 /// A-129, R-INTRO-06: by a clock that went back, what has expired would be valid again.
 #[test]
-fn by_a_clock_that_went_back_no_token_is_active() {
+fn no_token_is_active_while_the_clock_is_behind() {
     let Some(library) = library() else { return };
     let writ = with_clock(delayed("").client("reader", READER), &library);
     let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
@@ -93,7 +95,7 @@ fn by_a_clock_that_went_back_no_token_is_active() {
     reader.introspect(&original.token).refused(503, "temporarily_unavailable", "clock_behind");
 }
 
-/// A-108, A-129: a clock that jumped ahead drops nothing that will be needed.
+/// A-108, A-129: while the clock is ahead nothing is deleted that will be needed.
 #[test]
 fn a_clock_that_jumps_ahead_and_back_loses_no_count() {
     let Some(library) = library() else { return };
@@ -129,7 +131,7 @@ fn lasting_client(writ: &Writ, id: &str) -> Credentials {
     writ.setup.ca.issue(params)
 }
 
-/// A client that vouches, with a certificate that lasts.
+/// A client with self-signed tokens and a certificate that is valid for long.
 struct Voucher(Credentials);
 
 impl Voucher {
@@ -150,7 +152,7 @@ fn failing(writ: &Writ) -> Value {
     writ.site().ops("/readyz").json()["failing"].clone()
 }
 
-/// Ahead by so much until the service has noticed, twice over, and back.
+/// Sets the clock ahead, waits until the service has noticed, and sets it back.
 fn blip(writ: &Writ, offset: &str, meanwhile: impl FnOnce()) {
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
@@ -160,7 +162,7 @@ fn blip(writ: &Writ, offset: &str, meanwhile: impl FnOnce()) {
     assert_eq!(writ.site().ops("/readyz").status, 200);
 }
 
-/// A-065, A-108, A-129: neither records nor what was used, nor what an operator has stopped.
+/// A-065, A-108, A-129: neither records, nor used single-use tokens, nor blocks.
 #[test]
 fn a_clock_that_is_wrong_for_a_moment_loses_nothing() {
     let Some(library) = library() else { return };
@@ -191,7 +193,7 @@ fn a_clock_that_is_wrong_for_a_moment_loses_nothing() {
     assert_eq!(writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued().use_number(), Some(1));
 }
 
-/// A-129, R-KEYS-08: a key that is forgotten is gone for good.
+/// A-129, R-KEYS-08: a key that is deleted cannot be restored.
 #[test]
 fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
     let Some(library) = library() else { return };
@@ -212,10 +214,10 @@ fn a_clock_that_is_wrong_for_a_moment_costs_no_key() {
     writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
 }
 
-/// A-065, A-129: after a start nobody can tell whether the clock is right. What is done by it is on record, so that it
-/// cannot go back in silence, and what may have been forgotten is not used again.
+/// A-065, A-129: after a start the service cannot know whether its clock is right. It records the time of what it
+/// does, so that the clock cannot go back unnoticed, and what it may have deleted cannot be used again.
 #[test]
-fn what_a_start_with_a_wrong_clock_forgot_is_not_used_again() {
+fn what_a_start_with_a_wrong_clock_deleted_cannot_be_used_again() {
     let Some(library) = library() else { return };
     let mut writ = with_clock(lasting_server(delayed("").client("voucher", VOUCHER)), &library);
     let voucher = Voucher(lasting_client(&writ, "voucher"));

@@ -14,7 +14,7 @@ use crate::support::{now, pki};
 
 const EXECUTE: &str = "trade.execute";
 
-/// Brings every kind of token that an issuer signs.
+/// Presents every type of subject token.
 const EVERY: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -34,7 +34,7 @@ fn present(writ: &Writ, kind: &str, token: &str) -> Answer {
     writ.workload("gateway").token(&Form::token_exchange(token, &kind, EXECUTE))
 }
 
-/// Fails the test unless the refusal says `told`, to the client and in the log, and repeats nothing of `sent`.
+/// Fails the test unless the refusal says `told`, in the answer and in the log, and repeats nothing of `sent`.
 #[track_caller]
 fn explained(writ: &Writ, answer: &Answer, reason: &str, told: &str, sent: &str) {
     let Refused { answer, request_id } = answer.invalid_request(reason);
@@ -49,7 +49,7 @@ fn explained(writ: &Writ, answer: &Answer, reason: &str, told: &str, sent: &str)
 
 /// R-RESP-05: the form of a token.
 #[test]
-fn a_malformed_token_is_told_what_is_wrong_with_its_form() {
+fn a_refusal_says_what_is_wrong_with_the_form_of_a_token() {
     let issuer = Issuer::start();
     let writ = Setup::new().issuer_with(&issuer, every_kind).client("gateway", EVERY).start();
     let draft = || issuer.access_token();
@@ -119,7 +119,7 @@ fn a_malformed_token_is_told_what_is_wrong_with_its_form() {
 
 /// R-RESP-05: what a token says.
 #[test]
-fn a_token_that_proves_nothing_is_told_which_claim_is_wrong_and_how() {
+fn a_refusal_says_which_claim_is_wrong_and_how() {
     let issuer = Issuer::start();
     let writ = Setup::new().issuer_with(&issuer, every_kind).client("gateway", EVERY).start();
     let draft = || issuer.access_token();
@@ -181,7 +181,7 @@ fn a_token_that_proves_nothing_is_told_which_claim_is_wrong_and_how() {
 
 /// R-RESP-05: which parameter, and how; a name that is not known here is not repeated, since it may be anything.
 #[test]
-fn a_malformed_form_is_told_which_parameter_is_wrong_and_how() {
+fn a_refusal_says_which_parameter_is_wrong_and_how() {
     const SECRET: &str = "2YotnFZFEjr1zCsicMWpAA";
     let issuer = Issuer::start();
     let writ = Setup::new().issuer(&issuer).client("gateway", GATEWAY).start();
@@ -213,9 +213,9 @@ fn a_malformed_form_is_told_which_parameter_is_wrong_and_how() {
     assert!(!log.contains(SECRET) && jws.split('.').skip(1).all(|part| !log.contains(part)));
 }
 
-/// A stranger learns nothing; the log says what it offered, and which policy that nearly fits.
+/// An unknown client learns nothing; the log says what it presented, and which policy nearly matches.
 #[test]
-fn the_log_says_what_an_unknown_client_offered_and_what_is_near() {
+fn the_log_says_what_an_unknown_client_presented_and_which_policy_is_similar() {
     let writ = Setup::new().client("gateway", GATEWAY).client("mailer", "").start();
     let mut told = Vec::new();
     for (uri, near) in [
@@ -247,7 +247,7 @@ fn the_log_says_what_an_unknown_client_offered_and_what_is_near() {
 
 /// CONTRACT 10: `WRIT_LOG=debug` explains a decision step by step, each line with its request, and no token among it.
 #[test]
-fn a_decision_is_explained_step_by_step_and_tells_no_token() {
+fn the_debug_log_explains_a_decision_and_contains_no_token() {
     let issuer = Issuer::start();
     let writ = Setup::new().issuer(&issuer).client("gateway", GATEWAY).environment("WRIT_LOG", "debug").start();
     let token = issuer.access_token().mint();

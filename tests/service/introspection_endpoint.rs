@@ -1,22 +1,31 @@
-//! Whether a Txn-Token is valid right now (CONTRACT 4; R-INTRO-05 to R-INTRO-07; A-022 to A-039, A-107, A-112, A-116).
+//! The introspection endpoint: whether a Txn-Token is valid now, and who may ask (CONTRACT 4; R-INTRO-05 to R-INTRO-07;
+//! A-022 to A-039, A-107, A-112, A-116). Issuers that Writ asks are tested in `issuer_introspection`.
+
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::scene::{ACCOUNTS, MAILER, PURGE, READER, batch, batch_living, delayed, expired, redeem};
+use crate::scene::{ACCOUNTS, MAILER, PURGE, READER, Shared, batch, batch_living, delayed, expired, redeem};
 use crate::support::answer::{Answer, Issued};
 use crate::support::issuer::Issuer;
 use crate::support::jose::Key;
 use crate::support::workload::{FORM, Form, TXN_TOKEN, Workload};
 use crate::support::writ::{Setup, Writ};
-use crate::support::{eventually, now};
+use crate::support::{ISSUER, eventually, now};
 
 const DELIVER: &str = "mailbox.deliver";
 
 fn setup() -> Setup {
     Setup::new().client("mailer", MAILER).client("reader", READER)
+}
+
+/// The same for tests that do not change it.
+fn shared() -> Arc<Writ> {
+    static WRIT: Shared<Writ> = Shared::new();
+    WRIT.get(|| setup().start())
 }
 
 fn issue(writ: &Writ) -> Issued {
@@ -40,18 +49,38 @@ fn sha256(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
-/// R-INTRO-05, R-INTRO-07
+/// R-INTRO-05, R-INTRO-07: the permission covers all claims, `tctx` and `rctx` too (CONTRACT 4).
 #[test]
-fn a_valid_token_is_told_with_all_its_claims() {
-    let writ = setup().start();
-    let form = Form::client_credentials(&format!("{DELIVER} mailbox.report"));
+fn a_valid_token_is_active_with_all_its_claims() {
+    let mailer = MAILER.replacen(
+        "subjects",
+        "request_details = \"any.json\"\ntctx.copy = [\"size\"]\nrctx.copy = [\"req_ip\"]\nsubjects",
+        1,
+    );
+    let setup = Setup::new().client("mailer", &mailer).client("reader", READER);
+    setup.write("policies/any.json", "{}");
+    let writ = setup.start();
+    let form = Form::client_credentials(DELIVER)
+        .set("requested_subject", "ann@trust-domain.example")
+        .set("request_details", r#"{"size":7}"#)
+        .set("request_context", r#"{"req_ip":"192.0.2.1"}"#);
     let issued = writ.workload("mailer").token(&form).issued();
+    let answer = ask(&writ, &issued.token);
+    let expected = json!({
+        "active": true, "token_type": "N_A", "iss": ISSUER, "aud": "trust-domain.example",
+        "sub": "ann@trust-domain.example", "scope": DELIVER, "req_wl": "mailer", "txn": issued.txn(),
+        "iat": issued.iat(), "exp": issued.exp(), "tctx": {"size": 7}, "rctx": {"req_ip": "192.0.2.1"},
+    });
+    assert_eq!(answer.response.json(), expected);
+    assert_eq!(answer.active(), issued.claims);
+    let several = Form::client_credentials(&format!("{DELIVER} mailbox.report"));
+    let issued = writ.workload("mailer").token(&several).issued();
     assert_eq!(ask(&writ, &issued.token).active(), issued.claims);
 }
 
 /// R-INTRO-07: a number is the text that was signed, not what a machine makes of it.
 #[test]
-fn the_transaction_is_told_digit_for_digit() {
+fn numbers_are_returned_digit_for_digit() {
     let trader = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -77,7 +106,7 @@ rctx.copy = ["seen"]
 /// RFC 7662 §2.1: a hint, and what else is sent, changes nothing.
 #[test]
 fn a_hint_and_unknown_parameters_are_ignored() {
-    let writ = setup().start();
+    let writ = shared();
     let issued = issue(&writ);
     let mut session = writ.workload("reader").connect();
     for hint in ["access_token", "refresh_token", TXN_TOKEN, "x", ""] {
@@ -101,7 +130,7 @@ fn an_expired_token_is_inactive_though_it_can_be_redeemed() {
     writ.workload("batch").token(&redeem(&original)).issued();
 }
 
-/// It is refused as subject token, and good for all else.
+/// It is refused as subject token, and otherwise a Txn-Token like any other.
 #[test]
 fn a_redeemed_token_is_active_while_it_lives() {
     let batch = batch_living("2s", "");
@@ -142,10 +171,10 @@ fn a_token_whose_key_has_stopped_signing_is_active() {
     assert_eq!(ask(&writ, &issued.token).active(), issued.claims);
 }
 
-/// A-107: historical keys serve redemption, of expired tokens, and nothing else. Keys that signed elsewhere are history
-/// here, so that their tokens may be alive.
+/// A-107: historical keys are for the redemption of expired tokens only. Imported keys are historical here, though
+/// their tokens may not have expired.
 #[test]
-fn a_live_token_with_a_historical_key_is_nothing_here() {
+fn a_live_token_with_a_historical_key_is_inactive() {
     let elsewhere = setup().client("accounts", &ACCOUNTS.replace("lifetime = \"1s\"", "lifetime = \"60s\"")).start();
     let live = elsewhere.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
     let export = elsewhere.run(&["keys", "export"]).exits(0).stdout;
@@ -162,7 +191,7 @@ fn a_live_token_with_a_historical_key_is_nothing_here() {
 /// A-107
 #[test]
 fn an_expired_token_with_a_historical_key_is_inactive() {
-    let writ = setup().short_keys(3600).set("tokens.lifetime", "1s").start();
+    let writ = setup().shortest_keys(3600).set("tokens.lifetime", "1s").start();
     let issued = issue(&writ);
     writ.rotate();
     writ.rotate();
@@ -170,7 +199,7 @@ fn an_expired_token_with_a_historical_key_is_inactive() {
     ask(&writ, &issued.token).inactive();
 }
 
-/// A-116
+/// A-116, R-INTRO-06
 #[test]
 fn a_revoked_key_ends_its_tokens_at_once() {
     let writ = setup().set("tokens.jwks_max_age", "1s").start();
@@ -185,7 +214,7 @@ fn a_revoked_key_ends_its_tokens_at_once() {
     ask(&writ, &issue(&writ).token).active();
 }
 
-/// CONTRACT 4, 8: what an operator has stopped, by whichever name, is not valid until he lets it go on.
+/// CONTRACT 4, 8: by every selector.
 #[test]
 fn a_blocked_token_is_inactive_until_the_block_is_removed() {
     let writ = setup().start();
@@ -222,10 +251,10 @@ fn a_token_is_inactive_if_any_client_of_its_transaction_is_blocked() {
     assert_eq!(ask(&writ, &redeemed.token).active(), redeemed.claims, "whoever asks gets no token");
 }
 
-/// A-112
+/// A-112, R-INTRO-06
 #[test]
 fn a_token_of_another_service_is_inactive() {
-    let writ = setup().start();
+    let writ = shared();
     let twin = setup().start();
     ask(&writ, &issue(&twin).token).inactive();
     let other = setup().set("trust_domain", "other.example").start();
@@ -234,9 +263,9 @@ fn a_token_of_another_service_is_inactive() {
     ask(&writ, foreign["access_token"].as_str().unwrap()).inactive();
 }
 
-/// R-INTRO-06, A-044, A-051, A-064
+/// A-044, A-051, A-064, R-INTRO-06
 #[test]
-fn what_is_no_txn_token_of_ours_is_inactive() {
+fn anything_but_a_txn_token_of_this_service_is_inactive() {
     let issuer = Issuer::start();
     let writ = setup().issuer(&issuer).start();
     let issued = issue(&writ);
@@ -255,6 +284,7 @@ fn what_is_no_txn_token_of_ours_is_inactive() {
         issuer.access_token().header("typ", "txntoken+jwt").mint(),
         forger.token(&issued.header.to_string(), &issued.claims.to_string()),
         format!("{header}.{widened}.{signature}"),
+        format!("{header}.{claims}.{}", "A".repeat(86)),
         format!("{}.{claims}.{signature}", retyped("at+jwt")),
         format!("{unsigned}.{claims}."),
         format!("{header}.{claims}"),
@@ -272,10 +302,10 @@ fn what_is_no_txn_token_of_ours_is_inactive() {
     session.introspect(&about(&issued.token)).active();
 }
 
-/// R-INTRO-05
+/// R-INTRO-05, R-INTRO-06 (CONTRACT 3.6: a client learns that its policy lacks the permission)
 #[test]
 fn a_client_without_permission_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     let mut session = writ.workload("mailer").connect();
     for form in [about(&token), about("opaque"), Form::default()] {
@@ -283,10 +313,10 @@ fn a_client_without_permission_is_refused() {
     }
 }
 
-/// R-INTRO-05: a permission is no purpose.
+/// R-INTRO-05: the permission to introspect allows no purpose.
 #[test]
 fn a_client_that_may_ask_about_tokens_gets_none() {
-    let writ = setup().start();
+    let writ = shared();
     writ.workload("reader").token(&Form::client_credentials(DELIVER)).invalid_scope("purpose_not_allowed");
 }
 
@@ -305,23 +335,23 @@ fn a_permission_can_be_taken_away_and_given() {
     session.introspect(&about(&token)).invalid_client("client_unknown");
 }
 
-/// R-AUTHN-01, R-INTRO-06, A-023: nobody else learns anything.
+/// A-023, R-AUTHN-01, R-INTRO-05, R-INTRO-06: a client without a policy is refused as at the token endpoint.
 #[test]
-fn a_stranger_is_refused() {
-    let writ = setup().start();
+fn an_unknown_client_is_refused() {
+    let writ = shared();
     let token = issue(&writ).token;
     writ.workload("nobody").introspect(&token).invalid_client("client_unknown");
     let headers = [("Content-Type", FORM), ("X-Forwarded-Client-Cert", "URI=spiffe://trust-domain.example/reader")];
     let body = about(&token).set("client_id", "reader").encode();
     let answer = writ.workload("nobody").connect().post("/introspect", &headers, body.as_bytes());
     answer.invalid_client("client_unknown");
-    assert!(writ.stranger().try_connect().and_then(|mut session| session.connection.receive()).is_err());
+    assert!(writ.anonymous().try_connect().and_then(|mut session| session.connection.receive()).is_err());
 }
 
 /// R-INTRO-06
 #[test]
 fn a_missing_or_empty_token_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {
         post_body(&writ, body.as_bytes()).invalid_request("parameter_missing");
     }
@@ -330,7 +360,7 @@ fn a_missing_or_empty_token_is_refused() {
 /// A-026, A-029
 #[test]
 fn a_form_that_can_be_read_in_two_ways_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     for repeated in [format!("token={token}&token={token}"), format!("token={token}&%74oken=x"), "x=1&x=1".to_owned()] {
         post_body(&writ, repeated.as_bytes()).invalid_request("parameter_repeated");
@@ -344,7 +374,7 @@ fn a_form_that_can_be_read_in_two_ways_is_refused() {
 /// A-022, R-AUTHN-02
 #[test]
 fn a_second_identity_is_refused() {
-    let writ = setup().start();
+    let writ = shared();
     let token = issue(&writ).token;
     let mut session = writ.workload("reader").connect();
     session.introspect(&about(&token).set("client_id", "reader")).active();
@@ -359,8 +389,8 @@ fn a_second_identity_is_refused() {
 
 /// CONTRACT 4: each request has two faults, of neighbouring steps.
 #[test]
-fn the_first_of_several_faults_is_named() {
-    let writ = setup().start();
+fn the_first_of_several_faults_is_reported() {
+    let writ = shared();
     let (stranger, mailer) = (writ.workload("nobody"), writ.workload("mailer"));
     let post = |client: &Workload, media_type, body: &str| {
         client.connect().post("/introspect", &[("Content-Type", media_type)], body.as_bytes())
@@ -375,8 +405,8 @@ fn the_first_of_several_faults_is_named() {
 
 /// A-039
 #[test]
-fn only_post_asks_about_a_token() {
-    let writ = setup().start();
+fn only_post_is_allowed() {
+    let writ = shared();
     for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let answer = writ.workload("reader").connect().get(method, "/introspect");
         answer.refused(405, "invalid_request", "method_not_allowed");
@@ -400,7 +430,7 @@ fn a_token_in_the_query_string_is_neither_read_nor_logged() {
 /// A-028, A-030, A-031
 #[test]
 fn only_a_small_plain_form_is_read() {
-    let writ = setup().start();
+    let writ = shared();
     let body = about(&issue(&writ).token).encode();
     let post = |headers: &[(&str, &str)], body: &str| {
         writ.workload("reader").connect().post("/introspect", headers, body.as_bytes())
@@ -417,9 +447,9 @@ fn only_a_small_plain_form_is_read() {
     post(&[("Content-Type", FORM)], &filled(64 * 1024 + 1)).refused(413, "invalid_request", "body_too_large");
 }
 
-/// A-042: one bucket for both endpoints.
+/// A-042, R-POL-12: one limit for both endpoints.
 #[test]
-fn a_client_above_its_rate_is_told_when_to_come_back() {
+fn both_endpoints_share_a_rate_limit() {
     let writ = setup().set("limits.requests_per_second_per_client", 2).start();
     let mut session = writ.workload("reader").connect();
     let limited = (0..50).map(|_| session.introspect(&about("x"))).find(|answer| answer.status() != 200);
@@ -430,7 +460,7 @@ fn a_client_above_its_rate_is_told_when_to_come_back() {
 /// CONTRACT 10, R-PRIV-03
 #[test]
 fn an_answer_about_a_token_is_audited() {
-    let writ = setup().start();
+    let writ = shared();
     let issued = issue(&writ);
     let credentials = writ.setup.credentials("reader");
     let answer = writ.workload_with(&credentials).introspect(&issued.token);
@@ -454,10 +484,10 @@ fn an_answer_about_a_token_is_audited() {
     assert_eq!((line.get("reason"), line.get("error"), line.get("source")), (None, None, None), "{line}");
 }
 
-/// CONTRACT 10: of a token that is not active nothing is known but which it was.
+/// CONTRACT 10: the claims of an inactive token are not logged.
 #[test]
 fn an_inactive_token_is_audited_by_its_digest_alone() {
-    let writ = setup().start();
+    let writ = shared();
     let answer = ask(&writ, "a.b.c");
     answer.inactive();
     let line = writ.audit_of(&answer.request_id());
@@ -471,7 +501,7 @@ fn an_inactive_token_is_audited_by_its_digest_alone() {
 /// CONTRACT 10
 #[test]
 fn refusals_are_audited_with_their_reasons() {
-    let writ = setup().start();
+    let writ = shared();
     let json_body =
         writ.workload("reader").connect().post("/introspect", &[("Content-Type", "application/json")], b"{}");
     for (answer, client, reason) in [
@@ -490,7 +520,7 @@ fn refusals_are_audited_with_their_reasons() {
 
 /// CONTRACT 10: that metric is for `/token` alone.
 #[test]
-fn questions_about_tokens_are_no_requests_for_tokens() {
+fn introspection_is_not_counted_as_a_token_request() {
     let writ = setup().start();
     ask(&writ, "a.b.c").inactive();
     writ.workload("mailer").introspect("a.b.c").refused(403, "unauthorized_client", "introspection_not_allowed");
@@ -502,9 +532,9 @@ fn questions_about_tokens_are_no_requests_for_tokens() {
     assert_eq!(writ.metric("writ_token_requests_total", &[]), Some(1.0));
 }
 
-/// A-132: what cannot be recorded is not told.
+/// A-132: what cannot be recorded is not answered.
 #[test]
-fn nothing_is_told_once_the_log_is_closed() {
+fn introspection_is_refused_once_the_log_cannot_be_written() {
     let mut writ = setup().start();
     let token = issue(&writ).token;
     writ.close_log();

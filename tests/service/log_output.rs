@@ -1,5 +1,5 @@
-//! Where the log goes: when that takes no more lines, no token leaves, and the service says that it is not ready (CONTRACT 2,
-//! 10; A-132).
+//! Where the log goes: when that takes no more lines, no token leaves, and the service says that it is not ready
+//! (CONTRACT 2, 10; A-132).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -17,10 +17,10 @@ use crate::support::eventually;
 use crate::support::workload::{Form, Workload};
 use crate::support::writ::{Setup, Site};
 
-/// So long is the log, in holes, that a limit which ends it leaves the files of the store alone.
+/// The log is a sparse file of this length, so that a file size limit affects it before the files of the store.
 const LONG: u64 = 1 << 30;
 
-/// A service whose standard output is a file of ours.
+/// A service whose standard output is a file of the test.
 struct Served {
     setup: Setup,
     child: Child,
@@ -68,7 +68,7 @@ impl Served {
         eventually(words, || self.errors.lock().unwrap().contains(words).then_some(()));
     }
 
-    /// From now on its files end where they do now, or at no place.
+    /// Limits the size of its files, or removes the limit.
     fn limit_files(&self, length: Option<u64>) {
         let maximum = getrlimit(Resource::Fsize).maximum;
         let limit = Rlimit { current: length.or(maximum), maximum };
@@ -102,7 +102,7 @@ fn open(path: &Path, write: bool) -> File {
 
 fn writing_end(path: &Path) -> File {
     let file = open(path, true);
-    // The service writes as everybody does.
+    // The service writes without O_NONBLOCK.
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).unwrap();
     file
 }
@@ -163,9 +163,9 @@ fn a_full_disk_makes_it_unready_until_there_is_space() {
     assert!(lost >= 4, "{lost}");
 }
 
-/// though nothing is to be written.
+/// even while nothing is to be written.
 #[test]
-fn a_log_that_nobody_reads_any_more_makes_it_unready_until_somebody_does() {
+fn a_log_without_a_reader_makes_it_unready_until_there_is_one() {
     let setup = Setup::new().client("mailer", MAILER);
     let path = fifo(&setup);
     let mut reader = open(&path, false);

@@ -12,7 +12,6 @@ use crate::support::workload::Form;
 use crate::support::writ::{self, Setup, Writ};
 use crate::tools::{fetched, root};
 
-/// A running nginx.
 struct Nginx {
     process: Child,
     address: SocketAddr,
@@ -92,7 +91,7 @@ fn service() -> (Writ, [String; 4]) {
 
 /// An answer about a token that is not valid is 200, and nginx looks at nothing else.
 #[test]
-fn auth_request_on_introspection_lets_everybody_in() {
+fn auth_request_on_introspection_alone_accepts_every_token() {
     let (writ, [good, other, expired, forged]) = service();
     let Some(nginx) = Nginx::start(&writ, "fails-open.conf") else { return };
     for token in [&good, &other, &expired, &forged, "no-token"] {
@@ -101,14 +100,14 @@ fn auth_request_on_introspection_lets_everybody_in() {
 }
 
 #[test]
-fn auth_request_that_reads_the_answer_lets_in_who_has_a_valid_token_for_the_purpose() {
+fn auth_request_that_reads_the_answer_accepts_valid_tokens_for_the_purpose() {
     let (mut writ, [good, other, expired, forged]) = service();
     let Some(nginx) = Nginx::start(&writ, "txn_token.conf") else { return };
     assert_eq!(nginx.status(Some(&good)), 200);
     for token in [Some(other.as_str()), Some(&expired), Some(&forged), Some("no-token"), Some("a&token=b"), None] {
         assert_eq!(nginx.status(token), 401, "{token:?}");
     }
-    // Nor does it let anybody in while it cannot ask.
+    // No request is accepted while the service cannot be asked.
     writ.terminate();
     assert!(nginx.status(Some(&good)) >= 400);
 }

@@ -1,21 +1,16 @@
-//! What operators see: health, metrics, log and audit, start and stop (CONTRACT 2, 8, 10; A-041, A-043, A-131 to A-136).
+//! Running the service: health checks, listeners, signals, start, reload and shutdown (CONTRACT 2, 6, 8; A-041, A-043,
+//! A-116, A-136). Log and metrics are tested in `privacy`, `log_output` and `metrics`.
 
-use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::scene::{self, MAILER};
-use crate::support::issuer::Issuer;
-use crate::support::jose::Key;
+use crate::support::eventually;
 use crate::support::workload::{FORM, Form};
 use crate::support::writ::{Setup, Writ};
-use crate::support::{eventually, now};
 
 fn good() -> Form {
     Form::client_credentials("mailbox.deliver")
@@ -23,8 +18,8 @@ fn good() -> Form {
 
 /// CONTRACT 2
 #[test]
-fn a_healthy_service_says_so() {
-    let writ = scene::mailer();
+fn a_healthy_service_is_live_and_ready() {
+    let writ = scene::shared_mailer();
     for path in ["/livez", "/readyz"] {
         let response = writ.site().ops(path);
         assert_eq!((response.status, response.json()), (200, json!({"status": "ok"})), "{path}");
@@ -35,251 +30,12 @@ fn a_healthy_service_says_so() {
 
 /// CONTRACT 2
 #[test]
-fn what_ops_does_not_know_is_not_found() {
-    let writ = scene::mailer();
+fn other_paths_of_the_ops_listener_are_not_found() {
+    let writ = scene::shared_mailer();
     for path in ["/", "/token", "/.well-known/jwks.json"] {
         let response = writ.site().ops(path);
         assert_eq!((response.status, response.json()["reason"].as_str()), (404, Some("not_found")));
     }
-}
-
-/// CONTRACT 10
-#[test]
-fn the_metrics_have_the_names_that_were_promised() {
-    let writ = scene::mailer();
-    writ.workload("mailer").token(&good()).issued();
-    writ.workload("mailer").token(&good().set("scope", "other")).invalid_scope("purpose_not_allowed");
-    let text = writ.metrics();
-    let promised = [
-        "writ_token_requests_total",
-        "writ_token_request_duration_seconds_bucket",
-        "writ_signing_key_age_seconds",
-        "writ_keys",
-        "writ_tls_handshakes_total",
-        "writ_build_info",
-        "writ_ledger_records",
-        "writ_tls_certificate_expiry_seconds",
-        "writ_policies_info",
-        "process_cpu_seconds_total",
-        "process_resident_memory_bytes",
-        "process_virtual_memory_bytes",
-        "process_start_time_seconds",
-        "process_open_fds",
-        "process_max_fds",
-        "process_threads",
-    ];
-    let is_there = |name: &&str| text.lines().any(|line| line.split(['{', ' ']).next() == Some(*name));
-    let missing: Vec<&str> = promised.into_iter().filter(|name| !is_there(name)).collect();
-    assert!(missing.is_empty(), "{missing:?} are missing:\n{text}");
-    assert_eq!(writ.metric("writ_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));
-    for (state, count) in [("next", 1.0), ("current", 1.0)] {
-        assert_eq!(writ.metric("writ_keys", &[("state", state)]), Some(count));
-    }
-}
-
-/// CONTRACT 10
-#[test]
-fn every_metric_says_what_it_is() {
-    let issuer = Issuer::start();
-    let writ = scene::gateway(&issuer);
-    writ.workload("gateway").token(&Form::exchange(&issuer.access_token().mint(), "trade.execute"));
-    let text = writ.metrics();
-    let mut families = 0;
-    for (help, kind) in text.lines().zip(text.lines().skip(1)) {
-        let Some((name, _)) = kind.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else { continue };
-        let said = help.strip_prefix(&format!("# HELP {name} "));
-        assert!(said.is_some_and(|said| said.len() > 10), "{help}\n{kind}");
-        families += 1;
-    }
-    assert!(families >= 16, "{text}");
-}
-
-/// CONTRACT 10: what the system says of the process, in the right units.
-#[test]
-fn the_process_is_measured() {
-    let writ = scene::mailer();
-    let metric = |name| writ.metric(name, &[]).unwrap_or_else(|| panic!("{name}"));
-    let started = metric("process_start_time_seconds");
-    let age = f64::from(u32::try_from(now()).unwrap()) - started;
-    assert!((-2.0..600.0).contains(&age), "started {age} s ago");
-    assert!(metric("process_cpu_seconds_total") > 0.0 && metric("process_cpu_seconds_total") < 600.0);
-    let (resident, virtual_memory) = (metric("process_resident_memory_bytes"), metric("process_virtual_memory_bytes"));
-    assert!(resident > 1e6 && resident <= virtual_memory, "{resident} {virtual_memory}");
-    let listed = std::fs::read_dir(format!("/proc/{}/task", writ.pid())).unwrap().count();
-    assert!(metric("process_threads") >= 2.0 && listed >= 2);
-    let (open, most) = (metric("process_open_fds"), metric("process_max_fds"));
-    assert!(open >= 10.0 && open < most, "{open} of {most}");
-    let held: Vec<_> = (0..5).map(|_| writ.workload("mailer").connect()).collect();
-    assert!(metric("process_open_fds") >= open + 4.0, "{} connections more", held.len());
-}
-
-/// CONTRACT 10
-#[test]
-fn requests_are_counted_by_client_source_outcome_and_reason() {
-    let writ = scene::mailer();
-    for _ in 0..3 {
-        writ.workload("mailer").token(&good()).issued();
-    }
-    writ.workload("mailer").token(&good().set("scope", "other")).invalid_scope("purpose_not_allowed");
-    writ.workload("nobody").token(&good()).invalid_client("client_unknown");
-    let count = |labels: &[(&str, &str)]| writ.metric("writ_token_requests_total", labels);
-    let issued = [("client", "mailer"), ("source", "client_credentials"), ("outcome", "issued"), ("reason", "-")];
-    assert_eq!(count(&issued), Some(3.0));
-    let refused = [("client", "mailer"), ("outcome", "refused"), ("reason", "purpose_not_allowed")];
-    assert_eq!(count(&refused), Some(1.0));
-    let unknown = [("client", "-"), ("source", "-"), ("outcome", "refused"), ("reason", "client_unknown")];
-    assert_eq!(count(&unknown), Some(1.0));
-}
-
-/// A-134
-#[test]
-fn strange_values_make_no_new_series() {
-    let writ = scene::mailer();
-    let client = writ.workload("mailer");
-    let ask = |index: usize| {
-        client.token(&good().set("requested_subject", &format!("u{index}@trust-domain.example")));
-        client.token(&good().set("scope", &format!("unheard-{index}")));
-        client.token(&good().set("grant_type", &format!("grant-{index}")));
-        client.token(&good().set("client_id", &format!("client-{index}")));
-        client.connect().get("GET", &format!("/path-{index}"));
-        writ.workload("nobody").token(&good().set("client_id", &format!("client-{index}")));
-    };
-    let series = || -> BTreeSet<String> {
-        let text = writ.metrics();
-        text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect()
-    };
-    ask(0);
-    let before = series();
-    (1..10).for_each(ask);
-    assert_eq!(series(), before);
-}
-
-/// CONTRACT 10, R-PRIV-03
-#[test]
-fn an_issued_token_is_audited() {
-    let writ = scene::mailer();
-    let credentials = writ.setup.credentials("mailer");
-    let form = good().set("requested_subject", "alice@trust-domain.example");
-    let issued = writ.workload_with(&credentials).token(&form).issued();
-    let line = writ.audit_of(&issued.request_id);
-    let sha256 = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, issued.token.as_bytes()));
-    for (name, value) in [
-        ("event", json!("token_issued")),
-        ("target", json!("audit")),
-        ("client", json!("mailer")),
-        ("source", json!("client_credentials")),
-        ("scope", json!("mailbox.deliver")),
-        ("txn", json!(issued.txn())),
-        ("sub", json!("alice@trust-domain.example")),
-        ("kid", json!(issued.kid())),
-        ("exp", json!(issued.exp())),
-        ("token_sha256", json!(sha256)),
-        ("client_certificate", json!(credentials.thumbprint())),
-    ] {
-        assert_eq!(line[name], value, "{name} in {line}");
-    }
-    assert!(line["timestamp"].is_string() && line["level"].is_string() && line["policies"].is_string(), "{line}");
-    for absent in ["reason", "use", "delayed_by", "key_state", "retry"] {
-        assert_eq!(line.get(absent), None, "what does not apply is absent");
-    }
-}
-
-/// CONTRACT 10
-#[test]
-fn a_refusal_is_audited_with_its_reason() {
-    let writ = scene::mailer();
-    let refused = writ.workload("mailer").token(&good().set("scope", "other")).invalid_scope("purpose_not_allowed");
-    let line = writ.audit_of(&refused.request_id);
-    assert_eq!(
-        (&line["event"], &line["reason"], &line["client"]),
-        (&json!("token_refused"), &json!("purpose_not_allowed"), &json!("mailer"))
-    );
-    for absent in ["txn", "token_sha256", "kid", "exp"] {
-        assert_eq!(line.get(absent), None, "{absent} in {line}");
-    }
-}
-
-/// CONTRACT 10
-#[test]
-fn what_never_became_a_request_is_audited_too() {
-    let writ = scene::mailer();
-    let stranger = writ.workload("nobody").token(&good()).invalid_client("client_unknown");
-    let line = writ.audit_of(&stranger.request_id);
-    assert_eq!((&line["reason"], line.get("client")), (&json!("client_unknown"), None));
-    let client = writ.workload("mailer");
-    let json_body = client.post(&[("Content-Type", "application/json")], b"{}");
-    let refused = json_body.refused(415, "invalid_request", "media_type_unsupported");
-    assert_eq!(writ.audit_of(&refused.request_id)["reason"], "media_type_unsupported");
-}
-
-/// A-133
-#[test]
-fn strange_values_cannot_forge_a_log_line() {
-    let writ = scene::mailer();
-    let evil = "x\n{\"target\":\"audit\",\"event\":\"token_issued\"}\u{1b}[31m\u{202e}\"";
-    writ.workload("mailer").token(&good().set("client_id", evil)).invalid_client("client_id_mismatch");
-    let long = format!("a{}", "b".repeat(60_000));
-    writ.workload("mailer").token(&good().set("scope", &long)).status();
-    writ.workload("mailer").token(&good()).issued();
-    for line in writ.log_text().lines() {
-        assert!(!line.contains('\u{1b}') && !line.contains('\u{202e}'), "{line}");
-        assert!(line.len() < 16_000, "a line of {} bytes", line.len());
-    }
-    let audit = writ.audit();
-    assert_eq!(audit.iter().filter(|line| line["event"] == "token_issued").count(), 1);
-}
-
-/// A-135, R-PRIV-01: nor does a refusal repeat it.
-#[test]
-fn a_token_that_is_sent_in_the_wrong_place_is_not_logged() {
-    let writ = scene::mailer();
-    let token = Key::es256("k").token(r#"{"alg":"ES256"}"#, r#"{"sub":"a"}"#);
-    let form = good().set("requested_subject", "alice@trust-domain.example").set("client_id", "mailer");
-    let mut bodies: Vec<Form> = form.names().iter().map(|name| form.clone().set(name, &token)).collect();
-    bodies.push(form.set(&token, &token));
-    for body in bodies {
-        let answer = writ.workload("mailer").token(&body);
-        writ.audit_of(&answer.request_id());
-        assert!(!answer.response.text().contains(&token), "{body:?}");
-    }
-    assert!(!writ.log_text().contains(&token));
-}
-
-/// CONTRACT 10
-#[test]
-fn every_line_of_the_log_is_json() {
-    let writ = scene::mailer();
-    writ.workload("mailer").token(&good()).issued();
-    for line in writ.log_text().lines() {
-        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        for name in ["timestamp", "level", "target"] {
-            assert!(line[name].is_string(), "{name} is missing: {line}");
-        }
-    }
-}
-
-/// CONTRACT 2
-#[test]
-fn a_trace_of_the_client_is_found_in_the_log() {
-    let writ = scene::mailer();
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
-    let headers = [("Content-Type", FORM), ("traceparent", parent.as_str())];
-    writ.workload("mailer").post(&headers, good().encode().as_bytes()).issued();
-    writ.wait_for_log("the trace", |line| line.to_string().contains(trace));
-}
-
-/// A-132: what cannot be recorded does not happen.
-#[test]
-fn no_token_leaves_once_the_log_is_closed() {
-    let mut writ = scene::mailer();
-    writ.close_log();
-    let client = writ.workload("mailer");
-    eventually("the log is found closed", || {
-        let answer = client.token(&good());
-        (answer.status() != 200).then(|| answer.refused(503, "temporarily_unavailable", "audit_unavailable"))
-    });
-    client.token(&good()).refused(503, "temporarily_unavailable", "audit_unavailable");
 }
 
 /// CONTRACT 8
@@ -295,7 +51,7 @@ fn sigterm_and_sigint_stop_the_service() {
 
 /// A-043
 #[test]
-fn a_request_in_flight_is_answered_before_the_stop() {
+fn a_request_in_flight_is_answered_before_the_shutdown() {
     let mut writ = scene::mailer();
     let body = good().encode();
     let head = format!(
@@ -305,9 +61,13 @@ fn a_request_in_flight_is_answered_before_the_stop() {
     let mut session = writ.workload("mailer").connect();
     let (first, rest) = body.split_at(10);
     session.connection.send(format!("{head}{first}").as_bytes()).unwrap();
-    // The head has been read once the service has answered somebody who came later.
-    writ.workload("mailer").token(&good()).issued();
+    // The head has been read, and nothing else is in flight, once a later request is answered and its connection closed.
+    let mut later = writ.workload("mailer").connect();
+    later.post("/token", &[("Content-Type", FORM), ("Connection", "close")], body.as_bytes()).issued();
+    assert!(later.connection.is_ended());
     writ.signal(Signal::TERM);
+    let is_draining = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with("draining"));
+    writ.wait_for_log("the shutdown", is_draining);
     eventually("no new connection is taken", || writ.workload("mailer").try_token(&good()).err());
     session.connection.send(rest.as_bytes()).unwrap();
     let response = session.connection.receive().unwrap();
@@ -323,7 +83,7 @@ fn a_request_in_flight_is_answered_before_the_stop() {
     assert_eq!((&drained["answered"], &drained["cut_off"]), (&json!(1), &json!(0)), "{drained}");
 }
 
-/// The line of a service that has ended whose message begins so.
+/// The line of a stopped service whose message begins like this.
 fn logged(writ: &Writ, message: &str) -> Value {
     let text = writ.log_text();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -333,7 +93,7 @@ fn logged(writ: &Writ, message: &str) -> Value {
 
 /// A-043
 #[test]
-fn a_request_that_does_not_end_in_time_is_told_as_cut_off() {
+fn a_request_that_does_not_end_in_time_is_reported_as_cut_off() {
     let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_timeout", "1s").start();
     let head =
         format!("POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 500\r\n\r\na=b");
@@ -346,9 +106,9 @@ fn a_request_that_does_not_end_in_time_is_told_as_cut_off() {
     assert_eq!(logged(&writ, "drained")["cut_off"], 1);
 }
 
-/// Whoever asks for a reload hears that it was done.
+/// An operator who asks for a reload finds in the log that it was done.
 #[test]
-fn a_reload_without_a_change_is_told() {
+fn a_reload_without_a_change_is_logged() {
     let writ = scene::mailer();
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
@@ -357,9 +117,9 @@ fn a_reload_without_a_change_is_told() {
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
 }
 
-/// A filter that means nothing would make a log without lines.
+/// An invalid filter would make a log without lines.
 #[test]
-fn a_log_filter_that_means_nothing_stops_the_start() {
+fn an_invalid_log_filter_stops_the_start() {
     for (filter, expected) in [("verbose", "`verbose` is no level"), ("wirt=debug", "did you mean `writ`?")] {
         let setup = Setup::new().client("mailer", MAILER).environment("WRIT_LOG", filter);
         for command in ["serve", "check"] {
@@ -372,7 +132,7 @@ fn a_log_filter_that_means_nothing_stops_the_start() {
 
 /// A-043
 #[test]
-fn idle_connections_do_not_hold_up_the_stop() {
+fn idle_connections_do_not_delay_the_shutdown() {
     let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_timeout", "20s").start();
     let mut session = writ.workload("mailer").connect();
     session.token(&good()).issued();
@@ -383,7 +143,7 @@ fn idle_connections_do_not_hold_up_the_stop() {
 
 /// A-043
 #[test]
-fn a_stop_under_load_loses_nothing() {
+fn a_shutdown_under_load_loses_no_request() {
     let mut writ = scene::mailer();
     let client = writ.workload("mailer");
     std::thread::scope(|scope| {
@@ -424,7 +184,7 @@ fn discovery_and_ops_can_be_switched_off() {
 
 /// A-041
 #[test]
-fn an_ops_listener_for_everybody_is_warned_about() {
+fn an_ops_listener_on_all_addresses_is_warned_about() {
     let setup = Setup::new().client("mailer", MAILER).set("listen.ops", "0.0.0.0:0");
     setup.run(&["check"]).exits(0).says("ops");
     setup.start().wait_for_log("the warning", |line| line["level"] == "WARN" && line.to_string().contains("ops"));
@@ -440,7 +200,7 @@ fn the_admin_socket_is_for_its_owner() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
 }
 
-/// A-136, where the system tells.
+/// A-136, where `/proc` is available.
 #[test]
 fn the_process_leaves_no_core() {
     let writ = scene::mailer();
@@ -449,17 +209,6 @@ fn the_process_leaves_no_core() {
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     }
-}
-
-/// CONTRACT 10
-#[test]
-fn the_expiry_of_the_certificate_is_measured() {
-    let writ = scene::mailer();
-    let expiry = writ.metric("writ_tls_certificate_expiry_seconds", &[]).unwrap();
-    let day = 24.0 * 3600.0;
-    // either the instant or what is left until then
-    let instant = f64::from(u32::try_from(now()).unwrap()) + day;
-    assert!((expiry - day).abs() < 120.0 || (expiry - instant).abs() < 120.0, "{expiry}");
 }
 
 /// The certificate of the peer decides, also for the audit (A-023).

@@ -6,7 +6,7 @@ use crate::scene::{ACCOUNTS, MAILER, PURGE, batch, expired, redeem};
 use crate::support::answer::{Answer, Refused};
 use crate::support::eventually;
 use crate::support::issuer::Issuer;
-use crate::support::pdp::{self, Asked, Mode, Pdp};
+use crate::support::pdp::{self, Mode, Pdp, ReceivedRequest};
 use crate::support::pki::{self, Ca};
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
@@ -30,7 +30,7 @@ accept = ["client_credentials"]
 "#;
 
 fn setup(pdp: &Pdp) -> Setup {
-    pdp.known_to(Setup::new()).client("trader", TRADER).client("mailer", MAILER)
+    pdp.configure(Setup::new()).client("trader", TRADER).client("mailer", MAILER)
 }
 
 fn ask(writ: &Writ, scope: &str) -> Answer {
@@ -42,27 +42,27 @@ fn unavailable(answer: &Answer) -> Refused {
     answer.refused(503, "temporarily_unavailable", "pdp_unavailable")
 }
 
-/// What the decision point said, as the audit line of a request tells it.
+/// The decision in the audit line of a request.
 fn audited(writ: &Writ, request_id: &str) -> Value {
     writ.audit_of(request_id)["pdp"].clone()
 }
 
-/// How many questions ended like that.
+/// How many requests to the decision point ended like that.
 fn count(writ: &Writ, outcome: &str) -> Option<f64> {
     writ.metric("writ_pdp_requests_total", &[("outcome", outcome)])
 }
 
 /// `AuthZEN` 1.0: every member, in every digit that the client sent.
 #[test]
-fn the_decision_point_hears_who_wants_what_for_whom() {
+fn a_request_says_who_wants_what_for_whom() {
     let (pdp, issuer) = (Pdp::start(), Issuer::start());
     let gateway = "[[purpose]]\nscope = \"trade.execute\"\naccept = [\"access_token\"]\ngranted_by = [\"trade.stocks\"]\npdp = true\n";
-    let writ = pdp.known_to(Setup::new()).issuer(&issuer).client("gateway", gateway).start();
+    let writ = pdp.configure(Setup::new()).issuer(&issuer).client("gateway", gateway).start();
     let form = Form::exchange(&issuer.access_token().mint(), "trade.execute")
         .set("request_details", r#"{"quantity":100000000000000000001,"price":0.10,"ticker":"ACME"}"#)
         .set("request_context", r#"{"req_ip":"2001:db8::1"}"#);
     let issued = writ.workload("gateway").token(&form).issued();
-    let [asked] = &pdp.asked()[..] else { panic!("asked once") };
+    let [asked] = &pdp.requests()[..] else { panic!("asked once") };
     let expected = format!(
         concat!(
             r#"{{"subject":{{"type":"subject","id":"alice","properties":{{"issuer":"{}"}}}},"#,
@@ -82,10 +82,10 @@ fn the_decision_point_hears_who_wants_what_for_whom() {
 }
 
 #[test]
-fn what_it_does_not_allow_gets_no_token() {
+fn a_denial_gives_no_token() {
     let pdp = Pdp::start();
     let writ = setup(&pdp).start();
-    pdp.be(Mode::No);
+    pdp.set_mode(Mode::No);
     let refused = ask(&writ, "trade.settle").unauthorized_client("pdp_denied");
     let line = writ.audit_of(&refused.request_id);
     assert_eq!(
@@ -93,7 +93,7 @@ fn what_it_does_not_allow_gets_no_token() {
         (&"token_refused".into(), &"pdp_denied".into(), &"denied".into())
     );
     assert_eq!(count(&writ, "denied"), Some(1.0));
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     ask(&writ, "trade.settle").issued();
 }
 
@@ -101,11 +101,11 @@ fn what_it_does_not_allow_gets_no_token() {
 fn it_is_asked_about_each_purpose_that_wants_it_and_no_other() {
     let pdp = Pdp::start();
     let writ = setup(&pdp).start();
-    let purposes = || pdp.asked().iter().map(Asked::purpose).collect::<Vec<_>>();
+    let purposes = || pdp.requests().iter().map(ReceivedRequest::purpose).collect::<Vec<_>>();
     let issued = ask(&writ, "trade.list trade.settle trade.execute").issued();
     assert_eq!(purposes(), ["trade.settle", "trade.execute"]);
     assert_eq!(audited(&writ, &issued.request_id), "allowed");
-    pdp.be(Mode::Only("trade.settle"));
+    pdp.set_mode(Mode::Only("trade.settle"));
     ask(&writ, "trade.settle trade.execute").unauthorized_client("pdp_denied");
     assert_eq!(purposes(), ["trade.settle", "trade.execute"]);
     let issued = ask(&writ, "trade.list").issued();
@@ -113,7 +113,7 @@ fn it_is_asked_about_each_purpose_that_wants_it_and_no_other() {
     assert_eq!(audited(&writ, &issued.request_id), Value::Null);
 }
 
-/// R-POL-01: it can only take away.
+/// R-POL-01: it can only restrict.
 #[test]
 fn what_local_policy_refuses_is_never_asked() {
     let pdp = Pdp::start();
@@ -121,17 +121,17 @@ fn what_local_policy_refuses_is_never_asked() {
     let stranger = Form::client_credentials("trade.execute").set("requested_subject", "eve@evil.example");
     writ.workload("trader").token(&stranger).unauthorized_client("subject_not_allowed");
     ask(&writ, "trade.settle trade.other").invalid_scope("purpose_not_allowed");
-    assert!(pdp.asked().is_empty());
+    assert!(pdp.requests().is_empty());
     let known = Form::client_credentials("trade.execute").set("requested_subject", "eve@trust-domain.example");
     writ.workload("trader").token(&known).issued();
     assert!(
-        pdp.asked()[0]
+        pdp.requests()[0]
             .body
             .starts_with(r#"{"subject":{"type":"subject","id":"eve@trust-domain.example","properties":{}},"#)
     );
 }
 
-/// R-RESP-08: nothing but a plain yes is one.
+/// R-RESP-08: only `"decision": true` in a 200 allows.
 #[test]
 fn an_answer_that_is_no_decision_gives_no_token() {
     let pdp = Pdp::start();
@@ -153,12 +153,12 @@ fn an_answer_that_is_no_decision_gives_no_token() {
     modes.extend([201, 202, 400, 401, 403, 404, 429].map(Mode::Status));
     modes.push(Mode::Redirect);
     for mode in modes {
-        pdp.be(mode);
+        pdp.set_mode(mode);
         let refused = unavailable(&ask(&writ, "trade.settle"));
-        assert_eq!(pdp.asked().len(), 1, "such an answer is not asked for twice");
+        assert_eq!(pdp.requests().len(), 1, "such an answer is not asked for twice");
         assert_eq!(audited(&writ, &refused.request_id), "unavailable");
     }
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     ask(&writ, "trade.settle").issued();
 }
 
@@ -168,36 +168,36 @@ fn a_fault_is_tried_once_more_and_then_gives_no_token() {
     let pdp = Pdp::start();
     let writ = setup(&pdp).start();
     for mode in [Mode::Status(500), Mode::Status(503), Mode::Broken] {
-        pdp.be(mode);
+        pdp.set_mode(mode);
         let refused = unavailable(&ask(&writ, "trade.settle"));
-        assert_eq!(pdp.asked().len(), 2);
+        assert_eq!(pdp.requests().len(), 2);
         assert_eq!(audited(&writ, &refused.request_id), "unavailable");
         let cause = |line: &Value| line["message"] == "a request failed" && line["request_id"] == *refused.request_id;
         writ.wait_for_log("the cause", cause);
     }
     assert_eq!(count(&writ, "unavailable"), Some(3.0));
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     ask(&writ, "trade.settle").issued();
 }
 
-/// R-RESP-08: a late yes is none.
+/// R-RESP-08
 #[test]
 fn no_answer_in_time_gives_no_token() {
     let pdp = Pdp::start();
-    let writ = setup(&pdp).set("pdp.timeout", "2s").start();
-    pdp.be(Mode::Silent);
+    let writ = setup(&pdp).set("pdp.timeout", "1s").start();
+    pdp.set_mode(Mode::Silent);
     unavailable(&ask(&writ, "trade.settle"));
-    assert_eq!(pdp.asked().len(), 1);
-    pdp.be(Mode::Yes);
+    assert_eq!(pdp.requests().len(), 1);
+    pdp.set_mode(Mode::Yes);
     ask(&writ, "trade.settle").issued();
 }
 
-/// The time of a request is not longer for it.
+/// `pdp.timeout` does not extend `limits.request_timeout`.
 #[test]
-fn the_end_of_the_request_ends_the_question_too() {
+fn it_is_not_waited_for_beyond_the_end_of_the_request() {
     let pdp = Pdp::start();
-    let writ = setup(&pdp).set("limits.request_timeout", "4s").set("pdp.timeout", "4s").start();
-    pdp.be(Mode::Silent);
+    let writ = setup(&pdp).set("limits.request_timeout", "2s").set("pdp.timeout", "2s").start();
+    pdp.set_mode(Mode::Silent);
     let refused = unavailable(&ask(&writ, "trade.settle"));
     assert_eq!(audited(&writ, &refused.request_id), "unavailable");
 }
@@ -206,7 +206,7 @@ fn the_end_of_the_request_ends_the_question_too() {
 fn while_it_is_silent_other_clients_are_served() {
     let pdp = Pdp::start();
     let writ = setup(&pdp).set("limits.request_timeout", "60s").set("pdp.timeout", "50s").start();
-    pdp.be(Mode::Silent);
+    pdp.set_mode(Mode::Silent);
     let waiting = writ.workload("trader");
     let waiting: Vec<_> = (0..8)
         .map(|_| {
@@ -214,35 +214,35 @@ fn while_it_is_silent_other_clients_are_served() {
             std::thread::spawn(move || trader.token(&Form::client_credentials("trade.settle")))
         })
         .collect();
-    pdp.wait_until_asked();
+    pdp.wait_for_request();
     for _ in 0..8 {
         writ.workload("mailer").token(&Form::client_credentials("mailbox.report")).issued();
     }
     ask(&writ, "trade.list").issued();
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     for answer in waiting {
         answer.join().unwrap().issued();
     }
 }
 
-/// Five failures in a row and it is left alone for a while: nobody waits for what will not come.
+/// After five failures in a row it is not asked for a while, so that requests do not wait in vain.
 #[test]
-fn a_decision_point_that_is_away_is_left_alone_and_found_again() {
+fn a_decision_point_that_keeps_failing_is_not_asked_for_a_while() {
     let pdp = Pdp::start();
     let writ = setup(&pdp).start();
-    pdp.be(Mode::Status(503));
+    pdp.set_mode(Mode::Status(503));
     for _ in 0..5 {
         unavailable(&ask(&writ, "trade.settle"));
     }
-    assert_eq!(pdp.asked().len(), 10);
-    pdp.be(Mode::Yes);
+    assert_eq!(pdp.requests().len(), 10);
+    pdp.set_mode(Mode::Yes);
     unavailable(&ask(&writ, "trade.settle"));
-    assert!(pdp.asked().is_empty());
+    assert!(pdp.requests().is_empty());
     eventually("it is asked again", || (ask(&writ, "trade.settle").status() == 200).then_some(()));
-    assert_eq!(pdp.asked().len(), 1);
+    assert_eq!(pdp.requests().len(), 1);
 }
 
-/// mTLS: whom it does not know it does not answer, and whom Writ does not know is not asked.
+/// Mutual TLS.
 #[test]
 fn both_sides_must_show_a_certificate_that_the_other_trusts() {
     let pdp = Pdp::start();
@@ -258,7 +258,7 @@ fn both_sides_must_show_a_certificate_that_the_other_trusts() {
         unavailable(&ask(&writ, "trade.settle"));
         ask(&writ, "trade.list").issued();
     }
-    assert!(pdp.asked().is_empty());
+    assert!(pdp.requests().is_empty());
 }
 
 /// CONTRACT 6: these files are watched too; the last good set is kept.
@@ -271,7 +271,10 @@ fn its_certificates_are_renewed_without_a_restart() {
     unavailable(&ask(&writ, "trade.settle"));
     writ.expect_event("certificates_reloaded", || pdp::write_identity(&writ.setup, &pdp.credentials()));
     ask(&writ, "trade.settle").issued();
-    let broken = || writ.setup.write("certs/pdp-client.pem", "no certificate");
+    let broken = || {
+        writ.setup.write("certs/pdp-client.pem", "no certificate");
+        writ.hup();
+    };
     let told = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("[pdp] is refused"));
     writ.expect_log("what is wrong", broken, told);
     ask(&writ, "trade.settle").issued();
@@ -282,15 +285,15 @@ fn its_certificates_are_renewed_without_a_restart() {
 fn a_redemption_that_it_denies_spends_no_use() {
     let pdp = Pdp::start();
     let batch = batch("").replace("accept = [\"expired_txn_token\"]", "accept = [\"expired_txn_token\"]\npdp = true");
-    let writ = pdp.known_to(Setup::new()).client("accounts", ACCOUNTS).client("batch", &batch).start();
+    let writ = pdp.configure(Setup::new()).client("accounts", ACCOUNTS).client("batch", &batch).start();
     let original = expired(&writ);
-    assert!(pdp.asked().is_empty());
+    assert!(pdp.requests().is_empty());
     let job = writ.workload("batch");
-    pdp.be(Mode::No);
+    pdp.set_mode(Mode::No);
     job.token(&redeem(&original)).unauthorized_client("pdp_denied");
-    pdp.be(Mode::Status(403));
+    pdp.set_mode(Mode::Status(403));
     unavailable(&job.token(&redeem(&original)));
-    let [first, _] = &pdp.asked()[..] else { panic!("asked twice") };
+    let [first, _] = &pdp.requests()[..] else { panic!("asked twice") };
     let expected = format!(
         concat!(
             r#"{{"subject":{{"type":"subject","id":"accounts","properties":{{}}}},"action":{{"name":"{}"}},"#,
@@ -301,13 +304,13 @@ fn a_redemption_that_it_denies_spends_no_use() {
         original.txn()
     );
     assert_eq!(first.body, expected);
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     let redeemed = job.token(&redeem(&original)).issued();
     assert_eq!(redeemed.use_number(), Some(1));
     // A free retry is decided anew.
-    pdp.be(Mode::No);
+    pdp.set_mode(Mode::No);
     job.token(&redeem(&original)).unauthorized_client("pdp_denied");
-    pdp.be(Mode::Yes);
+    pdp.set_mode(Mode::Yes);
     assert_eq!(job.token(&redeem(&original)).issued().claims, redeemed.claims);
 }
 

@@ -25,7 +25,7 @@ fn shell(line: &str) -> Output {
     cli::run(command)
 }
 
-/// A text in which no time and no transaction is told apart from another.
+/// A text with every time and every transaction replaced.
 fn timeless(text: &str) -> String {
     let digits = |c: char| c.is_ascii_digit();
     let is_time = |word: &str| word.len() == 20 && word.ends_with('Z') && word.contains('T');
@@ -119,7 +119,7 @@ const LATER: &str = "--client batch --source expired_txn_token --scope account.p
 
 /// R-POL-12: a program gets every rule, the outcome and the claims.
 #[test]
-fn a_program_is_told_the_outcome_the_rules_and_the_claims() {
+fn explain_prints_outcome_rules_and_claims_as_json() {
     let setup = policies();
     let line = format!(r#"{TRADE} --details {{"quantity":10.50}} --presented {{"level":"gold"}} --json"#);
     let output = explain(&setup, &line).exits(0);
@@ -153,7 +153,7 @@ fn hints(setup: &Setup, line: &str, reason: &str, place: &str, hint: &str) {
     assert!(last.contains(place) && last.contains(hint), "{line}: {last}");
 }
 
-/// A newcomer who is refused is told what to change, where it is written.
+/// A refusal says what to change, and where it is written.
 #[test]
 fn a_refusal_ends_with_what_to_change_and_where() {
     let setup = policies();
@@ -289,7 +289,7 @@ fn a_refused_redemption_ends_with_what_to_change_and_where() {
 }
 
 #[test]
-fn what_a_policy_cannot_know_is_named() {
+fn explain_names_what_is_decided_elsewhere() {
     let setup = policies();
     let stored = r#"{"sub":"u","scope":"account.purge","req_wl":"accounts"}"#;
     let output = explain(&setup, &format!("{LATER} --presented {stored} --age 2h")).exits(0);
@@ -309,9 +309,9 @@ fn what_a_policy_cannot_know_is_named() {
     assert!(output.stdout.contains("its jti must not have been used before"), "{output:#?}");
 }
 
-/// CONTRACT 8: who the subject is need not be said.
+/// CONTRACT 8
 #[test]
-fn a_subject_that_nobody_names_is_supposed() {
+fn explain_assumes_a_subject_where_none_is_named() {
     let setup = policies();
     let open = "[[purpose]]\nscope = \"a\"\naccept = [\"jwt\"]\ngranted_by = [\"g\"]\n";
     setup.write("policies/open.toml", &client_policy("open", open));
@@ -365,7 +365,7 @@ fn a_request_that_makes_no_sense_is_wrong_usage() {
     setup.run(&["policy", "test"]).exits(2).says("policies/broken.toml:1: x: unknown key");
 }
 
-/// The service decides as it was explained, and its tokens say what was foretold.
+/// The service decides as `explain` predicted, and its tokens have the predicted claims.
 #[test]
 fn the_explanation_is_what_the_service_does() {
     let issuer = Issuer::start();
@@ -439,7 +439,7 @@ fn the_explanation_is_what_the_service_does() {
     }
 }
 
-/// What happened is explained by the line that tells of it.
+/// A past decision is explained from its audit line.
 #[test]
 fn a_request_is_explained_from_its_line_in_the_audit_log() {
     let issuer = Issuer::start();
@@ -670,7 +670,7 @@ max_age = \"4000d\"
     assert!(text.contains("/policies/ten.toml:12: purpose[1].when: knows no `detials`"), "{text}");
 }
 
-/// What is sound and may not be meant is told, and stops nothing.
+/// What is valid but may be unintended is a warning.
 #[test]
 fn check_warns_of_what_is_out_of_reach_or_within_reach_of_two() {
     let long = ACCOUNTS.replacen("\"1s\"", "\"2m\"", 1);

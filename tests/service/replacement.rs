@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::support::answer::{Answer, Issued};
 use crate::support::issuer::Issuer;
+use crate::support::wait_until;
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
@@ -65,7 +66,8 @@ fn replace(writ: &Writ, client: &str, token: &Issued, scope: &str) -> Answer {
     writ.workload(client).token(&form(token, scope))
 }
 
-/// R-SUBJ-20, R-SUBJ-22, R-SUBJ-24
+/// R-SUBJ-20, R-SUBJ-22, R-SUBJ-24, R-SUBJ-25, R-CLAIM-07: the chain is there from the first replacement on, it comes
+/// from no request, and the log leads from the old token to the new one.
 #[test]
 fn the_transaction_goes_on_unchanged_and_the_chain_grows() {
     let writ = setup().start();
@@ -80,11 +82,17 @@ fn the_transaction_goes_on_unchanged_and_the_chain_grows() {
         })
     );
     assert_eq!(second.typed.tctx.raw("amount"), Some("0.10"), "digit for digit");
-    let third = replace(&writ, "ledger", &second, "order.refund").issued();
+    assert_eq!((&first.claims["req_wl"], first.claims.get("req_wl_chain")), (&json!("edge"), None));
+    let pretending = form(&second, "order.refund")
+        .set("req_wl_chain", r#"["mallory"]"#)
+        .set("request_context", r#"{"req_wl_chain":["mallory"]}"#);
+    let third = writ.workload("ledger").token(&pretending).issued();
+    assert_eq!(third.claims["req_wl"], "ledger");
     assert_eq!(third.claims["req_wl_chain"], json!(["edge", "orders", "ledger"]));
     let audit = writ.audit_of(&second.request_id);
     assert_eq!((&audit["source"], &audit["txn"]), (&json!("txn_token"), &json!(first.txn())));
     assert_eq!(audit["subject_token_sha256"], writ.audit_of(&first.request_id)["token_sha256"]);
+    assert_ne!(audit["token_sha256"], audit["subject_token_sha256"]);
     assert!(audit.get("delayed_by").is_none());
 }
 
@@ -105,12 +113,13 @@ fn the_scope_stays_or_shrinks_and_never_grows() {
     );
 }
 
-/// R-SUBJ-19: off, unless the purpose accepts it.
+/// R-SUBJ-19
 #[test]
-fn a_purpose_that_does_not_accept_it_replaces_nothing() {
+fn replacement_is_off_unless_the_purpose_accepts_it() {
     let writ = setup().start();
     let first = begin(&writ, "order.refund");
     replace(&writ, "edge", &first, "order.refund").unauthorized_client("source_not_allowed");
+    replace(&writ, "orders", &first, "order.refund").issued();
 }
 
 /// R-SUBJ-22, A-110
@@ -157,7 +166,7 @@ fn a_replacement_outlives_the_token_only_where_the_purpose_says_so() {
     assert_eq!(replace(&writ, "orders", &first, "order.view order.refund").issued().exp(), first.exp());
 }
 
-/// R-SUBJ-25, A-110
+/// R-SUBJ-24, R-SUBJ-25, A-110
 #[test]
 fn the_fifth_replacement_is_one_too_many() {
     let writ = setup().start();
@@ -191,7 +200,7 @@ fn the_number_of_replacements_is_a_setting() {
     replace(&writ, "orders", &first, "order.refund").invalid_request("replacement_limit");
 }
 
-/// R-SUBJ-23
+/// R-SUBJ-02, R-SUBJ-23
 #[test]
 fn an_expired_token_is_not_replaced() {
     let brief = EDGE.replacen("50s", "1s", 1);
@@ -203,7 +212,7 @@ fn an_expired_token_is_not_replaced() {
     assert_eq!(refused.answer["expired_at"], first.exp());
 }
 
-/// CONTRACT 3.4: neither what came of a redemption.
+/// CONTRACT 3.4, R-DELAY-14
 #[test]
 fn a_redeemed_token_is_not_replaced() {
     let edge = EDGE.replacen("50s", "1s", 1);
@@ -240,7 +249,7 @@ fn a_replaced_token_goes_on_record_for_whoever_may_redeem_it() {
     replace(&writ, "job", &first, "order.refund").invalid_request("redemption_exhausted");
 }
 
-/// A-091: today's policy counts.
+/// A-091: the current policy applies.
 #[test]
 fn a_client_whose_policy_is_gone_replaces_nothing() {
     let writ = setup().start();
@@ -252,25 +261,72 @@ fn a_client_whose_policy_is_gone_replaces_nothing() {
     replace(&writ, "orders", &first, "order.refund").invalid_client("client_unknown");
 }
 
-/// A-064, A-107, A-112: only a Txn-Token of ours, by a published key.
+/// A-064, A-107, A-112, R-SUBJ-05, R-SUBJ-19: only a Txn-Token of this service, signed by a published key.
 #[test]
-fn nothing_but_a_live_token_of_this_service_is_replaced() {
+fn only_a_valid_txn_token_of_this_service_is_replaced() {
     let issuer = Issuer::start();
     let writ = setup().issuer(&issuer).start();
     let first = begin(&writ, "order.refund");
     let ask = |token: &str| writ.workload("orders").token(&Form::redeem(token, "order.refund"));
     ask(&issuer.access_token().mint()).invalid_request("subject_token_malformed");
+    let retyped = issuer.access_token().header("typ", "txntoken+jwt").mint();
+    ask(&retyped).invalid_request("subject_token_key_unknown");
     let (signed_part, signature) = first.token.rsplit_once('.').unwrap();
-    let flipped = signature.chars().rev().collect::<String>();
-    let answer = ask(&format!("{signed_part}.{flipped}"));
-    assert!(["subject_token_signature_invalid", "subject_token_malformed"].contains(&answer.reason().as_str()));
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
+    ask(&format!("{signed_part}.{other}{}", &signature[1..])).invalid_request("subject_token_signature_invalid");
     let elsewhere = setup().start();
     let foreign = begin(&elsewhere, "order.refund");
     ask(&foreign.token).invalid_request("subject_token_key_unknown");
-    // Nor does it pass as anything else.
+    let audience = form(&first, "order.refund").set("audience", "other.example");
+    writ.workload("orders").token(&audience).refused(400, "invalid_target", "audience_unknown");
+    // It is accepted as no other type either.
     for kind in ["access_token", "jwt", "id_token", "self_signed"] {
         let form =
             Form::token_exchange(&first.token, &format!("urn:ietf:params:oauth:token-type:{kind}"), "order.refund");
         writ.workload("orders").token(&form).unauthorized_client("source_not_allowed");
     }
+}
+
+/// R-SUBJ-20
+#[test]
+fn nothing_in_a_request_changes_transaction_subject_or_audience() {
+    let writ = setup().start();
+    let first = begin(&writ, "order.refund");
+    let members = r#"{"txn":"t-1","sub":"mallory","aud":"other.example"}"#;
+    let form = Form::redeem(&first.token, "order.refund")
+        .set("request_details", members)
+        .set("request_context", members)
+        .set("txn", "t-1")
+        .set("sub", "mallory");
+    let second = writ.workload("orders").token(&form).issued();
+    for name in ["txn", "sub", "aud"] {
+        assert_eq!(second.claims[name], first.claims[name], "{name}");
+    }
+    let form = form.set("requested_subject", "mallory");
+    writ.workload("orders").token(&form).invalid_request("parameter_unsupported");
+}
+
+/// R-SUBJ-24
+#[test]
+fn no_chain_has_more_than_32_clients() {
+    let writ = setup().set("tokens.max_replacements", 100).start();
+    let mut token = begin(&writ, "order.view");
+    for _ in 1..32 {
+        token = replace(&writ, "orders", &token, "order.view").issued();
+    }
+    assert_eq!(token.claims["req_wl_chain"].as_array().map(Vec::len), Some(32));
+    replace(&writ, "orders", &token, "order.view").invalid_request("replacement_limit");
+}
+
+/// R-SUBJ-25: the 15 minutes count from the time in `txn`, whatever the purpose outlives.
+#[test]
+fn a_replacement_ends_fifteen_minutes_after_the_transaction_began() {
+    let orders = ORDERS.replacen("5m", "15m", 1);
+    let writ = setup().set("tokens.max_lifetime", "15m").client("orders", &orders).start();
+    let first = begin(&writ, "order.refund order.view");
+    let milliseconds = u64::from_str_radix(&first.txn().replace('-', "")[..12], 16).unwrap();
+    wait_until(milliseconds / 1000 + 2);
+    let longer = replace(&writ, "orders", &first, "order.view").issued();
+    assert_eq!(longer.exp(), milliseconds / 1000 + 900);
+    assert!(longer.exp() < longer.iat() + 900);
 }

@@ -1,11 +1,13 @@
 //! The clients that most tests have: who they are and what they may get.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use crate::support::answer::Issued;
 use crate::support::issuer::Issuer;
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, Writ};
 
-/// Delivers mail: tokens in one call, for itself and for mailboxes.
+/// Gets tokens in one call, for itself and for mailboxes.
 pub(crate) const MAILER: &str = r#"
 [[purpose]]
 scope = "mailbox.deliver"
@@ -17,7 +19,7 @@ scope = "mailbox.report"
 accept = ["client_credentials"]
 "#;
 
-/// Brings the access tokens of users.
+/// Exchanges access tokens of users.
 pub(crate) const GATEWAY: &str = r#"
 [[purpose]]
 scope = "trade.execute"
@@ -25,7 +27,7 @@ accept = ["access_token"]
 granted_by = ["trade.stocks"]
 "#;
 
-/// Starts what a later job finishes: its tokens live for a second.
+/// Issues tokens for a later job; they live for a second.
 pub(crate) const ACCOUNTS: &str = r#"
 [[purpose]]
 scope = "account.purge"
@@ -39,11 +41,35 @@ accept = ["client_credentials"]
 lifetime = "1s"
 "#;
 
-/// May ask about tokens, and may have none.
+/// May introspect tokens, and gets none.
 pub(crate) const READER: &str = "introspect = true\n";
 
 /// The purpose that every redemption here is for.
 pub(crate) const PURGE: &str = "account.purge";
+
+/// What tests share while they overlap, if none of them changes it: it starts with the first and ends with the last.
+pub(crate) struct Shared<T>(Mutex<Weak<T>>);
+
+impl<T> Shared<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Weak::new()))
+    }
+
+    pub(crate) fn get(&self, start: impl FnOnce() -> T) -> Arc<T> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(start());
+            *running = Arc::downgrade(&started);
+            started
+        })
+    }
+}
+
+/// The same as [`mailer`], for tests that do not change it and count nothing.
+pub(crate) fn shared_mailer() -> Arc<Writ> {
+    static MAILER: Shared<Writ> = Shared::new();
+    MAILER.get(mailer)
+}
 
 /// A running service with `mailer`.
 pub(crate) fn mailer() -> Writ {

@@ -100,7 +100,7 @@ fn a_client_vouches_for_a_subject_with_the_key_of_its_certificate() {
     assert_eq!((&audit["source"], &audit["sub"]), (&json!("self_signed"), &json!("ann@trust-domain.example")));
 }
 
-/// CONTRACT 7: `jwks_file`, read again when it changes.
+/// R-SUBJ-15, CONTRACT 7 (`jwks_file`): read again when it changes.
 #[test]
 fn a_client_vouches_with_the_keys_of_its_policy() {
     let (first, second) = (Key::ed25519("m-1"), Key::rsa("m-2"));
@@ -112,6 +112,8 @@ fn a_client_vouches_with_the_keys_of_its_policy() {
     scene.ask(&token(&first, "1")).issued();
     scene.ask(&mint(&scene.key, &claims("2"))).issued();
     scene.ask(&token(&second, "3")).invalid_request("subject_token_key_unknown");
+    let impostor = signed(&Key::ed25519("x"), &json!({"alg": "EdDSA", "kid": "m-1"}), &claims("3"));
+    scene.ask(&impostor).invalid_request("subject_token_signature_invalid");
     scene.writ.expect_event("policies_reloaded", || {
         scene.writ.setup.write("policies/mailer.jwks.json", &keys(&[&second]));
     });
@@ -119,7 +121,7 @@ fn a_client_vouches_with_the_keys_of_its_policy() {
     scene.ask(&token(&first, "4")).invalid_request("subject_token_key_unknown");
 }
 
-/// never tried against anyone else's keys.
+/// A-065, R-SUBJ-15: never tried against the keys of another client.
 #[test]
 fn a_token_of_another_client_or_key_is_refused() {
     let scene = Scene::new();
@@ -140,11 +142,12 @@ fn a_token_of_another_client_or_key_is_refused() {
 
 /// R-SUBJ-14, R-SUBJ-16
 #[test]
-fn every_rule_of_a_self_signed_token_holds() {
+fn every_claim_of_a_self_signed_token_is_checked() {
     let scene = Scene::new();
     for (name, value, reason) in [
         ("iss", json!(null), "subject_token_issuer_unknown"),
         ("iss", json!("Mailer"), "subject_token_issuer_unknown"),
+        ("iss", json!("other"), "subject_token_issuer_unknown"),
         ("iss", json!("spiffe://trust-domain.example/mailer"), "subject_token_issuer_unknown"),
         ("aud", json!(null), "subject_token_claims_invalid"),
         ("aud", json!("https://localhost:8443/token"), "subject_token_audience_mismatch"),
@@ -172,13 +175,14 @@ fn every_rule_of_a_self_signed_token_holds() {
     (old["iat"], old["exp"]) = (json!(now() - 60), json!(now() - 30));
     let refused = scene.ask(&mint(&scene.key, &old)).invalid_request("subject_token_expired");
     assert_eq!(refused.answer["expired_at"], old["exp"]);
-    // Whatever was refused for another reason has spent nothing.
+    // A token that was refused for another reason has not been used.
     scene.ask(&mint(&scene.key, &claims("rule"))).issued();
+    scene.ask(&mint(&scene.key, &with("audiences", "aud", json!([ISSUER, "https://other.example"])))).issued();
 }
 
-/// what is something else does not pass for it.
+///
 #[test]
-fn only_a_jwt_of_the_right_kind_and_form_is_taken() {
+fn only_a_jwt_of_the_right_type_and_form_is_accepted() {
     let scene = Scene::new();
     for header in [
         json!({"typ": "at+jwt", "alg": "ES256"}),
@@ -195,7 +199,7 @@ fn only_a_jwt_of_the_right_kind_and_form_is_taken() {
     scene.ask("{\"sub\":\"ann@trust-domain.example\"}").invalid_request("subject_token_malformed");
 }
 
-/// CONTRACT 7: whom it may name is written, for this source as for the others.
+/// R-SUBJ-14, CONTRACT 7: `subjects` applies to this source too.
 #[test]
 fn a_client_vouches_only_for_subjects_that_its_policy_names() {
     let scene = Scene::new();
@@ -218,7 +222,7 @@ fn the_txn_token_does_not_outlive_the_self_signed_one() {
     assert_eq!(issued.exp(), brief["exp"].as_u64().unwrap() + 10);
 }
 
-/// at once, in parallel, after a kill and a restart: one Txn-Token.
+/// A-066, R-SUBJ-16, R-POL-11: at once, in parallel, after a kill and a restart: one Txn-Token.
 #[test]
 fn a_token_is_used_once_whatever_happens() {
     let mut scene = Scene::new();
@@ -248,7 +252,7 @@ fn a_token_is_used_once_whatever_happens() {
     scene.ask(&mint(&scene.key, &claims("next"))).issued();
 }
 
-/// killed in the middle of a crowd, at most one of them has its token, and nobody gets another.
+/// killed among parallel requests, the service has issued at most one token, and issues no other.
 #[test]
 fn a_kill_among_parallel_uses_leaves_one_token_at_most() {
     let mut scene = Scene::new();

@@ -1,5 +1,5 @@
-//! The OAuth clients of others, as `examples/clients` and docs/how-to/use-an-oauth-client-library.md show them, and what happens without what these
-//! say that they need. `tests/tools.sh` fetches the libraries.
+//! The OAuth clients of others, as `examples/clients` and docs/how-to/use-an-oauth-client-library.md show them, and what
+//! happens without what these say that they need. `tests/tools.sh` fetches the libraries.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -19,7 +19,7 @@ use crate::support::writ::{Setup, Writ};
 use crate::tools::{fetched, root};
 
 const PROGRAMS: [&str; 4] = ["openid-client.mjs", "oauth4webapi.mjs", "requests-oauthlib.py", "oauth2-go/main.go"];
-/// Those that can do with a certificate alone.
+/// Those that need only a certificate.
 const ALONE: &[&str] = PROGRAMS.split_at(1).1;
 
 const MAILER: &str = r#"
@@ -28,7 +28,7 @@ scope = "mailbox.deliver"
 accept = ["client_credentials", "unsigned_json"]
 subjects = ["*@trust-domain.example"]
 "#;
-/// The same where a decision point has the last word.
+/// The same where a decision point is asked.
 const SORTER: &str = r#"
 [[purpose]]
 scope = "mailbox.sort"
@@ -162,7 +162,7 @@ fn each_says_for_whom_it_acts() {
 }
 
 #[test]
-fn all_but_openid_client_do_with_a_certificate_alone() {
+fn all_but_openid_client_need_only_a_certificate() {
     let writ = setup().start();
     for name in ALONE {
         let arguments = ["mailer", "mailbox.deliver", "client_credentials", "bob@trust-domain.example"];
@@ -174,7 +174,7 @@ fn all_but_openid_client_do_with_a_certificate_alone() {
 }
 
 #[test]
-fn each_tells_why_it_was_refused() {
+fn each_reports_why_it_was_refused() {
     let writ = setup().start();
     for name in PROGRAMS {
         let arguments = ["mailer", "mailbox.deliver", "unsigned_json", "bob@elsewhere.example"];
@@ -184,20 +184,20 @@ fn each_tells_why_it_was_refused() {
     }
 }
 
-/// Each waits for as long as it is told, and gets its token then.
+/// Each waits for as long as `Retry-After` says, and gets its token then.
 #[test]
-fn each_asks_again_when_it_is_told_to() {
+fn each_retries_after_the_given_time() {
     let pdp = Pdp::start();
-    let writ = pdp.known_to(setup()).client("sorter", SORTER).start();
+    let writ = pdp.configure(setup()).client("sorter", SORTER).start();
     for name in PROGRAMS {
-        pdp.be(Mode::Status(500));
+        pdp.set_mode(Mode::Status(500));
         let arguments = ["sorter", "mailbox.sort", "unsigned_json", "bob@trust-domain.example"];
         let Some(mut command) = program(&writ, name, |text| text, &arguments) else { continue };
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut told = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut told).unwrap();
         assert!(told.starts_with("pdp_unavailable: asking again in "), "{name}: {told}");
-        pdp.be(Mode::Yes);
+        pdp.set_mode(Mode::Yes);
         let mut stdout = String::new();
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let output = Output { code: child.wait().unwrap().code().unwrap(), stdout, stderr: told };
@@ -205,7 +205,7 @@ fn each_asks_again_when_it_is_told_to() {
     }
 }
 
-/// That grant it knows with bearer tokens only.
+/// It supports that grant with bearer tokens only.
 #[test]
 fn openid_client_refuses_what_a_certificate_alone_brings() {
     let writ = setup().start();
@@ -227,7 +227,7 @@ fn openid_client_refuses_what_a_certificate_alone_brings() {
 }
 
 #[test]
-fn oauth4webapi_must_be_told_the_token_type() {
+fn oauth4webapi_needs_the_token_type() {
     let writ = setup().start();
     for source in ["client_credentials", "unsigned_json"] {
         let arguments = ["mailer", "mailbox.deliver", source, "bob@trust-domain.example"];

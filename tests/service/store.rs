@@ -1,4 +1,5 @@
-//! The store: one process, damage is seen, repair says what is lost (CONTRACT 3.5, 6, 8; ).
+//! The store: one process, damage is seen, repair says what is lost (CONTRACT 3.5, 6, 8,
+//!
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,16 +33,17 @@ fn database(writ: &Writ) -> PathBuf {
     all.into_iter().find(|path| path.file_name().is_some_and(|name| name == "db")).expect("a database file")
 }
 
-///
+/// A-124, R-POL-11
 #[test]
-fn a_second_process_is_refused_and_harms_nobody() {
+fn a_second_process_is_refused_and_the_first_goes_on() {
     let writ = scene::mailer();
     let refused = writ.run(&["serve"]).exits(2);
     refused.says(&format!("locked by process {}", writ.pid()));
     writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
 }
 
-/// where the lock file is gone another process can open the store. This one counts nothing by what it knew.
+/// without the lock file another process can open the store, so this one counts no use until it has opened it
+/// anew.
 #[test]
 fn without_its_lock_file_nothing_is_counted_until_the_store_has_been_opened_anew() {
     let writ = delayed("").start();
@@ -58,7 +60,7 @@ fn without_its_lock_file_nothing_is_counted_until_the_store_has_been_opened_anew
 
 /// whatever the umask.
 #[test]
-fn what_the_service_writes_is_for_nobody_else() {
+fn only_the_owner_can_read_what_the_service_writes() {
     let writ = delayed("").start();
     let original = expired(&writ);
     try_redeem(&writ, &original).issued();
@@ -158,7 +160,7 @@ fn a_missing_database_stops_the_start() {
     damaged(&writ);
 }
 
-/// CONTRACT 6: repair brings the key history back and refuses what the lost ledger knew.
+/// CONTRACT 6: a repair restores the key history and refuses tokens that only the lost ledger knew.
 #[test]
 fn a_repaired_store_has_its_key_history_and_no_old_records() {
     let (mut writ, original) = stopped();
@@ -259,7 +261,7 @@ fn leftovers_of_a_start_on_a_full_disk_are_no_damage() {
     try_redeem(&writ, &original).issued();
 }
 
-/// The operator's word counts where the seal says nothing, and where only what speeds up a start is damaged.
+/// The operator can vouch for the ledger where the seal is missing, and where only a snapshot is damaged.
 #[test]
 fn the_ledger_can_be_trusted_without_seal_and_snapshot() {
     let harms: [(&str, Option<&[u8]>); 3] =
@@ -311,7 +313,7 @@ fn a_refused_start_changes_nothing() {
 
 /// Repair is audited, and the log says so at the latest with the next start.
 #[test]
-fn a_repair_is_on_record() {
+fn a_repair_is_audited() {
     let (mut writ, _) = stopped();
     fs::remove_file(database(&writ)).unwrap();
     let output = writ.run(&["store", "repair"]).exits(0);
@@ -331,7 +333,7 @@ fn a_rolled_back_store_stops_the_start_until_an_operator_trusts_it() {
     let backup = fs::read(&path).unwrap();
     writ.start();
     for original in &originals {
-        try_redeem(&writ, original).issued().wait_until_expired();
+        try_redeem(&writ, original).issued();
     }
     assert_eq!(writ.terminate(), 0);
     fs::write(&path, backup).unwrap();
@@ -354,7 +356,7 @@ fn a_foreign_store_stops_the_start() {
     writ.start();
 }
 
-/// acknowledged is durable.
+/// what was acknowledged is durable.
 #[test]
 fn a_killed_server_starts_again() {
     let mut writ = delayed("").start();
@@ -367,7 +369,8 @@ fn a_killed_server_starts_again() {
     }
 }
 
-/// what needs the store is refused for a while, all else goes on, and it recovers without a restart.
+/// R-RESP-08, R-DELAY-13: what needs the store is refused for a while, all else goes on, and it recovers
+/// without a restart.
 #[test]
 fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let mut writ = delayed("").client("mailer", scene::MAILER).start();
@@ -378,7 +381,8 @@ fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let start = || writ.workload("accounts").token(&Form::client_credentials(scene::PURGE));
     writ.fill_disk(true);
     try_redeem(&writ, &original).refused(503, "temporarily_unavailable", "store_unavailable");
-    start().refused(503, "temporarily_unavailable", "store_unavailable");
+    let refused = start().refused(503, "temporarily_unavailable", "store_unavailable");
+    assert!(refused.answer.get("access_token").is_none());
     deliver().issued();
     let failing = eventually("readiness tells", || {
         let ready = writ.site().ops("/readyz");
@@ -405,4 +409,13 @@ fn the_clock_can_be_trusted_while_the_service_runs_and_while_it_does_not() {
     writ.expect_event("clock_trusted", || drop(writ.run(&["store", "trust-clock"]).exits(0)));
     assert_eq!(writ.terminate(), 0);
     writ.run(&["store", "trust-clock"]).exits(0);
+}
+
+/// R-POL-11
+#[test]
+fn the_keys_of_one_trust_domain_sign_for_no_other() {
+    let mut writ = scene::mailer();
+    assert_eq!(writ.terminate(), 0);
+    writ.setup.change("trust_domain", "other.example");
+    writ.run(&["serve"]).exits(2).says("the store belongs to the trust domain");
 }

@@ -25,6 +25,10 @@ scope = "mailbox.sort"
 accept = ["unsigned_json"]
 subjects = ["*"]
 lifetime = "5m"
+
+[[purpose]]
+scope = "mailbox.move"
+accept = ["unsigned_json"]
 "#;
 
 fn mailer() -> Writ {
@@ -44,10 +48,11 @@ fn a_client_names_a_subject_within_its_policy() {
     assert_eq!(issued.claims["sub"], "ann@trust-domain.example");
     assert_eq!(issued.typed.tctx.raw("folder"), Some(r#"{"id":100000000000000000001}"#));
     assert_eq!(issued.typed.tctx.iter().count(), 1);
+    assert_eq!(ask(&writ, r#" {"sub":"ann"} "#, "mailbox.sort").issued().claims["sub"], "ann", "white space around it");
     assert_eq!(writ.audit_of(&issued.request_id)["source"], "unsigned_json");
 }
 
-/// A-067: what the object says besides is no claim of the token.
+/// A-067, R-SUBJ-18: what the object says besides is no claim of the token.
 #[test]
 fn other_members_are_dropped() {
     let writ = mailer();
@@ -64,7 +69,7 @@ fn other_members_are_dropped() {
 
 /// A-067, R-SUBJ-17
 #[test]
-fn what_is_no_plain_object_with_a_subject_is_refused() {
+fn anything_but_a_json_object_with_a_subject_is_refused() {
     let writ = mailer();
     for text in [
         "ann@trust-domain.example",
@@ -103,12 +108,13 @@ fn an_expiry_is_honoured() {
     }
 }
 
-/// R-SUBJ-18
+/// R-SUBJ-18, R-POL-05
 #[test]
 fn only_subjects_and_purposes_of_the_policy_are_granted() {
     let writ = mailer();
     let stranger = r#"{"sub":"ann@elsewhere.example","folder":1}"#;
     ask(&writ, stranger, "mailbox.deliver").unauthorized_client("subject_not_allowed");
+    ask(&writ, r#"{"sub":"ann@trust-domain.example"}"#, "mailbox.move").unauthorized_client("subject_not_allowed");
     ask(&writ, stranger, "mailbox.report").unauthorized_client("source_not_allowed");
     ask(&writ, r#"{"sub":"ann@trust-domain.example"}"#, "mailbox.deliver")
         .invalid_request("subject_token_claims_invalid");

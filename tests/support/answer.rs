@@ -45,7 +45,6 @@ impl Answer {
         Self { site: Arc::clone(site), response }
     }
 
-    /// The status of the answer.
     pub(crate) fn status(&self) -> u16 {
         self.response.status
     }
@@ -59,13 +58,13 @@ impl Answer {
     #[track_caller]
     pub(crate) fn issued(&self) -> Issued {
         assert_eq!(self.response.status, 200, "refused: {}", self.response.text());
-        let request_id = self.judge_headers();
+        let request_id = self.check_headers();
         let answer = self.response.json();
         let token = answer["access_token"].as_str().expect("access_token").to_owned();
         let (header, claims) = jose::decode(&token);
         let typed = self.verified(&token, claims["iat"].as_u64().expect("iat"));
         let issued = Issued { token, header, claims, typed, answer, request_id };
-        issued.judge();
+        issued.check();
         issued
     }
 
@@ -81,7 +80,7 @@ impl Answer {
     #[track_caller]
     pub(crate) fn active(&self) -> Value {
         assert_eq!(self.response.status, 200, "refused: {}", self.response.text());
-        self.judge_headers();
+        self.check_headers();
         let mut answer = self.response.json();
         let members = answer.as_object_mut().expect("an object");
         assert_eq!(members.remove("active"), Some(json!(true)), "{}", self.response.text());
@@ -93,13 +92,13 @@ impl Answer {
     #[track_caller]
     pub(crate) fn inactive(&self) {
         assert_eq!((self.response.status, self.response.text().as_str()), (200, r#"{"active":false}"#));
-        self.judge_headers();
+        self.check_headers();
     }
 
     /// A refusal that is right in every respect that holds for all of them (CONTRACT 3.6).
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, error: &str, reason: &str) -> Refused {
-        let request_id = self.judge_headers();
+        let request_id = self.check_headers();
         let answer = self.response.json();
         let heard = (self.response.status, answer["error"].as_str(), answer["reason"].as_str());
         assert_eq!(heard, (status, Some(error), Some(reason)), "{answer}");
@@ -144,7 +143,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn judge_headers(&self) -> String {
+    fn check_headers(&self) -> String {
         let media_type = self.response.header("content-type").unwrap_or_default();
         assert!(media_type.split(';').next() == Some("application/json"), "{media_type:?}: {}", self.response.text());
         assert_eq!(self.response.header("cache-control"), Some("no-store"));
@@ -152,8 +151,8 @@ impl Answer {
         self.request_id()
     }
 
-    /// The claims, if a downstream service takes the token at the moment it was issued. A token may live so briefly that
-    /// it has expired by now.
+    /// The claims, if a downstream service takes the token at the moment it was issued. A token may live so briefly
+    /// that it has expired by now.
     #[track_caller]
     fn verified(&self, token: &str, issued_at: u64) -> TxnClaims {
         let document = json!({"keys": self.site.jwks()}).to_string();
@@ -196,7 +195,7 @@ impl Issued {
     }
 
     #[track_caller]
-    fn judge(&self) {
+    fn check(&self) {
         let answer = self.answer.as_object().expect("an object");
         assert_eq!(answer["issued_token_type"], TXN_TOKEN);
         assert_eq!(answer["token_type"], "N_A");

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::http::Response;
 
-/// The document.
 pub(crate) static DESCRIPTION: LazyLock<Value> = LazyLock::new(|| {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     serde_json::from_slice(&fs::read(file).expect("the description")).expect("JSON")
@@ -21,17 +20,17 @@ static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::
 
 /// The answer to a request to `path` is one that is described: its status, its headers, its body.
 #[track_caller]
-pub(crate) fn judge(method: &str, path: &str, response: &Response) {
+pub(crate) fn validate(method: &str, path: &str, response: &Response) {
     let method = method.to_lowercase();
     let status = response.status.to_string();
     let described = &DESCRIPTION["paths"][path][&method]["responses"][&status];
     assert!(described.is_object(), "{method} {path} {status} is not described: {}", response.text());
-    judge_as(described, response);
+    validate_as(described, response);
 }
 
 /// The answer is this one of the description.
 #[track_caller]
-pub(crate) fn judge_as(described: &'static Value, response: &Response) {
+pub(crate) fn validate_as(described: &'static Value, response: &Response) {
     let described = followed(described);
     for (name, header) in described["headers"].as_object().expect("headers") {
         let value = response.header(&name.to_lowercase()).unwrap_or_else(|| panic!("no {name}"));

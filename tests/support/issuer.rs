@@ -1,4 +1,4 @@
-//! A subject issuer: an HTTPS server on loopback that publishes keys, says what tokens are worth, can misbehave on
+//! A subject issuer: an HTTPS server on loopback that publishes keys, introspects tokens, can misbehave on
 //! request, and mints tokens.
 
 use std::collections::BTreeMap;
@@ -37,26 +37,26 @@ pub(crate) enum Mode {
 
 /// How its introspection endpoint answers.
 #[derive(Clone)]
-pub(crate) enum Word {
+pub(crate) enum Reply {
     /// With these members.
-    Says(Value),
+    Json(Value),
     /// With this status and body.
-    Answers(u16, String),
+    Status(u16, String),
     /// With these bytes after the version of HTTP.
     Raw(String),
     /// Not at all: it waits for its client to go away.
     Silence,
     /// It closes the connection.
-    HangsUp,
+    Closed,
     /// A byte at a time, with a pause before each.
-    Drips(String),
+    Trickle(String),
     /// With a body that does not end.
     Endless,
 }
 
 /// What its introspection endpoint was asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ReceivedRequest {
     /// The request line.
     pub(crate) line: String,
     /// Names in lower case.
@@ -65,25 +65,24 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-/// A running issuer.
 pub(crate) struct Issuer {
     address: SocketAddr,
     ca: Ca,
-    site: Arc<Site>,
+    state: Arc<State>,
     stop: Arc<AtomicBool>,
     /// The key it signs with.
     pub(crate) key: Key,
 }
 
-struct Site {
+struct State {
     mode: Mutex<Mode>,
     jwks: Mutex<Value>,
     metadata: Mutex<Value>,
     max_age: AtomicUsize,
     jwks_fetches: AtomicUsize,
     other_fetches: AtomicUsize,
-    word: Mutex<Word>,
-    asked: Mutex<Vec<Asked>>,
+    reply: Mutex<Reply>,
+    requests: Mutex<Vec<ReceivedRequest>>,
 }
 
 impl Issuer {
@@ -103,20 +102,20 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let url = format!("https://localhost:{}", address.port());
-        let site = Arc::new(Site {
+        let state = Arc::new(State {
             mode: Mutex::new(Mode::Up),
             jwks: Mutex::new(json!({"keys": [key.jwk()]})),
             metadata: Mutex::new(json!({"issuer": url, "jwks_uri": format!("{url}/jwks")})),
             max_age: AtomicUsize::new(300),
             jwks_fetches: AtomicUsize::new(0),
             other_fetches: AtomicUsize::new(0),
-            word: Mutex::new(Word::Says(json!({"active": false}))),
-            asked: Mutex::default(),
+            reply: Mutex::new(Reply::Json(json!({"active": false}))),
+            requests: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&site), Arc::clone(&stop));
+        let (shared, end) = (Arc::clone(&state), Arc::clone(&stop));
         std::thread::spawn(move || serve(&listener, &Arc::new(config), &shared, &end));
-        Self { address, ca, site, stop, key }
+        Self { address, ca, state, stop, key }
     }
 
     /// Its identifier, `iss` of its tokens.
@@ -135,52 +134,52 @@ impl Issuer {
     }
 
     /// From now on it answers like that.
-    pub(crate) fn be(&self, mode: Mode) {
-        *self.site.mode.lock().unwrap() = mode;
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        *self.state.mode.lock().unwrap() = mode;
     }
 
     /// From now on it publishes these keys.
     pub(crate) fn publish(&self, keys: &[Value]) {
-        *self.site.jwks.lock().unwrap() = json!({"keys": keys});
+        *self.state.jwks.lock().unwrap() = json!({"keys": keys});
     }
 
     /// From now on its metadata are these.
-    pub(crate) fn describe(&self, metadata: Value) {
-        *self.site.metadata.lock().unwrap() = metadata;
+    pub(crate) fn set_metadata(&self, metadata: Value) {
+        *self.state.metadata.lock().unwrap() = metadata;
     }
 
     /// `max-age` of its keys, in seconds.
-    pub(crate) fn cache_for(&self, seconds: usize) {
-        self.site.max_age.store(seconds, Ordering::SeqCst);
+    pub(crate) fn set_max_age(&self, seconds: usize) {
+        self.state.max_age.store(seconds, Ordering::SeqCst);
     }
 
-    /// How often its keys were asked for.
+    /// The number of requests for its keys.
     pub(crate) fn jwks_fetches(&self) -> usize {
-        self.site.jwks_fetches.load(Ordering::SeqCst)
+        self.state.jwks_fetches.load(Ordering::SeqCst)
     }
 
-    /// How often anything else was asked for.
+    /// The number of other requests.
     pub(crate) fn other_fetches(&self) -> usize {
-        self.site.other_fetches.load(Ordering::SeqCst)
+        self.state.other_fetches.load(Ordering::SeqCst)
     }
 
-    /// Where it says what tokens are worth.
+    /// The URL of its introspection endpoint.
     pub(crate) fn introspection_endpoint(&self) -> String {
         format!("{}/introspect", self.url())
     }
 
-    /// From now on this is its word about every token.
-    pub(crate) fn introspect(&self, word: Word) {
-        *self.site.word.lock().unwrap() = word;
+    /// From now on it answers introspection requests like this.
+    pub(crate) fn set_reply(&self, word: Reply) {
+        *self.state.reply.lock().unwrap() = word;
     }
 
-    /// What it was asked about tokens, oldest first.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.site.asked.lock().unwrap().clone()
+    /// The introspection requests so far, oldest first.
+    pub(crate) fn requests(&self) -> Vec<ReceivedRequest> {
+        self.state.requests.lock().unwrap().clone()
     }
 
-    /// What it says about a good opaque token, to be changed.
-    pub(crate) fn reply() -> Value {
+    /// An introspection response about a valid token, to be changed.
+    pub(crate) fn active() -> Value {
         json!({
             "active": true, "sub": "alice", "aud": AUDIENCE, "client_id": "web-app", "token_type": "Bearer",
             "iat": now(), "exp": now() + 600, "scope": "trade.stocks",
@@ -229,25 +228,21 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Sets a claim.
     pub(crate) fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims[name] = value.into();
         self
     }
 
-    /// Leaves a claim out.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.claims.as_object_mut().expect("an object").remove(name);
         self
     }
 
-    /// Sets a member of the header.
     pub(crate) fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.header[name] = value.into();
         self
     }
 
-    /// Leaves a member of the header out.
     pub(crate) fn without_header(mut self, name: &str) -> Self {
         self.header.as_object_mut().expect("an object").remove(name);
         self
@@ -259,7 +254,6 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// The token.
     pub(crate) fn mint(&self) -> String {
         self.key.token(&self.header.to_string(), &self.claims.to_string())
     }
@@ -293,20 +287,20 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, site: &Arc<Site>, stop: &AtomicBool) {
+fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, state: &Arc<State>, stop: &AtomicBool) {
     for socket in listener.incoming() {
         if stop.load(Ordering::SeqCst) {
             return;
         }
         let Ok(socket) = socket else { continue };
-        let (config, site) = (Arc::clone(config), Arc::clone(site));
-        // A client that goes away is its own affair.
-        std::thread::spawn(move || drop(answer(socket, config, &site)));
+        let (config, state) = (Arc::clone(config), Arc::clone(state));
+        // A client may close its connection at any time.
+        std::thread::spawn(move || drop(answer(socket, config, &state)));
     }
 }
 
-fn answer(socket: TcpStream, config: Arc<ServerConfig>, site: &Site) -> std::io::Result<()> {
-    let mode = site.mode.lock().unwrap().clone();
+fn answer(socket: TcpStream, config: Arc<ServerConfig>, state: &State) -> std::io::Result<()> {
+    let mode = state.mode.lock().unwrap().clone();
     if matches!(mode, Mode::Down) {
         return Ok(());
     }
@@ -318,12 +312,12 @@ fn answer(socket: TcpStream, config: Arc<ServerConfig>, site: &Site) -> std::io:
         read_more(&mut stream, &mut request)?;
     }
     if request.starts_with(b"POST ") {
-        return speak(&mut stream, request, site);
+        return answer_introspection(&mut stream, request, state);
     }
     let is_jwks = request.starts_with(b"GET /jwks ");
-    if is_jwks { &site.jwks_fetches } else { &site.other_fetches }.fetch_add(1, Ordering::SeqCst);
-    let (status, extra, body) = site.respond(&mode, is_jwks);
-    let max_age = site.max_age.load(Ordering::SeqCst);
+    if is_jwks { &state.jwks_fetches } else { &state.other_fetches }.fetch_add(1, Ordering::SeqCst);
+    let (status, extra, body) = state.respond(&mode, is_jwks);
+    let max_age = state.max_age.load(Ordering::SeqCst);
     write!(
         stream,
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nCache-Control: max-age={max_age}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -347,7 +341,7 @@ fn read_more(stream: &mut Stream, request: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The introspection endpoint.
-fn speak(stream: &mut Stream, mut request: Vec<u8>, site: &Site) -> io::Result<()> {
+fn answer_introspection(stream: &mut Stream, mut request: Vec<u8>, state: &State) -> io::Result<()> {
     let end = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head") + 4;
     let head = String::from_utf8_lossy(&request[..end]).into_owned();
     let headers: BTreeMap<_, _> = head
@@ -361,20 +355,20 @@ fn speak(stream: &mut Stream, mut request: Vec<u8>, site: &Site) -> io::Result<(
     }
     let line = head.lines().next().unwrap_or_default().to_owned();
     let body = String::from_utf8_lossy(&request[end..]).into_owned();
-    site.asked.lock().unwrap().push(Asked { line, headers, body });
-    let word = site.word.lock().unwrap().clone();
+    state.requests.lock().unwrap().push(ReceivedRequest { line, headers, body });
+    let reply = state.reply.lock().unwrap().clone();
     let head = |status: u16, length: usize| {
         format!(
             "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
         )
     };
-    match word {
-        Word::Says(reply) => write!(stream, "{}{reply}", head(200, reply.to_string().len()))?,
-        Word::Answers(status, body) => write!(stream, "{}{body}", head(status, body.len()))?,
-        Word::Raw(rest) => write!(stream, "HTTP/1.1 {rest}")?,
-        Word::Silence => while read_more(stream, &mut request).is_ok() {},
-        Word::HangsUp => return Ok(()),
-        Word::Drips(body) => {
+    match reply {
+        Reply::Json(reply) => write!(stream, "{}{reply}", head(200, reply.to_string().len()))?,
+        Reply::Status(status, body) => write!(stream, "{}{body}", head(status, body.len()))?,
+        Reply::Raw(rest) => write!(stream, "HTTP/1.1 {rest}")?,
+        Reply::Silence => while read_more(stream, &mut request).is_ok() {},
+        Reply::Closed => return Ok(()),
+        Reply::Trickle(body) => {
             write!(stream, "{}", head(200, body.len()))?;
             for byte in body.bytes() {
                 stream.write_all(&[byte])?;
@@ -382,7 +376,7 @@ fn speak(stream: &mut Stream, mut request: Vec<u8>, site: &Site) -> io::Result<(
                 std::thread::sleep(Duration::from_millis(200));
             }
         }
-        Word::Endless => {
+        Reply::Endless => {
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{{\"active\":true,\"x\":\"")?;
             loop {
                 stream.write_all(&[b'x'; 4096])?;
@@ -393,7 +387,7 @@ fn speak(stream: &mut Stream, mut request: Vec<u8>, site: &Site) -> io::Result<(
     stream.flush()
 }
 
-impl Site {
+impl State {
     fn respond(&self, mode: &Mode, is_jwks: bool) -> (u16, String, String) {
         let document = if is_jwks { &self.jwks } else { &self.metadata };
         let document = || document.lock().unwrap().to_string();

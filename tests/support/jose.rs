@@ -27,7 +27,6 @@ enum Pair {
 }
 
 impl Key {
-    /// ECDSA on P-256.
     pub(crate) fn es256(kid: &str) -> Self {
         Self::new(kid, Pair::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()))
     }
@@ -45,12 +44,10 @@ impl Key {
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
     }
 
-    /// ECDSA on P-384.
     pub(crate) fn es384(kid: &str) -> Self {
         Self::new(kid, Pair::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()))
     }
 
-    /// Ed25519.
     pub(crate) fn ed25519(kid: &str) -> Self {
         Self::new(kid, Pair::Ed25519(Ed25519KeyPair::generate().unwrap()))
     }

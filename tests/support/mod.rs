@@ -10,7 +10,6 @@ pub(crate) mod issuer;
 pub(crate) mod jose;
 pub(crate) mod pdp;
 pub(crate) mod pki;
-pub(crate) mod tts;
 pub(crate) mod workload;
 pub(crate) mod writ;
 
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long anything may take before a test gives up on it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The trust domain of every test.
 pub(crate) const TRUST_DOMAIN: &str = "trust-domain.example";
 
 /// The issuer of every test. Clients connect to the address that the service logs, with `localhost` as server name.

@@ -1,5 +1,5 @@
 //! An external decision point: an HTTPS server on loopback that wants a client certificate, remembers what it was
-//! asked, and decides, or misbehaves, as told.
+//! asked, and decides, or misbehaves, as the test sets it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,9 +21,7 @@ const PATH: &str = "/access/v1/evaluation";
 /// How the decision point answers.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Mode {
-    /// Yes.
     Yes,
-    /// No.
     No,
     /// Yes to this purpose, no to any other.
     Only(&'static str),
@@ -35,35 +33,34 @@ pub(crate) enum Mode {
     Redirect,
     /// The connection ends in the middle of the answer.
     Broken,
-    /// Not at all, until it is told to be otherwise.
+    /// Not at all, until the mode changes.
     Silent,
 }
 
 /// One question.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ReceivedRequest {
     /// The request's line and headers.
     head: String,
     /// The request's body, as sent.
     pub(crate) body: String,
 }
 
-/// A running decision point.
 pub(crate) struct Pdp {
     address: SocketAddr,
     ca: Ca,
-    site: Arc<Site>,
+    state: Arc<State>,
     stop: Arc<AtomicBool>,
 }
 
-struct Site {
+struct State {
     mode: Mutex<Mode>,
     changed: Condvar,
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
 }
 
 impl Pdp {
-    /// A decision point that says yes to whoever its own authority knows.
+    /// A decision point that allows everything to clients with a certificate of its own authority.
     pub(crate) fn start() -> Self {
         let ca = Ca::root("decision points");
         let mut roots = RootCertStore::empty();
@@ -76,16 +73,16 @@ impl Pdp {
             .expect("a certificate with its key");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address");
-        let site =
-            Arc::new(Site { mode: Mutex::new(Mode::Yes), changed: Condvar::new(), asked: Mutex::new(Vec::new()) });
+        let state =
+            Arc::new(State { mode: Mutex::new(Mode::Yes), changed: Condvar::new(), requests: Mutex::new(Vec::new()) });
         let stop = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&site), Arc::clone(&stop));
+        let (shared, end) = (Arc::clone(&state), Arc::clone(&stop));
         std::thread::spawn(move || serve(&listener, &Arc::new(config), &shared, &end));
-        Self { address, ca, site, stop }
+        Self { address, ca, state, stop }
     }
 
     /// `setup` with a section `[pdp]` that names this one and a certificate that it knows.
-    pub(crate) fn known_to(&self, setup: Setup) -> Setup {
+    pub(crate) fn configure(&self, setup: Setup) -> Setup {
         write_identity(&setup, &self.credentials());
         setup.write("certs/pdp-ca.pem", &self.ca.pem());
         setup
@@ -101,20 +98,20 @@ impl Pdp {
         self.ca.issue(pki::client("writ"))
     }
 
-    /// From now on it answers like that, to those that wait too.
-    pub(crate) fn be(&self, mode: Mode) {
-        *self.site.mode.lock().unwrap() = mode;
-        self.site.changed.notify_all();
+    /// From now on it answers like that, waiting requests included.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        *self.state.mode.lock().unwrap() = mode;
+        self.state.changed.notify_all();
     }
 
-    /// What it was asked since the last time, oldest first.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut *self.site.asked.lock().unwrap())
+    /// The requests since the last call, oldest first.
+    pub(crate) fn requests(&self) -> Vec<ReceivedRequest> {
+        std::mem::take(&mut *self.state.requests.lock().unwrap())
     }
 
     /// Returns once it was asked.
-    pub(crate) fn wait_until_asked(&self) {
-        eventually("the decision point is asked", || (!self.site.asked.lock().unwrap().is_empty()).then_some(()));
+    pub(crate) fn wait_for_request(&self) {
+        eventually("the decision point is asked", || (!self.state.requests.lock().unwrap().is_empty()).then_some(()));
     }
 }
 
@@ -125,7 +122,7 @@ impl Drop for Pdp {
     }
 }
 
-impl Asked {
+impl ReceivedRequest {
     /// A header of the request.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
@@ -134,32 +131,31 @@ impl Asked {
         })
     }
 
-    /// The purpose that it is about.
     pub(crate) fn purpose(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).expect("JSON");
         body["action"]["name"].as_str().expect("action.name").to_owned()
     }
 }
 
-/// Puts these credentials where the settings of [`Pdp::known_to`] look for them.
+/// Writes these credentials to the files of [`Pdp::configure`].
 pub(crate) fn write_identity(setup: &Setup, credentials: &Credentials) {
     setup.write("certs/pdp-client.pem", &credentials.certificate_pem);
     setup.write("certs/pdp-client.key", &credentials.key_pem);
 }
 
-fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, site: &Arc<Site>, stop: &AtomicBool) {
+fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, state: &Arc<State>, stop: &AtomicBool) {
     for socket in listener.incoming() {
         if stop.load(Ordering::SeqCst) {
             return;
         }
         let Ok(socket) = socket else { continue };
-        let (config, site) = (Arc::clone(config), Arc::clone(site));
-        // A client that goes away is its own affair.
-        std::thread::spawn(move || drop(site.answer(socket, config)));
+        let (config, state) = (Arc::clone(config), Arc::clone(state));
+        // A client may close its connection at any time.
+        std::thread::spawn(move || drop(state.answer(socket, config)));
     }
 }
 
-impl Site {
+impl State {
     /// Answers the requests of one connection until it ends.
     fn answer(&self, socket: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<()> {
         socket.set_read_timeout(Some(DEADLINE))?;
@@ -168,7 +164,7 @@ impl Site {
         while let Some(asked) = receive(&mut stream)? {
             assert!(asked.head.starts_with(&format!("POST {PATH} HTTP/1.1")), "a redirect was followed: {asked:?}");
             let purpose = asked.purpose();
-            self.asked.lock().unwrap().push(asked);
+            self.requests.lock().unwrap().push(asked);
             let mode = self.decided();
             if mode == Mode::Broken {
                 write!(stream, "HTTP/1.1 200 X\r\nContent-Length: 100\r\n\r\n{{\"decision\":true,")?;
@@ -208,13 +204,13 @@ impl Mode {
 }
 
 /// The next request; `None` at the end of the connection.
-fn receive(stream: &mut impl Read) -> std::io::Result<Option<Asked>> {
+fn receive(stream: &mut impl Read) -> std::io::Result<Option<ReceivedRequest>> {
     let mut read = Vec::new();
     let mut chunk = [0; 4096];
     loop {
         let text = String::from_utf8_lossy(&read);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let asked = Asked { head: head.to_owned(), body: body.to_owned() };
+            let asked = ReceivedRequest { head: head.to_owned(), body: body.to_owned() };
             let length = asked.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
             if body.len() >= length {
                 return Ok(Some(asked));

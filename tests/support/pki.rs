@@ -15,7 +15,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A certificate authority.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
@@ -115,7 +114,7 @@ impl Credentials {
         }
     }
 
-    /// A certificate that vouches for itself.
+    /// A self-signed certificate.
     pub(crate) fn self_signed(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         Self::new(&params.self_signed(&key).unwrap(), &key, params.serial_number.clone())

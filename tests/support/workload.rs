@@ -18,14 +18,11 @@ use super::{TRUST_DOMAIN, description};
 
 /// The token-exchange grant.
 pub(crate) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-/// The type of a Txn-Token.
 pub(crate) const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
 /// The media type of a request.
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
-/// The type of an access token.
 pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// A client of the service.
 #[derive(Clone)]
 pub(crate) struct Workload {
     site: Arc<Site>,
@@ -114,7 +111,7 @@ impl Workload {
     }
 
     /// Whether a handshake succeeds and requests are read.
-    pub(crate) fn is_let_in(&self) -> bool {
+    pub(crate) fn is_accepted(&self) -> bool {
         self.raw(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .is_ok_and(|response| response.status == 200)
     }
@@ -162,7 +159,7 @@ impl Session {
         let response = self.connection.receive()?;
         if let Some(path @ ("/token" | "/introspect")) = path.split('?').next() {
             self.site.note(&response);
-            description::judge("POST", path, &response);
+            description::validate("POST", path, &response);
         }
         Ok(Answer::new(&self.site, response))
     }

@@ -84,6 +84,12 @@ impl Setup {
             .set("keys.rotation_period", format!("{rotation}s"))
     }
 
+    /// The same with the shortest periods that are possible: a second for tokens and for caches, so that keys can be
+    /// promoted every two seconds.
+    pub(crate) fn shortest_keys(self, rotation: u32) -> Self {
+        self.short_keys(rotation).set("tokens.max_lifetime", "1s")
+    }
+
     /// Sets an environment variable of the process.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -101,7 +107,7 @@ impl Setup {
         self
     }
 
-    /// A subject issuer whose access tokens are taken.
+    /// A subject issuer whose access tokens are accepted.
     pub(crate) fn issuer(self, issuer: &Issuer) -> Self {
         self.issuer_with(issuer, |_| {})
     }
@@ -148,7 +154,7 @@ impl Setup {
     pub(crate) fn start(self) -> Writ {
         let site =
             Arc::new(Site { endpoints: RwLock::new(None), ca: Ca::pem(&self.ca), answered: Mutex::new(Vec::new()) });
-        let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_deaf: false };
+        let mut writ = Writ { setup: self, site, process: None, log: Vec::new(), is_log_closed: false };
         writ.start();
         writ
     }
@@ -171,7 +177,6 @@ pub(crate) struct Site {
     answered: Mutex<Vec<String>>,
 }
 
-/// The bound addresses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Endpoints {
     pub(crate) exchange: SocketAddr,
@@ -188,7 +193,7 @@ impl Endpoints {
 }
 
 impl Site {
-    /// Where a service said that it listens, in the line with `event` = `ready`.
+    /// The addresses in the line with `event` = `ready`.
     pub(crate) fn of(ready: &Value, ca: &Ca) -> Arc<Self> {
         let endpoints = RwLock::new(Some(Endpoints::of(ready)));
         Arc::new(Self { endpoints, ca: Ca::pem(ca), answered: Mutex::new(Vec::new()) })
@@ -199,7 +204,7 @@ impl Site {
         self.endpoints.read().unwrap().expect("the service runs")
     }
 
-    /// Takes note that an endpoint gave this answer.
+    /// Records the answer of an endpoint: its request must be in the audit log.
     pub(crate) fn note(&self, response: &Response) {
         if let Some(id) = response.header("x-request-id") {
             self.answered.lock().unwrap().push(id.to_owned());
@@ -214,7 +219,6 @@ impl Site {
         get(&mut connection, "GET", path, headers)
     }
 
-    /// The published keys.
     pub(crate) fn jwks(&self) -> Vec<Value> {
         let response = self.discover("/.well-known/jwks.json", &[]);
         assert_eq!(response.status, 200);
@@ -247,7 +251,7 @@ pub(crate) struct Writ {
     /// Every line of processes that have ended.
     log: Vec<String>,
     /// Its output was cut off, so that not every answer can be found in it.
-    is_deaf: bool,
+    is_log_closed: bool,
 }
 
 struct Process {
@@ -261,8 +265,8 @@ struct Lines {
     /// The lines so far, and whether there will be no more.
     held: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
-    /// Nobody reads any more once the next line has come.
-    is_deaf: AtomicBool,
+    /// Reading stops after the next line.
+    is_log_closed: AtomicBool,
 }
 
 impl Writ {
@@ -313,17 +317,15 @@ impl Writ {
         self.workload_with(&self.setup.credentials(id))
     }
 
-    /// A client with this certificate.
     pub(crate) fn workload_with(&self, credentials: &Credentials) -> Workload {
         Workload::new(&self.site, Some(credentials))
     }
 
     /// A client without a certificate.
-    pub(crate) fn stranger(&self) -> Workload {
+    pub(crate) fn anonymous(&self) -> Workload {
         Workload::new(&self.site, None)
     }
 
-    /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").child.id()
     }
@@ -357,12 +359,10 @@ impl Writ {
         self.start();
     }
 
-    /// `SIGHUP`.
     pub(crate) fn hup(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         kill_process(Pid::from_child(&process.child), signal).expect("a child of ours");
@@ -370,8 +370,8 @@ impl Writ {
 
     /// Closes the reading end of the log as soon as one more line has come.
     pub(crate) fn close_log(&mut self) {
-        self.is_deaf = true;
-        self.process.as_ref().expect("it runs").lines.is_deaf.store(true, Ordering::SeqCst);
+        self.is_log_closed = true;
+        self.process.as_ref().expect("it runs").lines.is_log_closed.store(true, Ordering::SeqCst);
     }
 
     /// Changes the policies of a client and returns once they are in force.
@@ -439,7 +439,6 @@ impl Writ {
         self.log.iter().cloned().chain(running).collect::<Vec<_>>().join("\n")
     }
 
-    /// The metrics as text.
     pub(crate) fn metrics(&self) -> String {
         self.site.ops("/metrics").text()
     }
@@ -460,7 +459,6 @@ impl Writ {
         self.run(&["keys", "list", "--json"]).exits(0).json()["keys"].as_array().expect("keys").clone()
     }
 
-    /// The state of one key.
     pub(crate) fn key_state(&self, kid: &str) -> Option<String> {
         let key = self.keys().into_iter().find(|key| key["kid"] == kid)?;
         key["state"].as_str().map(str::to_owned)
@@ -472,11 +470,11 @@ impl Writ {
     }
 
     /// What must hold for every log of every test: one JSON object a line, no token, no key, one audit line an answer.
-    fn judge_log(&self) {
+    fn check_log(&self) {
         for line in &self.log {
             assert!(!holds_secret(line), "a secret in the log");
         }
-        if self.is_deaf {
+        if self.is_log_closed {
             return;
         }
         let audited: Vec<String> =
@@ -497,7 +495,7 @@ impl Drop for Writ {
         if std::thread::panicking() {
             eprintln!("--- log of the service ---\n{}\n---", self.log.join("\n"));
         } else {
-            self.judge_log();
+            self.check_log();
         }
     }
 }
@@ -548,7 +546,7 @@ fn follow(pipe: impl Read + Send + 'static, lines: &Arc<Lines>, is_log: bool) ->
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             lines.held.lock().unwrap().0.push(line);
             lines.changed.notify_all();
-            if is_log && lines.is_deaf.load(Ordering::SeqCst) {
+            if is_log && lines.is_log_closed.load(Ordering::SeqCst) {
                 break;
             }
         }

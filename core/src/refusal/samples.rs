@@ -88,6 +88,7 @@ pub fn all() -> Vec<Refusal> {
     all.push(Blocked.into());
     all.extend([KeysError::Overdue.into(), KeysError::Claims.into(), LogError.into()]);
     all.push(Refusal::IntrospectionNotAllowed);
+    all.push(Refusal::NotAudited(LogError));
     all.extend([Refusal::TokenTooLarge, Refusal::Timeout, Refusal::Internal]);
     all
 }

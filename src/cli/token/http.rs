@@ -57,15 +57,15 @@ impl FromStr for Resolve {
 
 /// The option `--resolve` of commands that call a service.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct ResolveArgs {
+pub(super) struct ResolveArgs {
     /// The address of HOST instead of that from DNS, as in curl; can be repeated
     #[arg(long, value_name = "HOST:PORT:ADDRESS")]
-    pub(in crate::cli) resolve: Vec<Resolve>,
+    pub(super) resolve: Vec<Resolve>,
 }
 
 /// Clients that follow no redirects and use no proxy.
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct Http {
+pub(super) struct Http {
     /// By port, for ports named by `--resolve`.
     resolving: BTreeMap<u16, Client>,
     other: Client,
@@ -74,7 +74,7 @@ pub(in crate::cli) struct Http {
 impl Http {
     /// Trusts only the CA certificates `ca` (`None`: those that the system trusts), and authenticates with a certificate
     /// and its key; all are PEM.
-    pub(in crate::cli) fn new(
+    pub(super) fn new(
         ca: Option<&[u8]>,
         identity: Option<(&[u8], &[u8])>,
         resolve: &[Resolve],
@@ -89,7 +89,7 @@ impl Http {
     }
 
     /// The client for this address.
-    pub(in crate::cli) fn to(&self, url: &Url) -> &Client {
+    pub(super) fn to(&self, url: &Url) -> &Client {
         url.port_or_known_default().and_then(|port| self.resolving.get(&port)).unwrap_or(&self.other)
     }
 }
@@ -159,7 +159,7 @@ pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<Cert
 }
 
 /// Reads a whole response body of limited size.
-pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
@@ -172,7 +172,7 @@ pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, Serv
 }
 
 /// Includes all causes of the error.
-pub(in crate::cli) fn unreachable(error: &reqwest::Error) -> ServiceError {
+pub(super) fn unreachable(error: &reqwest::Error) -> ServiceError {
     let url = error.url().map(|url| format!("{}: ", url.origin().ascii_serialization())).unwrap_or_default();
     ServiceError::Unreachable(format!("{url}{}", explain(error)))
 }
