@@ -6,6 +6,7 @@
 
 mod connection;
 mod discovery;
+mod documents;
 mod endpoints;
 mod frames;
 mod handlers;
@@ -24,6 +25,7 @@ mod routes;
 mod settings;
 pub mod tls;
 
+pub(crate) use self::documents::{CertificateError, DocumentServer};
 pub(crate) use self::handlers::{Handlers, RejectedRequest};
 pub use self::listeners::{Addresses, ListenError};
 pub(crate) use self::listeners::{Listeners, Running};

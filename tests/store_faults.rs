@@ -25,7 +25,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
-use writ::admin::{self, Reply};
+use writ::service::admin::{self, Reply};
 use writ_store::{Change, Settings, Store, Swapped, Table};
 
 use support::answer::Answer;
@@ -673,7 +673,7 @@ fn rotate(runtime: &Handle, store: &Path) -> bool {
 /// Has the service that runs perform a command; never this process in its place.
 fn ask(runtime: &Handle, store: &Path, command: &Value) -> bool {
     let command: admin::Command = serde_json::from_value(command.clone()).unwrap();
-    matches!(runtime.block_on(admin::ask(store, &command)), Ok(Some(Reply::Done(_))))
+    matches!(runtime.block_on(admin::send(store, &command)), Ok(Some(Reply::Done(_))))
 }
 
 /// start, record, redemption, block, rotation and stop of the real service.

@@ -1,8 +1,8 @@
-//! What time it is: whole seconds since 1970, read once for an act and passed on.
+//! Time in whole seconds since 1970, read once for each operation and passed on.
 //!
-//! Requests are decided by the system's clock. Maintenance (dropping records, forgetting and rotating keys) and the end
-//! of a block go by a [`Clock`], which compares it with one that only runs forward: what is dropped by a time that was
-//! wrong for a moment cannot be had back.
+//! Requests are decided by the system clock. Maintenance (dropping records, forgetting and rotating keys) and the expiry
+//! of blocks use a [`Clock`], which compares the system clock with a monotonic one: what is dropped because the time was
+//! wrong for a moment cannot be recovered.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -15,30 +15,30 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// By how much the clock may step without anybody minding: so far back the ledger tolerates it, too.
-const TOLERANCE: Duration = Duration::from_secs(30);
+/// Smaller steps are ignored. The ledger tolerates as large a step back.
+const STEP_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// A step ahead counts as right once it has lasted for so long.
+/// A step ahead is accepted once it has lasted this long.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(15);
 
-/// For so long after a start the clock may still be set right, as it is at boot.
+/// The clock may still be corrected for this long after a start, as happens at boot.
 const SETTLED_AFTER_START: Duration = Duration::from_secs(6);
 
-/// For so long after a step nothing is dropped for good.
+/// Nothing is dropped for this long after a step.
 const SETTLED_AFTER_STEP: Duration = Duration::from_secs(60 * 60);
 
-/// A whole second of Unix time.
+/// Unix time in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The second `seconds` after 1970-01-01T00:00:00Z.
+    /// `seconds` after 1970-01-01T00:00:00Z.
     pub const fn from_epoch(seconds: u64) -> Self {
         Self(seconds)
     }
 
-    /// The system's clock, rounded down. A clock before 1970 reads as 1970: every time check then refuses.
+    /// The system clock, rounded down. A clock before 1970 reads as 1970: every time check then refuses.
     pub fn now() -> Self {
         Self(u64::try_from(Utc::now().timestamp()).unwrap_or(0))
     }
@@ -48,13 +48,13 @@ impl Timestamp {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Whole seconds only; what lies beyond the range stays at its end.
+/// Drops fractions of seconds; saturates.
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
@@ -63,7 +63,7 @@ impl Add<Duration> for Timestamp {
     }
 }
 
-/// Whole seconds only; what lies before 1970 is 1970.
+/// Drops fractions of seconds; saturates at 1970.
 impl Sub<Duration> for Timestamp {
     type Output = Self;
 
@@ -82,7 +82,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A duration in whole seconds as people write it: `60d5m`, `0s`.
+/// Prints whole seconds as people write them: `60d5m`, `0s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HumanDuration(pub Duration);
 
@@ -102,56 +102,57 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-/// The system's clock, watched.
+/// The system clock, checked for steps.
 ///
-/// Its time is the system's. After a step ahead it goes on as if there had been none, until the step has lasted for
-/// 15 seconds. After any step, nothing may be dropped for an hour ([`Clock::is_settled`]). A step back is nothing that
-/// this could judge: the ledger knows what was recorded.
+/// After a step ahead, it continues as if the clock had not been changed until the step has lasted for 15 seconds. After
+/// any step, nothing may be dropped for an hour ([`Clock::is_settled`]). Steps back are followed at once; the ledger,
+/// which knows when the last event was recorded, refuses a clock that is too far back.
 #[derive(Debug)]
 pub struct Clock {
     source: Source,
-    course: Mutex<Course>,
+    drift: Mutex<Drift>,
 }
 
-/// Where a [`Clock`] reads the time.
+/// The source of a [`Clock`]'s readings.
 #[derive(Debug)]
 enum Source {
     System,
-    /// Seconds since 1970, as a test set them. The time since boot advances with them, so that no step is ever seen.
+    /// Seconds since 1970, set by a test. The monotonic clock advances with them, so no step is ever detected.
     #[cfg(feature = "testing")]
     Set(AtomicU64),
 }
 
-/// One reading of a [`Clock`], for everything that is done about one request.
+/// One reading of a [`Clock`], for everything that belongs to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instants {
-    /// The system's time: by it requests are decided.
+    /// The system time, by which requests are decided.
     pub system: Timestamp,
-    /// The time that can be believed ([`Clock::now`]): by it blocks begin and end.
+    /// The accepted time ([`Clock::now`]), by which blocks begin and end.
     pub believed: Timestamp,
 }
 
-/// Both clocks at one moment, since 1970 and since boot.
+/// Both clocks at the same moment: since 1970 and since boot.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     wall: Duration,
     since_boot: Duration,
 }
 
-/// How the system's clock ran beside the other one.
+/// How the system clock has moved in relation to the monotonic one.
 #[derive(Debug)]
-struct Course {
-    /// How far the system's clock was ahead of the other one when it was last read, in milliseconds.
+struct Drift {
+    /// System clock minus monotonic clock at the last reading, in milliseconds.
     offset: i64,
-    /// How far it was when it was last right.
+    /// The same when the system clock was last accepted as right.
     trusted: i64,
-    /// Since when, by the other clock, it has not stepped; and for how long it must not, so that things may be dropped.
+    /// The time of the last step, or of the start, by the monotonic clock.
     steady_since: Duration,
+    /// How long after `steady_since` records may be dropped.
     settles_after: Duration,
 }
 
 impl Clock {
-    /// Watches the system's clock from now on; what it shows now counts as right.
+    /// Accepts the present system time as right, and detects steps from now on.
     pub fn start() -> Self {
         Self::of(Source::System)
     }
@@ -165,73 +166,73 @@ impl Clock {
     /// Sets a clock that was made with [`Clock::stopped_at`].
     ///
     /// # Panics
-    /// If it is the system's clock.
+    /// If this is the system clock.
     #[cfg(feature = "testing")]
     pub fn set(&self, now: Timestamp) {
         match &self.source {
-            Source::System => panic!("the system's clock is not ours to set"),
+            Source::System => panic!("the system clock cannot be set"),
             Source::Set(time) => time.store(now.0, Ordering::SeqCst),
         }
     }
 
     fn of(source: Source) -> Self {
-        let course = Mutex::new(Course::begin(source.reading()));
-        Self { source, course }
+        let drift = Mutex::new(Drift::begin(source.reading()));
+        Self { source, drift }
     }
 
-    /// Both times at one moment.
+    /// Both times at the same moment.
     pub fn read(&self) -> Instants {
         let reading = self.source.reading();
-        let believed = Timestamp(self.course(reading).time(reading).as_secs());
+        let believed = Timestamp(self.drift(reading).time(reading).as_secs());
         Instants { system: Timestamp(reading.wall.as_secs()), believed }
     }
 
-    /// The time to do maintenance by.
+    /// The time for maintenance.
     pub fn now(&self) -> Timestamp {
         self.read().believed
     }
 
-    /// How long it is until `instant`, fractions included.
+    /// The time until `instant`, including fractions of a second; zero if it has passed.
     pub fn until(&self, instant: Timestamp) -> Duration {
         let reading = self.source.reading();
-        Duration::from_secs(instant.0).saturating_sub(self.course(reading).time(reading))
+        Duration::from_secs(instant.0).saturating_sub(self.drift(reading).time(reading))
     }
 
-    /// By how much it is ahead of what can be believed.
+    /// How far the system clock is ahead of the accepted time, after a step that is not yet accepted.
     pub fn ahead(&self) -> Option<Duration> {
-        self.course(self.source.reading()).ahead()
+        self.drift(self.source.reading()).ahead()
     }
 
-    /// Whether it has run for long enough without a step that what is over by it may be dropped for good.
+    /// Whether the clock has run long enough without a step that expired records may be dropped.
     pub fn is_settled(&self) -> bool {
         let reading = self.source.reading();
-        let course = self.course(reading);
-        course.steady_for(reading) >= course.settles_after
+        let drift = self.drift(reading);
+        drift.steady_for(reading) >= drift.settles_after
     }
 
-    /// For how long it has not stepped.
+    /// The time since the last step, or since the start.
     pub fn steady_for(&self) -> Duration {
         let reading = self.source.reading();
-        self.course(reading).steady_for(reading)
+        self.drift(reading).steady_for(reading)
     }
 
-    /// Takes the system's time as right: an operator has checked it.
+    /// Accepts the system time as right, because an operator has checked it.
     pub fn trust(&self) -> Timestamp {
         let reading = self.source.reading();
-        self.course(reading).trust();
+        self.drift(reading).trust();
         Timestamp(reading.wall.as_secs())
     }
 
-    /// Nothing that is done to it can fail half-way, so it is in order even after a panic elsewhere.
-    fn course(&self, reading: Reading) -> MutexGuard<'_, Course> {
-        let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
-        course.observe(reading);
-        course
+    /// No operation on it can fail half-way, so it is consistent even after a panic elsewhere.
+    fn drift(&self, reading: Reading) -> MutexGuard<'_, Drift> {
+        let mut drift = self.drift.lock().unwrap_or_else(PoisonError::into_inner);
+        drift.observe(reading);
+        drift
     }
 }
 
 impl Reading {
-    /// A clock before 1970 reads as 1970. The other clock also runs while the machine is suspended.
+    /// A clock before 1970 reads as 1970. The monotonic clock also runs while the machine is suspended.
     fn take() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since_boot = clock_gettime(ClockId::Boottime);
@@ -259,7 +260,7 @@ impl Source {
     }
 }
 
-impl Course {
+impl Drift {
     fn begin(reading: Reading) -> Self {
         let (offset, steady_since) = (reading.offset(), reading.since_boot);
         Self { offset, trusted: offset, steady_since, settles_after: SETTLED_AFTER_START }
@@ -272,7 +273,7 @@ impl Course {
             self.settles_after = SETTLED_AFTER_STEP;
         }
         self.offset = offset;
-        // What drifts slowly is followed.
+        // Slow drift is followed.
         if !is_step(offset, self.trusted) || self.steady_for(reading) >= CONFIRMED_AFTER {
             self.trusted = offset;
         }
@@ -280,7 +281,7 @@ impl Course {
 
     fn ahead(&self) -> Option<Duration> {
         let ahead = u64::try_from(self.offset.saturating_sub(self.trusted)).ok().map(Duration::from_millis);
-        ahead.filter(|ahead| *ahead > TOLERANCE)
+        ahead.filter(|ahead| *ahead > STEP_TOLERANCE)
     }
 
     fn time(&self, reading: Reading) -> Duration {
@@ -288,18 +289,18 @@ impl Course {
     }
 
     fn steady_for(&self, reading: Reading) -> Duration {
-        // Another thread may have read the clock later and been quicker.
+        // Another thread may have observed a later reading first.
         reading.since_boot.saturating_sub(self.steady_since)
     }
 
-    /// What was right a moment ago can still be believed: the operator may have gone back for a look only.
+    /// Keeps a later time that was accepted a moment ago: the operator may have set the clock back only for a moment.
     fn trust(&mut self) {
         self.trusted = self.trusted.max(self.offset);
     }
 }
 
 fn is_step(offset: i64, before: i64) -> bool {
-    u128::from(offset.abs_diff(before)) > TOLERANCE.as_millis()
+    u128::from(offset.abs_diff(before)) > STEP_TOLERANCE.as_millis()
 }
 
 fn milliseconds(duration: Duration) -> i64 {
@@ -335,16 +336,16 @@ mod tests {
     const NOW: u64 = 1_790_000_000;
     const DAY: i64 = 86_400;
 
-    /// A course of readings: the other clock, and how far the system's is off, in seconds.
-    struct Watched {
-        course: Course,
+    /// A clock under test: the monotonic time, and how far the system clock is off, in seconds.
+    struct Simulated {
+        drift: Drift,
         since_boot: u64,
         off: i64,
     }
 
-    impl Watched {
+    impl Simulated {
         fn start() -> Self {
-            Self { course: Course::begin(reading(1000, 0)), since_boot: 1000, off: 0 }
+            Self { drift: Drift::begin(reading(1000, 0)), since_boot: 1000, off: 0 }
         }
 
         fn step(&mut self, off: i64) -> &mut Self {
@@ -362,17 +363,17 @@ mod tests {
         }
 
         fn observe(&mut self) -> &mut Self {
-            self.course.observe(reading(self.since_boot, self.off));
+            self.drift.observe(reading(self.since_boot, self.off));
             self
         }
 
         fn is_settled(&self) -> bool {
-            self.course.steady_for(reading(self.since_boot, self.off)) >= self.course.settles_after
+            self.drift.steady_for(reading(self.since_boot, self.off)) >= self.drift.settles_after
         }
 
-        /// How far the time to act by is off.
+        /// How far the time for maintenance is off.
         fn off(&self) -> i64 {
-            let time = self.course.time(reading(self.since_boot, self.off));
+            let time = self.drift.time(reading(self.since_boot, self.off));
             i64::try_from(time.as_secs()).unwrap() - i64::try_from(NOW + self.since_boot).unwrap()
         }
     }
@@ -384,34 +385,34 @@ mod tests {
 
     ///
     #[test]
-    fn a_step_ahead_is_not_believed_until_it_has_lasted() {
+    fn a_step_ahead_is_accepted_once_it_has_lasted() {
         for off in [31, 3600, 4 * DAY, 9000 * DAY] {
-            let mut clock = Watched::start();
-            assert_eq!((clock.wait(100).course.ahead(), clock.off()), (None, 0));
+            let mut clock = Simulated::start();
+            assert_eq!((clock.wait(100).drift.ahead(), clock.off()), (None, 0));
             clock.step(off).wait(4);
-            assert_eq!((clock.course.ahead(), clock.off()), (Some(Duration::from_secs(off.unsigned_abs())), 0));
-            assert_eq!((clock.step(0).course.ahead(), clock.off()), (None, 0), "back again at once");
+            assert_eq!((clock.drift.ahead(), clock.off()), (Some(Duration::from_secs(off.unsigned_abs())), 0));
+            assert_eq!((clock.step(0).drift.ahead(), clock.off()), (None, 0), "corrected at once");
             clock.step(off).wait(14);
-            assert!(clock.course.ahead().is_some());
-            assert_eq!((clock.wait(1).course.ahead(), clock.off()), (None, off));
+            assert!(clock.drift.ahead().is_some());
+            assert_eq!((clock.wait(1).drift.ahead(), clock.off()), (None, off));
         }
     }
 
     ///
     #[test]
-    fn a_clock_that_jumps_about_is_never_believed() {
-        let mut clock = Watched::start();
+    fn a_clock_that_keeps_stepping_is_never_accepted() {
+        let mut clock = Simulated::start();
         for off in (1..20).map(|number| number * DAY) {
             clock.step(off).wait(10);
-            assert_eq!((clock.course.ahead().is_some(), clock.off()), (true, 0));
+            assert_eq!((clock.drift.ahead().is_some(), clock.off()), (true, 0));
         }
     }
 
     ///
     #[test]
-    fn after_a_step_either_way_it_takes_an_hour_until_things_may_be_dropped() {
+    fn nothing_is_dropped_for_an_hour_after_a_step_in_either_direction() {
         for off in [4 * DAY, -4 * DAY, 31, -31] {
-            let mut clock = Watched::start();
+            let mut clock = Simulated::start();
             assert!(!clock.wait(5).is_settled() && clock.wait(1).is_settled(), "a start");
             clock.step(off).wait(4);
             assert!(!clock.is_settled() && !clock.step(0).wait(3599).is_settled());
@@ -420,28 +421,28 @@ mod tests {
     }
 
     #[test]
-    fn small_steps_and_slow_drift_are_nothing() {
-        let mut clock = Watched::start();
+    fn small_steps_and_slow_drift_are_followed() {
+        let mut clock = Simulated::start();
         clock.wait(10);
         for off in (1..1000).map(|number| number * 20) {
             clock.step(off).wait(1);
-            assert_eq!((clock.course.ahead(), clock.off(), clock.is_settled()), (None, off, true));
+            assert_eq!((clock.drift.ahead(), clock.off(), clock.is_settled()), (None, off, true));
         }
     }
 
     #[test]
-    fn what_an_operator_has_checked_is_believed_at_once_and_so_is_what_was_right_before() {
-        let mut clock = Watched::start();
-        clock.step(DAY).course.trust();
-        assert_eq!((clock.course.ahead(), clock.off()), (None, DAY));
-        clock.step(-DAY).course.trust();
-        assert_eq!(clock.step(DAY).course.ahead(), None);
+    fn an_operators_check_accepts_a_step_at_once_and_keeps_the_time_before() {
+        let mut clock = Simulated::start();
+        clock.step(DAY).drift.trust();
+        assert_eq!((clock.drift.ahead(), clock.off()), (None, DAY));
+        clock.step(-DAY).drift.trust();
+        assert_eq!(clock.step(DAY).drift.ahead(), None);
         clock.step(-DAY).wait(60).step(DAY);
-        assert!(clock.course.ahead().is_some(), "but not what was right long ago");
+        assert!(clock.drift.ahead().is_some(), "but not a time accepted long ago");
     }
 
     #[test]
-    fn the_clock_of_this_machine_is_right_and_runs() {
+    fn the_clock_of_this_host_is_settled_and_runs() {
         let clock = Clock::start();
         assert_eq!((clock.ahead(), clock.is_settled()), (None, false));
         assert!(clock.now().epoch().abs_diff(Timestamp::now().epoch()) <= 1);

@@ -1,4 +1,4 @@
-//! What Writ needs of the machine it runs on: time, files, the log, metrics.
+//! The interface to the machine: time, files, the process, log and metrics; and what every layer shares.
 
 pub mod bounded;
 pub mod clock;

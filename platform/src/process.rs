@@ -1,4 +1,4 @@
-//! What the process may leave behind: no file for others, no core dump, no memory for a debugger, no payload of a panic.
+//! Hardening: files only for their owner, no core dump, no memory for a debugger, no payload of a panic. And limits.
 
 use std::panic;
 
@@ -6,13 +6,13 @@ use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Files opened beside connections: logs, the store, outgoing connections.
+/// File descriptors needed besides connections: logs, the store, outgoing connections.
 const OTHER_FILES: u64 = 256;
 
-/// Closes what would let secrets out of the process. To be called before the first thread or file.
+/// Keeps secrets inside the process. Call it before the first thread or file.
 ///
 /// # Errors
-/// The system's own, where it denies one of these; none needs a privilege.
+/// [`std::io::Error`]: the system denies one of these steps; none needs a privilege.
 pub fn harden() -> std::io::Result<()> {
     umask(Mode::RWXG | Mode::RWXO);
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -21,9 +21,9 @@ pub fn harden() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Raises the number of open files to what `connections` need, as far as the system allows.
+/// Raises the limit on open files to what `connections` need, as far as the system allows.
 ///
-/// Returns the connections that fit if they are fewer, so that the caller can say so.
+/// Returns the number of connections that fit, if that is fewer.
 pub fn admit_connections(connections: u64) -> Option<u64> {
     let wanted = connections.saturating_add(OTHER_FILES);
     let limit = getrlimit(Resource::Nofile);
@@ -33,15 +33,15 @@ pub fn admit_connections(connections: u64) -> Option<u64> {
     (have < wanted).then(|| have.saturating_sub(OTHER_FILES))
 }
 
-/// A file that reaches the limit of the process is an error of the write then, as a full disk is, and not its end.
+/// Makes a write beyond the file size limit an error, like a full disk, instead of the end of the process (SIGXFSZ).
 ///
-/// To be called within the runtime. Where the system does not have it, nothing is lost but that.
+/// Call it within the runtime. It does nothing where the signal cannot be handled.
 pub fn survive_file_limit() {
-    // The handler stays when the stream of signals is dropped.
+    // The handler stays installed when the stream of signals is dropped.
     let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
-/// A panic leaves one line that says where. Its text may hold what a client sent, so it is not written.
+/// Logs where a panic happened. Its message may contain what a client sent, so it is not logged.
 fn log_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_suffices_is_no_news() {
+    fn a_sufficient_limit_is_not_reported() {
         assert_eq!(admit_connections(1), None);
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         if hard < u64::MAX - OTHER_FILES {

@@ -1,21 +1,21 @@
-//! Places for work of one kind, shared so that no holder can take all of them.
+//! A limited number of places for work of one kind, shared so that no holder can take all of them.
 //!
-//! The fewer places are free, the fewer a holder may have: alone it can use seven tenths, the next that hoards a sixth,
-//! the last free places are handed out one each. Whoever holds none yet gets one as long as any is free. Nothing is
-//! reserved for anybody, and nothing has to be configured.
+//! The fewer places are free, the fewer a holder may have: alone it can take seven tenths, the next one to hoard a sixth;
+//! the last free places go out one to each holder. A holder without a place gets one as long as any is free. No places are
+//! reserved, and nothing has to be configured.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many places a holder may have while `free` of `capacity` are free: the square lets many who hoard one after the
-/// other leave room for others, where a mere proportion would be used up by six.
-fn most(free: usize, capacity: usize) -> usize {
+/// How many places a holder may have while `free` of `capacity` are free. With the square, places remain after many
+/// holders have hoarded in turn; with a plain proportion, six holders would take all.
+fn share(free: usize, capacity: usize) -> usize {
     (8 * free * free / capacity).max(1)
 }
 
-/// A number of places, and who holds how many.
+/// A number of places, and how many of them each holder has.
 pub struct Shares<K> {
     capacity: usize,
     taken: Mutex<Taken<K>>,
@@ -26,33 +26,33 @@ struct Taken<K> {
     by_holder: HashMap<K, usize>,
 }
 
-/// The holder has its share of the places, or none is free.
+/// The holder already has its share of the places, or none is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no place is left for this holder")]
 pub struct NoPlace;
 
-/// One place; dropping it gives it back.
+/// One place; returned when dropped.
 pub struct Place<K: Eq + Hash> {
     shares: Arc<Shares<K>>,
     holder: K,
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
-    /// All places are free.
+    /// With all `capacity` places free.
     pub fn new(capacity: usize) -> Arc<Self> {
         let taken = Mutex::new(Taken { total: 0, by_holder: HashMap::new() });
         Arc::new(Self { capacity, taken })
     }
 
-    /// A place for `holder`.
+    /// Takes a place for `holder`.
     ///
     /// # Errors
-    /// [`NoPlace`] if none is free, or `holder` has its share.
+    /// [`NoPlace`]: none is free, or `holder` has its share.
     pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, NoPlace> {
         let mut taken = self.taken();
         let free = self.capacity.saturating_sub(taken.total);
         let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
-        if free == 0 || held >= most(free, self.capacity) {
+        if free == 0 || held >= share(free, self.capacity) {
             return Err(NoPlace);
         }
         taken.total += 1;
@@ -63,7 +63,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 }
 
 impl<K> Shares<K> {
-    /// No panic under the lock can leave the counts half changed.
+    /// Nothing can panic while the counts are being changed, so they are consistent in a poisoned lock too.
     fn taken(&self) -> MutexGuard<'_, Taken<K>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +82,7 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
-/// How many, and not who.
+/// Shows counts, not holders.
 impl<K> fmt::Debug for Shares<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let taken = self.taken().total;
@@ -102,13 +102,13 @@ mod tests {
 
     use super::*;
 
-    /// Places of `holder` until there are no more for it.
+    /// Takes places for `holder` until none is left for it.
     fn hoard(shares: &Arc<Shares<u8>>, holder: u8) -> Vec<Place<u8>> {
         std::iter::from_fn(|| shares.take(holder).ok()).collect()
     }
 
     #[test]
-    fn a_lone_holder_can_use_seven_tenths() {
+    fn a_single_holder_can_take_seven_tenths() {
         for (capacity, most) in [(1, 1), (2, 2), (4, 3), (100, 71), (1024, 721)] {
             assert_eq!(hoard(&Shares::new(capacity), 1).len(), most, "of {capacity}");
         }
@@ -116,7 +116,7 @@ mod tests {
 
     ///
     #[test]
-    fn the_more_hoard_the_less_each_can_add_and_a_newcomer_finds_a_place() {
+    fn a_newcomer_gets_a_place_however_many_holders_hoard() {
         let shares = Shares::new(1024);
         let mut held = Vec::new();
         for holder in 0..24 {
@@ -125,13 +125,13 @@ mod tests {
             held.push(share);
         }
         drop(held.swap_remove(0));
-        assert!(hoard(&shares, 255).len() > 400, "what is given back can be used by others");
+        assert!(hoard(&shares, 255).len() > 400, "returned places can be taken by others");
     }
 
     proptest! {
-        /// Whatever is taken and given back, in any order, by whomever.
+        /// Whatever is taken and returned, in any order, by any holder.
         #[test]
-        fn counts_are_right_and_nobody_takes_the_last(
+        fn counts_are_right_and_no_holder_takes_the_last_place_of_others(
             capacity in 1_usize..64,
             steps in prop::collection::vec((0..6_u8, any::<prop::sample::Index>(), any::<bool>()), 0..400),
         ) {
@@ -142,8 +142,8 @@ mod tests {
                     let (free, mine) = (capacity - held.len(), held.iter().filter(|(by, _)| *by == holder).count());
                     let place = shares.take(holder);
                     prop_assert!(place.is_err() || free > 0);
-                    prop_assert!(place.is_ok() || free == 0 || mine > 0, "who has none gets one");
-                    prop_assert!(place.is_ok() || mine + free < capacity || 2 * mine > capacity, "alone it has the most");
+                    prop_assert!(place.is_ok() || free == 0 || mine > 0, "a holder without a place gets one");
+                    prop_assert!(place.is_ok() || mine + free < capacity || 2 * mine > capacity, "alone it has more than half");
                     held.extend(place.ok().map(|place| (holder, place)));
                 } else if !held.is_empty() {
                     drop(held.swap_remove(at.index(held.len())));

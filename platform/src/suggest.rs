@@ -1,19 +1,19 @@
-//! What a misspelt word was probably meant to be.
+//! Suggestions for misspelt words.
 
-/// `: did you mean …?`, if one of `known` was probably meant.
+/// `: did you mean …?`, if `word` is close to one of `known`; otherwise empty.
 pub fn did_you_mean(word: &str, known: &[&str]) -> String {
     nearest(word, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default()
 }
 
-/// The known word that `word` was probably meant to be: at most two slips away, and no more than half of it wrong.
-/// Capitals, and hyphens for underscores, are no slips.
+/// The closest known word: at most two edits away, and no more than half of it wrong. Upper case, and hyphens for
+/// underscores, do not count as edits.
 fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let word = word.to_lowercase().replace('-', "_");
     let (distance, near) = known.iter().map(|near| (distance(&word, near), *near)).min()?;
     (distance <= 2 && distance * 2 <= near.len()).then_some(near)
 }
 
-/// How many characters must be put in, left out, changed, or exchanged with their neighbour to make `b` of `a`.
+/// The edits that turn `a` into `b`: insertions, deletions, substitutions and transpositions of neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before = vec![0; b.len() + 1];
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_near_spelling_is_at_most_two_slips_away() {
+    fn a_suggestion_is_at_most_two_edits_away() {
         let known = ["lifetime", "max_lifetime", "ops"];
         assert_eq!(nearest("liftime", &known), Some("lifetime"));
         assert_eq!(nearest("lifetmie", &known), Some("lifetime"));

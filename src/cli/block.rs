@@ -6,9 +6,9 @@ use chrono::{DateTime, FixedOffset};
 use serde_json::Value;
 use writ_verifier::Purpose;
 
-use super::{RequiredConfig, failed, load, operate, table, tell};
-use crate::admin::Command;
+use super::{RequiredConfig, failed, load, operate, print_reply, table};
 use crate::config::document::duration;
+use crate::service::admin::Command;
 use writ_core::blocks::{Block, Selectors, SelectorsError, Txn};
 use writ_core::client::ClientId;
 use writ_core::request::Subject;
@@ -16,7 +16,7 @@ use writ_platform::clock::Timestamp;
 
 /// `writ block …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -28,21 +28,21 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Sub {
-    /// Stop at once what all of these name: nothing more is issued, replaced or redeemed for it
+    /// Stop at once what matches all of these options: nothing more is issued, replaced or redeemed for it
     Add {
         #[command(flatten)]
         what: What,
-        /// Go on by itself after this long (30m, 2h, 7d) or at this time (RFC 3339, like 2026-10-26T07:34:20Z); else it is
-        /// stopped for good
+        /// End the block after this duration (30m, 2h, 7d) or at this time (RFC 3339, like 2026-10-26T07:34:20Z); without
+        /// it the block has no end
         #[arg(long, value_name = "DURATION|TIME", value_parser = until_when)]
         until: Option<Timestamp>,
     },
-    /// Let go on what was stopped with exactly these
+    /// Remove the block that was added with exactly these options
     Remove {
         #[command(flatten)]
         what: What,
     },
-    /// Everything that is stopped
+    /// List all blocks
     List,
 }
 
@@ -55,13 +55,13 @@ struct What {
     /// The subject that a Txn-Token would be for
     #[arg(long)]
     sub: Option<Subject>,
-    /// The client that asks, or that asked for a token of the transaction before
+    /// The client that requests a token, or requested an earlier token of the transaction
     #[arg(long)]
     client: Option<ClientId>,
     /// The purpose, alone or among others
     #[arg(long)]
     purpose: Option<Purpose>,
-    /// Everything
+    /// Everything: no token at all is issued
     #[arg(long, conflicts_with_all = ["txn", "sub", "client", "purpose"])]
     all: bool,
 }
@@ -73,32 +73,31 @@ impl What {
     }
 }
 
-/// The end of a block that begins now: after a duration, or at a time that is still to come.
+/// The end of a block that begins now: after a duration, or at a time in the future.
 fn until_when(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
     if let Ok(span) = duration(text).and_then(|span| if span.is_zero() { Err("") } else { Ok(span) }) {
         return Ok(now + span);
     }
     let until = instant(text).map_err(|_| {
-        "must be a duration like 30m, 2h or 7d, or a time of RFC 3339 like 2026-10-26T07:34:20Z".to_owned()
+        "must be a duration like 30m, 2h or 7d, or a time in RFC 3339 like 2026-10-26T07:34:20Z".to_owned()
     })?;
     if until <= now {
-        return Err(format!("{until} has passed already: nothing would be stopped"));
+        return Err(format!("{until} has passed already: the block would have no effect"));
     }
     Ok(until)
 }
 
-/// A time as RFC 3339 writes it; of a second that has begun the end, so that nothing goes on early.
+/// A time in RFC 3339; fractions of a second are rounded up, so that no block ends early.
 fn instant(text: &str) -> Result<Timestamp, String> {
-    let time: DateTime<FixedOffset> =
-        DateTime::parse_from_rfc3339(text).map_err(|_| "no time of RFC 3339, like 2026-10-26T07:34:20Z".to_owned())?;
-    let begun = i64::from(time.timestamp_subsec_nanos() > 0);
-    // What lies before 1970 has passed in any case.
-    Ok(Timestamp::from_epoch(u64::try_from(time.timestamp() + begun).unwrap_or(0)))
+    let time: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(text)
+        .map_err(|_| "not a time in RFC 3339, like 2026-10-26T07:34:20Z".to_owned())?;
+    let rounding = i64::from(time.timestamp_subsec_nanos() > 0);
+    // A time before 1970 has passed in any case.
+    Ok(Timestamp::from_epoch(u64::try_from(time.timestamp() + rounding).unwrap_or(0)))
 }
 
-/// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let command = match args.command {
         Sub::Add { what, until } => what.into_block().map(|block| Command::BlockAdd { block, until }),
@@ -110,12 +109,12 @@ pub async fn run(args: Args) -> ExitCode {
         Err(error) => return failed(&error),
     };
     match load(config) {
-        Ok(config) => tell(operate(&config, &command).await, args.json, text),
+        Ok(config) => print_reply(operate(&config, &command).await, args.json, text),
         Err(code) => code,
     }
 }
 
-/// Blocks as a table; one that was added or removed as a sentence.
+/// A list of blocks as a table; an added or removed block as a sentence.
 fn text(answer: &Value) -> String {
     match answer["blocks"].as_array() {
         Some(blocks) if blocks.is_empty() => "nothing is stopped".to_owned(),
@@ -136,7 +135,7 @@ fn named(block: &Value) -> String {
     if names.is_empty() { "everything".to_owned() } else { names.join(", ") }
 }
 
-/// An entry whose time has passed is kept for a while.
+/// An expired block stays in the list for a while.
 fn until(block: &Value) -> String {
     let Some(until) = block["until"].as_str() else { return "removed".to_owned() };
     let passed = instant(until).is_ok_and(|until| until <= Timestamp::now());
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_ends_after_a_duration_or_at_a_time_to_come() {
+    fn a_block_ends_after_a_duration_or_at_a_future_time() {
         let now = Timestamp::now();
         for (text, seconds) in [("30m", 1_800), ("2h", 7_200), ("7d", 604_800), ("1s", 1)] {
             let left = until_when(text).unwrap().since(now).as_secs();
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_read_in_any_zone_and_never_early() {
+    fn a_time_is_read_in_any_zone_and_rounded_up() {
         let second = Ok(Timestamp::from_epoch(1_793_000_060));
         for text in ["2026-10-26T07:34:20Z", "2026-10-26T09:34:20+02:00", "2026-10-26T07:34:19.001Z"] {
             assert_eq!(instant(text), second, "{text}");

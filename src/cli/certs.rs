@@ -1,4 +1,4 @@
-//! `writ certs`: a development CA, and what it signs. Never for production: the CA's key lies in a plain file.
+//! `writ certs`: a development CA and its certificates. Never for production: the CA's key is in an unprotected file.
 
 mod authority;
 mod files;
@@ -23,35 +23,35 @@ use writ_platform::clock::Timestamp;
 
 use super::OptionalConfig;
 use crate::config::Problem;
-pub use authority::{AuthorityError, San};
+pub(super) use authority::{AuthorityError, San};
 pub(in crate::cli) use files::{create, create_public, io_error, read};
 
-/// Development certificates
+/// Manage development certificates
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a development CA, a server certificate and a sealing key, where they are missing
+    /// Create a development CA, a server certificate and a sealing key, if they are missing
     Init(InitArgs),
     /// Issue a client certificate: `ID.pem` and `ID.key`
     Issue(IssueArgs),
     /// Revoke a client's certificate in `ca.crl.pem`
     Revoke(RevokeArgs),
-    /// Renew `ca.crl.pem`, or begin one that revokes nothing
+    /// Renew `ca.crl.pem`, or create one that revokes nothing
     Crl(CrlArgs),
-    /// Show the names, validity, usage and thumbprint of a certificate, and the policy that would match
+    /// Show the names, validity, usage and thumbprint of a certificate, and the policies that match it
     Show(show::Args),
 }
 
 #[derive(Debug, clap::Args)]
 struct InitArgs {
-    /// The folder; it is made if it is missing
+    /// The folder, created if it is missing
     dir: PathBuf,
-    /// One more DNS name or IP address of the server, besides the host of `issuer` in the configuration
+    /// A further DNS name or IP address of the server, besides the host of `issuer` in the configuration
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
@@ -66,19 +66,19 @@ struct IssueArgs {
     /// The client, as its policy names it
     #[arg(long, value_name = "ID")]
     client: ClientId,
-    /// A URI to put in; without any name it is `spiffe://TRUST_DOMAIN/ID`
+    /// A URI to include; without any name, `spiffe://TRUST_DOMAIN/ID`
     #[arg(long, value_name = "URI")]
     san_uri: Vec<String>,
-    /// A DNS name to put in
+    /// A DNS name to include
     #[arg(long, value_name = "NAME")]
     san_dns: Vec<String>,
-    /// An e-mail address to put in
+    /// An e-mail address to include
     #[arg(long, value_name = "ADDRESS")]
     san_email: Vec<String>,
-    /// An IP address to put in
+    /// An IP address to include
     #[arg(long, value_name = "ADDRESS")]
     san_ip: Vec<IpAddr>,
-    /// The trust domain of the SPIFFE ID that is put in by default [default: that of the configuration, else
+    /// The trust domain of the SPIFFE ID that is included by default [default: that of the configuration, else
     /// `trust-domain.example`]
     #[arg(long)]
     trust_domain: Option<String>,
@@ -108,72 +108,46 @@ struct CrlArgs {
     dir: PathBuf,
 }
 
-/// The longest that a certificate for a server or a client is valid.
-pub const MAX_DAYS: u32 = 825;
+/// The longest validity of a server or client certificate.
+pub(super) const MAX_DAYS: u32 = 825;
 
 const CA: (&str, &str) = ("ca.pem", "ca.key");
 const SERVER: (&str, &str) = ("server.pem", "server.key");
 pub(in crate::cli) const SEALING_KEY: &str = "sealing.key";
 const CRL: &str = "ca.crl.pem";
-/// Clients whose files would be taken for others.
+/// Clients whose files would have the names of other files.
 const RESERVED: [&str; 4] = ["ca", "ca.crl", "sealing", "server"];
 
-/// Why a file was not made.
+/// Why a file was not created or shown.
 #[derive(Debug, thiserror::Error)]
-pub enum CertsError {
-    /// The disk, or standard output.
+pub(super) enum CertsError {
     #[error("{}: {source}", path.display())]
-    Io {
-        /// What was read or written.
-        path: PathBuf,
-        /// Why it could not be.
-        source: io::Error,
-    },
-    /// One of a pair is gone, and nothing fits what is left.
+    Io { path: PathBuf, source: io::Error },
     #[error("{} exists without {}; put the missing file back, or remove both", present.display(), missing.display())]
-    HalfPair {
-        /// What is there.
-        present: PathBuf,
-        /// What should be beside it.
-        missing: PathBuf,
-    },
-    /// Nothing is overwritten.
+    HalfPair { present: PathBuf, missing: PathBuf },
+    /// No file is overwritten.
     #[error("{} exists already; move it away first", .0.display())]
     Exists(PathBuf),
-    /// Its files would be taken for others.
-    #[error("a client cannot be called {0:?} here: the file names are taken")]
+    #[error("a client cannot be called {0:?} here: its files would have the names of other files")]
     Reserved(String),
-    /// No policy could register such a name.
+    /// A name that a policy cannot register.
     #[error("{name:?}: {source}")]
-    Name {
-        /// What was asked for.
-        name: String,
-        /// Why it is none.
-        source: IdentityError,
-    },
-    /// The CA.
+    Name { name: String, source: IdentityError },
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// What the configuration should tell cannot be read in it.
+    /// The configuration does not contain the setting that is needed.
     #[error("{0}; run `writ check`")]
     Config(Problem),
-    /// A file with a certificate to show.
     #[error("{}: {problem}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Certificate { path: PathBuf, problem: String },
 }
 
-/// The files that [`init`] looked after.
+/// The outcome of [`init`] and [`issue`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Files {
-    /// Made now.
-    pub created: Vec<PathBuf>,
-    /// There already, and left alone.
-    pub kept: Vec<PathBuf>,
+pub(super) struct Files {
+    pub(super) created: Vec<PathBuf>,
+    /// Files that existed already.
+    pub(super) kept: Vec<PathBuf>,
 }
 
 impl fmt::Display for Files {
@@ -184,13 +158,12 @@ impl fmt::Display for Files {
     }
 }
 
-/// Does what the command line asks for, and says what it did.
-pub fn run(args: Args) -> Result<ExitCode, CertsError> {
+pub(super) fn run(args: Args) -> Result<ExitCode, CertsError> {
     let now = Timestamp::now();
-    let said = match args.command {
+    let message = match args.command {
         Command::Init(args) => {
             let mut names = args.names;
-            names.extend(args.config.issuer_host()?);
+            names.extend(args.config.issuer_host().map_err(CertsError::Config)?);
             let files = init(&args.dir, &names, now)?;
             let server = args.dir.join(SERVER.0);
             format!("{files}\n{} is for {}", server.display(), show::host_names(&server)?)
@@ -199,32 +172,32 @@ pub fn run(args: Args) -> Result<ExitCode, CertsError> {
             let names = args.names()?;
             let files = issue(&args.dir, &args.client, &names, args.days, now)?;
             let lines: Vec<_> = names.iter().map(|name| format!("  {}", policy_line(name))).collect();
-            format!("{files}\na policy names this client by\n{}", lines.join("\n"))
+            format!("{files}\na policy registers this client by\n{}", lines.join("\n"))
         }
         Command::Show(args) => args.shown(now)?,
         Command::Revoke(args) => {
-            let said = revoke(&args.dir, &args.client, now)?;
-            format!("{said}{}", args.missing())
+            let revoked = revoke(&args.dir, &args.client, now)?;
+            format!("{revoked}{}", args.next_step())
         }
         Command::Crl(args) => written(&update_crl(&args.dir, None, now)?),
     };
     let output = |source| CertsError::Io { path: PathBuf::from("standard output"), source };
-    writeln!(io::stdout(), "{said}").map_err(output)?;
+    writeln!(io::stdout(), "{message}").map_err(output)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes what is missing of a development CA (`ca.pem`, `ca.key`), a server certificate (`server.pem`, `server.key`)
+/// Creates what is missing of a development CA (`ca.pem`, `ca.key`), a server certificate (`server.pem`, `server.key`)
 /// for localhost, `tts.trust-domain.example` and `names`, and a sealing key (`sealing.key`).
 ///
-/// Keys have mode 0600, certificates 0644; none is overwritten.
-pub fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, CertsError> {
+/// Keys have mode 0600, certificates 0644; no file is overwritten.
+pub(super) fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, CertsError> {
     if !dir.exists() {
         DirBuilder::new().recursive(true).create(dir).map_err(io_error(dir))?;
         fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(io_error(dir))?;
     }
     let names = server_names(names)?;
     let mut files = Files::default();
-    // Both pairs are looked at before anything is written.
+    // Both pairs are checked before anything is written.
     let (has_ca, has_server) = (has_pair(dir, CA)?, has_pair(dir, SERVER)?);
     let authority = if has_ca {
         files.kept.extend(paths(dir, CA));
@@ -249,7 +222,13 @@ pub fn init(dir: &Path, names: &[String], now: Timestamp) -> Result<Files, Certs
 }
 
 /// Issues `CLIENT.pem` and `CLIENT.key` for client authentication, with these names.
-pub fn issue(dir: &Path, client: &ClientId, names: &[San], days: u32, now: Timestamp) -> Result<Files, CertsError> {
+pub(super) fn issue(
+    dir: &Path,
+    client: &ClientId,
+    names: &[San],
+    days: u32,
+    now: Timestamp,
+) -> Result<Files, CertsError> {
     if RESERVED.contains(&client.as_str()) {
         return Err(CertsError::Reserved(client.to_string()));
     }
@@ -264,13 +243,13 @@ pub fn issue(dir: &Path, client: &ClientId, names: &[San], days: u32, now: Times
     Ok(Files { created: write_pair(dir, files, &pair)?.to_vec(), kept: Vec::new() })
 }
 
-/// The SPIFFE ID that a development certificate of `client` holds.
-pub fn spiffe_id(trust_domain: &str, client: &ClientId) -> San {
+/// The SPIFFE ID in a development certificate of `client`.
+pub(super) fn spiffe_id(trust_domain: &str, client: &ClientId) -> San {
     San::Uri(format!("spiffe://{trust_domain}/{client}"))
 }
 
 impl IssueArgs {
-    /// The names asked for, each one that a policy could register.
+    /// The requested names; a policy can register each of them.
     fn names(&self) -> Result<Vec<San>, CertsError> {
         let uris = self.san_uri.iter().cloned().map(San::Uri);
         let dns = self.san_dns.iter().cloned().map(San::Dns);
@@ -278,22 +257,26 @@ impl IssueArgs {
         let ips = self.san_ip.iter().copied().map(San::Ip);
         let mut names: Vec<_> = uris.chain(dns).chain(emails).chain(ips).collect();
         if names.is_empty() {
-            let configured = if self.trust_domain.is_none() { self.config.trust_domain()? } else { None };
+            let configured = if self.trust_domain.is_none() {
+                self.config.trust_domain().map_err(CertsError::Config)?
+            } else {
+                None
+            };
             let trust_domain = self.trust_domain.clone().or(configured);
             names.push(spiffe_id(trust_domain.as_deref().unwrap_or("trust-domain.example"), &self.client));
         }
-        names.iter().try_for_each(check)?;
+        names.iter().try_for_each(check_name)?;
         Ok(names)
     }
 }
 
-fn check(name: &San) -> Result<(), CertsError> {
+fn check_name(name: &San) -> Result<(), CertsError> {
     let (kind, text) = identity(name);
     let refused = |source| CertsError::Name { name: text.clone(), source };
     Identity::parse(kind, &text).map(drop).map_err(refused)
 }
 
-/// What a policy calls the name.
+/// The name as a policy registers it.
 fn identity(name: &San) -> (IdentityKind, String) {
     match name {
         San::Dns(text) => (IdentityKind::SanDns, text.clone()),
@@ -312,7 +295,7 @@ fn server_names(more: &[String]) -> Result<Vec<San>, CertsError> {
     let name = |text: &str| text.parse().map_or_else(|_| San::Dns(text.to_owned()), San::Ip);
     let mut names: Vec<_> = ["localhost", "127.0.0.1", "::1", "tts.trust-domain.example"].map(name).into();
     for more in more.iter().map(|text| name(text)) {
-        check(&more)?;
+        check_name(&more)?;
         if !names.contains(&more) {
             names.push(more);
         }
@@ -330,15 +313,15 @@ fn revoke(dir: &Path, client: &ClientId, now: Timestamp) -> Result<String, Certs
 }
 
 impl RevokeArgs {
-    /// What is still to be done: nothing, where the configuration names the CRL.
-    fn missing(&self) -> String {
+    /// Empty if the configuration names the CRL already.
+    fn next_step(&self) -> String {
         let crl = self.dir.join(CRL);
         let files = self.config.read().ok().flatten().and_then(|reading| reading.files);
         let same = |named: &PathBuf| fs::canonicalize(named).ok() == fs::canonicalize(&crl).ok();
         if files.is_some_and(|files| files.client_crls().iter().any(same)) {
             return String::new();
         }
-        format!("; in force once writ.toml has, in [tls], client_crls = [{:?}]", crl.display().to_string())
+        format!("; to enforce it, add to [tls] in writ.toml: client_crls = [{:?}]", crl.display().to_string())
     }
 }
 
@@ -346,7 +329,7 @@ fn written(path: &Path) -> String {
     format!("written {}", path.display())
 }
 
-/// Replaces the CRL in one step, since a running service watches it.
+/// Replaces the CRL atomically, since a running service reloads it.
 fn update_crl(dir: &Path, certificate: Option<&str>, now: Timestamp) -> Result<PathBuf, CertsError> {
     let path = dir.join(CRL);
     let last = if path.exists() { Some(read(&path)?) } else { None };
@@ -399,7 +382,7 @@ mod tests {
         CertificateDer::from_pem_file(path).unwrap()
     }
 
-    /// What the exchange listener would say to this client at `at`.
+    /// The verdict of the exchange listener on this client's certificate at `at`.
     fn verified(dir: &Path, client: &str, with_crl: bool, at: Timestamp) -> Result<(), Error> {
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
@@ -441,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_made_once_and_kept_afterwards() {
+    fn files_are_created_once_and_kept_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("certs");
         let first = init(&dir, &[], now()).unwrap();
@@ -459,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_server_certificate_is_signed_by_the_ca_that_is_there() {
+    fn a_missing_server_certificate_is_signed_by_the_existing_ca() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), &[], now()).unwrap();
         let ca = fs::read(dir.path().join("ca.pem")).unwrap();
@@ -477,7 +460,7 @@ mod tests {
             assert!(server.matches(&Identity::parse(IdentityKind::SanIp, ip).unwrap()), "{ip}");
         }
         let error = verified(dir.path(), "server", false, now()).unwrap_err();
-        assert!(matches!(error, Error::InvalidCertificate(_)), "a server certificate makes no client: {error}");
+        assert!(matches!(error, Error::InvalidCertificate(_)), "a server certificate is not one for clients: {error}");
     }
 
     #[test]
@@ -492,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issued_certificate_makes_a_client_until_it_ends() {
+    fn an_issued_certificate_authenticates_a_client_until_it_expires() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), &[], now()).unwrap();
         let name = spiffe_id("trust-domain.example", &id("mda"));
@@ -506,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_is_overwritten_and_no_other_taken_for_a_client() {
+    fn no_file_is_overwritten_and_no_reserved_name_is_a_client() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), &[], now()).unwrap();
         let issue = |client| issue(dir.path(), &id(client), &[San::Dns("a.example".into())], 1, now());
@@ -518,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_of_someone_else_is_refused() {
+    fn another_ca_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
         for dir in [dir.path(), other.path()] {
@@ -530,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn revoked_clients_stay_revoked_and_others_do_not_suffer() {
+    fn revoked_clients_stay_revoked_and_others_are_not_affected() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         init(dir, &[], now()).unwrap();
@@ -554,9 +537,9 @@ mod tests {
         };
         let config = dir.join("writ.toml");
         fs::write(&config, "[tls]\nclient_crls = [\"ca.crl.pem\"]\n").unwrap();
-        assert_eq!(args(&config).missing(), "");
+        assert_eq!(args(&config).next_step(), "");
         fs::write(&config, "").unwrap();
-        assert!(args(&config).missing().contains("ca.crl.pem\"]"), "{}", args(&config).missing());
+        assert!(args(&config).next_step().contains("ca.crl.pem\"]"), "{}", args(&config).next_step());
         assert_eq!(fs::read(dir.join(CRL)).unwrap(), before);
     }
 
@@ -575,9 +558,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_policy_could_register_are_refused() {
+    fn names_that_policies_cannot_register_are_refused() {
         for name in [San::Dns("*.example".into()), San::Uri("spiffe://Example/a".into()), San::Email("a".into())] {
-            assert!(check(&name).is_err(), "{name:?}");
+            assert!(check_name(&name).is_err(), "{name:?}");
         }
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(init(dir.path(), &["a b".to_owned()], now()), Err(CertsError::Name { .. })));

@@ -1,4 +1,4 @@
-//! `writ check`: everything that would stop the service from starting, or should be known before it does, in one run.
+//! `writ check`: reports in one run everything that would keep the service from starting, and what should be known before.
 
 mod online;
 
@@ -16,28 +16,27 @@ use crate::config::{Problem, Severity, environment, file};
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_platform::clock::Timestamp;
 
-/// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
-/// and nothing is changed.
-pub fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
+/// The problems of the file at `path`, of the files that it names, and of the policies. Nothing is started or changed.
+pub(super) fn check(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     check_read(&file::read(path, environment))
 }
 
 fn check_read(reading: &file::Reading) -> Vec<Problem> {
     let mut problems = reading.problems.clone();
-    // All of it even where the configuration is wrong: the next run should bring no news.
+    // Files and policies are checked even if the configuration has errors: the next run should not find new ones.
     problems.extend(reading.files.iter().flat_map(|files| files.problems(Timestamp::now())));
     if let Some(settings) = &reading.policies {
         problems.extend(match folder::load(settings) {
-            Ok((set, warnings)) => [warnings, elsewhere(reading, &settings.directory, &set)].concat(),
+            Ok((set, warnings)) => [warnings, foreign_clients(reading, &settings.directory, &set)].concat(),
             Err(problems) => problems,
         });
     }
     problems
 }
 
-/// A note for each policy whose client is of another SPIFFE trust domain than the service, and of none that a CA is told
-/// to vouch for: one of the two may be a slip.
-fn elsewhere(reading: &file::Reading, directory: &Path, policies: &PolicySet) -> Vec<Problem> {
+/// A note for each policy whose client belongs to another SPIFFE trust domain than the service, and to none that the
+/// configuration of a CA names: one of the two may be a mistake.
+fn foreign_clients(reading: &file::Reading, directory: &Path, policies: &PolicySet) -> Vec<Problem> {
     let Some(own) = &reading.trust_domain else { return Vec::new() };
     let note = |policy: &Arc<ClientPolicy>| {
         let domain = policy.identity.spiffe_trust_domain()?;
@@ -45,8 +44,9 @@ fn elsewhere(reading: &file::Reading, directory: &Path, policies: &PolicySet) ->
         if is_named || domain == own.as_str() {
             return None;
         }
-        let message =
-            format!("its SPIFFE ID is of the trust domain {domain}, that of the service (trust_domain) is {own}");
+        let message = format!(
+            "its SPIFFE ID belongs to the trust domain {domain}, but that of the service (trust_domain) is {own}"
+        );
         let path = directory.join(format!("{}.toml", policy.client_id));
         let key = policy.identity.kind().name().to_owned();
         Some(Problem { severity: Severity::Note, key, ..Problem::of_file(&path, message) })
@@ -56,10 +56,10 @@ fn elsewhere(reading: &file::Reading, directory: &Path, policies: &PolicySet) ->
 
 /// `writ check`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
-    /// Also fetch the keys of each subject issuer, and ask introspection endpoints and the decision point once
+    /// Also fetch the keys of each subject issuer, and call introspection endpoints and the decision point once
     #[arg(long)]
     online: bool,
     /// Answer in JSON, for programs
@@ -67,8 +67,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Prints what is wrong, for people or for programs.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let reading = file::read(&args.config.config, environment::variables());
     let mut problems = check_read(&reading);
     let looked = match &reading.files {
@@ -92,13 +91,13 @@ pub async fn run(args: Args) -> ExitCode {
     print(&text, ExitCode::from(exit_code(&problems)))
 }
 
-/// 0 if the service can start, 2 if not.
-pub fn exit_code(problems: &[Problem]) -> u8 {
+/// 0 if the service can start, otherwise 2.
+pub(super) fn exit_code(problems: &[Problem]) -> u8 {
     if problems.iter().any(Problem::is_error) { 2 } else { 0 }
 }
 
-/// A line for each problem, and one that counts them.
-pub fn to_text(problems: &[Problem]) -> String {
+/// A line for each problem, and a summary.
+pub(super) fn to_text(problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
         let _ = writeln!(text, "{problem}");
@@ -113,8 +112,8 @@ pub fn to_text(problems: &[Problem]) -> String {
     text
 }
 
-/// `{"ok":…,"problems":[{"severity","file","line","key","message"}]}`, with `"online":[{"key","message"}]` if others were
-/// asked.
+/// `{"ok":…,"problems":[{"severity","file","line","key","message"}]}`, with `"online":[{"key","message"}]` after
+/// `--online`.
 fn to_json(problems: &[Problem], online: Option<&[Answered]>) -> String {
     let mut answer = json!({ "ok": exit_code(problems) == 0, "problems": problems });
     if let Some(online) = online {
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
     use crate::cli::certs;
 
-    /// A folder with all that the service needs, as `writ.toml` names it by default, and one client.
+    /// A folder with everything that the service needs under the default names, and one client.
     fn complete() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("policies")).unwrap();
@@ -160,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_about_a_service_that_can_start() {
+    fn a_service_that_can_start_has_no_problems() {
         assert_eq!(checked(&complete()), (0, "ok\n".to_owned()));
     }
 
     #[test]
-    fn the_shipped_example_and_its_policies_only_lack_their_certificates() {
+    fn the_shipped_example_lacks_only_its_certificates() {
         let problems = check(Path::new("writ.toml"), std::iter::empty());
         let missing =
             |problem: &Problem| problem.file == Path::new("writ.toml") && problem.message.starts_with("certs/");
@@ -174,7 +173,7 @@ mod tests {
 
     /// A-009, A-117, A-137
     #[test]
-    fn each_file_that_is_named_is_looked_at() {
+    fn each_named_file_is_checked() {
         let other = rcgen::generate_simple_self_signed(["other.example".to_owned()]).unwrap();
         for (name, text, expected) in [
             ("certs/server.pem", "", "tls.certificate: certs/server.pem: holds no CERTIFICATE block (PEM)"),
@@ -200,7 +199,7 @@ mod tests {
 
     /// A-137
     #[test]
-    fn the_secret_for_introspection_is_kept_from_strangers_and_holds_one_line() {
+    fn the_secret_for_introspection_is_for_its_owner_and_one_line() {
         let folder = complete();
         let issuer = "trust_domain = \"d\"\nissuer = \"https://tts.example\"\n\
             [[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"a\"]\n\
@@ -228,7 +227,7 @@ mod tests {
 
     /// A-009
     #[test]
-    fn a_file_without_crls_is_no_list_of_them() {
+    fn a_file_without_crls_is_refused() {
         let folder = complete();
         write(
             &folder,
@@ -245,7 +244,7 @@ mod tests {
 
     /// A-137
     #[test]
-    fn a_secret_that_others_can_read_is_refused_and_one_for_the_group_is_told_of() {
+    fn a_secret_that_others_can_read_is_refused_and_one_for_the_group_is_a_warning() {
         let folder = complete();
         let mode = |name: &str, mode| {
             fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_policies_are_checked_even_where_the_configuration_is_wrong() {
+    fn files_and_policies_are_checked_even_if_the_configuration_has_errors() {
         let folder = complete();
         write(&folder, "writ.toml", "trust_domain = \"d\"\n[keys]\nsealing_key = \"gone.key\"\n");
         write(&folder, "policies/a.toml", "x = 1\n");
@@ -278,7 +277,7 @@ mod tests {
         }
     }
 
-    /// As `writ serve` would refuse to start; nothing is said where there is no store yet, or a sound one.
+    /// `writ serve` would refuse to start; a missing store is no problem.
     #[test]
     fn a_folder_of_the_store_that_others_can_enter_is_refused() {
         let folder = complete();
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_of_another_trust_domain_is_told_of() {
+    fn a_client_of_another_trust_domain_is_a_note() {
         let folder = complete();
         let policy = |domain: &str| {
             let text = format!("client_id = \"two\"\ntls_client_auth_san_uri = \"spiffe://{domain}/two\"\n");
@@ -307,15 +306,15 @@ mod tests {
         assert!(code == 0 && text.ends_with("ok\n"), "{text}");
         assert!(
             text.contains(
-                "policies/two.toml: tls_client_auth_san_uri: note: its SPIFFE ID is of the trust domain other"
+                "policies/two.toml: tls_client_auth_san_uri: note: its SPIFFE ID belongs to the trust domain other"
             ),
             "{text}"
         );
     }
 
-    /// What a key is meant to name cannot be known then.
+    /// The key's intended value is not known then.
     #[test]
-    fn a_default_is_not_looked_for_where_something_else_is_written() {
+    fn the_default_of_a_key_with_an_invalid_value_is_not_checked() {
         let folder = complete();
         fs::remove_dir_all(folder.path().join("certs")).unwrap();
         let least = "trust_domain = \"d\"\nissuer = \"https://tts.example\"\n";
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_the_same_in_json() {
+    fn json_has_the_same_problems() {
         let folder = complete();
         write(&folder, "policies/a.toml", "client_id = \"b\"\n");
         let problems = check(&folder.path().join("writ.toml"), std::iter::empty());

@@ -1,4 +1,4 @@
-//! `writ init`: the beginning of a set-up of one's own, and what to do next.
+//! `writ init`: creates the files of a new setup, and prints the next steps.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, Permissions};
@@ -17,40 +17,40 @@ use writ_core::client::{Identity, IdentityError, IdentityKind};
 /// `writ init …`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The folder; it is made if it is missing
+    /// The folder, created if it is missing
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// The trust domain: `aud` of every Txn-Token
     #[arg(long, default_value = TRUST_DOMAIN)]
     trust_domain: TrustDomain,
-    /// What clients call the service: `https://HOST` or `https://HOST:PORT`
+    /// The URL by which clients reach the service: `https://HOST` or `https://HOST:PORT`
     #[arg(long, value_name = "URL", default_value = ISSUER, value_parser = config::origin)]
     issuer: String,
 }
 
-/// Why there is no set-up.
+/// Why the setup was not created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InitError {
     #[error(transparent)]
     Files(#[from] CertsError),
-    #[error("{domain} is no trust domain of a SPIFFE ID, which the example needs: {source}")]
+    #[error("{domain} cannot be the trust domain of a SPIFFE ID, which the example needs: {source}")]
     TrustDomain { domain: TrustDomain, source: IdentityError },
-    #[error("{0}; mend it, or move it away and it is made anew")]
+    #[error("{0}; correct the file, or move it away to have it created again")]
     Config(Problem),
 }
 
-/// The shipped configuration, in which every setting is explained.
+/// The shipped configuration, with a comment on every setting.
 const TEMPLATE: &str = include_str!("../../writ.toml");
 const TRUST_DOMAIN: &str = "trust-domain.example";
 const ISSUER: &str = "https://localhost:8443";
 const CLIENT: &str = "batch-job";
 const PURPOSE: &str = "report.create";
 
-/// Makes what is missing, and says what comes next.
+/// Creates what is missing, and prints the next steps.
 pub(super) fn run(args: &Args) -> Result<ExitCode, InitError> {
-    let said = init(args)?;
+    let report = init(args)?;
     let output = |source| CertsError::Io { path: PathBuf::from("standard output"), source };
-    writeln!(io::stdout(), "{said}").map_err(output)?;
+    writeln!(io::stdout(), "{report}").map_err(output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -59,63 +59,63 @@ fn init(args: &Args) -> Result<String, InitError> {
     let spiffe_id = format!("spiffe://{}/{CLIENT}", args.trust_domain);
     Identity::parse(IdentityKind::SanUri, &spiffe_id)
         .map_err(|source| InitError::TrustDomain { domain: args.trust_domain.clone(), source })?;
-    make(dir)?;
+    create_folder(dir)?;
     let mut text = String::new();
-    let mut tell = |made: bool, path: &Path, what: &str| {
-        let verb = if made { "created" } else { "kept   " };
+    let mut report = |created: bool, path: &Path, what: &str| {
+        let verb = if created { "created" } else { "kept   " };
         let _ = writeln!(text, "{verb} {:<37} {what}", path.display());
     };
     let config = dir.join("writ.toml");
-    let made = written(create_public(&config, &configuration(&args.trust_domain, &args.issuer)))?;
-    tell(made, &config, "every setting, explained");
-    let issuer = if made { args.issuer.clone() } else { configured_issuer(&config)? };
-    make(&dir.join("certs"))?;
+    let created = was_created(create_public(&config, &configuration(&args.trust_domain, &args.issuer)))?;
+    report(created, &config, "every setting, explained");
+    let issuer = if created { args.issuer.clone() } else { configured_issuer(&config)? };
+    create_folder(&dir.join("certs"))?;
     let key = dir.join("certs").join(certs::SEALING_KEY);
-    tell(written(create(&key, &certs::sealing_key()?))?, &key, "seals private keys in the store");
-    // Policies of one's own need no example.
+    report(was_created(create(&key, &certs::sealing_key()?))?, &key, "seals private keys in the store");
+    // A setup with its own policies needs no example.
     let policies = dir.join("policies");
     if policies.exists() {
-        tell(false, &policies, "what each client may get");
+        report(false, &policies, "what each client can get");
     } else {
-        make(&policies.join("tests"))?;
+        create_folder(&policies.join("tests"))?;
         let name = format!("{CLIENT}.toml");
         for (path, content, what) in [
-            (policies.join(&name), policy(&spiffe_id), "an example: what one client may get"),
+            (policies.join(&name), policy(&spiffe_id), "an example: what one client can get"),
             (policies.join("tests").join(&name), expectations(), "what that policy must allow and refuse"),
         ] {
-            tell(written(create_public(&path, &content))?, &path, what);
+            report(was_created(create_public(&path, &content))?, &path, what);
         }
     }
     for (flag, given, usual) in
         [("--trust-domain", args.trust_domain.as_str(), TRUST_DOMAIN), ("--issuer", &args.issuer, ISSUER)]
     {
-        if !made && given != usual {
+        if !created && given != usual {
             let _ = writeln!(text, "{flag} not used: {} exists", config.display());
         }
     }
-    text.push_str(&next(dir, &issuer));
+    text.push_str(&next_steps(dir, &issuer));
     Ok(text)
 }
 
-/// Nothing in the folders is secret but keys, which are for their owner alone.
-fn make(dir: &Path) -> Result<(), CertsError> {
+/// Everyone can enter the folder: of its files only keys are secret, and those have a mode of their own.
+fn create_folder(dir: &Path) -> Result<(), CertsError> {
     if dir.exists() {
         return Ok(());
     }
-    let made = DirBuilder::new().recursive(true).create(dir);
-    made.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o755))).map_err(io_error(dir))
+    let created = DirBuilder::new().recursive(true).create(dir);
+    created.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o755))).map_err(io_error(dir))
 }
 
-/// Whether the file was made; one that was there is no error.
-fn written(made: Result<PathBuf, CertsError>) -> Result<bool, CertsError> {
-    match made {
+/// False if the file existed.
+fn was_created(created: Result<PathBuf, CertsError>) -> Result<bool, CertsError> {
+    match created {
         Ok(_) => Ok(true),
         Err(CertsError::Exists(_)) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// The issuer of a configuration that was there.
+/// The issuer of an existing configuration.
 fn configured_issuer(config: &Path) -> Result<String, InitError> {
     let reading = file::read(config, std::iter::empty());
     let unknown = || Problem::of_file(config, "does not name an issuer");
@@ -146,28 +146,28 @@ fn configuration(trust_domain: &TrustDomain, issuer: &str) -> String {
 
 fn policy(spiffe_id: &str) -> String {
     format!(
-        "# What the client {CLIENT} may get. One file for each client, named after its client_id; what is not written is not\n\
-         # allowed. A change is in force within seconds.\n\
+        "# What the client {CLIENT} can get. One file for each client, named after its client_id; what is not written is not\n\
+         # allowed. A change takes effect within seconds.\n\
          client_id   = \"{CLIENT}\"\n\
-         description = \"An example: a job that needs no other proof than its certificate\"\n\
+         description = \"An example: a job that needs no proof other than its certificate\"\n\
          \n\
-         # What its certificate must hold; `writ certs show FILE` prints this line for a certificate.\n\
+         # The name that its certificate must contain; `writ certs show FILE` prints this line for a certificate.\n\
          tls_client_auth_san_uri = \"{spiffe_id}\"\n\
          \n\
-         # One table for each purpose that it may ask for.\n\
+         # One table for each purpose that it can request.\n\
          [[purpose]]\n\
          scope    = \"{PURPOSE}\"\n\
          lifetime = \"60s\"\n\
-         accept   = [\"client_credentials\"]   # it speaks for itself, without a subject token\n"
+         accept   = [\"client_credentials\"]   # it is the subject itself, without a subject token\n"
     )
 }
 
 fn expectations() -> String {
     format!(
-        "# What {CLIENT}.toml must allow and must refuse. `writ policy test` runs it.\n\
+        "# What {CLIENT}.toml must allow and refuse. `writ policy test` runs these tests.\n\
          \n\
          [[test]]\n\
-         name   = \"the job may create its report\"\n\
+         name   = \"the job can create its report\"\n\
          client = \"{CLIENT}\"\n\
          source = \"client_credentials\"\n\
          scope  = \"{PURPOSE}\"\n\
@@ -175,24 +175,24 @@ fn expectations() -> String {
          claims = {{ sub = \"{CLIENT}\", scope = \"{PURPOSE}\" }}\n\
          \n\
          [[test]]\n\
-         name   = \"and do nothing else\"\n\
+         name   = \"the job can do nothing else\"\n\
          client = \"{CLIENT}\"\n\
          source = \"client_credentials\"\n\
          scope  = \"report.delete\"\n\
          expect = \"purpose_not_allowed\"\n\
          \n\
          [[test]]\n\
-         name    = \"not for anybody else either\"\n\
+         name    = \"the job cannot act for another subject\"\n\
          client  = \"{CLIENT}\"\n\
          source  = \"client_credentials\"\n\
          scope   = \"{PURPOSE}\"\n\
-         subject = \"somebody-else\"\n\
+         subject = \"another-subject\"\n\
          expect  = \"subject_not_allowed\"\n"
     )
 }
 
-/// Commands that work as they are written.
-fn next(dir: &Path, issuer: &str) -> String {
+/// The next steps, as commands that can be copied.
+fn next_steps(dir: &Path, issuer: &str) -> String {
     let writ = program();
     let enter =
         if dir == Path::new(".") { String::new() } else { format!("  cd {}\n", quoted(&dir.display().to_string())) };
@@ -205,8 +205,8 @@ fn next(dir: &Path, issuer: &str) -> String {
         "\nNext:\n\n{enter}\
          \x20 {writ} certs init certs                             # a development CA and the service's certificate\n\
          \x20 {writ} certs issue --dir certs --client {CLIENT}   # a certificate for the client of the example\n\
-         \x20 {writ} policy test                                  # the policy does what it should\n\
-         \x20 {writ} check                                        # all is in place\n\
+         \x20 {writ} policy test                                  # the policy decides as its tests expect\n\
+         \x20 {writ} check                                        # everything is in place\n\
          \x20 {writ} serve\n\n\
          and in another shell, in the same folder, the first token:\n\n\
          \x20 {writ} token request --url {issuer} {resolve}--ca certs/ca.pem \\\n\
@@ -214,7 +214,7 @@ fn next(dir: &Path, issuer: &str) -> String {
     )
 }
 
-/// What this program is called: by its path, if that is how it was called.
+/// How to call this program: by its path, if it was called by a path.
 fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let is_path = called.components().count() > 1;
@@ -222,7 +222,7 @@ fn program() -> String {
     path.map_or_else(|| "writ".to_owned(), |path| quoted(&path.display().to_string()))
 }
 
-/// As a shell reads it.
+/// Quoted for a shell.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_up_lacks_nothing_but_certificates_and_is_made_once() {
+    fn a_setup_lacks_only_certificates_and_is_created_once() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("new");
         let first = init(&args(&dir, "https://tts.d.example:8444")).unwrap();
@@ -262,11 +262,11 @@ mod tests {
         assert!(!second.contains("created") && second.contains("--url https://tts.d.example:8444 "), "{second}");
         let after: Vec<_> = ["writ.toml", "certs/sealing.key"].map(|name| fs::read(dir.join(name)).unwrap()).into();
         assert_eq!(before, after);
-        assert!(!dir.join("policies/batch-job.toml").exists(), "policies of one's own are left alone");
+        assert!(!dir.join("policies/batch-job.toml").exists(), "existing policies are left alone");
     }
 
     #[test]
-    fn a_trust_domain_that_the_example_cannot_use_is_told_of_before_anything_is_made() {
+    fn a_trust_domain_that_the_example_cannot_use_is_refused_before_anything_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("new");
         let mut args = args(&dir, "https://localhost:8443");

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{RequiredConfig, USAGE, load, operate, table, tell};
-use crate::admin::{Command, Reply};
+use super::{RequiredConfig, USAGE, load, operate, print_reply, table};
 use crate::config::Config;
+use crate::service::admin::{Command, Reply};
 use writ_core::keys::listing::Export;
 
 /// `writ keys …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -25,11 +25,11 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Sub {
-    /// Every key, and where it is in its life
+    /// List every key and its state
     List,
     /// Promote the next key now, if it and the previous one have been published for long enough
     Rotate {
-        /// Wait until it may be promoted
+        /// Wait until it can be promoted
         #[arg(long)]
         wait: bool,
     },
@@ -43,15 +43,14 @@ enum Sub {
     Export,
     /// Add exported public halves to the history
     Import {
-        /// What `keys export` wrote
+        /// The output of `keys export`
         file: PathBuf,
     },
-    /// Check that records, files and private halves fit together
+    /// Check that records, files and private halves agree
     Verify,
 }
 
-/// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,
@@ -72,17 +71,17 @@ pub async fn run(args: Args) -> ExitCode {
         Sub::Verify => Command::KeysVerify,
     };
     let reply = operate(&config, &command).await;
-    // An export is for programs in any case.
+    // An export is always JSON.
     let json = args.json || matches!(args.command, Sub::Export);
-    tell(reply, json, text)
+    print_reply(reply, json, text)
 }
 
-/// With `wait`, asks again until the keys have been published for long enough.
+/// With `wait`, retries until the keys have been published for long enough.
 async fn rotate(config: &Config, wait: bool, json: bool) -> ExitCode {
     loop {
         let reply = operate(config, &Command::KeysRotate).await;
-        if !(wait && matches!(reply, Reply::No(_))) {
-            return tell(reply, json, text);
+        if !(wait && matches!(reply, Reply::Refused(_))) {
+            return print_reply(reply, json, text);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -92,7 +91,7 @@ fn read_export(file: &Path) -> Result<Export, Box<dyn std::error::Error>> {
     Ok(Export::parse(&std::fs::read(file)?)?)
 }
 
-/// Keys as a table; any other answer as its members.
+/// Keys as a table; another answer as its members.
 fn text(answer: &Value) -> String {
     if answer["ok"] == true {
         return "all key files agree with the store".to_owned();

@@ -1,4 +1,4 @@
-//! `writ completions` and `writ man`: what a shell and `man` know of the command line, made from its definition.
+//! `writ completions` and `writ man`: shell completions and manual pages, generated from the command line's definition.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -13,28 +13,27 @@ use super::{Cli, failed};
 /// `writ completions …`
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell that reads them
+    /// The shell
     shell: clap_complete::Shell,
 }
 
 /// `writ man …`
 #[derive(Debug, clap::Args)]
 pub(super) struct ManArgs {
-    /// The folder for a page of each command, made if it is missing; without it the page of `writ` goes to standard output
+    /// The folder for a page of each command, created if it is missing; without it the page of `writ` goes to standard
+    /// output
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// Prints the completions for a shell.
 pub(super) fn completions(args: &CompletionsArgs) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "writ", &mut script);
-    ended(io::stdout().write_all(&script))
+    exit_code(io::stdout().write_all(&script))
 }
 
-/// Writes the manual pages.
 pub(super) fn man(args: &ManArgs) -> ExitCode {
-    ended(args.dir.as_deref().map_or_else(print_page, write_pages))
+    exit_code(args.dir.as_deref().map_or_else(print_page, write_pages))
 }
 
 fn print_page() -> io::Result<()> {
@@ -47,7 +46,7 @@ fn page(command: clap::Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Unlike all else that Writ writes, these are for everybody to read.
+/// Unlike other files that Writ writes, manual pages are readable by everyone.
 fn write_pages(dir: &Path) -> io::Result<()> {
     if !dir.exists() {
         fs::create_dir_all(dir)?;
@@ -58,17 +57,17 @@ fn write_pages(dir: &Path) -> io::Result<()> {
     write_page(command, dir)
 }
 
-/// The page of a command, and those of the commands below it.
+/// Writes the page of a command, and those of its subcommands.
 fn write_page(command: clap::Command, dir: &Path) -> io::Result<()> {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()).cloned() {
-        write_page(below, dir)?;
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()).cloned() {
+        write_page(subcommand, dir)?;
     }
     let path = dir.join(clap_mangen::Man::new(command.clone()).get_filename());
     fs::write(&path, page(command)?)?;
     fs::set_permissions(&path, Permissions::from_mode(0o644))
 }
 
-fn ended(outcome: io::Result<()>) -> ExitCode {
+fn exit_code(outcome: io::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),

@@ -17,7 +17,7 @@ use writ_verifier::Members;
 
 use self::audit_line::Line;
 use self::trial::{Age, Trial, World};
-use super::{NO, RequiredConfig, USAGE, complain, load};
+use super::{NO, RequiredConfig, USAGE, load, print_problems};
 use crate::config::policy::folder;
 use writ_core::request::Source;
 use writ_core::subject::members;
@@ -25,7 +25,7 @@ use writ_platform::clock::Timestamp;
 
 /// `writ policy …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -86,7 +86,7 @@ struct ExplainArgs {
 }
 
 /// Does what the command line asks for. A refused request and an expectation that fails are exit code 1.
-pub fn run(args: Args) -> ExitCode {
+pub(super) fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let world = match world(config) {
         Ok(world) => world,
@@ -108,7 +108,7 @@ fn world(config: &Path) -> Result<World, ExitCode> {
     match folder::load(&config.policies) {
         Ok((policies, _)) => Ok(World::new(config, policies, Timestamp::now())),
         Err(problems) => {
-            complain(&problems);
+            print_problems(&problems);
             Err(ExitCode::from(USAGE))
         }
     }
@@ -171,7 +171,7 @@ fn test(files: &[PathBuf], json: bool, world: &World) -> Result<ExitCode, String
     let results = match expectation::run(&files, world) {
         Ok(results) => results,
         Err(problems) => {
-            complain(&problems);
+            print_problems(&problems);
             return Ok(ExitCode::from(USAGE));
         }
     };

@@ -1,4 +1,4 @@
-//! `writ quickstart`: the story of Writ, told by the real service on this machine.
+//! `writ quickstart`: shows what Writ does, with the real service on this host.
 
 mod call;
 mod folder;
@@ -12,31 +12,31 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::BuildError;
-
 use self::folder::{Folder, FolderError};
-use self::issuer::{IssuerError, Running};
+use self::issuer::IssuerError;
 use self::page::Page;
 use self::story::StoryError;
 use super::serve::stop_signal;
 use crate::config::{Config, Problem};
 use writ_platform::clock::Timestamp;
 
+use crate::server::DocumentServer;
 use crate::service::{Ended, Service, StartError};
-use writ_platform::telemetry::{self, Format, Log, Metrics, TraceError};
+use crate::telemetry;
+use writ_platform::telemetry::{Format, Log, Metrics, MetricsError, TraceError};
 
 /// `writ quickstart …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The folder for everything that is made
+pub(super) struct Args {
+    /// The folder for all files
     #[arg(long, default_value = "quickstart")]
     dir: PathBuf,
-    /// Tell the story and exit; otherwise the service goes on
+    /// Exit after the story; otherwise the service keeps running
     #[arg(long)]
     once: bool,
 }
 
-/// Weeks in seconds: what the story overrides in `writ.toml`.
+/// The settings of `writ.toml` that the story overrides, to show weeks in seconds.
 const STORY: [(&str, &str); 4] = [
     ("WRIT_TOKENS__LIFETIME", "2s"),
     ("WRIT_TOKENS__MAX_LIFETIME", "2s"),
@@ -44,7 +44,7 @@ const STORY: [(&str, &str); 4] = [
     ("WRIT_KEYS__ROTATION_PERIOD", "3s"),
 ];
 
-/// Why quickstart gave up.
+/// Why quickstart failed.
 #[derive(Debug, thiserror::Error)]
 enum QuickstartError {
     #[error(transparent)]
@@ -63,30 +63,30 @@ enum QuickstartError {
     Story(#[from] StoryError),
     #[error("the story was interrupted")]
     Interrupted,
-    #[error("nothing can be logged: {0}")]
+    #[error("the log cannot be started: {0}")]
     Log(#[from] TraceError),
-    #[error("nothing can be counted: {0}")]
-    Metrics(#[from] BuildError),
+    #[error("the metrics cannot be started: {0}")]
+    Metrics(#[from] MetricsError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 impl QuickstartError {
-    fn code(&self) -> u8 {
+    fn exit_code(&self) -> u8 {
         match self {
-            Self::Story(_) | Self::Interrupted => 1,
+            Self::Story(_) | Self::Interrupted => super::NO,
             _ => super::USAGE,
         }
     }
 }
 
-/// Tells the story; 1 if a step of it did not come true.
-pub async fn run(args: Args) -> ExitCode {
+/// The exit code is 1 if a step of the story had another outcome than the story says.
+pub(super) async fn run(args: Args) -> ExitCode {
     match perform(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("writ quickstart: {error}");
-            ExitCode::from(error.code())
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -96,51 +96,51 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
     let mut stop = pin!(stop_signal()?);
     let host = Host::new(&folder).await?;
     let mut page = Page::new();
-    introduce(&folder, &page)?;
+    print_introduction(&folder, &page)?;
 
     folder.clear_stage()?;
     let mut settings = STORY.to_vec();
     settings.extend(folder.has_store.then_some(("WRIT_STORE__PATH", folder::STAGE)));
     let service = host.start(&settings).await?;
-    let mut told = Err(QuickstartError::Interrupted);
-    let telling = async {
+    let mut outcome = Err(QuickstartError::Interrupted);
+    let story = async {
         tokio::select! {
-            ended = story::tell(&folder, &mut page) => told = ended.map_err(QuickstartError::from),
+            ended = story::tell(&folder, &mut page) => outcome = ended.map_err(QuickstartError::from),
             () = &mut stop => {}
         }
     };
-    service.until(telling).await?;
+    service.until(story).await?;
     folder.clear_stage()?;
-    told?;
+    outcome?;
     if args.once {
         return Ok(page.text("That was the whole story.")?);
     }
 
     let service = host.start(&[]).await?;
-    close(&folder, &page)?;
+    print_next_steps(&folder, &page)?;
     Ok(service.until(stop).await?)
 }
 
-/// What the service needs around it, for as long as quickstart runs.
+/// The surroundings of the service as long as quickstart runs: toy issuer, log, metrics.
 struct Host<'a> {
     folder: &'a Folder,
     log: Log,
     metrics: Metrics,
-    _issuer: Running,
+    _issuer: DocumentServer,
 }
 
 impl<'a> Host<'a> {
     async fn new(folder: &'a Folder) -> Result<Self, QuickstartError> {
-        folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+        folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
         let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
-        let log = Log::start_watched(Format::Json, folder.log()?)?;
+        let log = Log::start_monitored(Format::Json, folder.log()?)?;
         telemetry::trace_to(&log)?;
-        Ok(Self { folder, log, metrics: Metrics::record()?, _issuer: issuer })
+        Ok(Self { folder, log, metrics: telemetry::install_metrics()?, _issuer: issuer })
     }
 
-    /// The service with the settings of the folder, and these before them. Not with those of the environment: whatever
-    /// they are, they are meant for another service.
+    /// Starts the service with the configuration of the folder and these overrides. Those of the environment are not used:
+    /// they belong to another service.
     async fn start(&self, settings: &[(&str, &str)]) -> Result<Service, QuickstartError> {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let (config, _) = Config::load(&self.folder.config(), settings).map_err(QuickstartError::Config)?;
@@ -152,10 +152,10 @@ impl<'a> Host<'a> {
     }
 }
 
-fn introduce(folder: &Folder, page: &Page) -> io::Result<()> {
+fn print_introduction(folder: &Folder, page: &Page) -> io::Result<()> {
     page.title("Writ quickstart")?;
     page.text(&format!("Everything is in {}:", folder.path("").display()))?;
-    page.lines(&folder.done)?;
+    page.lines(&folder.report)?;
     page.text("The service runs in this process, on its real listeners:")?;
     page.lines(addresses(folder))?;
     page.text(
@@ -176,9 +176,9 @@ fn addresses(folder: &Folder) -> [String; 5] {
     ]
 }
 
-/// What the reader can do now.
-fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
-    folder.keep_token(story::ACCESS_TOKEN, &folder.access_token()?)?;
+/// Prints what the reader can try now.
+fn print_next_steps(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
+    folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
     page.title("Your turn")?;
     page.text(if folder.has_store {
         "The service was restarted with ordinary times on the store of the first run, and the stored token is that of the \
@@ -191,19 +191,22 @@ fn close(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
         ("The gateway exchanges Ann's access token (good for an hour):", story::REFUND.curl(folder)),
         ("The mail delivery agent gets a token for Bob's mailbox:", story::DELIVER.curl(folder)),
         (
-            "The purge job redeems the stored token; for 60 s the same call brings the same claims, then it is \
+            "The purge job redeems the stored token; for 60 s the same call returns the same claims, then it is \
              refused as redemption_exhausted:",
             story::PURGE.curl(folder),
         ),
         ("The published keys:", call::discovery(folder, "/.well-known/jwks.json")),
-        ("What clients find out by themselves:", call::discovery(folder, "/.well-known/oauth-authorization-server")),
+        (
+            "The metadata from which clients configure themselves:",
+            call::discovery(folder, "/.well-known/oauth-authorization-server"),
+        ),
         ("Who got what, and how long it took:", format!("curl -sS http://127.0.0.1:{}/metrics", folder.ports.ops)),
-        ("The key ring with its history; `writ keys revoke KID` takes all trust from a key:", keys(folder)),
+        ("The key ring with its history; `writ keys revoke KID` ends all trust in a key:", keys(folder)),
     ] {
         page.text(text)?;
         page.command(&command)?;
     }
-    page.text("Change a policy, and it is in force within seconds; the folder is yours.")?;
+    page.text("Change a policy, and it takes effect within seconds; the folder is yours.")?;
     let ports = folder.ports;
     if (ports.exchange, ports.discovery) != (8443, 8444) {
         let (exchange, discovery) = (ports.exchange, ports.discovery);
@@ -220,7 +223,7 @@ fn keys(folder: &Folder) -> String {
 }
 
 impl Folder {
-    /// A new access token of Ann.
+    /// Signs a new access token for Ann.
     fn access_token(&self) -> Result<zeroize::Zeroizing<String>, IssuerError> {
         self.issuer.access_token(story::ANN, story::ANNS_SCOPE, Timestamp::now())
     }
@@ -234,9 +237,9 @@ fn lines(problems: &[Problem]) -> String {
 mod tests {
     use super::*;
 
-    /// A key must be published for the life of the JWKS before it signs, and for the life of its tokens after.
+    /// A key must be published for `jwks_max_age` before it signs, and for the lifetime of its tokens afterwards.
     #[test]
-    fn the_configuration_of_the_folder_can_work_in_both_times() {
+    fn the_configuration_is_valid_with_and_without_the_storys_overrides() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::prepare(dir.path(), Timestamp::now()).unwrap();
         for settings in [&STORY[..], &[]] {

@@ -1,46 +1,64 @@
-//! `writ serve`: runs the service until it is told to stop.
+//! `writ serve`: runs the service until a signal stops it.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{RequiredConfig, check, failed};
+use super::{RequiredConfig, USAGE, check, failed, print_problems};
 use crate::config::environment;
 use crate::config::files::Named;
 use crate::config::{Config, Problem, Severity};
 use crate::service::{Service, StartError};
+use crate::telemetry;
 use writ_platform::clock::Timestamp;
-use writ_platform::telemetry::{self, Format, Log, Metrics};
+use writ_platform::telemetry::{Format, Log};
 
 /// `writ serve`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
-    /// How log lines look
-    #[arg(long, value_enum, default_value_t = Format::Json, value_name = "FORMAT")]
-    log: Format,
+    /// The format of log lines
+    #[arg(long, value_enum, default_value_t = LogFormat::Json, value_name = "FORMAT")]
+    log: LogFormat,
 }
 
-/// Serves until SIGTERM or SIGINT; SIGHUP makes it read its files again.
-pub async fn run(args: Args) -> ExitCode {
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line, for programs
+    Json,
+    /// Plain text, for people
+    Text,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Json => Self::Json,
+            LogFormat::Text => Self::Text,
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reloads the files.
+pub(super) async fn run(args: Args) -> ExitCode {
     let path = args.config.config.as_path();
-    let Ok((config, warnings)) = Config::load(path, environment::variables()) else { return unusable(path) };
-    super::complain(&warnings);
-    let log = match Log::start_watched(args.log, std::io::stdout()) {
+    let Ok((config, warnings)) = Config::load(path, environment::variables()) else { return report_config(path) };
+    print_problems(&warnings);
+    let log = match Log::start_monitored(args.log.into(), std::io::stdout()) {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let metrics = match Metrics::record() {
+    let metrics = match telemetry::install_metrics() {
         Ok(metrics) => metrics,
         Err(error) => return failed(&error),
     };
     if let Err(error) = telemetry::trace_to(&log) {
         return failed(&error);
     }
-    // What peers would refuse today may be in order tomorrow, for these files are watched; what cannot be used at all
-    // ends the start below.
+    // Peers may refuse these certificates today and accept the files that replace them tomorrow; files that cannot be used
+    // at all end the startup below.
     for problem in Named::from(&config).problems(Timestamp::now()) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
@@ -59,7 +77,7 @@ pub async fn run(args: Args) -> ExitCode {
     let issuers = config.subject_issuers.len();
     let service = match Service::start(config, log.clone(), metrics).await {
         Ok(service) => service,
-        Err(error) => return refused(path, &error),
+        Err(error) => return report_start_error(path, &error),
     };
     let (addresses, policies) = (service.addresses(), service.policies());
     tracing::info!(
@@ -74,7 +92,7 @@ pub async fn run(args: Args) -> ExitCode {
     );
     reload_on(hangup, &service);
     let ended = service.until(stop).await;
-    // A log that does not write has said so before.
+    // A log that cannot be written has been reported before.
     let _ = log.flush().await;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,25 +100,22 @@ pub async fn run(args: Args) -> ExitCode {
     }
 }
 
-/// Says everything that is wrong, as `writ check` does: the next start should bring no news.
-fn unusable(config: &Path) -> ExitCode {
-    super::complain(&check::check(config, environment::variables()));
-    ExitCode::from(super::USAGE)
+/// Prints all problems, as `writ check` does: the next start should not find another one.
+fn report_config(config: &Path) -> ExitCode {
+    print_problems(&check::check(config, environment::variables()));
+    ExitCode::from(USAGE)
 }
 
-fn refused(config: &Path, error: &StartError) -> ExitCode {
+fn report_start_error(config: &Path, error: &StartError) -> ExitCode {
     let problems = check::check(config, environment::variables());
     if problems.iter().any(Problem::is_error) {
-        super::complain(&problems);
+        print_problems(&problems);
     }
     failed(error)
 }
 
-/// Ends with the first SIGTERM or SIGINT, and says which it was.
-///
-/// # Errors
-/// The system's own.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+/// Completes with the first SIGTERM or SIGINT, which it logs.
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -108,17 +123,17 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!(signal, "told to stop");
+        tracing::info!(signal, "received the signal to stop");
     })
 }
 
-/// SIGHUP makes the service read its files again.
+/// Reloads the files with each SIGHUP.
 fn reload_on(mut hangup: Signal, service: &Service) {
-    let reloader = service.reloader();
+    let reload = service.reload_trigger();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!(signal = "SIGHUP", "told to read the files again");
-            reloader.notify_one();
+            tracing::info!(signal = "SIGHUP", "received the signal to reload the files");
+            reload.notify_one();
         }
     });
 }

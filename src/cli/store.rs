@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{RequiredConfig, USAGE, failed, load, operate, operators_audit};
-use crate::admin::{Command, Reply};
 use crate::config::Config;
-use crate::service::{Core, StartError, sealing_keys};
+use crate::service::admin::{Command, Reply};
+use crate::service::{PersistentState, StartError, sealing_keys};
 use writ_core::audit::Event;
 use writ_core::blocks::carry_over;
 use writ_core::keys::mirror::FileError;
@@ -17,7 +17,7 @@ use writ_store::{Change, OpenError, Remains, Store, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     pub(super) config: RequiredConfig,
     #[command(subcommand)]
@@ -37,7 +37,7 @@ enum Sub {
 }
 
 /// Does what the command line asks for.
-pub async fn run(args: Args) -> ExitCode {
+pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let config = match load(config) {
         Ok(config) => config,
@@ -51,7 +51,7 @@ pub async fn run(args: Args) -> ExitCode {
                 println!("the present time, {}, counts as right from now on", Timestamp::now());
                 ExitCode::SUCCESS
             }
-            Reply::No(why) | Reply::Failed(why) => {
+            Reply::Refused(why) | Reply::Failed(why) => {
                 eprintln!("writ: {why}");
                 ExitCode::from(USAGE)
             }
@@ -80,7 +80,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     let mut rebuilt = Some(rebuilt).filter(|_| !ring.into_iter().all(|table| remains.is_complete(table)));
     let mut kept = Kept::of(&remains, rebuilt.as_ref(), now);
     tell_aside(writ_store::replace(&config.store, kept.change())?.as_deref());
-    match Core::open_existing(config, &operators_audit()).await {
+    match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
         // A disk that fails once more is no proof against the seal: what was written stays, and the repair is done again.
         Err(error @ StartError::Store(_)) => return Err(error),
@@ -90,7 +90,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
             rebuilt = Some(rebuild(config, now).await?);
             kept = Kept::of(&remains, rebuilt.as_ref(), now);
             writ_store::replace(&config.store, kept.change())?;
-            Core::open_existing(config, &operators_audit()).await?.store.close().await;
+            PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
         }
         Err(error) => return Err(error),
     }
@@ -172,7 +172,7 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
         }
         Err(error) => return Err(error.into()),
     }
-    let keys = match Core::open_existing(config, &operators_audit()).await {
+    let keys = match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
             0
@@ -190,7 +190,7 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
 
 /// What is wrong with the store; one that is well is left alone.
 async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
-    match Core::open_existing(config, &operators_audit()).await {
+    match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
             println!("the store opens: there is nothing to repair, and nothing was done");
@@ -225,7 +225,7 @@ async fn replace_keys(config: &Config) -> Result<usize, StartError> {
     let replaced = rebuilt.replace(&store).await;
     store.close().await;
     replaced?;
-    Core::open_existing(config, &operators_audit()).await?.store.close().await;
+    PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
     tell_keys(&rebuilt);
     Ok(rebuilt.known)
 }

@@ -1,5 +1,6 @@
-//! `writ token`: ask for a Txn-Token, look into one, verify one.
+//! `writ token`: request, decode and verify Txn-Tokens.
 
+mod error;
 mod http;
 mod inspect;
 mod service;
@@ -14,27 +15,31 @@ use serde_json::Value;
 use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
-use http::ResolveArgs;
-use verify::Keys;
+use super::printable;
+
 use writ_core::subject::jwt::common_mistake;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
-pub use inspect::{Decoded, InspectError};
-pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
+pub(super) use self::error::ServiceError;
+use self::http::ResolveArgs;
+use self::inspect::Decoded;
+use self::service::subject_token_type;
+pub(super) use self::service::{Answer, Service, SubjectToken, TokenRequest};
+use self::verify::Keys;
 
-/// Ask for a Txn-Token, look into one, verify one
+/// Request, decode and verify Txn-Tokens
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Get a Txn-Token over mTLS and print it
+    /// Request a Txn-Token over mTLS and print it
     Request(Box<RequestArgs>),
-    /// Show what a token says, without verifying it
+    /// Decode a token without verifying it
     Inspect(InspectArgs),
     /// Verify a token as a downstream service does
     Verify(VerifyArgs),
@@ -57,16 +62,16 @@ struct RequestArgs {
     /// The purposes, separated by spaces
     #[arg(long)]
     scope: String,
-    /// The trust domain; by default the one that the metadata of the service names
+    /// The trust domain; by default the first one in the metadata of the service
     #[arg(long, value_name = "TRUST_DOMAIN")]
     audience: Option<String>,
-    /// A file with the subject token, `-` for standard input; without one the client speaks for itself
+    /// A file with the subject token, `-` for standard input; without one the client itself is the subject
     #[arg(long, value_name = "FILE")]
     subject_token: Option<PathBuf>,
     /// The source of the subject token (`access_token`, `txn_token`, …) or the URN of its type
     #[arg(long, value_name = "TYPE", default_value = "access_token", value_parser = token_type)]
     subject_token_type: String,
-    /// Whom the client asks for, where it is not itself
+    /// The subject, if it is not the client itself
     #[arg(long, value_name = "SUBJECT", conflicts_with = "subject_token")]
     requested_subject: Option<String>,
     /// `request_details`: one JSON object
@@ -97,7 +102,7 @@ struct VerifyArgs {
     /// The published keys: an https URL or a file
     #[arg(long, value_name = "URL|FILE", value_parser = |text: &str| Ok::<_, Infallible>(Keys::from(text)))]
     jwks: Keys,
-    /// The CA of that URL, PEM; by default the CAs of the system
+    /// The CA of that URL, PEM; by default the CAs that the system trusts
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The trust domain that the token must be for
@@ -113,27 +118,19 @@ struct VerifyArgs {
     json: bool,
 }
 
-/// Why the command could not do its work; a negative answer is none of these.
+/// Why a command failed. A refused or invalid token is not an error, but a negative answer.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// A file, standard input or standard output.
+pub(super) enum TokenError {
     #[error("{}: {source}", path.display())]
-    Io {
-        /// What was read or written.
-        path: PathBuf,
-        /// Why it could not be.
-        source: io::Error,
-    },
-    /// The URL, or what to ask with.
+    Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The keys or the trust domain to verify with.
     #[error(transparent)]
     Verifier(BuildError),
 }
 
-/// Does what the command line asks for. No token, or a bad one, is exit code 1.
-pub fn run(args: &Args) -> Result<ExitCode, TokenError> {
+/// The exit code is 1 for a refused request or an invalid token.
+pub(super) fn run(args: &Args) -> Result<ExitCode, TokenError> {
     match &args.command {
         Command::Request(args) => request(args),
         Command::Inspect(args) => inspect(args),
@@ -145,11 +142,11 @@ fn request(args: &RequestArgs) -> Result<ExitCode, TokenError> {
     let (ca, certificate, key) = (read(&args.ca)?, read(&args.cert)?, read(&args.key)?);
     let service = Service::new(&args.url, &ca, &certificate, &key, &args.resolve.resolve)?;
     let subject_token = args.subject_token.as_deref().map(read_token).transpose()?;
-    let asked = args.ask(&service, subject_token.as_ref().map(|token| token.as_str()));
-    match runtime()?.block_on(asked) {
+    let request = args.send(&service, subject_token.as_ref().map(|token| token.as_str()));
+    match runtime()?.block_on(request) {
         Ok(Answer::Issued(answer)) => issued(&answer, args.json),
         Ok(Answer::Refused(answer)) => refused(&answer, args.json),
-        // Neither usage nor configuration: the service may be away, or may have ended the handshake.
+        // Neither usage nor configuration: the service may be down, or may have refused the handshake.
         Err(error @ (ServiceError::Unreachable(_) | ServiceError::Answer(_) | ServiceError::Issuer { .. })) => {
             negative(&error.to_string())
         }
@@ -158,7 +155,7 @@ fn request(args: &RequestArgs) -> Result<ExitCode, TokenError> {
 }
 
 impl RequestArgs {
-    async fn ask(&self, service: &Service, subject_token: Option<&str>) -> Result<Answer, ServiceError> {
+    async fn send(&self, service: &Service, subject_token: Option<&str>) -> Result<Answer, ServiceError> {
         let audience = match &self.audience {
             Some(audience) => audience.clone(),
             None => service.trust_domain().await?,
@@ -196,13 +193,13 @@ fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
     match Decoded::parse(&token) {
         Ok(decoded) if args.json => print(&decoded.to_json()).map(|()| ExitCode::SUCCESS),
         Ok(decoded) => print(&decoded.to_string()).map(|()| ExitCode::SUCCESS),
-        Err(error) => negative(&format!("{error}{}", told(common_mistake(&token)))),
+        Err(error) => negative(&format!("{error}{}", hint(&token))),
     }
 }
 
-/// What often happens to a token on its way into a file.
-fn told(slip: Option<&str>) -> String {
-    slip.map(|slip| format!(": {slip}")).unwrap_or_default()
+/// A common mistake in copying a token, if the text shows one.
+fn hint(token: &str) -> String {
+    common_mistake(token).map(|mistake| format!(": {mistake}")).unwrap_or_default()
 }
 
 fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
@@ -220,9 +217,7 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
             let expiry = Timestamp::from_epoch(token.expires_at());
             print(&format!("valid until {expiry}")).map(|()| ExitCode::SUCCESS)
         }
-        Err(error @ VerifyError::Malformed) => {
-            negative(&format!("{}: {error}{}", error.reason(), told(common_mistake(&token))))
-        }
+        Err(error @ VerifyError::Malformed) => negative(&format!("{}: {error}{}", error.reason(), hint(&token))),
         Err(error @ VerifyError::Expired { expired_at }) => {
             let at = Timestamp::from_epoch(expired_at);
             negative(&format!("{}: the Txn-Token expired at {at}", error.reason()))
@@ -244,7 +239,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, TokenError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_error(Path::new("runtime")))
 }
 
-/// A token from a file or standard input, without the white space around it.
+/// Reads a token from a file or standard input, and trims it.
 fn read_token(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let bytes = if path == Path::new("-") { read_stdin()? } else { read(path)? };
     let text = std::str::from_utf8(&bytes).map_err(|_| io::ErrorKind::InvalidData.into()).map_err(io_error(path))?;
@@ -263,7 +258,7 @@ fn print(line: &str) -> Result<(), TokenError> {
     writeln!(io::stdout(), "{line}").map_err(io_error(Path::new("standard output")))
 }
 
-/// Says why not, on standard error.
+/// Prints why the answer is negative.
 fn negative(why: &str) -> Result<ExitCode, TokenError> {
     writeln!(io::stderr(), "{why}").map_err(io_error(Path::new("standard error")))?;
     Ok(ExitCode::from(1))
@@ -271,11 +266,6 @@ fn negative(why: &str) -> Result<ExitCode, TokenError> {
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TokenError + '_ {
     move |source| TokenError::Io { path: path.to_owned(), source }
-}
-
-/// Text of someone else's for a terminal: control characters are shown, not obeyed.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]
@@ -308,10 +298,5 @@ mod tests {
         let Command::Verify(args) = parse(line).unwrap().command else { panic!() };
         assert_eq!((args.jwks, args.file), (Keys::File("jwks.json".into()), "-".into()));
         assert!(parse("token inspect").is_ok() && parse("token inspect - --json").is_ok());
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jä\n\u{9b}"), "a\\u{1b}[2Jä\\n\\u{9b}");
     }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::document::Section;
 use super::problem::{Problem, Severity};
+use crate::telemetry::check_log_filter;
 use writ_platform::suggest::did_you_mean;
-use writ_platform::telemetry::{self, LOG_FILTER};
+use writ_platform::telemetry::LOG_FILTER;
 
 /// The variables that name a setting: `WRIT_<SECTION>__<KEY>`, `WRIT_TRUST_DOMAIN`, `WRIT_ISSUER`.
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ impl Overrides {
     /// Reports variables for sections other than `known`, and an invalid `WRIT_LOG`.
     pub(crate) fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = Problem> + 'a {
         let strange = self.sections.iter().filter(|(name, _)| !known.contains(&name.as_str()));
-        let filter = self.log.as_deref().and_then(|text| telemetry::log_filter(text).err());
+        let filter = self.log.as_deref().and_then(|text| check_log_filter(text).err());
         let filter = filter.map(|error| Problem {
             severity: Severity::Error,
             file: Path::new("environment").to_owned(),

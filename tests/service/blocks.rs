@@ -365,7 +365,7 @@ fn blocks_can_be_set_while_the_service_is_down() {
     run(&writ, "remove", ANN).exits(1);
     writ.start();
     deliver(&writ, "ann").issued();
-    Setup::new().run(&["block", "add", "--all"]).exits(2).says("there is no store");
+    Setup::new().run(&["block", "add", "--all"]).exits(2).says("no store exists");
 }
 
 /// a block that cannot be stored is in force all the same, and the command reports it.

@@ -75,7 +75,7 @@ fn a_request_in_flight_is_answered_before_the_shutdown() {
     writ.site().note(&response);
     assert_eq!(writ.wait_for_exit(), 0);
     let line = |message: &str| logged(&writ, message);
-    assert_eq!(line("told to stop")["signal"], "SIGTERM");
+    assert_eq!(line("received the signal to stop")["signal"], "SIGTERM");
     let draining = line("draining");
     assert_eq!((&draining["requests"], &draining["timeout"]), (&json!(1), &json!("5s")), "{draining}");
     assert!(draining["connections"].as_u64().unwrap() >= 1, "{draining}");
@@ -102,7 +102,7 @@ fn a_request_that_does_not_end_in_time_is_reported_as_cut_off() {
     writ.workload("mailer").token(&good()).issued();
     writ.signal(Signal::INT);
     assert_eq!(writ.wait_for_exit(), 0);
-    assert_eq!(logged(&writ, "told to stop")["signal"], "SIGINT");
+    assert_eq!(logged(&writ, "received the signal to stop")["signal"], "SIGINT");
     assert_eq!(logged(&writ, "drained")["cut_off"], 1);
 }
 
@@ -112,7 +112,7 @@ fn a_reload_without_a_change_is_logged() {
     let writ = scene::mailer();
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
-    writ.expect_log("the signal", || writ.hup(), is_about("told to read the files again"));
+    writ.expect_log("the signal", || writ.hup(), is_about("received the signal to reload the files"));
     writ.wait_for_log("nothing new", is_about("are as they were"));
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
 }

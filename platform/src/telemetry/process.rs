@@ -6,7 +6,8 @@ use std::fs;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// Where the fields that follow the command's name in `/proc/self/stat` stand (proc(5) counts from 1, and two precede).
+// Positions in `/proc/self/stat`, counted from the field after the command's name: proc(5) counts from 1, and that field is
+// number 3.
 const UTIME: usize = 14 - 3;
 const STIME: usize = 15 - 3;
 const NUM_THREADS: usize = 20 - 3;
@@ -14,16 +15,16 @@ const STARTTIME: usize = 22 - 3;
 const VSIZE: usize = 23 - 3;
 const RSS: usize = 24 - 3;
 
-/// The text of `process_*`; what cannot be read is left out.
-pub(super) fn render() -> String {
+/// `process_*` in the Prometheus text format; what cannot be read is left out.
+pub fn render() -> String {
     let stat = Stat::read();
     let number = |place| stat.as_ref().and_then(|stat| stat.number(place));
     let cpu = number(UTIME).zip(number(STIME)).map(|(user, system)| seconds(user + system));
     let started = boot_time().zip(number(STARTTIME)).map(|(boot, ticks)| boot + seconds(ticks));
     let resident = number(RSS).map(|pages| pages * page_size() as u64);
-    // Reading the folder takes a descriptor itself.
+    // Reading the folder opens a descriptor itself.
     let open = fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1));
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     [
         family("process_cpu_seconds_total", "counter", "CPU time spent in user and system mode, in seconds.", cpu),
         family("process_resident_memory_bytes", "gauge", "Memory that is in RAM, in bytes.", resident),
@@ -31,7 +32,7 @@ pub(super) fn render() -> String {
         family("process_start_time_seconds", "gauge", "When the process started, in seconds since 1970.", started),
         family("process_threads", "gauge", "Threads of the process.", number(NUM_THREADS)),
         family("process_open_fds", "gauge", "Open file descriptors, connections included.", open),
-        family("process_max_fds", "gauge", "How many file descriptors may be open.", Some(most)),
+        family("process_max_fds", "gauge", "How many file descriptors may be open.", Some(max)),
     ]
     .concat()
 }
@@ -48,7 +49,7 @@ impl Stat {
         fs::read_to_string("/proc/self/stat").ok().map(Self)
     }
 
-    /// A field by its place after the name of the command, which stands in parentheses and may hold anything.
+    /// The field at this position. The command's name before it is in parentheses and may contain any character.
     fn number(&self, place: usize) -> Option<u64> {
         let (_, fields) = self.0.rsplit_once(')')?;
         fields.split_whitespace().nth(place)?.parse().ok()
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_of_any_name_is_read_past() {
+    fn fields_are_found_after_a_command_of_any_name() {
         let mut fields: Vec<String> = (3..=52).map(|place| place.to_string()).collect();
         fields[0] = "S".into();
         let stat = Stat(format!("1 (a) b) {}", fields.join(" ")));

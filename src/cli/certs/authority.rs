@@ -1,4 +1,4 @@
-//! The development CA: its key, and what it signs.
+//! The development CA: its key, and the certificates and CRLs that it signs.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,8 +8,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
     SanType, SerialNumber,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use writ_verifier::pem;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::FromDer;
@@ -19,48 +18,41 @@ use zeroize::Zeroizing;
 
 use writ_platform::clock::Timestamp;
 
-/// What the names of all development CAs begin with. A few random digits follow: of two CAs of one name, TLS says of what
-/// the other signed that its signature is wrong, not that the CA is.
+/// The prefix of a development CA's name. Random digits follow: if two CAs had the same name, TLS would report that the
+/// signature is wrong, not that the CA is.
 const NAME: &str = "Writ development CA";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
 const CRL_DAYS: u32 = 365;
-/// Certificates begin a little in the past: machines of one developer differ by seconds.
+/// Certificates become valid a little in the past, since the clocks of hosts differ by seconds.
 const BACKDATED: Duration = Duration::from_secs(60);
 
 /// Why the CA cannot sign.
 #[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// Bad PEM or DER.
+pub(crate) enum AuthorityError {
+    /// Malformed PEM or DER.
     #[error("a certificate, key or CRL of the development CA cannot be read")]
     Unreadable,
-    /// A certificate of someone else, or a key that is not its own.
+    /// Not made by [`Authority::create`], or a key that does not belong to the certificate.
     #[error("ca.pem and ca.key are not a development CA made by `writ certs init`")]
     NotOurs,
-    /// The list would be rejected by whoever trusts the CA.
     #[error("the CRL was not signed by this development CA")]
     ForeignCrl,
-    /// The clock is beyond what a certificate can say.
-    #[error("the system's clock is outside the range of certificates")]
+    #[error("the system clock is outside the range of certificates")]
     Clock,
-    /// No randomness.
-    #[error("the system has no random numbers")]
+    #[error("the system provides no random numbers")]
     Random,
-    /// The library that makes certificates refused.
-    #[error("the certificate cannot be made: {0}")]
+    #[error("the certificate cannot be created: {0}")]
     Make(#[from] rcgen::Error),
 }
 
-/// A name that a certificate is issued for.
+/// A subject alternative name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum San {
-    /// A host name.
+pub(crate) enum San {
     Dns(String),
-    /// A URI; a SPIFFE ID for instance.
+    /// For instance a SPIFFE ID.
     Uri(String),
-    /// An e-mail address.
     Email(String),
-    /// An IP address.
     Ip(IpAddr),
 }
 
@@ -75,7 +67,7 @@ impl San {
     }
 }
 
-/// What the holder of a certificate may use it for.
+/// The extended key usage of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Usage {
     Server,
@@ -88,14 +80,13 @@ pub(super) struct Pair {
     pub(super) key: Zeroizing<String>,
 }
 
-/// A CA that can sign.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     not_after: Timestamp,
 }
 
 impl Authority {
-    /// A new CA, with an ES256 key.
+    /// Creates a CA with a new ES256 key.
     pub(super) fn create(now: Timestamp) -> Result<(Self, Pair), AuthorityError> {
         let key = KeyPair::generate()?;
         let not_after = now + DAY * CA_DAYS;
@@ -107,7 +98,7 @@ impl Authority {
         Ok((Self { issuer: Issuer::new(params, key), not_after }, pair))
     }
 
-    /// The CA that [`Authority::create`] made.
+    /// Loads a CA that [`Authority::create`] made.
     pub(super) fn load(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         let der = certificate_der(certificate)?;
         let certificate = parsed(&der)?;
@@ -122,7 +113,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params(name), key), not_after: Timestamp::from_epoch(not_after) })
     }
 
-    /// Signs a certificate for a new key, for so many days but not longer than the CA itself lives.
+    /// Signs a certificate for a new key, valid for `days` days but no longer than the CA itself.
     pub(super) fn issue(
         &self,
         common_name: &str,
@@ -149,7 +140,7 @@ impl Authority {
         Ok(Pair { certificate, key: Zeroizing::new(key.serialize_pem()) })
     }
 
-    /// Signs the next CRL: what the last one listed, and `certificate` (PEM) where one is given.
+    /// Signs the next CRL: the entries of the last one (PEM), and `certificate` (PEM) if given.
     pub(super) fn revoke(
         &self,
         last: Option<&str>,
@@ -175,9 +166,8 @@ impl Authority {
     }
 
     /// The number and the entries of a CRL of this CA.
-    fn read_crl(&self, pem: &str) -> Result<(BigUint, Vec<RevokedCertParams>), AuthorityError> {
-        let unreadable = |_| AuthorityError::Unreadable;
-        let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).map_err(unreadable)?;
+    fn read_crl(&self, text: &str) -> Result<(BigUint, Vec<RevokedCertParams>), AuthorityError> {
+        let der = der_of(text, pem::CRL)?;
         let (_, crl) = CertificateRevocationList::from_der(&der).map_err(|_| AuthorityError::Unreadable)?;
         if !signed_by(&crl, self.issuer.key()) {
             return Err(AuthorityError::ForeignCrl);
@@ -190,15 +180,14 @@ impl Authority {
 
 /// Whether `certificate` (PEM) is listed in `crl` (PEM); `false` if one of them cannot be read.
 pub(super) fn is_listed(crl: &str, certificate: &str) -> bool {
-    let Ok(der) = certificate_der(certificate) else { return false };
-    let Ok(crl) = CertificateRevocationListDer::from_pem_slice(crl.as_bytes()) else { return false };
+    let (Ok(der), Ok(crl)) = (certificate_der(certificate), der_of(crl, pem::CRL)) else { return false };
     let (Ok(certificate), Ok((_, crl))) = (parsed(&der), CertificateRevocationList::from_der(&crl)) else {
         return false;
     };
     crl.iter_revoked_certificates().any(|entry| entry.raw_serial() == certificate.raw_serial())
 }
 
-/// What does not change from one development CA to the next.
+/// The parameters that all development CAs share.
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished_name(name);
@@ -228,7 +217,7 @@ fn entry(serial: &[u8], revoked_at: ASN1Time) -> RevokedCertParams {
     }
 }
 
-/// 127 random bits: positive, and never shortened by a leading zero.
+/// 127 random bits: positive, and without a leading zero byte that encoding would remove.
 fn random_serial() -> Result<SerialNumber, AuthorityError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
@@ -248,10 +237,16 @@ fn at(time: Timestamp) -> Result<ASN1Time, AuthorityError> {
     ASN1Time::from_timestamp(seconds).map_err(|_| AuthorityError::Clock)
 }
 
-fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, AuthorityError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| AuthorityError::Unreadable)
+fn certificate_der(text: &str) -> Result<Vec<u8>, AuthorityError> {
+    der_of(text, pem::CERTIFICATE)
 }
 
-fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, AuthorityError> {
+/// The first block with this label.
+fn der_of(text: &str, label: &str) -> Result<Vec<u8>, AuthorityError> {
+    let blocks = pem::blocks(text.as_bytes(), label, |_| true).map_err(|_| AuthorityError::Unreadable)?;
+    blocks.into_iter().next().map(|block| block.der).ok_or(AuthorityError::Unreadable)
+}
+
+fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, AuthorityError> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| AuthorityError::Unreadable)
 }

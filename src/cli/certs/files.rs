@@ -1,4 +1,4 @@
-//! The files in a folder of certificates: written once; certificates for everybody to read, keys for their owner alone.
+//! The files in a folder of certificates, written once: everyone can read certificates, only the owner can read keys.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ pub(super) fn paths(dir: &Path, (certificate, key): (&str, &str)) -> [PathBuf; 2
     [dir.join(certificate), dir.join(key)]
 }
 
-/// Whether both files of the pair exist; one alone is an error.
+/// Whether both files of the pair exist; if only one does, an error.
 pub(super) fn has_pair(dir: &Path, pair: (&str, &str)) -> Result<bool, CertsError> {
     let [certificate, key] = paths(dir, pair);
     match (certificate.exists(), key.exists()) {
@@ -30,12 +30,12 @@ pub(super) fn write_pair(dir: &Path, files: (&str, &str), pair: &Pair) -> Result
     Ok([create_public(&certificate, &pair.certificate)?, key])
 }
 
-/// Writes a file that was not there, for its owner's eyes only.
+/// Creates a file that only its owner can read.
 pub(in crate::cli) fn create(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
     create_with(path, text, 0o600)
 }
 
-/// Writes a file that was not there and holds no secret.
+/// Creates a file that contains no secret.
 pub(in crate::cli) fn create_public(path: &Path, text: &str) -> Result<PathBuf, CertsError> {
     create_with(path, text, 0o644)
 }
@@ -45,17 +45,17 @@ fn create_with(path: &Path, text: &str, mode: u32) -> Result<PathBuf, CertsError
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CertsError::Exists(path.to_owned())),
         opened => opened.map_err(io_error(path))?,
     };
-    // The process's umask keeps everything from others.
+    // The umask of the process denies others any access.
     let written = file.set_permissions(Permissions::from_mode(mode)).and_then(|()| write_through(file, path, text));
     written.map_err(|source| {
-        // Half a file would be kept by the next run.
+        // The next run would keep an incomplete file.
         let _ = fs::remove_file(path);
         io_error(path)(source)
     })?;
     Ok(path.to_owned())
 }
 
-/// A sealing key that a crash loses is lost with all that was sealed with it: the file and its entry are on disk first.
+/// A sealing key lost in a crash takes with it everything that it sealed, so file and directory entry are synced.
 fn write_through(mut file: File, path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

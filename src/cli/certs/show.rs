@@ -1,19 +1,18 @@
-//! `writ certs show`: what a certificate says, in the words of the policies.
+//! `writ certs show`: the content of a certificate, in the terms of policies.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use writ_verifier::pem;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use super::{CertsError, read};
 use crate::cli::OptionalConfig;
-use crate::cli::token::printable;
+use crate::cli::printable;
 use crate::config::policy::folder;
 use writ_core::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
 use writ_core::policy::PolicySet;
@@ -47,14 +46,14 @@ impl Args {
         Ok(text.trim_end().to_owned())
     }
 
-    /// The policies of the configuration; `None` if there is none, or none that could be in force.
+    /// The policies of the configuration; `None` without a configuration or with invalid policies.
     fn policies(&self) -> Result<Option<PolicySet>, CertsError> {
-        let settings = self.config.read()?.and_then(|reading| reading.policies);
+        let settings = self.config.read().map_err(CertsError::Config)?.and_then(|reading| reading.policies);
         Ok(settings.and_then(|settings| folder::load(&settings).ok()).map(|(set, _)| set))
     }
 }
 
-/// The hosts that a server certificate is for.
+/// The hosts that a server certificate names, separated by commas.
 pub(super) fn host_names(path: &Path) -> Result<String, CertsError> {
     let chain = certificates(path)?;
     let shown = Shown::read(&chain[0], path)?;
@@ -63,22 +62,23 @@ pub(super) fn host_names(path: &Path) -> Result<String, CertsError> {
     Ok(hosts.collect::<Vec<_>>().join(", "))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertsError> {
-    let text = read(path)?;
-    let all = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| unreadable(path, "holds no certificate (PEM)"))
+/// The DER of each certificate in a file, which has at least one.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CertsError> {
+    let blocks = pem::blocks(read(path)?.as_bytes(), pem::CERTIFICATE, |_| true);
+    let blocks = blocks.map_err(|_| unreadable(path, "contains no certificate (PEM)"))?;
+    Ok(blocks.into_iter().map(|block| block.der).collect())
 }
 
 fn unreadable(path: &Path, problem: &str) -> CertsError {
     CertsError::Certificate { path: path.to_owned(), problem: problem.to_owned() }
 }
 
-/// What is told of one certificate.
+/// The content of one certificate.
 struct Shown {
     peer: Option<PeerCertificate>,
     subject: String,
     issuer: String,
-    /// Kind, what it is called, value.
+    /// How policies register it, its type, its value.
     names: Vec<(Option<IdentityKind>, &'static str, String)>,
     from: Timestamp,
     until: Timestamp,
@@ -88,9 +88,9 @@ struct Shown {
 }
 
 impl Shown {
-    fn read(der: &CertificateDer<'_>, path: &Path) -> Result<Self, CertsError> {
-        let (_, parsed) =
-            X509Certificate::from_der(der).map_err(|_| unreadable(path, "holds a certificate that cannot be read"))?;
+    fn read(der: &[u8], path: &Path) -> Result<Self, CertsError> {
+        let (_, parsed) = X509Certificate::from_der(der)
+            .map_err(|_| unreadable(path, "contains a certificate that cannot be parsed"))?;
         let name = |name| to_rfc4514(name).unwrap_or_else(|| "(cannot be read)".to_owned());
         let at = |seconds: i64| Timestamp::from_epoch(u64::try_from(seconds).unwrap_or(0));
         let names = parsed.subject_alternative_name().ok().flatten();
@@ -135,7 +135,7 @@ impl Shown {
         );
         line("x5t#S256", &self.thumbprint.to_string());
         match policies {
-            None => line("policies", "not compared: there is no configuration with sound policies"),
+            None => line("policies", "not compared: there is no configuration with valid policies"),
             Some(set) => match self.clients(set).as_slice() {
                 [] => line("policies", "none matches"),
                 clients => line("policies", &clients.join(", ")),
@@ -143,7 +143,7 @@ impl Shown {
         }
         let possible = self.identities();
         if !possible.is_empty() {
-            let _ = writeln!(text, "  a policy can name it by one of");
+            let _ = writeln!(text, "  a policy can register it by one of");
             for (kind, value) in possible {
                 let _ = writeln!(text, "    {}", printable(&written(kind, &value)));
             }
@@ -161,7 +161,7 @@ impl Shown {
         })
     }
 
-    /// The clients whose policies it matches. Whether the CA behind it is trusted is not looked at.
+    /// The clients whose policies it matches. Whether its CA is trusted is not checked.
     fn clients(&self, policies: &PolicySet) -> Vec<String> {
         let Some(peer) = &self.peer else { return Vec::new() };
         let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
@@ -169,7 +169,7 @@ impl Shown {
         found.map(|found| found.iter().map(ToString::to_string).collect()).unwrap_or_default()
     }
 
-    /// What a policy could register it by.
+    /// The names by which a policy can register it.
     fn identities(&self) -> Vec<(IdentityKind, String)> {
         let Some(peer) = self.peer.as_ref().filter(|_| !self.is_ca) else { return Vec::new() };
         let names = self.names.iter().filter_map(|(kind, _, value)| Some(((*kind)?, value.clone())));
@@ -181,14 +181,14 @@ impl Shown {
     }
 }
 
-/// The line of a policy. A literal string, where a backslash stands for itself, unless it has an apostrophe.
+/// The line of a policy in TOML: a literal string, in which a backslash is not special, unless it has an apostrophe.
 fn written(kind: IdentityKind, value: &str) -> String {
     let plain = !value.contains(['"', '\\']);
     let value = match kind {
         IdentityKind::Thumbprints => format!("[\"{value}\"]"),
         _ if plain => format!("\"{value}\""),
         _ if !value.contains('\'') => format!("'{value}'"),
-        _ => toml::Value::from(value).to_string(),
+        _ => format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")),
     };
     format!("{} = {value}", kind.name())
 }
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_that_is_over_and_one_that_is_not_for_clients_are_called_so() {
+    fn an_expired_certificate_and_one_not_for_clients_are_marked() {
         let folder = tempfile::tempdir().unwrap();
         let now = Timestamp::now();
         super::super::init(folder.path(), &[], now).unwrap();

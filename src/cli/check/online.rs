@@ -4,7 +4,7 @@ use serde::Serialize;
 use writ_verifier::TrustDomain;
 use writ_verifier::jwks::KeySet;
 
-use crate::cli::token::printable;
+use crate::cli::printable;
 use crate::config::files::Named;
 use crate::config::{Problem, Severity};
 use writ_core::client::ClientId;

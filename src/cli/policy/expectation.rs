@@ -9,7 +9,7 @@ use writ_verifier::Members;
 
 use super::difference::{Difference, lacks};
 use super::trial::{Trial, Verdict, World};
-use crate::cli::token::printable;
+use crate::cli::printable;
 use crate::config::document::{Report, Section};
 use crate::config::{Problem, Severity};
 use writ_core::refusal::Reason;

@@ -7,7 +7,7 @@ use writ_verifier::TxnClaims;
 
 use super::hint::hint;
 use super::trial::{Trial, Verdict, World};
-use crate::cli::token::printable;
+use crate::cli::printable;
 use writ_core::decision::AppliedRule;
 use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::Source;

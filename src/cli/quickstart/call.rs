@@ -1,4 +1,4 @@
-//! One call of the token endpoint: made here, and shown as the `curl` command that makes the same.
+//! A request to the token endpoint: sent by quickstart, and shown as the equivalent `curl` command.
 
 use serde_json::Value;
 use writ_verifier::json::{Limits, Members};
@@ -11,15 +11,15 @@ use crate::cli::token::{Answer, Service, ServiceError, SubjectToken, TokenReques
 
 /// The trust domain of every quickstart.
 pub(super) const TRUST_DOMAIN: &str = "trust-domain.example";
-/// The service's name in `iss` and in its certificate.
+/// The service's host in `iss` and in its certificate.
 const HOST: &str = "tts.trust-domain.example";
 const URN: &str = "urn:ietf:params:oauth:";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
-/// Where a line of a command is broken.
+/// The longest line of a command.
 const WIDTH: usize = 94;
 
-/// What a client asks for.
+/// What a client requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) client: &'static str,
@@ -27,49 +27,45 @@ pub(super) struct Call {
     pub(super) proof: Proof,
 }
 
-/// What it shows besides its certificate.
+/// What the client presents besides its certificate.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Proof {
-    /// The access token in a file of the folder.
+    /// An access token in this file of the folder.
     AccessToken(&'static str),
-    /// The Txn-Token in a file of the folder.
+    /// A Txn-Token in this file of the folder.
     TxnToken(&'static str),
-    /// Nothing: it says who the subject is.
+    /// No token: the client names the subject.
     Subject(&'static str),
 }
 
-/// Why there was no answer.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// A file of the folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The way to the service.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The token is none.
     #[error("the service answered with something that is not a token")]
     Token,
 }
 
-/// The two answers there are.
 pub(super) enum Outcome {
     Issued(Issued),
     Refused(Value),
 }
 
-/// A token as a client gets it.
+/// A token as the client receives it.
 pub(super) struct Issued {
     pub(super) token: Zeroizing<String>,
     pub(super) header: Members,
     pub(super) claims: Members,
-    /// Until when it can be redeemed, if it can.
+    /// The `redeemable_until` of the response.
     pub(super) redeemable_until: Option<u64>,
 }
 
 impl Call {
-    /// Asks the service, over a connection of its own with the client's certificate.
-    pub(super) async fn make(&self, folder: &Folder) -> Result<Outcome, CallError> {
+    /// Sends the request with the client's certificate.
+    pub(super) async fn send(&self, folder: &Folder) -> Result<Outcome, CallError> {
         let service = service(folder, self.client)?;
         let (kept, token_type) = match self.proof {
             Proof::AccessToken(file) => (Some(folder.token(file)?), ACCESS_TOKEN),
@@ -90,7 +86,7 @@ impl Call {
         })
     }
 
-    /// The same as a command.
+    /// The equivalent command.
     pub(super) fn curl(&self, folder: &Folder) -> String {
         let path = |name: String| folder.path(&name).display().to_string();
         let mut options = vec![
@@ -127,7 +123,7 @@ fn subject_token(token_type: &str, path: &str) -> [(&'static str, String); 2] {
     [("-d", format!("subject_token_type={token_type}")), ("--data-urlencode", format!("subject_token@{path}"))]
 }
 
-/// The service as `client` reaches it.
+/// A connection to the service as `client`.
 pub(super) fn service(folder: &Folder, client: &str) -> Result<Service, CallError> {
     let (ca, certificate) = (folder.pem("ca.pem")?, folder.pem(&format!("{client}.pem"))?);
     let key = folder.pem(&format!("{client}.key"))?;
@@ -147,22 +143,21 @@ impl Issued {
         })
     }
 
-    /// The key that signed it.
+    /// The ID of the key that signed it.
     pub(super) fn kid(&self) -> String {
         self.header.get("kid").unwrap_or_default()
     }
 
-    /// All claims as they are written.
+    /// All claims in their original order.
     pub(super) fn claims_text(&self) -> String {
         serde_json::to_string(&self.claims).unwrap_or_default()
     }
 
-    /// Which use of the transaction it is, where it was redeemed.
+    /// The number of this use, if the token was redeemed.
     pub(super) fn use_number(&self) -> Option<u64> {
         self.claims.get::<Value>("rctx")?["delayed"]["use"].as_u64()
     }
 
-    /// The first second in which it is not valid any more.
     pub(super) fn exp(&self) -> u64 {
         self.claims.get("exp").unwrap_or_default()
     }
@@ -174,19 +169,19 @@ fn part(part: &str) -> Option<Members> {
     Members::parse(std::str::from_utf8(&bytes).ok()?, Limits::DEFAULT).ok()
 }
 
-/// The command that reads a discovery document.
+/// The command that fetches a discovery document.
 pub(super) fn discovery(folder: &Folder, path: &str) -> String {
     let Ports { discovery, .. } = folder.ports;
     let options = [("--cacert", folder.path("certs/ca.pem").display().to_string()), ("--resolve", resolve(discovery))];
     curl(&options, &format!("https://{HOST}:{discovery}{path}"))
 }
 
-/// The host that `curl` is to find on loopback.
+/// The value of curl's `--resolve` that maps the host to loopback.
 fn resolve(port: u16) -> String {
     format!("{HOST}:{port}:127.0.0.1")
 }
 
-/// A command in lines that end in a backslash, each as full as it may be.
+/// A command on several lines, each as long as [`WIDTH`] allows.
 fn curl(options: &[(&str, String)], url: &str) -> String {
     let mut lines = vec!["curl -sS".to_owned()];
     let options = options.iter().map(|(option, value)| format!("{option} {}", quoted(value)));
@@ -202,7 +197,7 @@ fn curl(options: &[(&str, String)], url: &str) -> String {
     lines.join(" \\\n")
 }
 
-/// The text as a shell takes it.
+/// Quoted for a shell.
 pub(super) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/:=@%+,".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
@@ -217,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_broken_where_the_page_ends() {
+    fn commands_are_broken_into_lines() {
         let options: Vec<_> = (0..12).map(|n| ("-d", format!("parameter{n}=value"))).collect();
         let command = curl(&options, "https://tts.example/token");
         let lines: Vec<_> = command.lines().collect();
@@ -228,14 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_longer_than_the_page_has_a_line_of_its_own() {
+    fn a_long_value_has_its_own_line() {
         let path = format!("/{}", "x".repeat(120));
         let command = curl(&[("--cacert", path.clone()), ("-d", "a=b".to_owned())], "https://t");
         assert_eq!(command, format!("curl -sS \\\n  --cacert {path} \\\n  -d a=b https://t"));
     }
 
     #[test]
-    fn the_shell_gets_what_is_meant() {
+    fn values_are_quoted_for_the_shell() {
         assert_eq!(quoted("subject_token@/home/a/t.jwt"), "subject_token@/home/a/t.jwt");
         assert_eq!(quoted("/home/a b/it's"), r"'/home/a b/it'\''s'");
         assert_eq!(quoted("$HOME"), "'$HOME'");
@@ -243,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_go_by_file_and_subjects_are_encoded() {
+    fn tokens_are_read_from_files_and_subjects_are_encoded() {
         let path = |name: &str| format!("/q/{name}");
         let call = Call { client: "gateway", scope: "order.refund", proof: Proof::AccessToken("access-token.jwt") };
         let form = call.form(path);

@@ -1,4 +1,4 @@
-//! The folder of a quickstart: certificates, policies, configuration and the toy issuer's key, made where missing.
+//! The folder of a quickstart: certificates, policies, configuration and the toy issuer's key, created if missing.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -20,9 +20,9 @@ const POLICIES: [(&str, &str); 4] = [
     ("account-service", include_str!("../../../policies/account-service.toml")),
     ("purge-job", include_str!("../../../policies/purge-job.toml")),
 ];
-/// The schema that one of them names.
+/// The schema that a policy names.
 const SCHEMA: (&str, &str) = ("schemas/trade.schema.json", include_str!("../../../policies/schemas/trade.schema.json"));
-/// What the policies must allow and refuse.
+/// The tests of the policies, by client.
 const EXPECTATIONS: [(&str, &str); 4] = [
     ("gateway", include_str!("../../../policies/tests/gateway.toml")),
     ("mail-delivery-agent", include_str!("../../../policies/tests/mail-delivery-agent.toml")),
@@ -30,86 +30,86 @@ const EXPECTATIONS: [(&str, &str); 4] = [
     ("purge-job", include_str!("../../../policies/tests/purge-job.toml")),
 ];
 const TEMPLATE: &str = include_str!("writ.toml");
-/// Marks a folder as made by quickstart, and keeps it out of git.
+/// Marks a folder as created by quickstart, and keeps it out of git.
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
-/// Where the story plays if an earlier run left a store.
+/// The store of the story, if an earlier run left one in `data`.
 pub(super) const STAGE: &str = "story-data";
+/// Ann's access token.
+pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";
+/// The Txn-Token that the story leaves for the reader to redeem.
+pub(super) const STORED_TOKEN: &str = "stored-token.jwt";
+/// The Txn-Token that is redeemed in the story.
+pub(super) const STORY_TOKEN: &str = "story-token.jwt";
 const CONFIG: &str = "writ.toml";
 const LOG: &str = "writ.log";
 
 /// Why the folder is not ready.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FolderError {
-    /// The disk.
     #[error("{}: {source}", path.display())]
-    Io {
-        /// What was read or written.
-        path: PathBuf,
-        /// Why it could not be.
-        source: io::Error,
-    },
-    /// Somebody else's files are in it.
-    #[error("{} holds something else already; choose an empty folder with --dir", .0.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} contains other files already; choose an empty folder with --dir", .0.display())]
     Foreign(PathBuf),
-    /// Another process works in it.
     #[error("{} is in use by another quickstart or service; stop that first, or choose another folder with --dir", .0.display())]
     InUse(PathBuf),
-    /// It was changed beyond what quickstart understands.
-    #[error("{} is not as quickstart made it; repair it, or move it away and it is made anew", .0.display())]
+    #[error("{} is not as quickstart created it; correct it, or move it away to have it created again", .0.display())]
     Config(PathBuf),
-    /// Every port near the usual ones is taken.
     #[error("there are no free ports near 8443, 8444, 8445 and 9464")]
     Ports,
-    /// The certificates.
     #[error(transparent)]
     Certs(#[from] CertsError),
-    /// The toy issuer's key.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
-    /// A shipped policy.
-    #[error("the policy of {0} is for no client with a SPIFFE ID")]
+    #[error("the policy of {0} does not register a SPIFFE ID")]
     Policy(&'static str),
-    /// The name of a shipped policy.
     #[error(transparent)]
     Client(#[from] ClientIdError),
 }
 
-/// A folder that is ready, and belongs to this process.
+/// A prepared folder, locked by this process.
 pub(super) struct Folder {
     /// Absolute.
     root: PathBuf,
     pub(super) ports: Ports,
     pub(super) issuer: Issuer,
-    /// What was done to make it ready, a line each.
-    pub(super) done: Vec<String>,
-    /// An earlier run left a store. The story needs a young key ring, since a key that signed for a day stays published
-    /// for minutes: it plays on a store of its own then.
+    /// One line for each part: created, kept or changed.
+    pub(super) report: Vec<String>,
+    /// An earlier run left a store. The story then uses another one, because it needs a new key ring: a key that signed for
+    /// a day stays published for minutes.
     pub(super) has_store: bool,
     log: File,
 }
 
 impl Folder {
-    /// Makes what is missing in `dir`, and leaves alone what is there.
+    /// Creates what is missing in `dir`, and keeps what exists.
     pub(super) fn prepare(dir: &Path, now: Timestamp) -> Result<Self, FolderError> {
-        let root = begin(dir)?;
+        let root = open_folder(dir)?;
         let log = lock(&root)?;
-        let mut done = vec![
-            told(certificates(&root.join("certs"), now)?, "certs/", "a development CA, the service, four clients"),
-            told(
+        let mut report = vec![
+            created_or_kept(
+                certificates(&root.join("certs"), now)?,
+                "certs/",
+                "a development CA, the service, four clients",
+            ),
+            created_or_kept(
                 policies(&root.join("policies"))?,
                 "policies/",
-                "what each of the four clients may get, a file each, and tests of that",
+                "what each of the four clients can get, one file each, with tests",
             ),
         ];
         let (issuer, made) = toy_issuer(&root)?;
-        done.push(told(made, "issuer/", "the key of a toy authorization server, which signs access tokens"));
-        let (ports, told_ports) = configuration(&root.join(CONFIG))?;
-        done.push(told_ports);
+        report.push(created_or_kept(
+            made,
+            "issuer/",
+            "the key of a toy authorization server, which signs access tokens",
+        ));
+        let (ports, config_report) = configuration(&root.join(CONFIG))?;
+        report.push(config_report);
         let has_store = earlier_store(&root)?;
         if has_store {
-            done.push(line("kept", "data/", "the store; the story plays on a new one, with young keys"));
+            report.push(line("kept", "data/", "the store; the story uses another one, with new keys"));
         }
-        Ok(Self { root, ports, issuer, done, has_store, log })
+        Ok(Self { root, ports, issuer, report, has_store, log })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -120,7 +120,7 @@ impl Folder {
         self.root.join(CONFIG)
     }
 
-    /// The store that the story plays on where an earlier run left one, emptied.
+    /// Removes the store of the story, if it has one of its own.
     pub(super) fn clear_stage(&self) -> Result<(), FolderError> {
         let stage = self.root.join(STAGE);
         match fs::remove_dir_all(&stage) {
@@ -129,24 +129,23 @@ impl Folder {
         }
     }
 
-    /// The log file; what is written goes to its end.
+    /// The log file, opened for appending.
     pub(super) fn log(&self) -> Result<File, FolderError> {
         self.log.try_clone().map_err(io_error(&self.root.join(LOG)))
     }
 
-    /// A file of certs/, PEM.
+    /// A PEM file in certs/.
     pub(super) fn pem(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, FolderError> {
         let path = self.root.join("certs").join(name);
         fs::read(&path).map(Zeroizing::new).map_err(io_error(&path))
     }
 
-    /// The token in the file called `name`.
     pub(super) fn token(&self, name: &str) -> Result<Zeroizing<String>, FolderError> {
         let path = self.root.join(name);
         fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error(&path))
     }
 
-    /// Keeps a token: nothing but its text, so that `curl` can send the file as it is.
+    /// Stores a token without a line end, so that `curl` can send the file as it is.
     pub(super) fn keep_token(&self, name: &str, token: &str) -> Result<(), FolderError> {
         let path = self.root.join(name);
         match fs::remove_file(&path) {
@@ -156,9 +155,9 @@ impl Folder {
     }
 }
 
-/// The folder, absolute: new, or one that quickstart made before.
-fn begin(dir: &Path) -> Result<PathBuf, FolderError> {
-    make(dir)?;
+/// The absolute path of a new folder, or of one that quickstart created before.
+fn open_folder(dir: &Path) -> Result<PathBuf, FolderError> {
+    create_folder(dir)?;
     let root = dir.canonicalize().map_err(io_error(dir))?;
     let mark = root.join(MARK.0);
     let is_empty = fs::read_dir(&root).map_err(io_error(&root))?.next().is_none();
@@ -170,15 +169,15 @@ fn begin(dir: &Path) -> Result<PathBuf, FolderError> {
     Ok(root)
 }
 
-/// The log, locked: whoever holds it is the only quickstart in this folder.
+/// Locks the log, so that only one quickstart works in this folder.
 fn lock(root: &Path) -> Result<File, FolderError> {
     let path = root.join(LOG);
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(io_error(&path))?;
-    hold(&log, root, &path)?;
+    try_lock(&log, root, &path)?;
     Ok(log)
 }
 
-fn hold(file: &File, root: &Path, path: &Path) -> Result<(), FolderError> {
+fn try_lock(file: &File, root: &Path, path: &Path) -> Result<(), FolderError> {
     file.try_lock().map_err(|refused| match refused {
         TryLockError::WouldBlock => FolderError::InUse(root.to_owned()),
         TryLockError::Error(source) => io_error(path)(source),
@@ -197,15 +196,15 @@ fn certificates(dir: &Path, now: Timestamp) -> Result<bool, FolderError> {
     Ok(made)
 }
 
-/// What the certificate of a policy's client must hold.
+/// The SPIFFE ID that a shipped policy registers.
 fn spiffe_id(policy: &str) -> Option<String> {
-    let table: toml::Table = policy.parse().ok()?;
-    table.get("tls_client_auth_san_uri")?.as_str().map(str::to_owned)
+    let line = policy.lines().find_map(|line| line.strip_prefix("tls_client_auth_san_uri"))?;
+    line.split('"').nth(1).map(str::to_owned)
 }
 
 fn policies(dir: &Path) -> Result<bool, FolderError> {
-    make(dir)?;
-    make(&dir.join("tests"))?;
+    create_folder(dir)?;
+    create_folder(&dir.join("tests"))?;
     let mut made = false;
     for (client, policy) in POLICIES {
         made |= create(&dir.join(format!("{client}.toml")), policy)?;
@@ -215,20 +214,20 @@ fn policies(dir: &Path) -> Result<bool, FolderError> {
     }
     let (schema, text) = SCHEMA;
     let schema = dir.join(schema);
-    make(schema.parent().unwrap_or(dir))?;
+    create_folder(schema.parent().unwrap_or(dir))?;
     made |= create(&schema, text)?;
     Ok(made)
 }
 
 fn toy_issuer(root: &Path) -> Result<(Issuer, bool), FolderError> {
     let path = root.join(issuer::key_file());
-    make(path.parent().unwrap_or(root))?;
+    create_folder(path.parent().unwrap_or(root))?;
     let made = !path.exists() && create(&path, &Issuer::new_key()?)?;
     let key = fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error(&path))?;
     Ok((Issuer::from_pem(&key)?, made))
 }
 
-/// The ports in force, and what was done to `writ.toml`.
+/// The ports in use, and a report on `writ.toml`.
 fn configuration(path: &Path) -> Result<(Ports, String), FolderError> {
     let (text, exists) = match fs::read_to_string(path) {
         Ok(text) => (text, true),
@@ -241,34 +240,34 @@ fn configuration(path: &Path) -> Result<(Ports, String), FolderError> {
         create(path, &wanted.replace(&text, ports))?;
     } else if ports != wanted {
         fs::write(path, wanted.replace(&text, ports)).map_err(io_error(path))?;
-        return Ok((ports, line("changed", CONFIG, "ports that were taken have new numbers")));
+        return Ok((ports, line("changed", CONFIG, "ports in use by others were replaced")));
     }
-    Ok((ports, told(!exists, CONFIG, "the configuration of the service, every key explained")))
+    Ok((ports, created_or_kept(!exists, CONFIG, "the configuration of the service, every key explained")))
 }
 
-/// Whether an earlier run left a store with the stored token that belongs to it; nobody else may be using it.
+/// Whether an earlier run left a store and the stored token that belongs to it; an error if the store is in use.
 fn earlier_store(root: &Path) -> Result<bool, FolderError> {
     let store = root.join("data");
     let lock = store.join("lock");
     if let Ok(file) = File::open(&lock) {
-        hold(&file, root, &lock)?;
+        try_lock(&file, root, &lock)?;
     }
-    Ok(store.exists() && root.join(super::story::STORED_TOKEN).exists())
+    Ok(store.exists() && root.join(STORED_TOKEN).exists())
 }
 
-fn told(made: bool, name: &str, what: &str) -> String {
-    line(if made { "made" } else { "kept" }, name, what)
+fn created_or_kept(created: bool, name: &str, what: &str) -> String {
+    line(if created { "made" } else { "kept" }, name, what)
 }
 
 fn line(verb: &str, name: &str, what: &str) -> String {
     format!("{verb:<8} {name:<11} {what}")
 }
 
-fn make(dir: &Path) -> Result<(), FolderError> {
+fn create_folder(dir: &Path) -> Result<(), FolderError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))
 }
 
-/// Writes a file for the owner alone, if there is none: whether it did.
+/// Creates a file that only its owner can read; false if it exists.
 fn create(path: &Path, content: &str) -> Result<bool, FolderError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(mut file) => file.write_all(content.as_bytes()).map(|()| true).map_err(io_error(path)),
@@ -290,11 +289,11 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
 
     #[test]
-    fn a_folder_is_made_once_and_for_its_owner_alone() {
+    fn a_folder_is_created_once_and_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("quickstart");
         let first = Folder::prepare(&root, NOW).unwrap();
-        assert!(first.done.iter().all(|line| line.starts_with("made")), "{:?}", first.done);
+        assert!(first.report.iter().all(|line| line.starts_with("made")), "{:?}", first.report);
         for name in ["certs/ca.pem", "certs/purge-job.key", "policies/gateway.toml", "issuer/key.pem", "writ.toml"] {
             let mode = fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o777;
             let expected = if name == "certs/ca.pem" { 0o644 } else { 0o600 };
@@ -307,13 +306,13 @@ mod tests {
 
         fs::write(root.join("policies/gateway.toml"), "# mine").unwrap();
         let again = Folder::prepare(&root, NOW).unwrap();
-        assert!(again.done.iter().all(|line| line.starts_with("kept") || line.starts_with("changed")));
+        assert!(again.report.iter().all(|line| line.starts_with("kept") || line.starts_with("changed")));
         assert_eq!(again.pem("gateway.pem").unwrap(), certificate);
         assert_eq!(fs::read_to_string(root.join("policies/gateway.toml")).unwrap(), "# mine");
     }
 
     #[test]
-    fn a_folder_of_somebody_else_is_left_alone() {
+    fn a_folder_with_other_files_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("letter.txt"), "dear").unwrap();
         assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::Foreign(_))));
@@ -321,23 +320,23 @@ mod tests {
     }
 
     #[test]
-    fn an_old_store_is_kept_and_one_in_use_is_refused() {
+    fn an_earlier_store_is_kept_and_one_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(Folder::prepare(dir.path(), NOW).unwrap());
         let store = dir.path().join("data");
         fs::create_dir(&store).unwrap();
-        fs::write(dir.path().join(super::super::story::STORED_TOKEN), "t").unwrap();
+        fs::write(dir.path().join(STORED_TOKEN), "t").unwrap();
         let lock = File::create(store.join("lock")).unwrap();
         lock.lock().unwrap();
         assert!(matches!(Folder::prepare(dir.path(), NOW), Err(FolderError::InUse(_))));
         drop(lock);
         let folder = Folder::prepare(dir.path(), NOW).unwrap();
-        assert!(folder.has_store && folder.done.last().unwrap().starts_with("kept"), "{:?}", folder.done);
+        assert!(folder.has_store && folder.report.last().unwrap().starts_with("kept"), "{:?}", folder.report);
         assert!(store.join("lock").exists());
     }
 
     #[test]
-    fn a_configuration_of_another_form_is_told_and_not_touched() {
+    fn a_configuration_of_another_form_is_refused_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         drop(Folder::prepare(dir.path(), NOW).unwrap());
         fs::write(dir.path().join(CONFIG), "trust_domain = 1").unwrap();
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_token_is_its_text_and_nothing_else() {
+    fn a_stored_token_has_no_line_end() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::prepare(dir.path(), NOW).unwrap();
         folder.keep_token("t.jwt", "a.b.c").unwrap();
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_policies_name_a_spiffe_id_each() {
+    fn each_shipped_policy_registers_a_spiffe_id() {
         for (client, policy) in POLICIES {
             assert!(spiffe_id(policy).is_some_and(|id| id.starts_with("spiffe://trust-domain.example/")), "{client}");
         }

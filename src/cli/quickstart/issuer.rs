@@ -1,81 +1,54 @@
-//! A toy authorization server: it publishes one key and signs access tokens of RFC 9068. Nobody has to log in.
+//! A toy authorization server: it publishes one key and signs access tokens of RFC 9068. No one has to log in.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::server::{CertificateError, DocumentServer};
 use writ_platform::clock::Timestamp;
 
 /// `iss` of its tokens.
 pub(super) const NAME: &str = "https://login.trust-domain.example";
 /// `aud` of its tokens.
 pub(super) const AUDIENCE: &str = "https://api.trust-domain.example";
-/// How long its tokens live.
+/// Lifetime of its tokens.
 pub(super) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// A connection that takes longer is dropped.
-const TIMEOUT: Duration = Duration::from_secs(5);
-const HEAD_MAX: usize = 8 * 1024;
-
-/// Why there is no toy issuer.
+/// Why the toy issuer cannot run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssuerError {
-    /// A key could not be made.
-    #[error("no RSA key can be made: {0}")]
+    #[error("no RSA key can be generated: {0}")]
     Make(#[from] rcgen::Error),
-    /// The key file, or the signature made with it.
     #[error("the key of the toy issuer cannot be used: {0}")]
     Key(#[from] jsonwebtoken::errors::Error),
-    /// The certificate or key of the listener.
     #[error("the certificate of the toy issuer cannot be used: {0}")]
-    Certificate(#[from] rustls::pki_types::pem::Error),
-    /// The TLS library refused them.
-    #[error("the certificate of the toy issuer cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The port.
+    Certificate(#[from] CertificateError),
     #[error("the toy issuer cannot listen on port {port}: {source}")]
-    Listen {
-        /// Where it should be.
-        port: u16,
-        /// Why it cannot.
-        source: io::Error,
-    },
+    Listen { port: u16, source: io::Error },
 }
 
-/// The key and what is published about it.
+/// A key, its `kid`, and the published set with it.
 pub(super) struct Issuer {
     key: EncodingKey,
     kid: String,
     jwks: String,
 }
 
-/// A listener that ends when this is dropped.
-pub(super) struct Running(JoinHandle<()>);
-
 impl Issuer {
-    /// A new key, PEM.
+    /// A new RSA key in PEM.
     pub(super) fn new_key() -> Result<Zeroizing<String>, IssuerError> {
         Ok(Zeroizing::new(KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?.serialize_pem()))
     }
 
-    /// The issuer with this key.
     pub(super) fn from_pem(key: &str) -> Result<Self, IssuerError> {
         let key = EncodingKey::from_rsa_pem(key.as_bytes())?;
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256)?;
@@ -103,30 +76,23 @@ impl Issuer {
         Ok(Zeroizing::new(jsonwebtoken::encode(&header, &claims, &self.key)?))
     }
 
-    /// Listens on loopback with this certificate and key (PEM).
-    pub(super) async fn serve(&self, port: u16, certificate: &[u8], key: &[u8]) -> Result<Running, IssuerError> {
+    /// Publishes the keys and the metadata on loopback, with this certificate and key (PEM).
+    pub(super) async fn serve(&self, port: u16, certificate: &[u8], key: &[u8]) -> Result<DocumentServer, IssuerError> {
         let listen = |source| IssuerError::Listen { port, source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
-        let tls = acceptor(certificate, key)?;
-        let site = Arc::new(Site { jwks: self.jwks.clone(), metadata: metadata(port) });
-        Ok(Running(tokio::spawn(accept(listener, tls, site))))
+        let site = Site { jwks: self.jwks.clone(), metadata: metadata(port) };
+        Ok(DocumentServer::start(listener, certificate, key, move |head| site.answer(head))?)
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What it serves.
+/// The documents that it serves.
 struct Site {
     jwks: String,
     metadata: String,
 }
 
 impl Site {
-    /// The answer to a request with this head.
+    /// The response to a request with this head.
     fn answer(&self, head: &[u8]) -> String {
         let first = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let (status, body) = match first {
@@ -152,53 +118,13 @@ fn metadata(port: u16) -> String {
     .to_string()
 }
 
-/// Where its key is published.
 pub(super) fn jwks_uri(port: u16) -> String {
     format!("https://127.0.0.1:{port}/jwks")
 }
 
-/// The file that keeps its key, below the folder.
+/// The file of its key, relative to the folder.
 pub(super) fn key_file() -> PathBuf {
     ["issuer", "key.pem"].iter().collect()
-}
-
-fn acceptor(certificate: &[u8], key: &[u8]) -> Result<TlsAcceptor, IssuerError> {
-    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(key)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(chain, key)?)))
-}
-
-async fn accept(listener: TcpListener, tls: TlsAcceptor, site: Arc<Site>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (tls, site) = (tls.clone(), site.clone());
-                // A client that fails here has only itself to tell.
-                tokio::spawn(async move { timeout(TIMEOUT, answer(stream, tls, &site)).await });
-            }
-            // No file is free: others must end first.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
-
-async fn answer(stream: TcpStream, tls: TlsAcceptor, site: &Site) -> io::Result<()> {
-    let mut stream = tls.accept(stream).await?;
-    let head = head(&mut stream).await?;
-    stream.write_all(site.answer(&head).as_bytes()).await?;
-    stream.shutdown().await
-}
-
-async fn head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        if stream.read_buf(&mut head).await? == 0 || head.len() > HEAD_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    Ok(head)
 }
 
 #[cfg(test)]
@@ -215,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn its_tokens_are_those_of_rfc_9068_and_its_published_key_verifies_them() {
+    fn tokens_follow_rfc_9068_and_verify_with_the_published_key() {
         let (issuer, _) = site();
         let token = issuer.access_token("ann@d.example", "a b", Timestamp::from_epoch(1_793_000_000)).unwrap();
         let jws = Jws::parse(&token, 4096).unwrap();

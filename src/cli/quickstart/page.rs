@@ -1,4 +1,4 @@
-//! What the reader sees: headings, sentences, tokens, commands; no line of prose longer than the terminal.
+//! The output of quickstart: headings, paragraphs, tokens and commands; prose is wrapped to the terminal.
 
 use std::io::{self, Write as _};
 
@@ -8,7 +8,7 @@ use writ_verifier::Members;
 const WIDTH: usize = 96;
 const INDENT: &str = "   ";
 
-/// Standard output, as a page that grows.
+/// Standard output with numbered chapters.
 pub(super) struct Page {
     out: io::Stdout,
     chapters: u32,
@@ -19,49 +19,46 @@ impl Page {
         Self { out: io::stdout(), chapters: 0 }
     }
 
-    /// A heading, with the next number.
+    /// A heading with the next number.
     pub(super) fn chapter(&mut self, title: &str) -> io::Result<()> {
         self.chapters += 1;
         self.title(&format!("{}. {title}", self.chapters))
     }
 
-    /// A heading.
     pub(super) fn title(&self, title: &str) -> io::Result<()> {
         self.print(&format!("{title}\n{}\n", "-".repeat(title.chars().count())))
     }
 
-    /// A paragraph.
     pub(super) fn text(&self, text: &str) -> io::Result<()> {
         self.print(&format!("{}\n", wrapped(text, INDENT)))
     }
 
-    /// Lines as they are.
+    /// Lines that are not wrapped.
     pub(super) fn lines<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> io::Result<()> {
         let lines = lines.into_iter().flat_map(|line| [INDENT, INDENT, line.as_ref(), "\n"].map(str::to_owned));
         self.print(&(lines.collect::<String>() + "\n"))
     }
 
-    /// One line, with more of its kind to follow.
+    /// A line without a blank line after it.
     pub(super) fn note(&self, line: &str) -> io::Result<()> {
         self.print(&format!("{}\n", format!("{INDENT}{INDENT}{line}").trim_end()))
     }
 
-    /// Parts of a token, a member each line.
+    /// Parts of a token, one member a line.
     pub(super) fn token(&self, parts: [(&str, &Members); 2]) -> io::Result<()> {
         self.lines(parts.into_iter().flat_map(|(name, members)| block(name, members)))
     }
 
-    /// An answer that is no token.
+    /// A refusal.
     pub(super) fn answer(&self, answer: &Value) -> io::Result<()> {
         self.lines(format!("{answer:#}").lines())
     }
 
-    /// A command that can be copied.
     pub(super) fn command(&self, command: &str) -> io::Result<()> {
         self.lines(command.lines())
     }
 
-    /// At once: whoever reads along must not wait for a full buffer.
+    /// Flushes, so that each part appears at once.
     fn print(&self, text: &str) -> io::Result<()> {
         let mut out = self.out.lock();
         out.write_all(text.as_bytes())?;
@@ -69,7 +66,7 @@ impl Page {
     }
 }
 
-/// One blank before each word and a line break where the next word would not fit any more.
+/// Breaks lines at [`WIDTH`]; white space becomes single spaces.
 fn wrapped(text: &str, indent: &str) -> String {
     let mut page = String::new();
     let mut column = 0;
@@ -107,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prose_stays_inside_the_page() {
+    fn prose_is_wrapped() {
         let text = "word ".repeat(60) + &"x".repeat(120);
         let page = wrapped(&text, INDENT);
         let mut lines: Vec<_> = page.lines().collect();
@@ -117,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_shown_as_they_are_written() {
+    fn members_keep_their_order_and_numbers() {
         let members = Members::parse(r#"{"z":1.0,"a":{"b":[1]}}"#, Limits::DEFAULT).unwrap();
         assert_eq!(block("claims", &members).join("\n"), "claims {\n  \"z\": 1.0,\n  \"a\": {\"b\":[1]}\n}");
     }

@@ -1,4 +1,4 @@
-//! The four ports of a quickstart folder: the usual ones, or others where those are taken.
+//! The four ports of a quickstart folder: the default ones, or others if those are in use.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -13,29 +13,24 @@ pub(super) struct Ports {
     pub(super) issuer: u16,
 }
 
-/// How far apart the ports are that are tried in the place of a taken one: the last digit stays.
+/// The distance between the ports that are tried instead of one in use: the last digit stays.
 const STEP: u16 = 10;
 const TRIES: usize = 100;
 
 impl Ports {
-    /// The ports that `writ.toml` names; `None` where it is not of the form that quickstart wrote.
+    /// The ports in `writ.toml`; `None` if it does not have the form that quickstart wrote.
     pub(super) fn read(text: &str) -> Option<Self> {
-        let table: toml::Table = text.parse().ok()?;
-        let listener = |key: &str| {
-            let address: SocketAddr = table.get("listen")?.get(key)?.as_str()?.parse().ok()?;
-            Some(address.port())
-        };
-        let jwks_uri = table.get("subject_issuer")?.get(0)?.get("jwks_uri")?.as_str()?;
+        let listener = |key| Some(value(text, key)?.parse::<SocketAddr>().ok()?.port());
         let ports = Self {
             exchange: listener("exchange")?,
             discovery: listener("discovery")?,
             ops: listener("ops")?,
-            issuer: Url::parse(jwks_uri).ok()?.port()?,
+            issuer: Url::parse(value(text, "jwks_uri")?).ok()?.port()?,
         };
         ports.differ().then_some(ports)
     }
 
-    /// These ports, with a free one in the place of each that is taken; `None` if there is none near it.
+    /// Replaces each port in use by a free one; `None` if there is none near it.
     pub(super) fn free(self, is_free: impl Fn(u16) -> bool) -> Option<Self> {
         let mut chosen = Vec::new();
         for wanted in self.list() {
@@ -46,7 +41,7 @@ impl Ports {
         Some(Self { exchange, discovery, ops, issuer })
     }
 
-    /// The text with each of these ports replaced by its counterpart in `new`, wherever it stands behind a colon.
+    /// Replaces each of these ports in `text` by its counterpart in `new`, wherever it follows a colon.
     pub(super) fn replace(self, text: &str, new: Self) -> String {
         let mut pieces = text.split(':');
         let mut replaced = pieces.next().unwrap_or_default().to_owned();
@@ -72,7 +67,13 @@ impl Ports {
     }
 }
 
-/// Whether a listener on loopback could have the port now.
+/// The text of the first line `key = "text"`: in the template, each key that holds a port stands in one table only.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let after = text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.trim_start().strip_prefix('='))?;
+    after.trim_start().strip_prefix('"')?.split('"').next()
+}
+
+/// Whether a listener on loopback could bind the port now.
 pub(super) fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
@@ -82,46 +83,46 @@ mod tests {
     use super::*;
 
     const TEMPLATE: &str = include_str!("writ.toml");
-    const USUAL: Ports = Ports { exchange: 8443, discovery: 8444, ops: 9464, issuer: 8445 };
+    const DEFAULT: Ports = Ports { exchange: 8443, discovery: 8444, ops: 9464, issuer: 8445 };
 
     #[test]
-    fn the_template_has_the_usual_ports() {
-        assert_eq!(Ports::read(TEMPLATE), Some(USUAL));
+    fn the_template_has_the_default_ports() {
+        assert_eq!(Ports::read(TEMPLATE), Some(DEFAULT));
     }
 
     #[test]
     fn free_ports_are_kept() {
-        assert_eq!(USUAL.free(|_| true), Some(USUAL));
+        assert_eq!(DEFAULT.free(|_| true), Some(DEFAULT));
     }
 
     #[test]
-    fn a_taken_port_gives_way_to_one_near_it() {
-        let chosen = USUAL.free(|port| ![8443, 8453, 9464].contains(&port)).unwrap();
-        assert_eq!(chosen, Ports { exchange: 8463, ops: 9474, ..USUAL });
+    fn a_port_in_use_is_replaced_by_one_near_it() {
+        let chosen = DEFAULT.free(|port| ![8443, 8453, 9464].contains(&port)).unwrap();
+        assert_eq!(chosen, Ports { exchange: 8463, ops: 9474, ..DEFAULT });
     }
 
     #[test]
-    fn no_port_is_given_twice() {
+    fn no_port_is_chosen_twice() {
         let close = Ports { exchange: 8443, discovery: 8453, ops: 8463, issuer: 8473 };
         let chosen = close.free(|port| port != 8443).unwrap();
         assert_eq!(chosen, Ports { exchange: 8453, discovery: 8463, ops: 8473, issuer: 8483 });
     }
 
     #[test]
-    fn a_machine_without_a_free_port_is_told_from_one_with() {
-        assert_eq!(USUAL.free(|_| false), None);
-        let last = Ports { exchange: 65_535, ..USUAL };
+    fn a_host_without_a_free_port_has_none() {
+        assert_eq!(DEFAULT.free(|_| false), None);
+        let last = Ports { exchange: 65_535, ..DEFAULT };
         assert_eq!(last.free(|port| port != 65_535), None);
     }
 
     #[test]
     fn new_ports_reach_every_address_and_nothing_else_changes() {
         let new = Ports { exchange: 8444, discovery: 8443, ops: 19_464, issuer: 18_445 };
-        let text = USUAL.replace(TEMPLATE, new);
+        let text = DEFAULT.replace(TEMPLATE, new);
         assert_eq!(Ports::read(&text), Some(new));
         assert!(text.contains("issuer = \"https://tts.trust-domain.example:8444\""), "{text}");
-        assert_eq!(new.replace(&text, USUAL), TEMPLATE);
-        assert_eq!(USUAL.replace("8443 :84430 :8443", new), "8443 :84430 :8444");
+        assert_eq!(new.replace(&text, DEFAULT), TEMPLATE);
+        assert_eq!(DEFAULT.replace("8443 :84430 :8443", new), "8443 :84430 :8444");
     }
 
     #[test]

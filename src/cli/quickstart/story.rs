@@ -1,4 +1,4 @@
-//! The story of Writ in eight steps. Each step shows what it does and checks what it says.
+//! The story in eight steps. Each step shows what it does and checks that its text is true.
 
 use std::fmt::Display;
 use std::io;
@@ -9,19 +9,12 @@ use tokio::time::{Instant, sleep};
 use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
 
 use super::call::{self, Call, CallError, Issued, Outcome, Proof, TRUST_DOMAIN};
-use super::folder::{Folder, FolderError};
+use super::folder::{ACCESS_TOKEN, Folder, FolderError, STORED_TOKEN, STORY_TOKEN};
 use super::page::Page;
 use writ_platform::clock::Timestamp;
 
-/// Ann's access token.
-pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";
-/// A Txn-Token that nobody redeems in the story.
-pub(super) const STORED_TOKEN: &str = "stored-token.jwt";
-/// The one that is redeemed.
-const STORY_TOKEN: &str = "story-token.jwt";
-
 pub(super) const ANN: &str = "ann@trust-domain.example";
-/// What Ann's access token allows.
+/// The scopes of Ann's access token.
 pub(super) const ANNS_SCOPE: &str = "orders.write account.cancel";
 
 pub(super) const REFUND: Call =
@@ -35,33 +28,24 @@ pub(super) const PURGE: Call =
 const STORY_PURGE: Call = Call { proof: Proof::TxnToken(STORY_TOKEN), ..PURGE };
 const THEFT: Call = Call { client: "mail-delivery-agent", ..PURGE };
 
-/// How often an event is looked for, and how long it may take.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the keys of stored tokens may stay published.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Why the story was not told to its end.
+/// Why the story ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoryError {
-    /// A step did not end as it should.
-    #[error("this step did not come true\n  expected: {expected}\n  came:     {came}")]
-    Unexpected {
-        /// What should have come.
-        expected: String,
-        /// What came.
-        came: String,
-    },
-    /// A call without an answer.
+    #[error("this step had an unexpected outcome\n  expected: {expected}\n  actual:   {actual}")]
+    Unexpected { expected: String, actual: String },
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The verifier of the downstream service.
     #[error("the downstream service has no verifier: {0}")]
     Verifier(#[from] BuildError),
-    /// Standard output.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// Tells it, on `page`, with the service that runs for `folder`.
+/// Tells the story on `page`, with the service that runs in `folder`.
 pub(super) async fn tell(folder: &Folder, page: &mut Page) -> Result<(), StoryError> {
     let verifier = Verifier::builder(TRUST_DOMAIN)
         .jwks_url(format!("https://127.0.0.1:{}/.well-known/jwks.json", folder.ports.discovery))
@@ -81,7 +65,7 @@ pub(super) async fn tell(folder: &Folder, page: &mut Page) -> Result<(), StoryEr
 struct Story<'a> {
     folder: &'a Folder,
     page: &'a mut Page,
-    /// Of a downstream service: all that it knows is where the keys are published.
+    /// A downstream service, which knows only where the keys are published.
     verifier: Verifier,
 }
 
@@ -98,10 +82,10 @@ impl Story<'_> {
         let verified = self.verified(&issued).await?;
         self.show(&issued, REFUND)?;
         same("sub", ANN, verified.subject())?;
-        verified.require_scope(REFUND.scope).map_err(not_taken)?;
+        verified.require_scope(REFUND.scope).map_err(not_accepted)?;
         self.page.text(
-            "The refund service, downstream, took this token: it has the published keys and need not ask anybody. Of the \
-             access token there is nothing in it but Ann's name.",
+            "The refund service, downstream, accepted this token: it has the published keys and need not call any service. \
+             Nothing of the access token is in it but Ann's name.",
         )?;
         Ok(())
     }
@@ -117,8 +101,8 @@ impl Story<'_> {
         let verified = self.verified(&issued).await?;
         self.show(&issued, DELIVER)?;
         same("sub", "bob@trust-domain.example", verified.subject())?;
-        verified.require_scope(DELIVER.scope).map_err(not_taken)?;
-        self.page.text("The mailbox service, downstream, took it.")?;
+        verified.require_scope(DELIVER.scope).map_err(not_accepted)?;
+        self.page.text("The mailbox service, downstream, accepted it.")?;
         Ok(())
     }
 
@@ -127,7 +111,7 @@ impl Story<'_> {
         self.page.text(
             "Ann closes her account. It is deleted in 40 days, when she and her access token are long gone. The account \
              service gets a Txn-Token for account.purge now, and stores it with the cancellation. In a minute it has \
-             expired, and then only the purge job can make anything of it. A second cancellation is stored for you, for \
+             expired, and then only the purge job can use it. A second cancellation is stored for you, for \
              after the story.",
         )?;
         let stored = [self.issued(CANCEL).await?, self.issued(CANCEL).await?];
@@ -152,40 +136,41 @@ impl Story<'_> {
         until_expired(last).await;
         self.refused_downstream(&stored[0]).await?;
         self.page.text(
-            "The tokens have expired, and nobody downstream takes them any more. The keys move on: next, current, \
+            "The tokens have expired, and no downstream service accepts them any more. The keys move on: next, current, \
              previous, and then out of the published set. The private half of the key that signed the stored tokens \
              was destroyed when it stopped signing.",
         )?;
         let gone: Vec<_> = stored.iter().map(Issued::kid).collect();
         self.watch_keys(&gone).await?;
-        self.page.text("The key of the stored tokens is published no more: no verifier could check them now.")?;
+        self.page.text("The key of the stored tokens is no longer published: no verifier could check them now.")?;
         self.page.command(&call::discovery(self.folder, "/.well-known/jwks.json"))?;
         Ok(())
     }
 
-    /// Shows each change of the published keys until none of `gone` is among them.
-    async fn watch_keys(&self, gone: &[String]) -> Result<(), StoryError> {
+    /// Shows each change of the published keys until none of `expected_to_leave` is among them.
+    async fn watch_keys(&self, expected_to_leave: &[String]) -> Result<(), StoryError> {
         let service = call::service(self.folder, PURGE.client)?;
         let (deadline, mut seen) = (Instant::now() + DEADLINE, Vec::new());
         loop {
             let kids = kids(&service.published_keys().await.map_err(CallError::from)?);
             if kids != seen {
-                let marked = kids.iter().map(|kid| short(kid, gone.contains(kid))).collect::<Vec<_>>().join(", ");
+                let marked =
+                    kids.iter().map(|kid| short(kid, expected_to_leave.contains(kid))).collect::<Vec<_>>().join(", ");
                 self.page.note(&format!("{} published: {marked}", Timestamp::now()))?;
             }
-            if !kids.iter().any(|kid| gone.contains(kid)) {
+            if !kids.iter().any(|kid| expected_to_leave.contains(kid)) {
                 return Ok(self.page.note("")?);
             }
             if Instant::now() > deadline {
                 return Err(unexpected("keys without those of the stored tokens", kids.join(", ")));
             }
             seen = kids;
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     async fn redeem(&mut self, stored: &Issued) -> Result<Issued, StoryError> {
-        // Both calls first, the words after: the new token lives for seconds here.
+        // Both requests come before the text, since the new token is valid for seconds only.
         second_begins().await;
         let redeemed = self.issued(STORY_PURGE).await?;
         let verified = self.verified(&redeemed).await?;
@@ -202,10 +187,10 @@ impl Story<'_> {
             same(name, &claim(stored, name)?, &claim(&redeemed, name)?)?;
         }
         same("req_wl_chain", "account-service, purge-job", &verified.requesting_workloads().join(", "))?;
-        let delayed = verified.require_delayed(Duration::ZERO).map_err(not_taken)?;
+        let delayed = verified.require_delayed(Duration::ZERO).map_err(not_accepted)?;
         same("rctx.delayed.exp", &stored.exp(), &delayed.exp)?;
         self.page.text(&format!(
-            "The account store, downstream, took it, and took it as what it is: rctx.delayed says that it stands for a \
+            "The account store, downstream, accepted it, and as what it is: rctx.delayed says that it stands for a \
              token that expired at {}, and req_wl_chain names both workloads.",
             Timestamp::from_epoch(delayed.exp),
         ))?;
@@ -217,7 +202,7 @@ impl Story<'_> {
         self.page.chapter("A lost answer costs nothing")?;
         self.page.text(
             "The policy of the purge job allows one use. But suppose the answer was lost on its way. While the new token \
-             is alive, the same call by the same client brings the very same claims again, and counts nothing.",
+             is alive, the same call by the same client returns the same claims again, and does not count as a use.",
         )?;
         same("the claims", &redeemed.claims_text(), &again.claims_text())?;
         for (answer, token) in [("first answer", redeemed), ("once more", again)] {
@@ -231,7 +216,8 @@ impl Story<'_> {
 
     async fn exhaust(&mut self, redeemed: &Issued) -> Result<(), StoryError> {
         self.page.chapter("The only use is spent")?;
-        self.page.text("Once the new token has expired, the same call would be a second use. There is none.")?;
+        self.page
+            .text("Once the new token has expired, the same call would be a second use. The policy allows only one.")?;
         until_expired(redeemed.exp()).await;
         let answer = self.refused(STORY_PURGE, "redemption_exhausted").await?;
         self.page.answer(&answer)?;
@@ -252,7 +238,7 @@ impl Story<'_> {
     }
 
     async fn issued(&self, call: Call) -> Result<Issued, StoryError> {
-        match call.make(self.folder).await? {
+        match call.send(self.folder).await? {
             Outcome::Issued(issued) => Ok(issued),
             Outcome::Refused(answer) => {
                 Err(unexpected(format!("a Txn-Token for {}, scope {}", call.client, call.scope), answer))
@@ -261,7 +247,7 @@ impl Story<'_> {
     }
 
     async fn refused(&self, call: Call, reason: &str) -> Result<Value, StoryError> {
-        match call.make(self.folder).await? {
+        match call.send(self.folder).await? {
             Outcome::Refused(answer) if answer["reason"] == reason => Ok(answer),
             Outcome::Refused(answer) => Err(unexpected(reason, answer)),
             Outcome::Issued(_) => Err(unexpected(reason, "a Txn-Token")),
@@ -269,14 +255,14 @@ impl Story<'_> {
     }
 
     async fn verified(&self, issued: &Issued) -> Result<TxnToken, StoryError> {
-        self.verifier.verify(issued.token.as_str()).await.map_err(not_taken)
+        self.verifier.verify(issued.token.as_str()).await.map_err(not_accepted)
     }
 
     async fn refused_downstream(&self, issued: &Issued) -> Result<(), StoryError> {
         match self.verifier.verify(issued.token.as_str()).await {
             Err(VerifyError::Expired { .. }) => Ok(()),
             Err(error) => Err(unexpected("an expired token", error)),
-            Ok(_) => Err(unexpected("an expired token", "one that is taken downstream")),
+            Ok(_) => Err(unexpected("an expired token", "one that is accepted downstream")),
         }
     }
 
@@ -293,32 +279,32 @@ fn kids(jwks: &Value) -> Vec<String> {
     keys.iter().filter_map(|key| key["kid"].as_str().map(str::to_owned)).collect()
 }
 
-/// The begin of a key id; marked if it is the key that matters.
+/// The first characters of a key ID, in brackets if it is marked.
 fn short(kid: &str, is_marked: bool) -> String {
-    let begin: String = kid.chars().take(8).collect();
-    if is_marked { format!("[{begin}]") } else { begin }
+    let prefix: String = kid.chars().take(8).collect();
+    if is_marked { format!("[{prefix}]") } else { prefix }
 }
 
 /// Waits until a token with this `exp` has expired.
 async fn until_expired(exp: u64) {
     while Timestamp::now().epoch() < exp {
-        sleep(POLL / 4).await;
+        sleep(POLL_INTERVAL / 4).await;
     }
 }
 
-/// Waits for the next full second: a token's life is counted in whole ones, and this one has its full length.
+/// Waits for the next full second: lifetimes are counted in whole seconds, and the next token gets its full one.
 async fn second_begins() {
     until_expired(Timestamp::now().epoch() + 1).await;
 }
 
-/// A claim as it is written; strings without their quotation marks.
+/// The raw text of a claim; of a string, its value.
 fn claim(issued: &Issued, name: &str) -> Result<String, StoryError> {
     let raw = issued.claims.raw(name).ok_or_else(|| missing(name))?;
     Ok(serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()))
 }
 
-fn same<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, came: &T) -> Result<(), StoryError> {
-    if expected == came { Ok(()) } else { Err(unexpected(format!("{what} = {expected}"), came)) }
+fn same<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<(), StoryError> {
+    if expected == actual { Ok(()) } else { Err(unexpected(format!("{what} = {expected}"), actual)) }
 }
 
 fn differ(what: &str, one: &str, other: &str) -> Result<(), StoryError> {
@@ -329,12 +315,12 @@ fn missing(what: &str) -> StoryError {
     unexpected(what, "nothing")
 }
 
-fn not_taken(error: VerifyError) -> StoryError {
-    unexpected("a token that is taken downstream", error)
+fn not_accepted(error: VerifyError) -> StoryError {
+    unexpected("a token that is accepted downstream", error)
 }
 
-fn unexpected(expected: impl Into<String>, came: impl Display) -> StoryError {
-    StoryError::Unexpected { expected: expected.into(), came: came.to_string() }
+fn unexpected(expected: impl Into<String>, actual: impl Display) -> StoryError {
+    StoryError::Unexpected { expected: expected.into(), actual: actual.to_string() }
 }
 
 impl From<FolderError> for StoryError {

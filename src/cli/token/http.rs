@@ -1,4 +1,4 @@
-//! The HTTPS clients of the command line: whom they trust, what they show, and where a host is that no name server knows.
+//! The HTTPS clients of the command line: trusted CAs, client certificate, and `--resolve`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,17 +11,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-use super::service::ServiceError;
+use super::error::ServiceError;
 use writ_outbound::explain;
 use writ_outbound::https::{self, CertifiedKey};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Far more than any answer of a TTS.
-const ANSWER_MAX: usize = 256 * 1024;
+/// A response of a TTS is far smaller.
+const MAX_RESPONSE: usize = 256 * 1024;
 
-/// `--resolve`: where a host is, at one port, as curl has it.
+/// `--resolve`: the addresses of a host at one port, as in curl.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolve {
+pub(crate) struct Resolve {
     /// Lower case.
     host: String,
     port: u16,
@@ -58,22 +58,22 @@ impl FromStr for Resolve {
 /// The option `--resolve` of commands that call a service.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct ResolveArgs {
-    /// Where HOST is, instead of asking a name server; as curl has it, also several times
+    /// The address of HOST instead of that from DNS, as in curl; can be repeated
     #[arg(long, value_name = "HOST:PORT:ADDRESS")]
     pub(super) resolve: Vec<Resolve>,
 }
 
-/// Clients that go where they are sent and no further.
+/// Clients that follow no redirects and use no proxy.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
-    /// Those for ports at which some host is not looked up.
+    /// By port, for ports named by `--resolve`.
     resolving: BTreeMap<u16, Client>,
     other: Client,
 }
 
 impl Http {
-    /// Trusts the CA certificates `ca` alone (`None`: whom the system trusts) and shows this certificate with its key, if
-    /// any; all are PEM.
+    /// Trusts only the CA certificates `ca` (`None`: those that the system trusts), and authenticates with a certificate
+    /// and its key; all are PEM.
     pub(super) fn new(
         ca: Option<&[u8]>,
         identity: Option<(&[u8], &[u8])>,
@@ -97,7 +97,7 @@ impl Http {
 fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
     let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
-        // The port is that of the URL.
+        // Port 0: the port of the URL is used.
         let addresses: Vec<_> = entry.addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
         builder = builder.resolve_to_addrs(&entry.host, &addresses);
     }
@@ -112,35 +112,39 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
     let identity = identity.map(|(certificate, key)| certified_key(certificate, key)).transpose()?;
     https::tls_config(roots, identity).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
-            ServiceError::Credentials("the file of the key is not the key of the certificate")
+            ServiceError::Credentials("the key in the file does not belong to the certificate")
         }
         rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
-            "the file of the certificate holds one that TLS cannot use: not X.509 version 3, or damaged",
+            "the file of the certificate contains one that TLS cannot use: not X.509 version 3, or damaged",
         ),
-        other => other.into(),
+        other => unusable(other),
     })
 }
 
 fn trusted(ca: &[u8]) -> Result<RootCertStore, ServiceError> {
     let mut roots = RootCertStore::empty();
-    for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-        let unusable = "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
+    for root in certificates(ca, "the file of the CA contains no certificate in PEM")? {
+        let unusable = "the file of the CA contains a certificate that TLS cannot use: not X.509 version 3, or damaged";
         roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
     }
     Ok(roots)
 }
 
 fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ServiceError> {
-    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
+    let chain = certificates(certificate, "the file of the certificate contains no certificate in PEM")?;
     if is_encrypted(key) {
-        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
+        let cure = "the file of the key contains an encrypted key; decrypt it: openssl pkey -in KEY -out KEY.plain";
         return Err(ServiceError::Credentials(cure));
     }
-    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
+    let no_key = |_| ServiceError::Credentials("the file of the key contains no private key in PEM");
     Ok((chain, PrivateKeyDer::from_pem_slice(key).map_err(no_key)?))
 }
 
-/// PKCS #8 says it in the label of its block, older forms in a header.
+fn unusable(error: rustls::Error) -> ServiceError {
+    ServiceError::Tls(error.to_string())
+}
+
+/// PKCS #8 names the encryption in the label of its block, older formats in a header.
 fn is_encrypted(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
@@ -151,12 +155,12 @@ pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<Cert
     all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
 }
 
-/// The whole body of an answer, unless it is longer than any of a TTS.
+/// Reads a whole response body of limited size.
 pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-        if body.len() + chunk.len() > ANSWER_MAX {
+        if body.len() + chunk.len() > MAX_RESPONSE {
             return Err(ServiceError::Answer(status));
         }
         body.extend_from_slice(&chunk);
@@ -164,7 +168,7 @@ pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError
     Ok(body)
 }
 
-/// Why there was no answer, to its last cause.
+/// Includes all causes of the error.
 pub(super) fn unreachable(error: &reqwest::Error) -> ServiceError {
     let url = error.url().map(|url| format!("{}: ", url.origin().ascii_serialization())).unwrap_or_default();
     ServiceError::Unreachable(format!("{url}{}", explain(error)))
@@ -175,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_resolved_as_curl_has_it() {
+    fn resolve_entries_are_those_of_curl() {
         let entry = |host: &str, port, addresses: &[&str]| Resolve {
             host: host.to_owned(),
             port,

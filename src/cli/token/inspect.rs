@@ -1,4 +1,4 @@
-//! What a token says about itself.
+//! Decodes a token without verifying it.
 
 use std::fmt;
 
@@ -8,21 +8,20 @@ use writ_verifier::json::{Limits, Members};
 
 use writ_platform::clock::Timestamp;
 
-/// The text is no JWT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a signed JWT: three parts of base64url, the first two of JSON")]
-pub struct InspectError;
+pub(crate) struct InspectError;
 
-/// Header and claims of a JWT, as they are written. Nothing is verified.
+/// Header and claims of a JWT with the order and the numbers as they were written. Nothing is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decoded {
+pub(crate) struct Decoded {
     header: Members,
     claims: Members,
 }
 
 impl Decoded {
-    /// Reads the compact form.
-    pub fn parse(token: &str) -> Result<Self, InspectError> {
+    /// Parses the compact serialization.
+    pub(crate) fn parse(token: &str) -> Result<Self, InspectError> {
         let mut parts = token.split('.');
         let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -32,7 +31,7 @@ impl Decoded {
     }
 
     /// `{"header":{…},"claims":{…}}` on one line.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         format!(r#"{{"header":{},"claims":{}}}"#, line(&self.header), line(&self.claims))
     }
 
@@ -41,7 +40,7 @@ impl Decoded {
     }
 }
 
-/// For people: a member on each line, and the times in words.
+/// For people: one member a line, then the times in RFC 3339.
 impl fmt::Display for Decoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "header {}", block(&self.header))?;
@@ -75,8 +74,8 @@ fn quoted(name: &str) -> String {
     escaped(&serde_json::Value::from(name).to_string())
 }
 
-/// JSON text in which no control character is left that a terminal would obey. Inside strings it means the same; between
-/// values JSON knows no others than white space, which becomes spaces.
+/// JSON text with control characters escaped, so that they do not reach a terminal. Inside strings the meaning is the
+/// same; between values JSON allows only white space, which becomes spaces.
 fn escaped(json: &str) -> String {
     let one = |c: char| match c {
         '\t' | '\n' | '\r' => " ".to_owned(),
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_order_are_kept() {
+    fn numbers_and_order_are_preserved() {
         let text = token(r#"{"typ":"txntoken+jwt","alg":"ES256"}"#, r#"{"z":100000000000000000001,"a":{"b":0.10}}"#);
         let json = Decoded::parse(&text).unwrap().to_json();
         assert_eq!(
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_the_times() {
+    fn times_are_shown_in_rfc_3339() {
         let shown = Decoded::parse(&token("{}", r#"{"exp":1793000060}"#)).unwrap().to_string();
         assert!(shown.contains("\"exp\": 1793000060\n}\nexpires 2026-10-26T07:34:20Z\nnot verified"), "{shown}");
     }
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_jwt_is_refused() {
+    fn text_that_is_not_a_jwt_is_refused() {
         for text in ["", "a.b", "a.b.c.d", "{}.{}.", &token("[]", "{}"), &token("{}", "{\"a\":1,\"a\":2}")] {
             assert_eq!(Decoded::parse(text), Err(InspectError), "{text}");
         }

@@ -1,98 +1,66 @@
-//! The TTS as a client sees it: metadata and token endpoint over mTLS.
+//! A client of a TTS: metadata, published keys and token endpoint over mTLS.
 
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use url::{Url, form_urlencoded};
 use writ_verifier::json::{self, Limits};
 
+use super::error::ServiceError;
 use super::http::{Http, Resolve, body, unreachable};
-use super::printable;
 use writ_core::request::Source;
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Not an https URL of a server.
-    #[error("--url takes the issuer alone, like https://localhost:8443 (without /token)")]
-    Url,
-    /// No certificate or key in a file, or one that does not fit the other.
-    #[error("{0}")]
-    Credentials(&'static str),
-    /// The TLS library refused.
-    #[error("the certificates and the key cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The request did not get through: network, TLS, or the server's own end of it.
-    #[error("no answer from the service: {0}")]
-    Unreachable(String),
-    /// The metadata are those of another issuer (RFC 8414 §3.3): whoever wrote them may not speak for this one.
-    #[error("the service at {expected} calls itself {}: use --url {}", printable(found), printable(found))]
-    Issuer {
-        /// Whom the metadata name.
-        found: String,
-        /// Who was asked for.
-        expected: String,
-    },
-    /// Something answered that is no TTS.
-    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
-    Answer(u16),
-}
-
-/// What a client may ask for, in the words of the token endpoint.
+/// The parameters of a request to the token endpoint.
 #[derive(Debug, Default)]
-pub struct TokenRequest<'a> {
-    /// The trust domain.
-    pub audience: &'a str,
+pub(crate) struct TokenRequest<'a> {
+    pub(crate) audience: &'a str,
     /// Purposes, separated by single spaces.
-    pub scope: &'a str,
-    /// The subject token; without one the client speaks for itself (`client_credentials`).
-    pub subject_token: Option<SubjectToken<'a>>,
-    /// Whom else the client asks for.
-    pub requested_subject: Option<&'a str>,
+    pub(crate) scope: &'a str,
+    /// Without one, the grant is `client_credentials`.
+    pub(crate) subject_token: Option<SubjectToken<'a>>,
+    pub(crate) requested_subject: Option<&'a str>,
     /// `request_details`, JSON.
-    pub details: Option<&'a str>,
+    pub(crate) details: Option<&'a str>,
     /// `request_context`, JSON.
-    pub context: Option<&'a str>,
+    pub(crate) context: Option<&'a str>,
 }
 
-/// Proof of the subject.
 #[derive(Clone, Copy)]
-pub struct SubjectToken<'a> {
-    /// Its type, a URN.
-    pub token_type: &'a str,
-    /// The token.
-    pub token: &'a str,
+pub(crate) struct SubjectToken<'a> {
+    /// A URN.
+    pub(crate) token_type: &'a str,
+    pub(crate) token: &'a str,
 }
 
-/// The type alone.
+/// Does not show the token.
 impl std::fmt::Debug for SubjectToken<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SubjectToken").field("token_type", &self.token_type).finish_non_exhaustive()
     }
 }
 
-/// What the token endpoint said: a JSON object.
+/// The response of the token endpoint: a JSON object.
 #[derive(Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// With an `access_token`.
     Issued(Value),
     /// With an `error` and its `reason`.
     Refused(Value),
 }
 
-/// A TTS, and the certificate to ask it with.
+/// A TTS, and the client certificate for it.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub(crate) struct Service {
     http: Http,
     url: Url,
-    /// As it was written, without a final slash: issuers are compared byte for byte.
+    /// Without a final slash: issuers are compared byte for byte.
     issuer: String,
 }
 
 impl Service {
-    /// The service of this issuer, trusted by the CA certificates `ca` alone; certificates and key are PEM.
-    pub fn new(
+    /// Only the CA certificates `ca` are trusted; certificates and key are PEM.
+    pub(crate) fn new(
         url: &str,
         ca: &[u8],
         certificate: &[u8],
@@ -108,8 +76,8 @@ impl Service {
         Ok(Self { http: Http::new(Some(ca), Some((certificate, key)), resolve)?, url, issuer })
     }
 
-    /// The trust domain that its metadata name first.
-    pub async fn trust_domain(&self) -> Result<String, ServiceError> {
+    /// The first trust domain in its metadata.
+    pub(crate) async fn trust_domain(&self) -> Result<String, ServiceError> {
         let (status, metadata) = self.send(Method::GET, "/.well-known/oauth-authorization-server", None).await?;
         let found = metadata["issuer"].as_str().ok_or(ServiceError::Answer(status.as_u16()))?;
         if found != self.issuer {
@@ -119,14 +87,12 @@ impl Service {
         first.map(str::to_owned).ok_or(ServiceError::Answer(status.as_u16()))
     }
 
-    /// The JWK set that it publishes.
-    pub async fn published_keys(&self) -> Result<Value, ServiceError> {
+    pub(crate) async fn published_keys(&self) -> Result<Value, ServiceError> {
         let (status, keys) = self.send(Method::GET, "/.well-known/jwks.json", None).await?;
         if keys["keys"].is_array() { Ok(keys) } else { Err(ServiceError::Answer(status.as_u16())) }
     }
 
-    /// Asks for a Txn-Token.
-    pub async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
+    pub(crate) async fn token(&self, request: &TokenRequest<'_>) -> Result<Answer, ServiceError> {
         let (status, answer) = self.send(Method::POST, "/token", Some(request.to_form())).await?;
         if status == StatusCode::OK && answer["access_token"].is_string() {
             Ok(Answer::Issued(answer))
@@ -179,12 +145,12 @@ impl TokenRequest<'_> {
     }
 }
 
-/// The `subject_token_type` that people call by its source (`txn_token`) or by its URN.
-pub fn subject_token_type(name: &str) -> Option<String> {
+/// The `subject_token_type` with this short name (`txn_token`) or URN.
+pub(crate) fn subject_token_type(name: &str) -> Option<String> {
     match Source::from_name(name) {
         None => name.contains(':').then(|| name.to_owned()),
         Some(Source::ClientCredentials) => None,
-        // It is the same type; only time tells the two sources apart.
+        // The type is the same; whether the token has expired makes it the other source.
         Some(Source::ExpiredTxnToken) => Some(format!("{TOKEN_TYPE}{}", Source::TxnToken.name())),
         Some(source) => Some(format!("{TOKEN_TYPE}{}", source.name())),
     }
@@ -213,7 +179,7 @@ mod tests {
     use writ_platform::clock::Timestamp;
 
     #[test]
-    fn a_form_holds_what_was_asked_and_nothing_empty() {
+    fn a_form_contains_the_given_parameters_only() {
         let request =
             TokenRequest { audience: "a", scope: "x y", details: Some("{\"q\":1}"), ..TokenRequest::default() };
         let form = request.to_form();
@@ -225,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn token_types_are_known_by_their_source_and_by_their_urn() {
+    fn token_types_have_a_short_name_and_a_urn() {
         let urn = |name| format!("urn:ietf:params:oauth:token-type:{name}");
         assert_eq!(subject_token_type("self_signed"), Some(urn("self_signed")));
         assert_eq!(subject_token_type("expired_txn_token"), Some(urn("txn_token")));
@@ -236,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_before_anything_is_sent() {
+    fn unusable_arguments_are_refused_before_anything_is_sent() {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         let service = |url: &str, ca: &str, key: &KeyPair| {
@@ -258,7 +224,7 @@ mod tests {
         assert!(!format!("{:?}", SubjectToken { token_type: "t", token: "secret" }).contains("secret"));
     }
 
-    /// Answers one mTLS request with `answer`, and gives back what was asked; empty if the handshake failed.
+    /// Answers one mTLS request with `answer`, and returns the request; empty if the handshake failed.
     fn answering(dir: &Path, answer: &str) -> (String, JoinHandle<String>) {
         let file = |name: &str| std::fs::read(dir.join(name)).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -293,7 +259,7 @@ mod tests {
         format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
-    /// A service that trusts the CA of `dir`, and a client of it.
+    /// A folder with a development CA, and a client that trusts it.
     fn development() -> (tempfile::TempDir, impl Fn(&str) -> Service) {
         let dir = tempfile::tempdir().unwrap();
         certs::init(dir.path(), &[], Timestamp::now()).unwrap();
@@ -306,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_asked_for_over_mutual_tls() {
+    async fn a_token_is_requested_over_mutual_tls() {
         let (dir, service) = development();
         let (url, asked) = answering(dir.path(), &http("200 OK", r#"{"access_token":"a.b.c"}"#));
         let request = TokenRequest { audience: "d.example", scope: "s", ..TokenRequest::default() };
@@ -344,9 +310,9 @@ mod tests {
         }
     }
 
-    /// The port of `--resolve` counts, as with curl.
+    /// An entry applies to its port only, as in curl.
     #[tokio::test]
-    async fn a_host_that_no_name_server_knows_is_found_where_it_is_said_to_be() {
+    async fn resolve_replaces_dns_for_a_host_and_port() {
         let (dir, _) = development();
         let file = |name| std::fs::read(dir.path().join(name)).unwrap();
         let (url, asked) = answering(dir.path(), &http("200 OK", r#"{"access_token":"a.b.c"}"#));
@@ -365,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redirects_and_other_answers_are_not_followed() {
+    async fn redirects_and_malformed_answers_are_errors() {
         let (dir, service) = development();
         for answer in [
             "HTTP/1.1 307 x\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_owned(),

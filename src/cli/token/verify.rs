@@ -1,4 +1,4 @@
-//! Whether a downstream service would take a token.
+//! Verifies a token as a downstream service does.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
 use super::http::{Http, Resolve, body, unreachable};
 use super::{TokenError, read};
 
-/// Where the keys of the service are.
+/// The source of the published keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Keys {
     Url(String),
@@ -28,7 +28,7 @@ impl From<&str> for Keys {
     }
 }
 
-/// What a downstream service would say to `token`; where the keys cannot be had, with the cause.
+/// The verdict of a downstream service on `token`; and the cause, if the keys are unavailable.
 pub(super) async fn verify(
     audience: &str,
     keys: &Keys,
@@ -55,7 +55,7 @@ async fn fetch(url: &str, http: &Http) -> Result<KeySet, String> {
     KeySet::parse(&body).map_err(|cause| format!("{url}: {cause}"))
 }
 
-/// A verifier for `audience` with these keys; `ca` (PEM) instead of the roots of the system.
+/// With `ca` (PEM), the CAs that the system trusts are not used.
 fn verifier(audience: &str, keys: &Keys, ca: Option<&[u8]>) -> Result<Verifier, TokenError> {
     let builder = Verifier::builder(audience);
     let mut builder = match keys {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_judged_as_a_downstream_service_does() {
+    async fn a_token_is_verified_as_by_a_downstream_service() {
         let (dir, key) = (tempfile::tempdir().unwrap(), KeyPair::generate().unwrap());
         let keys = keys(dir.path(), &key);
         let fresh = token(&key, Timestamp::now() + std::time::Duration::from_secs(60));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_verifier_can_be_made_of_is_told() {
+    fn unusable_keys_are_an_error() {
         assert_eq!(Keys::from("https://t/jwks.json"), Keys::Url("https://t/jwks.json".to_owned()));
         let missing = verifier("d.example", &Keys::from("/nowhere/jwks.json"), None);
         assert!(matches!(missing, Err(TokenError::Io { .. })));

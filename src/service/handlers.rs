@@ -1,0 +1,73 @@
+//! What the listeners call: the handlers of the endpoints, the documents, readiness and metrics.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use super::readiness;
+use crate::config::Config;
+use crate::server::{Handlers, HttpRefusal, RejectedRequest, metadata};
+use writ_core::audit::{AuditContext, Event};
+use writ_core::endpoint::{self, Endpoint, TokenService};
+use writ_platform::telemetry::Metrics;
+use writ_store::Store;
+
+pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Store, metrics: Metrics) -> Handlers {
+    let document = metadata::Settings {
+        issuer: config.issuer.clone(),
+        discovery_url: config.discovery_url.clone(),
+        trust_domain: config.trust_domain.to_string(),
+        algorithm: config.keys.algorithm,
+    };
+    let each = || Arc::clone(tokens);
+    let (exchange, introspect, shares, rejected) = (each(), each(), each(), each());
+    let (published, described, checked, observed) = (each(), each(), each(), each());
+    let store = store.clone();
+    Handlers {
+        token: Arc::new(move |request| {
+            let tokens = Arc::clone(&exchange);
+            async move { tokens.exchange(request).await }.boxed_local()
+        }),
+        introspect: Arc::new(move |request| {
+            let tokens = Arc::clone(&introspect);
+            async move { tokens.introspect(request).await }.boxed_local()
+        }),
+        share_of: Arc::new(move |certificate| endpoint::share_of(certificate, &shares.policies.snapshot())),
+        rejected: Arc::new(move |request| {
+            if request.endpoint == Endpoint::Token {
+                count_rejected(request.refusal);
+            }
+            let (audit, event) = (rejected.audit.clone(), rejected_event(&request));
+            async move {
+                // No token depends on it: the refusal is sent even if the log cannot be written.
+                if let Err(error) = audit.write(&event).await {
+                    tracing::error!(%error, "a refusal could not be recorded");
+                }
+            }
+            .boxed_local()
+        }),
+        jwks: Arc::new(move || published.keys.jwks().body.clone().into_bytes()),
+        metadata: Arc::new(move || document.render(&described.policies.snapshot())),
+        documents_max_age: config.jwks_max_age,
+        failing: Arc::new(move || readiness::failing_parts(&store, &checked)),
+        metrics: Arc::new(move || {
+            observed.keys.observe(observed.clock.now());
+            observed.ledger.observe();
+            metrics.render()
+        }),
+    }
+}
+
+/// The audit event of a request that a listener rejected before it reached its handler.
+fn rejected_event(request: &RejectedRequest<'_>) -> Event {
+    let context = AuditContext::new(request.request_id, request.trace_id, request.certificate);
+    Event::rejected(request.endpoint, &context, request.refusal.reason(), request.refusal.to_string())
+}
+
+/// Counts a `POST /token` that a listener rejected.
+fn count_rejected(refusal: HttpRefusal) {
+    let outcome = if refusal.is_fault() { "error" } else { "refused" };
+    metrics::counter!("writ_token_requests_total",
+        "client" => "-", "source" => "-", "outcome" => outcome, "reason" => refusal.reason().as_str())
+    .increment(1);
+}

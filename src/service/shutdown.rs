@@ -1,0 +1,48 @@
+//! Shutdown: listeners drain, work in flight finishes, tasks end, the store is closed; in this order.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Service;
+use crate::server::ListenError;
+
+/// How long work may take whose clients have gone.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the service ended without being stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Listener(#[from] ListenError),
+    /// The admin socket, maintenance or reload ended: without them nothing would rotate, or be reloaded.
+    #[error("a part of the service ended; the log says why")]
+    Task,
+}
+
+impl Service {
+    /// Serves until `stop` completes, then shuts down; an error if the service ended by itself.
+    pub(crate) async fn until(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+        let Self { store, keys, running, mut tasks, mut in_flight, .. } = self;
+        let mut tasks_run = true;
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                _ = tasks.join_next() => tasks_run = false,
+            }
+        };
+        let outcome = running.until(stop).await;
+        // Their clients have gone, but what they counted must reach the log.
+        if timeout(SHUTDOWN_GRACE, in_flight.recv()).await.is_err() {
+            tracing::warn!("requests whose clients had gone were cut off");
+        }
+        // A step of the key ring writes files, and would go on writing them if it were cut off.
+        let resting = timeout(SHUTDOWN_GRACE, keys.rest()).await;
+        tasks.shutdown().await;
+        store.close().await;
+        drop(resting);
+        outcome?;
+        if tasks_run { Ok(()) } else { Err(Ended::Task) }
+    }
+}
