@@ -19,10 +19,11 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/vectors.sh
 	tests/schemathesis.sh
 
-conformance: ## generate docs/conformance.md: which tests prove which requirement
+conformance: ## regenerate docs/conformance.md: which tests prove which requirement
 	WRIT_CONFORMANCE=write $(CARGO) test --locked --test service -- --exact requirements::the_page_is_as_generated
 
-lint: ## format, clippy and documentation, warnings being errors; no second provider of cryptography
+lint: ## format, clippy and documentation, with warnings as errors; no second cryptography provider
+	tests/docs.sh
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

@@ -15,12 +15,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use writ_verifier::json::{self, Limits};
 
-use crate::audit::{Audit, Event};
-use crate::blocks::{Block, Blocks, BlocksError};
-use crate::clock::{Clock, Timestamp};
-use crate::keys::listing::Export;
-use crate::keys::{KeyRing, KeysError};
-use crate::ledger::Ledger;
+use writ_core::audit::{Audit, Event};
+use writ_core::blocks::{Block, Blocks, BlocksError};
+use writ_core::keys::listing::Export;
+use writ_core::keys::{KeyRing, KeysError};
+use writ_core::ledger::Ledger;
+use writ_platform::clock::{Clock, Timestamp};
 
 /// An export of ten years of daily keys is far smaller.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
@@ -294,12 +294,12 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::keys::ring::KeyTimes;
-    use crate::keys::seal::SealingKeys;
-    use crate::keys::{Settings, SigningAlgorithm};
-    use crate::store::{self, Store};
-    use crate::telemetry::sink::Sink;
-    use crate::telemetry::{Format, Log};
+    use writ_core::keys::ring::KeyTimes;
+    use writ_core::keys::seal::SealingKeys;
+    use writ_core::keys::{Settings, SigningAlgorithm};
+    use writ_platform::telemetry::sink::Sink;
+    use writ_platform::telemetry::{Format, Log};
+    use writ_store::Store;
 
     /// A service's rooms that listen to commands.
     struct Scene {
@@ -318,7 +318,7 @@ mod tests {
         }
 
         async fn serve(&self) {
-            let store = Store::open(&store::Settings { path: self.path() }).await.unwrap();
+            let store = Store::open(&writ_store::Settings { path: self.path() }).await.unwrap();
             let seconds = Duration::from_secs;
             let settings = Settings {
                 algorithm: SigningAlgorithm::ES256,

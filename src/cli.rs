@@ -24,11 +24,11 @@ use serde_json::{Value, json};
 
 use self::certs::CertsError;
 use crate::admin::{self, Reply};
-use crate::audit::Audit;
-use crate::clock::Timestamp;
 use crate::config::{Config, Problem, environment, file};
 use crate::service::{Core, StartError};
-use crate::telemetry::{Format, Log};
+use writ_core::audit::Audit;
+use writ_platform::clock::Timestamp;
+use writ_platform::telemetry::{Format, Log};
 
 /// A negative answer.
 const NO: u8 = 1;
@@ -133,7 +133,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    if let Err(error) = crate::process::harden() {
+    if let Err(error) = writ_platform::process::harden() {
         return failed(&error);
     }
     let mut cli = Cli::parse();
@@ -180,7 +180,7 @@ impl Command {
 fn wait_for(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(async {
-            crate::process::survive_file_limit();
+            writ_platform::process::survive_file_limit();
             command.await
         }),
         Err(error) => failed(&error),

@@ -3,15 +3,14 @@
 //! Each room defines its own `Settings`; they are read, checked against one another and handed out here. A [`Config`]
 //! exists only if nothing in the file is wrong; all that is wrong is told in one run.
 
-pub mod bounded;
 mod certificate;
 pub mod document;
 pub mod environment;
 pub mod file;
 pub mod files;
 mod issuer;
+pub mod policy;
 pub mod problem;
-pub mod secret_file;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,8 +19,10 @@ pub use problem::{Problem, Severity};
 use writ_verifier::TrustDomain;
 
 use self::document::Places;
-use crate::subject::issuers;
-use crate::{claims, keys, limits, listener, outbound, policy, store};
+use writ_core::subject::issuers;
+use writ_core::{claims, keys, limits};
+
+use crate::server;
 
 /// All settings of one service.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub struct Config {
     /// The base of the address of the JWKS, for the metadata.
     pub discovery_url: String,
     /// Where and how the service listens.
-    pub listener: listener::Settings,
+    pub listener: server::Settings,
     /// What is the same in every token.
     pub claims: claims::Settings,
     /// How far the clocks of subject issuers may differ; at most two minutes (R-SUBJ-06).
@@ -45,13 +46,13 @@ pub struct Config {
     /// How keys are made, kept and replaced.
     pub keys: keys::Settings,
     /// Where the records are.
-    pub store: store::Settings,
+    pub store: writ_store::Settings,
     /// Where the policies are, and what they may say.
     pub policies: policy::file::Settings,
     /// How many requests a client may make.
     pub limits: limits::Settings,
     /// Who may still say no to what the policies allow.
-    pub pdp: Option<outbound::Settings>,
+    pub pdp: Option<writ_outbound::Settings>,
     /// Who signs the tokens that are exchanged.
     pub subject_issuers: Vec<issuers::Settings>,
     /// Where each key stands in the file, for complaints about the files that it names.

@@ -13,31 +13,32 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{Admin, Socket};
-use crate::audit::{Audit, Decision, Event};
-use crate::blocks::{Blocks, BlocksError};
-use crate::client::IdentityKind;
-use crate::clock::{Clock, HumanDuration, Timestamp};
-use crate::config::secret_file::{self, SecretFileError};
+use crate::config::policy::folder::{self, Checked, Watch};
 use crate::config::{Config, Problem};
-use crate::endpoint::{self, Endpoint};
-use crate::exchange::{self, Exchange};
-use crate::introspect::Introspection;
-use crate::keys::mirror::MirrorError;
-use crate::keys::seal::{self, SealError, SealingKeys};
-use crate::keys::{self, KeyRing, KeysError};
-use crate::ledger::{Ledger, LedgerError};
-use crate::limits::Limits;
-use crate::listener::tls::{TlsError, Trust};
-use crate::listener::{Addresses, ListenError, Listeners, Rooms, Running};
-use crate::metadata;
-use crate::outbound::SetupError;
-use crate::policy::folder::{self, Checked, Watch};
-use crate::policy::pdp::Pdp;
-use crate::policy::{Policies, PolicySet};
-use crate::process;
-use crate::store::{self, OpenError, Store};
-use crate::subject::issuers::{Issuers, IssuersError};
-use crate::telemetry::{Log, LogError, Metrics};
+use crate::server::metadata;
+use crate::server::response::HttpRefusal;
+use crate::server::tls::{TlsError, Trust};
+use crate::server::{Addresses, ListenError, Listeners, Rooms, Running, UnheardRequest};
+use writ_core::audit::{Audit, Decision, Event};
+use writ_core::blocks::{Blocks, BlocksError};
+use writ_core::client::IdentityKind;
+use writ_core::endpoint::{self, Endpoint};
+use writ_core::exchange::Exchange;
+use writ_core::introspect::Introspection;
+use writ_core::keys::mirror::MirrorError;
+use writ_core::keys::seal::{self, SealError, SealingKeys};
+use writ_core::keys::{self, KeyRing, KeysError};
+use writ_core::ledger::{Ledger, LedgerError};
+use writ_core::limits::Limits;
+use writ_core::pdp::Pdp;
+use writ_core::policy::{Policies, PolicySet};
+use writ_core::subject::issuers::{Issuers, IssuersError};
+use writ_outbound::SetupError;
+use writ_platform::clock::{Clock, HumanDuration, Timestamp};
+use writ_platform::process;
+use writ_platform::secret_file::{self, SecretFileError};
+use writ_platform::telemetry::{Log, LogError, Metrics};
+use writ_store::{OpenError, Store};
 
 /// How often files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -185,7 +186,7 @@ impl Core {
 }
 
 fn expect_store(config: &Config) -> Result<(), StartError> {
-    if store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
+    if writ_store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
 }
 
 /// Names the file where the sealing key is not the one that the store was sealed with.
@@ -439,9 +440,9 @@ fn rooms(
         holder: Arc::new(move |certificate| endpoint::holder(certificate, &registered.snapshot())),
         unheard: Arc::new(move |request| {
             if request.endpoint == Endpoint::Token {
-                exchange::count_unheard(request.refusal);
+                count_unheard(request.refusal);
             }
-            let (audit, event) = (audit.clone(), request.endpoint.event(Decision::unheard(&request), true));
+            let (audit, event) = (audit.clone(), request.endpoint.event(unheard(&request), true));
             async move {
                 // No token is at stake: the refusal leaves even if the log is away.
                 if let Err(error) = audit.write(&event).await {
@@ -683,4 +684,25 @@ fn reload_pdp(pdp: &Pdp) -> bool {
 fn register(trust: &Trust, set: &PolicySet) {
     let pinned = set.iter().filter(|policy| policy.identity.kind() == IdentityKind::Thumbprints);
     trust.register(pinned.flat_map(|policy| policy.identity.registered_thumbprints()).copied().collect());
+}
+
+/// A request that the listener answered alone: it never reached its room.
+fn unheard(request: &UnheardRequest<'_>) -> Decision {
+    Decision {
+        request_id: request.name.id.clone(),
+        trace_id: request.name.trace_id.clone(),
+        client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
+        error: Some(request.refusal.error()),
+        reason: Some(request.refusal.reason()),
+        cause: Some(request.refusal.to_string()),
+        ..Decision::default()
+    }
+}
+
+/// Counts a `POST /token` that the listener answered alone.
+fn count_unheard(refusal: HttpRefusal) {
+    let outcome = if refusal.is_fault() { "error" } else { "refused" };
+    metrics::counter!("writ_token_requests_total",
+        "client" => "-", "source" => "-", "outcome" => outcome, "reason" => refusal.reason())
+    .increment(1);
 }

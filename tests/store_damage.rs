@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use writ::store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table, reseal, survey};
+use writ_store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table, reseal, survey};
 
 /// Tells a child which folder is its store.
 const FOLDER: &str = "WRIT_TEST_STORE";

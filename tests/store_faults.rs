@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 use writ::admin::{self, Reply};
-use writ::store::{Change, Settings, Store, Swapped, Table};
+use writ_store::{Change, Settings, Store, Swapped, Table};
 
 use support::answer::Answer;
 use support::workload::Form;

@@ -8,11 +8,11 @@ use writ_verifier::Purpose;
 
 use super::{RequiredConfig, failed, load, operate, table, tell};
 use crate::admin::Command;
-use crate::blocks::{Block, Selectors, SelectorsError, Txn};
-use crate::client::ClientId;
-use crate::clock::Timestamp;
 use crate::config::document::duration;
-use crate::policy::Subject;
+use writ_core::blocks::{Block, Selectors, SelectorsError, Txn};
+use writ_core::client::ClientId;
+use writ_core::request::Subject;
+use writ_platform::clock::Timestamp;
 
 /// `writ block …`
 #[derive(Debug, clap::Args)]

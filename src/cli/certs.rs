@@ -16,10 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::client::{ClientId, Identity, IdentityError, IdentityKind};
-use crate::clock::Timestamp;
 use authority::{Authority, Usage};
 use files::{has_pair, paths, write_pair};
+use writ_core::client::{ClientId, Identity, IdentityError, IdentityKind};
+use writ_platform::clock::Timestamp;
 
 use super::OptionalConfig;
 use crate::config::Problem;
@@ -385,7 +385,7 @@ mod tests {
     use rustls::{CertificateError, Error, RootCertStore, server::WebPkiClientVerifier};
 
     use super::*;
-    use crate::client::PeerCertificate;
+    use writ_core::client::PeerCertificate;
 
     fn now() -> Timestamp {
         Timestamp::from_epoch(1_793_000_000)

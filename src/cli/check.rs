@@ -11,9 +11,10 @@ use serde_json::json;
 
 use self::online::Answered;
 use super::{RequiredConfig, print};
-use crate::clock::Timestamp;
+use crate::config::policy::folder;
 use crate::config::{Problem, Severity, environment, file};
-use crate::policy::{ClientPolicy, PolicySet, folder};
+use writ_core::policy::{ClientPolicy, PolicySet};
+use writ_platform::clock::Timestamp;
 
 /// What is wrong with the file at `path`, with the files that it names, and with the policies. Nothing is started,
 /// and nothing is changed.

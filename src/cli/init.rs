@@ -11,8 +11,8 @@ use url::Url;
 use writ_verifier::TrustDomain;
 
 use super::certs::{self, CertsError, create, create_public, io_error};
-use crate::client::{Identity, IdentityError, IdentityKind};
 use crate::config::{Problem, file};
+use writ_core::client::{Identity, IdentityError, IdentityKind};
 
 /// `writ init …`
 #[derive(Debug, clap::Args)]
@@ -250,7 +250,7 @@ mod tests {
         let config = reading.config.unwrap_or_else(|| panic!("{:?}", reading.problems));
         assert_eq!((config.issuer.as_str(), config.listener.exchange.port()), ("https://tts.d.example:8444", 8444));
         assert!(config.subject_issuers.is_empty());
-        let (policies, warnings) = crate::policy::folder::load(&config.policies).unwrap();
+        let (policies, warnings) = crate::config::policy::folder::load(&config.policies).unwrap();
         assert_eq!((policies.len(), warnings.len()), (1, 0));
         let mode = |name: &str| fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("certs/sealing.key"), mode("writ.toml")), (0o600, 0o644));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{RequiredConfig, USAGE, load, operate, table, tell};
 use crate::admin::{Command, Reply};
 use crate::config::Config;
-use crate::keys::listing::Export;
+use writ_core::keys::listing::Export;
 
 /// `writ keys …`
 #[derive(Debug, clap::Args)]

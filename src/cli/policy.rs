@@ -2,6 +2,7 @@
 //! keys and no certificates.
 
 mod audit_line;
+mod difference;
 mod expectation;
 mod explain;
 mod hint;
@@ -17,9 +18,10 @@ use writ_verifier::Members;
 use self::audit_line::Line;
 use self::trial::{Age, Trial, World};
 use super::{NO, RequiredConfig, USAGE, complain, load};
-use crate::clock::Timestamp;
-use crate::policy::{Source, folder};
-use crate::subject::outside;
+use crate::config::policy::folder;
+use writ_core::request::Source;
+use writ_core::subject::outside;
+use writ_platform::clock::Timestamp;
 
 /// `writ policy …`
 #[derive(Debug, clap::Args)]

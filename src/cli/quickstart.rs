@@ -19,11 +19,11 @@ use self::issuer::{IssuerError, Running};
 use self::page::Page;
 use self::story::StoryError;
 use super::serve::stop_signal;
-use crate::clock::Timestamp;
 use crate::config::{Config, Problem};
+use writ_platform::clock::Timestamp;
 
 use crate::service::{Ended, Service, StartError};
-use crate::telemetry::{self, Format, Log, Metrics, TraceError};
+use writ_platform::telemetry::{self, Format, Log, Metrics, TraceError};
 
 /// `writ quickstart …`
 #[derive(Debug, clap::Args)]
@@ -243,7 +243,7 @@ mod tests {
             let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             let (config, warnings) = Config::load(&folder.config(), settings).unwrap();
             assert!(warnings.is_empty(), "{warnings:?}");
-            let (policies, warnings) = crate::policy::folder::load(&config.policies).unwrap();
+            let (policies, warnings) = crate::config::policy::folder::load(&config.policies).unwrap();
             assert!(warnings.is_empty(), "{warnings:?}");
             let purpose = "account.purge".parse().unwrap();
             assert!(policies.redeemable_for(&purpose, "account-service").is_some());

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{RequiredConfig, check, failed};
-use crate::clock::Timestamp;
 use crate::config::environment;
 use crate::config::files::Named;
 use crate::config::{Config, Problem, Severity};
 use crate::service::{Service, StartError};
-use crate::telemetry::{self, Format, Log, Metrics};
+use writ_platform::clock::Timestamp;
+use writ_platform::telemetry::{self, Format, Log, Metrics};
 
 /// `writ serve`
 #[derive(Debug, clap::Args)]

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 
 use super::{RequiredConfig, USAGE, failed, load, operate, operators_audit};
 use crate::admin::{Command, Reply};
-use crate::audit::Event;
-use crate::blocks::carry_over;
-use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::keys::mirror::FileError;
-use crate::keys::repair::Rebuilt;
-use crate::ledger::{Salvaged, salvage};
 use crate::service::{Core, StartError, sealing_keys};
-use crate::store::{self, Change, OpenError, Remains, Store, Table};
+use writ_core::audit::Event;
+use writ_core::blocks::carry_over;
+use writ_core::keys::mirror::FileError;
+use writ_core::keys::repair::Rebuilt;
+use writ_core::ledger::{Salvaged, salvage};
+use writ_platform::clock::Timestamp;
+use writ_store::{Change, OpenError, Remains, Store, Table};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     let Some(damage) = damage(config).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
-    let mut remains = store::survey(&config.store)?;
+    let mut remains = writ_store::survey(&config.store)?;
     if !matches!(damage, StartError::Store(_)) {
         // The records are those that were sealed, and yet they are wrong: the seal went back in time with them.
         remains = remains.without_proof();
@@ -79,15 +79,17 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     let ring = [Table::Meta, Table::Keys, Table::History, Table::Clock];
     let mut rebuilt = Some(rebuilt).filter(|_| !ring.into_iter().all(|table| remains.is_complete(table)));
     let mut kept = Kept::of(&remains, rebuilt.as_ref(), now);
-    tell_aside(store::replace(&config.store, kept.change())?.as_deref());
+    tell_aside(writ_store::replace(&config.store, kept.change())?.as_deref());
     match Core::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
+        // A disk that fails once more is no proof against the seal: what was written stays, and the repair is done again.
+        Err(error @ StartError::Store(_)) => return Err(error),
         Err(error) if error.is_damage() && rebuilt.is_none() => {
             // The key files know better than the store, so its seal is out of date.
             remains = remains.without_proof();
             rebuilt = Some(rebuild(config, now).await?);
             kept = Kept::of(&remains, rebuilt.as_ref(), now);
-            store::replace(&config.store, kept.change())?;
+            writ_store::replace(&config.store, kept.change())?;
             Core::open_existing(config, &operators_audit()).await?.store.close().await;
         }
         Err(error) => return Err(error),
@@ -160,8 +162,8 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
     if damage(config).await?.is_none() {
         return Ok(());
     }
-    let remains = store::survey(&config.store)?;
-    match store::reseal(&config.store) {
+    let remains = writ_store::survey(&config.store)?;
+    match writ_store::reseal(&config.store) {
         Ok(aside) => tell_aside(aside.as_deref()),
         Err(error @ OpenError::Damaged { .. }) => {
             eprintln!("the records cannot be taken as they are, since not all of them can be read");
@@ -175,7 +177,7 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
             core.store.close().await;
             0
         }
-        Err(error) if error.is_damage() => replace_keys(config).await?,
+        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
         Err(error) => return Err(error),
     };
     println!("the ledger is taken as it is: {} counts of uses", remains.records(Table::Uses).len());
@@ -205,7 +207,7 @@ async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
 /// The key history as the files tell it, with fresh keys that sign.
 async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError> {
     let sealing = sealing_keys(&config.keys)?;
-    let folder = store::key_folder(&config.store);
+    let folder = writ_store::key_folder(&config.store);
     let rebuilt = Rebuilt::from_files(folder, &config.keys, &sealing, &config.trust_domain, now).await?;
     for file in &rebuilt.damaged {
         if file.reason == FileError::TrustDomain {

@@ -14,10 +14,10 @@ use serde_json::Value;
 use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
-use crate::config::bounded;
-use crate::subject::issued_jwt::slip;
 use verify::Keys;
+use writ_core::subject::issued_jwt::slip;
+use writ_platform::bounded;
+use writ_platform::clock::Timestamp;
 
 pub(super) use http::{Http, body, unreachable};
 pub use http::{Resolve, ResolveArgs};

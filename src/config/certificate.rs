@@ -18,8 +18,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use super::problem::Severity;
-use super::{bounded, secret_file};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
+use writ_platform::{bounded, secret_file};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::document::{Section, did_you_mean};
+use super::document::Section;
 use super::problem::{Problem, Severity};
-use crate::telemetry::{self, LOG_FILTER};
+use writ_platform::suggest::did_you_mean;
+use writ_platform::telemetry::{self, LOG_FILTER};
 
 /// The variables that name a setting: `WRIT_<SECTION>__<KEY>`, `WRIT_TRUST_DOMAIN`, `WRIT_ISSUER`.
 #[derive(Debug, Default)]

@@ -13,15 +13,18 @@ use super::document::{Places, Report, Section};
 use super::environment::Overrides;
 use super::files::Named;
 use super::problem::Problem;
-use super::{Config, bounded, issuer};
-use crate::client::is_spiffe_trust_domain;
-use crate::keys::ring::KeyTimes;
-use crate::keys::{self, SigningAlgorithm};
-use crate::listener::tls::{self, MinVersion};
-use crate::outbound::{self, Identity};
-use crate::policy::Source;
-use crate::subject::issuers;
-use crate::{claims, limits, listener, policy, store};
+use super::{Config, issuer};
+use crate::server::tls::{self, MinVersion};
+use writ_core::client::is_spiffe_trust_domain;
+use writ_core::keys::ring::KeyTimes;
+use writ_core::keys::{self, SigningAlgorithm};
+use writ_core::request::Source;
+use writ_core::subject::issuers;
+use writ_core::{claims, limits};
+use writ_outbound::Identity;
+use writ_platform::bounded;
+
+use crate::server;
 
 /// What was made of a file.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub struct Reading {
     /// The settings, if there is no error.
     pub config: Option<Box<Config>>,
     /// Where the policies are and what they may say, as far as it could be read; with defaults for the rest.
-    pub policies: Option<policy::file::Settings>,
+    pub policies: Option<super::policy::file::Settings>,
     /// The other files that are named, likewise.
     pub files: Option<Named>,
     /// The trust domain and the issuer, as far as they could be read.
@@ -97,7 +100,7 @@ struct Written {
     tls: tls::Settings,
     tokens: Tokens,
     keys: Keys,
-    store: store::Settings,
+    store: writ_store::Settings,
     directory: PathBuf,
     limits: Limits,
     pdp: Pdp,
@@ -143,7 +146,7 @@ struct Limits {
 struct Pdp {
     /// Whether one is wanted, sound or not.
     is_written: bool,
-    settings: Option<outbound::Settings>,
+    settings: Option<writ_outbound::Settings>,
 }
 
 impl Written {
@@ -180,10 +183,10 @@ impl Written {
         }
     }
 
-    fn policies(&self) -> policy::file::Settings {
+    fn policies(&self) -> super::policy::file::Settings {
         let issued = |source: &Source| self.subject_issuers.iter().any(|issuer| issuer.token_types.contains(source));
         let introspects = |issuer: &&issuers::Settings| issuer.introspection.is_some();
-        policy::file::Settings {
+        super::policy::file::Settings {
             directory: self.directory.clone(),
             default_lifetime: self.tokens.lifetime,
             max_lifetime: self.tokens.max_lifetime,
@@ -215,12 +218,12 @@ impl Written {
     }
 
     /// The settings of each room; `None` only where there was a complaint before.
-    fn settle(self, policies: policy::file::Settings, places: Places) -> Option<Config> {
+    fn settle(self, policies: super::policy::file::Settings, places: Places) -> Option<Config> {
         let Self { listen, tls, tokens, keys, store, limits, pdp, subject_issuers, .. } = self;
         let (trust_domain, issuer) = (self.trust_domain?, self.issuer?);
         Some(Config {
             discovery_url: listen.discovery_url.clone().or_else(|| discovery_url(&issuer, listen.discovery))?,
-            listener: listener::Settings {
+            listener: server::Settings {
                 exchange: listen.exchange,
                 discovery: listen.discovery,
                 ops: listen.ops,
@@ -399,10 +402,10 @@ fn keys(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
     }
 }
 
-fn store(store: &mut Section<'_>) -> store::Settings {
+fn store(store: &mut Section<'_>) -> writ_store::Settings {
     // A store that several instances share is not there yet.
     store.choice("kind", &[("sled", ())]);
-    store::Settings { path: path_or(store, "path", "data") }
+    writ_store::Settings { path: path_or(store, "path", "data") }
 }
 
 fn limits(limits: &mut Section<'_>) -> Limits {
@@ -432,7 +435,7 @@ impl Pdp {
                 pdp.error("timeout", "must not be longer than limits.request_timeout");
             }
             let (ca, identity) = (pdp.path("ca"), identity(pdp));
-            let settings = endpoint.map(|endpoint| outbound::Settings { endpoint, ca, identity, timeout });
+            let settings = endpoint.map(|endpoint| writ_outbound::Settings { endpoint, ca, identity, timeout });
             Self { is_written, settings }
         })
     }
@@ -506,7 +509,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::listener::tls::ClientCa;
+    use crate::server::tls::ClientCa;
 
     const EXAMPLE: &str = include_str!("../../writ.toml");
     const LEAST: &str = "trust_domain = \"d.example\"\nissuer = \"https://tts.d.example:8443\"\n";
@@ -587,7 +590,7 @@ mod tests {
         let written = format!("{:?}", Config { places: example.places.clone(), ..config(least, &[]) });
         let without_issuer = Config {
             subject_issuers: Vec::new(),
-            policies: policy::file::Settings { outside_sources: Vec::new(), ..example.policies.clone() },
+            policies: crate::config::policy::file::Settings { outside_sources: Vec::new(), ..example.policies.clone() },
             ..example.clone()
         };
         assert_eq!(format!("{without_issuer:?}"), written);

@@ -11,25 +11,24 @@ use writ_verifier::jwks::KeySet;
 use writ_verifier::pem;
 use zeroize::Zeroizing;
 
+use super::Config;
 use super::certificate::{self, Usage};
 use super::document::Places;
 use super::problem::{Problem, Severity};
-use super::{Config, bounded, secret_file};
-use crate::clock::Timestamp;
-use crate::listener::tls::{self, Finding, Trust};
-use crate::outbound;
-use crate::store;
-use crate::subject::introspection;
-use crate::subject::issuers::{self, KeySource};
+use crate::server::tls::{self, Finding, Trust};
+use writ_core::subject::introspection;
+use writ_core::subject::issuers::{self, KeySource};
+use writ_platform::clock::Timestamp;
+use writ_platform::{bounded, secret_file};
 
 /// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
 #[derive(Debug)]
 pub struct Named {
     pub(super) tls: tls::Settings,
-    pub(super) store: store::Settings,
+    pub(super) store: writ_store::Settings,
     pub(super) sealing_key: PathBuf,
     pub(super) previous_sealing_keys: Vec<PathBuf>,
-    pub(super) pdp: Option<outbound::Settings>,
+    pub(super) pdp: Option<writ_outbound::Settings>,
     pub(super) subject_issuers: Vec<issuers::Settings>,
     /// What clients call the service.
     pub(super) issuer: Option<String>,
@@ -61,7 +60,7 @@ impl Named {
     }
 
     /// The external decision point.
-    pub fn pdp(&self) -> Option<&outbound::Settings> {
+    pub fn pdp(&self) -> Option<&writ_outbound::Settings> {
         self.pdp.as_ref()
     }
 
@@ -168,7 +167,7 @@ impl Findings<'_> {
 
     /// Who may get at its folder. It is not opened: a service may have it.
     fn of_store(&mut self) {
-        if let Err(error) = store::judge(&self.named.store)
+        if let Err(error) = writ_store::judge(&self.named.store)
             && self.named.places.is_certain("store.path")
         {
             self.problems.push(self.named.places.problem(Severity::Error, "store.path", error));

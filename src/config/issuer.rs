@@ -7,9 +7,9 @@ use jsonwebtoken::Algorithm;
 
 use super::document::Section;
 use super::file::https_url;
-use crate::policy::Source;
-use crate::subject::introspection;
-use crate::subject::issuers::{AccessTokenProfile, KeySource, Settings};
+use writ_core::request::Source;
+use writ_core::subject::introspection;
+use writ_core::subject::issuers::{AccessTokenProfile, KeySource, Settings};
 
 const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),

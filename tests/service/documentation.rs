@@ -15,8 +15,8 @@ use crate::support::cli::{self, Output};
 use crate::support::pki;
 use crate::support::writ::{Setup, Writ};
 
-const GETTING_STARTED: &str = include_str!("../../docs/getting-started.md");
-const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+const GETTING_STARTED: &str = include_str!("../../docs/tutorial/getting-started.md");
+const TROUBLESHOOTING: &str = include_str!("../../docs/how-to/troubleshoot.md");
 
 /// The blocks of that language, in order.
 fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str> {
@@ -256,19 +256,19 @@ fn page(name: &str) -> String {
 /// R-META-09: what operators tell workloads.
 #[test]
 fn the_documentation_says_where_workloads_take_their_configuration_from() {
-    assert!(page("operations.md").contains("list of instances"), "a section for workloads");
+    assert!(page("how-to/run-in-production.md").contains("list of instances"), "a section for workloads");
 }
 
 /// R-DELAY-01
 #[test]
 fn the_documentation_says_that_redemption_deviates_from_the_draft() {
-    assert!(page("security.md").contains("## Deviation from the draft"));
+    assert!(page("explanation/delayed-work.md").contains("## Deviation from the draft"));
 }
 
 /// R-DELAY-22
 #[test]
 fn the_documentation_names_the_alternatives() {
-    let text = page("security.md");
+    let text = page("explanation/delayed-work.md");
     for alternative in ["replace a token before it expires", "`unsigned_json`", "`self_signed`", "`requested_subject`"]
     {
         assert!(text.contains(alternative), "{alternative}");
@@ -278,7 +278,7 @@ fn the_documentation_names_the_alternatives() {
 /// R-DELAY-23: that verifiers never take an expired token is R-VERIFY-05.
 #[test]
 fn the_documentation_says_how_to_store_tokens_for_later() {
-    let text = page("security.md");
+    let text = page("how-to/redeem-delayed-work.md");
     assert!(
         text.contains(
             "one for each work item, encrypted, readable by the job alone, deleted after success, never logged"

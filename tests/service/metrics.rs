@@ -138,14 +138,14 @@ fn promtool_finds_nothing_wrong_with_the_metrics_of_a_busy_service() {
     be_busy(&mut writ, &issuer, &pdp);
     let metrics = writ.metrics();
 
-    let contract = fs::read_to_string(root().join("docs/CONTRACT.md")).unwrap();
-    let (_, section) = contract.split_once("## 10. Metrics").unwrap();
-    let (listed, _) = section.split_once("\nLogs are").unwrap();
+    let page = fs::read_to_string(root().join("docs/reference/metrics-and-logs.md")).unwrap();
+    let (_, section) = page.split_once("\n## Metrics\n").unwrap();
+    let (listed, _) = section.split_once("\n## ").unwrap();
     let promised =
         |part: &str| part.split(['{', '`']).next().is_some_and(|name| metrics.contains(&format!("\n{name}")));
     let is_metric = |part: &&str| part.starts_with("writ_") || part.starts_with("process_");
     let names: Vec<&str> = listed.split('`').skip(1).step_by(2).filter(is_metric).collect();
-    assert!(names.len() >= 20, "the contract lists them");
+    assert!(names.len() >= 20, "the page lists them");
     let missing: Vec<&str> = names.into_iter().filter(|part| !promised(part)).collect();
     assert!(missing.is_empty(), "{missing:?} are missing:\n{metrics}");
 

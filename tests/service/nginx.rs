@@ -1,4 +1,5 @@
-//! nginx that asks about Txn-Tokens, as `examples/nginx` and docs/clients.md show it. `tests/tools.sh` fetches it.
+//! nginx that asks about Txn-Tokens, as `examples/nginx` and docs/how-to/protect-a-service-with-nginx.md show it.
+//! `tests/tools.sh` fetches it.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};

@@ -12,7 +12,7 @@ use crate::support::issuer::Issuer;
 use crate::support::workload::Form;
 use crate::support::writ::{Setup, client_policy};
 
-const MANUAL: &str = include_str!("../../docs/policies.md");
+const MANUAL: &str = include_str!("../../docs/how-to/write-and-test-policies.md");
 
 /// A shell line at the root of the project, where `writ.toml` and the policies lie as they are shipped.
 fn shell(line: &str) -> Output {

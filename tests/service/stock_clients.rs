@@ -1,5 +1,5 @@
-//! The OAuth clients of others, as `examples/clients` and docs/clients.md show them, and what happens without what
-//! these say that they need. `tests/tools.sh` fetches the libraries.
+//! The OAuth clients of others, as `examples/clients` and docs/how-to/use-an-oauth-client-library.md show them, and what
+//! happens without what these say that they need. `tests/tools.sh` fetches the libraries.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -293,7 +293,8 @@ fn oauth2_of_go_would_send_a_txn_token_as_authorization() {
 /// The blocks of the page are parts of the programs that run here, lines in their order.
 #[test]
 fn what_the_page_shows_is_what_runs() {
-    let page = fs::read_to_string(root().join("docs/clients.md")).unwrap();
+    let pages = ["use-an-oauth-client-library.md", "protect-a-service-with-nginx.md"];
+    let page = pages.map(|page| fs::read_to_string(root().join("docs/how-to").join(page)).unwrap()).concat();
     let mut shown = 0;
     for part in page.split("<!-- from ").skip(1) {
         let (file, rest) = part.split_once(" -->\n").unwrap();

@@ -17,7 +17,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::time::ASN1Time;
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// What the names of all development CAs begin with. A few random digits follow: of two CAs of one name, TLS says of what
 /// the other signed that its signature is wrong, not that the CA is.

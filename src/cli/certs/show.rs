@@ -14,9 +14,10 @@ use x509_parser::prelude::FromDer as _;
 use super::{CertsError, read};
 use crate::cli::OptionalConfig;
 use crate::cli::token::printable;
-use crate::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
-use crate::clock::Timestamp;
-use crate::policy::{PolicySet, folder};
+use crate::config::policy::folder;
+use writ_core::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
+use writ_core::policy::PolicySet;
+use writ_platform::clock::Timestamp;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

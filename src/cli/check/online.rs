@@ -5,12 +5,12 @@ use writ_verifier::TrustDomain;
 use writ_verifier::jwks::KeySet;
 
 use crate::cli::token::printable;
-use crate::client::ClientId;
 use crate::config::files::Named;
 use crate::config::{Problem, Severity};
-use crate::outbound::{self, explain};
-use crate::policy::pdp::{Fault, Pdp};
-use crate::subject::issuers::{self, KeySource};
+use writ_core::client::ClientId;
+use writ_core::pdp::{Fault, Pdp};
+use writ_core::subject::issuers::{self, KeySource};
+use writ_outbound::explain;
 
 /// What came of one call.
 #[derive(Debug, Serialize)]
@@ -98,7 +98,7 @@ fn told(set: &KeySet) -> String {
 }
 
 async fn decision(
-    settings: &outbound::Settings,
+    settings: &writ_outbound::Settings,
     trust_domain: &TrustDomain,
     nobody: &ClientId,
 ) -> Result<String, String> {
@@ -110,6 +110,6 @@ async fn decision(
     }
 }
 
-fn place(settings: &outbound::Settings) -> String {
+fn place(settings: &writ_outbound::Settings) -> String {
     settings.endpoint.origin().ascii_serialization() + settings.endpoint.path()
 }

@@ -12,7 +12,7 @@ use super::report::{Check, Outcome, Report, Rule, Verdict};
 use super::target::Reply;
 use super::{Ask, Keys, Proof, Scene, TXN_TOKEN};
 use crate::cli::token::{Decoded, ServiceError};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// How far clocks may differ.
 const SKEW: Duration = Duration::from_secs(30);

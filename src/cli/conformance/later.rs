@@ -6,7 +6,7 @@ use super::issue::{Issued, is_within};
 use super::refusals::{Refusal, Refused, try_one, with_broken_signature};
 use super::report::{Report, Rule, Verdict};
 use super::{Ask, Proof, Scene, TOKEN_TYPE, TXN_TOKEN};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The longest life that is waited for.
 const PATIENCE: Duration = Duration::from_secs(65);

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::form::Form;
 use crate::cli::token::{self, Http, Resolve, ResolveArgs, ServiceError, TokenError};
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The media type of a request.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";

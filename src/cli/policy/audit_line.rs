@@ -4,7 +4,8 @@ use serde::Deserialize;
 use writ_verifier::Members;
 
 use super::trial::{Age, Trial, World};
-use crate::policy::{PurposeRule, Source};
+use writ_core::policy::PurposeRule;
+use writ_core::request::Source;
 
 /// Why a line cannot be explained.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

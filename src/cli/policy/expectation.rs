@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use writ_verifier::Members;
 
+use super::difference::{Difference, lacks};
 use super::trial::{Trial, Verdict, World};
 use crate::cli::token::printable;
 use crate::config::document::{Report, Section};
 use crate::config::{Problem, Severity};
-use crate::policy::exact;
-use crate::refusal;
+use writ_core::refusal;
 
 /// What stands for a token in `expect`.
 const ALLOW: &str = "allow";
@@ -41,7 +41,7 @@ pub(super) struct TestResult {
     expected: String,
     actual: String,
     /// Members of the token that are not as expected.
-    differences: Vec<exact::Difference>,
+    differences: Vec<Difference>,
     /// The rule that refused, and what it compared.
     why: Option<String>,
 }
@@ -159,7 +159,7 @@ impl Test {
         };
         let token = verdict.outcome.as_ref().ok().and_then(|allowed| serde_json::to_string(&allowed.claims).ok());
         let wanted = serde_json::to_string(&self.claims).unwrap_or_default();
-        let differences = token.map(|token| exact::lacks(&token, &wanted)).unwrap_or_default();
+        let differences = token.map(|token| lacks(&token, &wanted)).unwrap_or_default();
         let refused = verdict.trace.steps().last().filter(|_| verdict.outcome.is_err());
         TestResult {
             why: refused.map(|step| format!("{}: {}", step.rule, step.detail)),
@@ -201,7 +201,7 @@ pub(super) fn to_json(results: &[TestResult]) -> String {
         if members.is_empty() { word.to_owned() } else { format!("{word} with {}", members.join(", ")) }
     };
     let one = |result: &TestResult| {
-        let pair = |difference: &exact::Difference| {
+        let pair = |difference: &Difference| {
             let actual = difference.actual.as_deref().unwrap_or("nothing");
             (format!("{} = {}", difference.path, difference.expected), format!("{} = {actual}", difference.path))
         };

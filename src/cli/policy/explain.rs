@@ -8,9 +8,9 @@ use writ_verifier::TxnClaims;
 use super::hint::hint;
 use super::trial::{Trial, Verdict, World};
 use crate::cli::token::printable;
-use crate::policy::Source;
-use crate::policy::decide::Step;
-use crate::refusal::Refusal;
+use writ_core::decision::Step;
+use writ_core::refusal::Refusal;
+use writ_core::request::Source;
 
 /// Rule by rule, the outcome, and what the token would say or what could be changed.
 pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String {

@@ -4,12 +4,13 @@ use writ_verifier::Members;
 use writ_verifier::json::Limits;
 
 use super::trial::{Trial, Verdict, World};
-use crate::policy::decide::Denial;
-use crate::policy::mapping::Rejection;
-use crate::policy::{ClientPolicy, PurposeRule, Source};
-use crate::refusal::Refusal;
-use crate::request::RequestError;
-use crate::subject::{SubjectError, SubjectFault};
+use writ_core::decision::Denial;
+use writ_core::policy::mapping::Rejection;
+use writ_core::policy::{ClientPolicy, PurposeRule};
+use writ_core::refusal::Refusal;
+use writ_core::request::RequestError;
+use writ_core::request::Source;
+use writ_core::subject::{SubjectError, SubjectFault};
 
 /// A sentence or two about a refusal.
 pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &World) -> String {

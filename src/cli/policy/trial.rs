@@ -12,21 +12,22 @@ use url::form_urlencoded;
 use uuid::{NoContext, Uuid};
 use writ_verifier::{Members, Scope, TxnClaims};
 
-use crate::claims::{self, Claims};
-use crate::client::{ClientError, ClientId};
-use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::config::document;
-use crate::keys::{SigningAlgorithm, token};
-use crate::ledger::{Spent, Term};
-use crate::policy::decide::{Circumstances, Grant, GrantKind, Step, Trace, admit, decide};
-use crate::policy::{ClientPolicy, PolicySet, Source, Subject};
-use crate::refusal::Refusal;
-use crate::request::{
+use writ_core::claims::{self, Claims};
+use writ_core::client::{ClientError, ClientId};
+use writ_core::decision::{Circumstances, Grant, GrantKind, Step, Trace, admit, decide};
+use writ_core::keys::{SigningAlgorithm, token};
+use writ_core::ledger::{Spent, Term};
+use writ_core::policy::{ClientPolicy, PolicySet};
+use writ_core::refusal::Refusal;
+use writ_core::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
-use crate::subject::outside;
-use crate::subject::{AssertedSubject, OutsideToken, OwnToken, SubjectError, SupposedBy, VerifiedSubject};
+use writ_core::request::{Source, Subject};
+use writ_core::subject::outside;
+use writ_core::subject::{AssertedSubject, OutsideToken, OwnToken, SubjectError, SupposedBy, VerifiedSubject};
+use writ_platform::clock::Timestamp;
 
 /// What is not told of a Txn-Token: how long it lives.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -431,8 +432,8 @@ pub(super) mod tests {
     use writ_verifier::json::Limits;
 
     use super::*;
-    use crate::policy::file::Settings;
-    use crate::policy::folder;
+    use crate::config::policy::file::Settings;
+    use crate::config::policy::folder;
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
 

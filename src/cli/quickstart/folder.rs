@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::issuer::{self, Issuer, IssuerError};
 use super::ports::{self, Ports};
 use crate::cli::certs::{self, CertsError, San};
-use crate::client::{ClientId, ClientIdError};
-use crate::clock::Timestamp;
+use writ_core::client::{ClientId, ClientIdError};
+use writ_platform::clock::Timestamp;
 
 /// The shipped policies, by client.
 const POLICIES: [(&str, &str); 4] = [

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// `iss` of its tokens.
 pub(super) const NAME: &str = "https://login.trust-domain.example";

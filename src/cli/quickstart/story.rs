@@ -11,7 +11,7 @@ use writ_verifier::{BuildError, TxnToken, Verifier, VerifyError};
 use super::call::{self, Call, CallError, Issued, Outcome, Proof, TRUST_DOMAIN};
 use super::folder::{Folder, FolderError};
 use super::page::Page;
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// Ann's access token.
 pub(super) const ACCESS_TOKEN: &str = "access-token.jwt";

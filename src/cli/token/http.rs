@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use super::service::ServiceError;
-use crate::outbound::explain;
+use writ_outbound::explain;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Far more than any answer of a TTS.

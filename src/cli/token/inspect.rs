@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use writ_verifier::json::{Limits, Members};
 
-use crate::clock::Timestamp;
+use writ_platform::clock::Timestamp;
 
 /// The text is no JWT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

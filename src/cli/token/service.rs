@@ -7,7 +7,7 @@ use writ_verifier::json::{self, Limits};
 
 use super::http::{Http, Resolve, body, unreachable};
 use super::printable;
-use crate::policy::Source;
+use writ_core::request::Source;
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
@@ -210,7 +210,7 @@ mod tests {
     use super::super::http::certificates;
     use super::*;
     use crate::cli::certs;
-    use crate::clock::Timestamp;
+    use writ_platform::clock::Timestamp;
 
     #[test]
     fn a_form_holds_what_was_asked_and_nothing_empty() {

@@ -91,7 +91,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::clock::Timestamp;
+    use writ_platform::clock::Timestamp;
 
     fn keys(dir: &Path, key: &KeyPair) -> Keys {
         let part = |range| URL_SAFE_NO_PAD.encode(&key.public_key_raw()[range]);

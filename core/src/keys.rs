@@ -1,0 +1,272 @@
+//! The key ring: signs claims, and knows which retired key may have signed a token.
+//!
+//! [`ring`] says what is due and what follows; [`rotation`] makes it so, always in this order: make the key, write what
+//! outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private halves are sealed
+//! ([`seal`]) wherever they rest. In comes an instant, out goes a [`Signer`] that holds it together with the key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use self::jwks::Jwks;
+use self::mirror::Mirror;
+use self::records::Installation;
+use self::ring::{Found, KeyState, KeyTimes, RevokeError, Ring, TooEarly};
+use self::rotation::Turn;
+use self::seal::{Place, SealError, Sealed, SealingKeys};
+use self::signing::{KeyPair, SigningError};
+use self::token::header;
+use writ_platform::clock::Timestamp;
+use writ_store::{Store, StoreError};
+
+pub mod event;
+pub mod jwks;
+pub mod listing;
+pub mod mirror;
+pub mod public;
+pub mod repair;
+pub mod ring;
+pub mod rotation;
+pub mod seal;
+pub mod signing;
+
+mod opening;
+mod records;
+pub mod token;
+
+pub use self::token::{Signer, TxnToken};
+
+/// How much later than its `iat` a token may leave while a successor of its key is being stored.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+/// How keys are made, kept and replaced.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What new keys sign with.
+    pub algorithm: SigningAlgorithm,
+    /// When keys change.
+    pub times: KeyTimes,
+    /// The file with the key that seals private halves at rest.
+    pub sealing_key: PathBuf,
+    /// Files with sealing keys that are still read.
+    pub previous_sealing_keys: Vec<PathBuf>,
+}
+
+/// How Txn-Tokens are signed (R-KEYS-01).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum SigningAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
+    /// Ed25519.
+    EdDSA,
+    /// RSA PKCS#1 v1.5 with SHA-256, 2048 bits.
+    RS256,
+    /// RSA-PSS with SHA-256, 2048 bits.
+    PS256,
+}
+
+/// The ring in force: stored, published, and ready to sign.
+pub struct KeyRing {
+    store: Store,
+    mirror: Mirror,
+    installation: Installation,
+    sealing: SealingKeys,
+    algorithm: SigningAlgorithm,
+    times: KeyTimes,
+    desk: Mutex<Desk>,
+    /// One step at a time.
+    turn: tokio::sync::Mutex<Turn>,
+    /// Something may be due before the timer expects it.
+    wake: Notify,
+}
+
+/// Where the current key and the instants at which it signs are handed out.
+struct Desk {
+    held: Arc<Held>,
+    /// The latest instant that was handed out.
+    latest: Timestamp,
+    /// While a successor is being stored the span of the current key is decided: it signs for no later second.
+    closing: Option<Timestamp>,
+}
+
+/// A ring with what is made of it once.
+struct Held {
+    ring: Ring,
+    /// The ring as the store has it.
+    document: Vec<u8>,
+    /// The current key.
+    key: KeyPair,
+    /// The encoded header of its tokens.
+    header: String,
+    jwks: Arc<Jwks>,
+}
+
+/// Why the ring cannot be had, changed or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store does not answer, or did not take the change.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store kept changing while a step was taken; the step was not.
+    #[error("another instance changes the key ring at the same time")]
+    Conflict,
+    /// The current key ought to have given way long ago, and the store does not take its successor.
+    #[error("the signing key is overdue: the store has not taken a rotation")]
+    Overdue,
+    /// The store was made for somebody else. Nothing in it was changed.
+    #[error("the store belongs to the trust domain {found}")]
+    Foreign {
+        /// The trust domain that it was made for.
+        found: String,
+    },
+    /// A record of the ring is missing or cannot be what was written. Nothing in the store was changed.
+    #[error("the key ring in the store is damaged: {0}; see `writ store repair`")]
+    Damaged(&'static str),
+    /// The files beside the store could not be written, or know more than the store.
+    #[error(transparent)]
+    Mirror(#[from] mirror::MirrorError),
+    /// A private half cannot be sealed or opened: most likely the wrong sealing key. Nothing in the store was changed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A key could not be made or did not sign.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// The claims have no form that could be read again.
+    #[error("the claims cannot be written as JSON that could be read again")]
+    Claims,
+    /// Not yet.
+    #[error(transparent)]
+    TooEarly(#[from] TooEarly),
+    /// There is nothing to revoke.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
+    /// The export makes no sense.
+    #[error(transparent)]
+    Import(#[from] listing::ImportError),
+}
+
+impl KeyRing {
+    /// The current key with the instant at which it signs: `now`, or the first second of the key's span if the clock
+    /// has stepped back behind it.
+    ///
+    /// # Errors
+    /// [`KeysError::Overdue`] if the key has signed for a whole period longer than planned.
+    pub fn signer(&self, now: Timestamp) -> Result<Signer, KeysError> {
+        let mut desk = self.desk();
+        let ring = &desk.held.ring;
+        let last = ring.promotion_due(self.times) + self.times.rotation_period();
+        let wanted = now.max(ring.signs_from());
+        let instant = desk.closing.map_or(wanted, |end| wanted.min(end));
+        if instant > last || wanted.since(instant) > HAND_OVER {
+            self.wake.notify_one();
+            return Err(KeysError::Overdue);
+        }
+        desk.latest = desk.latest.max(instant);
+        Ok(Signer::new(Arc::clone(&desk.held), instant))
+    }
+
+    /// The published keys.
+    pub fn jwks(&self) -> Arc<Jwks> {
+        Arc::clone(&self.held().jwks)
+    }
+
+    /// What the `kid` of a token means here.
+    pub fn find(&self, kid: &str) -> Found {
+        self.held().ring.find(kid)
+    }
+
+    /// When the oldest key began to sign that can still validate a token.
+    pub fn oldest_signature(&self) -> Timestamp {
+        let held = self.held();
+        let began = held.ring.lives().filter(|life| life.state() != KeyState::Revoked).filter_map(|life| life.signed());
+        began.map(ring::Span::from).min().unwrap_or_else(|| held.ring.signs_from()).min(held.ring.signs_from())
+    }
+
+    /// How many keys are in each state.
+    pub fn states(&self) -> BTreeMap<KeyState, usize> {
+        let mut states = BTreeMap::new();
+        for life in self.held().ring.lives() {
+            *states.entry(life.state()).or_default() += 1;
+        }
+        states
+    }
+
+    /// Every key of which more than the name is known, published ones first.
+    pub fn list(&self) -> Vec<listing::KeyLine> {
+        listing::list(&self.held().ring, self.times)
+    }
+
+    /// The public halves and their lives.
+    pub fn export(&self) -> listing::Export {
+        listing::Export::of(&self.held().ring)
+    }
+
+    /// Brings `writ_signing_key_age_seconds` and `writ_keys` up to date.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; ages and counts stay far below 2^52")]
+    pub fn observe(&self, now: Timestamp) {
+        let age = now.since(self.held().ring.signs_from());
+        metrics::gauge!("writ_signing_key_age_seconds").set(age.as_secs_f64());
+        let states = self.states();
+        for state in KeyState::KNOWN {
+            let count = states.get(&state).copied().unwrap_or_default();
+            metrics::gauge!("writ_keys", "state" => state.as_str()).set(count as f64);
+        }
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.desk().held)
+    }
+
+    /// Nothing that is done at the desk can fail half-way, so it is in order even after a panic elsewhere.
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Makes a ring ready to sign; what cannot sign is not stored in the first place.
+    fn new(ring: Ring, sealing: &SealingKeys, installation: &Installation) -> Result<Self, KeysError> {
+        let unwritable = |_| KeysError::Damaged("it cannot be written as JSON");
+        let key = open(ring.current(), sealing, installation)?.0;
+        let header = header(key.public()).map_err(unwritable)?;
+        let jwks = Arc::new(Jwks::of(&ring).map_err(unwritable)?);
+        let document = serde_json::to_vec(&ring).map_err(unwritable)?;
+        Ok(Self { ring, document, key, header, jwks })
+    }
+}
+
+/// The private half of `key`, and whether it is sealed with a sealing key that is to go.
+fn open(
+    key: &ring::SigningKey,
+    sealing: &SealingKeys,
+    installation: &Installation,
+) -> Result<(KeyPair, bool), KeysError> {
+    let place = Place { store: installation.id(), key: key.public() };
+    let opened = sealing.open(key.sealed(), place)?;
+    let pair = KeyPair::from_pkcs8(key.public().algorithm(), &opened.private)?;
+    if pair.public() == key.public() {
+        Ok((pair, opened.stale))
+    } else {
+        Err(KeysError::Damaged("a private key does not belong to its public key"))
+    }
+}
+
+fn seal(pair: &KeyPair, sealing: &SealingKeys, installation: &Installation) -> Result<Sealed, KeysError> {
+    let place = Place { store: installation.id(), key: pair.public() };
+    Ok(sealing.seal(&pair.pkcs8()?, place)?)
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("ring", &self.held().ring).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

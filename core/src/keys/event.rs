@@ -1,0 +1,55 @@
+//! What happens to keys, as the audit log tells it.
+
+use super::public::Kid;
+use super::ring::{Found, PastKey, Ring};
+use writ_platform::clock::Timestamp;
+
+/// What happened to a key; for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyEvent {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub change: KeyChange,
+}
+
+/// What can happen to a key that is worth a line in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyChange {
+    /// A new key is published.
+    Created {
+        /// The new key.
+        kid: Kid,
+    },
+    /// Another key signs.
+    Rotated {
+        /// The key that signed.
+        from: Kid,
+        /// The key that signs now.
+        to: Kid,
+    },
+    /// A key validates nothing any more.
+    Revoked {
+        /// The revoked key.
+        kid: Kid,
+    },
+}
+
+impl KeyEvent {
+    pub(super) fn created(kid: &Kid, at: Timestamp) -> Self {
+        Self { at, change: KeyChange::Created { kid: kid.clone() } }
+    }
+
+    /// What happened between two rings.
+    pub(super) fn between(old: &Ring, new: &Ring, at: Timestamp) -> Vec<Self> {
+        let (from, to) = (old.current().public().kid(), new.current().public().kid());
+        let rotated = (from != to).then(|| KeyChange::Rotated { from: from.clone(), to: to.clone() });
+        let is_ours = |kid: &Kid| !matches!(old.find(kid.as_str()), Found::Unknown | Found::Revoked);
+        let revoked = new.past().iter().filter(|(kid, key)| matches!(key, PastKey::Revoked(_)) && is_ours(kid));
+        let created = [new.current(), new.next()].into_iter().map(|key| key.public().kid());
+        let created = created.filter(|kid| old.find(kid.as_str()) == Found::Unknown);
+        let changes = revoked.map(|(kid, _)| KeyChange::Revoked { kid: kid.clone() });
+        let changes = changes.chain(rotated).chain(created.map(|kid| KeyChange::Created { kid: kid.clone() }));
+        changes.map(|change| Self { at, change }).collect()
+    }
+}

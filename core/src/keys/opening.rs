@@ -1,0 +1,159 @@
+//! From a store to a ring that can sign: the first start, and every one after it.
+
+use tokio::sync::Notify;
+use writ_verifier::TrustDomain;
+
+use super::event::KeyEvent;
+use super::mirror::Mirror;
+use super::records::{self, Installation, Stored};
+use super::ring::{Found, KeyState, Ring, SigningKey, Step};
+use super::rotation::{blocking, generate, refresh};
+use super::seal::SealingKeys;
+use super::{Desk, Held, KeyRing, KeysError, Settings, SigningAlgorithm, open, seal};
+use writ_platform::clock::Timestamp;
+use writ_store::Store;
+
+impl KeyRing {
+    /// The ring of the store, or the first one if there never was one; rotations that were missed are made up for.
+    ///
+    /// With it comes what happened to the keys.
+    ///
+    /// # Errors
+    /// [`KeysError`]; where the store is foreign or damaged, or the sealing key is wrong, nothing was changed.
+    pub async fn open(
+        store: Store,
+        settings: &Settings,
+        sealing: SealingKeys,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
+        let (opened, mut events) = match records::load(&store).await? {
+            Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
+            None => begin(&store, settings, &sealing, trust_domain, now).await?,
+        };
+        let last_event = opened.last_event;
+        let keys = Self::with(store, settings, sealing, opened);
+        // First of all: a store that is refused stays as it is.
+        let (mirror, lives) = (keys.mirror.clone(), keys.held().ring.lives().collect::<Vec<_>>());
+        blocking(move || mirror.check(&lives)).await?;
+        events.extend(keys.complete_revocations(now).await?);
+        refresh(&keys.mirror, &keys.held().ring).await?;
+        events.extend(keys.settle(last_event, now).await?);
+        Ok((keys, events))
+    }
+
+    /// The ring of the store as it is: to be looked at, not to sign. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`KeysError`], also if there is no ring yet.
+    pub async fn look(
+        store: Store,
+        settings: &Settings,
+        sealing: SealingKeys,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, KeysError> {
+        let stored = records::load(&store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
+        let opened = found(stored, &sealing, trust_domain)?;
+        Ok(Self::with(store, settings, sealing, opened))
+    }
+
+    fn with(store: Store, settings: &Settings, sealing: SealingKeys, opened: Opened) -> Self {
+        Self {
+            mirror: Mirror::new(store.key_folder(), opened.installation.trust_domain().clone()),
+            store,
+            installation: opened.installation,
+            sealing,
+            algorithm: settings.algorithm,
+            times: settings.times,
+            desk: Desk { held: opened.held.into(), latest: Timestamp::default(), closing: None }.into(),
+            turn: tokio::sync::Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// What the files tell to be revoked is revoked: either a step was cut off between files and store, or the store was
+    /// put back in time.
+    async fn complete_revocations(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        let mirror = self.mirror.clone();
+        let told = blocking(move || mirror.read()).await?.lives;
+        let mut events = Vec::new();
+        for life in told.iter().filter(|life| life.state() == KeyState::Revoked) {
+            let kid = life.kid().as_str();
+            if matches!(self.find(kid), Found::Published(_) | Found::Historical(_)) {
+                events.extend(self.revoke(kid, now).await?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Whatever must be on record before the first signature: a rotation that was missed, the times now in force, and
+    /// private halves under the sealing key now in force.
+    async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
+            Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.ended(last_event, now), now)?)),
+            Some(Step::Forget) | None => Ok(None),
+        });
+        let events = caught_up.await?;
+        self.step(now, |ring, _, _| Ok(ring.adjust(self.times, now))).await?;
+        self.step(now, |ring, _, _| self.resealed(ring)).await?;
+        Ok(events)
+    }
+
+    /// `None` if all is sealed with the sealing key in force.
+    fn resealed(&self, ring: &Ring) -> Result<Option<Ring>, KeysError> {
+        let is_stale = |key| Ok::<_, KeysError>(open(key, &self.sealing, &self.installation)?.1);
+        if !is_stale(ring.current())? && !is_stale(ring.next())? {
+            return Ok(None);
+        }
+        let anew = |key: &SigningKey| {
+            let (pair, _) = open(key, &self.sealing, &self.installation)?;
+            seal(&pair, &self.sealing, &self.installation)
+        };
+        ring.reseal(anew).map(Some)
+    }
+}
+
+/// A ring that was found in the store, ready to sign.
+struct Opened {
+    installation: Installation,
+    held: Held,
+    last_event: Timestamp,
+}
+
+fn found(stored: Stored, sealing: &SealingKeys, trust_domain: &TrustDomain) -> Result<Opened, KeysError> {
+    let Stored { installation, ring, last_event } = stored;
+    if installation.trust_domain() != trust_domain {
+        return Err(KeysError::Foreign { found: installation.trust_domain().to_string() });
+    }
+    open(ring.next(), sealing, &installation)?;
+    Ok(Opened { held: Held::new(ring, sealing, &installation)?, installation, last_event })
+}
+
+/// The first start. The files come after the store here: files beside an empty store mean that it lost its records.
+async fn begin(
+    store: &Store,
+    settings: &Settings,
+    sealing: &SealingKeys,
+    trust_domain: &TrustDomain,
+    now: Timestamp,
+) -> Result<(Opened, Vec<KeyEvent>), KeysError> {
+    let installation = Installation::new(trust_domain.clone());
+    let current = introduce(settings.algorithm, sealing, &installation, now).await?;
+    let next = introduce(settings.algorithm, sealing, &installation, now).await?;
+    let created = |key: &SigningKey| KeyEvent::created(key.public().kid(), now);
+    let events = vec![created(&current), created(&next)];
+    let held = Held::new(Ring::first(current, next, settings.times, now), sealing, &installation)?;
+    records::create(store, &installation, &held, now).await?;
+    Ok((Opened { installation, held, last_event: now }, events))
+}
+
+/// A new key, its private half under seal.
+pub(super) async fn introduce(
+    algorithm: SigningAlgorithm,
+    sealing: &SealingKeys,
+    installation: &Installation,
+    now: Timestamp,
+) -> Result<SigningKey, KeysError> {
+    let pair = generate(algorithm).await?;
+    Ok(SigningKey::new(pair.public().clone(), now, seal(&pair, sealing, installation)?))
+}

@@ -1,0 +1,299 @@
+//! The ring as a pure state machine: next, current, previous, historical, revoked.
+//!
+//! ```text
+//!              introduce         promote            promote             promote            forget
+//!   (made) ───────────────▶ next ───────▶ current ──────────▶ previous ─────────▶ historical ───────▶ (its kid)
+//!   published:              yes           yes                 yes                 no                  no
+//!   private half:           sealed        signs               destroyed           destroyed           destroyed
+//! ```
+//!
+//! A key in any of these states may be revoked: it leaves the ring for good, and its name is remembered. Nothing here
+//! reads a clock, a file or a random number. A transition takes the instant and the fresh key that it needs and gives
+//! a new ring; until that is stored, the old one is in force.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::public::{Kid, PublicKey};
+use super::seal::Sealed;
+use writ_platform::clock::Timestamp;
+
+mod find;
+mod life;
+mod times;
+mod transitions;
+
+pub use self::find::{Found, VerifyingKey};
+pub use self::life::{KeyLife, KeyState};
+pub use self::times::{KeyTimes, KeyTimesError};
+pub use self::transitions::{RevokeError, TooEarly};
+
+/// Every key of this trust domain, in its place. There is always exactly one that signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ring {
+    /// Grows by one with each transition.
+    version: u64,
+    /// Published, so that verifiers hold it before it signs.
+    next: NextKey,
+    /// The only key that signs.
+    current: CurrentKey,
+    /// Still published: its tokens are alive. None before the first rotation.
+    previous: Option<RetiredKey>,
+    /// What is not published any more, or never again. Kept in records of its own.
+    #[serde(skip)]
+    past: BTreeMap<Kid, PastKey>,
+}
+
+/// A key with both halves, the private one sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningKey {
+    public: PublicKey,
+    created_at: Timestamp,
+    sealed: Sealed,
+}
+
+/// The key that will sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextKey {
+    #[serde(flatten)]
+    key: SigningKey,
+    /// Since when it is published for certain.
+    published_from: Timestamp,
+}
+
+/// The key that signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentKey {
+    #[serde(flatten)]
+    key: SigningKey,
+    signs_from: Timestamp,
+    /// When it is to stop, by the times in force while it signed: so much of its span is known to whoever finds the
+    /// ring after a crash.
+    planned_until: Timestamp,
+    #[serde(with = "times::seconds")]
+    longest_lifetime: Duration,
+}
+
+/// A public key and the span in which its private half signed. No private half is left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredKey {
+    public: PublicKey,
+    created_at: Timestamp,
+    signed: Span,
+    /// The largest `max_lifetime` in force while it signed.
+    #[serde(with = "times::seconds")]
+    longest_lifetime: Duration,
+}
+
+/// A key that is not published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PastKey {
+    /// Validates expired tokens in redemption, and nothing else.
+    Historical(RetiredKey),
+    /// Validates nothing, for ever.
+    Revoked(RevokedKey),
+    /// Past its retention: only its name is known.
+    Forgotten,
+}
+
+/// What is remembered of a revoked key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedKey {
+    public: PublicKey,
+    created_at: Timestamp,
+    /// None if it never signed.
+    signed: Option<Span>,
+    revoked_at: Timestamp,
+}
+
+/// The whole seconds in which a key signed, the last one included: start rounded down, end up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `current` has signed for its period, and `next` and `previous` were published for long enough.
+    Promote,
+    /// A historical key is past its retention.
+    Forget,
+}
+
+impl Span {
+    /// From `from` until `until`, or just one second if that is earlier: clocks step back, spans do not.
+    pub fn new(from: Timestamp, until: Timestamp) -> Self {
+        Self { from, until: until.max(from) }
+    }
+
+    /// The first second.
+    pub fn from(self) -> Timestamp {
+        self.from
+    }
+
+    /// The last second.
+    pub fn until(self) -> Timestamp {
+        self.until
+    }
+
+    fn cut(self, end: Timestamp) -> Self {
+        Self { from: self.from.min(end), until: self.until.min(end) }
+    }
+}
+
+impl SigningKey {
+    /// A key made at `created_at`, with its private half under seal.
+    pub fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
+        Self { public, created_at, sealed }
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The private half under seal.
+    pub fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
+
+    fn is(&self, kid: &str) -> bool {
+        self.public.kid().as_str() == kid
+    }
+}
+
+impl NextKey {
+    fn new(key: SigningKey) -> Self {
+        Self { published_from: key.created_at, key }
+    }
+}
+
+impl CurrentKey {
+    fn new(key: SigningKey, signs_from: Timestamp, times: KeyTimes) -> Self {
+        let planned_until = signs_from + times.rotation_period();
+        Self { key, signs_from, planned_until, longest_lifetime: times.max_lifetime() }
+    }
+}
+
+impl RetiredKey {
+    fn is(&self, kid: &str) -> bool {
+        self.public.kid().as_str() == kid
+    }
+
+    fn retained_until(&self, times: KeyTimes) -> Timestamp {
+        self.signed.until + times.retention()
+    }
+}
+
+impl PastKey {
+    /// Whether this can be the key named `kid`.
+    pub(super) fn is(&self, kid: &Kid) -> bool {
+        match self {
+            Self::Historical(key) => key.public.kid() == kid,
+            Self::Revoked(key) => key.public.kid() == kid,
+            Self::Forgotten => true,
+        }
+    }
+}
+
+/// What the ring holds, and what is due.
+impl Ring {
+    /// The first start: `current` signs at once, without lead, since nobody holds an older JWKS.
+    pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
+        let current = CurrentKey::new(current, now, times);
+        Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
+    }
+
+    /// The same ring with the keys of its past, which are stored apart; `None` if a key would then be in two places.
+    #[must_use]
+    pub fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
+        let ring = Self { past, ..self };
+        let published: Vec<&Kid> = ring.published().map(PublicKey::kid).collect();
+        let apart = published.iter().enumerate().all(|(index, kid)| !published[..index].contains(kid));
+        (apart && published.iter().all(|kid| !ring.past.contains_key(*kid))).then_some(ring)
+    }
+
+    /// Grows with each transition.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The key that signs.
+    pub fn current(&self) -> &SigningKey {
+        &self.current.key
+    }
+
+    /// The key that will sign.
+    pub fn next(&self) -> &SigningKey {
+        &self.next.key
+    }
+
+    /// Since when `current` signs.
+    pub fn signs_from(&self) -> Timestamp {
+        self.current.signs_from
+    }
+
+    /// The keys that are not published, by name.
+    pub fn past(&self) -> &BTreeMap<Kid, PastKey> {
+        &self.past
+    }
+
+    /// What the JWKS holds: next, current and, once there is one, previous (R-KEYS-03).
+    pub fn published(&self) -> impl Iterator<Item = &PublicKey> {
+        let previous = self.previous.as_ref().map(|key| &key.public);
+        [&self.next.key.public, &self.current.key.public].into_iter().chain(previous)
+    }
+
+    /// The first step that is due at `now`; none when the ring is as it should be.
+    pub fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
+        if self.promotion_due(times) <= now {
+            Some(Step::Promote)
+        } else {
+            self.forget_due(times).is_some_and(|due| due <= now).then_some(Step::Forget)
+        }
+    }
+
+    /// When the next step is due.
+    pub fn next_due(&self, times: KeyTimes) -> Timestamp {
+        let promotion = self.promotion_due(times);
+        self.forget_due(times).map_or(promotion, |forget| forget.min(promotion))
+    }
+
+    /// When `current` gives way: after its period, and not before its successor can follow.
+    pub fn promotion_due(&self, times: KeyTimes) -> Timestamp {
+        (self.current.signs_from + times.rotation_period()).max(self.rotatable_from(times))
+    }
+
+    /// From when `next` may sign and `previous` need not be published any more (R-KEYS-04).
+    pub fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
+        let led = self.next.published_from + times.lead();
+        let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
+        trailed.map_or(led, |trailed| trailed.max(led))
+    }
+
+    /// When the span of `current` ended, if the service was down until `now`: as planned, or with the last event that
+    /// is on record.
+    pub fn ended(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
+        self.current.planned_until.max(last_event).min(now)
+    }
+
+    fn forget_due(&self, times: KeyTimes) -> Option<Timestamp> {
+        self.historical().map(|key| key.retained_until(times) + Duration::from_secs(1)).min()
+    }
+
+    fn historical(&self) -> impl Iterator<Item = &RetiredKey> {
+        self.past.values().filter_map(|key| match key {
+            PastKey::Historical(key) => Some(key),
+            PastKey::Revoked(_) | PastKey::Forgotten => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

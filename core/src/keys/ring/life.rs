@@ -1,0 +1,234 @@
+//! The life of one key, told in full: what is listed, mirrored, and what a ring is rebuilt from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CurrentKey, KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
+use writ_platform::clock::Timestamp;
+
+/// Where in its life a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    /// Published, does not sign yet.
+    Next,
+    /// Signs.
+    Current,
+    /// Published, signs no more.
+    Previous,
+    /// Not published, kept for redemption.
+    Historical,
+    /// Validates nothing.
+    Revoked,
+    /// Only its name is kept.
+    Forgotten,
+}
+
+impl KeyState {
+    /// The states of keys of which more than the name is known.
+    pub const KNOWN: [Self; 5] = [Self::Next, Self::Current, Self::Previous, Self::Historical, Self::Revoked];
+
+    /// The name in metrics, listings and records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Current => "current",
+            Self::Previous => "previous",
+            Self::Historical => "historical",
+            Self::Revoked => "revoked",
+            Self::Forgotten => "forgotten",
+        }
+    }
+}
+
+/// Everything that is known of one key, save its private half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum KeyLife {
+    /// Has never signed.
+    Next {
+        /// The public half.
+        public: PublicKey,
+        /// When it was made.
+        created_at: Timestamp,
+    },
+    /// Signs; the end of its span is the planned one.
+    Current(RetiredKey),
+    /// Published, signs no more.
+    Previous(RetiredKey),
+    /// Kept for redemption.
+    Historical(RetiredKey),
+    /// Validates nothing.
+    Revoked(RevokedKey),
+    /// Past its retention.
+    Forgotten {
+        /// All that is left.
+        kid: Kid,
+    },
+}
+
+impl KeyLife {
+    /// A key that signed elsewhere.
+    pub fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
+        Self::Historical(RetiredKey { public, created_at: signed.from, signed, longest_lifetime })
+    }
+
+    /// A key that was revoked elsewhere, as was learnt at `now`.
+    pub fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
+        let created_at = signed.map_or(now, Span::from);
+        Self::Revoked(RevokedKey { public, created_at, signed, revoked_at: now })
+    }
+
+    /// The key's name.
+    pub fn kid(&self) -> &Kid {
+        match self {
+            Self::Forgotten { kid } => kid,
+            Self::Next { public, .. } => public.kid(),
+            Self::Current(key) | Self::Previous(key) | Self::Historical(key) => key.public.kid(),
+            Self::Revoked(key) => key.public.kid(),
+        }
+    }
+
+    /// Where in its life the key is.
+    pub fn state(&self) -> KeyState {
+        match self {
+            Self::Next { .. } => KeyState::Next,
+            Self::Current(_) => KeyState::Current,
+            Self::Previous(_) => KeyState::Previous,
+            Self::Historical(_) => KeyState::Historical,
+            Self::Revoked(_) => KeyState::Revoked,
+            Self::Forgotten { .. } => KeyState::Forgotten,
+        }
+    }
+
+    /// The public half; none of a forgotten key.
+    pub fn public(&self) -> Option<&PublicKey> {
+        match self {
+            Self::Forgotten { .. } => None,
+            Self::Next { public, .. } => Some(public),
+            Self::Current(key) | Self::Previous(key) | Self::Historical(key) => Some(&key.public),
+            Self::Revoked(key) => Some(&key.public),
+        }
+    }
+
+    /// When it was made; of a forgotten key that is not known any more.
+    pub fn created_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Forgotten { .. } => None,
+            Self::Next { created_at, .. } => Some(*created_at),
+            Self::Current(key) | Self::Previous(key) | Self::Historical(key) => Some(key.created_at),
+            Self::Revoked(key) => Some(key.created_at),
+        }
+    }
+
+    /// When it signed; for `current` until the planned end.
+    pub fn signed(&self) -> Option<Span> {
+        match self {
+            Self::Next { .. } | Self::Forgotten { .. } => None,
+            Self::Current(key) | Self::Previous(key) | Self::Historical(key) => Some(key.signed),
+            Self::Revoked(key) => key.signed,
+        }
+    }
+}
+
+impl Ring {
+    /// The life of every key: first the published ones, then the past.
+    pub fn lives(&self) -> impl Iterator<Item = KeyLife> {
+        let past = self.past.iter().map(|(kid, key)| key.life(kid));
+        [self.next.key.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
+    }
+
+    /// The life of the key named `kid`; `None` if it was never ours.
+    pub fn life(&self, kid: &str) -> Option<KeyLife> {
+        if self.next.key.is(kid) {
+            Some(self.next.key.life())
+        } else if self.current.key.is(kid) {
+            Some(self.current.life())
+        } else {
+            let past = || self.past.get_key_value(kid).map(|(kid, key)| key.life(kid));
+            self.previous_life().filter(|life| life.kid().as_str() == kid).or_else(past)
+        }
+    }
+
+    fn previous_life(&self) -> Option<KeyLife> {
+        self.previous.clone().map(KeyLife::Previous)
+    }
+
+    /// A ring that begins anew at `now` with what is known of the keys before it: the one that signed last stays
+    /// published as `previous`, the others that signed are historical, revoked and forgotten ones stay so.
+    pub fn rebuilt(
+        lives: impl IntoIterator<Item = KeyLife>,
+        current: SigningKey,
+        next: SigningKey,
+        times: KeyTimes,
+        now: Timestamp,
+    ) -> Self {
+        let (past, mut retired) = past_and_retired(lives, now);
+        let mut ring = Self { past, ..Self::first(current, next, times, now) };
+        retired.sort_by_key(|key| key.signed.from);
+        ring.previous = retired.pop();
+        ring.past.extend(retired.into_iter().map(|key| (key.public.kid().clone(), PastKey::Historical(key))));
+        ring.replan(times);
+        ring
+    }
+
+    /// Adds what is known of keys from elsewhere to the history; keys that are here already stay as they are. With it
+    /// comes how many were added.
+    #[must_use]
+    pub fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
+        let mut ring = self.following();
+        let strangers = lives.into_iter().filter(|life| self.life(life.kid().as_str()).is_none());
+        let (past, retired) = past_and_retired(strangers, now);
+        ring.past.extend(past);
+        ring.past.extend(retired.into_iter().map(|key| (key.public.kid().clone(), PastKey::Historical(key))));
+        let added = ring.past.len() - self.past.len();
+        (ring, added)
+    }
+}
+
+impl SigningKey {
+    fn life(&self) -> KeyLife {
+        KeyLife::Next { public: self.public.clone(), created_at: self.created_at }
+    }
+}
+
+impl CurrentKey {
+    fn life(&self) -> KeyLife {
+        KeyLife::Current(self.clone().retire(self.planned_until))
+    }
+}
+
+impl PastKey {
+    fn life(&self, kid: &Kid) -> KeyLife {
+        match self.clone() {
+            Self::Historical(key) => KeyLife::Historical(key),
+            Self::Revoked(key) => KeyLife::Revoked(key),
+            Self::Forgotten => KeyLife::Forgotten { kid: kid.clone() },
+        }
+    }
+}
+
+/// What is over, and the keys that signed and may still be of use. A key that never signed is neither.
+fn past_and_retired(
+    lives: impl IntoIterator<Item = KeyLife>,
+    now: Timestamp,
+) -> (BTreeMap<Kid, PastKey>, Vec<RetiredKey>) {
+    let (mut past, mut retired) = (BTreeMap::new(), Vec::new());
+    for life in lives {
+        match life {
+            KeyLife::Next { .. } => {}
+            KeyLife::Current(key) | KeyLife::Previous(key) | KeyLife::Historical(key) => {
+                retired.push(RetiredKey { signed: key.signed.cut(now), ..key });
+            }
+            KeyLife::Revoked(key) => {
+                past.insert(key.public.kid().clone(), PastKey::Revoked(key));
+            }
+            KeyLife::Forgotten { kid } => {
+                past.insert(kid, PastKey::Forgotten);
+            }
+        }
+    }
+    (past, retired)
+}

@@ -1,0 +1,222 @@
+//! Transitions: each gives the ring that follows.
+
+use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
+use writ_platform::clock::Timestamp;
+
+/// How many keys one step may forget, so that it fits into one change of the store.
+const AT_ONCE: usize = 50;
+
+/// `next` or `previous` has not been published for long enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the keys were not published for long enough; rotation is possible from {from}")]
+pub struct TooEarly {
+    /// When it is possible.
+    pub from: Timestamp,
+}
+
+/// Why a key cannot be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// Never a key of this ring.
+    #[error("there is no key of this name")]
+    Unknown,
+    /// Nothing changes.
+    #[error("the key is revoked already")]
+    Already,
+    /// Nothing is left that it could validate.
+    #[error("the key is past its retention and validates nothing any more")]
+    Forgotten,
+}
+
+impl Ring {
+    /// `next` signs from `now`, `current` stopped at `end` and becomes `previous`, `previous` becomes historical, and
+    /// `fresh` is introduced as `next`.
+    pub fn promote(
+        &self,
+        fresh: SigningKey,
+        times: KeyTimes,
+        end: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, TooEarly> {
+        let from = self.rotatable_from(times);
+        if now < from {
+            return Err(TooEarly { from });
+        }
+        let mut ring = self.following();
+        let retired = ring.hand_over(fresh, times, end, now);
+        if let Some(key) = ring.previous.replace(retired) {
+            ring.past.insert(key.public.kid().clone(), PastKey::Historical(key));
+        }
+        ring.replan(times);
+        Ok(ring)
+    }
+
+    /// The key named `kid` validates nothing any more. In the place of `current` or `next` its successor steps at
+    /// once, lead or no lead, and `fresh` is introduced (R-KEYS-09).
+    pub fn revoke(&self, kid: &str, fresh: SigningKey, times: KeyTimes, now: Timestamp) -> Result<Self, RevokeError> {
+        let mut ring = self.following();
+        let revoked = ring.take_out(kid, fresh, times, now)?;
+        ring.past.insert(revoked.public.kid().clone(), PastKey::Revoked(revoked));
+        ring.replan(times);
+        Ok(ring)
+    }
+
+    fn take_out(
+        &mut self,
+        kid: &str,
+        fresh: SigningKey,
+        times: KeyTimes,
+        now: Timestamp,
+    ) -> Result<RevokedKey, RevokeError> {
+        if self.next.key.is(kid) {
+            return Ok(std::mem::replace(&mut self.next, NextKey::new(fresh)).key.revoke(now));
+        }
+        if self.current.key.is(kid) {
+            return Ok(self.hand_over(fresh, times, now, now).revoke(now));
+        }
+        if let Some(retired) = self.previous.take_if(|key| key.is(kid)) {
+            return Ok(retired.revoke(now));
+        }
+        match self.past.remove(kid) {
+            Some(PastKey::Historical(retired)) => Ok(retired.revoke(now)),
+            Some(PastKey::Revoked(_)) => Err(RevokeError::Already),
+            Some(PastKey::Forgotten) => Err(RevokeError::Forgotten),
+            None => Err(RevokeError::Unknown),
+        }
+    }
+
+    /// Of historical keys past their retention only the names remain. If there are many, some wait for the next step.
+    #[must_use]
+    pub fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
+        let mut ring = self.following();
+        let is_over = |key: &&mut PastKey| matches!(key, PastKey::Historical(key) if key.retained_until(times) < now);
+        for key in ring.past.values_mut().filter(is_over).take(AT_ONCE) {
+            *key = PastKey::Forgotten;
+        }
+        ring
+    }
+
+    /// What must be on record before `current` signs under `times`: its longest lifetime and the planned end of its
+    /// span. And since the service may have stopped before it published `next`, a start within its lead begins that
+    /// anew; not for ever, though: within the first lead only. `None` if nothing changes.
+    pub fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
+        let mut ring = self.following();
+        if now < ring.next.key.created_at + times.lead() {
+            ring.next.published_from = ring.next.published_from.max(now);
+        }
+        ring.current.longest_lifetime = ring.current.longest_lifetime.max(times.max_lifetime());
+        ring.replan(times);
+        ((&ring.next, &ring.current) != (&self.next, &self.current)).then_some(ring)
+    }
+
+    /// The same keys with their private halves sealed anew.
+    pub fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
+        let mut ring = self.following();
+        ring.next.key.sealed = seal(&self.next.key)?;
+        ring.current.key.sealed = seal(&self.current.key)?;
+        Ok(ring)
+    }
+
+    /// It has turned out that `kid` signed until `last`, later than is on record. `None` if nothing changes.
+    pub fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
+        let mut ring = self.following();
+        let previous = ring.previous.as_mut().filter(|key| key.is(kid.as_str()) && key.signed.until < last)?;
+        previous.signed.until = last;
+        Some(ring)
+    }
+
+    /// An operator has checked that it is `now`: what lies beyond came of a wrong clock and is cut to it.
+    #[must_use]
+    pub fn trust_clock(&self, times: KeyTimes, now: Timestamp) -> Self {
+        let mut ring = self.following();
+        ring.next.cut(now);
+        ring.current.cut(now);
+        if let Some(retired) = &mut ring.previous {
+            retired.cut(now);
+        }
+        ring.past.values_mut().for_each(|key| key.cut(now));
+        ring.replan(times);
+        ring
+    }
+
+    pub(super) fn following(&self) -> Self {
+        Self { version: self.version + 1, ..self.clone() }
+    }
+
+    /// `next` becomes `current`; what was current comes back without its private half. Where the clock has stepped
+    /// back, the successor begins where the predecessor ended.
+    fn hand_over(&mut self, fresh: SigningKey, times: KeyTimes, end: Timestamp, now: Timestamp) -> RetiredKey {
+        let promoted = std::mem::replace(&mut self.next, NextKey::new(fresh)).key;
+        let end = end.max(self.current.signs_from);
+        let current = CurrentKey::new(promoted, now.max(end), times);
+        std::mem::replace(&mut self.current, current).retire(end)
+    }
+
+    /// A plan is only ever put off: the key may have signed by the old one.
+    pub(super) fn replan(&mut self, times: KeyTimes) {
+        self.current.planned_until = self.current.planned_until.max(self.promotion_due(times));
+    }
+}
+
+impl SigningKey {
+    /// Destroys the private half of a key that never signed.
+    fn revoke(self, now: Timestamp) -> RevokedKey {
+        RevokedKey { public: self.public, created_at: self.created_at, signed: None, revoked_at: now }
+    }
+
+    fn cut(&mut self, now: Timestamp) {
+        self.created_at = self.created_at.min(now);
+    }
+}
+
+impl NextKey {
+    fn cut(&mut self, now: Timestamp) {
+        self.key.cut(now);
+        self.published_from = self.published_from.min(now);
+    }
+}
+
+impl CurrentKey {
+    /// Destroys the private half.
+    pub(super) fn retire(self, end: Timestamp) -> RetiredKey {
+        let signed = Span::new(self.signs_from, end);
+        let SigningKey { public, created_at, .. } = self.key;
+        RetiredKey { public, created_at, signed, longest_lifetime: self.longest_lifetime }
+    }
+
+    fn cut(&mut self, now: Timestamp) {
+        self.key.cut(now);
+        self.signs_from = self.signs_from.min(now);
+        self.planned_until = self.planned_until.min(now);
+    }
+}
+
+impl RetiredKey {
+    fn revoke(self, now: Timestamp) -> RevokedKey {
+        let Self { public, created_at, signed, .. } = self;
+        RevokedKey { public, created_at, signed: Some(signed), revoked_at: now }
+    }
+
+    fn cut(&mut self, now: Timestamp) {
+        self.created_at = self.created_at.min(now);
+        self.signed = self.signed.cut(now);
+    }
+}
+
+impl PastKey {
+    fn cut(&mut self, now: Timestamp) {
+        match self {
+            Self::Historical(key) => key.cut(now),
+            Self::Revoked(key) => key.cut(now),
+            Self::Forgotten => {}
+        }
+    }
+}
+
+impl RevokedKey {
+    fn cut(&mut self, now: Timestamp) {
+        self.created_at = self.created_at.min(now);
+        self.revoked_at = self.revoked_at.min(now);
+        self.signed = self.signed.map(|span| span.cut(now));
+    }
+}

@@ -1,0 +1,270 @@
+//! Steps of the ring made real: what is due → files → store → in force. And the timer that asks what is due.
+//!
+//! The store's swap is what counts. Until it is done the old ring is in force, and a crash leaves nothing that the next
+//! start does not put right; after it a crash leaves a ring that the next start finds. If the store fails, the current
+//! key signs on, and that counts as its span.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use super::event::KeyEvent;
+use super::mirror::Mirror;
+use super::records;
+use super::ring::{KeyLife, Ring, SigningKey, Step};
+use super::signing::{KeyPair, SigningError};
+use super::{Held, KeyRing, KeysError, SigningAlgorithm, listing, seal};
+use writ_platform::clock::{Clock, Timestamp};
+
+/// The timer sleeps no longer than this: clocks jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// After a failure the next attempt comes after this, then after twice as long, and so on.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// The longest time between two attempts.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How often a step is looked at anew because another instance was quicker.
+const ATTEMPTS: u32 = 3;
+/// How many imported keys are stored at once: as many as surely fit into a change of the store.
+const IMPORTED_AT_ONCE: usize = 50;
+
+/// What belongs to whoever takes the next step.
+#[derive(Default)]
+pub(super) struct Turn {
+    /// A key made ahead of need, since an RSA key takes its time.
+    spare: Option<KeyPair>,
+    /// The last step failed, or was cut off; what the store holds is not known.
+    in_doubt: bool,
+    /// What happened and has not been told yet.
+    untold: Vec<KeyEvent>,
+}
+
+/// While this lives the current key signs for no second after `end`.
+pub(super) struct Closing<'a> {
+    keys: &'a KeyRing,
+    end: Timestamp,
+}
+
+impl<'a> Closing<'a> {
+    /// The span of the current key ends now, or with the latest instant at which it signed if the clock stepped back.
+    pub(super) fn new(keys: &'a KeyRing, now: Timestamp) -> Self {
+        let mut desk = keys.desk();
+        let end = desk.latest.max(now);
+        desk.closing = Some(end);
+        Self { keys, end }
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.keys.desk().closing = None;
+    }
+}
+
+/// A new key pair; RSA keys take their time.
+pub(super) async fn generate(algorithm: SigningAlgorithm) -> Result<KeyPair, SigningError> {
+    spawn_blocking(move || KeyPair::generate(algorithm)).await.map_err(|_| SigningError::Generation)?
+}
+
+pub(super) async fn refresh(mirror: &Mirror, ring: &Ring) -> Result<(), KeysError> {
+    let (mirror, lives) = (mirror.clone(), ring.lives().collect());
+    Ok(blocking(move || mirror.refresh(lives)).await?)
+}
+
+pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    spawn_blocking(work).await.unwrap_or_else(|cut_off| Err(io::Error::other(cut_off).into()))
+}
+
+/// Steps. Each gives what happened to the keys; whoever asked for it records that.
+impl KeyRing {
+    /// Takes the step that is due at `now`, if one is; a key is forgotten only if it `may_forget`.
+    pub async fn tend(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
+        self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
+            Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
+            Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
+            Some(Step::Forget) | None => Ok(None),
+        })
+        .await
+    }
+
+    /// Promotes `next` before it is due.
+    ///
+    /// # Errors
+    /// [`KeysError::TooEarly`] with the time from which it is possible.
+    pub async fn rotate(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        self.step(now, |ring, fresh, end| Ok(Some(ring.promote(fresh, self.times, end, now)?))).await
+    }
+
+    /// Revokes a key: it leaves the JWKS and validates nothing any more.
+    ///
+    /// # Errors
+    /// [`KeysError::Revoke`] if there is no such key or nothing would change.
+    pub async fn revoke(&self, kid: &str, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        self.step(now, |ring, fresh, _| Ok(Some(ring.revoke(kid, fresh, self.times, now)?))).await
+    }
+
+    /// Takes `now` as right: what lies beyond it came of a wrong clock.
+    pub async fn trust_clock(&self, now: Timestamp) -> Result<(), KeysError> {
+        self.step(now, |ring, _, _| Ok(Some(ring.trust_clock(self.times, now)))).await?;
+        self.desk().latest = now;
+        Ok(())
+    }
+
+    /// Adds the keys of an export to the history. Returns how many were not known.
+    ///
+    /// # Errors
+    /// [`KeysError::Import`] if a key has no times; nothing is added then.
+    pub async fn import(&self, export: listing::Export, now: Timestamp) -> Result<usize, KeysError> {
+        let before = self.held().ring.past().len();
+        for lives in export.lives(now)?.chunks(IMPORTED_AT_ONCE) {
+            self.step(now, |ring, _, _| {
+                let (ring, added) = ring.import(lives.iter().cloned(), now);
+                Ok((added > 0).then_some(ring))
+            })
+            .await?;
+        }
+        Ok(self.held().ring.past().len().saturating_sub(before))
+    }
+
+    /// Waits until no step is being taken; none begins while what this gives lives.
+    pub async fn rest(&self) -> impl Sized + '_ {
+        self.turn.lock().await
+    }
+
+    /// Takes one step: `follow` says what comes after a ring, given a fresh key and the instant at which the current
+    /// key ends if it is to end. What it gives is in force once it is stored.
+    pub(super) async fn step(
+        &self,
+        now: Timestamp,
+        follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
+    ) -> Result<Vec<KeyEvent>, KeysError> {
+        let mut turn = self.turn.lock().await;
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&mut turn, now, &follow).await {
+                Err(KeysError::Conflict) => {}
+                outcome => return outcome.map(|()| std::mem::take(&mut turn.untold)),
+            }
+        }
+        Err(KeysError::Conflict)
+    }
+
+    async fn attempt(
+        &self,
+        turn: &mut Turn,
+        now: Timestamp,
+        follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
+    ) -> Result<(), KeysError> {
+        self.prepare(turn).await?;
+        if turn.in_doubt {
+            self.look_again(turn, now).await?;
+        }
+        let closing = Closing::new(self, now);
+        let held = self.held();
+        let fresh = self.fresh(turn, now)?;
+        if let Some(ring) = follow(&held.ring, fresh, closing.end)? {
+            let successor = self.make_ready(ring)?;
+            turn.in_doubt = true;
+            self.store(&held, &successor, now).await?;
+            self.put_in_force(turn, successor, now);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a key is at hand, since an RSA key takes its time.
+    async fn prepare(&self, turn: &mut Turn) -> Result<(), KeysError> {
+        if turn.spare.is_none() {
+            turn.spare = Some(generate(self.algorithm).await?);
+        }
+        Ok(())
+    }
+
+    fn fresh(&self, turn: &Turn, now: Timestamp) -> Result<SigningKey, KeysError> {
+        let pair = turn.spare.as_ref().ok_or(SigningError::Generation)?;
+        Ok(SigningKey::new(pair.public().clone(), now, seal(pair, &self.sealing, &self.installation)?))
+    }
+
+    fn make_ready(&self, ring: Ring) -> Result<Held, KeysError> {
+        Held::new(ring, &self.sealing, &self.installation)
+    }
+
+    /// The files first: should one of them not be written, nothing has happened yet.
+    async fn store(&self, held: &Held, successor: &Held, now: Timestamp) -> Result<(), KeysError> {
+        let is_news = |life: &KeyLife| held.ring.life(life.kid().as_str()).as_ref() != Some(life);
+        let changed = successor.ring.lives().filter(is_news).collect();
+        let mirror = self.mirror.clone();
+        blocking(move || mirror.write(changed)).await?;
+        records::replace(&self.store, held, successor, now).await
+    }
+
+    fn put_in_force(&self, turn: &mut Turn, successor: Held, now: Timestamp) {
+        let mut desk = self.desk();
+        turn.untold.extend(KeyEvent::between(&desk.held.ring, &successor.ring, now));
+        turn.spare.take_if(|spare| spare.public() == successor.ring.next().public());
+        turn.in_doubt = false;
+        desk.closing = None;
+        desk.held = successor.into();
+    }
+
+    /// Finds out what became of a step whose outcome is not known. If it was stored after all, its ring comes in force,
+    /// and the key that signed on meanwhile did so until now.
+    async fn look_again(&self, turn: &mut Turn, now: Timestamp) -> Result<(), KeysError> {
+        let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
+        let closing = Closing::new(self, now);
+        let held = self.held();
+        refresh(&self.mirror, &stored.ring).await?;
+        let mut found = self.make_ready(stored.ring)?;
+        if found.document != held.document {
+            if let Some(ring) = found.ring.prolong(held.key.public().kid(), closing.end) {
+                let prolonged = self.make_ready(ring)?;
+                self.store(&found, &prolonged, now).await?;
+                found = prolonged;
+            }
+            self.put_in_force(turn, found, now);
+        }
+        turn.in_doubt = false;
+        Ok(())
+    }
+}
+
+/// The timer.
+impl KeyRing {
+    /// Takes every step when it is due, for as long as the service runs. A step that fails is tried again and again,
+    /// while the current key signs on. What a key was cannot be had back, so none is forgotten while the clock is unsettled.
+    pub async fn run(&self, clock: &Clock, on_event: impl Fn(KeyEvent)) -> Infallible {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let may_forget = clock.is_settled();
+            match self.on_time(clock, may_forget).await {
+                Ok(events) => {
+                    events.into_iter().for_each(&on_event);
+                    retry = FIRST_RETRY;
+                    let due = self.next_due(may_forget);
+                    // Elapsed or woken, the ring is asked again.
+                    let _ = timeout(clock.until(due).min(LONGEST_SLEEP), self.wake.notified()).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the key ring could not take a step; the current key signs on");
+                    sleep(retry).await;
+                    retry = LAST_RETRY.min(retry * 2);
+                }
+            }
+        }
+    }
+
+    fn next_due(&self, may_forget: bool) -> Timestamp {
+        let held = self.held();
+        if may_forget { held.ring.next_due(self.times) } else { held.ring.promotion_due(self.times) }
+    }
+
+    /// The clock is read once a key is at hand: making one may have taken seconds.
+    async fn on_time(&self, clock: &Clock, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
+        self.prepare(&mut *self.turn.lock().await).await?;
+        let now = clock.now();
+        self.observe(now);
+        self.tend(now, may_forget).await
+    }
+}

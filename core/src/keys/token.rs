@@ -1,0 +1,173 @@
+//! Claims → Txn-Token (RFC 7515 §3.1, compact serialization).
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use writ_verifier::claims::TYP;
+use writ_verifier::{TOKEN_MAX, TxnClaims};
+
+use super::public::{Kid, PublicKey};
+use super::{Held, KeysError, SigningAlgorithm};
+use crate::claims::Claims;
+use writ_platform::clock::Timestamp;
+
+/// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
+/// span of the key whatever happens to the ring meanwhile.
+pub struct Signer {
+    held: Arc<Held>,
+    instant: Timestamp,
+}
+
+/// A signed Txn-Token. Its text is a credential and shown nowhere but in the answer.
+#[derive(Clone)]
+pub struct TxnToken {
+    compact: String,
+    /// The length of header and payload with the dot between them.
+    signed_len: usize,
+    kid: Kid,
+}
+
+impl Signer {
+    pub(super) fn new(held: Arc<Held>, instant: Timestamp) -> Self {
+        Self { held, instant }
+    }
+
+    /// The one reading of the clock for this request: `iat` of what is issued.
+    pub fn instant(&self) -> Timestamp {
+        self.instant
+    }
+
+    /// The name of the key.
+    pub fn kid(&self) -> &Kid {
+        self.held.key.public().kid()
+    }
+
+    /// Whether a token with these claims could be read, by us and by others, when it comes back.
+    pub fn can_sign(&self, claims: &Claims) -> bool {
+        readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
+    }
+
+    /// Signs the claims.
+    ///
+    /// # Errors
+    /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
+    pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
+        let payload = readable(claims)?;
+        let mut compact = format!("{}.", self.held.header);
+        URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
+        let signed_len = compact.len();
+        let signature = self.held.key.sign(compact.as_bytes())?;
+        compact.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
+        Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
+    }
+}
+
+/// The text of the claims, if its reader understands what was written.
+fn readable(claims: &Claims) -> Result<Vec<u8>, KeysError> {
+    let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
+    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims.as_txn_claims());
+    same.then_some(payload).ok_or(KeysError::Claims)
+}
+
+/// The encoded header, the same for all tokens of a key.
+pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Header<'a> {
+        typ: &'static str,
+        alg: &'static str,
+        kid: &'a Kid,
+    }
+    let header = Header { typ: TYP, alg: key.algorithm().as_str(), kid: key.kid() };
+    Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?))
+}
+
+/// How long the token with these claims would be, in bytes, signed with such a key.
+pub fn length(claims: &Claims, algorithm: SigningAlgorithm) -> usize {
+    let signature = match algorithm {
+        SigningAlgorithm::ES256 | SigningAlgorithm::EdDSA => 64,
+        SigningAlgorithm::ES384 => 96,
+        SigningAlgorithm::RS256 | SigningAlgorithm::PS256 => 256,
+    };
+    // A `kid` is the SHA-256 of a key in base64url.
+    let header = r#"{"typ":"","alg":"","kid":""}"#.len() + TYP.len() + algorithm.as_str().len() + 43;
+    let payload = serde_json::to_string(claims).map_or(0, |payload| payload.len());
+    let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
+    encoded(header) + encoded(payload) + encoded(signature) + 2
+}
+
+impl TxnToken {
+    /// The token as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.compact
+    }
+
+    /// The name of the key that signed it.
+    pub fn kid(&self) -> &Kid {
+        &self.kid
+    }
+
+    /// SHA-256 of header and payload: what a token is known by, since its signature can be written in two ways.
+    pub fn signed_part_sha256(&self) -> [u8; 32] {
+        sha256(&self.compact.as_bytes()[..self.signed_len])
+    }
+
+    /// SHA-256 of the token as it is sent: what the log knows it by.
+    pub fn sha256(&self) -> [u8; 32] {
+        sha256(self.compact.as_bytes())
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl TxnToken {
+    /// A token that no key signed, for tests of what is done with tokens.
+    ///
+    /// # Panics
+    /// Never: the `kid` is one.
+    pub fn unsigned(compact: &str) -> Self {
+        let kid = Kid::try_from("A".repeat(43)).expect("43 characters of base64url");
+        Self { compact: compact.to_owned(), signed_len: compact.len(), kid }
+    }
+}
+
+impl fmt::Debug for TxnToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TxnToken(…)")
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("kid", self.kid()).field("instant", &self.instant).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::signing::KeyPair;
+
+    #[test]
+    fn the_length_of_a_token_is_known_before_it_is_signed() {
+        for algorithm in [SigningAlgorithm::ES256, SigningAlgorithm::ES384, SigningAlgorithm::EdDSA] {
+            let key = KeyPair::generate(algorithm).unwrap();
+            for sub in ["u", "u-1", "u-12"] {
+                let claims = Claims::about(sub);
+                let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap());
+                let signed = format!("{}.{payload}", header(key.public()).unwrap());
+                let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap());
+                assert_eq!(length(&claims, algorithm), format!("{signed}.{signature}").len(), "{algorithm}");
+            }
+        }
+    }
+}

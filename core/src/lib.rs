@@ -1,0 +1,20 @@
+//! The domain of Writ, a Transaction Token Service: who asks, for whom, what is decided, signed and counted.
+//!
+//! It knows no HTTP server, no configuration file and no database.
+
+pub mod audit;
+pub mod blocks;
+pub mod claims;
+pub mod client;
+pub mod decision;
+pub mod endpoint;
+pub mod exchange;
+pub mod introspect;
+pub mod keys;
+pub mod ledger;
+pub mod limits;
+pub mod pdp;
+pub mod policy;
+pub mod refusal;
+pub mod request;
+pub mod subject;

@@ -1,0 +1,348 @@
+//! The external decision point: after local policy has said yes, a service of the operator's may still say no.
+//!
+//! It is asked by the evaluation call of the `AuthZEN` Authorization API 1.0, once for each granted purpose whose
+//! rule has `pdp = true`. Only a plain yes is one: whatever else comes back, or does not, gives no token.
+
+use std::time::Instant;
+
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+use tokio::time::timeout_at;
+use writ_verifier::TrustDomain;
+use writ_verifier::json::{Limits, Members};
+
+use crate::client::ClientId;
+use crate::decision::{Grant, GrantKind};
+use crate::request::TokenRequest;
+use writ_outbound::{Answer, Outbound, Settings, SetupError, Unreachable};
+
+/// Why a granted purpose gets no token after all.
+#[derive(Debug, thiserror::Error)]
+pub enum PdpError {
+    /// It answered, and does not allow it.
+    #[error("the external decision point does not allow this")]
+    Denied,
+    /// It gave no decision.
+    #[error("the external decision point is not available just now; try again")]
+    Unavailable(#[source] Fault),
+}
+
+/// Why there is no decision; for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// There is no answer.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// The request's own time was over.
+    #[error("the request had no time left")]
+    Late,
+    /// Only 200 comes with a decision.
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+    /// The answer is no JSON object with one boolean `decision`.
+    #[error("the answer has no decision")]
+    NoDecision,
+    /// A policy asks for it, and there is no `[pdp]`: such policies are not put in force.
+    #[error("none is configured")]
+    NotConfigured,
+}
+
+/// What a request proved, and by what.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'a> {
+    /// The kind of proof, as policies name it.
+    pub source: Option<&'a str>,
+    /// Who issued the subject token, where it came from outside.
+    pub issuer: Option<&'a str>,
+}
+
+/// What the decision point is asked.
+#[derive(Debug)]
+pub struct Question<'a> {
+    grant: &'a Grant,
+    proof: Proof<'a>,
+    details: Option<&'a Members>,
+    context: Option<&'a Members>,
+    request_id: &'a str,
+}
+
+impl<'a> Question<'a> {
+    /// What is to be asked about `grant`; `None` if none of its purposes wants it.
+    ///
+    /// Details and context are those of the request; a redemption has none, there they are the transaction's own.
+    pub fn about(grant: &'a Grant, request: &'a TokenRequest, proof: Proof<'a>, request_id: &'a str) -> Option<Self> {
+        if grant.asks_pdp().is_empty() {
+            return None;
+        }
+        let (details, context) = match grant.kind() {
+            GrantKind::Redeem { original, .. } => (Some(&original.claims.tctx), Some(&original.claims.rctx)),
+            GrantKind::Issue { .. } | GrantKind::Replace { .. } => (request.details.as_ref(), request.context.as_ref()),
+        };
+        Some(Self { grant, proof, details, context, request_id })
+    }
+}
+
+/// Access Evaluation Request (`AuthZEN` 1.0).
+#[derive(Serialize)]
+struct Evaluation<'a> {
+    subject: Subject<'a>,
+    action: Action<'a>,
+    resource: Resource<'a>,
+    context: Around<'a>,
+}
+
+#[derive(Serialize)]
+struct Subject<'a> {
+    r#type: &'static str,
+    id: &'a str,
+    properties: Properties<'a>,
+}
+
+#[derive(Serialize)]
+struct Properties<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Action<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Resource<'a> {
+    r#type: &'static str,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Around<'a> {
+    client: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    details: &'a Members,
+    context: &'a Members,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    txn: Option<&'a str>,
+}
+
+/// The external decision point (`[pdp]`).
+#[derive(Debug)]
+pub struct Pdp {
+    outbound: Outbound,
+    trust_domain: TrustDomain,
+}
+
+impl Pdp {
+    /// Reads the files that `settings` name; calls will run on the present runtime.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(settings: Settings, trust_domain: TrustDomain) -> Result<Self, SetupError> {
+        let outbound = Outbound::new(settings)?;
+        for outcome in ["allowed", "denied", "unavailable"] {
+            metrics::counter!("writ_pdp_requests_total", "outcome" => outcome).absolute(0);
+        }
+        Ok(Self { outbound, trust_domain })
+    }
+
+    /// Asks about each purpose that wants it, one after the other, until `deadline` at most; the first that is not
+    /// allowed ends it.
+    ///
+    /// # Errors
+    /// [`PdpError`].
+    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
+        for purpose in question.grant.asks_pdp() {
+            let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
+            let call = self.outbound.post(question.grant.client().as_str(), headers(question.request_id), body);
+            let answer = timeout_at(deadline.into(), call).await;
+            let decision = answer.map_err(|_| Fault::Late).and_then(|answer| decision(&answer?));
+            let outcome = match decision {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(PdpError::Denied),
+                Err(fault) => Err(PdpError::Unavailable(fault)),
+            };
+            metrics::counter!("writ_pdp_requests_total", "outcome" => name(&outcome)).increment(1);
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Asks a question about `nobody`: whether it answers with a decision, whichever. Counted nowhere.
+    ///
+    /// # Errors
+    /// Why it would be of no use.
+    pub async fn try_out(&self, nobody: &ClientId) -> Result<bool, Fault> {
+        let nothing = Members::default();
+        let evaluation = Evaluation {
+            subject: Subject { r#type: "subject", id: nobody.as_str(), properties: Properties { issuer: None } },
+            action: Action { name: nobody.as_str() },
+            resource: Resource { r#type: "trust_domain", id: self.trust_domain.as_str() },
+            context: Around { client: nobody.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
+        };
+        let body = serde_json::to_vec(&evaluation).unwrap_or_default();
+        decision(&self.outbound.post(nobody.as_str(), headers(nobody.as_str()), body).await?)
+    }
+
+    /// Takes certificates and key anew where their files changed; `None`: they did not.
+    pub fn reload(&self) -> Option<Result<(), SetupError>> {
+        self.outbound.reload()
+    }
+}
+
+/// The body of the call about one purpose.
+fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> Vec<u8> {
+    let (grant, empty) = (question.grant, Members::default());
+    let evaluation = Evaluation {
+        subject: Subject {
+            r#type: "subject",
+            id: grant.sub(),
+            properties: Properties { issuer: question.proof.issuer },
+        },
+        action: Action { name: purpose },
+        resource: Resource { r#type: "trust_domain", id: trust_domain },
+        context: Around {
+            client: grant.client().as_str(),
+            source: question.proof.source,
+            details: question.details.unwrap_or(&empty),
+            context: question.context.unwrap_or(&empty),
+            txn: grant.original().map(|original| original.claims.txn.as_str()),
+        },
+    };
+    serde_json::to_vec(&evaluation).expect("strings and JSON texts can be written")
+}
+
+/// The outcome in metrics and the audit log.
+pub fn name(outcome: &Result<(), PdpError>) -> &'static str {
+    match outcome {
+        Ok(()) => "allowed",
+        Err(PdpError::Denied) => "denied",
+        Err(PdpError::Unavailable(_)) => "unavailable",
+    }
+}
+
+fn headers(request_id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    // A request's name has nothing that a header could not hold.
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    headers
+}
+
+/// The one boolean of an answer that has one; what stands beside it (`context`) is for people.
+fn decision(answer: &Answer) -> Result<bool, Fault> {
+    if answer.status != StatusCode::OK {
+        return Err(Fault::Status(answer.status));
+    }
+    let text = std::str::from_utf8(&answer.body).map_err(|_| Fault::NoDecision)?;
+    let members = Members::parse(text, Limits::DEFAULT).map_err(|_| Fault::NoDecision)?;
+    members.get("decision").ok_or(Fault::NoDecision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Presented;
+    use crate::subject::OwnToken;
+
+    fn answered(status: u16, body: &str) -> Result<bool, Fault> {
+        decision(&Answer { status: StatusCode::from_u16(status).unwrap(), body: body.as_bytes().to_vec() })
+    }
+
+    #[test]
+    fn only_a_boolean_of_a_200_is_a_decision() {
+        assert!(answered(200, r#"{"decision":true}"#).unwrap());
+        assert!(answered(200, " {\"context\":{\"reason\":\"odd\"},\"decision\" : true}\n").unwrap());
+        assert!(!answered(200, r#"{"decision":false}"#).unwrap());
+        for status in [201, 204, 206, 302, 304, 400, 401, 403, 404, 429] {
+            assert!(matches!(answered(status, r#"{"decision":true}"#), Err(Fault::Status(_))), "{status}");
+        }
+        for body in [
+            "",
+            "true",
+            "[true]",
+            "{}",
+            r#"{"decision":"true"}"#,
+            r#"{"decision":1}"#,
+            r#"{"decision":null}"#,
+            r#"{"decision":[true]}"#,
+            r#"{"Decision":true}"#,
+            r#"{"decision":true,"decision":true}"#,
+            r#"{"decision":false,"d\u0065cision":true}"#,
+            r#"{"decision":true} {"decision":false}"#,
+            r#"{"decision":true"#,
+            r#"{"decision":{"$serde_json::private::RawValue":"true"}}"#,
+            r#"{"$serde_json::private::RawValue":"{\"decision\":true}"}"#,
+            "<html>",
+            "\u{feff}{\"decision\":true}",
+        ] {
+            assert!(matches!(answered(200, body), Err(Fault::NoDecision)), "{body}");
+        }
+        let no_text = Answer { status: StatusCode::OK, body: b"{\"decision\":true,\"x\":\"\xff\"}".to_vec() };
+        assert!(matches!(decision(&no_text), Err(Fault::NoDecision)));
+    }
+
+    #[test]
+    fn a_request_is_named_by_our_own_name() {
+        assert_eq!(headers("a.b-c_1")["x-request-id"], "a.b-c_1");
+    }
+
+    fn members(text: &str) -> Members {
+        Members::parse(text, Limits::DEFAULT).unwrap()
+    }
+
+    fn asked(grant: &Grant, request: &TokenRequest, proof: Proof<'_>) -> Option<String> {
+        let question = Question::about(grant, request, proof, "r")?;
+        let body = request_body(&question, "d.example", "a");
+        Some(String::from_utf8(body).unwrap())
+    }
+
+    fn request() -> TokenRequest {
+        TokenRequest {
+            scope: "a b".parse().unwrap(),
+            presented: Presented::Client,
+            details: Some(members(r#"{"quantity": 100000000000000000001,"price":0.10}"#)),
+            context: Some(members(r#"{"ip":"::1"}"#)),
+        }
+    }
+
+    #[test]
+    fn the_question_says_who_wants_what_for_whom_in_every_digit() {
+        let grant = Grant::issuing("gateway", "alice", "a b", None).asking_pdp(&["a"]);
+        let proof = Proof { source: Some("access_token"), issuer: Some("https://login.example") };
+        assert_eq!(
+            asked(&grant, &request(), proof).unwrap(),
+            r#"{"subject":{"type":"subject","id":"alice","properties":{"issuer":"https://login.example"}},"action":{"name":"a"},"resource":{"type":"trust_domain","id":"d.example"},"context":{"client":"gateway","source":"access_token","details":{"quantity":100000000000000000001,"price":0.10},"context":{"ip":"::1"}}}"#
+        );
+    }
+
+    #[test]
+    fn about_a_redemption_it_says_what_the_transaction_carries() {
+        let claims = serde_json::from_str(
+            r#"{"iat":1,"exp":2,"aud":"d.example","txn":"t-1","sub":"u-1","scope":"a","req_wl":"x",
+                "tctx":{"amount":1.50},"rctx":{"ip":"::2"}}"#,
+        );
+        let original = OwnToken {
+            claims: claims.unwrap(),
+            signed_part: [0; 32],
+            kid: "k".into(),
+            key_state: "historical",
+            alive: false,
+        };
+        let grant = Grant::redeeming("job", original, 1, true).asking_pdp(&["a"]);
+        let request = TokenRequest { details: None, context: None, ..request() };
+        let proof = Proof { source: Some("expired_txn_token"), issuer: None };
+        assert_eq!(
+            asked(&grant, &request, proof).unwrap(),
+            r#"{"subject":{"type":"subject","id":"u-1","properties":{}},"action":{"name":"a"},"resource":{"type":"trust_domain","id":"d.example"},"context":{"client":"job","source":"expired_txn_token","details":{"amount":1.50},"context":{"ip":"::2"},"txn":"t-1"}}"#
+        );
+    }
+
+    #[test]
+    fn nothing_is_asked_about_what_no_purpose_wants_asked() {
+        let grant = Grant::issuing("gateway", "alice", "a b", None);
+        assert_eq!(asked(&grant, &request(), Proof { source: None, issuer: None }), None);
+    }
+}

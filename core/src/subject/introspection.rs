@@ -1,0 +1,377 @@
+//! Asks an authorization server what one of its access tokens is worth (RFC 7662): over HTTPS, each time anew.
+//!
+//! In: the token's text. Out: the members of a reply that calls it active. Nothing is kept: a token that was taken
+//! back must not serve on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use url::{Url, form_urlencoded};
+use writ_verifier::Members;
+use zeroize::Zeroizing;
+
+use super::outside::members;
+use super::{SubjectError, SubjectFault};
+use crate::client::ClientId;
+use writ_outbound::{Answer, Outbound, Unreachable};
+use writ_platform::secret_file::{self, SecretFileError};
+
+/// How long the server may take, a second attempt included (R-INTRO-01).
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// No server issues such a token.
+const NO_TOKEN: &str = "writ-check-asks-whether-you-answer";
+
+/// `introspection` of a `[[subject_issuer]]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where tokens are sent, and nowhere else.
+    pub endpoint: Url,
+    /// Who Writ is there.
+    pub client_id: String,
+    /// The file with its password there: one line of text.
+    pub client_secret_file: PathBuf,
+    /// Whether JWT access tokens are asked about too, after they were verified.
+    pub always: bool,
+}
+
+/// Why an authorization server can never be asked with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The file with the client secret cannot be read, or strangers can.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// It holds something else.
+    #[error("{}: does not hold a client secret: one line of text", .0.display())]
+    Secret(PathBuf),
+    /// The HTTPS client cannot be made.
+    #[error(transparent)]
+    Outbound(#[from] writ_outbound::SetupError),
+}
+
+/// The client secret that a file holds; a newline at its end is not part of it.
+pub fn parse_secret(content: &[u8]) -> Option<Zeroizing<String>> {
+    let text = std::str::from_utf8(content).ok()?;
+    let secret = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let usable = !secret.is_empty() && !secret.chars().any(char::is_control);
+    usable.then(|| Zeroizing::new(secret.to_owned()))
+}
+
+/// One authorization server that can be asked.
+pub(super) struct Introspector {
+    settings: Settings,
+    /// `iss`, for metrics and the log.
+    issuer: String,
+    outbound: Outbound,
+    /// The value of `Authorization`.
+    credentials: ArcSwap<Zeroizing<String>>,
+    /// The secret could not be used when it was last looked at, and the log has said so.
+    broken: AtomicBool,
+}
+
+impl Introspector {
+    /// Reads the secret and, if there is one, the `ca`; calls will run on the present runtime.
+    pub(super) fn new(issuer: &str, settings: &Settings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
+        let credentials = ArcSwap::from_pointee(credentials(settings)?);
+        let endpoint = settings.endpoint.clone();
+        let outbound = Outbound::new(writ_outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
+        let (issuer, settings) = (issuer.to_owned(), settings.clone());
+        for outcome in ["active", "inactive", "unreadable", "error", "not_asked"] {
+            metrics::counter!("writ_introspection_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
+        }
+        Ok(Self { settings, issuer, outbound, credentials, broken: AtomicBool::new(false) })
+    }
+
+    /// Asks about a token that nobody issued: whether the server answers, and takes Writ for the client that it is.
+    ///
+    /// # Errors
+    /// Why it would be of no use, in words.
+    pub(super) async fn try_out(&self, nobody: &ClientId) -> Result<(), String> {
+        let headers = self.headers().map_err(|error| error.to_string())?;
+        let answer = self.outbound.post(nobody.as_str(), headers, form(NO_TOKEN).into_bytes()).await;
+        match judge(answer) {
+            Err(Unhelpful::Inactive) => Ok(()),
+            Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
+            Err(why) => Err(why.to_string()),
+        }
+    }
+
+    /// Whether JWTs are asked about too.
+    pub(super) fn is_always_asked(&self) -> bool {
+        self.settings.always
+    }
+
+    /// What the server says about `token`, which `client` presents, if it calls it active.
+    ///
+    /// # Errors
+    /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
+    /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
+    pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
+        let answer = self.outbound.post(client.as_str(), self.headers()?, form(token).into_bytes()).await;
+        let outcome = judge(answer);
+        metrics::counter!("writ_introspection_total",
+            "issuer" => self.issuer.clone(), "outcome" => label(&outcome))
+        .increment(1);
+        outcome.map_err(|why| {
+            if let Unhelpful::Failed(_) | Unhelpful::Unreadable = why {
+                tracing::warn!(issuer = self.issuer, error = %why, "introspection failed");
+            }
+            match why {
+                Unhelpful::Inactive => SubjectFault::Inactive.into(),
+                Unhelpful::Unreadable => {
+                    SubjectFault::Inactive.because("its reply is not a JSON object without repeated members")
+                }
+                Unhelpful::Failed(_) | Unhelpful::NotAsked(_) => SubjectFault::IssuerUnavailable.into(),
+            }
+        })
+    }
+
+    /// Reads the files again. Of one that cannot be used the last good content stays, and the log says so once.
+    pub(super) fn reload_files(&self) {
+        let read = credentials(&self.settings);
+        let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
+        match read {
+            Ok(credentials) if credentials == **self.credentials.load() => {}
+            Ok(credentials) => self.credentials.store(Arc::new(credentials)),
+            Err(_) if was_broken => {}
+            Err(error) => self.tell(&error),
+        }
+        if let Some(Err(error)) = self.outbound.reload() {
+            self.tell(&error);
+        }
+    }
+
+    fn tell(&self, error: &dyn std::error::Error) {
+        let issuer = &self.issuer;
+        tracing::error!(issuer, %error, "what introspection needs was not reloaded; the last good files stay in force");
+    }
+
+    /// RFC 7662 §2.1
+    fn headers(&self) -> Result<HeaderMap, SubjectError> {
+        // Base64 always is a header's value; if it were not, the server could not be asked.
+        let mut credentials =
+            HeaderValue::from_str(&self.credentials.load()).map_err(|_| SubjectFault::IssuerUnavailable)?;
+        credentials.set_sensitive(true);
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        Ok(HeaderMap::from_iter([(AUTHORIZATION, credentials), (CONTENT_TYPE, form)]))
+    }
+}
+
+/// Where it asks, and nothing of the secret.
+impl fmt::Debug for Introspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Introspector").field(&self.outbound).finish()
+    }
+}
+
+fn form(token: &str) -> String {
+    form_urlencoded::Serializer::new(String::new())
+        .append_pair("token", token)
+        .append_pair("token_type_hint", "access_token")
+        .finish()
+}
+
+/// HTTP Basic with both halves form-encoded first (RFC 6749 §2.3.1).
+fn credentials(settings: &Settings) -> Result<Zeroizing<String>, SetupError> {
+    let path = &settings.client_secret_file;
+    let secret = parse_secret(&secret_file::read(path)?).ok_or_else(|| SetupError::Secret(path.clone()))?;
+    let encoded = |text: &str| Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>());
+    let pair = Zeroizing::new(format!("{}:{}", *encoded(&settings.client_id), *encoded(&secret)));
+    let pair = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+    Ok(Zeroizing::new(format!("Basic {}", *pair)))
+}
+
+/// Why nothing is known of a token. Texts are for the log, and have nothing of the reply.
+#[derive(Debug, thiserror::Error)]
+enum Unhelpful {
+    #[error("the token is not active")]
+    Inactive,
+    /// It may come from anywhere in between, so it speaks for nobody.
+    #[error("the reply is not one JSON object with one meaning")]
+    Unreadable,
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    NotAsked(Unreachable),
+}
+
+/// Only `200` is a reply, and in it only `true` is true (RFC 7662 §2.2, §2.3).
+fn judge(answer: Result<Answer, Unreachable>) -> Result<Members, Unhelpful> {
+    let answer = answer.map_err(|error| match error {
+        Unreachable::Resting | Unreachable::Busy => Unhelpful::NotAsked(error),
+        other => Unhelpful::Failed(other.to_string()),
+    })?;
+    if answer.status != StatusCode::OK {
+        return Err(Unhelpful::Failed(format!("the answer was {}", answer.status)));
+    }
+    let reply = members(&answer.body).map_err(|_| Unhelpful::Unreadable)?;
+    if reply.raw("active") == Some("true") { Ok(reply) } else { Err(Unhelpful::Inactive) }
+}
+
+fn label(outcome: &Result<Members, Unhelpful>) -> &'static str {
+    match outcome {
+        Ok(_) => "active",
+        Err(Unhelpful::Inactive) => "inactive",
+        Err(Unhelpful::Unreadable) => "unreadable",
+        Err(Unhelpful::Failed(_)) => "error",
+        Err(Unhelpful::NotAsked(_)) => "not_asked",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// What is made of an answer with this status and body.
+    fn judged(status: u16, body: &[u8]) -> Result<Members, Unhelpful> {
+        judge(Ok(Answer { status: StatusCode::from_u16(status).unwrap(), body: body.to_vec() }))
+    }
+
+    /// A-077, R-INTRO-02
+    #[test]
+    fn only_true_is_true() {
+        assert!(judged(200, br#"{"active":true}"#).is_ok());
+        assert!(judged(200, b" { \"sub\" : \"a\" , \"active\" : true }\r\n").is_ok());
+        for reply in [
+            "{}",
+            r#"{"active":false}"#,
+            r#"{"active":"true"}"#,
+            r#"{"active":1}"#,
+            r#"{"active":null}"#,
+            r#"{"active":[true]}"#,
+            r#"{"active":{"active":true}}"#,
+            r#"{"Active":true}"#,
+        ] {
+            assert!(matches!(judged(200, reply.as_bytes()), Err(Unhelpful::Inactive)), "{reply}");
+        }
+    }
+
+    /// R-INTRO-02, A-053
+    #[test]
+    fn a_reply_with_two_meanings_or_none_is_unreadable() {
+        for reply in [
+            "",
+            "true",
+            "[]",
+            "null",
+            "<html></html>",
+            r#"{"active":true"#,
+            r#"{"active":true} {}"#,
+            r#"{"active":false,"active":true}"#,
+            r#"{"active":true,"sub":"a","\u0073ub":"b"}"#,
+            r#"{"active":true,"x":{"y":1,"y":2}}"#,
+            "\u{feff}{\"active\":true}",
+        ] {
+            assert!(matches!(judged(200, reply.as_bytes()), Err(Unhelpful::Unreadable)), "{reply}");
+        }
+        assert!(matches!(judged(200, b"{\"active\":true,\"sub\":\"\xff\"}"), Err(Unhelpful::Unreadable)));
+    }
+
+    /// A-078, R-INTRO-02: what is no reply says nothing about the token, whatever is in it.
+    #[test]
+    fn a_server_that_does_not_say_is_no_server_that_says_no() {
+        for status in [201, 204, 302, 307, 400, 401, 403, 404, 429] {
+            assert!(matches!(judged(status, br#"{"active":true}"#), Err(Unhelpful::Failed(_))), "{status}");
+            assert!(matches!(judged(status, br#"{"active":false}"#), Err(Unhelpful::Failed(_))), "{status}");
+        }
+        for error in [Unreachable::Timeout, Unreachable::TooLong, Unreachable::Broken("reset".to_owned())] {
+            assert!(matches!(judge(Err(error)), Err(Unhelpful::Failed(_))));
+        }
+        for error in [Unreachable::Resting, Unreachable::Busy] {
+            assert!(matches!(judge(Err(error)), Err(Unhelpful::NotAsked(_))));
+        }
+    }
+
+    #[test]
+    fn a_secret_is_one_line_of_text() {
+        for content in ["s e+cr:et%", "s e+cr:et%\n", "s e+cr:et%\r\n"] {
+            assert_eq!(parse_secret(content.as_bytes()).unwrap().as_str(), "s e+cr:et%");
+        }
+        assert_eq!(parse_secret("é ".as_bytes()).unwrap().as_str(), "é ");
+        for content in ["", "\n", "\r\n", "a\nb", "a\n\n", "a\tb", "a\0", "\u{7f}"] {
+            assert!(parse_secret(content.as_bytes()).is_none(), "{content:?}");
+        }
+        assert!(parse_secret(b"\xff").is_none());
+    }
+
+    /// A folder with a secret, and settings that name it.
+    fn settings() -> (tempfile::TempDir, Settings) {
+        let folder = tempfile::tempdir().unwrap();
+        let client_secret_file = folder.path().join("login.secret");
+        write(&client_secret_file, "p@ss wörd:1\n", 0o600);
+        let endpoint = "https://login.example/introspect".parse().unwrap();
+        (folder, Settings { endpoint, client_id: "writ:1 é".to_owned(), client_secret_file, always: false })
+    }
+
+    fn write(path: &std::path::Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// RFC 6749 §2.3.1 and appendix B: a colon in the id does not move the border, and no character is lost.
+    #[test]
+    fn id_and_secret_are_form_encoded_before_they_are_joined() {
+        let (_folder, settings) = settings();
+        let credentials = credentials(&settings).unwrap();
+        let pair = STANDARD.decode(credentials.strip_prefix("Basic ").unwrap()).unwrap();
+        assert_eq!(String::from_utf8(pair).unwrap(), "writ%3A1+%C3%A9:p%40ss+w%C3%B6rd%3A1");
+    }
+
+    #[test]
+    fn a_token_is_sent_as_it_is() {
+        assert_eq!(form("a+b/c=~._-"), "token=a%2Bb%2Fc%3D%7E._-&token_type_hint=access_token");
+    }
+
+    /// A-137
+    #[tokio::test]
+    async fn a_secret_that_cannot_be_used_stops_the_start_and_later_changes_nothing() {
+        let (folder, settings) = settings();
+        let ca = folder.path().join("ca.pem");
+        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
+        let set_up = || Introspector::new("https://login.example", &settings, Some(ca.clone()));
+        let introspector = set_up().unwrap();
+        let first = introspector.credentials.load_full();
+
+        let path = &settings.client_secret_file;
+        for (text, mode) in [("changed", 0o644), ("", 0o600), ("a\nb", 0o600)] {
+            write(path, text, mode);
+            let error = set_up().err().unwrap().to_string();
+            assert!(error.contains("login.secret") && !error.contains("changed"), "{error}");
+            introspector.reload_files();
+            assert_eq!(**introspector.credentials.load(), *first);
+        }
+        fs::remove_file(path).unwrap();
+        introspector.reload_files();
+        assert_eq!(**introspector.credentials.load(), *first);
+
+        write(path, "changed", 0o600);
+        introspector.reload_files();
+        assert_ne!(**introspector.credentials.load(), *first);
+        let shown = format!("{introspector:?}");
+        assert!(shown.contains("login.example") && !shown.contains("changed") && !shown.contains("Basic"), "{shown}");
+    }
+
+    #[test]
+    fn outcomes_are_told_apart() {
+        let outcomes = [
+            judged(200, br#"{"active":true}"#),
+            judged(200, br#"{"active":false}"#),
+            judged(200, b""),
+            judged(401, b""),
+            judge(Err(Unreachable::Resting)),
+        ];
+        let labels = outcomes.each_ref().map(label);
+        assert_eq!(labels, ["active", "inactive", "unreadable", "error", "not_asked"]);
+    }
+}

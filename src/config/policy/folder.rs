@@ -1,0 +1,479 @@
+//! The folder of policies: read as a whole, checked as a whole, looked at again for changes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::file::{self, Named, Reading, Settings};
+use super::reach;
+use crate::config::{Problem, Severity};
+use writ_core::client::Thumbprint;
+use writ_core::policy::{ClientPolicy, PolicySet};
+
+/// A set of policies and remarks about it, or everything that is wrong, warnings too.
+pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
+
+/// Reads and checks every policy.
+///
+/// A folder without one is remarked on as an error, since every client would be refused. It makes an empty set all the
+/// same: a service starts with it, and policies that are added later take effect.
+pub fn load(settings: &Settings) -> Checked {
+    let folder = Folder::read(&settings.directory);
+    let overlooked = overlooked(&settings.directory);
+    let (set, mut remarks) = folder.check(settings).map_err(|mut problems| {
+        problems.extend(overlooked.iter().cloned());
+        problems
+    })?;
+    remarks.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
+    remarks.extend(overlooked);
+    Ok((set, remarks))
+}
+
+const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
+    CLIENT_ID.toml, directly in it";
+
+/// Files and folders beside the policies that look as if they were meant to be read, each as a warning.
+fn overlooked(directory: &Path) -> Vec<Problem> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths.iter().filter_map(|path| Some(warning(path, why_overlooked(path)?))).collect()
+}
+
+fn warning(path: &Path, message: &str) -> Problem {
+    Problem { severity: Severity::Warning, ..Problem::of_file(path, message) }
+}
+
+fn why_overlooked(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_string_lossy();
+    if name.starts_with('.') || (is_policy(&name) && path.is_file()) {
+        return None;
+    }
+    if path.is_dir() {
+        let holds_policies = || {
+            fs::read_dir(path).is_ok_and(|mut entries| {
+                entries.any(|entry| entry.is_ok_and(|entry| is_policy(&entry.file_name().to_string_lossy())))
+            })
+        };
+        return (name != "tests" && holds_policies())
+            .then_some("is a folder: the policies in it are not read; only files directly in the policies folder are");
+    }
+    if is_policy(&name) {
+        let message = if path.exists() {
+            "is no plain file: a policy must be one"
+        } else {
+            "is a link to a file that is not there"
+        };
+        return Some(message);
+    }
+    let plain = name.trim().to_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| plain.ends_with(ending));
+    if ends(&[".yaml", ".yml"]) {
+        Some("is not read: policies are TOML files called CLIENT_ID.toml")
+    } else if ends(&[".toml", ".toml.txt", ".tml", ".tom"]) {
+        Some("is not read: the name of a policy ends in .toml, in lower case and with nothing behind it")
+    } else {
+        None
+    }
+}
+
+/// Whether a file of that name is a policy.
+fn is_policy(name: &str) -> bool {
+    !name.starts_with('.') && name.as_bytes().ends_with(b".toml")
+}
+
+/// Looks for changes of the folder, every second or two.
+#[derive(Debug)]
+pub struct Watch {
+    settings: Settings,
+    /// What was checked last, sound or not.
+    seen: String,
+    /// What the last look found.
+    found: String,
+}
+
+impl Watch {
+    /// Watches for anything but what is in force.
+    pub fn new(settings: Settings, in_force: &PolicySet) -> Self {
+        let seen = in_force.digest().to_owned();
+        Self { settings, found: seen.clone(), seen }
+    }
+
+    /// What the folder holds now, if it is something new. Told once, whether it is sound or not, and only when two
+    /// looks in a row have found the same, so that a file is not taken while it is being written.
+    pub fn look(&mut self) -> Option<Checked> {
+        let folder = Folder::read(&self.settings.directory);
+        let digest = folder.digest();
+        let settled = digest == self.found;
+        self.found.clone_from(&digest);
+        if !settled || digest == self.seen {
+            return None;
+        }
+        self.seen = digest;
+        Some(folder.check(&self.settings))
+    }
+
+    /// What the folder holds now, new or not.
+    pub fn load(&mut self) -> Checked {
+        let folder = Folder::read(&self.settings.directory);
+        self.seen = folder.digest();
+        self.found.clone_from(&self.seen);
+        folder.check(&self.settings)
+    }
+}
+
+/// The files as they are.
+struct Folder {
+    /// Policies, by name.
+    files: BTreeMap<PathBuf, Content>,
+    /// What policies name, wherever it is: keys and schemas.
+    named: BTreeMap<PathBuf, Content>,
+}
+
+/// The bytes of a file, or why it cannot be read.
+type Content = Result<Vec<u8>, String>;
+
+/// Far more than a policy needs; a device or a log by that name must not fill the memory.
+const LONGEST: u64 = 1024 * 1024;
+
+impl Folder {
+    fn read(directory: &Path) -> Self {
+        let files = policy_files(directory)
+            .unwrap_or_else(|cause| BTreeMap::from([(directory.to_owned(), Err(cause.to_string()))]));
+        let mut named = BTreeMap::new();
+        for (path, content) in &files {
+            let text = content.as_ref().ok().and_then(|bytes| std::str::from_utf8(bytes).ok());
+            for name in text.map(|text| file::names(path, text)).unwrap_or_default() {
+                named.entry(name).or_insert_with_key(|name| plain_file(name));
+            }
+        }
+        Self { files, named }
+    }
+
+    /// SHA-256 over names and bytes, each with its length before it; base64url.
+    fn digest(&self) -> String {
+        let mut context = Context::new(&SHA256);
+        let mut add = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(bytes);
+        };
+        let files = self.files.iter().map(|(path, content)| (path.file_name().unwrap_or_default(), content));
+        for (name, content) in files.chain(self.named.iter().map(|(path, content)| (path.as_os_str(), content))) {
+            add(name.as_bytes());
+            match content {
+                Ok(bytes) => add(bytes),
+                // Unlike any content: never the digest of a sound set.
+                Err(reason) => add(format!("\0{reason}").as_bytes()),
+            }
+        }
+        URL_SAFE_NO_PAD.encode(context.finish())
+    }
+
+    fn check(&self, settings: &Settings) -> Checked {
+        let named = |path: &Path| self.named.get(path).cloned().unwrap_or_else(|| plain_file(path));
+        let readings: Vec<_> =
+            self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
+        let sound: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
+        let mut problems = same_identities(&sound);
+        // Of a set with mistakes nobody can say what it would allow.
+        if sound.len() == readings.len() && !sound.iter().any(|reading| reading.has_errors()) {
+            problems.extend(reach::problems(&sound, settings));
+        }
+        let mut policies = Vec::new();
+        for reading in readings {
+            match reading {
+                Ok(reading) => {
+                    problems.extend(reading.problems);
+                    policies.extend(reading.policy);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        if problems.iter().any(Problem::is_error) {
+            return Err(problems);
+        }
+        Ok((PolicySet::new(policies, self.digest()), problems))
+    }
+}
+
+fn reading(path: &Path, content: &Content, settings: &Settings, named: Named<'_>) -> Result<Reading, Problem> {
+    let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
+    Ok(file::parse(path, text, settings, named))
+}
+
+/// Every `*.toml` directly in the folder whose name does not start with a dot; folders are left alone.
+fn policy_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Content>> {
+    let home = directory.canonicalize()?;
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if name.as_bytes().starts_with(b".") || !name.as_bytes().ends_with(b".toml") {
+            continue;
+        }
+        let path = directory.join(name);
+        if let Some(content) = content(&path, &home).transpose() {
+            files.insert(path, content);
+        }
+    }
+    Ok(files)
+}
+
+/// The bytes of one file; `None` for a folder.
+fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
+    // Mounted volumes link each file to another one inside the same folder; that is not the way out.
+    let real = path.canonicalize().map_err(|cause| cause.to_string())?;
+    if !real.starts_with(home) {
+        return Err("is a link to a file outside of the folder".to_owned());
+    }
+    if real.is_dir() {
+        return Ok(None);
+    }
+    plain_file(&real).map(Some)
+}
+
+/// The bytes of a file, of a sensible size.
+fn plain_file(path: &Path) -> Content {
+    let metadata = path.metadata().map_err(|cause| cause.to_string())?;
+    if !metadata.is_file() || metadata.len() > LONGEST {
+        return Err("is not a plain file of at most 1 MiB".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let length = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    length.map(|_| bytes).map_err(|cause| cause.to_string())
+}
+
+/// A certificate that fits two policies would fit neither.
+fn same_identities(readings: &[&Reading]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let known: Vec<_> = readings.iter().filter_map(|reading| Some((reading, reading.policy.as_ref()?))).collect();
+    for (index, (reading, policy)) in known.iter().enumerate() {
+        let (key, file) = (policy.identity.kind().name(), |client: &ClientPolicy| format!("{}.toml", client.client_id));
+        for (_, other) in known[..index].iter().filter(|(_, other)| share_certificates(policy, other)) {
+            let message = format!("{} and {} have the same identity", file(other), file(policy));
+            problems.push(reading.places.problem(Severity::Error, key, message));
+        }
+    }
+    problems
+}
+
+fn share_certificates(one: &ClientPolicy, other: &ClientPolicy) -> bool {
+    let both: Vec<&Thumbprint> = other.identity.registered_thumbprints().iter().collect();
+    let shared = one.identity.registered_thumbprints().iter().any(|thumbprint| both.contains(&thumbprint));
+    shared || one.identity == other.identity
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings(directory: &Path) -> Settings {
+        Settings {
+            directory: directory.to_owned(),
+            default_lifetime: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(300),
+            retention: Duration::from_secs(400 * 86_400),
+            outside_sources: Vec::new(),
+            introspecting_issuers: Vec::new(),
+            pdp: false,
+        }
+    }
+
+    fn policy(client: &str) -> String {
+        format!("client_id = \"{client}\"\ntls_client_auth_san_uri = \"spiffe://d.example/{client}\"\n")
+    }
+
+    fn folder(clients: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for client in clients {
+            fs::write(folder.path().join(format!("{client}.toml")), policy(client)).unwrap();
+        }
+        folder
+    }
+
+    fn clients(directory: &Path) -> Vec<String> {
+        let (set, warnings) = load(&settings(directory)).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        set.iter().map(|policy| policy.client_id.to_string()).collect()
+    }
+
+    fn refusal(directory: &Path) -> String {
+        let problems = load(&settings(directory)).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_folder_without_policies_is_an_error_and_what_looks_like_one_is_named() {
+        let folder = folder(&[]);
+        let path = folder.path();
+        for name in ["a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "F.YAML", ".g.yaml", "README.md", "h.json"] {
+            fs::write(path.join(name), "no policy").unwrap();
+        }
+        for name in ["prod", "tests", "schemas"] {
+            fs::create_dir(path.join(name)).unwrap();
+            fs::write(path.join(name).join(if name == "schemas" { "a.json" } else { "x.toml" }), "").unwrap();
+        }
+        let (empty, problems) = load(&settings(path)).unwrap();
+        assert!(empty.len() == 0 && problems[0].message.contains("holds no policy"), "{}", problems[0]);
+        let named: Vec<_> =
+            problems[1..].iter().map(|problem| problem.file.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(named, ["F.YAML", "a.yaml", "b.yml", "c.toml.txt", "d.TOML", "e.toml ", "prod"]);
+        assert!(problems[0].is_error() && problems[1..].iter().all(|problem| !problem.is_error()));
+        fs::write(path.join("a.toml"), policy("a")).unwrap();
+        let (set, warnings) = load(&settings(path)).unwrap();
+        assert_eq!((set.len(), warnings.len()), (1, 7));
+
+        symlink("nowhere", path.join("gw.toml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path.join("hw.toml")).unwrap();
+        let refusal = refusal(path);
+        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is no plain file")] {
+            assert!(refusal.contains(&format!("{name}.toml: warning: {expected}")), "{refusal}");
+        }
+        assert!(!refusal.contains("gw.toml: warning: is not read"), "{refusal}");
+    }
+
+    #[test]
+    fn only_toml_files_that_lie_open_in_the_folder_are_policies() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        for name in [".hidden.toml", "README.md", "c.toml.bak", "c.toml~"] {
+            fs::write(path.join(name), "no policy").unwrap();
+        }
+        fs::create_dir(path.join("tests")).unwrap();
+        fs::write(path.join("tests/x.toml"), "no policy").unwrap();
+        fs::create_dir(path.join("d.toml")).unwrap();
+        assert_eq!(clients(path), ["a", "b"]);
+    }
+
+    /// A-089
+    #[test]
+    fn a_link_may_stay_in_the_folder_but_not_leave_it() {
+        let mounted = folder(&[]);
+        let path = mounted.path();
+        fs::create_dir(path.join("..2026_01_01")).unwrap();
+        fs::write(path.join("..2026_01_01/a.toml"), policy("a")).unwrap();
+        symlink("..2026_01_01", path.join("..data")).unwrap();
+        symlink("..data/a.toml", path.join("a.toml")).unwrap();
+        assert_eq!(clients(path), ["a"]);
+
+        let elsewhere = folder(&["b"]);
+        symlink(elsewhere.path().join("b.toml"), path.join("b.toml")).unwrap();
+        symlink("nowhere", path.join("c.toml")).unwrap();
+        let refusal = refusal(path);
+        assert!(refusal.contains("b.toml: is a link to a file outside of the folder"), "{refusal}");
+        assert!(refusal.contains("c.toml: No such file"), "{refusal}");
+    }
+
+    /// A-020
+    #[test]
+    fn two_policies_with_one_identity_are_both_named() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        fs::write(path.join("b.toml"), policy("a").replace("\"a\"", "\"b\"")).unwrap();
+        assert!(refusal(path).ends_with("b.toml:2: tls_client_auth_san_uri: a.toml and b.toml have the same identity"));
+        // One of two thumbprints is enough: that certificate would belong to both.
+        let pinned = |client: &str, thumbprints: &str| {
+            let text = format!("client_id = \"{client}\"\nself_signed_tls_client_auth_x5t_s256 = [{thumbprints}]\n");
+            fs::write(path.join(format!("{client}.toml")), text).unwrap();
+        };
+        let [x, y, z] = ["A", "E", "I"].map(|last| format!("\"{}{last}\"", "A".repeat(42)));
+        pinned("a", &format!("{x}, {y}"));
+        pinned("b", &format!("{y}, {z}"));
+        assert!(refusal(path).contains("a.toml and b.toml have the same identity"));
+        pinned("b", &z);
+        assert_eq!(clients(path), ["a", "b"]);
+    }
+
+    #[test]
+    fn mistakes_in_several_files_are_named_in_one_run() {
+        let folder = folder(&["a", "b", "c"]);
+        let path = folder.path();
+        fs::write(path.join("a.toml"), "x = 1\n").unwrap();
+        fs::write(path.join("b.toml"), b"\xff").unwrap();
+        fs::write(path.join("not a client.toml"), policy("d")).unwrap();
+        let refusal = refusal(path);
+        for expected in
+            ["a.toml:1: x: unknown", "b.toml: is not UTF-8", "not a client.toml:1: client_id: is not the name"]
+        {
+            assert!(refusal.contains(expected), "{expected}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn the_digest_tells_names_and_bytes_apart() {
+        let digest = |files: &[(&str, &str)]| {
+            let files = files.iter().map(|(name, text)| (name.into(), Ok(text.as_bytes().to_vec()))).collect();
+            Folder { files, named: BTreeMap::new() }.digest()
+        };
+        let all = [
+            digest(&[]),
+            digest(&[("a.toml", "b")]),
+            digest(&[("a.toml", "b"), ("c.toml", "")]),
+            digest(&[("a.tom", "lb")]),
+            digest(&[("a.toml", "bc.toml")]),
+        ];
+        assert!(all.iter().all(|one| one.len() == 43 && all.iter().filter(|other| *other == one).count() == 1));
+    }
+
+    /// A schema or a key that changes is a change of the policies that name it.
+    #[test]
+    fn files_that_policies_name_are_watched_too() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        let more =
+            "[[purpose]]\nscope = \"s\"\naccept = [\"client_credentials\"]\nrequest_details = \"schemas/s.json\"\n";
+        fs::write(path.join("a.toml"), policy("a") + more).unwrap();
+        assert!(refusal(path).contains("a.toml:6: purpose[0].request_details: "));
+        fs::create_dir(path.join("schemas")).unwrap();
+        fs::write(path.join("schemas/s.json"), "{}").unwrap();
+        let (set, _) = load(&settings(path)).unwrap();
+        let mut watch = Watch::new(settings(path), &set);
+        assert!(watch.look().is_none());
+        fs::write(path.join("schemas/s.json"), "{\"type\":\"object\"}").unwrap();
+        assert!(watch.look().is_none());
+        let (changed, _) = watch.look().unwrap().unwrap();
+        assert_ne!(changed.digest(), set.digest());
+        fs::write(path.join("schemas/s.json"), "{").unwrap();
+        assert!(watch.look().is_none());
+        assert!(watch.look().unwrap().is_err());
+    }
+
+    /// A-089
+    #[test]
+    fn a_change_is_told_once_it_has_settled_and_only_once() {
+        let folder = folder(&["a", "b"]);
+        let path = folder.path();
+        let (set, _) = load(&settings(path)).unwrap();
+        let mut watch = Watch::new(settings(path), &set);
+        assert!(watch.look().is_none() && watch.look().is_none());
+
+        fs::write(path.join("b.toml"), "broken").unwrap();
+        assert!(watch.look().is_none(), "it may still be being written");
+        assert!(watch.look().unwrap().is_err());
+        assert!(watch.look().is_none(), "told already");
+        assert!(watch.load().is_err(), "asked for, it is told again");
+
+        fs::remove_file(path.join("b.toml")).unwrap();
+        assert!(watch.look().is_none());
+        let (set, _) = watch.look().unwrap().unwrap();
+        assert_eq!(set.iter().count(), 1);
+        assert!(watch.look().is_none());
+
+        fs::remove_dir_all(path).unwrap();
+        assert!(watch.look().is_none());
+        assert!(watch.look().unwrap().is_err(), "a folder that is gone is a broken change");
+        fs::create_dir(path).unwrap();
+        assert!(watch.look().is_none());
+        assert_eq!(watch.look().unwrap().unwrap().0.iter().count(), 0);
+    }
+}

@@ -1,0 +1,261 @@
+//! What policies leave out of reach, or put within reach of more than may be meant: warnings about a set that is sound.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use writ_verifier::Purpose;
+
+use super::file::{Reading, Settings};
+use crate::config::{Problem, Severity};
+use writ_core::client::ClientId;
+use writ_core::policy::{ClientPolicy, PurposeRule};
+use writ_core::request::Source;
+use writ_platform::clock::HumanDuration;
+
+/// What can be redeemed long after should be worth little while it lives.
+const LONGEST_FIRST: Duration = Duration::from_secs(60);
+
+/// Everything that should be known about policies none of which has a mistake.
+pub(super) fn problems(readings: &[&Reading], settings: &Settings) -> Vec<Problem> {
+    let set = Set { readings, settings };
+    let mut problems = Vec::new();
+    for table in set.tables() {
+        set.out_of_reach(&table, &mut problems);
+        set.redeemable_nowhere(&table, &mut problems);
+        set.begun_by_others(&table, &mut problems);
+        set.redeemed_twice(&table, &mut problems);
+        set.redeemed_and_long_lived(&table, &mut problems);
+    }
+    problems
+}
+
+struct Set<'a> {
+    readings: &'a [&'a Reading],
+    settings: &'a Settings,
+}
+
+/// One `[[purpose]]`.
+struct Table<'a> {
+    reading: &'a Reading,
+    policy: &'a ClientPolicy,
+    rule: &'a PurposeRule,
+    index: usize,
+}
+
+impl Table<'_> {
+    /// A warning at a key of the table; at its scope, where that key is not written.
+    fn warning(&self, key: &str, message: impl Display) -> Problem {
+        let key = if self.rule.lines.contains_key(key) { key } else { "scope" };
+        let key = format!("purpose[{}].{key}", self.index);
+        self.reading.places.problem(Severity::Warning, &key, message)
+    }
+}
+
+impl<'a> Set<'a> {
+    fn tables(&self) -> impl Iterator<Item = Table<'a>> {
+        let policies = self.readings.iter().filter_map(|reading| Some((*reading, reading.policy.as_ref()?)));
+        policies.flat_map(|(reading, policy)| {
+            let rules = policy.purposes.iter().enumerate();
+            rules.map(move |(index, rule)| Table { reading, policy, rule, index })
+        })
+    }
+
+    fn policy(&self, client: &ClientId) -> Option<&'a ClientPolicy> {
+        self.readings.iter().filter_map(|reading| reading.policy.as_ref()).find(|policy| policy.client_id == *client)
+    }
+
+    /// Whether a transaction for its purpose can begin by this table.
+    fn begins(&self, rule: &PurposeRule) -> bool {
+        let begins = |source: &Source| {
+            !matches!(source, Source::TxnToken | Source::ExpiredTxnToken) && self.settings.has(*source)
+        };
+        rule.accept.iter().any(begins)
+    }
+
+    /// Whether some client can begin a transaction for it.
+    fn is_begun(&self, purpose: &Purpose) -> bool {
+        self.tables().any(|table| table.rule.purpose == *purpose && self.begins(table.rule))
+    }
+
+    /// Whether a client can get a token for the purpose that can be redeemed: new, or by replacement.
+    fn obtains(&self, policy: &ClientPolicy, purpose: &Purpose) -> bool {
+        policy
+            .rules(purpose)
+            .any(|rule| self.begins(rule) || (rule.accept.contains(&Source::TxnToken) && self.is_begun(purpose)))
+    }
+
+    /// A table that only takes Txn-Tokens which nobody can have.
+    fn out_of_reach(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+        let purpose = &table.rule.purpose;
+        if table.rule.accept == [Source::TxnToken] && !self.is_begun(purpose) {
+            let message = format!("takes only Txn-Tokens for \"{purpose}\", which no client can get");
+            problems.push(table.warning("accept", message));
+        }
+    }
+
+    /// Redeeming tokens of a client that has no policy, or none for this, may be a slip of the pen.
+    fn redeemable_nowhere(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+        let purpose = &table.rule.purpose;
+        for client in table.rule.redemption.iter().flat_map(|redemption| &redemption.issued_to) {
+            let message = match self.policy(client) {
+                None => format!("\"{client}\" has no policy"),
+                Some(policy) if !self.obtains(policy, purpose) => {
+                    format!("\"{client}\" can never get a token for \"{purpose}\" that could be redeemed")
+                }
+                Some(_) => continue,
+            };
+            problems.push(table.warning("redemption.issued_to", message));
+        }
+    }
+
+    /// A purpose that can be redeemed is best kept for the work that is done later: whoever else can get it can do that
+    /// work at once (R-DELAY-06).
+    fn begun_by_others(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+        let Some(redemption) = &table.rule.redemption else { return };
+        let purpose = &table.rule.purpose;
+        let mut clients: Vec<&ClientId> = self
+            .tables()
+            .filter(|other| other.rule.purpose == *purpose && self.begins(other.rule))
+            .map(|other| &other.policy.client_id)
+            .filter(|client| !redemption.issued_to.contains(client))
+            .collect();
+        clients.dedup();
+        for client in clients {
+            let message =
+                format!("\"{client}\" can get \"{purpose}\" too: keep a purpose of its own for what is done later");
+            problems.push(table.warning("redemption.issued_to", message));
+        }
+    }
+
+    /// One purpose, two clients that redeem it: whoever is faster takes the other's uses.
+    fn redeemed_twice(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+        if table.rule.redemption.is_none() {
+            return;
+        }
+        let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
+        let redeems = |other: &Table<'_>| other.rule.purpose == *purpose && other.rule.redemption.is_some();
+        let mut earlier = self.tables().take_while(|other| other.policy.client_id != *client).filter(redeems);
+        if let Some(other) = earlier.next() {
+            let other = &other.policy.client_id;
+            let message = format!("\"{other}\" can redeem \"{purpose}\" too: they share the uses of each transaction");
+            problems.push(table.warning("redemption", message));
+        }
+    }
+
+    /// R-DELAY-17: while it lives, a token serves whoever holds it.
+    fn redeemed_and_long_lived(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+        let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
+        let redeemed = |other: &Table<'_>| {
+            let redemption = other.rule.redemption.as_ref().filter(|_| other.rule.purpose == *purpose);
+            redemption.is_some_and(|redemption| redemption.issued_to.contains(client))
+        };
+        if table.rule.lifetime > LONGEST_FIRST
+            && self.begins(table.rule)
+            && let Some(other) = self.tables().find(redeemed)
+        {
+            let (by, lifetime) = (&other.policy.client_id, HumanDuration(table.rule.lifetime));
+            let message = format!(
+                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: let them live \"1m\" at most, not \"{lifetime}\""
+            );
+            problems.push(table.warning("lifetime", message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::policy::file;
+
+    /// The warnings about these clients with these purposes.
+    fn warnings(clients: &[(&str, &str)]) -> Vec<String> {
+        let settings = Settings {
+            directory: "/p".into(),
+            default_lifetime: LONGEST_FIRST,
+            max_lifetime: Duration::from_secs(300),
+            retention: Duration::from_secs(400 * 86_400),
+            outside_sources: vec![Source::AccessToken],
+            introspecting_issuers: Vec::new(),
+            pdp: false,
+        };
+        let readings: Vec<_> = clients
+            .iter()
+            .map(|(client, purposes)| {
+                let path = format!("/p/{client}.toml");
+                let identity = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.example\"\n");
+                file::parse(path.as_ref(), &(identity + purposes), &settings, &|_| Err(String::new()))
+            })
+            .collect();
+        for reading in &readings {
+            assert!(!reading.has_errors(), "{:?}", reading.problems);
+        }
+        let found = problems(&readings.iter().collect::<Vec<_>>(), &settings);
+        found.iter().map(|problem| problem.to_string().replace("/p/", "")).collect()
+    }
+
+    fn purpose(accept: &str, more: &str) -> String {
+        let granted_by = if matches!(accept, "access_token" | "jwt") { "granted_by = [\"g\"]\n" } else { "" };
+        format!("[[purpose]]\nscope = \"s\"\naccept = [\"{accept}\"]\n{granted_by}{more}\n")
+    }
+
+    fn redeem(issued_to: &str) -> String {
+        purpose("expired_txn_token", &format!("redemption = {{ issued_to = [{issued_to}], max_age = \"1d\" }}"))
+    }
+
+    #[test]
+    fn nothing_is_said_about_policies_that_meet() {
+        let none: [String; 0] = [];
+        let start = purpose("access_token", "");
+        assert_eq!(warnings(&[("a", &start), ("job", &redeem("\"a\""))]), none);
+        let (step, job) = (purpose("txn_token", ""), redeem("\"a\", \"b\""));
+        assert_eq!(warnings(&[("a", &start), ("b", &step), ("job", &job)]), none);
+        assert_eq!(warnings(&[("a", &purpose("access_token", "lifetime = \"2m\"")), ("b", &step)]), none);
+    }
+
+    #[test]
+    fn tokens_that_nobody_can_get_can_be_neither_replaced_nor_redeemed() {
+        let found = warnings(&[("a", &purpose("txn_token", ""))]);
+        assert_eq!(
+            found,
+            ["a.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"s\", which no client can get"]
+        );
+        let never = "job.toml:6: purpose[0].redemption.issued_to: warning: \"a\" can never get a token for \"s\" that could be redeemed";
+        for start in
+            [purpose("access_token", "").replace("\"s\"", "\"t\""), purpose("jwt", ""), String::new(), redeem("\"x\"")]
+        {
+            let found = warnings(&[("a", &start), ("job", &redeem("\"a\"")), ("x", &purpose("unsigned_json", ""))]);
+            assert!(found.iter().any(|warning| warning == never), "{start}: {found:?}");
+        }
+        let gone = warnings(&[("job", &redeem("\"gone\""))]);
+        assert_eq!(gone, ["job.toml:6: purpose[0].redemption.issued_to: warning: \"gone\" has no policy"]);
+    }
+
+    /// R-DELAY-06
+    #[test]
+    fn a_redeemable_purpose_that_others_can_get_too_is_told_of() {
+        let (start, job) = (purpose("access_token", ""), redeem("\"a\""));
+        let relay = purpose("txn_token", "");
+        assert_eq!(warnings(&[("a", &start), ("job", &job), ("relay", &relay)]), Vec::<String>::new());
+        let found = warnings(&[("a", &start), ("job", &job), ("other", &purpose("unsigned_json", ""))]);
+        let expected = "job.toml:6: purpose[0].redemption.issued_to: warning: \"other\" can get \"s\" too";
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    }
+
+    #[test]
+    fn a_second_client_that_redeems_a_purpose_is_told_of() {
+        let start = purpose("access_token", "");
+        let found = warnings(&[("a", &start), ("job", &redeem("\"a\"")), ("other", &redeem("\"a\""))]);
+        let expected =
+            "other.toml:6: purpose[0].redemption: warning: \"job\" can redeem \"s\" too: they share the uses";
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    }
+
+    /// R-DELAY-17
+    #[test]
+    fn what_is_redeemed_later_should_not_live_long_before() {
+        let long = purpose("access_token", "lifetime = \"61s\"");
+        let found = warnings(&[("a", &long), ("job", &redeem("\"a\""))]);
+        let expected = "a.toml:7: purpose[0].lifetime: warning: \"job\" redeems tokens for \"s\" after they expire";
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    }
+}

@@ -1,0 +1,371 @@
+//! Certificates, trust and revocation of the listeners, reloaded when their files change.
+//!
+//! Files come in, a [`Trust`] goes out: one immutable pair of TLS configurations whose certificate and verifier are
+//! swapped beneath them. Open connections ask the same [`Trust`] again before each request, since their handshake
+//! happened in another world.
+
+mod anchor;
+mod crl;
+mod files;
+mod path;
+mod refusal;
+mod signature;
+mod verifier;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+pub use self::anchor::NoCa;
+pub use self::crl::BadCrl;
+use self::crl::Seen;
+use self::files::{ClientTrust, ServerPair};
+pub use self::files::{Problem, TlsError};
+pub(in crate::server) use self::refusal::Refusal;
+use self::verifier::SwapVerifier;
+pub(in crate::server) use self::verifier::{VERDICT, Verdict};
+use writ_core::client::Thumbprint;
+use writ_platform::clock::Timestamp;
+
+/// The files, and the oldest version of TLS (`[tls]`).
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The server's chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub private_key: PathBuf,
+    /// Who signs client certificates.
+    pub client_ca: Vec<ClientCa>,
+    /// What they revoked, PEM or DER; empty: nothing is checked.
+    pub client_crls: Vec<PathBuf>,
+    /// The oldest version spoken.
+    pub min_version: MinVersion,
+}
+
+/// A file with CAs of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCa {
+    /// PEM.
+    pub file: PathBuf,
+    /// They vouch for SPIFFE IDs of these trust domains and for nothing else; `None`: for any name.
+    pub trust_domains: Option<Vec<String>>,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinVersion {
+    /// TLS 1.2, with forward secrecy and AEAD only.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl MinVersion {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::Tls12 => TLS13_AND_TLS12,
+            Self::Tls13 => ONLY_TLS13,
+        }
+    }
+}
+
+static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
+
+/// The certificate that is shown, and whom the exchange listener believes.
+pub struct Trust {
+    settings: Settings,
+    pair: ArcSwap<ServerPair>,
+    clients: ArcSwap<ClientTrust>,
+    /// The self-signed certificates that the policies in force name.
+    registered: ArcSwap<HashSet<Thumbprint>>,
+    /// Grows with every change, so that open connections know when to ask again.
+    generation: AtomicU64,
+    /// The CRLs that have been in force.
+    seen: Arc<Seen>,
+    /// What was last complained about, so that one fault is one line in the log.
+    complaints: Mutex<Complaints>,
+}
+
+#[derive(Default)]
+struct Complaints {
+    certificate: Option<Complaint>,
+    clients: Option<Complaint>,
+}
+
+/// A chain that would pass a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct Accepted {
+    /// Of the trust that it was verified with.
+    generation: u64,
+    /// It has to be verified again from then on, since a certificate or a CRL has ended.
+    until: Timestamp,
+    /// Whether its CA vouches for SPIFFE IDs only.
+    pub(in crate::server) spiffe_only: bool,
+}
+
+/// What is wrong with, or to be known of, the files of client CAs and CRLs, by the setting that names the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The service cannot start with it.
+    Error(&'static str, String),
+    /// It can, at a risk.
+    Warning(&'static str, String),
+    /// How it is.
+    Note(&'static str, String),
+}
+
+/// Looks at the files of client CAs and CRLs as a start would, at each of them.
+pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut check = |key, outcome: Result<(), TlsError>| {
+        findings.extend(outcome.err().map(|error| Finding::Error(key, error.to_string())));
+    };
+    for ca in &settings.client_ca {
+        check("tls.client_ca", files::read(&ca.file).and_then(|content| files::anchors_in(&content, ca).map(drop)));
+    }
+    for file in &settings.client_crls {
+        check("tls.client_crls", files::read(file).and_then(|content| files::lists_in(&content, file).map(drop)));
+    }
+    if !findings.is_empty() {
+        return findings;
+    }
+    let seen = Arc::default();
+    match files::read_clients(settings, now).and_then(|files| ClientTrust::parse(settings, &files, &seen)) {
+        Ok(clients) => {
+            for (file, remark) in clients.remarks {
+                let is_crl = settings.client_crls.contains(&file);
+                let key = if is_crl || !settings.client_crls.is_empty() { "tls.client_crls" } else { "tls.client_ca" };
+                let text = format!("{}: {}", file.display(), remark.text);
+                findings.push(if remark.is_warning { Finding::Warning(key, text) } else { Finding::Note(key, text) });
+            }
+        }
+        Err(error) => findings.push(Finding::Error("tls.client_ca", error.to_string())),
+    }
+    findings
+}
+
+/// A fault, and the state of the files that it was found in.
+#[derive(PartialEq, Eq)]
+struct Complaint {
+    text: String,
+    digest: Option<[u8; 32]>,
+}
+
+impl Complaint {
+    fn new(error: &TlsError, digest: Option<[u8; 32]>) -> Self {
+        Self { text: error.to_string(), digest }
+    }
+}
+
+/// What a reload put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The server's certificate and key.
+    pub certificate: bool,
+    /// The client CAs and their CRLs.
+    pub clients: bool,
+    /// When the server's certificate ends.
+    pub certificate_expires_at: Timestamp,
+    /// When the first CRL ends; `None` without CRLs.
+    pub crl_expires_at: Option<Timestamp>,
+}
+
+impl Trust {
+    /// Reads every file once.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file that is missing, no PEM, expired, or does not fit the others.
+    pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
+        let now = Timestamp::now();
+        let pair = ServerPair::parse(&settings, &files::read_pair(&settings)?, now)?;
+        let seen = Arc::default();
+        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, &seen)?;
+        let trust = Self {
+            settings,
+            pair: ArcSwap::from_pointee(pair),
+            clients: ArcSwap::from_pointee(clients),
+            registered: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            seen,
+            complaints: Mutex::default(),
+        };
+        trust.report(now);
+        Ok(Arc::new(trust))
+    }
+
+    /// Reads the files again and puts in force what is complete and valid; the rest stays as it was.
+    ///
+    /// A fault is logged once for each state of the files. `None`: nothing changed.
+    pub fn reload(&self) -> Option<Reloaded> {
+        let now = Timestamp::now();
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = settle(self.reload_pair(now), &mut complaints.certificate);
+        let clients = settle(self.reload_clients(now), &mut complaints.clients);
+        drop(complaints);
+        if certificate || clients {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.report(now);
+        (certificate || clients).then(|| Reloaded {
+            certificate,
+            clients,
+            certificate_expires_at: self.pair.load().expires_at,
+            crl_expires_at: self.clients.load().crl_expires_at,
+        })
+    }
+
+    /// Takes the thumbprints (`x5t#S256`) of self-signed certificates that the policies in force name.
+    pub fn register(&self, thumbprints: HashSet<Thumbprint>) {
+        if **self.registered.load() != thumbprints {
+            self.registered.store(Arc::new(thumbprints));
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether this chain, leaf first, would pass a handshake at `now`.
+    pub(in crate::server) fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Accepted, Refusal> {
+        // Read first: a change from now on must not count as seen.
+        let generation = self.generation.load(Ordering::Acquire);
+        let believed = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
+        Ok(Accepted { generation, until: believed.until, spiffe_only: believed.spiffe_only })
+    }
+
+    /// Whether that still holds, so that the chain need not be verified again.
+    pub(in crate::server) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
+        accepted.generation == self.generation.load(Ordering::Acquire) && now < accepted.until
+    }
+
+    /// The configuration of the exchange listener: a client certificate is required.
+    pub(in crate::server) fn exchange_config(
+        self: &Arc<Self>,
+        http2: bool,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let verifier = Arc::new(SwapVerifier(Arc::clone(self)));
+        let builder = self.builder()?.with_client_cert_verifier(verifier);
+        Ok(Arc::new(without_resumption(builder.with_cert_resolver(self.resolver()), http2)))
+    }
+
+    /// The configuration of the discovery listener: no client certificate is asked.
+    pub(in crate::server) fn discovery_config(
+        self: &Arc<Self>,
+        http2: bool,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let builder = self.builder()?.with_no_client_auth();
+        Ok(Arc::new(without_resumption(builder.with_cert_resolver(self.resolver()), http2)))
+    }
+
+    fn builder(&self) -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, rustls::Error> {
+        ServerConfig::builder_with_provider(files::provider())
+            .with_protocol_versions(self.settings.min_version.versions())
+    }
+
+    fn resolver(self: &Arc<Self>) -> Arc<SwapCertificate> {
+        Arc::new(SwapCertificate(Arc::clone(self)))
+    }
+
+    fn reload_pair(&self, now: Timestamp) -> Result<bool, Complaint> {
+        let read = files::read_pair(&self.settings).map_err(|error| Complaint::new(&error, None))?;
+        let digest = read.digest();
+        if digest == self.pair.load().digest {
+            return Ok(false);
+        }
+        let pair = ServerPair::parse(&self.settings, &read, now);
+        self.pair.store(Arc::new(pair.map_err(|error| Complaint::new(&error, Some(digest)))?));
+        Ok(true)
+    }
+
+    fn reload_clients(&self, now: Timestamp) -> Result<bool, Complaint> {
+        let read = files::read_clients(&self.settings, now).map_err(|error| Complaint::new(&error, None))?;
+        let (digest, current) = (read.digest(), self.clients.load());
+        if digest == current.digest && !current.is_due(now) {
+            return Ok(false);
+        }
+        let clients = ClientTrust::parse(&self.settings, &read, &self.seen);
+        let clients = clients.map_err(|error| Complaint::new(&error, Some(digest)))?;
+        for (file, remark) in &clients.remarks {
+            let (file, text) = (file.display(), &remark.text);
+            if remark.is_warning { tracing::warn!("{file}: {text}") } else { tracing::info!("{file}: {text}") }
+        }
+        self.clients.store(Arc::new(clients));
+        Ok(true)
+    }
+
+    /// Seconds that are left, negative once they are over.
+    #[expect(clippy::cast_precision_loss, reason = "seconds until an expiry are far below 2^52")]
+    fn report(&self, now: Timestamp) {
+        let left = |at: Timestamp| at.epoch() as f64 - now.epoch() as f64;
+        metrics::gauge!("writ_tls_certificate_expiry_seconds").set(left(self.pair.load().expires_at));
+        if let Some(at) = self.clients.load().crl_expires_at {
+            metrics::gauge!("writ_crl_expiry_seconds").set(left(at));
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Whether something new is in force; a fault is logged when it is not the one already known.
+fn settle(outcome: Result<bool, Complaint>, known: &mut Option<Complaint>) -> bool {
+    match outcome {
+        Ok(changed) => {
+            let was_refused = known.take().is_some();
+            if was_refused && !changed {
+                tracing::info!("the TLS files that were refused are put right: they are again what is in force");
+            }
+            if changed {
+                metrics::counter!("writ_tls_reload_total", "outcome" => "ok").increment(1);
+            }
+            changed
+        }
+        Err(complaint) => {
+            if known.as_ref() != Some(&complaint) {
+                tracing::error!(
+                    error = complaint.text,
+                    "what changed in the TLS files is refused; the last good set stays"
+                );
+                metrics::counter!("writ_tls_reload_total", "outcome" => "rejected").increment(1);
+                *known = Some(complaint);
+            }
+            false
+        }
+    }
+}
+
+/// A resumed session would skip the look at the CRLs, so none is ever kept.
+fn without_resumption(mut config: ServerConfig, http2: bool) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    if http2 {
+        config.alpn_protocols.push(b"h2".to_vec());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    config
+}
+
+/// Shows the certificate that is in force when the handshake begins.
+#[derive(Debug)]
+struct SwapCertificate(Arc<Trust>);
+
+impl ResolvesServerCert for SwapCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.pair.load().key))
+    }
+}
+
+#[cfg(test)]
+mod tests;

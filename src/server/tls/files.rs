@@ -1,0 +1,302 @@
+//! The files as read, and what is made of them when they are complete and fit together.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{self, SHA256};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use writ_verifier::pem::{self, PemError};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::anchor::{Anchor, NoCa};
+use super::crl::{BadCrl, List, Remark, Revocations, Seen, first_to_end};
+use super::refusal::{not_after, not_before};
+use super::verifier::Verifier;
+use super::{ClientCa, Settings};
+use writ_platform::clock::Timestamp;
+
+/// A file that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", file.display())]
+pub struct TlsError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: Problem,
+}
+
+/// What is wrong with a TLS file.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// A block in it is not what the file is for, or there is none.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// It is DER where PEM is needed.
+    #[error("is not PEM but DER; convert it with openssl x509 -inform DER")]
+    Der,
+    /// It holds no private key that can be used.
+    #[error("holds no private key that can be used")]
+    NoPrivateKey,
+    /// A certificate in it cannot be read.
+    #[error("block {0} (CERTIFICATE) cannot be read")]
+    BadCertificate(usize),
+    /// A certificate that may not be an anchor.
+    #[error("block {block} {why}")]
+    NoCa {
+        /// Which block of the file.
+        block: usize,
+        /// What is missing.
+        why: NoCa,
+    },
+    /// A CRL in it cannot be read or is of a kind that is not supported.
+    #[error("block {block} {why}")]
+    BadCrl {
+        /// Which block of the file; 1 where it is DER.
+        block: usize,
+        /// What is wrong.
+        why: BadCrl,
+    },
+    /// The certificate belongs to another private key.
+    #[error("is a certificate for another private key")]
+    KeyMismatch,
+    /// The certificate has expired.
+    #[error("expired at {0}")]
+    Expired(Timestamp),
+    /// The certificate is not valid yet.
+    #[error("is not valid before {0}")]
+    NotYetValid(Timestamp),
+}
+
+impl Problem {
+    fn at(self, file: &Path) -> TlsError {
+        TlsError { file: file.to_owned(), problem: self }
+    }
+}
+
+/// The crypto of every listener.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The server's two files, as read.
+pub(super) struct PairFiles {
+    certificate: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
+}
+
+pub(super) fn read_pair(settings: &Settings) -> Result<PairFiles, TlsError> {
+    Ok(PairFiles {
+        certificate: read(&settings.certificate)?,
+        private_key: Zeroizing::new(read(&settings.private_key)?),
+    })
+}
+
+impl PairFiles {
+    pub(super) fn digest(&self) -> [u8; 32] {
+        digest_of([self.certificate.as_slice(), &self.private_key])
+    }
+}
+
+/// The server's certificate with its key.
+pub(super) struct ServerPair {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) expires_at: Timestamp,
+    pub(super) digest: [u8; 32],
+}
+
+impl ServerPair {
+    /// A pair that belongs together and is valid at `now`.
+    pub(super) fn parse(settings: &Settings, files: &PairFiles, now: Timestamp) -> Result<Self, TlsError> {
+        // Certificate and key may stand in one file.
+        let chain: Vec<_> = certificates(&files.certificate, &settings.certificate, pem::is_of_key)?
+            .into_iter()
+            .map(|(_, certificate)| certificate)
+            .collect();
+        let private_key = PrivateKeyDer::from_pem_slice(&files.private_key)
+            .map_err(|_| Problem::NoPrivateKey.at(&settings.private_key))?;
+        let (not_before, not_after) =
+            validity(&chain[0]).ok_or_else(|| Problem::BadCertificate(1).at(&settings.certificate))?;
+        if now > not_after {
+            return Err(Problem::Expired(not_after).at(&settings.certificate));
+        }
+        if now < not_before {
+            return Err(Problem::NotYetValid(not_before).at(&settings.certificate));
+        }
+        let key = CertifiedKey::from_der(chain, private_key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => Problem::KeyMismatch.at(&settings.certificate),
+            rustls::Error::InvalidCertificate(_) => Problem::BadCertificate(1).at(&settings.certificate),
+            _ => Problem::NoPrivateKey.at(&settings.private_key),
+        })?;
+        Ok(Self { key: Arc::new(key), expires_at: not_after, digest: files.digest() })
+    }
+}
+
+/// The client CAs and their CRLs, as read.
+pub(super) struct ClientFiles {
+    cas: Vec<Vec<u8>>,
+    crls: Vec<Vec<u8>>,
+    read_at: Timestamp,
+}
+
+pub(super) fn read_clients(settings: &Settings, now: Timestamp) -> Result<ClientFiles, TlsError> {
+    let cas = settings.client_ca.iter().map(|ca| read(&ca.file)).collect::<Result<_, _>>()?;
+    let crls = settings.client_crls.iter().map(|file| read(file)).collect::<Result<_, _>>()?;
+    Ok(ClientFiles { cas, crls, read_at: now })
+}
+
+impl ClientFiles {
+    pub(super) fn digest(&self) -> [u8; 32] {
+        digest_of(self.cas.iter().chain(&self.crls).map(Vec::as_slice))
+    }
+}
+
+/// Whose client certificates are believed, and which of them no more.
+pub(super) struct ClientTrust {
+    pub(super) verifier: Verifier,
+    /// When the first CRL is missed.
+    pub(super) crl_expires_at: Option<Timestamp>,
+    pub(super) digest: [u8; 32],
+    /// When the time of a CRL comes that is dated ahead.
+    due_at: Option<Timestamp>,
+    /// What there is to say about the files.
+    pub(super) remarks: Vec<(PathBuf, Remark)>,
+}
+
+impl ClientTrust {
+    /// What is made of the files; lists that are older than what was `seen` are not taken.
+    pub(super) fn parse(settings: &Settings, files: &ClientFiles, seen: &Arc<Seen>) -> Result<Self, TlsError> {
+        let now = files.read_at;
+        let mut anchors = Vec::new();
+        for (source, content) in settings.client_ca.iter().zip(&files.cas) {
+            anchors.extend(anchors_in(content, source)?);
+        }
+        let (mut lists, mut remarks) = (Vec::new(), Vec::new());
+        let mut due_at: Option<Timestamp> = None;
+        for (file, content) in settings.client_crls.iter().zip(&files.crls) {
+            for list in lists_in(content, file)? {
+                if list.counts_from() > now {
+                    due_at = due_at.into_iter().chain([list.counts_from()]).min();
+                    let text = format!("CRL {list} of {} is from the future, and ignored until then", list.issuer_name);
+                    remarks.push((list.file.clone(), Remark::warning(text)));
+                } else {
+                    lists.push(Arc::new(list));
+                }
+            }
+        }
+        let cas: Vec<_> = anchors.iter().filter(|anchor| anchor.signs_crls).map(|anchor| &anchor.ca).collect();
+        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, &cas, Arc::clone(seen));
+        let mut verifier = Verifier { anchors, revocations };
+        let crl_expires_at = remark(&mut verifier, &mut remarks, now);
+        Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, remarks })
+    }
+
+    /// Whether the same files would be read otherwise by now.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// What an operator should know of CAs and CRLs, and when the first CRL is missed.
+fn remark(verifier: &mut Verifier, remarks: &mut Vec<(PathBuf, Remark)>, now: Timestamp) -> Option<Timestamp> {
+    let revocations = &verifier.revocations;
+    let mut missed: Option<Timestamp> = None;
+    let mut told = Vec::new();
+    for anchor in &verifier.anchors {
+        let (file, name) = (anchor.file(), &anchor.name);
+        if !anchor.is_live(now) {
+            let text = format!("the CA {name} is not valid now; all of its certificates are refused");
+            remarks.push((file.to_owned(), Remark::warning(text)));
+        }
+        if !revocations.is_enabled() || told.contains(&&anchor.ca) {
+            continue;
+        }
+        told.push(&anchor.ca);
+        let of_ca = revocations.remarks_on(&anchor.ca, name, anchor.signs_crls, now);
+        remarks.extend(of_ca.into_iter().map(|remark| (file.to_owned(), remark)));
+        let in_force = revocations.in_force(&anchor.ca, anchor.signs_crls);
+        let ends = first_to_end(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
+        missed = missed.into_iter().chain(ends).min();
+    }
+    let strangers = revocations.remarks_on_strangers(&told);
+    remarks.extend(strangers.into_iter().map(|(list, remark)| (list.file.clone(), remark)));
+    missed
+}
+
+/// The CAs of one file.
+pub(super) fn anchors_in(content: &[u8], source: &ClientCa) -> Result<Vec<Anchor>, TlsError> {
+    let found = certificates(content, &source.file, |_| false)?;
+    let anchor = |(block, der): &(usize, CertificateDer<'static>)| {
+        Anchor::new(der, source).map_err(|why| Problem::NoCa { block: *block, why }.at(&source.file))
+    };
+    found.iter().map(anchor).collect()
+}
+
+/// The CRLs of one file.
+pub(super) fn lists_in(content: &[u8], file: &Path) -> Result<Vec<List>, TlsError> {
+    let blocks = crl_blocks(content).map_err(|error| Problem::Pem(error).at(file))?;
+    let list = |block: &pem::Block| {
+        List::read(&block.der, file).map_err(|why| Problem::BadCrl { block: block.number, why }.at(file))
+    };
+    blocks.iter().map(list).collect()
+}
+
+/// CAs publish their lists as DER, so that is read too. No list at all would switch revocation off.
+fn crl_blocks(content: &[u8]) -> Result<Vec<pem::Block>, PemError> {
+    if is_der(content) {
+        return Ok(vec![pem::Block { number: 1, der: content.to_vec() }]);
+    }
+    pem::blocks(content, pem::CRL, |_| false)
+}
+
+/// Whether this begins like a long ASN.1 sequence, which no text does.
+fn is_der(content: &[u8]) -> bool {
+    matches!(content, [0x30, 0x80..=0x8f, ..])
+}
+
+/// The first and the last second in which a certificate is valid.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some((not_before(&parsed), not_after(&parsed)))
+}
+
+/// The certificates of a file, each with the number of its block.
+fn certificates(
+    content: &[u8],
+    file: &Path,
+    skip: impl Fn(&str) -> bool,
+) -> Result<Vec<(usize, CertificateDer<'static>)>, TlsError> {
+    if is_der(content) {
+        return Err(Problem::Der.at(file));
+    }
+    let blocks = pem::blocks(content, pem::CERTIFICATE, skip).map_err(|error| Problem::Pem(error).at(file))?;
+    let certificate = |block: pem::Block| match X509Certificate::from_der(&block.der) {
+        Ok(([], _)) => Ok((block.number, CertificateDer::from(block.der))),
+        _ => Err(Problem::BadCertificate(block.number).at(file)),
+    };
+    blocks.into_iter().map(certificate).collect()
+}
+
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(file).map_err(|error| Problem::Unreadable(error).at(file))
+}
+
+/// SHA-256 over the parts, each with its length, so that no byte can move from one to the next unseen.
+fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut context = digest::Context::new(&SHA256);
+    for part in parts {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
