@@ -5,7 +5,6 @@
 //! nothing of those above them: `file`, `files` → `settings` → `policy`, `sections` → `environment` → `document` → `defaults`, `problem`.
 
 mod address;
-mod certificate;
 mod defaults;
 pub(crate) mod document;
 pub(crate) mod environment;

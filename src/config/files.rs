@@ -11,10 +11,10 @@ use writ_verifier::jwks::KeySet;
 use writ_verifier::pem;
 use zeroize::Zeroizing;
 
-use super::certificate::{self, Usage};
 use super::document::Places;
 use super::problem::{Problem, Severity};
 use super::settings::Config;
+use crate::server::tls::certificate_check::{self, Chain, Usage};
 use crate::server::tls::{self, Finding, Trust};
 use writ_core::subject::introspection;
 use writ_core::subject::settings::{IssuerSettings, KeySource};
@@ -105,7 +105,7 @@ impl Findings<'_> {
         let published_at =
             self.named.discovery_url.as_deref().and_then(host_of).filter(|other| host.as_ref() != Some(other));
         if let (Some(leaf), Some(other)) = (chain.as_deref().and_then(|chain| chain.first()), published_at)
-            && !certificate::is_for_host(leaf, &other)
+            && !certificate_check::is_for_host(leaf, &other)
         {
             let text = format!(
                 "is not for {other}, the host of listen.discovery_url; verifiers that reach this service there refuse it"
@@ -126,21 +126,21 @@ impl Findings<'_> {
     }
 
     /// A certificate and its key, each with the setting that names it; the chain, if it can be read.
-    fn of_pair(
-        &mut self,
-        certificate: (&str, &Path),
-        private_key: (&str, &Path),
-        usage: &Usage<'_>,
-    ) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
+    fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path), usage: &Usage<'_>) -> Option<Chain> {
         // Certificate and key may stand in one file.
-        let chain = self.report(certificate.0, certificate.1, certificate::read_chain(certificate.1, pem::is_of_key));
-        let key = self.report(private_key.0, private_key.1, certificate::read_key(private_key.1));
+        let chain =
+            self.report(certificate.0, certificate.1, certificate_check::read_chain(certificate.1, pem::is_of_key));
+        let key = self.report(private_key.0, private_key.1, certificate_check::read_key(private_key.1));
         if key.is_some() {
             self.warn_of_group(private_key.0, private_key.1);
         }
         let chain = chain?;
         let key = key.as_ref().map(|key| (key, private_key.0));
-        for (severity, text) in certificate::judge(&chain, key, usage, self.now) {
+        for (severity, text) in certificate_check::judge(&chain, key, usage, self.now) {
+            let severity = match severity {
+                certificate_check::Severity::Error => Severity::Error,
+                certificate_check::Severity::Warning => Severity::Warning,
+            };
             self.add(severity, certificate.0, certificate.1, &text);
         }
         Some(chain)
@@ -183,7 +183,7 @@ impl Findings<'_> {
     fn of_pdp(&mut self) {
         let Some(pdp) = &self.named.pdp else { return };
         if let Some(ca) = &pdp.ca {
-            self.report("pdp.ca", ca, certificate::read_chain(ca, |_| false));
+            self.report("pdp.ca", ca, certificate_check::read_chain(ca, |_| false));
         }
         if let Some(identity) = &pdp.identity {
             let (certificate, key) = (&identity.certificate, &identity.private_key);
@@ -209,7 +209,11 @@ impl Findings<'_> {
                 }
             }
             if let Some(path) = &issuer.ca {
-                self.report(&format!("subject_issuer[{index}].ca"), path, certificate::read_chain(path, |_| false));
+                self.report(
+                    &format!("subject_issuer[{index}].ca"),
+                    path,
+                    certificate_check::read_chain(path, |_| false),
+                );
             }
         }
     }

@@ -5,6 +5,7 @@
 //! happened in another world.
 
 mod anchor;
+pub(crate) mod certificate_check;
 mod crl;
 mod files;
 mod path;

@@ -81,13 +81,11 @@ fn find_purpose<'p>(
     purpose: &Purpose,
     trace: &mut Trace<'p>,
 ) -> Result<&'p PurposeRule, Denial> {
-    match client.rules(purpose).next() {
-        Some(rule) => {
-            trace.pass(Admission::PurposeListed(rule));
-            Ok(rule)
-        }
-        None => Err(trace.refuse(Admission::PurposeNotListed(purpose.clone()), Denial::PurposeNotAllowed)),
-    }
+    let Some(rule) = client.rules(purpose).next() else {
+        return Err(trace.refuse(Admission::PurposeNotListed(purpose.clone()), Denial::PurposeNotAllowed));
+    };
+    trace.pass(Admission::PurposeListed(rule));
+    Ok(rule)
 }
 
 /// The first rule that accepts one of `sources`, among those for the purpose of `first`.
@@ -98,16 +96,12 @@ fn find_source<'p>(
     trace: &mut Trace<'p>,
 ) -> Result<&'p PurposeRule, Denial> {
     let accepts = |rule: &&PurposeRule| sources.iter().any(|source| rule.accept.contains(source));
-    match client.rules(&first.purpose).find(accepts) {
-        Some(rule) => {
-            trace.pass(Admission::SourceAccepted { rule, sources });
-            Ok(rule)
-        }
-        None => {
-            let fact = Admission::SourceNotAccepted { policy: client, rule: first, sources };
-            Err(trace.refuse(fact, Denial::SourceNotAllowed))
-        }
-    }
+    let Some(rule) = client.rules(&first.purpose).find(accepts) else {
+        let fact = Admission::SourceNotAccepted { policy: client, rule: first, sources };
+        return Err(trace.refuse(fact, Denial::SourceNotAllowed));
+    };
+    trace.pass(Admission::SourceAccepted { rule, sources });
+    Ok(rule)
 }
 
 fn own_token_rules<'p>(client: &'p ClientPolicy, purposes: &[Purpose]) -> Accepted<'p> {

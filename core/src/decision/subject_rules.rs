@@ -49,16 +49,12 @@ pub(super) fn check_subjects<'p>(
 
 /// Without patterns no subject matches.
 fn check_patterns<'p>(rule: &'p PurposeRule, sub: &Subject, trace: &mut Trace<'p>) -> Result<(), Denial> {
-    match rule.matching_pattern(sub) {
-        Some(pattern) => {
-            trace.pass(SubjectRule::Matches { rule, pattern, subject: sub.clone() });
-            Ok(())
-        }
-        None => {
-            let fact = SubjectRule::MatchesNone { rule, subject: sub.clone() };
-            Err(trace.refuse(fact, Denial::SubjectNotAllowed))
-        }
-    }
+    let subject = sub.clone();
+    let Some(pattern) = rule.matching_pattern(sub) else {
+        return Err(trace.refuse(SubjectRule::MatchesNone { rule, subject }, Denial::SubjectNotAllowed));
+    };
+    trace.pass(SubjectRule::Matches { rule, pattern, subject });
+    Ok(())
 }
 
 /// One of the scopes in `granted_by` of each purpose must be among those that the subject token covers.

@@ -55,18 +55,18 @@ pub(super) fn to_json(verdict: &Verdict) -> String {
         allowed: bool,
         error: Option<&'static str>,
         reason: Option<&'static str>,
-        rules: Vec<Rule>,
+        rules: Vec<RuleLine>,
         claims: Option<&'a TxnClaims>,
     }
     #[derive(Serialize)]
-    struct Rule {
+    struct RuleLine {
         rule: &'static str,
         passed: bool,
         detail: String,
     }
     let rule = |applied: &AppliedRule| {
         let line = applied.line.map(|line| format!(" (line {line})")).unwrap_or_default();
-        Rule { rule: applied.rule, passed: applied.passed, detail: format!("{}{line}", applied.detail) }
+        RuleLine { rule: applied.rule, passed: applied.passed, detail: format!("{}{line}", applied.detail) }
     };
     let reason = verdict.outcome.as_ref().err().map(Refusal::reason);
     let answer = Answer {

@@ -38,6 +38,6 @@ pub(in crate::config) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
         retention,
         times: times.ok(),
         sealing: keys.or_default("sealing_key", Section::path),
-        previous_sealing: keys.paths("previous_sealing_keys").unwrap_or_default(),
+        previous_sealing: keys.or_default("previous_sealing_keys", Section::paths),
     }
 }

@@ -17,7 +17,6 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
-use super::problem::Severity;
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
@@ -29,11 +28,23 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// Certificates with shorter lives are renewed automatically: they raise a warning in the last third of their life.
 const SHORT_LIVED: Duration = Duration::from_secs(2 * 86_400);
 
+/// What peers do with such a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// They refuse it.
+    Error,
+    /// Some refuse it, or all will soon.
+    Warning,
+}
+
 /// A problem, without the name of the file.
-pub(super) type Finding = (Severity, String);
+pub(crate) type Finding = (Severity, String);
+
+/// Leaf first.
+pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
 /// What the certificate is used for.
-pub(super) enum Usage<'a> {
+pub(crate) enum Usage<'a> {
     /// A server that is called by this host name, if it is known.
     Server(Option<&'a str>),
     /// A client.
@@ -50,7 +61,7 @@ impl Usage<'_> {
 }
 
 /// Every certificate in a file, in its order, without the blocks whose labels `skip` selects.
-pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Chain, String> {
     let content = bounded::read(path).map_err(|cause| cause.to_string())?;
     let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
         PemError::Nothing(_) if content.starts_with(b"\x30") => {
@@ -66,7 +77,7 @@ pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec
 }
 
 /// The private key in a file that strangers cannot read.
-pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let content = secret_file::read(path).map_err(|cause| cause.reason())?;
     if content.starts_with(b"\xef\xbb\xbf") {
         return Err("begins with a byte order mark; save it as plain text without one".to_owned());
@@ -101,7 +112,7 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 
 /// What a peer would refuse about the certificate at `now`; `key` is its key with the setting that names it, if the key
 /// could be read.
-pub(super) fn judge(
+pub(crate) fn judge(
     chain: &[CertificateDer<'_>],
     key: Option<(&PrivateKeyDer<'_>, &str)>,
     usage: &Usage<'_>,
@@ -129,7 +140,7 @@ pub(super) fn judge(
 }
 
 /// Whether a server certificate is for this host, DNS name or address, as a client would see it.
-pub(super) fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
+pub(crate) fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(certificate), ServerName::try_from(host)) else {
         return false;
