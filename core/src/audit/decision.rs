@@ -164,7 +164,7 @@ impl AuditContext {
         self.asked.as_ref().and_then(|asked| asked.scope.as_deref())
     }
 
-    /// What the PDP is told of the subject token.
+    /// What the question to the PDP contains about the subject token.
     pub(crate) fn proof(&self) -> Proof<'_> {
         let issuer = self.subject.as_ref().and_then(|subject| subject.issuer.as_deref());
         Proof { source: self.source().map(Source::name), issuer }
