@@ -6,14 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::{Client, Response};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use super::service::ServiceError;
 use writ_outbound::explain;
-use writ_outbound::https::{self, CertifiedKey};
+use writ_outbound::https::{self, Tls, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Far more than any answer of a TTS.
@@ -94,7 +91,7 @@ impl Http {
     }
 }
 
-fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
+fn client<'a>(tls: &Tls, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
     let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // The port is that of the URL.
@@ -104,51 +101,30 @@ fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) ->
     builder.build().map_err(|error| unreachable(&error))
 }
 
-fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let roots = match ca {
-        Some(ca) => trusted(ca)?,
-        None => https::system_roots(),
-    };
-    let identity = identity.map(|(certificate, key)| certified_key(certificate, key)).transpose()?;
-    https::tls_config(roots, identity).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            ServiceError::Credentials("the file of the key is not the key of the certificate")
-        }
-        rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
+fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Tls, ServiceError> {
+    let tls = Tls::from_pem(ca, identity);
+    tls.map_err(|error| match (error, identity) {
+        (TlsError::NoCa, _) => ServiceError::Credentials("the file of the CA holds no certificate in PEM"),
+        (TlsError::UnusableCa, _) => ServiceError::Credentials(
+            "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        (TlsError::NoCertificate, _) => ServiceError::Credentials("the file of the certificate holds none in PEM"),
+        (_, Some((_, key))) if is_encrypted(key) => ServiceError::Credentials(
+            "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain",
+        ),
+        (TlsError::NoKey, _) => ServiceError::Credentials("the file of the key holds none in PEM"),
+        (TlsError::Mismatch, _) => ServiceError::Credentials("the file of the key is not the key of the certificate"),
+        (TlsError::UnusableCertificate, _) => ServiceError::Credentials(
             "the file of the certificate holds one that TLS cannot use: not X.509 version 3, or damaged",
         ),
-        other => other.into(),
+        (other @ TlsError::Library(_), _) => other.into(),
     })
-}
-
-fn trusted(ca: &[u8]) -> Result<RootCertStore, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-        let unusable = "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
-        roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
-    }
-    Ok(roots)
-}
-
-fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ServiceError> {
-    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
-    if is_encrypted(key) {
-        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
-        return Err(ServiceError::Credentials(cure));
-    }
-    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
-    Ok((chain, PrivateKeyDer::from_pem_slice(key).map_err(no_key)?))
 }
 
 /// PKCS #8 says it in the label of its block, older forms in a header.
 fn is_encrypted(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
-}
-
-pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
 }
 
 /// The whole body of an answer, unless it is longer than any of a TTS.
