@@ -47,7 +47,7 @@ pub enum Fault {
     NotConfigured,
 }
 
-/// What the PDP is told of the subject token.
+/// What the PDP learns of the subject token.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'a> {
     /// The kind of proof, as policies name it.

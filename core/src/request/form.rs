@@ -104,7 +104,7 @@ impl Form {
     ///
     /// # Errors
     /// [`RequestError::Unsupported`] naming the parameter.
-    pub fn refuse_second_authentication(&self) -> Result<(), RequestError> {
+    pub(crate) fn refuse_second_authentication(&self) -> Result<(), RequestError> {
         self.refuse(&["client_secret", "client_assertion", "client_assertion_type"])
     }
 

@@ -1,4 +1,4 @@
-//! Subjects that nobody verified, for trials of policies (`writ policy explain`, `writ policy test`).
+//! Unverified subjects, for trials of policies (`writ policy explain`, `writ policy test`).
 
 use std::time::Duration;
 
