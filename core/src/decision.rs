@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock, network or log. [`admit`] refuses what can be refused without the subject token, [`decide`] makes the
 //! rest of the decision; both add each rule they apply to the same [`Trace`], so that what is explained is the decision
-//! itself. The trace holds facts; text is made of them only where somebody reads it ([`Trace::applied_rules`]).
+//! itself. The trace holds facts; [`Trace::applied_rules`] renders them for a reader.
 //!
 //! A [`Grant`] is made by [`decide`] alone, and only of a [`VerifiedSubject`](crate::subject::VerifiedSubject);
 //! [`decide_trial`] applies the same rules to a [`TrialSubject`](crate::subject::TrialSubject) and yields a

@@ -70,13 +70,13 @@ struct ExplainArgs {
     /// `request_context`: one JSON object
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
-    /// The claims of the subject token, one JSON object; of a Txn-Token it should tell `scope` and `req_wl`
+    /// The claims of the subject token, one JSON object; of a Txn-Token it should contain `scope` and `req_wl`
     #[arg(long, value_name = "JSON", value_parser = object)]
     presented: Option<Members>,
     /// How long ago the subject token expired, like 40d; -30s if it lives for that long
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     age: Option<Age>,
-    /// A line of the audit log, `-` for standard input: explains that request, as far as the line tells of it; the other
+    /// A line of the audit log, `-` for standard input: explains that request, as far as the line records it; the other
     /// options say more
     #[arg(long, value_name = "LINE")]
     from_audit: Option<String>,

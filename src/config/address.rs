@@ -18,7 +18,7 @@ pub(super) fn socket_or_off(text: &str) -> Result<Option<SocketAddr>, &'static s
     Ok(Some(address))
 }
 
-/// `https://host` or `https://host:port` and nothing behind it: paths are put behind it, and it is compared as text.
+/// `https://host` or `https://host:port` and nothing after it: paths are appended to it, and it is compared as text.
 pub(crate) fn origin(text: &str) -> Result<String, &'static str> {
     let authority = text.strip_prefix("https://").ok_or("must begin with https://")?;
     if authority.contains(['/', '?', '#', '\\']) {

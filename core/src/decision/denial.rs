@@ -15,15 +15,15 @@ pub enum Denial {
     SourceNotAllowed,
     /// The subject token names an actor, which a Txn-Token cannot express, and a requested purpose does not ignore that.
     #[error(
-        "the subject token has the claim `act`: somebody acts for its subject, which the Txn-Token could not say; \
+        "the subject token has the claim `act`: an actor acts for its subject, which a Txn-Token cannot express; \
          present a token of the subject alone, or have `actors = 'ignore'` set for each requested purpose"
     )]
     ActorNotAllowed,
-    /// The subject matches none of the patterns in `subjects`.
+    /// The subject does not match a pattern in `subjects`.
     #[error("this client may not act for this subject")]
     SubjectNotAllowed,
     /// Neither the subject token nor the settings of its issuer say what it covers.
-    #[error("the subject token does not tell what it covers")]
+    #[error("the subject token does not say what it covers")]
     ScopeUnknown,
     /// The subject token covers less than is requested.
     #[error("the subject token does not cover a requested purpose")]

@@ -64,7 +64,7 @@ fn check_transaction_end(claims: &TxnClaims, now: Timestamp, trace: &mut Trace<'
     }
 }
 
-/// The second in which a transaction began, which its `txn` tells (`UUIDv7`).
+/// The second in which a transaction began, from its `txn` (`UUIDv7`).
 pub(crate) fn began(txn: &str) -> Option<Timestamp> {
     let (seconds, _) = Uuid::parse_str(txn).ok()?.get_timestamp()?.to_unix();
     Some(Timestamp::from_epoch(seconds))

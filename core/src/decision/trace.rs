@@ -1,7 +1,7 @@
 //! The rules that a decision applied, as facts.
 //!
-//! Every live request leaves a trace and hardly any is read: a fact refers to the policy wherever it can, and no text is
-//! written before somebody asks for it ([`render`](super::render)).
+//! Every live request leaves a trace and few are read: a fact refers to the policy wherever it can, and text is rendered
+//! on demand only ([`render`](super::render)).
 
 use writ_platform::clock::Timestamp;
 use writ_verifier::{Purpose, Scope};

@@ -118,12 +118,12 @@ impl Condition {
         }
         let syntax = |errors: cel::ParseErrors| {
             // What stops the parser itself, a depth that is too great, comes as a structure inside of the text.
-            let told = |error: &cel::ParseError| {
+            let describe = |error: &cel::ParseError| {
                 let is_depth = error.msg.contains("Error {");
                 let at = format!("{} (character {})", error.msg, error.pos.1);
                 if is_depth { "it is nested too deeply".to_owned() } else { at }
             };
-            let first = errors.errors.first().map(told);
+            let first = errors.errors.first().map(describe);
             ConditionError::Syntax(first.unwrap_or_default())
         };
         let program = ENVIRONMENT.compile(source).map_err(syntax)?;

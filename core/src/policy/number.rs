@@ -413,7 +413,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Nothing is written out that nobody needs: these would not fit into any memory.
+    /// Digits are written out only for arithmetic: these would not fit into any memory.
     #[test]
     fn an_exponent_costs_nothing() {
         let number = decimal;

@@ -231,17 +231,17 @@ impl Hint<'_> {
     /// The claims of the subject token, as far as the trial gives them.
     fn claims(&self) -> Members {
         let mut claims = self.trial.presented.clone().unwrap_or_default();
-        for (name, told) in [("sub", &self.trial.subject), ("scope", &self.trial.subject_scope)] {
-            if let Some(told) = told.as_ref().filter(|_| claims.raw(name).is_none()) {
-                let _ = claims.set(name, told);
+        for (name, given) in [("sub", &self.trial.subject), ("scope", &self.trial.subject_scope)] {
+            if let Some(given) = given.as_ref().filter(|_| claims.raw(name).is_none()) {
+                let _ = claims.set(name, given);
             }
         }
         claims
     }
 
     fn sub(&self) -> String {
-        let told = self.trial.subject.clone().or_else(|| self.claims().get("sub"));
-        told.unwrap_or_else(|| self.policy.subject.to_string())
+        let given = self.trial.subject.clone().or_else(|| self.claims().get("sub"));
+        given.unwrap_or_else(|| self.policy.subject.to_string())
     }
 
     fn several(&self) -> bool {

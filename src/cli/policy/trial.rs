@@ -253,9 +253,9 @@ impl Trial {
         }
     }
 
-    fn refuse(&self, key: &'static str, told: bool) -> Result<(), TrialError> {
+    fn refuse(&self, key: &'static str, given: bool) -> Result<(), TrialError> {
         let message = || format!("does not apply to a request by {}", self.source.name());
-        if told { Err(TrialError::new(key, message())) } else { Ok(()) }
+        if given { Err(TrialError::new(key, message())) } else { Ok(()) }
     }
 
     /// `sub` of the token, `default` if nothing gives one, and the claims of a token about it.
@@ -298,8 +298,8 @@ impl Trial {
                 set(&mut claims, name, &default);
             }
         }
-        let told = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
-        let (iat, exp) = (told(&claims, "iat"), told(&claims, "exp"));
+        let time = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
+        let (iat, exp) = (time(&claims, "iat"), time(&claims, "exp"));
         let lifetime = iat.zip(exp).map_or(MINUTE, |(iat, exp)| exp.since(iat));
         let expiry = match (self.age, exp) {
             (Some(age), _) => age.expiry(world.now),
@@ -523,7 +523,7 @@ pub(super) mod tests {
         assert_eq!(own(old, None, r#"{"req_wl":"b","txn":"t"}"#).txn, "t");
     }
 
-    /// What the policy says of tokens holds for those that nobody verified, too.
+    /// What the policy says of tokens holds for those of a trial, too.
     #[test]
     fn an_outside_token_must_be_one_that_the_client_may_bring() {
         let world = world(&[("a", OUTSIDE), ("b", "subject = \"svc:b\"\n")]);

@@ -52,7 +52,7 @@ fn schema(table: &mut Section<'_>, context: Context<'_>) -> Option<Arc<Schema>> 
         .ok()?;
     for place in schema.ignored() {
         let what =
-            "is no keyword of JSON Schema 2020-12 and refuses nothing; correct it, or begin its name with \"x-\"";
+            "is not a keyword of JSON Schema 2020-12 and has no effect; correct it, or begin its name with \"x-\"";
         table.warning("request_details", format_args!("{}: #{place} {what}", path.display()));
     }
     Some(schema)
@@ -69,12 +69,12 @@ fn check_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, accept: &
         }
     }
     for (name, claim) in &mapping.tctx_subject {
-        // R-SUBJ-10: nobody downstream could ask for the proof.
+        // R-SUBJ-10: no verifier could check the proof of possession.
         if claim == "cnf" {
             tctx.error("subject", "must not name \"cnf\": the key of a sender is never copied");
         }
         if mapping.tctx_fixed.raw(name).is_some() {
-            tctx.error("subject", format_args!("\"{name}\" is a member of `fixed` too: which of them would count?"));
+            tctx.error("subject", format_args!("\"{name}\" is a member of `fixed` too; remove one of them"));
         }
     }
     if let Some(source) = accept.iter().find(|source| **source == Source::ClientCredentials)
@@ -85,7 +85,7 @@ fn check_tctx(tctx: &Section<'_>, mapping: &Mapping, has_schema: bool, accept: &
     }
 }
 
-/// A member of the details that the schema does not tell of can hardly be meant; where the schema is closed, it cannot be.
+/// A member that the schema does not describe is probably a mistake; where the schema allows no others, it is one.
 fn check_described(table: &Section<'_>, key: &str, name: &str, schema: Option<&Schema>) {
     let Some(schema) = schema.filter(|schema| schema.describes(name) == Some(false)) else { return };
     if schema.is_closed() {
@@ -95,7 +95,7 @@ fn check_described(table: &Section<'_>, key: &str, name: &str, schema: Option<&S
     }
 }
 
-/// On a redemption `details` are the `tctx` that is carried over, whose members other policies name.
+/// On a redemption `details` are the `tctx` of the presented token, whose members other policies define.
 pub(super) fn check_condition(table: &Section<'_>, when: Option<&Condition>, mapping: &Mapping, accept: &[Source]) {
     let Some(when) = when.filter(|_| !accept.contains(&Source::ExpiredTxnToken)) else { return };
     let members = when.members_of_details();

@@ -11,10 +11,9 @@ use super::settings::{Context, ReadNamed, Settings};
 use crate::config::document::{Places, Report, Section, non_empty};
 use crate::config::problem::Problem;
 
-/// What was made of one file.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// The policy, as far as it could be read; not to be used if there is an error.
+    /// As far as it could be read; not to be used if there is an error.
     pub(super) policy: Option<ClientPolicy>,
     /// Errors and warnings, by line.
     pub(super) problems: Vec<Problem>,
@@ -27,7 +26,7 @@ impl Reading {
     }
 }
 
-/// The files that a policy names: its own keys, and the schemas of its purposes. Whatever else is wrong with it.
+/// The files that a policy names: its own keys, and the schemas of its purposes; also if the policy has errors.
 pub(super) fn names(path: &Path, text: &str) -> Vec<PathBuf> {
     if !text.contains("jwks_file") && !text.contains("request_details") {
         return Vec::new(); // most name none
@@ -102,7 +101,7 @@ fn introspecting(issuer: &str, settings: &Settings) -> Result<String, &'static s
     known.then(|| issuer.to_owned()).ok_or("must be the issuer of a [[subject_issuer]] that has introspection")
 }
 
-/// The one identity of the client; none and several are both wrong (R-AUTHN-05).
+/// The identity of the client; exactly one must be written (R-AUTHN-05).
 fn identity(root: &mut Section<'_>) -> Option<Identity> {
     let kinds: Vec<_> = IdentityKind::ALL.into_iter().filter(|kind| root.has(kind.name())).collect();
     let identities: Vec<_> = IdentityKind::ALL.into_iter().map(|kind| identity_of(root, kind)).collect();

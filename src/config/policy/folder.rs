@@ -334,7 +334,7 @@ mod tests {
         symlink("nowhere", path.join("gw.toml")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path.join("hw.toml")).unwrap();
         let refusal = refusal(path);
-        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is no plain file")] {
+        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is not a regular file")] {
             assert!(refusal.contains(&format!("{name}.toml: warning: {expected}")), "{refusal}");
         }
         assert!(!refusal.contains("gw.toml: warning: is not read"), "{refusal}");

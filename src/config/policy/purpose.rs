@@ -35,7 +35,7 @@ pub(super) fn purposes(tables: Vec<Section<'_>>, context: Context<'_>) -> Vec<Pu
         .collect()
 }
 
-/// A source in two tables of one purpose: which of them would count?
+/// A source in two tables of one purpose would be ambiguous.
 fn check_duplicates(rule: &PurposeRule, table: &Section<'_>, earlier: &[(PurposeRule, Section<'_>)]) {
     for (other, _) in earlier.iter().filter(|(other, _)| other.purpose == rule.purpose) {
         for source in rule.accept.iter().filter(|source| other.accept.contains(source)) {
@@ -45,8 +45,8 @@ fn check_duplicates(rule: &PurposeRule, table: &Section<'_>, earlier: &[(Purpose
     }
 }
 
-/// Whoever may redeem must not be able to make the token itself: that it holds one is the evidence that the
-/// transaction happened (R-DELAY-20).
+/// A client that may redeem must not be able to make the token itself: holding one is the evidence that the transaction
+/// happened (R-DELAY-20).
 fn check_evidence(read: &[(PurposeRule, Section<'_>)]) {
     for (rule, table) in read {
         let redeemable = |(other, _): &&(PurposeRule, _)| other.purpose == rule.purpose && other.redemption.is_some();
@@ -140,7 +140,7 @@ fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
     if expired && rule.redemption.is_none() && !table.has_error("redemption") {
         table.gap(
             "redemption",
-            "is missing: \"expired_txn_token\" is accepted, so a table must say whose and how often",
+            "is missing: \"expired_txn_token\" is accepted, so a [purpose.redemption] table must say whose tokens and how often",
         );
     }
     if !expired && rule.redemption.is_some() && !table.has_error("accept") {
@@ -166,5 +166,5 @@ fn source(name: &str) -> Result<Source, String> {
 }
 
 fn glob(pattern: &str) -> Result<Glob, &'static str> {
-    (!pattern.is_empty()).then(|| Glob::new(pattern)).ok_or("an empty pattern fits no subject")
+    (!pattern.is_empty()).then(|| Glob::new(pattern)).ok_or("an empty pattern matches no subject")
 }

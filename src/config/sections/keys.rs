@@ -9,13 +9,13 @@ use writ_core::keys::ring::KeyTimes;
 use super::tokens::Tokens;
 use crate::config::document::Section;
 
-pub(in crate::config) struct Keys {
-    pub(in crate::config) algorithm: SigningAlgorithm,
-    pub(in crate::config) retention: Duration,
+pub(crate) struct Keys {
+    pub(crate) algorithm: SigningAlgorithm,
+    pub(crate) retention: Duration,
     /// `None` if the times cannot hold together.
-    pub(in crate::config) times: Option<KeyTimes>,
-    pub(in crate::config) sealing: PathBuf,
-    pub(in crate::config) previous_sealing: Vec<PathBuf>,
+    pub(crate) times: Option<KeyTimes>,
+    pub(crate) sealing: PathBuf,
+    pub(crate) previous_sealing: Vec<PathBuf>,
 }
 
 const ALGORITHMS: [(&str, SigningAlgorithm); 5] = [
@@ -26,7 +26,7 @@ const ALGORITHMS: [(&str, SigningAlgorithm); 5] = [
     ("PS256", SigningAlgorithm::PS256),
 ];
 
-pub(in crate::config) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
+pub(crate) fn read(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
     let rotation_period = keys.or_default("rotation_period", Section::duration);
     let retention = keys.or_default("retention", Section::duration);
     let times = KeyTimes::new(rotation_period, tokens.jwks_max_age, tokens.max_lifetime, retention);

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crate::config::document::Section;
 
-pub(in crate::config) struct Limits {
-    pub(in crate::config) requests_per_second_per_client: Option<NonZeroU32>,
-    pub(in crate::config) max_connections: usize,
-    pub(in crate::config) request_timeout: Duration,
-    pub(in crate::config) connection_max_age: Duration,
-    pub(in crate::config) drain_timeout: Duration,
+pub(crate) struct Limits {
+    pub(crate) requests_per_second_per_client: Option<NonZeroU32>,
+    pub(crate) max_connections: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) connection_max_age: Duration,
+    pub(crate) drain_timeout: Duration,
 }
 
-pub(in crate::config) fn read(limits: &mut Section<'_>) -> Limits {
+pub(crate) fn read(limits: &mut Section<'_>) -> Limits {
     let rate = limits.or_default("requests_per_second_per_client", |limits, key| limits.integer(key, 0..=1_000_000));
     Limits {
         requests_per_second_per_client: NonZeroU32::new(rate),

@@ -7,15 +7,15 @@ use url::Url;
 use crate::config::address::{origin, socket, socket_or_off};
 use crate::config::document::Section;
 
-pub(in crate::config) struct Listen {
-    pub(in crate::config) exchange: SocketAddr,
-    pub(in crate::config) discovery: Option<SocketAddr>,
-    pub(in crate::config) ops: Option<SocketAddr>,
-    pub(in crate::config) http2: bool,
-    pub(in crate::config) discovery_url: Option<String>,
+pub(crate) struct Listen {
+    pub(crate) exchange: SocketAddr,
+    pub(crate) discovery: Option<SocketAddr>,
+    pub(crate) ops: Option<SocketAddr>,
+    pub(crate) http2: bool,
+    pub(crate) discovery_url: Option<String>,
 }
 
-pub(in crate::config) fn read(listen: &mut Section<'_>) -> Listen {
+pub(crate) fn read(listen: &mut Section<'_>) -> Listen {
     let read = Listen {
         exchange: listen.or_default("exchange", |listen, key| listen.parse(key, socket)),
         discovery: listen.or_default("discovery", |listen, key| listen.parse(key, socket_or_off)),
@@ -51,7 +51,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// The default of `listen.discovery_url`: the issuer's host with the port of the discovery listener.
-pub(in crate::config) fn discovery_url(issuer: &str, discovery: Option<SocketAddr>) -> Option<String> {
+pub(crate) fn discovery_url(issuer: &str, discovery: Option<SocketAddr>) -> Option<String> {
     let Some(address) = discovery else { return Some(issuer.to_owned()) };
     let mut url = Url::parse(issuer).ok()?;
     url.set_port(Some(address.port())).ok()?;

@@ -7,17 +7,17 @@ use writ_outbound::Identity;
 use crate::config::address::https_url;
 use crate::config::document::Section;
 
-pub(in crate::config) struct Pdp {
+pub(crate) struct Pdp {
     /// Whether there is to be one, even if its settings are wrong.
-    pub(in crate::config) is_written: bool,
-    pub(in crate::config) settings: Option<writ_outbound::Settings>,
+    pub(crate) is_written: bool,
+    pub(crate) settings: Option<writ_outbound::Settings>,
 }
 
 const KEYS: [&str; 5] = ["endpoint", "timeout", "ca", "certificate", "private_key"];
 
 /// Reads the section; `has_section` says whether the file has it, and a variable can take its place. `max_timeout` is
 /// the time that a whole request has.
-pub(in crate::config) fn read(pdp: &mut Section<'_>, has_section: bool, max_timeout: Duration) -> Pdp {
+pub(crate) fn read(pdp: &mut Section<'_>, has_section: bool, max_timeout: Duration) -> Pdp {
     let is_written = has_section || KEYS.iter().any(|key| pdp.has(key));
     if is_written {
         pdp.require(&["endpoint"]);

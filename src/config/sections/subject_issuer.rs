@@ -23,7 +23,7 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// Reads every issuer; `own` is the name of this service, which must not be one of them.
-pub(in crate::config) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<IssuerSettings> {
+pub(crate) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<IssuerSettings> {
     let mut names = BTreeMap::new();
     let mut prefixes = BTreeMap::new();
     let mut all = Vec::new();
@@ -149,8 +149,8 @@ fn key_source(table: &mut Section<'_>) -> Option<KeySource> {
     if written { uri } else { file.or(Some(KeySource::Discovery)) }
 }
 
-/// `iss` is a name, and some issuers have one that is no https address, though all their endpoints are; but keys that are
-/// discovered by a name belong to whoever answers under it.
+/// `iss` may be any name, even if the endpoints of the issuer must be https; but keys can only be discovered from an https
+/// address, whose host proves itself by its certificate.
 fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("must be the `iss` of its tokens");

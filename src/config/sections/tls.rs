@@ -5,7 +5,7 @@ use writ_core::client::is_spiffe_trust_domain;
 use crate::config::document::Section;
 use crate::server::tls::{self, MinVersion};
 
-pub(in crate::config) fn read(tls: &mut Section<'_>) -> tls::Settings {
+pub(crate) fn read(tls: &mut Section<'_>) -> tls::Settings {
     let versions = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
     tls::Settings {
         certificate: tls.or_default("certificate", Section::path),

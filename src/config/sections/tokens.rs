@@ -8,20 +8,20 @@ use writ_platform::clock::HumanDuration;
 
 use crate::config::document::Section;
 
-pub(in crate::config) struct Tokens {
-    pub(in crate::config) lifetime: Duration,
-    pub(in crate::config) max_lifetime: Duration,
-    pub(in crate::config) clock_skew: Duration,
-    pub(in crate::config) include_iss: bool,
-    pub(in crate::config) jwks_max_age: Duration,
-    pub(in crate::config) max_replacements: u32,
-    pub(in crate::config) max_size: usize,
+pub(crate) struct Tokens {
+    pub(crate) lifetime: Duration,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) clock_skew: Duration,
+    pub(crate) include_iss: bool,
+    pub(crate) jwks_max_age: Duration,
+    pub(crate) max_replacements: u32,
+    pub(crate) max_size: usize,
 }
 
 /// R-SUBJ-06
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2 * 60);
 
-pub(in crate::config) fn read(tokens: &mut Section<'_>) -> Tokens {
+pub(crate) fn read(tokens: &mut Section<'_>) -> Tokens {
     let max_lifetime = tokens.or_default("max_lifetime", Section::duration);
     let lifetime = tokens.duration("lifetime");
     let read = Tokens {

@@ -465,10 +465,10 @@ mod tests {
         let der = key.serialize_der();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         for (text, expected) in [
-            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is encrypted, and there is nobody"),
+            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is encrypted, and no password"),
             (
                 block("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\r\nDEK-Info: AES-256-CBC,00\n\nAAAA").into_bytes(),
-                "is encrypted, and there is nobody",
+                "is encrypted, and no password",
             ),
             (certificate.clone().into_bytes(), "holds no private key (PEM), but a block of the kind \"CERTIFICATE\""),
             (block("OPENSSH PRIVATE KEY", "AAAA").into_bytes(), "holds a \"OPENSSH PRIVATE KEY\" that cannot be read"),

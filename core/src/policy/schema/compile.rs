@@ -289,7 +289,7 @@ impl Names {
         let mut base = base.clone();
         if let Some(id) = text("$id")? {
             let named = base.join(id).ok().filter(|url| url.fragment().is_none_or(str::is_empty));
-            base = named.ok_or_else(|| unsound(place, "$id is no name of a document"))?;
+            base = named.ok_or_else(|| unsound(place, "$id is not the URI of a document"))?;
             base.set_fragment(None);
         }
         if is_root || text("$id")?.is_some() {
@@ -467,7 +467,7 @@ impl<'a> Compiler<'a> {
                     "properties" => drop(keywords.properties.insert(member.clone(), index)),
                     "patternProperties" => keywords.pattern_properties.push((self.pattern(keyword, member)?, index)),
                     "dependentSchemas" => keywords.dependent_schemas.push((member.clone(), index)),
-                    _ => {} // definitions: only looked at, so that all of a file is sound
+                    _ => {} // definitions: compiled, so that errors in them are found
                 }
             }
         } else if !ANNOTATIONS.contains(&name) && !name.starts_with("x-") {

@@ -103,10 +103,10 @@ fn a_purpose_may_ask_the_decision_point_where_there_is_one() {
 fn a_client_has_exactly_one_identity() {
     for (text, expected) in [
         ("client_id = \"job\"".to_owned(), "1: tls_client_auth_*: is missing: exactly one"),
-        (format!("{GOOD}{OTHER_IDENTITY}"), "2: tls_client_auth_san_uri: is one identity too many"),
+        (format!("{GOOD}{OTHER_IDENTITY}"), "2: tls_client_auth_san_uri: is a second identity"),
         (
             format!("{GOOD}self_signed_tls_client_auth_x5t_s256 = [\"{}\"]", "A".repeat(43)),
-            "3: self_signed_tls_client_auth_x5t_s256: is one identity too many",
+            "3: self_signed_tls_client_auth_x5t_s256: is a second identity",
         ),
         (GOOD.replace("spiffe:", "spiffe"), "2: tls_client_auth_san_uri: not a URI"),
         (GOOD.replace("tls_client_auth_san_uri", "tls_client_auth_uri"), "1: tls_client_auth_*: is missing"),
