@@ -285,7 +285,7 @@ impl Event {
 
     /// A client asked about a token, which is `live` or is not valid.
     pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
-        let claims = live.map(|token| token.claims());
+        let claims = live.map(OwnToken::claims);
         Self::TokenIntrospected(Box::new(Decision {
             scope: claims.map(|claims| claims.scope.to_string()),
             txn: claims.map(|claims| claims.txn.clone()),

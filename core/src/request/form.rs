@@ -97,7 +97,7 @@ impl Form {
     /// # Errors
     /// [`RequestError::Missing`] if it is absent or empty.
     pub fn token(&self) -> Result<TokenText, RequestError> {
-        self.required("token").map(|token| TokenText::new(token))
+        self.required("token").map(TokenText::new)
     }
 
     /// Refuses parameters that would authenticate the client a second time: only its certificate does.
