@@ -16,15 +16,12 @@ use crate::admin::{Admin, Socket};
 use crate::config::policy::folder::{self, Checked, Watch};
 use crate::config::{Config, Problem};
 use crate::server::metadata;
-use crate::server::response::HttpRefusal;
 use crate::server::tls::{TlsError, Trust};
-use crate::server::{Addresses, ListenError, Listeners, Rooms, Running, UnheardRequest};
-use writ_core::audit::{Audit, Decision, Event};
+use crate::server::{Addresses, Handlers, HttpRefusal, ListenError, Listeners, RejectedRequest, Running};
+use writ_core::audit::{Audit, AuditContext, Event};
 use writ_core::blocks::{Blocks, BlocksError};
 use writ_core::client::IdentityKind;
-use writ_core::endpoint::{self, Endpoint};
-use writ_core::exchange::Exchange;
-use writ_core::introspect::Introspection;
+use writ_core::endpoint::{self, Endpoint, TokenService};
 use writ_core::keys::mirror::MirrorError;
 use writ_core::keys::seal::{self, SealError, SealingKeys};
 use writ_core::keys::{self, KeyRing, KeysError};
@@ -287,8 +284,7 @@ impl Service {
         let addresses = listeners.addresses();
         let (alive, in_flight) = mpsc::channel(1);
         let clock = Arc::new(Clock::start());
-        let limits = Arc::new(Limits::new(config.limits));
-        let exchange = Arc::new(Exchange {
+        let tokens = Arc::new(TokenService {
             settings: config.claims.clone(),
             policies: Arc::clone(&policies),
             pdp: pdp.clone(),
@@ -297,23 +293,12 @@ impl Service {
             ledger: Arc::clone(&core.ledger),
             blocks: Arc::clone(&core.blocks),
             clock: Arc::clone(&clock),
-            limits: Arc::clone(&limits),
-            audit: audit.clone(),
-            in_flight: alive.clone(),
-        });
-        let introspection = Arc::new(Introspection {
-            trust_domain: config.trust_domain.clone(),
-            policies: Arc::clone(&policies),
-            keys: Arc::clone(&core.keys),
-            ledger: Arc::clone(&core.ledger),
-            blocks: Arc::clone(&core.blocks),
-            clock: Arc::clone(&clock),
-            limits,
+            limits: Arc::new(Limits::new(config.limits)),
             audit: audit.clone(),
             in_flight: alive,
         });
-        let rooms = rooms(config, exchange, introspection, core, &clock, &policies, audit.clone(), metrics.clone());
-        let running = listeners.start(&trust, &rooms)?;
+        let handlers = handlers(config, &tokens, &core.store, metrics.clone());
+        let running = listeners.start(&trust, &handlers)?;
         let reload = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         issuers.warm();
@@ -406,59 +391,48 @@ fn tell(set: &PolicySet) {
     metrics::gauge!("writ_policies_info", "digest" => set.digest().to_owned()).set(1.0);
 }
 
-#[expect(clippy::too_many_arguments, reason = "the rooms meet here and nowhere else")]
-fn rooms(
-    config: &Config,
-    exchange: Arc<Exchange>,
-    introspection: Arc<Introspection>,
-    core: &Core,
-    clock: &Arc<Clock>,
-    policies: &Arc<Policies>,
-    audit: Audit,
-    metrics: Metrics,
-) -> Rooms {
+/// The service as the listeners see it.
+fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Store, metrics: Metrics) -> Handlers {
     let document = metadata::Settings {
         issuer: config.issuer.clone(),
         discovery_url: config.discovery_url.clone(),
         trust_domain: config.trust_domain.to_string(),
         algorithm: config.keys.algorithm,
     };
-    let (published, registered) = (Arc::clone(policies), Arc::clone(policies));
-    let keys = Arc::clone(&core.keys);
-    let (observed, watched, ledger) = (Arc::clone(&core.keys), Arc::clone(&core.keys), Arc::clone(&core.ledger));
-    let (store, counted) = (core.store.clone(), Arc::clone(&core.ledger));
-    let (clock, recorded) = (Arc::clone(clock), audit.clone());
-    Rooms {
-        token: Arc::new(move |ask| {
-            let exchange = Arc::clone(&exchange);
-            async move { exchange.token(ask).await }.boxed_local()
+    let each = || Arc::clone(tokens);
+    let (exchange, introspect, shares, rejected) = (each(), each(), each(), each());
+    let (published, described, watched, observed) = (each(), each(), each(), each());
+    let store = store.clone();
+    Handlers {
+        token: Arc::new(move |request| {
+            let tokens = Arc::clone(&exchange);
+            async move { tokens.exchange(request).await }.boxed_local()
         }),
-        introspect: Arc::new(move |ask| {
-            let introspection = Arc::clone(&introspection);
-            async move { introspection.introspect(ask).await }.boxed_local()
+        introspect: Arc::new(move |request| {
+            let tokens = Arc::clone(&introspect);
+            async move { tokens.introspect(request).await }.boxed_local()
         }),
-        holder: Arc::new(move |certificate| endpoint::holder(certificate, &registered.snapshot())),
-        unheard: Arc::new(move |request| {
+        share_of: Arc::new(move |certificate| endpoint::share_of(certificate, &shares.policies.snapshot())),
+        rejected: Arc::new(move |request| {
             if request.endpoint == Endpoint::Token {
-                count_unheard(request.refusal);
+                count_rejected(request.refusal);
             }
-            let (audit, event) = (audit.clone(), request.endpoint.event(unheard(&request), true));
+            let (audit, event) = (rejected.audit.clone(), rejected_event(&request));
             async move {
-                // No token is at stake: the refusal leaves even if the log is away.
+                // No token is at stake: the refusal leaves even if the log is not available.
                 if let Err(error) = audit.write(&event).await {
                     tracing::error!(%error, "a refusal could not be recorded");
                 }
             }
             .boxed_local()
         }),
-        request_timeout: config.listener.request_timeout,
-        jwks: Arc::new(move || keys.jwks().body.clone().into_bytes()),
-        metadata: Arc::new(move || document.render(&published.snapshot())),
+        jwks: Arc::new(move || published.keys.jwks().body.clone().into_bytes()),
+        metadata: Arc::new(move || document.render(&described.policies.snapshot())),
         documents_max_age: config.jwks_max_age,
-        failing: Arc::new(move || failing(&store, &watched, &ledger, &recorded)),
+        failing: Arc::new(move || failing(&store, &watched.keys, &watched.ledger, &watched.audit)),
         metrics: Arc::new(move || {
-            observed.observe(clock.now());
-            counted.observe();
+            observed.keys.observe(observed.clock.now());
+            observed.ledger.observe();
             metrics.render()
         }),
     }
@@ -686,23 +660,16 @@ fn register(trust: &Trust, set: &PolicySet) {
     trust.register(pinned.flat_map(|policy| policy.identity.registered_thumbprints()).copied().collect());
 }
 
-/// A request that the listener answered alone: it never reached its room.
-fn unheard(request: &UnheardRequest<'_>) -> Decision {
-    Decision {
-        request_id: request.name.id.clone(),
-        trace_id: request.name.trace_id.clone(),
-        client_certificate: request.certificate.map(|certificate| certificate.x5t_s256().to_owned()),
-        error: Some(request.refusal.error()),
-        reason: Some(request.refusal.reason()),
-        cause: Some(request.refusal.to_string()),
-        ..Decision::default()
-    }
+/// The audit event of a request that the listener answered alone.
+fn rejected_event(request: &RejectedRequest<'_>) -> Event {
+    let context = AuditContext::new(request.request_id, request.trace_id, request.certificate);
+    Event::rejected(request.endpoint, &context, request.refusal.reason(), request.refusal.to_string())
 }
 
 /// Counts a `POST /token` that the listener answered alone.
-fn count_unheard(refusal: HttpRefusal) {
+fn count_rejected(refusal: HttpRefusal) {
     let outcome = if refusal.is_fault() { "error" } else { "refused" };
     metrics::counter!("writ_token_requests_total",
-        "client" => "-", "source" => "-", "outcome" => outcome, "reason" => refusal.reason())
+        "client" => "-", "source" => "-", "outcome" => outcome, "reason" => refusal.reason().as_str())
     .increment(1);
 }

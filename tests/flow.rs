@@ -1,8 +1,9 @@
-//! The flow of an exchange, in one process: order of refusals, what is on record and in the log before an answer leaves.
+//! The flow of an exchange, in one process and by a clock that the tests set: the order of refusals, and what is on record
+//! and in the log before an answer leaves.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use url::form_urlencoded;
 use writ_verifier::Verifier;
+use writ_verifier::jwks::KeySet;
 use zeroize::Zeroizing;
 
 use writ::config::policy::folder;
@@ -22,8 +24,8 @@ use writ_core::audit::{Audit, TokenDigest};
 use writ_core::blocks::Blocks;
 use writ_core::claims;
 use writ_core::client::PeerCertificate;
-use writ_core::endpoint::{Ask, known_key};
-use writ_core::exchange::{Exchange, Issued};
+use writ_core::endpoint::{IncomingRequest, TokenService, known_key};
+use writ_core::exchange::Issued;
 use writ_core::keys::KeyRing;
 use writ_core::keys::ring::KeyTimes;
 use writ_core::keys::seal::SealingKeys;
@@ -32,7 +34,7 @@ use writ_core::ledger::Ledger;
 use writ_core::limits;
 use writ_core::limits::Limits;
 use writ_core::policy::{Policies, PolicySet};
-use writ_core::refusal::Refusal;
+use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TXN_TOKEN_TYPE};
 use writ_core::subject::issuers::Issuers;
 use writ_core::subject::own_token;
@@ -64,8 +66,11 @@ const POLICIES: [(&str, &str); 2] = [
     ),
 ];
 
+/// When each scene begins.
+const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
+
 struct Scene {
-    exchange: Arc<Exchange>,
+    service: Arc<TokenService>,
     in_flight: mpsc::Receiver<std::convert::Infallible>,
     store: Store,
     log: Sink,
@@ -83,7 +88,7 @@ impl Scene {
         let store = Store::open(&writ_store::Settings { path }).await.unwrap();
         let log = Sink::default();
         let (alive, in_flight) = mpsc::channel(1);
-        let exchange = Exchange {
+        let service = TokenService {
             settings: claims::Settings {
                 trust_domain: "d.example".parse().unwrap(),
                 issuer: "https://tts.d.example".into(),
@@ -97,28 +102,31 @@ impl Scene {
             keys: Arc::new(keys(&store).await),
             ledger: Arc::new(Ledger::open(store.clone()).await.unwrap()),
             blocks: Arc::new(Blocks::open(store.clone()).await.unwrap()),
-            clock: Arc::new(Clock::start()),
+            clock: Arc::new(Clock::stopped_at(NOW)),
             limits: Arc::new(Limits::new(limits::Settings { requests_per_second_per_client: None })),
             audit: Audit::new(Log::start(Format::Json, log.clone())),
             in_flight: alive,
         };
-        Self { exchange: Arc::new(exchange), in_flight, store, log, _folder: folder }
+        Self { service: Arc::new(service), in_flight, store, log, _folder: folder }
     }
 
     async fn ask(&self, client: &str, body: &str) -> Result<Issued, Refusal> {
-        self.exchange.token(ask(client, body, 10 * SECOND)).await
+        self.service.exchange(request(client, body, 10 * SECOND)).await
     }
 
     async fn reason(&self, client: &str, body: &str) -> &'static str {
-        self.ask(client, body).await.expect_err("refused").code().reason
+        self.ask(client, body).await.expect_err("refused").reason().as_str()
     }
 
-    /// A token to be redeemed, once it may be.
+    /// Sets the clock to the expiry of `issued`.
+    fn expire(&self, issued: &Issued) {
+        self.service.clock.set(issued.expires_at());
+    }
+
+    /// A token that has expired, and can be redeemed.
     async fn expired(&self) -> Issued {
         let issued = self.ask("accounts", &credentials("account.purge")).await.unwrap();
-        while Timestamp::now() < issued.expires_at {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.expire(&issued);
         issued
     }
 
@@ -156,13 +164,13 @@ async fn keys(store: &Store) -> KeyRing {
     };
     let sealing = SealingKeys::new(&Zeroizing::new([1; 32]), &[]).unwrap();
     let domain = "d.example".parse().unwrap();
-    KeyRing::open(store.clone(), &settings, sealing, &domain, Timestamp::now()).await.unwrap().0
+    KeyRing::open(store.clone(), &settings, sealing, &domain, NOW).await.unwrap().0
 }
 
-fn ask(client: &str, body: &str, time: Duration) -> Ask {
-    Ask {
+fn request(client: &str, body: &str, time: Duration) -> IncomingRequest {
+    IncomingRequest {
         certificate: Arc::new(certificate(client)),
-        authorization: false,
+        has_authorization: false,
         body: body.as_bytes().to_vec(),
         request_id: "r".into(),
         trace_id: None,
@@ -185,10 +193,15 @@ fn credentials(scope: &str) -> String {
 }
 
 fn redeeming(token: &Issued) -> String {
+    exchanging(token, "account.purge")
+}
+
+/// A replacement, or a redemption if the token has expired.
+fn exchanging(token: &Issued, scope: &str) -> String {
     format!(
-        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope=account.purge\
+        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}\
          &subject_token={}&subject_token_type={TXN_TOKEN_TYPE}",
-        token.token.as_str()
+        token.token().as_str()
     )
 }
 
@@ -223,11 +236,8 @@ fn any_object() -> impl Strategy<Value = String> {
     })
 }
 
-/// R-REQ-12, R-REQ-16: whatever is sent, it is refused before anything is recorded, or makes a token that verifiers
-/// read, that can be replaced, and that can be redeemed; and so can what replaced it.
-#[tokio::test]
-async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
-    const CASES: usize = 500;
+/// Policies by which `keeper` puts anything into tokens, `relay` replaces them and `job` redeems them.
+fn policies_for_anything() -> [(&'static str, String); 3] {
     let names: Vec<_> = (0..260).map(|number| format!("\"m{number}\"")).collect();
     let purpose = |scope: &str, accept: &str, more: &str| {
         format!(
@@ -245,72 +255,76 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
              redemption = {{ issued_to = [\"keeper\", \"relay\"], max_age = \"1h\", max_uses = 2 }}\n"
         )
     });
-    let clients = [("keeper", keeper.as_str()), ("relay", relay.as_str()), ("job", &job.concat())];
+    [("keeper", keeper), ("relay", relay), ("job", job.concat())]
+}
+
+/// A request of `keeper` with its purpose: with a `profile`, for a subject that it asserts.
+fn asking_for(details: &str, context: Option<&str>, profile: Option<&str>) -> (&'static str, String) {
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let context = context.map(|context| format!("&request_context={}", encoded(context)));
+    let more = format!("&request_details={}{}", encoded(details), context.unwrap_or_default());
+    let Some(profile) = profile else { return ("file.delete", credentials("file.delete") + &more) };
+    let subject = encoded(&format!("{{\"sub\":\"u-1\",\"profile\":{profile}}}"));
+    let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
+    let body = format!(
+        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example\
+         &scope=file.erase&subject_token={subject}&subject_token_type={kind}{more}"
+    );
+    ("file.erase", body)
+}
+
+/// R-REQ-12, R-REQ-16: whatever is sent, it is refused before anything is recorded, or makes a token that verifiers
+/// read, that can be replaced, and that can be redeemed; and so can what replaced it.
+#[tokio::test]
+async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
+    const CASES: usize = 500;
+    let policies = policies_for_anything();
+    let clients = policies.each_ref().map(|(client, policy)| (*client, policy.as_str()));
     let scene = Scene::with(&clients, claims::LARGEST as usize).await;
-    let keys = scene.exchange.keys.jwks().body.clone();
-    let verifier = Verifier::builder("d.example").jwks_json(keys).build().unwrap();
-    let exchange = |token: &Issued, scope: &str, kind: &str| {
-        format!(
-            "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}\
-             &subject_token={}&subject_token_type={kind}",
-            token.token.as_str()
-        )
+    let keys = scene.service.keys.jwks().body.clone();
+    let verifier = Verifier::builder("d.example").jwks_json(keys.as_str()).build().unwrap();
+    let keys = KeySet::parse(keys.as_bytes()).unwrap();
+    let verify = |issued: &Issued| {
+        let now = UNIX_EPOCH + Duration::from_secs(scene.service.clock.now().epoch());
+        verifier.verify_at(issued.token().as_str(), &keys, now)
     };
     let mut runner = TestRunner::deterministic();
     let case = (any_object(), proptest::option::of(any_object()), proptest::option::of(any_value()));
     let (mut kept, mut refused) = (Vec::new(), std::collections::BTreeMap::<_, usize>::new());
     for _ in 0..CASES {
         let (details, context, profile) = case.new_tree(&mut runner).unwrap().current();
-        let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let context = context.map(|context| format!("&request_context={}", encoded(&context)));
-        let more = format!("&request_details={}{}", encoded(&details), context.unwrap_or_default());
-        let (scope, body) = match &profile {
-            None => ("file.delete", credentials("file.delete") + &more),
-            Some(profile) => {
-                let subject = encoded(&format!("{{\"sub\":\"u-1\",\"profile\":{profile}}}"));
-                let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
-                let body = format!(
-                    "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example\
-                     &scope=file.erase&subject_token={subject}&subject_token_type={kind}{more}"
-                );
-                ("file.erase", body)
-            }
-        };
+        let (scope, body) = asking_for(&details, context.as_deref(), profile.as_deref());
         match scene.ask("keeper", &body).await {
-            Err(refusal) => *refused.entry(refusal.code().reason).or_default() += 1,
+            Err(refusal) => *refused.entry(refusal.reason().as_str()).or_default() += 1,
             Ok(issued) => {
-                assert!(issued.redeemable_until.is_some());
-                verifier.verify(issued.token.as_str()).await.unwrap_or_else(|error| panic!("{details}: {error}"));
-                match scene.ask("relay", &exchange(&issued, scope, TXN_TOKEN_TYPE)).await {
+                assert!(issued.redeemable_until().is_some());
+                verify(&issued).unwrap_or_else(|error| panic!("{details}: {error}"));
+                match scene.ask("relay", &exchanging(&issued, scope)).await {
                     Ok(replaced) => {
-                        verifier.verify(replaced.token.as_str()).await.unwrap();
+                        verify(&replaced).unwrap();
                         kept.push((scope, replaced));
                     }
                     // It became longer by the chain.
-                    Err(refusal) => assert_eq!(refusal.code().reason, "token_too_large", "{details}"),
+                    Err(refusal) => assert_eq!(refusal.reason(), Reason::TokenTooLarge, "{details}"),
                 }
                 kept.push((scope, issued));
             }
         }
     }
-    let last = kept.iter().map(|(_, issued)| issued.expires_at).max().unwrap();
-    while Timestamp::now() < last {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let (_, last) = kept.iter().max_by_key(|(_, issued)| issued.expires_at()).unwrap();
+    scene.expire(last);
     for (scope, issued) in &kept {
-        let redeemed = scene.ask("job", &exchange(issued, scope, TXN_TOKEN_TYPE)).await;
-        let redeemed = redeemed.unwrap_or_else(|refusal| panic!("{refusal:?}: {:?}", issued.token.as_str().len()));
-        verifier.verify(redeemed.token.as_str()).await.unwrap();
-        let find = |kid: &str| known_key(scene.exchange.keys.find(kid));
-        let domain = &scene.exchange.settings.trust_domain;
-        own_token::verify_live(redeemed.token.as_str(), domain, find, Timestamp::now()).unwrap();
+        let redeemed = scene.ask("job", &exchanging(issued, scope)).await;
+        let redeemed = redeemed.unwrap_or_else(|refusal| panic!("{refusal:?}: {:?}", issued.token().as_str().len()));
+        verify(&redeemed).unwrap();
+        let find = |kid: &str| known_key(scene.service.keys.find(kid));
+        let domain = &scene.service.settings.trust_domain;
+        own_token::verify_live(redeemed.token().as_str(), domain, find, scene.service.clock.now()).unwrap();
     }
     let refusals = ["details_rejected", "parameter_malformed", "subject_token_claims_invalid", "token_too_large"];
     println!("{CASES} requests: {} tokens, all redeemed; refused: {refused:?}", kept.len());
-    assert!(
-        refused.keys().all(|reason| refusals.contains(reason) || *reason == "subject_token_malformed"),
-        "{refused:?}"
-    );
+    let is_expected = |reason: &&str| refusals.contains(reason) || *reason == "subject_token_malformed";
+    assert!(refused.keys().all(is_expected), "{refused:?}");
     assert!(kept.len() > 50 && refusals.iter().all(|reason| refused.contains_key(reason)), "{refused:?}");
 }
 
@@ -319,27 +333,27 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
 async fn a_token_that_leaves_is_in_the_log() {
     let scene = Scene::new().await;
     let issued = scene.ask("accounts", &credentials("account.purge")).await.unwrap();
-    assert_eq!(issued.redeemable_until, Some(issued.expires_at + 3600 * SECOND));
+    assert_eq!(issued.redeemable_until(), Some(issued.expires_at() + 3600 * SECOND));
     let line = scene.last_line();
     assert_eq!(line["event"], "token_issued");
     assert_eq!((&line["client"], &line["source"]), (&"accounts".into(), &"client_credentials".into()));
-    assert_eq!(line["token_sha256"], serde_json::json!(TokenDigest::of(issued.token.as_str())));
-    assert_eq!(line["exp"], issued.expires_at.epoch());
+    assert_eq!(line["token_sha256"], serde_json::json!(TokenDigest::of(issued.token().as_str())));
+    assert_eq!(line["exp"], issued.expires_at().epoch());
     assert!(line.get("reason").is_none() && line.get("retry").is_none() && line.get("key_state").is_none());
     let plain = scene.ask("accounts", &credentials("mailbox.deliver")).await.unwrap();
-    assert_eq!(plain.redeemable_until, None, "nobody can redeem it");
+    assert_eq!(plain.redeemable_until(), None, "no client can redeem it");
 }
 
 /// CONTRACT 10
 #[tokio::test]
-async fn a_redemption_tells_its_use_and_its_repetition() {
+async fn a_redemption_records_its_use_and_its_repetition() {
     let scene = Scene::new().await;
     let original = scene.expired().await;
     let first = scene.ask("job", &redeeming(&original)).await.unwrap();
     let line = scene.last_line();
     assert_eq!((&line["use"], &line["key_state"]), (&1.into(), &"current".into()));
     assert!(line["delayed_by"].is_u64() && line.get("retry").is_none());
-    assert_eq!(first.redeemable_until, None, "a redeemed token is never redeemed");
+    assert_eq!(first.redeemable_until(), None, "a redeemed token is never redeemed");
     scene.ask("job", &redeeming(&original)).await.unwrap();
     assert_eq!((&scene.last_line()["use"], &scene.last_line()["retry"]), (&1.into(), &true.into()));
     assert_eq!(scene.reason("job", &redeeming(&first)).await, "redemption_not_allowed");
@@ -355,7 +369,7 @@ async fn what_cannot_be_recorded_does_not_leave_and_is_free_to_repeat() {
     assert_eq!(scene.reason("job", &redeeming(&original)).await, "audit_unavailable");
     assert_eq!(scene.reason("accounts", &credentials("mailbox.deliver")).await, "audit_unavailable");
     scene.log.fill(false);
-    // It is found out within a second that the log works again.
+    // The service notices within a second that the log works again.
     while scene.ask("job", &redeeming(&original)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -376,8 +390,8 @@ async fn without_a_store_only_what_needs_none_is_issued() {
 #[tokio::test]
 async fn a_request_whose_time_is_over_is_not_begun() {
     let scene = Scene::new().await;
-    let late = scene.exchange.token(ask("accounts", &credentials("account.purge"), Duration::ZERO)).await;
-    assert_eq!(late.expect_err("refused").code().reason, "request_timeout");
+    let late = scene.service.exchange(request("accounts", &credentials("account.purge"), Duration::ZERO)).await;
+    assert_eq!(late.expect_err("refused").reason().as_str(), "request_timeout");
     assert_eq!(scene.last_line()["reason"], "request_timeout");
     assert_eq!(scene.log.lines().len(), 1);
 }
@@ -386,9 +400,9 @@ async fn a_request_whose_time_is_over_is_not_begun() {
 #[tokio::test]
 async fn work_goes_on_when_its_client_goes_away() {
     let mut scene = Scene::new().await;
-    let asking = scene.exchange.token(ask("accounts", &credentials("account.purge"), 10 * SECOND));
+    let asking = scene.service.exchange(request("accounts", &credentials("account.purge"), 10 * SECOND));
     assert!(asking.now_or_never().is_none(), "it is not done at once");
-    drop(scene.exchange);
+    drop(scene.service);
     assert!(scene.in_flight.recv().await.is_none());
     assert_eq!(scene.log.events(), ["token_issued"]);
 }
@@ -416,5 +430,5 @@ async fn refusals_come_in_order_and_each_has_one_line() {
             (&"token_refused".into(), &reason.into())
         );
     }
-    assert!(scene.log.lines()[0].get("client").is_none(), "a stranger has no name");
+    assert!(scene.log.lines()[0].get("client").is_none(), "an unknown client has no name");
 }

@@ -1,7 +1,9 @@
-//! The events, one line each, written before what they tell of leaves.
+//! The audit log: one line an event, written before the outcome that it reports leaves the service.
 //!
-//! A line never holds a token, a key or a certificate's private part: where a token could be put by mistake, the type
-//! is [`TokenDigest`].
+//! In: an [`Event`]. Out: a line in the log. It never contains a token, a key or the private part of a certificate: where a
+//! token could be put by mistake, the type is [`TokenDigest`].
+
+mod decision;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,8 +11,10 @@ use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use self::decision::{AuditContext, Decision, Endpoint};
 use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
+use writ_platform::digest::sha256;
 use writ_platform::telemetry::{Format, Log, LogError};
 
 /// SHA-256 of a compact token as sent, in base64url.
@@ -21,166 +25,89 @@ pub struct TokenDigest(String);
 impl TokenDigest {
     /// The digest of `token`.
     pub fn of(token: &str) -> Self {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-        Self(URL_SAFE_NO_PAD.encode(hash))
+        Self(URL_SAFE_NO_PAD.encode(sha256(token.as_bytes())))
     }
 }
 
-/// What became of one `POST /token` or `POST /introspect`, as far as it came. What does not apply is absent.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Decision {
-    /// The request, also in its answer's `X-Request-Id`.
-    pub request_id: String,
-    /// The trace that it belongs to (`traceparent`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trace_id: Option<String>,
-    /// Who asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<String>,
-    /// `x5t#S256` of the certificate that asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_certificate: Option<String>,
-    /// The kind of proof.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<&'static str>,
-    /// The purposes asked for, or those of the token that was asked about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    /// `ignored`: the subject token names an actor, and the policy says that this does not count.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub actors: Option<&'static str>,
-    /// Who issued the subject token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject_issuer: Option<String>,
-    /// The subject token, as sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject_token_sha256: Option<TokenDigest>,
-    /// The transaction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub txn: Option<String>,
-    /// Whom it is for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sub: Option<String>,
-    /// The key that signed the new token, or the one that was asked about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kid: Option<String>,
-    /// When that token expires, epoch seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exp: Option<u64>,
-    /// That token, as sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_sha256: Option<TokenDigest>,
-    /// Whether the token that was asked about is valid.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub active: Option<bool>,
-    /// Which use of the right to redeem.
-    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
-    pub use_number: Option<u32>,
-    /// Seconds since the presented token expired.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delayed_by: Option<u64>,
-    /// The state of the key that signed the presented token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_state: Option<&'static str>,
-    /// The last use was repeated: nothing was counted.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub retry: bool,
-    /// What the external decision point said: `allowed`, `denied`, `unavailable`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pdp: Option<&'static str>,
-    /// The code of a refusal's kind.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'static str>,
-    /// Why it was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
-    /// The same as the client was told it (`error_description`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<String>,
-    /// The digest of the policies it was decided by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policies: Option<String>,
-}
-
-/// Everything that is recorded.
+/// An event of the audit log.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A token is about to leave.
+    /// A token is about to leave the service.
     TokenIssued(Box<Decision>),
-    /// None will.
+    /// `POST /token` was refused.
     TokenRefused(Box<Decision>),
-    /// A client asked about a token.
+    /// `POST /introspect` was answered or refused.
     TokenIntrospected(Box<Decision>),
-    /// A key was made.
+    /// A key was created in the state `next`.
     KeyCreated {
-        /// The key.
+        /// Its key id.
         kid: String,
     },
     /// `next` became `current`.
     KeyRotated {
         /// The key that signs from now on.
         kid: String,
-        /// The key that has stopped.
+        /// The key that no longer signs.
         previous: String,
     },
-    /// A key serves nothing any more.
+    /// A key was revoked: nothing that it signed is accepted.
     KeyRevoked {
-        /// The key.
+        /// Its key id.
         kid: String,
     },
-    /// Other policies are in force.
+    /// Changed policies came into force.
     PoliciesReloaded {
         /// Their digest.
         policies: String,
-        /// How many clients they have.
+        /// The number of clients in them.
         clients: usize,
     },
     /// Changed policies were refused; those before stay in force.
     PoliciesRejected {
-        /// How many mistakes they have.
+        /// The number of problems in them.
         problems: usize,
-        /// The first of them.
+        /// The first problem.
         first: String,
     },
-    /// Other certificates, trust or revocations are in force, on the listeners or for calls to others.
+    /// Changed certificates, trust anchors or revocation lists came into force, on the listeners or for outbound calls.
     CertificatesReloaded,
-    /// An operator stopped something.
+    /// An operator added a block.
     BlockAdded {
-        /// What: the selectors stand among the event's members.
+        /// Its selectors, written as members of the event.
         #[serde(flatten)]
         block: Block,
-        /// Until when, epoch seconds; absent: for good.
+        /// When it ends, epoch seconds; absent: never.
         #[serde(skip_serializing_if = "Option::is_none")]
         until: Option<u64>,
     },
-    /// An operator let it go on.
+    /// An operator removed a block.
     BlockRemoved {
-        /// What had been stopped.
+        /// Its selectors, written as members of the event.
         #[serde(flatten)]
         block: Block,
-        /// Until when it would have been, epoch seconds; absent: for good.
+        /// When it would have ended, epoch seconds; absent: never.
         #[serde(skip_serializing_if = "Option::is_none")]
         until: Option<u64>,
     },
-    /// An operator took the present time as right.
+    /// An operator confirmed the system's clock.
     ClockTrusted {
-        /// It, epoch seconds.
+        /// The time confirmed, epoch seconds.
         now: u64,
     },
-    /// The store was made anew from the key files, or taken as it is.
+    /// The store was rebuilt from the key files, or accepted as it is.
     StoreRepaired {
-        /// Whether the ledger was taken as it is: uses counted since are forgotten.
+        /// Whether the ledger was accepted as it is: uses counted since then are lost.
         trust_ledger: bool,
-        /// Keys whose history was restored.
+        /// The number of keys restored.
         keys: usize,
-        /// Entries of the kill switch that could still be read and are in force.
+        /// The number of kill-switch entries that could be read and are in force.
         blocks: u64,
     },
 }
 
 impl Event {
-    /// What nobody asked for and somebody must put right is no information among others.
+    /// Rejected policies need an operator, so they stand out.
     fn level(&self) -> &'static str {
         if matches!(self, Self::PoliciesRejected { .. }) { "ERROR" } else { "INFO" }
     }
@@ -201,12 +128,12 @@ impl From<KeyEvent> for Event {
 pub struct Audit(Log);
 
 impl Audit {
-    /// Events go to `log`, among its other lines.
+    /// Events are written to `log`, among its other lines.
     pub fn new(log: Log) -> Self {
         Self(log)
     }
 
-    /// Refuses if it is known that nothing can be recorded.
+    /// Fails if the log is known not to take lines, so that nothing is counted that could not be recorded.
     ///
     /// # Errors
     /// [`LogError`].
@@ -214,10 +141,10 @@ impl Audit {
         self.0.check()
     }
 
-    /// Writes `event`; it has left the process when this returns.
+    /// Writes `event`; the line has left the process when this returns.
     ///
     /// # Errors
-    /// [`LogError`]: what the event tells of must not happen.
+    /// [`LogError`]: what the event reports must not take effect.
     pub async fn write(&self, event: &Event) -> Result<(), LogError> {
         let Ok(Value::Object(members)) = serde_json::to_value(event) else { return Err(LogError) };
         let line = match self.0.format() {
@@ -249,13 +176,6 @@ fn text_line(level: &str, event: &Map<String, Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_does_not_apply_is_absent_and_members_stand_at_the_top() {
-        let decision = Decision { request_id: "r".into(), reason: Some("scope_malformed"), ..Decision::default() };
-        let line = serde_json::to_value(Event::TokenRefused(Box::new(decision))).unwrap();
-        assert_eq!(line, serde_json::json!({"event":"token_refused","request_id":"r","reason":"scope_malformed"}));
-    }
 
     #[test]
     fn a_block_is_told_by_its_selectors() {

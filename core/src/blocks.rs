@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use writ_verifier::{Purpose, Scope, TxnClaims};
 
 use crate::client::ClientId;
 use crate::decision::Grant;
 use crate::request::Subject;
+use crate::subject::OwnToken;
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 use writ_store::{Change, Store, StoreError, Table};
 
 /// Entries are kept for so much longer than they are in force: a clock that runs ahead for a day drops nothing early.
@@ -166,7 +167,7 @@ impl Block {
     /// The name of its record: SHA-256 of the selectors as JSON, which has one form only.
     fn key(&self) -> Vec<u8> {
         let text = serde_json::to_vec(&self.0).expect("texts under fixed names always make JSON");
-        digest(&SHA256, &text).as_ref().to_vec()
+        sha256(&text).to_vec()
     }
 }
 
@@ -210,7 +211,7 @@ impl Entry {
 impl<'a> Matter<'a> {
     /// What `grant` is about.
     pub fn of_grant(grant: &'a Grant) -> Self {
-        let original = grant.original().map(|original| &original.claims);
+        let original = grant.original().map(OwnToken::claims);
         let mut clients = vec![grant.client().as_str()];
         clients.extend(original.into_iter().flat_map(chain));
         Self { txn: original.map(|claims| claims.txn.as_str()), sub: grant.sub(), clients, scope: grant.scope() }
@@ -371,7 +372,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::subject::OwnToken;
     use writ_store::{Settings, Swapped};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -471,8 +471,8 @@ mod tests {
     #[test]
     fn a_client_is_found_in_the_chain_of_a_token() {
         let mut original = OwnToken::expired("t", 1, NOW.epoch());
-        original.claims.req_wl_chain = vec!["gateway".into(), "account-service".into()];
-        let claims = original.claims.clone();
+        original.claims_mut().req_wl_chain = vec!["gateway".into(), "account-service".into()];
+        let claims = original.claims().clone();
         let grant = Grant::redeeming("job", original, 1, true);
         let clients = ["job", "account-service", "gateway", "other"];
         let stopped = |matter: &Matter<'_>| clients.map(|client| block(json!({"client": client})).stops(matter));
@@ -592,7 +592,7 @@ mod tests {
     /// On disk for good: another form of the same selectors would be another record.
     #[test]
     fn a_record_is_named_by_its_selectors() {
-        let sha256 = |text: &str| digest(&SHA256, text.as_bytes()).as_ref().to_vec();
+        let sha256 = |text: &str| sha256(text.as_bytes()).to_vec();
         assert_eq!(block(json!({"all": true})).key(), sha256(r#"{"all":true}"#));
         let all = json!({"purpose": "a", "client": "job", "sub": "u-1", "txn": "t"});
         assert_eq!(block(all).key(), sha256(r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#));

@@ -20,16 +20,14 @@ mod render;
 mod replacement;
 mod subject_rules;
 mod trace;
-mod trial;
 
 pub use self::admit::{Asked, admit};
-pub use self::decide::{Circumstances, decide};
+pub use self::decide::{Circumstances, decide, decide_trial};
 pub use self::denial::Denial;
-pub use self::grant::{Grant, GrantKind};
+pub use self::grant::{Grant, GrantKind, TrialGrant};
 pub use self::render::AppliedRule;
 pub(crate) use self::replacement::began;
 pub use self::trace::Trace;
-pub use self::trial::{TrialGrant, decide_trial};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,9 @@
-//! What `/token` and `/introspect` have in common: who asks, that work which was begun is finished, and that what became
-//! of it is in the log before it leaves.
+//! What `/token` and `/introspect` have in common: the request as the listener hands it over, authentication of the
+//! client, and the guarantees of a flow.
+//!
+//! In: an [`IncomingRequest`]. Out: what the flow answers, after its audit event was written. Work that has begun is
+//! finished even if the client disconnects, a panic is a refusal like any other, and waiting ends at the request's one
+//! deadline.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -11,103 +15,102 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
-use crate::audit::{Audit, Decision, Event};
+pub use crate::audit::Endpoint;
+use crate::audit::{Audit, AuditContext, Event};
+use crate::blocks::Blocks;
+use crate::claims;
 use crate::client::{ClientError, ClientId, Identity, PeerCertificate, candidates};
+use crate::keys::KeyRing;
 use crate::keys::ring::{Found, VerifyingKey};
+use crate::ledger::Ledger;
 use crate::limits::Limits;
-use crate::policy::{ClientPolicy, PolicySet};
+use crate::pdp::Pdp;
+use crate::policy::{ClientPolicy, Policies, PolicySet};
 use crate::refusal::Refusal;
 use crate::request::{Form, RequestError};
+use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{KnownKey, SignedBy};
+use writ_platform::clock::Clock;
 use writ_platform::shares::Place;
 use writ_platform::telemetry::LogError;
 
-/// What the log is given at least to take the decision, though all of the request's time is spent.
-const LAST_WORD: Duration = Duration::from_millis(50);
+/// The time that the log has to take an audit event when the request's own time is used up.
+const AUDIT_GRACE: Duration = Duration::from_millis(50);
 
-/// Where a client asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `POST /token`.
-    Token,
-    /// `POST /introspect`.
-    Introspection,
-}
-
-/// What the listener hands on: identity and bytes.
-pub struct Ask {
-    /// The certificate that the connection proved.
+/// A request as the listener hands it over: the proven identity, and bytes that nothing has interpreted.
+pub struct IncomingRequest {
+    /// The client certificate of the connection, accepted at this moment.
     pub certificate: Arc<PeerCertificate>,
-    /// Whether an `Authorization` header was sent.
-    pub authorization: bool,
-    /// The form, as it came.
+    /// Whether the request has an `Authorization` header, which is refused (RFC 6749 §2.3: one method only).
+    pub has_authorization: bool,
+    /// The body: a form, not yet parsed.
     pub body: Vec<u8>,
-    /// Names the request in logs and answers.
+    /// `X-Request-Id`, for logs and answers.
     pub request_id: String,
-    /// The trace that it belongs to.
+    /// From `traceparent`.
     pub trace_id: Option<String>,
-    /// Until when waiting for others makes sense.
+    /// The end of all waiting for others: computed once, when the request arrived.
     pub deadline: Instant,
-    /// A place among the requests that are worked on, given back when the work is done.
+    /// One of the places for concurrent requests; free again when the work is done, not when the client disconnects.
     pub place: Place<Option<ClientId>>,
 }
 
-/// A sign of life of work that its client may not wait for any more; all are gone when the receiver says so.
+/// Held by every flow at work; the receiver ends when the last one has finished.
 pub type InFlight = mpsc::Sender<std::convert::Infallible>;
 
-impl Endpoint {
-    /// The line that tells of `decision`.
-    pub fn event(self, decision: Decision, is_refused: bool) -> Event {
-        let decision = Box::new(decision);
-        match self {
-            Self::Token if is_refused => Event::TokenRefused(decision),
-            Self::Token => Event::TokenIssued(decision),
-            Self::Introspection => Event::TokenIntrospected(decision),
-        }
-    }
-
-    /// Writes the decision to the log; only then may its outcome leave.
-    ///
-    /// # Errors
-    /// The refusal that `outcome` is, or the one that it became because the log does not take it.
-    pub async fn record<T>(
-        self,
-        audit: &Audit,
-        ask: &Ask,
-        outcome: Result<T, Refusal>,
-        decision: &mut Decision,
-    ) -> Result<T, Refusal> {
-        if let Err(refusal) = &outcome {
-            decision.refuses(refusal);
-            if refusal.is_fault() {
-                tracing::error!(request_id = %decision.request_id, cause = %refusal.cause(), "a request failed");
-            }
-        }
-        let event = self.event(decision.clone(), outcome.is_err());
-        let until = ask.deadline.max(Instant::now() + LAST_WORD);
-        let written = timeout_at(until.into(), audit.write(&event)).await;
-        if let Err(error) = written.unwrap_or(Err(LogError)) {
-            let refusal = Refusal::from(error);
-            decision.refuses(&refusal);
-            return Err(refusal);
-        }
-        outcome
-    }
+/// Everything that the flows of `/token` ([`exchange`](Self::exchange)) and `/introspect`
+/// ([`introspect`](Self::introspect)) depend on.
+pub struct TokenService {
+    /// What is the same in every token.
+    pub settings: claims::Settings,
+    /// The policies in force.
+    pub policies: Arc<Policies>,
+    /// The external decision point, if one is configured.
+    pub pdp: Option<Arc<Pdp>>,
+    /// The issuers of subject tokens.
+    pub issuers: Arc<Issuers>,
+    /// The signing key, and the keys that may have signed a Txn-Token.
+    pub keys: Arc<KeyRing>,
+    /// Uses spent and tokens on record.
+    pub ledger: Arc<Ledger>,
+    /// The kill switch.
+    pub blocks: Arc<Blocks>,
+    /// Read once for each request.
+    pub clock: Arc<Clock>,
+    /// The rate limit of each client, over both endpoints.
+    pub limits: Arc<Limits>,
+    /// Where every outcome is recorded.
+    pub audit: Audit,
+    /// Cloned into each flow.
+    pub in_flight: InFlight,
 }
 
-impl Ask {
-    /// Reads who asks and what: certificate, form, `client_id`, and nothing else that would authenticate the client.
+impl IncomingRequest {
+    /// Waits for `work`, at most until the deadline; `late` is the error after that, which says what was waited for.
+    pub(crate) async fn wait_for<T, E: Into<Refusal>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+        late: impl FnOnce() -> E,
+    ) -> Result<T, Refusal> {
+        timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| Err(late())).map_err(Into::into)
+    }
+
+    pub(crate) fn audit_context(&self, policies: &PolicySet) -> AuditContext {
+        AuditContext::new(&self.request_id, self.trace_id.as_deref(), &self.certificate).decided_by(policies)
+    }
+
+    /// Identifies the client: certificate, then form, then `client_id`, then nothing else that would authenticate it.
     ///
     /// # Errors
-    /// The first [`Refusal`] in that order: whoever no policy knows hears so before the form is looked at.
-    pub fn open<'a>(
+    /// The first [`Refusal`] in that order: a client without a policy learns nothing about its form.
+    pub(crate) fn authenticate<'a>(
         &self,
         policies: &'a PolicySet,
         limits: &Limits,
-        decision: &mut Decision,
+        context: &mut AuditContext,
     ) -> Result<(&'a ClientPolicy, Form), Refusal> {
         if Instant::now() >= self.deadline {
-            return Err(Refusal::Timeout); // reading it took all the time there was
+            return Err(Refusal::Timeout); // reading the body took all the time there was
         }
         let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
             limits.take(None)?;
@@ -126,11 +129,11 @@ impl Ask {
                 request_id = self.request_id,
                 clients = %candidates,
                 cause = %error,
-                "the certificate and client_id do not say who asks"
+                "the certificate and client_id do not identify one client"
             );
         })?;
         let client = policies.of(client).ok_or(ClientError::Unknown)?;
-        decision.client = Some(client.client_id.to_string());
+        context.authenticated(&client.client_id);
         tracing::debug!(
             request_id = self.request_id,
             client = client.client_id.as_str(),
@@ -138,7 +141,7 @@ impl Ask {
             name = %client.identity,
             "the certificate is a client's"
         );
-        if self.authorization {
+        if self.has_authorization {
             return Err(RequestError::Unsupported("Authorization").into());
         }
         form.refuse_second_authentication()?;
@@ -146,40 +149,73 @@ impl Ask {
     }
 }
 
+impl TokenService {
+    /// Runs `flow` to its end even if the client disconnects: what was counted belongs into the log. Its parts must not
+    /// panic outside of [`catch_panic`]; if one does, the answer is an internal error that no audit event reports.
+    pub(crate) async fn run_to_completion<T: Send + 'static>(
+        &self,
+        flow: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let in_flight = self.in_flight.clone();
+        let work = async move {
+            let outcome = flow.await;
+            drop(in_flight);
+            outcome
+        };
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
+    }
+
+    /// Writes the audit event of an outcome that is about to leave.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAudited`]: the outcome must not leave.
+    pub(crate) async fn record(&self, request: &IncomingRequest, event: Event) -> Result<(), Refusal> {
+        let until = request.deadline.max(Instant::now() + AUDIT_GRACE);
+        let written = timeout_at(until.into(), self.audit.write(&event)).await;
+        written.unwrap_or(Err(LogError)).map_err(Refusal::NotAudited)
+    }
+
+    /// Writes the audit event of a refusal, and for a fault of the service its cause into the log.
+    ///
+    /// # Errors
+    /// The refusal to answer with: `refusal`, or [`Refusal::NotAudited`].
+    pub(crate) async fn record_refusal<T>(
+        &self,
+        endpoint: Endpoint,
+        request: &IncomingRequest,
+        context: &AuditContext,
+        refusal: Refusal,
+    ) -> Result<T, Refusal> {
+        if matches!(refusal, Refusal::NotAudited(_)) {
+            return Err(refusal); // the log has just not taken the event of this request
+        }
+        if refusal.is_fault() {
+            tracing::error!(request_id = %context.request_id(), cause = %refusal.cause(), "a request failed");
+        }
+        self.record(request, Event::refused(endpoint, context, &refusal)).await?;
+        Err(refusal)
+    }
+}
+
 fn registered(policies: &PolicySet) -> impl Iterator<Item = (&ClientId, &Identity)> {
     policies.iter().map(|policy| (&policy.client_id, &policy.identity))
 }
 
-/// Whose share of the places the requests with `certificate` use; `None`: that of strangers.
-pub fn holder(certificate: &PeerCertificate, policies: &PolicySet) -> Option<ClientId> {
+/// The client whose share of the concurrent requests a connection with `certificate` uses; `None`: that of all unknown
+/// certificates together.
+pub fn share_of(certificate: &PeerCertificate, policies: &PolicySet) -> Option<ClientId> {
     candidates(certificate, registered(policies)).ok()?.first().cloned()
 }
 
-/// Does `work` to its end even if the client goes away: what was counted belongs with its line in the log.
+/// Turns a panic into a refusal, which is recorded and counted like any other.
 ///
 /// # Errors
-/// Those of `work`.
-pub async fn to_its_end<T: Send + 'static>(
-    in_flight: InFlight,
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    let work = async move {
-        let outcome = work.await;
-        drop(in_flight);
-        outcome
-    };
-    tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
-}
-
-/// A panic is an answer too: it is recorded and counted like any other.
-///
-/// # Errors
-/// Those of `work`.
-pub async fn or_internal<T>(work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+/// Those of `work`; [`Refusal::Internal`] if it panics.
+pub(crate) async fn catch_panic<T>(work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Refusal::Internal))
 }
 
-/// The key ring's answer in the words of the subject room, which knows no key ring.
+/// What the key ring found, in the terms of the module that verifies subject tokens and knows no key ring.
 pub fn known_key(found: Found) -> KnownKey {
     let signing = |key: VerifyingKey, published| {
         KnownKey::Signing(SignedBy {
@@ -200,26 +236,6 @@ pub fn known_key(found: Found) -> KnownKey {
     }
 }
 
-/// What is known of a decision from the start, and of one that was never made.
-impl Decision {
-    /// Nothing is decided yet.
-    pub fn begin(ask: &Ask, policies: &PolicySet) -> Self {
-        Self {
-            request_id: ask.request_id.clone(),
-            trace_id: ask.trace_id.clone(),
-            client_certificate: Some(ask.certificate.x5t_s256().to_owned()),
-            policies: Some(policies.digest().to_owned()),
-            ..Self::default()
-        }
-    }
-
-    fn refuses(&mut self, refusal: &Refusal) {
-        let code = refusal.code();
-        (self.error, self.reason) = (Some(code.error), Some(code.reason));
-        self.cause = Some(refusal.description());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +243,7 @@ mod tests {
     ///
     #[tokio::test]
     async fn a_panic_is_a_refusal() {
-        let outcome: Result<(), Refusal> = or_internal(async { panic!("secret") }).await;
+        let outcome: Result<(), Refusal> = catch_panic(async { panic!("secret") }).await;
         assert!(matches!(outcome, Err(Refusal::Internal)));
     }
 }

@@ -1,307 +1,283 @@
-//! The flow of one exchange, top to bottom.
+//! `POST /token`: the flow of an exchange.
+//!
+//! In: an [`IncomingRequest`]. Out: a token that is signed, on record and in the audit log, or a [`Refusal`] that is in the
+//! audit log. [`TokenService::issue`] names every step in its order.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout_at;
-
-use crate::audit::{Audit, Decision, TokenDigest};
-use crate::blocks::{Blocks, Matter};
-use crate::claims::{self, Claims, ClaimsPreview};
+use crate::audit::{AuditContext, Event};
+use crate::claims::{Claims, ClaimsDraft, Unreadable};
 use crate::decision::{AppliedRule, Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
-use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
-use crate::keys::{KeyRing, Signer, TxnToken};
-use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
-use crate::limits::Limits;
-use crate::pdp::{self, Pdp, PdpError, Question};
-use crate::policy::{Policies, PolicySet};
+use crate::endpoint::{Endpoint, IncomingRequest, TokenService, catch_panic, known_key};
+use crate::keys::{KeysError, Signer, TxnToken};
+use crate::ledger::{Entry, LedgerError, Redeemable, Term};
+use crate::permit::{ApprovedGrant, Inquiry, Permit};
+use crate::policy::PolicySet;
 use crate::refusal::Refusal;
-use crate::request::Source;
-use crate::request::holds_jws;
-use crate::request::{Presented, TokenRequest, TokenText};
-use crate::subject::issuers::Issuers;
-use crate::subject::own_token;
-use crate::subject::self_signed::{self, Presentation};
-use crate::subject::{SubjectFault, VerifiedSubject, unsigned_json};
-use writ_platform::clock::{Clock, Timestamp};
+use crate::request::{Source, TokenRequest};
+use crate::subject::{SingleUse, VerificationContext, VerifiedSubject};
+use writ_platform::clock::Timestamp;
 
 /// With more policies than this, metrics name no client.
-const MOST_NAMED: usize = 500;
+const MAX_CLIENT_LABELS: usize = 500;
 
-/// A Txn-Token that may leave: signed, on record and in the log.
+/// A Txn-Token that may leave: signed, on record and in the audit log.
 #[derive(Debug)]
 pub struct Issued {
+    token: TxnToken,
+    scope: String,
+    expires_at: Timestamp,
+    expires_in: Duration,
+    redeemable_until: Option<Timestamp>,
+}
+
+impl Issued {
     /// The token.
-    pub token: TxnToken,
-    /// Its purposes.
-    pub scope: String,
-    /// Its `exp`.
-    pub expires_at: Timestamp,
-    /// Seconds until then.
-    pub expires_in: u64,
-    /// Until when it can be redeemed, if it went on record.
-    pub redeemable_until: Option<Timestamp>,
+    pub fn token(&self) -> &TxnToken {
+        &self.token
+    }
+
+    /// Its purposes, separated by spaces.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// `exp`.
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// Whole seconds until `exp`.
+    pub fn expires_in(&self) -> u64 {
+        self.expires_in.as_secs()
+    }
+
+    /// Until when it can be redeemed, if it is on record for that.
+    pub fn redeemable_until(&self) -> Option<Timestamp> {
+        self.redeemable_until
+    }
+
+    /// A token that no key signed, for tests of how it is answered: it expires at that second since 1970, in a minute.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn unsigned(compact: &str, scope: &str, expires_at: u64, redeemable_until: Option<u64>) -> Self {
+        Self {
+            token: TxnToken::unsigned(compact),
+            scope: scope.to_owned(),
+            expires_at: Timestamp::from_epoch(expires_at),
+            expires_in: Duration::from_secs(60),
+            redeemable_until: redeemable_until.map(Timestamp::from_epoch),
+        }
+    }
 }
 
-/// Everything that an exchange needs: the rooms that the flow passes through.
-pub struct Exchange {
-    /// What is the same in every token.
-    pub settings: claims::Settings,
-    /// The policies in force.
-    pub policies: Arc<Policies>,
-    /// Who may still say no to what they allow.
-    pub pdp: Option<Arc<Pdp>>,
-    /// Who signs access tokens.
-    pub issuers: Arc<Issuers>,
-    /// What signs, and what may have signed.
-    pub keys: Arc<KeyRing>,
-    /// What is counted and recorded.
-    pub ledger: Arc<Ledger>,
-    /// What an operator has stopped.
-    pub blocks: Arc<Blocks>,
-    /// When what an operator has stopped goes on: not because the clock has just stepped ahead.
-    pub clock: Arc<Clock>,
-    /// How often a client may ask.
-    pub limits: Arc<Limits>,
-    /// Where each decision is recorded.
-    pub audit: Audit,
-    /// Lives as long as work is in flight.
-    pub in_flight: InFlight,
+/// A token that is signed, but neither on record nor in the audit log yet.
+struct SignedToken {
+    signed: TxnToken,
+    claims: Claims,
+    term: Term,
+    /// What is spent with it when it goes on record.
+    single_use: Option<SingleUse>,
 }
 
-impl Exchange {
-    /// Decides on one request; the decision is in the audit log when this returns.
+impl TokenService {
+    /// Answers one exchange; the outcome is in the audit log when this returns.
     ///
     /// # Errors
     /// [`Refusal`]: every cause.
-    pub async fn token(self: &Arc<Self>, ask: Ask) -> Result<Issued, Refusal> {
-        let exchange = Arc::clone(self);
-        endpoint::to_its_end(self.in_flight.clone(), async move { exchange.recorded(&ask).await }).await
+    pub async fn exchange(self: &Arc<Self>, request: IncomingRequest) -> Result<Issued, Refusal> {
+        let service = Arc::clone(self);
+        self.run_to_completion(async move {
+            let started = Instant::now();
+            let policies = service.policies.snapshot(); // one version for the whole request
+            let (mut context, mut trace) = (request.audit_context(&policies), Trace::default());
+            let flow = service.issue(&request, &policies, &mut context, &mut trace);
+            let outcome = catch_panic(flow).await;
+            log_rules(&context, &trace, &outcome);
+            let outcome = match outcome {
+                Ok(issued) => Ok(issued),
+                Err(refusal) => {
+                    warn_of_failed_redemption(&refusal, &context);
+                    service.record_refusal(Endpoint::Token, &request, &context, refusal).await
+                }
+            };
+            count(&context, &policies, &outcome, started.elapsed());
+            outcome
+        })
+        .await
     }
 
-    async fn recorded(&self, ask: &Ask) -> Result<Issued, Refusal> {
-        let started = Instant::now();
-        let policies = self.policies.snapshot(); // one view for the whole request
-        let mut decision = Decision::begin(ask, &policies);
-        let mut trace = Trace::default();
-        let outcome = endpoint::or_internal(self.exchange(ask, &policies, &mut decision, &mut trace)).await;
-        explain(&decision, &trace, &outcome);
-        if let Err(refusal) = &outcome {
-            warn(refusal, &decision);
-        }
-        let outcome = Endpoint::Token.record(&self.audit, ask, outcome, &mut decision).await;
-        let label = decision.client.as_deref().filter(|_| policies.len() <= MOST_NAMED);
-        count(label.unwrap_or("-"), &decision, &outcome, started.elapsed());
-        outcome
-    }
-
-    async fn exchange<'p>(
+    /// Every step from a request to a token that may leave, in order. The first that fails is the refusal.
+    async fn issue<'p>(
         &self,
-        ask: &Ask,
+        request: &IncomingRequest,
         policies: &'p PolicySet,
-        decision: &mut Decision,
+        context: &mut AuditContext,
         trace: &mut Trace<'p>,
     ) -> Result<Issued, Refusal> {
-        let (client, form) = ask.open(policies, &self.limits, decision)?; // none: 401 before the form is looked at
-        let request = TokenRequest::parse(&form, &self.settings.trust_domain)?;
-        decision.asks(&request);
+        let now = self.clock.read(); // once for the whole request
+        let (client, form) = request.authenticate(policies, &self.limits, context)?;
+        let asked = TokenRequest::parse(&form, &self.settings.trust_domain)?;
+        context.parsed(&asked);
         self.limits.take(Some(&client.client_id))?;
-        let clock = Timestamp::now();
-        self.blocks.check_client(&client.client_id, self.clock.now())?;
-        let asked = admit(client, &request, trace)?; // what can be refused without the subject token, is
-        self.ledger.check_clock(clock)?;
-        let signer = self.keys.signer(clock)?; // key and instant as one: `iat` lies in the key's span
-        let now = signer.instant();
-        let subject = self.verify(ask, &asked, policies, now).await?;
-        decision.proves(&subject, now);
-        tracing::debug!(
-            request_id = ask.request_id,
-            source = decision.source,
-            sub = decision.sub,
-            issuer = decision.subject_issuer,
-            key_state = decision.key_state,
-            "the subject is verified"
-        );
-        let at = Circumstances { now, max_replacements: self.settings.max_replacements };
-        let names_actor = subject.names_actor();
-        let grant = decide(&asked, subject, at, trace)?;
-        decision.actors = names_actor.then_some("ignored"); // else it were no grant
-        self.ask_pdp(ask, &grant, &request, decision).await?;
-        self.blocks.check(&Matter::of_grant(&grant), self.clock.now())?;
+        self.blocks.check_client(&client.client_id, now.believed)?;
+        let asked = admit(client, &asked, trace)?; // what policy refuses whatever the subject token says
+        self.ledger.check_clock(now.system)?;
+        let signer = self.keys.signer(now.system)?; // key and instant as one: `iat` lies in the key's span
+        let subject = self.verify_subject(request, &asked, policies, signer.instant()).await?;
+        context.verified(&subject, signer.instant());
+        let grant = self.decide(&asked, subject, signer.instant(), context, trace)?;
+        let approved = self.ask_pdp(request, &asked, grant, context).await?;
+        let permit = Permit::new(approved, &self.blocks, now.believed)?; // the kill switch, now about everything
         self.audit.check()?; // what cannot be recorded is not counted
-        // A use is counted, and a token recorded, only for what can be read again; `decide` said why not, where it could.
-        if matches!(grant.kind(), GrantKind::Redeem { .. })
-            && !signer.can_sign(&ClaimsPreview::before_use(&grant, now, &self.settings))
-        {
-            return Err(Denial::ClaimUnreadable.into());
-        }
-        let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
-        self.sign(ask, grant, term, &signer, policies, decision).await
+        let draft = self.draft(permit, &signer)?; // a use is counted only for a token that can be read again
+        let spent = self.ledger.spend(draft.permit(), signer.instant());
+        let term = request.wait_for(spent, || LedgerError::Late).await?; // durable; a free retry repeats its term
+        let token = self.sign(draft, term, &signer)?;
+        let redeemable_until = self.put_on_record(request, &token, policies, signer.instant()).await?; // durable
+        let event = Event::token_issued(context, &token.claims, &token.signed, term);
+        self.record(request, event).await?; // in the audit log before it leaves
+        Ok(token.issued(redeemable_until, signer.instant()))
     }
 
-    async fn verify(
+    async fn verify_subject(
         &self,
-        ask: &Ask,
+        request: &IncomingRequest,
         asked: &Asked<'_, '_>,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
-        let client = asked.client();
-        let outside = async |kind, token: &TokenText| {
-            let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
-            in_time(ask, verifying, || SubjectFault::IssuerUnavailable.into()).await.map(VerifiedSubject::Outside)
+        let context = VerificationContext {
+            client: asked.client(),
+            certificate: &request.certificate,
+            policies,
+            may_redeem: asked.may_redeem(),
+            trust_domain: &self.settings.trust_domain,
+            issuer: &self.settings.issuer,
+            deadline: request.deadline,
+            now,
         };
-        match &asked.request().presented {
-            Presented::Client => Ok(VerifiedSubject::Client),
-            Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
-            Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
-            Presented::Jwt(token) => outside(Source::Jwt, token).await,
-            Presented::IdToken(token) => outside(Source::IdToken, token).await,
-            Presented::SelfSigned(token) => {
-                let by = Presentation {
-                    client,
-                    certificate: &ask.certificate,
-                    issuer: &self.settings.issuer,
-                    clock_skew: self.issuers.clock_skew(),
-                    now,
-                };
-                Ok(VerifiedSubject::Asserted(self_signed::verify(token.expose(), by)?))
-            }
-            Presented::UnsignedJson(json) => {
-                let asserted = unsigned_json::verify(json.expose(), self.issuers.clock_skew(), now)?;
-                Ok(VerifiedSubject::Asserted(asserted))
-            }
-            Presented::TxnToken(token) => {
-                let may_redeem = asked.may_redeem();
-                let find = |kid: &str| known_key(self.keys.find(kid));
-                let domain = &self.settings.trust_domain;
-                let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
-                Ok(VerifiedSubject::Own(Box::new(own)))
-            }
+        let find_key = |kid: &str| known_key(self.keys.find(kid));
+        Ok(VerifiedSubject::verify(&asked.request().presented, context, &self.issuers, find_key).await?)
+    }
+
+    fn decide<'p>(
+        &self,
+        asked: &Asked<'p, '_>,
+        subject: VerifiedSubject,
+        now: Timestamp,
+        context: &mut AuditContext,
+        trace: &mut Trace<'p>,
+    ) -> Result<Grant, Denial> {
+        let at = Circumstances { now, max_replacements: self.settings.max_replacements };
+        let names_actor = subject.names_actor();
+        let grant = decide(asked, subject, at, trace)?;
+        context.granted(names_actor);
+        Ok(grant)
+    }
+
+    async fn ask_pdp(
+        &self,
+        request: &IncomingRequest,
+        asked: &Asked<'_, '_>,
+        grant: Grant,
+        context: &mut AuditContext,
+    ) -> Result<ApprovedGrant, Refusal> {
+        let inquiry = Inquiry {
+            request: asked.request(),
+            proof: context.proof(),
+            request_id: &request.request_id,
+            deadline: request.deadline,
+        };
+        let answer = ApprovedGrant::obtain(grant, self.pdp.as_deref(), inquiry).await;
+        context.answered_by_pdp(&answer);
+        Ok(answer?)
+    }
+
+    /// [`decide`] refuses most of what could not be read; how long the signed token would be is known here.
+    fn draft(&self, permit: Permit, signer: &Signer) -> Result<ClaimsDraft, Refusal> {
+        let redeems = matches!(permit.grant().kind(), GrantKind::Redeem { .. });
+        let draft = ClaimsDraft::new(permit, signer.instant(), &self.settings);
+        match draft {
+            Ok(draft) if !redeems || signer.can_sign(&draft) => Ok(draft),
+            Err(Unreadable) if !redeems => Err(KeysError::Claims.into()),
+            Ok(_) | Err(Unreadable) => Err(Denial::ClaimUnreadable.into()),
         }
     }
 
-    /// What the policies allow, the external decision point may still forbid.
-    async fn ask_pdp(
-        &self,
-        ask: &Ask,
-        grant: &Grant,
-        request: &TokenRequest,
-        decision: &mut Decision,
-    ) -> Result<(), PdpError> {
-        let proof = pdp::Proof { source: decision.source, issuer: decision.subject_issuer.as_deref() };
-        let Some(question) = Question::about(grant, request, proof, &ask.request_id) else { return Ok(()) };
-        let outcome = match &self.pdp {
-            Some(pdp) => pdp.ask(&question, ask.deadline).await,
-            None => Err(PdpError::Unavailable(pdp::Fault::NotConfigured)),
-        };
-        decision.pdp = Some(pdp::name(&outcome));
-        outcome
-    }
-
-    async fn sign(
-        &self,
-        ask: &Ask,
-        grant: Grant,
-        term: Term,
-        signer: &Signer,
-        policies: &PolicySet,
-        decision: &mut Decision,
-    ) -> Result<Issued, Refusal> {
-        let now = signer.instant();
-        let single_use = match grant.kind() {
+    fn sign(&self, draft: ClaimsDraft, term: Term, signer: &Signer) -> Result<SignedToken, Refusal> {
+        let single_use = match draft.permit().grant().kind() {
             GrantKind::Issue { single_use, .. } => *single_use,
             GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
         };
-        let claims = Claims::new(grant, term, &self.settings);
-        let token = signer.sign(&claims)?;
-        let mut redeemable_until = None;
-        if term.spent.is_none() {
-            if token.as_str().len() > self.settings.max_size {
-                return Err(Refusal::TokenTooLarge);
-            }
-            let facts = claims.as_txn_claims();
-            redeemable_until = policies.redeemable_for(&facts.scope, &facts.req_wl).map(|max_age| term.exp + max_age);
-            let signed_part = token.signed_part_sha256();
-            let redeemable = |keep_until| Redeemable { signed_part, txn: &facts.txn, keep_until };
-            let entry = Entry { token: redeemable_until.map(redeemable), single_use };
-            if !entry.is_empty() {
-                in_time(ask, self.ledger.record(entry, now), late).await?; // on record before it leaves
-            }
+        let claims = draft.complete(term);
+        let txn_token = signer.sign(&claims)?;
+        // Of a redemption the use has been counted; its length was checked before that (`draft`).
+        if term.spent.is_none() && txn_token.as_str().len() > self.settings.max_size {
+            return Err(Refusal::TokenTooLarge);
         }
-        let scope = claims.as_txn_claims().scope.to_string();
-        // A free retry may have read the clock before the use that it repeats was counted.
-        let expires_in = term.exp.since(now.max(term.iat)).as_secs();
-        decision.issues(&claims, &token, term);
-        Ok(Issued { token, scope, expires_at: term.exp, expires_in, redeemable_until })
+        Ok(SignedToken { signed: txn_token, claims, term, single_use })
+    }
+
+    /// Records the token if a policy can redeem it, and what is spent with it; until when it is redeemable. A redeemed token
+    /// never is.
+    async fn put_on_record(
+        &self,
+        request: &IncomingRequest,
+        token: &SignedToken,
+        policies: &PolicySet,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Refusal> {
+        if token.term.spent.is_some() {
+            return Ok(None);
+        }
+        let claims = token.claims.as_txn_claims();
+        let redeemable_until =
+            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp + max_age);
+        let signed_part = token.signed.signed_part_sha256();
+        let redeemable = |keep_until| Redeemable { signed_part, txn: &claims.txn, keep_until };
+        let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
+        if !entry.is_empty() {
+            request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
+        }
+        Ok(redeemable_until)
     }
 }
 
-/// What is known of a decision grows as the request travels.
-impl Decision {
-    fn asks(&mut self, request: &TokenRequest) {
-        // No policy has seen it yet: a token that was sent in the wrong place must not get into the log (R-PRIV-01).
-        let sent = request.presented.token().map(TokenText::expose);
-        let is_token = |scope: &String| holds_jws(scope) || sent.is_some_and(|token| scope.contains(token));
-        self.scope = Some(request.scope.to_string()).filter(|scope| !is_token(scope));
-        self.source = request.presented.sources().first().map(|source| source.name());
-        self.subject_token_sha256 = request.presented.token().map(|token| TokenDigest::of(token.expose()));
-    }
-
-    fn proves(&mut self, subject: &VerifiedSubject, now: Timestamp) {
-        self.source = Some(subject.source().name());
-        match subject {
-            VerifiedSubject::Client => {}
-            VerifiedSubject::Named(sub) => self.sub = Some(sub.to_string()),
-            VerifiedSubject::Asserted(asserted) => self.sub = Some(asserted.sub().to_string()),
-            VerifiedSubject::Outside(token) => {
-                self.sub = Some(token.sub().to_string());
-                self.subject_issuer = Some(token.issuer().to_owned());
-            }
-            VerifiedSubject::Own(token) => {
-                self.sub = Some(token.claims.sub.clone());
-                self.txn = Some(token.claims.txn.clone());
-                if !token.alive {
-                    self.key_state = Some(token.key_state);
-                    self.delayed_by = now.epoch().checked_sub(token.claims.exp);
-                }
-            }
+impl SignedToken {
+    fn issued(self, redeemable_until: Option<Timestamp>, now: Timestamp) -> Issued {
+        let Self { signed, claims, term, .. } = self;
+        Issued {
+            token: signed,
+            scope: claims.as_txn_claims().scope.to_string(),
+            expires_at: term.exp,
+            // A free retry may have read the clock before the use that it repeats was counted.
+            expires_in: term.exp.since(now.max(term.iat)),
+            redeemable_until,
         }
-    }
-
-    fn issues(&mut self, claims: &Claims, token: &TxnToken, term: Term) {
-        let claims = claims.as_txn_claims();
-        self.sub = Some(claims.sub.clone());
-        self.txn = Some(claims.txn.clone());
-        self.exp = Some(claims.exp);
-        self.kid = Some(token.kid().to_string());
-        self.token_sha256 = Some(TokenDigest::of(token.as_str()));
-        self.use_number = term.spent.map(|spent| spent.use_number);
-        self.retry = term.spent.is_some_and(|spent| spent.retry);
     }
 }
 
-/// With `WRIT_LOG=debug`: the rules that were applied, one line each, and what came of them. What was compared repeats
-/// what was sent: it is shown to whoever may read the policies, and nothing of it that could be a token.
-fn explain(decision: &Decision, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
+/// With `WRIT_LOG=debug`: the rules that were applied, one line each, and the outcome. Details repeat what was sent: they
+/// are for readers of the policies, and nothing in them may be a token.
+fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let request_id = decision.request_id.as_str();
+    let request_id = context.request_id();
     for AppliedRule { rule, line, passed, detail } in trace.applied_rules() {
-        // A schema says which value does not fit it; and a scope that holds a token is not repeated.
-        let is_withheld = decision.scope.is_none() || (rule == "request_details" && !passed);
+        // A schema names the value that does not fit; a scope that holds a token is not repeated.
+        let is_withheld = context.scope().is_none() || (rule == "request_details" && !passed);
         let detail = if is_withheld { String::new() } else { presentable(&detail) };
         tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
     }
     match outcome {
-        Ok(issued) => tracing::debug!(request_id, expires_in = issued.expires_in, "a token is issued"),
+        Ok(issued) => tracing::debug!(request_id, expires_in = issued.expires_in(), "a token is issued"),
         Err(refusal) => tracing::debug!(request_id, cause = refusal.description(), "the request is refused"),
     }
 }
 
-/// The text cut to a bound, and without any word that is as long as tokens and keys are.
+/// At most 500 characters of the text, without words that are as long as tokens and keys.
 fn presentable(text: &str) -> String {
     const LONGEST_WORD: usize = 40;
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
@@ -312,40 +288,27 @@ fn presentable(text: &str) -> String {
     shown.chars().take(500).collect()
 }
 
-/// Waits for others no longer than the request's time allows; `late` says who kept it waiting.
-async fn in_time<T, E: Into<Refusal>>(
-    ask: &Ask,
-    work: impl Future<Output = Result<T, E>>,
-    late: impl FnOnce() -> E,
-) -> Result<T, Refusal> {
-    timeout_at(ask.deadline.into(), work).await.unwrap_or_else(|_| Err(late())).map_err(Into::into)
-}
-
-fn late() -> LedgerError {
-    LedgerError::Late
-}
-
-/// Attempts on stored tokens are told beside the audit line (R-DELAY-21).
-fn warn(refusal: &Refusal, decision: &Decision) {
-    // Too early is no attempt on anything: whoever polls hears it often.
-    let early = matches!(refusal, Refusal::Policy(Denial::RedemptionTooEarly { .. }));
-    let redeeming = !early && decision.source == Some(Source::ExpiredTxnToken.name());
-    if redeeming && !refusal.is_fault() {
-        let reason = refusal.code().reason;
-        tracing::warn!(request_id = %decision.request_id, reason, "a token of ours was not redeemed");
+/// Refused redemptions are logged beside the audit line (R-DELAY-21).
+fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext) {
+    // A client that polls until it may redeem is expected.
+    let is_early = matches!(refusal, Refusal::Policy(Denial::RedemptionTooEarly { .. }));
+    let is_redemption = context.source() == Some(Source::ExpiredTxnToken);
+    if is_redemption && !is_early && !refusal.is_fault() {
+        let reason = refusal.reason().as_str();
+        tracing::warn!(request_id = %context.request_id(), reason, "a token of ours was not redeemed");
     }
 }
 
-fn count(client: &str, decision: &Decision, outcome: &Result<Issued, Refusal>, took: Duration) {
-    let outcome = match outcome {
-        Ok(_) => "issued",
-        Err(refusal) if refusal.is_fault() => "error",
-        Err(_) => "refused",
+fn count(context: &AuditContext, policies: &PolicySet, outcome: &Result<Issued, Refusal>, took: Duration) {
+    let client = context.client().filter(|_| policies.len() <= MAX_CLIENT_LABELS);
+    let client = client.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let source = context.source().map_or("-", Source::name);
+    let (outcome, reason) = match outcome {
+        Ok(_) => ("issued", "-"),
+        Err(refusal) => (if refusal.is_fault() { "error" } else { "refused" }, refusal.reason().as_str()),
     };
-    let source = decision.source.unwrap_or("-");
-    let reason = decision.reason.unwrap_or("-");
     metrics::counter!("writ_token_requests_total",
-        "client" => client.to_owned(), "source" => source, "outcome" => outcome, "reason" => reason)
+        "client" => client, "source" => source, "outcome" => outcome, "reason" => reason)
     .increment(1);
     metrics::histogram!("writ_token_request_duration_seconds", "source" => source).record(took);
 }

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod lifetime;
 pub mod limits;
 pub mod pdp;
+pub mod permit;
 pub mod policy;
 pub mod refusal;
 pub mod request;

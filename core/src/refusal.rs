@@ -1,13 +1,15 @@
-//! Every room's no → `error` and `reason`.
+//! Every cause of a refusal → its [`Reason`].
 //!
-//! Rooms speak of their own job and know no OAuth code; this is the one table from their causes to the contract's
-//! codes, without a catch-all: a new cause must choose its answer.
+//! In: the errors of the other modules, which know no OAuth code. Out: `reason`, `error` and HTTP status, the sentence
+//! for the client, and the cause for the log.
 
+mod reason;
 #[cfg(any(test, feature = "testing"))]
 pub mod samples;
 
 use std::time::Duration;
 
+pub use self::reason::{OAuthError, Reason};
 use crate::blocks::Blocked;
 use crate::client::ClientError;
 use crate::decision::Denial;
@@ -20,152 +22,112 @@ use crate::subject::{SubjectError, SubjectFault};
 use writ_platform::clock::Timestamp;
 use writ_platform::telemetry::LogError;
 
-/// When to try again after a fault of ours that may pass.
-const SOON: Duration = Duration::from_secs(2);
+/// `Retry-After` where nothing says when the fault ends.
+const RETRY_SOON: Duration = Duration::from_secs(2);
 
 /// Why a request gets no token, or no answer about one.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No client, or not one.
+    /// The certificate and `client_id` do not identify one client.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The form is no request.
+    /// The form is not a valid request.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The client asks too often.
+    /// The client has used up its rate.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
-    /// The subject token proves nothing.
+    /// The subject token is not acceptable.
     #[error(transparent)]
     Subject(#[from] SubjectError),
-    /// The policy says no.
+    /// The client's policy denies it.
     #[error(transparent)]
     Policy(#[from] Denial),
-    /// The external decision point does not say yes.
+    /// The external decision point denies it, or gave no decision.
     #[error(transparent)]
     Pdp(#[from] PdpError),
-    /// An operator has stopped it.
+    /// The kill switch stops it.
     #[error(transparent)]
     Blocked(#[from] Blocked),
-    /// It cannot be counted or recorded.
+    /// No use can be spent, or the token cannot be put on record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// No key can sign.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The client's policy does not let it ask about tokens.
+    /// The client's policy lacks `introspect = true`.
     #[error("this client may not introspect tokens")]
     IntrospectionNotAllowed,
     /// The finished token is longer than `tokens.max_size`.
     #[error("the Txn-Token would be too large for an HTTP header")]
     TokenTooLarge,
-    /// The decision cannot be recorded.
+    /// The log is known to be unavailable, so nothing is decided.
     #[error(transparent)]
     Audit(#[from] LogError),
+    /// The log did not take the audit event of the outcome, which therefore does not leave.
+    #[error(transparent)]
+    NotAudited(LogError),
     /// It took longer than `limits.request_timeout`.
     #[error("the request took too long")]
     Timeout,
-    /// A fault of ours.
-    #[error("something went wrong here; the log tells what")]
+    /// A fault of the service.
+    #[error("internal error")]
     Internal,
 }
 
-/// `error` (RFC 6749 §5.2) and the stable `reason` of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    /// The code that OAuth knows.
-    pub error: &'static str,
-    /// The code that says why.
-    pub reason: &'static str,
-}
-
-const fn code(error: &'static str, reason: &'static str) -> Code {
-    Code { error, reason }
-}
-
 impl Refusal {
-    /// The contract's table.
-    pub fn code(&self) -> Code {
+    /// The reason of each cause; `error` and HTTP status follow from it.
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Client(error) => match error {
-                ClientError::Unknown => code("invalid_client", "client_unknown"),
-                ClientError::Ambiguous => code("invalid_client", "client_ambiguous"),
-                ClientError::IdMismatch => code("invalid_client", "client_id_mismatch"),
+                ClientError::Unknown => Reason::ClientUnknown,
+                ClientError::Ambiguous => Reason::ClientAmbiguous,
+                ClientError::IdMismatch => Reason::ClientIdMismatch,
             },
             Self::Request(error) => match error {
-                RequestError::Missing(_) => code("invalid_request", "parameter_missing"),
-                RequestError::Repeated { .. } => code("invalid_request", "parameter_repeated"),
-                RequestError::Malformed(..) => code("invalid_request", "parameter_malformed"),
-                RequestError::Unsupported(_) => code("invalid_request", "parameter_unsupported"),
-                RequestError::GrantType => code("unsupported_grant_type", "grant_type_unsupported"),
-                RequestError::SubjectTokenType => code("invalid_request", "subject_token_type_unsupported"),
-                RequestError::Audience => code("invalid_target", "audience_unknown"),
-                RequestError::Resource => code("invalid_target", "resource_unsupported"),
-                RequestError::Scope(_) => code("invalid_scope", "scope_malformed"),
+                RequestError::Missing(_) => Reason::ParameterMissing,
+                RequestError::Repeated { .. } => Reason::ParameterRepeated,
+                RequestError::Malformed(..) => Reason::ParameterMalformed,
+                RequestError::Unsupported(_) => Reason::ParameterUnsupported,
+                RequestError::GrantType => Reason::GrantTypeUnsupported,
+                RequestError::SubjectTokenType => Reason::SubjectTokenTypeUnsupported,
+                RequestError::Audience => Reason::AudienceUnknown,
+                RequestError::Resource => Reason::ResourceUnsupported,
+                RequestError::Scope(_) => Reason::ScopeMalformed,
             },
-            Self::RateLimited(_) => code("temporarily_unavailable", "rate_limited"),
-            Self::Subject(error) => match error.fault() {
-                SubjectFault::Malformed => code("invalid_request", "subject_token_malformed"),
-                SubjectFault::IssuerUnknown => code("invalid_request", "subject_token_issuer_unknown"),
-                SubjectFault::KeyUnknown => code("invalid_request", "subject_token_key_unknown"),
-                SubjectFault::SignatureInvalid => code("invalid_request", "subject_token_signature_invalid"),
-                SubjectFault::AudienceMismatch => code("invalid_request", "subject_token_audience_mismatch"),
-                SubjectFault::Expired { .. } => code("invalid_request", "subject_token_expired"),
-                SubjectFault::NotYetValid => code("invalid_request", "subject_token_not_yet_valid"),
-                SubjectFault::Inactive => code("invalid_request", "subject_token_inactive"),
-                SubjectFault::ClaimsInvalid => code("invalid_request", "subject_token_claims_invalid"),
-                SubjectFault::KeyGone => code("invalid_request", "redemption_key_gone"),
-                SubjectFault::Redeemed => code("unauthorized_client", "redemption_not_allowed"),
-                SubjectFault::IssuerUnavailable | SubjectFault::KeyNotFetchedYet { .. } => {
-                    code("temporarily_unavailable", "issuer_unavailable")
-                }
-            },
-            Self::Policy(denial) => match denial {
-                Denial::PurposeNotAllowed => code("invalid_scope", "purpose_not_allowed"),
-                Denial::SourceNotAllowed => code("unauthorized_client", "source_not_allowed"),
-                Denial::ActorNotAllowed | Denial::ClaimMissing | Denial::ClaimUnreadable => {
-                    code("invalid_request", "subject_token_claims_invalid")
-                }
-                Denial::SubjectNotAllowed => code("unauthorized_client", "subject_not_allowed"),
-                Denial::ScopeUnknown => code("invalid_scope", "scope_unknown"),
-                Denial::ScopeExceedsSubjectToken => code("invalid_scope", "scope_exceeds_subject_token"),
-                Denial::DetailsRejected(_) => code("invalid_scope", "details_rejected"),
-                Denial::ConditionFailed => code("invalid_scope", "condition_failed"),
-                Denial::ReplacementLimit => code("invalid_request", "replacement_limit"),
-                Denial::UnsupportedOnRedemption(_) => code("invalid_request", "parameter_unsupported"),
-                Denial::RedemptionNotAllowed => code("unauthorized_client", "redemption_not_allowed"),
-                Denial::RedemptionTooEarly { .. } => code("invalid_request", "redemption_too_early"),
-                Denial::RedemptionTooOld { .. } => code("invalid_request", "redemption_too_old"),
-            },
-            Self::Pdp(PdpError::Denied) => code("unauthorized_client", "pdp_denied"),
-            Self::Pdp(PdpError::Unavailable(_)) => code("temporarily_unavailable", "pdp_unavailable"),
-            Self::Blocked(Blocked) => code("invalid_request", "blocked"),
+            Self::RateLimited(_) => Reason::RateLimited,
+            Self::Subject(error) => of_subject_fault(error.fault()),
+            Self::Policy(denial) => of_denial(denial),
+            Self::Pdp(PdpError::Denied) => Reason::PdpDenied,
+            Self::Pdp(PdpError::Unavailable(_)) => Reason::PdpUnavailable,
+            Self::Blocked(Blocked) => Reason::Blocked,
             Self::Ledger(error) => match error {
-                LedgerError::Replayed => code("invalid_request", "subject_token_replayed"),
-                LedgerError::NotOnRecord => code("invalid_request", "redemption_not_on_record"),
-                LedgerError::Exhausted => code("invalid_request", "redemption_exhausted"),
-                LedgerError::ClockBehind => code("temporarily_unavailable", "clock_behind"),
-                LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable => STORE,
+                LedgerError::Replayed => Reason::SubjectTokenReplayed,
+                LedgerError::NotOnRecord => Reason::RedemptionNotOnRecord,
+                LedgerError::Exhausted => Reason::RedemptionExhausted,
+                LedgerError::ClockBehind => Reason::ClockBehind,
+                LedgerError::Unavailable(_) | LedgerError::Late | LedgerError::Unreadable => Reason::StoreUnavailable,
             },
-            Self::Keys(KeysError::Signing(_) | KeysError::Claims) | Self::Internal => code("server_error", "internal"),
-            Self::Keys(_) => STORE,
-            Self::IntrospectionNotAllowed => code("unauthorized_client", "introspection_not_allowed"),
-            Self::TokenTooLarge => code("invalid_request", "token_too_large"),
-            Self::Audit(_) => code("temporarily_unavailable", "audit_unavailable"),
-            Self::Timeout => code("invalid_request", "request_timeout"),
+            Self::Keys(KeysError::Signing(_) | KeysError::Claims) | Self::Internal => Reason::Internal,
+            Self::Keys(_) => Reason::StoreUnavailable,
+            Self::IntrospectionNotAllowed => Reason::IntrospectionNotAllowed,
+            Self::TokenTooLarge => Reason::TokenTooLarge,
+            Self::Audit(_) | Self::NotAudited(_) => Reason::AuditUnavailable,
+            Self::Timeout => Reason::RequestTimeout,
         }
     }
 
-    /// The sentence for the client. What failed on our side is for the log alone.
+    /// `error_description`: the sentence for the client, in the characters of RFC 6749 §5.2. Of a fault of the service it
+    /// says no cause.
     pub fn description(&self) -> String {
-        match self.code().reason {
-            "internal" => Self::Internal.to_string(),
-            "store_unavailable" => "the store is not available just now; try again".to_owned(),
+        match self.reason() {
+            Reason::Internal => Self::Internal.to_string(),
+            Reason::StoreUnavailable => "the store is not available just now; try again".to_owned(),
             _ => self.to_string().replace(|c| !is_plain(c), "?"),
         }
     }
 
-    /// What is the matter, with all that it comes of; for the log.
+    /// The error with all of its causes, for the log.
     pub fn cause(&self) -> String {
         let mut texts = vec![self.to_string()];
         let mut error: &dyn std::error::Error = self;
@@ -177,7 +139,7 @@ impl Refusal {
         texts.join(": ")
     }
 
-    /// `expired_at` of the answer: so that a client needs no clock of its own to know what to do.
+    /// `expired_at` of the answer, so that a client needs no clock of its own.
     pub fn expired_at(&self) -> Option<Timestamp> {
         match self {
             Self::Subject(error) => match error.fault() {
@@ -197,109 +159,70 @@ impl Refusal {
         }
     }
 
-    /// When to try again, where that may help.
+    /// `Retry-After`: present on every refusal that passes by itself.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited(limited) => Some(limited.retry_after),
-            refusal @ Self::Subject(error) => match error.fault() {
-                SubjectFault::KeyNotFetchedYet { retry_after } => Some(retry_after),
-                _ => (refusal.code().error == "temporarily_unavailable").then_some(SOON),
-            },
-            refusal => (refusal.code().error == "temporarily_unavailable").then_some(SOON),
+            Self::RateLimited(limited) => return Some(limited.retry_after),
+            Self::Subject(error) => {
+                if let SubjectFault::KeyNotFetchedYet { retry_after } = error.fault() {
+                    return Some(retry_after);
+                }
+            }
+            _ => {}
         }
+        (self.reason().error() == OAuthError::TemporarilyUnavailable).then_some(RETRY_SOON)
     }
 
-    /// Whether the fault is ours: then the log holds more than the answer. That a key is not known yet is nobody's fault,
-    /// and whoever makes up names of keys must not fill the log with errors.
+    /// Whether the service is at fault, so that the log says more than the answer. A rate limit is no fault, and neither
+    /// is a key that has not been fetched yet: a client that makes up key ids must not fill the log with errors.
     pub fn is_fault(&self) -> bool {
-        let passes = match self {
+        let is_expected = match self {
             Self::RateLimited(_) => true,
             Self::Subject(error) => matches!(error.fault(), SubjectFault::KeyNotFetchedYet { .. }),
             _ => false,
         };
-        matches!(self.code().error, "temporarily_unavailable" | "server_error") && !passes
+        matches!(self.reason().error(), OAuthError::TemporarilyUnavailable | OAuthError::ServerError) && !is_expected
     }
 }
 
-/// What may stand in an `error_description` (RFC 6749 §5.2).
-fn is_plain(c: char) -> bool {
-    c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\')
+fn of_subject_fault(fault: SubjectFault) -> Reason {
+    match fault {
+        SubjectFault::Malformed => Reason::SubjectTokenMalformed,
+        SubjectFault::IssuerUnknown => Reason::SubjectTokenIssuerUnknown,
+        SubjectFault::KeyUnknown => Reason::SubjectTokenKeyUnknown,
+        SubjectFault::SignatureInvalid => Reason::SubjectTokenSignatureInvalid,
+        SubjectFault::AudienceMismatch => Reason::SubjectTokenAudienceMismatch,
+        SubjectFault::Expired { .. } => Reason::SubjectTokenExpired,
+        SubjectFault::NotYetValid => Reason::SubjectTokenNotYetValid,
+        SubjectFault::Inactive => Reason::SubjectTokenInactive,
+        SubjectFault::ClaimsInvalid => Reason::SubjectTokenClaimsInvalid,
+        SubjectFault::KeyGone => Reason::RedemptionKeyGone,
+        SubjectFault::Redeemed => Reason::RedemptionNotAllowed,
+        SubjectFault::IssuerUnavailable | SubjectFault::KeyNotFetchedYet { .. } => Reason::IssuerUnavailable,
+    }
 }
 
-const STORE: Code = code("temporarily_unavailable", "store_unavailable");
+fn of_denial(denial: &Denial) -> Reason {
+    match denial {
+        Denial::PurposeNotAllowed => Reason::PurposeNotAllowed,
+        Denial::SourceNotAllowed => Reason::SourceNotAllowed,
+        Denial::ActorNotAllowed | Denial::ClaimMissing | Denial::ClaimUnreadable => Reason::SubjectTokenClaimsInvalid,
+        Denial::SubjectNotAllowed => Reason::SubjectNotAllowed,
+        Denial::ScopeUnknown => Reason::ScopeUnknown,
+        Denial::ScopeExceedsSubjectToken => Reason::ScopeExceedsSubjectToken,
+        Denial::DetailsRejected(_) => Reason::DetailsRejected,
+        Denial::ConditionFailed => Reason::ConditionFailed,
+        Denial::ReplacementLimit => Reason::ReplacementLimit,
+        Denial::UnsupportedOnRedemption(_) => Reason::ParameterUnsupported,
+        Denial::RedemptionNotAllowed => Reason::RedemptionNotAllowed,
+        Denial::RedemptionTooEarly { .. } => Reason::RedemptionTooEarly,
+        Denial::RedemptionTooOld { .. } => Reason::RedemptionTooOld,
+    }
+}
 
-/// CONTRACT 3.6, as far as this table has a cause for it: each `error` with its reasons.
-const TABLE: [(&str, &[&str]); 8] = [
-    (
-        "invalid_request",
-        &[
-            "parameter_missing",
-            "parameter_repeated",
-            "parameter_malformed",
-            "parameter_unsupported",
-            "subject_token_malformed",
-            "subject_token_type_unsupported",
-            "subject_token_issuer_unknown",
-            "subject_token_key_unknown",
-            "subject_token_signature_invalid",
-            "subject_token_audience_mismatch",
-            "subject_token_expired",
-            "subject_token_not_yet_valid",
-            "subject_token_inactive",
-            "subject_token_claims_invalid",
-            "subject_token_replayed",
-            "redemption_too_early",
-            "redemption_too_old",
-            "redemption_exhausted",
-            "redemption_key_gone",
-            "redemption_not_on_record",
-            "replacement_limit",
-            "blocked",
-            "token_too_large",
-            "request_timeout",
-        ],
-    ),
-    ("unsupported_grant_type", &["grant_type_unsupported"]),
-    (
-        "invalid_scope",
-        &[
-            "scope_malformed",
-            "purpose_not_allowed",
-            "scope_exceeds_subject_token",
-            "scope_unknown",
-            "details_rejected",
-            "condition_failed",
-        ],
-    ),
-    (
-        "unauthorized_client",
-        &[
-            "source_not_allowed",
-            "subject_not_allowed",
-            "redemption_not_allowed",
-            "pdp_denied",
-            "introspection_not_allowed",
-        ],
-    ),
-    ("invalid_target", &["audience_unknown", "resource_unsupported"]),
-    ("invalid_client", &["client_unknown", "client_ambiguous", "client_id_mismatch"]),
-    ("server_error", &["internal"]),
-    (
-        "temporarily_unavailable",
-        &[
-            "rate_limited",
-            "store_unavailable",
-            "issuer_unavailable",
-            "pdp_unavailable",
-            "clock_behind",
-            "audit_unavailable",
-        ],
-    ),
-];
-
-/// Whether there is a refusal with this `reason`.
-pub fn is_reason(name: &str) -> bool {
-    TABLE.iter().any(|(_, reasons)| reasons.contains(&name))
+/// The characters of `error_description` (RFC 6749 §5.2).
+fn is_plain(c: char) -> bool {
+    c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\')
 }
 
 #[cfg(test)]
@@ -312,13 +235,36 @@ mod tests {
     use writ_store::StoreError;
 
     #[test]
-    fn every_cause_has_its_row_and_every_row_its_cause() {
-        let rows: BTreeSet<_> =
-            TABLE.iter().flat_map(|(error, reasons)| reasons.iter().map(|reason| (*error, *reason))).collect();
-        let given: BTreeSet<_> = all().iter().map(Refusal::code).map(|code| (code.error, code.reason)).collect();
-        assert_eq!(given, rows);
-        let reasons: BTreeSet<_> = rows.iter().map(|(_, reason)| reason).collect();
-        assert_eq!(reasons.len(), rows.len(), "a reason belongs to one error");
+    fn every_reason_has_a_cause() {
+        let given: BTreeSet<_> = all().iter().map(Refusal::reason).collect();
+        let expected = Reason::ALL.iter().copied().filter(|reason| !reason.is_listeners_own());
+        assert_eq!(given, expected.collect());
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_reason() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().all(|reason| Reason::from_name(reason.as_str()) == Some(*reason)));
+        assert_eq!(Reason::from_name("no_such_reason"), None);
+    }
+
+    /// RFC 6749 §5.2: 400, and 401 for a client that is not authenticated; what passes is 429 or 503.
+    #[test]
+    fn the_status_fits_the_error() {
+        for reason in Reason::ALL {
+            let fits = match reason.error() {
+                OAuthError::InvalidRequest => matches!(reason.status(), 400 | 404 | 405 | 408 | 413 | 415),
+                OAuthError::InvalidClient => reason.status() == 401,
+                OAuthError::UnauthorizedClient => matches!(reason.status(), 400 | 403),
+                OAuthError::UnsupportedGrantType | OAuthError::InvalidScope | OAuthError::InvalidTarget => {
+                    reason.status() == 400
+                }
+                OAuthError::ServerError => reason.status() == 500,
+                OAuthError::TemporarilyUnavailable => matches!(reason.status(), 429 | 503),
+            };
+            assert!(fits, "{reason:?}");
+        }
     }
 
     /// RFC 6749 §5.2: printable ASCII without quotes and backslashes; and nothing of ours shows.
@@ -336,7 +282,7 @@ mod tests {
     #[test]
     fn what_passes_says_when_to_come_back() {
         for refusal in all() {
-            let passes = refusal.code().error == "temporarily_unavailable";
+            let passes = refusal.reason().error() == OAuthError::TemporarilyUnavailable;
             assert_eq!(refusal.retry_after().is_some_and(|wait| wait >= Duration::from_secs(1)), passes, "{refusal}");
         }
     }
@@ -344,10 +290,10 @@ mod tests {
     #[test]
     fn times_are_told_where_the_contract_says_so() {
         for refusal in all() {
-            let reason = refusal.code().reason;
-            let expired = matches!(reason, "subject_token_expired" | "redemption_too_old");
-            assert_eq!(refusal.expired_at().is_some(), expired, "{reason}");
-            assert_eq!(refusal.redeemable_at().is_some(), reason == "redemption_too_early", "{reason}");
+            let reason = refusal.reason();
+            let expired = matches!(reason, Reason::SubjectTokenExpired | Reason::RedemptionTooOld);
+            assert_eq!(refusal.expired_at().is_some(), expired, "{reason:?}");
+            assert_eq!(refusal.redeemable_at().is_some(), reason == Reason::RedemptionTooEarly, "{reason:?}");
         }
     }
 
@@ -371,14 +317,14 @@ mod tests {
 
     #[test]
     fn faults_are_ours() {
-        let faults = all().into_iter().filter(Refusal::is_fault).map(|fault| fault.code().reason);
+        let faults = all().into_iter().filter(Refusal::is_fault).map(|fault| fault.reason());
         let expected = [
-            "issuer_unavailable",
-            "pdp_unavailable",
-            "clock_behind",
-            "store_unavailable",
-            "audit_unavailable",
-            "internal",
+            Reason::IssuerUnavailable,
+            Reason::PdpUnavailable,
+            Reason::ClockBehind,
+            Reason::StoreUnavailable,
+            Reason::AuditUnavailable,
+            Reason::Internal,
         ];
         assert_eq!(faults.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
     }

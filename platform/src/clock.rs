@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -106,7 +108,28 @@ impl fmt::Display for HumanDuration {
 /// 15 seconds. After any step, nothing may be dropped for an hour ([`Clock::is_settled`]). A step back is nothing that
 /// this could judge: the ledger knows what was recorded.
 #[derive(Debug)]
-pub struct Clock(Mutex<Course>);
+pub struct Clock {
+    source: Source,
+    course: Mutex<Course>,
+}
+
+/// Where a [`Clock`] reads the time.
+#[derive(Debug)]
+enum Source {
+    System,
+    /// Seconds since 1970, as a test set them. The time since boot advances with them, so that no step is ever seen.
+    #[cfg(feature = "testing")]
+    Set(AtomicU64),
+}
+
+/// One reading of a [`Clock`], for everything that is done about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instants {
+    /// The system's time: by it requests are decided.
+    pub system: Timestamp,
+    /// The time that can be believed ([`Clock::now`]): by it blocks begin and end.
+    pub believed: Timestamp,
+}
 
 /// Both clocks at one moment, since 1970 and since boot.
 #[derive(Debug, Clone, Copy)]
@@ -130,49 +153,78 @@ struct Course {
 impl Clock {
     /// Watches the system's clock from now on; what it shows now counts as right.
     pub fn start() -> Self {
-        Self(Mutex::new(Course::begin(Reading::take())))
+        Self::of(Source::System)
+    }
+
+    /// A clock that shows `now` until [`Clock::set`] changes it.
+    #[cfg(feature = "testing")]
+    pub fn stopped_at(now: Timestamp) -> Self {
+        Self::of(Source::Set(AtomicU64::new(now.0)))
+    }
+
+    /// Sets a clock that was made with [`Clock::stopped_at`].
+    ///
+    /// # Panics
+    /// If it is the system's clock.
+    #[cfg(feature = "testing")]
+    pub fn set(&self, now: Timestamp) {
+        match &self.source {
+            Source::System => panic!("the system's clock is not ours to set"),
+            Source::Set(time) => time.store(now.0, Ordering::SeqCst),
+        }
+    }
+
+    fn of(source: Source) -> Self {
+        let course = Mutex::new(Course::begin(source.reading()));
+        Self { source, course }
+    }
+
+    /// Both times at one moment.
+    pub fn read(&self) -> Instants {
+        let reading = self.source.reading();
+        let believed = Timestamp(self.course(reading).time(reading).as_secs());
+        Instants { system: Timestamp(reading.wall.as_secs()), believed }
     }
 
     /// The time to do maintenance by.
     pub fn now(&self) -> Timestamp {
-        let reading = Reading::take();
-        Timestamp(self.course(reading).time(reading).as_secs())
+        self.read().believed
     }
 
     /// How long it is until `instant`, fractions included.
     pub fn until(&self, instant: Timestamp) -> Duration {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         Duration::from_secs(instant.0).saturating_sub(self.course(reading).time(reading))
     }
 
     /// By how much it is ahead of what can be believed.
     pub fn ahead(&self) -> Option<Duration> {
-        self.course(Reading::take()).ahead()
+        self.course(self.source.reading()).ahead()
     }
 
     /// Whether it has run for long enough without a step that what is over by it may be dropped for good.
     pub fn is_settled(&self) -> bool {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         let course = self.course(reading);
         course.steady_for(reading) >= course.settles_after
     }
 
     /// For how long it has not stepped.
     pub fn steady_for(&self) -> Duration {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         self.course(reading).steady_for(reading)
     }
 
     /// Takes the system's time as right: an operator has checked it.
     pub fn trust(&self) -> Timestamp {
-        let reading = Reading::take();
+        let reading = self.source.reading();
         self.course(reading).trust();
         Timestamp(reading.wall.as_secs())
     }
 
     /// Nothing that is done to it can fail half-way, so it is in order even after a panic elsewhere.
     fn course(&self, reading: Reading) -> MutexGuard<'_, Course> {
-        let mut course = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
         course.observe(reading);
         course
     }
@@ -191,6 +243,19 @@ impl Reading {
 
     fn offset(self) -> i64 {
         milliseconds(self.wall).saturating_sub(milliseconds(self.since_boot))
+    }
+}
+
+impl Source {
+    fn reading(&self) -> Reading {
+        match self {
+            Self::System => Reading::take(),
+            #[cfg(feature = "testing")]
+            Self::Set(time) => {
+                let time = Duration::from_secs(time.load(Ordering::SeqCst));
+                Reading { wall: time, since_boot: time }
+            }
+        }
     }
 }
 

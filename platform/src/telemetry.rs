@@ -221,7 +221,7 @@ const TARGETS: [&str; 14] = [
 ];
 
 /// The parts of this program, and those inside them that write lines.
-const PARTS: [&str; 58] = [
+const PARTS: [&str; 63] = [
     "writ",
     "writ::admin",
     "writ::cli",
@@ -258,10 +258,15 @@ const PARTS: [&str; 58] = [
     "writ_core::subject::issuers",
     "writ_outbound",
     "writ_outbound::breaker",
+    "writ_outbound::call",
     "writ_outbound::cause",
+    "writ_outbound::endpoint",
+    "writ_outbound::files",
+    "writ_outbound::https",
     "writ_platform",
     "writ_platform::bounded",
     "writ_platform::clock",
+    "writ_platform::digest",
     "writ_platform::process",
     "writ_platform::secret_file",
     "writ_platform::shares",

@@ -72,7 +72,7 @@ pub async fn run(args: Args) -> ExitCode {
     let reading = file::read(&args.config.config, environment::variables());
     let mut problems = check_read(&reading);
     let looked = match &reading.files {
-        Some(named) if args.online => Some(online::look(named, reading.trust_domain.as_ref()).await),
+        Some(named) if args.online => Some(online::call_all(named, reading.trust_domain.as_ref()).await),
         _ => None,
     };
     let mut answered = None;

@@ -20,7 +20,7 @@ use self::trial::{Age, Trial, World};
 use super::{NO, RequiredConfig, USAGE, complain, load};
 use crate::config::policy::folder;
 use writ_core::request::Source;
-use writ_core::subject::outside;
+use writ_core::subject::members;
 use writ_platform::clock::Timestamp;
 
 /// `writ policy …`
@@ -186,7 +186,7 @@ fn source(name: &str) -> Result<Source, String> {
 }
 
 fn object(text: &str) -> Result<Members, &'static str> {
-    Members::parse(text, outside::LIMITS)
+    Members::parse(text, members::LIMITS)
         .map_err(|_| "must be one JSON object, in which no member stands twice, of at most 16 levels and 2048 members")
 }
 

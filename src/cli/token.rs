@@ -15,7 +15,7 @@ use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
 use verify::Keys;
-use writ_core::subject::issued_jwt::slip;
+use writ_core::subject::jwt::common_mistake;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
@@ -197,7 +197,7 @@ fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
     match Decoded::parse(&token) {
         Ok(decoded) if args.json => print(&decoded.to_json()).map(|()| ExitCode::SUCCESS),
         Ok(decoded) => print(&decoded.to_string()).map(|()| ExitCode::SUCCESS),
-        Err(error) => negative(&format!("{error}{}", told(slip(&token)))),
+        Err(error) => negative(&format!("{error}{}", told(common_mistake(&token)))),
     }
 }
 
@@ -221,7 +221,9 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {
             let expiry = Timestamp::from_epoch(token.expires_at());
             print(&format!("valid until {expiry}")).map(|()| ExitCode::SUCCESS)
         }
-        Err(error @ VerifyError::Malformed) => negative(&format!("{}: {error}{}", error.reason(), told(slip(&token)))),
+        Err(error @ VerifyError::Malformed) => {
+            negative(&format!("{}: {error}{}", error.reason(), told(common_mistake(&token))))
+        }
         Err(error @ VerifyError::Expired { expired_at }) => {
             let at = Timestamp::from_epoch(expired_at);
             negative(&format!("{}: the Txn-Token expired at {at}", error.reason()))

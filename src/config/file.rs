@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use writ_core::request::Source;
-use writ_core::subject::issuers;
+use writ_core::subject::settings::IssuerSettings;
 use writ_core::{claims, keys, limits};
 use writ_platform::bounded;
 use writ_verifier::TrustDomain;
@@ -115,7 +115,7 @@ struct Written {
     directory: PathBuf,
     limits: Limits,
     pdp: Pdp,
-    subject_issuers: Vec<issuers::Settings>,
+    subject_issuers: Vec<IssuerSettings>,
 }
 
 impl Written {
@@ -138,7 +138,7 @@ impl Written {
 
     fn policies(&self) -> policy::Settings {
         let issued = |source: &Source| self.subject_issuers.iter().any(|issuer| issuer.token_types.contains(source));
-        let introspects = |issuer: &&issuers::Settings| issuer.introspection.is_some();
+        let introspects = |issuer: &&IssuerSettings| issuer.introspection.is_some();
         policy::Settings {
             directory: self.directory.clone(),
             default_lifetime: self.tokens.lifetime,

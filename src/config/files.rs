@@ -17,7 +17,7 @@ use super::settings::Config;
 use crate::server::tls::certificate_check::{self, Chain, Usage};
 use crate::server::tls::{self, Finding, Trust};
 use writ_core::subject::introspection;
-use writ_core::subject::issuers::{self, KeySource};
+use writ_core::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
@@ -29,7 +29,7 @@ pub(crate) struct Named {
     pub(super) sealing_key: PathBuf,
     pub(super) previous_sealing_keys: Vec<PathBuf>,
     pub(super) pdp: Option<writ_outbound::Settings>,
-    pub(super) subject_issuers: Vec<issuers::Settings>,
+    pub(super) subject_issuers: Vec<IssuerSettings>,
     /// The address at which clients call the service.
     pub(super) issuer: Option<String>,
     /// The address at which verifiers call it, if it publishes its keys itself.
@@ -54,7 +54,7 @@ impl From<&Config> for Named {
 }
 
 impl Named {
-    pub(crate) fn subject_issuers(&self) -> &[issuers::Settings] {
+    pub(crate) fn subject_issuers(&self) -> &[IssuerSettings] {
         &self.subject_issuers
     }
 

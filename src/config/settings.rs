@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use writ_core::subject::issuers;
+use writ_core::subject::settings::IssuerSettings;
 use writ_core::{claims, keys, limits};
 use writ_verifier::TrustDomain;
 
@@ -40,7 +40,7 @@ pub struct Config {
     /// The external decision point.
     pub pdp: Option<writ_outbound::Settings>,
     /// The issuers of the tokens that are exchanged.
-    pub subject_issuers: Vec<issuers::Settings>,
+    pub subject_issuers: Vec<IssuerSettings>,
     /// Where each key stands in the file, for problems of the files that it names.
     pub(crate) places: Places,
 }

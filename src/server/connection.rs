@@ -1,7 +1,9 @@
-//! One connection: its bytes and its clock.
+//! One connection: its bytes and its time limits.
 //!
-//! The framework times the first head and idle HTTP/1.1 connections, nothing else. [`Pulse`] bounds the rest: later
-//! heads, bodies that never end after they were refused, answers that nobody reads, idle HTTP/2, and age.
+//! In: a byte stream after accept or TLS handshake. Out: the same stream, filtered ([`http1`], [`frames`]), which reads as
+//! closed when its time is over. The framework limits the time of the first head and of idle HTTP/1.1 connections, nothing
+//! else. [`ConnectionActivity`] limits the rest: later heads, bodies that never end after they were refused, answers that
+//! the client does not read, idle HTTP/2, and age.
 
 use std::cell::Cell;
 use std::io;
@@ -12,36 +14,36 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::{HttpMessage as _, HttpRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::frames::{self, FrameLimiter};
 use super::http1;
-use super::http2::{self, frames::Frames};
 use super::peer::Peer;
 use writ_platform::shares::Place;
 
-/// How long a connection may wait for its next request.
+/// The longest wait for the next request on a connection.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may still send after the last answer, so that it can read that answer.
+/// How long what a client still sends is read after the last answer: closing at once would reset the connection, and the
+/// answer could be lost.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
-/// What is read of a connection at one time.
-const PIECE: usize = 4096;
-/// A connection with something going on looks at its clock this often.
-const LOOK: Duration = Duration::from_secs(1);
-/// Requests that one HTTP/2 connection may have unanswered: those that were taken back may still be at work.
-const MAX_UNANSWERED: u32 = 2 * http2::MAX_STREAMS;
-/// What the framework's own timers get to act first, since they can still answer.
-const COURTESY: Duration = Duration::from_millis(500);
+/// Bytes read at one time.
+const READ_SIZE: usize = 4096;
+/// How often an active connection checks its deadline.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Requests that one HTTP/2 connection may have unanswered: those that were reset may still be at work.
+const MAX_UNANSWERED: u32 = 2 * frames::MAX_STREAMS;
+/// How long the framework's own timers have to end a connection first, since they can still answer.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// The times that bound a connection (`[limits]`).
+/// The time limits of a connection (`[limits]`).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct TimeLimits {
     pub(super) request: Duration,
     pub(super) age: Duration,
 }
 
-/// What clients have under way, over all connections, and what became of their requests.
+/// Connections and requests in progress, and how requests ended, over all connections.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     connections: AtomicUsize,
@@ -68,38 +70,43 @@ impl Traffic {
     }
 }
 
-/// What a connection is doing, shared between its bytes and its requests.
+/// The state of one connection, shared between its byte stream and its requests.
 #[derive(Debug)]
-pub(super) struct Pulse {
-    times: Times,
-    /// HTTP/2: bytes that arrive while nothing is asked are no beginning of a request.
+pub(super) struct ConnectionActivity {
+    limits: TimeLimits,
+    /// HTTP/2, where bytes that arrive between requests need not begin one.
     multiplexed: bool,
     opened: Instant,
-    /// Requests begun whose answers have not left.
+    /// Requests that have begun and whose answers have not been sent.
     unanswered: Cell<u32>,
-    /// When that last changed.
-    moved: Cell<Instant>,
-    /// When the first bytes of the next request came.
-    heard: Cell<Option<Instant>>,
+    /// When `unanswered` last changed.
+    changed: Cell<Instant>,
+    /// When the first bytes of the next request arrived.
+    head_began: Cell<Option<Instant>>,
     /// The peer has sent more frames than it may.
     flooded: Cell<bool>,
-    /// No further request will be taken.
+    /// No further request is accepted.
     closing: Cell<bool>,
     draining: Arc<AtomicBool>,
     traffic: Arc<Traffic>,
 }
 
-impl Pulse {
-    pub(super) fn new(times: Times, multiplexed: bool, draining: Arc<AtomicBool>, traffic: Arc<Traffic>) -> Rc<Self> {
+impl ConnectionActivity {
+    pub(super) fn new(
+        limits: TimeLimits,
+        multiplexed: bool,
+        draining: Arc<AtomicBool>,
+        traffic: Arc<Traffic>,
+    ) -> Rc<Self> {
         let now = Instant::now();
         traffic.connections.fetch_add(1, Ordering::Relaxed);
         Rc::new(Self {
-            times,
+            limits,
             multiplexed,
             opened: now,
             unanswered: Cell::new(0),
-            moved: Cell::new(now),
-            heard: Cell::new(None),
+            changed: Cell::new(now),
+            head_began: Cell::new(None),
             flooded: Cell::new(false),
             closing: Cell::new(false),
             draining,
@@ -107,144 +114,140 @@ impl Pulse {
         })
     }
 
-    /// A request begins; it ends when the beat is dropped, which is when its answer has been handed over for sending.
-    pub(super) fn begin(self: &Rc<Self>) -> Beat {
+    /// Counts a request until the guard is dropped, which is when its answer has been handed over for sending.
+    pub(super) fn begin_request(self: &Rc<Self>) -> RequestGuard {
         self.unanswered.set(self.unanswered.get() + 1);
-        self.moved.set(Instant::now());
-        self.heard.set(None);
+        self.changed.set(Instant::now());
+        self.head_began.set(None);
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
-        Beat { pulse: Rc::clone(self), is_answered: Cell::new(false) }
+        RequestGuard { activity: Rc::clone(self), is_answered: Cell::new(false) }
     }
 
     /// Whether the connection has reached its maximum age, so that the next answer is its last.
     pub(super) fn is_old(&self) -> bool {
-        self.opened.elapsed() >= self.times.age
+        self.opened.elapsed() >= self.limits.age
     }
 
-    /// Whether the peer asks for more than one connection gets.
+    /// Whether the peer has gone beyond what one connection may do.
     pub(super) fn is_overrun(&self) -> bool {
         self.flooded.get() || self.unanswered.get() > MAX_UNANSWERED
     }
 
-    /// How long one request may take.
     pub(super) fn request_timeout(&self) -> Duration {
-        self.times.request
+        self.limits.request
     }
 
-    /// The answer that is being made is the last one.
-    pub(super) fn close(&self) {
-        self.closing.set(true);
-    }
-
-    fn hear(&self, now: Instant) {
-        if self.unanswered.get() == 0 && self.heard.get().is_none() {
-            self.heard.set(Some(now));
+    /// Bytes arrived: between requests they begin the next head.
+    fn note_bytes(&self, now: Instant) {
+        if self.unanswered.get() == 0 && self.head_began.get().is_none() {
+            self.head_began.set(Some(now));
         }
     }
 
-    /// When the connection ends if nothing changes.
+    /// When the connection ends unless something changes.
     fn deadline(&self) -> Instant {
-        let oldest = self.opened + self.times.age + self.times.request + COURTESY;
-        oldest.min(self.moved.get() + self.patience())
+        let oldest = self.opened + self.limits.age + self.limits.request + SHUTDOWN_GRACE;
+        oldest.min(self.changed.get() + self.idle_timeout())
     }
 
-    /// How long after the last change.
-    fn patience(&self) -> Duration {
+    /// How long the connection may stay as it is since the last change.
+    fn idle_timeout(&self) -> Duration {
         match self.unanswered.get() {
-            // Requests end by their own deadline; this is for answers that nobody reads.
-            1..=MAX_UNANSWERED => self.times.request * 2,
-            0 if self.closing.get() => LINGER + COURTESY,
+            // Requests end by their own deadline; this is for answers that the client does not read.
+            1..=MAX_UNANSWERED => self.limits.request * 2,
+            0 if self.closing.get() => LINGER + SHUTDOWN_GRACE,
             // The framework closes idle HTTP/1.1 itself.
-            0 if self.multiplexed && self.draining.load(Ordering::Relaxed) => COURTESY,
+            0 if self.multiplexed && self.draining.load(Ordering::Relaxed) => SHUTDOWN_GRACE,
             0 if self.multiplexed => KEEP_ALIVE,
-            0 => match self.heard.get() {
-                Some(heard) => heard.saturating_duration_since(self.moved.get()) + self.times.request + COURTESY,
-                None => KEEP_ALIVE + self.times.request,
+            0 => match self.head_began.get() {
+                Some(began) => {
+                    began.saturating_duration_since(self.changed.get()) + self.limits.request + SHUTDOWN_GRACE
+                }
+                None => KEEP_ALIVE + self.limits.request,
             },
             _ => Duration::ZERO,
         }
     }
 
-    /// When to look again.
-    fn next_look(&self, now: Instant) -> Instant {
-        let busy = self.multiplexed || self.unanswered.get() > 0 || self.heard.get().is_some();
-        if busy { self.deadline().min(now + LOOK) } else { self.deadline() }
+    /// When to check the deadline again.
+    fn next_check(&self, now: Instant) -> Instant {
+        let is_active = self.multiplexed || self.unanswered.get() > 0 || self.head_began.get().is_some();
+        if is_active { self.deadline().min(now + CHECK_INTERVAL) } else { self.deadline() }
     }
 }
 
-impl Drop for Pulse {
+impl Drop for ConnectionActivity {
     fn drop(&mut self) {
         self.traffic.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// One request whose answer has not left.
+/// One request whose answer has not been sent.
 #[derive(Debug)]
-pub(super) struct Beat {
-    pulse: Rc<Pulse>,
+pub(super) struct RequestGuard {
+    activity: Rc<ConnectionActivity>,
     is_answered: Cell<bool>,
 }
 
-impl Beat {
-    /// No further request is taken after this one.
-    pub(super) fn is_last(&self) {
-        self.pulse.close();
+impl RequestGuard {
+    /// No further request is accepted after this one.
+    pub(super) fn close_connection(&self) {
+        self.activity.closing.set(true);
     }
 
-    /// There is an answer; it need only be sent.
-    pub(super) fn answered(&self) {
+    /// The answer exists and need only be sent.
+    pub(super) fn mark_answered(&self) {
         self.is_answered.set(true);
     }
 }
 
-impl Drop for Beat {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.pulse.unanswered.set(self.pulse.unanswered.get() - 1);
-        self.pulse.moved.set(Instant::now());
-        let traffic = &self.pulse.traffic;
+        self.activity.unanswered.set(self.activity.unanswered.get() - 1);
+        self.activity.changed.set(Instant::now());
+        let traffic = &self.activity.traffic;
         let ended = if self.is_answered.get() { &traffic.answered } else { &traffic.cut_off };
         ended.fetch_add(1, Ordering::Relaxed);
         traffic.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What belongs to the connection of a request: HTTP/1.1 has it by the framework's way, HTTP/2 by ours.
-pub(super) fn of_connection<T: 'static>(request: &HttpRequest) -> Option<Rc<T>> {
-    let own = || request.extensions().get::<Rc<T>>().cloned();
-    request.conn_data::<Rc<T>>().cloned().or_else(own)
-}
-
-/// A byte stream that ends when its time is over, and on which requests are what they must be.
+/// A byte stream that ends when its time is over, and that passes on only well-formed requests.
 pub(super) struct Connection<S> {
     io: S,
-    requests: http1::Requests,
-    /// HTTP/2 alone.
-    frames: Option<Frames>,
-    /// What has come and is not read yet begins at `read`.
-    come: Vec<u8>,
+    filter: http1::RequestFilter,
+    /// Only for HTTP/2.
+    frames: Option<FrameLimiter>,
+    /// Received and filtered; the part that the framework has not read begins at `read`.
+    received: Vec<u8>,
     read: usize,
-    pulse: Rc<Pulse>,
+    activity: Rc<ConnectionActivity>,
     peer: Option<Rc<Peer>>,
     _place: Option<Place<String>>,
     timer: Pin<Box<Sleep>>,
     ended: bool,
-    /// All has been said; what still comes is thrown away.
+    /// Everything has been sent; what still arrives is discarded.
     is_shut: bool,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, pulse: Rc<Pulse>, peer: Option<Peer>, place: Option<Place<String>>) -> Self {
+    pub(super) fn new(
+        io: S,
+        activity: Rc<ConnectionActivity>,
+        peer: Option<Peer>,
+        place: Option<Place<String>>,
+    ) -> Self {
         let now = Instant::now();
-        let timer = Box::pin(sleep_until(pulse.next_look(now)));
-        let frames = pulse.multiplexed.then(|| Frames::new(now));
-        let (requests, come) = (http1::Requests::default(), Vec::new());
+        let timer = Box::pin(sleep_until(activity.next_check(now)));
+        let frames = activity.multiplexed.then(|| FrameLimiter::new(now));
+        let (filter, received) = (http1::RequestFilter::default(), Vec::new());
         Self {
             io,
-            requests,
+            filter,
             frames,
-            come,
+            received,
             read: 0,
-            pulse,
+            activity,
             peer: peer.map(Rc::new),
             _place: place,
             timer,
@@ -253,36 +256,36 @@ impl<S> Connection<S> {
         }
     }
 
-    pub(super) fn pulse(&self) -> &Rc<Pulse> {
-        &self.pulse
+    pub(super) fn activity(&self) -> &Rc<ConnectionActivity> {
+        &self.activity
     }
 
     pub(super) fn peer(&self) -> Option<&Rc<Peer>> {
         self.peer.as_ref()
     }
 
-    /// Whether the time is over; if not, the task is woken at the next look.
+    /// Whether the time is over; if not, the task is woken at the next check.
     fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
-            if self.ended || self.pulse.deadline() <= now {
+            if self.ended || self.activity.deadline() <= now {
                 return true;
             }
-            self.timer.as_mut().reset(self.pulse.next_look(now));
+            self.timer.as_mut().reset(self.activity.next_check(now));
         }
         false
     }
 
-    /// Bytes came: they may be the beginning of a request, and from now on the clock matters.
-    fn hear(&mut self) {
+    /// Bytes arrived: they may begin a request, so the deadline is checked at short intervals from now on.
+    fn note_bytes(&mut self) {
         let now = Instant::now();
-        self.pulse.hear(now);
-        if self.timer.deadline() > now + LOOK {
-            self.timer.as_mut().reset(now + LOOK);
+        self.activity.note_bytes(now);
+        if self.timer.deadline() > now + CHECK_INTERVAL {
+            self.timer.as_mut().reset(now + CHECK_INTERVAL);
         }
     }
 
-    /// What could be sent is sent, unless the peer has not taken it in time.
+    /// The result of sending, or an error if the peer has not taken the bytes in time.
     fn within_time<T>(&mut self, context: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if sent.is_pending() && self.is_overdue(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -292,32 +295,32 @@ impl<S> Connection<S> {
 }
 
 impl<S: AsyncRead + Unpin> Connection<S> {
-    /// Reads frames and counts them. Who has sent too many is not heard any more, only told.
+    /// Reads frames and counts them. From a peer that has sent too many nothing more is read; it is only sent the error.
     fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.pulse.flooded.get() {
+        if self.activity.flooded.get() {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-        let come = &buffer.filled()[before..];
-        if !come.is_empty() {
-            let is_too_much = self.frames.as_mut().is_some_and(|frames| !frames.admit(come, Instant::now()));
-            self.pulse.flooded.set(is_too_much);
-            self.hear();
+        let received = &buffer.filled()[before..];
+        if !received.is_empty() {
+            let is_too_much = self.frames.as_mut().is_some_and(|frames| !frames.admit(received, Instant::now()));
+            self.activity.flooded.set(is_too_much);
+            self.note_bytes();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Lets the last word arrive: closing a socket with unread bytes would reset it.
-    fn poll_leftovers(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Discards what still arrives, so that the last answer gets through: closing a socket with unread bytes resets it.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.timer.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            let mut piece = [0; PIECE];
-            let mut piece = ReadBuf::new(&mut piece);
-            let read = ready!(Pin::new(&mut self.io).poll_read(context, &mut piece));
-            if read.is_err() || piece.filled().is_empty() {
+            let mut chunk = [0; READ_SIZE];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            let read = ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk));
+            if read.is_err() || chunk.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -334,8 +337,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             return Poll::Ready(Ok(()));
         }
         if self.is_overdue(context) {
-            // To the framework the peer has hung up, so that it closes in good order; what it still has to write gets
-            // this much time.
+            // To the framework the peer has closed, so it closes in good order, with so much time for what it still has to
+            // write.
             self.ended = true;
             self.timer.as_mut().reset(Instant::now() + LINGER);
             return Poll::Ready(Ok(()));
@@ -343,21 +346,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if self.frames.is_some() {
             return self.poll_frames(context, buffer);
         }
-        while self.read == self.come.len() {
-            self.come.clear();
+        while self.read == self.received.len() {
+            self.received.clear();
             self.read = 0;
-            let mut piece = [0; PIECE];
-            let mut piece = ReadBuf::new(&mut piece);
-            ready!(Pin::new(&mut self.io).poll_read(context, &mut piece))?;
-            if piece.filled().is_empty() {
+            let mut chunk = [0; READ_SIZE];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk))?;
+            if chunk.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.hear();
-            let Self { requests, come, .. } = &mut *self;
-            requests.pass(piece.filled(), come);
+            self.note_bytes();
+            let Self { filter, received, .. } = &mut *self;
+            filter.pass(chunk.filled(), received);
         }
-        let length = buffer.remaining().min(self.come.len() - self.read);
-        buffer.put_slice(&self.come[self.read..self.read + length]);
+        let length = buffer.remaining().min(self.received.len() - self.read);
+        buffer.put_slice(&self.received[self.read..self.read + length]);
         self.read += length;
         Poll::Ready(Ok(()))
     }
@@ -381,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
             self.is_shut = true;
             self.timer.as_mut().reset(Instant::now() + LINGER);
         }
-        if self.frames.is_some() { self.poll_leftovers(context) } else { Poll::Ready(Ok(())) }
+        if self.frames.is_some() { self.poll_discard(context) } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -394,69 +397,69 @@ mod tests {
     const REQUEST: Duration = Duration::from_secs(10);
     const AGE: Duration = Duration::from_secs(3600);
 
-    fn pulse(multiplexed: bool) -> Rc<Pulse> {
-        Pulse::new(Times { request: REQUEST, age: AGE }, multiplexed, Arc::default(), Arc::default())
+    fn activity(multiplexed: bool) -> Rc<ConnectionActivity> {
+        ConnectionActivity::new(TimeLimits { request: REQUEST, age: AGE }, multiplexed, Arc::default(), Arc::default())
     }
 
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let pulse = Pulse::new(Times { request, age: AGE }, false, Arc::default(), Arc::default());
-        (Connection::new(ours, pulse, None, None), theirs)
+        let activity = ConnectionActivity::new(TimeLimits { request, age: AGE }, false, Arc::default(), Arc::default());
+        (Connection::new(ours, activity, None, None), theirs)
     }
 
     #[tokio::test]
     async fn the_head_of_a_later_request_has_its_time_limit() {
-        let pulse = pulse(false);
-        drop(pulse.begin());
-        let heard = Instant::now() + Duration::from_secs(30);
-        pulse.hear(heard);
-        pulse.hear(heard + Duration::from_secs(5));
-        assert_eq!(pulse.deadline(), heard + REQUEST + COURTESY, "dripping bytes gain no time");
-        assert!(pulse.next_look(heard) <= heard + LOOK);
+        let activity = activity(false);
+        drop(activity.begin_request());
+        let began = Instant::now() + Duration::from_secs(30);
+        activity.note_bytes(began);
+        activity.note_bytes(began + Duration::from_secs(5));
+        assert_eq!(activity.deadline(), began + REQUEST + SHUTDOWN_GRACE, "dripping bytes gain no time");
+        assert!(activity.next_check(began) <= began + CHECK_INTERVAL);
     }
 
     #[tokio::test]
     async fn an_idle_connection_ends_after_keep_alive() {
-        let (http1, http2) = (pulse(false), pulse(true));
-        assert_eq!(http1.patience(), KEEP_ALIVE + REQUEST);
-        http2.hear(Instant::now());
-        assert_eq!(http2.patience(), KEEP_ALIVE);
+        let (http1, http2) = (activity(false), activity(true));
+        assert_eq!(http1.idle_timeout(), KEEP_ALIVE + REQUEST);
+        http2.note_bytes(Instant::now());
+        assert_eq!(http2.idle_timeout(), KEEP_ALIVE);
     }
 
     #[tokio::test]
-    async fn after_the_last_answer_the_client_gets_a_moment() {
-        let pulse = pulse(false);
-        let beat = pulse.begin();
-        beat.is_last();
-        assert_eq!(pulse.patience(), REQUEST * 2);
-        drop(beat);
-        pulse.hear(Instant::now());
-        assert_eq!(pulse.patience(), LINGER + COURTESY);
+    async fn after_the_last_answer_the_client_has_a_moment() {
+        let activity = activity(false);
+        let guard = activity.begin_request();
+        guard.close_connection();
+        assert_eq!(activity.idle_timeout(), REQUEST * 2);
+        drop(guard);
+        activity.note_bytes(Instant::now());
+        assert_eq!(activity.idle_timeout(), LINGER + SHUTDOWN_GRACE);
     }
 
     #[tokio::test]
     async fn age_ends_a_connection_that_is_never_idle() {
-        let pulse = pulse(true);
-        pulse.moved.set(pulse.opened + AGE + REQUEST);
-        assert_eq!(pulse.deadline(), pulse.opened + AGE + REQUEST + COURTESY);
-        assert!(!pulse.is_old());
+        let activity = activity(true);
+        activity.changed.set(activity.opened + AGE + REQUEST);
+        assert_eq!(activity.deadline(), activity.opened + AGE + REQUEST + SHUTDOWN_GRACE);
+        assert!(!activity.is_old());
     }
 
     #[tokio::test]
     async fn too_many_unanswered_streams_end_the_connection() {
-        let pulse = pulse(true);
-        let mut beats: Vec<_> = (0..=MAX_UNANSWERED).map(|_| pulse.begin()).collect();
-        assert_eq!(pulse.patience(), Duration::ZERO);
-        beats.pop();
-        assert_eq!(pulse.patience(), REQUEST * 2);
+        let activity = activity(true);
+        let mut guards: Vec<_> = (0..=MAX_UNANSWERED).map(|_| activity.begin_request()).collect();
+        assert_eq!(activity.idle_timeout(), Duration::ZERO);
+        guards.pop();
+        assert_eq!(activity.idle_timeout(), REQUEST * 2);
     }
 
     #[tokio::test]
     async fn idle_http2_ends_when_the_service_drains() {
-        let pulse = pulse(true);
-        pulse.draining.store(true, Ordering::Relaxed);
-        assert_eq!(pulse.patience(), COURTESY);
-        assert!(pulse.next_look(pulse.opened) <= pulse.opened + LOOK);
+        let activity = activity(true);
+        activity.draining.store(true, Ordering::Relaxed);
+        assert_eq!(activity.idle_timeout(), SHUTDOWN_GRACE);
+        assert!(activity.next_check(activity.opened) <= activity.opened + CHECK_INTERVAL);
     }
 
     #[tokio::test]
@@ -468,11 +471,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_nobody_reads_ends_the_connection() {
+    async fn an_answer_that_is_not_read_ends_the_connection() {
         let (mut connection, mut client) = connection(Duration::from_millis(1));
         client.write_all(b"POST /token HTTP/1.1\r\n").await.unwrap();
         connection.read_exact(&mut [0; 22]).await.unwrap();
-        let _beat = connection.pulse().begin();
+        let _guard = connection.activity().begin_request();
         let error = connection.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

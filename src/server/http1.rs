@@ -1,33 +1,34 @@
-//! HTTP/1.1 requests as bytes, before the framework reads them: no line may be read in two ways, and no offer to change
-//! the protocol is taken.
+//! A filter for HTTP/1.1 requests, before the framework parses them: no line may be parsed in two ways, and no protocol
+//! upgrade is accepted.
 //!
-//! The framework ends lines at a bare LF too, and lets `Upgrade: websocket` replace the length of a body. So what comes
-//! is followed here first, heads line by line and bodies by their length (RFC 9112 §2.2, §6, §7.1). Where a line is not
-//! what it must be, bytes take its place that the framework answers with 400. A header `Upgrade`, and the connection
-//! option of that name, get a name that means nothing: a server may ignore them (RFC 9110 §7.8).
+//! In: the bytes of a connection. Out: the bytes that the framework may parse. The framework also ends lines at a bare LF,
+//! and lets `Upgrade: websocket` replace the length of a body. So requests are followed here first, heads line by line and
+//! bodies by their length (RFC 9112 §2.2, §6, §7.1). A malformed line is replaced by bytes that the framework answers with
+//! 400. A header `Upgrade`, and the connection option of that name, are renamed to names without a meaning: a server may
+//! ignore them (RFC 9110 §7.8).
 
-/// What is held of a line until its end has come.
-const MAX_HELD: usize = 16 * 1024;
-/// Wherever a line could begin or go on, the framework takes this for an error.
-const ERROR: &[u8] = b"\r\0";
+/// Bytes of a line that are buffered until its end arrives.
+const MAX_BUFFERED: usize = 16 * 1024;
+/// What the framework rejects wherever a line could begin or continue.
+const MALFORMED: &[u8] = b"\r\0";
 const UPGRADE: &[u8] = b"upgrade";
 /// As long as [`UPGRADE`].
 const IGNORED: &[u8] = b"ignored";
 
-/// The requests on one connection.
+/// Follows the requests on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
-    at: At,
+pub(super) struct RequestFilter {
+    state: State,
     head: Head,
-    /// The line so far, or its last part if the rest has been passed on.
+    /// The line so far, or the rest of it if its beginning has been passed on.
     line: Vec<u8>,
     is_part: bool,
     last: u8,
 }
 
-/// What comes next.
+/// What is expected next.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum State {
     /// The first line of a request, after any number of empty ones.
     #[default]
     Start,
@@ -39,13 +40,13 @@ enum At {
     Trailers,
     /// After `CONNECT`, whose connection the framework ends.
     Tunnel,
-    /// After the last request of the connection; what follows it is none (RFC 9112 §9.6).
+    /// After the last request of the connection; nothing after it is a request (RFC 9112 §9.6).
     Ended,
-    /// Nothing is passed on any more.
+    /// A malformed line was found: nothing more is passed on.
     Broken,
 }
 
-/// What the lines of a head say about the body.
+/// The framing of a body, as the head describes it.
 #[derive(Debug, Default)]
 struct Head {
     length: Option<u64>,
@@ -56,34 +57,34 @@ struct Head {
     closes: Option<bool>,
 }
 
-/// A line that is no line of a request.
+/// A line that is malformed, or that could be parsed in two ways.
 #[derive(Debug)]
-struct Bad;
+struct Malformed;
 
-impl Requests {
-    /// Appends to `output` what the framework may read of `input`.
+impl RequestFilter {
+    /// Appends to `output` what the framework may parse of `input`.
     pub(super) fn pass(&mut self, mut input: &[u8], output: &mut Vec<u8>) {
         while !input.is_empty() {
-            let taken = match self.at {
-                At::Body(left) => {
+            let taken = match self.state {
+                State::Body(left) => {
                     let (taken, left) = copy(left, input, output);
-                    self.at = if left == 0 { self.head.after() } else { At::Body(left) };
+                    self.state = if left == 0 { self.head.after() } else { State::Body(left) };
                     taken
                 }
-                At::Chunk(left) => {
+                State::Chunk(left) => {
                     let (taken, left) = copy(left, input, output);
-                    self.at = if left == 0 { At::ChunkEnd } else { At::Chunk(left) };
+                    self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
                     taken
                 }
-                At::Tunnel => {
+                State::Tunnel => {
                     output.extend_from_slice(input);
                     input.len()
                 }
-                At::Ended | At::Broken => input.len(),
-                At::Start | At::Headers | At::ChunkSize | At::ChunkEnd | At::Trailers => {
-                    self.lines(input, output).unwrap_or_else(|Bad| {
-                        output.extend_from_slice(ERROR);
-                        self.at = At::Broken;
+                State::Ended | State::Broken => input.len(),
+                State::Start | State::Headers | State::ChunkSize | State::ChunkEnd | State::Trailers => {
+                    self.lines(input, output).unwrap_or_else(|Malformed| {
+                        output.extend_from_slice(MALFORMED);
+                        self.state = State::Broken;
                         input.len()
                     })
                 }
@@ -92,12 +93,12 @@ impl Requests {
         }
     }
 
-    /// Takes bytes up to the end of the line, if it is there; says how many.
-    fn lines(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, Bad> {
+    /// Takes bytes up to the end of the line, or all of them; returns how many.
+    fn lines(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, Malformed> {
         for (at, &byte) in input.iter().enumerate() {
             // CR and LF stand together or not at all.
             if byte == 0 || (self.last == b'\r') != (byte == b'\n') {
-                return Err(Bad);
+                return Err(Malformed);
             }
             self.last = byte;
             self.line.push(byte);
@@ -107,7 +108,7 @@ impl Requests {
                 (self.last, self.is_part) = (0, false);
                 return Ok(at + 1);
             }
-            if self.line.len() >= MAX_HELD {
+            if self.line.len() >= MAX_BUFFERED {
                 self.begin_long_line()?;
                 output.append(&mut self.line);
             }
@@ -115,16 +116,16 @@ impl Requests {
         Ok(input.len())
     }
 
-    /// What has come of a line is too long to be held: that matters only if something is to be read in it.
-    fn begin_long_line(&mut self) -> Result<(), Bad> {
+    /// Passes on the beginning of a line that is too long to buffer: allowed only where its value is not evaluated here.
+    fn begin_long_line(&mut self) -> Result<(), Malformed> {
         if !self.is_part {
-            match self.at {
-                At::Start => self.begin_request(),
-                At::Headers => match name_of(&self.line) {
+            match self.state {
+                State::Start => self.begin_request(),
+                State::Headers => match name_of(&self.line) {
                     Some(name) if Field::of(name) == Field::Other => {}
-                    _ => return Err(Bad),
+                    _ => return Err(Malformed),
                 },
-                _ => return Err(Bad),
+                _ => return Err(Malformed),
             }
         }
         self.is_part = true;
@@ -135,53 +136,53 @@ impl Requests {
         self.head = Head { is_connect: self.line.starts_with(b"CONNECT "), ..Head::default() };
     }
 
-    fn end_line(&mut self) -> Result<(), Bad> {
+    fn end_line(&mut self) -> Result<(), Malformed> {
         let is_empty = !self.is_part && self.line == b"\r\n";
-        self.at = match self.at {
-            At::Start if is_empty => At::Start,
-            At::Trailers if is_empty => self.head.after(),
-            At::Start => {
+        self.state = match self.state {
+            State::Start if is_empty => State::Start,
+            State::Trailers if is_empty => self.head.after(),
+            State::Start => {
                 if !self.is_part {
                     self.begin_request();
                 }
                 self.head.is_http_1_0 = self.line.ends_with(b"HTTP/1.0\r\n");
-                At::Headers
+                State::Headers
             }
-            At::Headers if is_empty => self.head.body()?,
-            At::Headers => {
+            State::Headers if is_empty => self.head.body()?,
+            State::Headers => {
                 if !self.is_part {
                     self.head.field(&mut self.line)?;
                 }
-                At::Headers
+                State::Headers
             }
-            At::ChunkSize => match chunk_size(&self.line)? {
-                0 => At::Trailers,
-                size => At::Chunk(size),
+            State::ChunkSize => match chunk_size(&self.line)? {
+                0 => State::Trailers,
+                size => State::Chunk(size),
             },
-            At::ChunkEnd if is_empty => At::ChunkSize,
-            At::Trailers if name_of(&self.line).is_some() => At::Trailers,
-            _ => return Err(Bad),
+            State::ChunkEnd if is_empty => State::ChunkSize,
+            State::Trailers if name_of(&self.line).is_some() => State::Trailers,
+            _ => return Err(Malformed),
         };
         Ok(())
     }
 }
 
 impl Head {
-    /// Reads one line, and takes an offer to change the protocol out of it.
-    fn field(&mut self, line: &mut [u8]) -> Result<(), Bad> {
-        let name = name_of(line).ok_or(Bad)?;
+    /// Evaluates one header line, and removes an upgrade from it.
+    fn field(&mut self, line: &mut [u8]) -> Result<(), Malformed> {
+        let name = name_of(line).ok_or(Malformed)?;
         let (kind, value_at) = (Field::of(name), name.len() + 1);
         let (name, value) = line.split_at_mut(value_at);
         match kind {
             Field::Length => {
-                let length = decimal(trimmed(value)).ok_or(Bad)?;
+                let length = decimal(trimmed(value)).ok_or(Malformed)?;
                 if self.length.replace(length).is_some() {
-                    return Err(Bad);
+                    return Err(Malformed);
                 }
             }
             Field::Coding => {
                 if self.is_chunked || !trimmed(value).eq_ignore_ascii_case(b"chunked") {
-                    return Err(Bad);
+                    return Err(Malformed);
                 }
                 self.is_chunked = true;
             }
@@ -205,23 +206,23 @@ impl Head {
         Ok(())
     }
 
-    /// What follows the head.
-    fn body(&self) -> Result<At, Bad> {
+    /// The state after the head.
+    fn body(&self) -> Result<State, Malformed> {
         match (self.length, self.is_chunked) {
-            (Some(_), true) => Err(Bad),
-            (None, true) => Ok(At::ChunkSize),
-            (Some(length @ 1..), false) => Ok(At::Body(length)),
-            (Some(0) | None, false) => Ok(if self.is_connect { At::Tunnel } else { self.after() }),
+            (Some(_), true) => Err(Malformed),
+            (None, true) => Ok(State::ChunkSize),
+            (Some(length @ 1..), false) => Ok(State::Body(length)),
+            (Some(0) | None, false) => Ok(if self.is_connect { State::Tunnel } else { self.after() }),
         }
     }
 
-    /// What follows the request (RFC 9112 §9.3).
-    fn after(&self) -> At {
-        if self.closes.unwrap_or(self.is_http_1_0) { At::Ended } else { At::Start }
+    /// The state after the request (RFC 9112 §9.3).
+    fn after(&self) -> State {
+        if self.closes.unwrap_or(self.is_http_1_0) { State::Ended } else { State::Start }
     }
 }
 
-/// The fields that are read here.
+/// The header fields that are evaluated here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Length,
@@ -244,7 +245,7 @@ impl Field {
     }
 }
 
-/// The name before the colon (RFC 9112 §5.1): one at least, and nothing between the two. A folded line has none.
+/// The name before the colon (RFC 9112 §5.1), not empty and without white space. A folded line has none.
 fn name_of(line: &[u8]) -> Option<&[u8]> {
     let name = &line[..line.iter().position(|&byte| byte == b':')?];
     let is_plain = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
@@ -266,18 +267,18 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// The size before the extensions of a chunk (RFC 9112 §7.1).
-fn chunk_size(line: &[u8]) -> Result<u64, Bad> {
+fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, rest) = line.split_at(digits);
     let rest = trimmed(rest);
     if !(rest.is_empty() || rest.starts_with(b";")) {
-        return Err(Bad);
+        return Err(Malformed);
     }
-    let digits = std::str::from_utf8(digits).map_err(|_| Bad)?;
-    u64::from_str_radix(digits, 16).map_err(|_| Bad)
+    let digits = std::str::from_utf8(digits).map_err(|_| Malformed)?;
+    u64::from_str_radix(digits, 16).map_err(|_| Malformed)
 }
 
-/// Passes on what of `left` bytes is there: how many, and how many are still to come.
+/// Passes on up to `left` bytes; returns how many, and how many are still to come.
 fn copy(left: u64, input: &[u8], output: &mut Vec<u8>) -> (usize, u64) {
     let taken = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
     output.extend_from_slice(&input[..taken]);
@@ -296,7 +297,7 @@ mod tests {
 
     use super::*;
 
-    /// What the framework makes of bytes: each request's path and body, and whether an error ended it.
+    /// What the framework parses: each request's path and body, and whether an error ended it.
     #[derive(Debug, Default, PartialEq)]
     struct Read {
         requests: Vec<(String, Vec<u8>)>,
@@ -334,12 +335,12 @@ mod tests {
 
     /// What is passed on, and how many requests were seen to end, where `size` bytes come at a time.
     fn passed_in_parts(input: &[u8], size: usize) -> (Vec<u8>, usize) {
-        let (mut requests, mut output, mut ended) = (Requests::default(), Vec::new(), 0);
+        let (mut filter, mut output, mut ended) = (RequestFilter::default(), Vec::new(), 0);
         for part in input.chunks(size) {
-            let is_between = |at| matches!(at, At::Start | At::Ended);
-            let before = requests.at;
-            requests.pass(part, &mut output);
-            ended += usize::from(is_between(requests.at) && !is_between(before));
+            let is_between = |state| matches!(state, State::Start | State::Ended);
+            let before = filter.state;
+            filter.pass(part, &mut output);
+            ended += usize::from(is_between(filter.state) && !is_between(before));
         }
         (output, ended)
     }
@@ -368,8 +369,8 @@ mod tests {
             post("Content-Length: 5\r\n", "a=b\nc"),
             post("Transfer-Encoding: chunked\r\n", "3;x=\"y\"\r\na\r\n\r\n2 \r\nbc\r\n0\r\nT: v\r\n\r\n"),
             post("content-length:0\r\nX-Upgrade: websocket\r\nConnection: keep-alive, upgraded\r\n", ""),
-            post(&format!("X-Long: {}\r\nContent-Length: 1\r\n", "x".repeat(3 * MAX_HELD)), "\n"),
-            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n{NEXT}", "y".repeat(2 * MAX_HELD)),
+            post(&format!("X-Long: {}\r\nContent-Length: 1\r\n", "x".repeat(3 * MAX_BUFFERED)), "\n"),
+            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n{NEXT}", "y".repeat(2 * MAX_BUFFERED)),
         ] {
             assert_eq!(
                 passed(request.as_bytes()).escape_ascii().to_string(),
@@ -440,7 +441,7 @@ mod tests {
             chunked("0x3\r\na=b\r\n0\r\n\r\n"),
             chunked("3 3\r\na=b\r\n0\r\n\r\n"),
             chunked("10000000000000000\r\na=b\r\n0\r\n\r\n"),
-            chunked(&format!("3;{}\r\na=b\r\n0\r\n\r\n", "x".repeat(2 * MAX_HELD))),
+            chunked(&format!("3;{}\r\na=b\r\n0\r\n\r\n", "x".repeat(2 * MAX_BUFFERED))),
         ];
         for fields in [
             "Content-Length: 3\r\nX: a\0b\r\n",
@@ -472,7 +473,7 @@ mod tests {
         ] {
             bad.push(post(fields, "a=b"));
         }
-        let long = |name: &str| format!("{name}:{}3\r\n", " ".repeat(2 * MAX_HELD));
+        let long = |name: &str| format!("{name}:{}3\r\n", " ".repeat(2 * MAX_BUFFERED));
         bad.extend(
             ["Content-Length", "transfer-encoding", "Connection", "Upgrade"].map(|name| post(&long(name), "a=b")),
         );

@@ -1,9 +1,7 @@
 //! One HTTP/2 connection: streams in, answers out.
 //!
-//! The framework's own way of doing this has no limit on streams, header lists and floods, nor a setting for them. Here
-//! a peer that goes beyond a limit is told so (`GOAWAY`, `ENHANCE_YOUR_CALM`), and the connection ends.
-
-pub(super) mod frames;
+//! The framework's own HTTP/2 service has no limits on streams, header lists and floods. Here a peer that exceeds a limit
+//! is sent `GOAWAY` with `ENHANCE_YOUR_CALM`, and the connection ends.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -28,18 +26,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use super::frames::MAX_STREAMS;
 
-/// Streams that a peer may have open; it is told so.
-pub(super) const MAX_STREAMS: u32 = 100;
 /// Fields of one head, as for HTTP/1.1.
 const MAX_FIELDS: usize = 96;
-/// The fields of one head together, decoded, in bytes; the peer is told. One that has more gets 431.
+/// The fields of one head together, decoded, in bytes; announced to the peer. A larger head gets 431.
 const MAX_HEADER_LIST: u32 = 8 * 1024;
-/// What a peer may send of one body ahead of its reader: more than any body that is read.
+/// Bytes of one body that a peer may send ahead of its reader: more than any body that is read.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The same of all bodies whose requests are not answered yet: so much is kept of them at most.
+/// The same for all bodies whose requests are not answered yet: the most that is kept of them.
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// What is kept of one answer that the peer does not take.
+/// Bytes kept of one answer that the peer does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves the requests of `connection` by `app` until it ends.
@@ -49,7 +46,7 @@ where
     A: Service<Request, Response = ServiceResponse<BoxBody>> + 'static,
     A::Error: Into<Response<BoxBody>>,
 {
-    let (pulse, peer) = (Rc::clone(connection.pulse()), connection.peer().cloned());
+    let (activity, peer) = (Rc::clone(connection.activity()), connection.peer().cloned());
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -57,29 +54,32 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER);
-    let Ok(Ok(mut streams)) = timeout(pulse.request_timeout(), builder.handshake(connection)).await else { return };
-    let mut is_sent_away = false;
+    let Ok(Ok(mut streams)) = timeout(activity.request_timeout(), builder.handshake(connection)).await else { return };
+    let mut is_ending = false;
     loop {
         let next = poll_fn(|context| match streams.poll_accept(context) {
-            Poll::Pending if pulse.is_overrun() && !is_sent_away => Poll::Ready(None),
+            Poll::Pending if activity.is_overrun() && !is_ending => Poll::Ready(None),
             next => next.map(Some),
         });
         match next.await {
             None => {
-                is_sent_away = true;
-                tracing::info!(peer = address.map(tracing::field::display), "an HTTP/2 peer asks for too much");
+                is_ending = true;
+                tracing::info!(
+                    peer = address.map(tracing::field::display),
+                    "an HTTP/2 peer exceeded the limits of a connection"
+                );
                 streams.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
             Some(Some(Ok((request, respond)))) => {
-                let (mut request, asked) = incoming(request);
+                let (mut request, info) = incoming(request);
                 request.head_mut().peer_addr = address;
-                request.extensions_mut().insert(Rc::clone(&pulse));
+                request.extensions_mut().insert(Rc::clone(&activity));
                 if let Some(peer) = &peer {
                     request.extensions_mut().insert(Rc::clone(peer));
                 }
                 let app = Rc::clone(&app);
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = answer(request, asked, respond, &*app).await {
+                    if let Err(error) = answer(request, info, respond, &*app).await {
                         tracing::debug!(%error, "an answer was not sent");
                     }
                 });
@@ -93,36 +93,36 @@ where
     }
 }
 
-/// What is known of a request beside its head and body.
-struct Asked {
+/// What the answer to a request depends on, beside its head and body.
+struct StreamInfo {
     is_head: bool,
     fields: usize,
-    /// Bytes of the body that have been read, and where they are given back once the request is answered.
+    /// Bytes of the body that have been read; they are given back to `window` once the request is answered.
     taken: Rc<Cell<usize>>,
     window: h2::FlowControl,
 }
 
-fn incoming(request: http::Request<RecvStream>) -> (Request, Asked) {
+fn incoming(request: http::Request<RecvStream>) -> (Request, StreamInfo) {
     let (head, mut stream) = request.into_parts();
-    let asked = Asked {
+    let info = StreamInfo {
         is_head: head.method == Method::HEAD,
         fields: head.headers.len(),
         taken: Rc::default(),
         window: stream.flow_control().clone(),
     };
-    let body: BoxedPayloadStream = Box::pin(Body { stream, taken: Rc::clone(&asked.taken) });
+    let body: BoxedPayloadStream = Box::pin(Body { stream, taken: Rc::clone(&info.taken) });
     let mut request = Request::with_payload(Payload::Stream { payload: body });
     let to = request.head_mut();
     (to.uri, to.method, to.version) = (head.uri, head.method, head.version);
-    if asked.fields <= MAX_FIELDS {
+    if info.fields <= MAX_FIELDS {
         to.headers = head.headers.into();
     }
-    (request, asked)
+    (request, info)
 }
 
 async fn answer<A>(
     request: Request,
-    mut asked: Asked,
+    mut info: StreamInfo,
     mut respond: SendResponse<Bytes>,
     app: &A,
 ) -> Result<(), h2::Error>
@@ -130,14 +130,14 @@ where
     A: Service<Request, Response = ServiceResponse<BoxBody>>,
     A::Error: Into<Response<BoxBody>>,
 {
-    if asked.fields > MAX_FIELDS {
+    if info.fields > MAX_FIELDS {
         let mut refusal = http::Response::new(());
         *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return respond.send_response(refusal, true).map(drop);
     }
     let answer = app.call(request).await.map_or_else(Into::into, Into::into);
-    let sent = send(answer, respond, asked.is_head).await;
-    asked.window.release_capacity(asked.taken.get())?;
+    let sent = send(answer, respond, info.is_head).await;
+    info.window.release_capacity(info.taken.get())?;
     sent
 }
 
@@ -152,15 +152,15 @@ async fn send(answer: Response<BoxBody>, mut respond: SendResponse<Bytes>, is_he
     while let Some(Ok(mut part)) = poll_fn(|context| body.as_mut().poll_next(context)).await {
         while !part.is_empty() {
             stream.reserve_capacity(part.len());
-            let Some(room) = poll_fn(|context| stream.poll_capacity(context)).await else { return Ok(()) };
-            let piece = part.split_to(room?.min(part.len()));
-            stream.send_data(piece, false)?;
+            let Some(capacity) = poll_fn(|context| stream.poll_capacity(context)).await else { return Ok(()) };
+            let chunk = part.split_to(capacity?.min(part.len()));
+            stream.send_data(chunk, false)?;
         }
     }
     stream.send_data(Bytes::new(), true)
 }
 
-/// The head of an answer, without what only HTTP/1.1 has (RFC 9113 §8.2.2).
+/// The head of an answer, without the fields of HTTP/1.1 connections (RFC 9113 §8.2.2).
 fn head(answer: &Response<()>, size: BodySize) -> http::Response<()> {
     let mut head = http::Response::new(());
     *head.status_mut() = answer.status();

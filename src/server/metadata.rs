@@ -1,4 +1,4 @@
-//! The metadata of the service (RFC 8414, RFC 8705 §5).
+//! Settings and policies → the metadata document of the service (RFC 8414, RFC 8705 §5).
 
 use serde::Serialize;
 
@@ -7,33 +7,30 @@ use writ_core::keys::SigningAlgorithm;
 use writ_core::policy::PolicySet;
 use writ_core::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, subject_token_types};
 
-/// What the metadata say that does not change while the service runs.
+/// The parts of the metadata that do not change while the service runs.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// `iss`, and the base of the addresses.
-    pub issuer: String,
-    /// The base of the JWKS' address.
-    pub discovery_url: String,
-    /// The trust domain.
-    pub trust_domain: String,
-    /// What tokens are signed with.
-    pub algorithm: SigningAlgorithm,
+pub(crate) struct Settings {
+    /// `issuer`, and the base URL of the endpoints.
+    pub(crate) issuer: String,
+    /// The base URL of the JWKS.
+    pub(crate) discovery_url: String,
+    pub(crate) trust_domain: String,
+    pub(crate) algorithm: SigningAlgorithm,
 }
 
-/// What is true of the service and nothing else: no endpoint, grant or method that is not there, and no purposes, which
-/// are nobody's business.
+/// Only what is true of the service: no endpoint, grant or method that it lacks. Purposes are not published.
 #[derive(Serialize)]
 struct Document<'a> {
     issuer: &'a str,
     #[serde(flatten)]
     endpoints: &'a Endpoints,
     jwks_uri: String,
-    /// All endpoints ask for a certificate, so these are the same ones (RFC 8705 §5).
+    /// The same ones, since every endpoint requires a certificate (RFC 8705 §5).
     mtls_endpoint_aliases: &'a Endpoints,
     grant_types_supported: [&'static str; 2],
     token_endpoint_auth_methods_supported: &'a [&'static str],
     introspection_endpoint_auth_methods_supported: &'a [&'static str],
-    /// There are none, but the member is required (R-META-04).
+    /// None, but the member is required (R-META-04).
     response_types_supported: [&'static str; 0],
     txn_token_trust_domains_supported: [&'a str; 1],
     txn_token_subject_token_types_supported: Vec<String>,
@@ -47,9 +44,8 @@ struct Endpoints {
 }
 
 impl Settings {
-    /// The document, with what the policies in force make true.
-    #[expect(clippy::missing_panics_doc, reason = "text and lists of text always make JSON")]
-    pub fn render(&self, policies: &PolicySet) -> Vec<u8> {
+    /// The document; its authentication methods depend on the policies in force.
+    pub(crate) fn render(&self, policies: &PolicySet) -> Vec<u8> {
         let endpoints = Endpoints {
             token_endpoint: format!("{}/token", self.issuer),
             introspection_endpoint: format!("{}/introspect", self.issuer),

@@ -1,14 +1,15 @@
-//! What operators and their tools ask: alive, ready, metrics.
+//! The operators' listener: liveness, readiness, metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_web::HttpResponse;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpResponse, guard};
+use actix_web::web::ServiceConfig;
 use serde::Serialize;
 
-use super::{Rooms, method_not_allowed};
+use super::handlers::Handlers;
+use super::routes::Route;
 
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,13 +31,13 @@ impl Health {
 }
 
 /// `/livez`, `/readyz` and `/metrics`.
-pub(super) fn routes(rooms: &Rooms, draining: &Arc<AtomicBool>, config: &mut ServiceConfig) {
-    // Whoever can answer is alive.
-    serve("/livez", || Health::answer(Vec::new()), config);
-    let (failing, draining) = (Arc::clone(&rooms.failing), Arc::clone(draining));
-    serve("/readyz", move || Health::answer(failing_parts(failing(), &draining)), config);
-    let render = Arc::clone(&rooms.metrics);
-    serve("/metrics", move || HttpResponse::Ok().insert_header((CONTENT_TYPE, METRICS_TYPE)).body(render()), config);
+pub(super) fn configure(handlers: &Handlers, draining: &Arc<AtomicBool>, config: &mut ServiceConfig) {
+    serve(Route::Livez, || Health::answer(Vec::new()), config);
+    let (failing, draining) = (Arc::clone(&handlers.failing), Arc::clone(draining));
+    serve(Route::Readyz, move || Health::answer(failing_parts(failing(), &draining)), config);
+    let render = Arc::clone(&handlers.metrics);
+    let metrics = move || HttpResponse::Ok().insert_header((CONTENT_TYPE, METRICS_TYPE)).body(render());
+    serve(Route::Metrics, metrics, config);
 }
 
 fn failing_parts(mut failing: Vec<&'static str>, draining: &AtomicBool) -> Vec<&'static str> {
@@ -46,14 +47,6 @@ fn failing_parts(mut failing: Vec<&'static str>, draining: &AtomicBool) -> Vec<&
     failing
 }
 
-fn serve(path: &str, answer: impl Fn() -> HttpResponse + Clone + 'static, config: &mut ServiceConfig) {
-    let reads = guard::Any(guard::Get()).or(guard::Head());
-    config.service(
-        web::resource(path)
-            .route(web::route().guard(reads).to(move || {
-                let answer = answer();
-                async move { answer }
-            }))
-            .default_service(web::to(|| method_not_allowed("GET, HEAD"))),
-    );
+fn serve(route: Route, answer: impl Fn() -> HttpResponse + Clone + 'static, config: &mut ServiceConfig) {
+    config.service(route.resource(move || std::future::ready(answer())));
 }

@@ -1,15 +1,20 @@
-//! Who is at the other end of a connection, then and now.
+//! The client at the other end of a connection: accepted in the handshake, checked again with each request.
+//!
+//! In: the chain that the client proved. Out: its certificate, as long as it would still be accepted.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use actix_web::HttpRequest;
 use rustls::pki_types::CertificateDer;
 
+use super::request::of_connection;
+use super::response::HttpRefusal;
 use super::tls::{Accepted, Refusal, Trust};
 use writ_core::client::{CertificateError, PeerCertificate};
 use writ_platform::clock::Timestamp;
 
-/// The client at the other end: its certificate as it passed the handshake, and whether it would pass it now.
+/// The chain of a client as it passed the handshake, and what it was accepted for.
 pub(super) struct Peer {
     certificate: RefCell<Arc<PeerCertificate>>,
     chain: Vec<CertificateDer<'static>>,
@@ -28,7 +33,7 @@ impl Peer {
         Ok(Self { certificate: RefCell::new(Arc::new(certificate)), chain, trust, accepted: Cell::new(accepted) })
     }
 
-    /// The certificate as it was last accepted.
+    /// The certificate as it was accepted last, perhaps no longer.
     pub(super) fn certificate(&self) -> Arc<PeerCertificate> {
         Arc::clone(&self.certificate.borrow())
     }
@@ -48,6 +53,15 @@ impl Peer {
         }
         Ok(self.certificate())
     }
+}
+
+/// The client's certificate, if it would pass a handshake now; without a certificate no request is let in.
+pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
+    let peer = of_connection::<Peer>(request).ok_or(HttpRefusal::CertificateRefused)?;
+    peer.admit(Timestamp::now()).map_err(|refusal| {
+        tracing::info!(cause = %refusal, "the certificate of an open connection is no longer accepted");
+        HttpRefusal::CertificateRefused
+    })
 }
 
 /// The client's certificate with the names that its CA may vouch for.

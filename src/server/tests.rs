@@ -1,4 +1,4 @@
-//! The listeners on real sockets, with a room below that does what the body says.
+//! The listeners on real sockets, with stub handlers that do what the body says.
 
 mod service;
 
@@ -9,10 +9,13 @@ use rustls::AlertDescription;
 use tokio::net::TcpStream;
 
 use self::service::{Client, Service, post, post_introspection};
+use super::Listeners;
 use super::pki::{self, Ca};
 use super::tls::MinVersion;
-use super::*;
+use tokio::time::timeout;
 use writ_core::client::Thumbprint;
+use writ_core::endpoint::Endpoint;
+use writ_core::refusal::Reason;
 
 async fn alert(service: &Service, leaf: Option<&pki::Leaf>) -> Option<AlertDescription> {
     let config = pki::client_config(&service.ca, leaf, MinVersion::Tls13);
@@ -68,7 +71,7 @@ async fn tls_12_is_spoken_where_it_is_configured() {
 }
 
 #[tokio::test]
-async fn certificate_body_and_name_reach_the_room() {
+async fn certificate_body_and_id_reach_the_handler() {
     let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     let mut client = service.client(&leaf).await;
@@ -82,10 +85,10 @@ async fn certificate_body_and_name_reach_the_room() {
     assert_eq!(reply.header("pragma"), Some("no-cache"));
     let again = client.ask(&post("refuse")).await;
     assert_eq!((again.status, again.reason()), (400, "token_too_large"));
-    assert!(service.unheard().is_empty());
+    assert!(service.rejected().is_empty());
 }
 
-/// a certificate has its share of the connections, and the others find room.
+/// a certificate has its share of the connections, and the others are served.
 #[tokio::test]
 async fn no_certificate_can_have_all_connections() {
     let service = Service::start(|settings| settings.max_connections = 40);
@@ -111,7 +114,7 @@ async fn no_certificate_can_have_all_connections() {
 
 ///
 #[tokio::test]
-async fn what_no_room_hears_is_answered_in_json_and_told() {
+async fn what_reaches_no_handler_is_answered_in_json_and_recorded() {
     let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     for (request, status, reason) in [
@@ -141,13 +144,13 @@ async fn what_no_room_hears_is_answered_in_json_and_told() {
         assert!(!reply.names().any(|name| name.starts_with("access-control")));
         assert_eq!(reply.header("allow"), (status == 405).then_some("POST"));
     }
-    let told = [Endpoint::Token, Endpoint::Token, Endpoint::Token, Endpoint::Introspection]
-        .map(|to| (to, "media_type_unsupported"));
-    assert_eq!(service.unheard(), told, "only POST to an endpoint is a matter of the audit");
+    let recorded = [Endpoint::Token, Endpoint::Token, Endpoint::Token, Endpoint::Introspection]
+        .map(|to| (to, Reason::MediaTypeUnsupported));
+    assert_eq!(service.rejected(), recorded, "only POST to an endpoint is audited");
 }
 
 #[tokio::test]
-async fn each_endpoint_has_its_room() {
+async fn each_endpoint_has_its_handler() {
     let service = Service::start(|_| ());
     let mut client = service.client(&service.ca.client(1)).await;
     assert!(client.ask(&post("echo")).await.json()["access_token"].is_string());
@@ -179,7 +182,7 @@ async fn a_body_that_is_too_large_is_not_read_to_its_end() {
 
 ///
 #[tokio::test]
-async fn whoever_is_slow_is_cut_off() {
+async fn a_slow_request_is_cut_off() {
     let service = Service::start(|settings| settings.request_timeout = Duration::from_secs(1));
     let leaf = service.ca.client(1);
     let slow_body = async {
@@ -220,13 +223,13 @@ async fn whoever_is_slow_is_cut_off() {
         timeout(Duration::from_secs(4), read).await.unwrap().unwrap();
     };
     tokio::join!(slow_body, slow_chunks, slow_work, slow_head, slow_second_head, silence);
-    let told = [(Endpoint::Token, "request_timeout"); 2];
-    assert_eq!(service.unheard(), told, "what was handed on is recorded by the room that took it");
+    let recorded = [(Endpoint::Token, Reason::RequestTimeout); 2];
+    assert_eq!(service.rejected(), recorded, "what was handed over is recorded by its flow");
 }
 
 /// one answer, and nothing after it is read.
 #[tokio::test]
-async fn a_body_that_is_no_http_gets_one_400() {
+async fn a_body_that_is_not_http_gets_one_400() {
     let service = Service::start(|_| ());
     let mut client = service.client(&service.ca.client(1)).await;
     let head = post("").replace("Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use writ_verifier::{Members, Scope, TxnClaims};
 
-use super::{Claims, Settings};
+use super::{ClaimsDraft, Settings};
 use crate::client::{Identity, IdentityKind};
 use crate::decision::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::ledger::{Spent, Term};
@@ -18,7 +18,7 @@ use crate::policy::schema::Schema;
 use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption};
 use crate::request::Source;
 use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest};
-use crate::subject::{AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
+use crate::subject::{AnySubject as _, AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 const PURPOSES: [&str; 4] = ["a", "b", "c", "d"];
@@ -174,7 +174,8 @@ fn try_for(
         max_size: 4096,
         max_replacements: 4,
     };
-    let claims = serde_json::to_string(&Claims::new(grant, term, &settings)).unwrap();
+    let claims = ClaimsDraft::new(grant.into(), now, &settings).expect("readable claims").complete(term);
+    let claims = serde_json::to_string(&claims).unwrap();
     Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
 }
 
@@ -199,9 +200,9 @@ fn kept(before: &Members, after: &Members) -> bool {
 fn subject(source: Source, told: Option<&str>, now: Timestamp) -> VerifiedSubject {
     let until = now + Duration::from_secs(400);
     match source {
-        Source::ClientCredentials => VerifiedSubject::Named("u-1".parse().unwrap()),
-        Source::AccessToken => VerifiedSubject::Outside(OutsideToken::about("u-1", told, until)),
-        other => VerifiedSubject::Asserted(AssertedSubject::about(other, "u-1", Some(until))),
+        Source::ClientCredentials => VerifiedSubject::named("u-1"),
+        Source::AccessToken => OutsideToken::about("u-1", told, until).into(),
+        other => AssertedSubject::about(other, "u-1", Some(until)).into(),
     }
 }
 
@@ -232,8 +233,8 @@ proptest! {
             if before.delayed() != Ok(None) {
                 continue;
             }
-            let own = OwnToken { claims: before.clone(), signed_part: [0; 32], kid: "k".into(), key_state: "current", alive };
-            let Some((after, _)) = try_for(&policies, attempt, VerifiedSubject::Own(Box::new(own)), now) else { continue };
+            let own = OwnToken::unverified(before.clone(), alive);
+            let Some((after, _)) = try_for(&policies, attempt, own.into(), now) else { continue };
             prop_assert!(after.scope.purposes().iter().all(|purpose| before.scope.contains(purpose.as_str())));
             prop_assert!(after.scope.purposes().iter().all(|purpose| allowed.contains(&purpose.to_string())));
             prop_assert_eq!(
@@ -270,9 +271,9 @@ fn many_chains_go_on() {
             let Some((claims, _)) = try_for(&policies, &first, subject(source, told, now), now) else { return Ok(()) };
             let later = now + Duration::from_secs(second.wait);
             let alive = later.epoch() < claims.exp;
-            let own = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "current", alive };
+            let own = OwnToken::unverified(claims, alive);
             let second = Attempt { scope: first.scope, details: None, context: None, ..second };
-            if try_for(&policies, &second, VerifiedSubject::Own(Box::new(own)), later).is_some() {
+            if try_for(&policies, &second, own.into(), later).is_some() {
                 let count = if alive { &replaced } else { &redeemed };
                 count.set(count.get() + 1);
             }

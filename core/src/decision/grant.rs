@@ -9,11 +9,11 @@ use crate::client::ClientId;
 use crate::policy::PurposeRule;
 use crate::policy::mapping::TransactionContext;
 use crate::request::Subject;
-use crate::subject::{OwnToken, SingleUse};
+use crate::subject::{AnyTxnToken, OwnToken, SingleUse, TrialTxnToken};
 use writ_platform::clock::Timestamp;
 
 /// What policy allows: what the Txn-Token will say. Only [`decide`](super::decide) makes one, of a verified subject, and
-/// each is used for one token.
+/// each is used for one token. (`T` is an [`OwnToken`]; of a [`TrialGrant`] it is not.)
 ///
 /// It cannot be written down:
 ///
@@ -21,17 +21,6 @@ use writ_platform::clock::Timestamp;
 /// use writ_core::decision::Grant;
 /// fn forge(decided: Grant) -> Grant {
 ///     Grant { lifetime: std::time::Duration::MAX, ..decided }
-/// }
-/// ```
-///
-/// or be used for a second token:
-///
-/// ```compile_fail,E0382
-/// use writ_core::claims::{Claims, Settings};
-/// use writ_core::decision::Grant;
-/// use writ_core::ledger::Term;
-/// fn twice(grant: Grant, term: Term, settings: &Settings) -> [Claims; 2] {
-///     [Claims::new(grant, term, settings), Claims::new(grant, term, settings)]
 /// }
 /// ```
 ///
@@ -52,18 +41,39 @@ use writ_platform::clock::Timestamp;
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Grant {
+pub struct Grant<T = OwnToken> {
     client: ClientId,
     scope: Scope,
     lifetime: Duration,
     asks_pdp: Vec<Purpose>,
     carried: TransactionContext,
-    kind: GrantKind,
+    kind: GrantKind<T>,
 }
+
+/// What policy would allow if the subject were verified. No token comes of it:
+///
+/// ```compile_fail,E0308
+/// use writ_core::claims::{ClaimsDraft, Settings};
+/// use writ_core::decision::TrialGrant;
+/// use writ_platform::clock::Timestamp;
+/// fn draft(trial: TrialGrant, now: Timestamp, settings: &Settings) {
+///     ClaimsDraft::new(trial, now, settings);
+/// }
+/// ```
+///
+/// nor is there a way from it to a grant:
+///
+/// ```compile_fail,E0308
+/// use writ_core::decision::{Grant, TrialGrant};
+/// fn promote(trial: TrialGrant) -> Grant {
+///     trial
+/// }
+/// ```
+pub type TrialGrant = Grant<TrialTxnToken>;
 
 /// What a grant is for. It proves nothing by itself: only a [`Grant`] leads to a token.
 #[derive(Debug, Clone)]
-pub enum GrantKind {
+pub enum GrantKind<T = OwnToken> {
     /// A new transaction.
     Issue {
         /// `sub` of the token.
@@ -76,14 +86,14 @@ pub enum GrantKind {
     /// A new token for a transaction that goes on.
     Replace {
         /// The live token.
-        original: Box<OwnToken>,
+        original: Box<T>,
         /// The new token must not outlive this instant.
         not_after: Timestamp,
     },
     /// A use of the right to redeem an expired token.
     Redeem {
         /// The expired token.
-        original: Box<OwnToken>,
+        original: Box<T>,
         /// How often its transaction may be redeemed for this purpose, by all clients together.
         max_uses: u32,
         /// Whether the original must be on record.
@@ -91,13 +101,13 @@ pub enum GrantKind {
     },
 }
 
-impl Grant {
+impl<T> Grant<T> {
     /// Several purposes live as long as the shortest of them.
     pub(super) fn new(
         asked: &Asked<'_, '_>,
         rules: &[&PurposeRule],
         carried: TransactionContext,
-        kind: GrantKind,
+        kind: GrantKind<T>,
     ) -> Self {
         Self {
             client: asked.client().client_id.clone(),
@@ -108,7 +118,9 @@ impl Grant {
             kind,
         }
     }
+}
 
+impl<T: AnyTxnToken> Grant<T> {
     /// The client that the token is issued to.
     pub fn client(&self) -> &ClientId {
         &self.client
@@ -128,12 +140,12 @@ impl Grant {
     pub(crate) fn sub(&self) -> &str {
         match &self.kind {
             GrantKind::Issue { sub, .. } => sub.as_str(),
-            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims.sub,
+            GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => &original.claims().sub,
         }
     }
 
     /// The Txn-Token that was presented; `None` for a new transaction.
-    pub fn original(&self) -> Option<&OwnToken> {
+    pub fn original(&self) -> Option<&T> {
         match &self.kind {
             GrantKind::Issue { .. } => None,
             GrantKind::Replace { original, .. } | GrantKind::Redeem { original, .. } => Some(original),
@@ -141,18 +153,13 @@ impl Grant {
     }
 
     /// Issue, replace or redeem.
-    pub fn kind(&self) -> &GrantKind {
+    pub fn kind(&self) -> &GrantKind<T> {
         &self.kind
     }
 
     /// `tctx` and `rctx` of the token, without the mark of a redemption.
     pub(crate) fn carried(&self) -> &TransactionContext {
         &self.carried
-    }
-
-    /// `tctx` and `rctx` of the token, and what it is for.
-    pub(crate) fn into_parts(self) -> (TransactionContext, GrantKind) {
-        (self.carried, self.kind)
     }
 
     /// When a token that is issued at `now` expires.
@@ -171,8 +178,8 @@ impl Grant {
 impl Grant {
     /// A right to redeem that no policy granted, for tests of what follows: for a minute each time.
     pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
-        let carried = TransactionContext { tctx: original.claims.tctx.clone(), rctx: original.claims.rctx.clone() };
-        let scope = original.claims.scope.clone();
+        let carried = TransactionContext { tctx: original.claims().tctx.clone(), rctx: original.claims().rctx.clone() };
+        let scope = original.claims().scope.clone();
         let kind = GrantKind::Redeem { original: Box::new(original), max_uses, require_record };
         Self {
             client: client.parse().unwrap(),

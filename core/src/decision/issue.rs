@@ -1,6 +1,6 @@
 //! The decision on a new transaction.
 
-use writ_verifier::Members;
+use writ_verifier::{Members, Scope};
 
 use super::admit::Asked;
 use super::context;
@@ -11,60 +11,53 @@ use super::trace::Trace;
 use crate::policy::PurposeRule;
 use crate::policy::mapping::TransactionContext;
 use crate::request::Subject;
-use crate::subject::{AssertedSubject, OutsideToken, SingleUse};
+use crate::subject::{SingleUse, Statement};
 use writ_platform::clock::Timestamp;
 
-pub(super) fn for_client<'p>(
+pub(super) fn for_client<'p, T>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<T>, Denial> {
     issue(asked, rules, &Proof::without_token(&asked.client().subject), now, trace)
 }
 
-pub(super) fn for_named<'p>(
+pub(super) fn for_named<'p, T>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
     sub: &Subject,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<T>, Denial> {
     check_named(asked.client(), rules, sub, trace)?;
     issue(asked, rules, &Proof::without_token(sub), now, trace)
 }
 
-pub(super) fn for_asserted<'p>(
+pub(super) fn for_asserted<'p, T>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
-    subject: &AssertedSubject,
+    statement: &Statement,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
-    check_actor(rules, subject.claims(), trace)?;
-    check_named(asked.client(), rules, subject.sub(), trace)?;
-    let proof = Proof {
-        sub: subject.sub(),
-        claims: Some(subject.claims()),
-        usable_until: subject.usable_until(),
-        single_use: subject.single_use(),
-    };
-    issue(asked, rules, &proof, now, trace)
+) -> Result<Grant<T>, Denial> {
+    check_actor(rules, &statement.claims, trace)?;
+    check_named(asked.client(), rules, &statement.sub, trace)?;
+    issue(asked, rules, &Proof::of(statement), now, trace)
 }
 
-pub(super) fn for_outside<'p>(
+pub(super) fn for_outside<'p, T>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
-    token: &OutsideToken,
+    statement: &Statement,
+    scope: Option<&Scope>,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
-    check_actor(rules, token.claims(), trace)?;
-    check_coverage(rules, token.scope(), trace)?;
-    check_subjects(rules, token.sub(), trace)?;
-    let usable_until = Some(token.usable_until());
-    let proof = Proof { sub: token.sub(), claims: Some(token.claims()), usable_until, single_use: None };
-    issue(asked, rules, &proof, now, trace)
+) -> Result<Grant<T>, Denial> {
+    check_actor(rules, &statement.claims, trace)?;
+    check_coverage(rules, scope, trace)?;
+    check_subjects(rules, &statement.sub, trace)?;
+    issue(asked, rules, &Proof::of(statement), now, trace)
 }
 
 /// What a new transaction rests on.
@@ -81,15 +74,20 @@ impl<'a> Proof<'a> {
     fn without_token(sub: &'a Subject) -> Self {
         Self { sub, claims: None, usable_until: None, single_use: None }
     }
+
+    fn of(statement: &'a Statement) -> Self {
+        let Statement { sub, claims, usable_until, single_use, .. } = statement;
+        Self { sub, claims: Some(claims), usable_until: *usable_until, single_use: *single_use }
+    }
 }
 
-fn issue<'p>(
+fn issue<'p, T>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
     proof: &Proof<'_>,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<T>, Denial> {
     let none = Members::default();
     let claims = proof.claims.unwrap_or(&none);
     let carried = context::extend(asked, rules, Some(claims), TransactionContext::default(), trace)?;

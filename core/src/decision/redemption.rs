@@ -1,5 +1,7 @@
 //! The decision on an expired Txn-Token: purpose, condition, originator, age. Record and count are the ledger's.
 
+use writ_verifier::TxnClaims;
+
 use super::admit::Asked;
 use super::denial::Denial;
 use super::grant::{Grant, GrantKind};
@@ -8,32 +10,32 @@ use super::{context, own_token, subject_rules};
 use crate::policy::condition::Facts;
 use crate::policy::mapping::TransactionContext;
 use crate::policy::{PurposeRule, Redemption};
-use crate::subject::OwnToken;
+use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
 /// `found` is the first rule by which a requested purpose can be redeemed.
-pub(super) fn redeem<'p>(
+pub(super) fn redeem<'p, T: AnyTxnToken>(
     asked: &Asked<'p, '_>,
     found: Option<(&'p PurposeRule, &'p Redemption)>,
-    token: Box<OwnToken>,
+    token: Box<T>,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
+) -> Result<Grant<T>, Denial> {
     let Some((rule, redemption)) = found else {
         let fact = RedemptionRule::Absent(asked.request().scope.clone());
         return Err(trace.refuse(fact, Denial::SourceNotAllowed));
     };
     check_parameters(asked, trace)?;
-    check_scope(asked, rule, &token, trace)?;
-    let sub = own_token::subject(&token.claims, trace)?;
+    check_scope(asked, rule, token.claims(), trace)?;
+    let sub = own_token::subject(token.claims(), trace)?;
     subject_rules::check_subjects(&[rule], &sub, trace)?;
-    let carried = own_token::carried(&token.claims);
+    let carried = own_token::carried(token.claims());
     if let Err(rejection) = carried.refuse_unreadable() {
         return Err(trace.refuse(RedemptionRule::MarkRejected(rejection), Denial::ClaimUnreadable));
     }
-    check_condition(asked, rule, &token, &carried, now, trace)?;
-    check_originator(rule, redemption, &token, trace)?;
-    check_age(rule, redemption, Timestamp::from_epoch(token.claims.exp), now, trace)?;
+    check_condition(asked, rule, token.claims(), &carried, now, trace)?;
+    check_originator(rule, redemption, token.claims(), trace)?;
+    check_age(rule, redemption, Timestamp::from_epoch(token.claims().exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
     Ok(Grant::new(asked, &[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
 }
@@ -53,10 +55,10 @@ fn check_parameters(asked: &Asked<'_, '_>, trace: &mut Trace<'_>) -> Result<(), 
 fn check_scope<'p>(
     asked: &Asked<'p, '_>,
     rule: &'p PurposeRule,
-    token: &OwnToken,
+    claims: &TxnClaims,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
-    let scope = &token.claims.scope;
+    let scope = &claims.scope;
     let fact = RedemptionRule::SinglePurpose { rule, token: scope.clone() };
     trace.require(scope.single().is_some(), fact, Denial::RedemptionNotAllowed)?;
     let fact = RedemptionRule::TokenScope { rule, token: scope.clone() };
@@ -67,15 +69,15 @@ fn check_scope<'p>(
 fn check_condition<'p>(
     asked: &Asked<'p, '_>,
     rule: &'p PurposeRule,
-    token: &OwnToken,
+    claims: &TxnClaims,
     carried: &TransactionContext,
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
     let facts = Facts {
         client: asked.client().client_id.as_str(),
-        sub: &token.claims.sub,
-        claims: &own_token::as_members(&token.claims, &[rule]),
+        sub: &claims.sub,
+        claims: &own_token::as_members(claims, &[rule]),
         scope: &asked.request().scope,
         details: &carried.tctx,
         context: &carried.rctx,
@@ -88,10 +90,10 @@ fn check_condition<'p>(
 fn check_originator<'p>(
     rule: &'p PurposeRule,
     redemption: &'p Redemption,
-    token: &OwnToken,
+    claims: &TxnClaims,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
-    let originator = &token.claims.req_wl;
+    let originator = &claims.req_wl;
     let listed = redemption.issued_to.iter().any(|client| client.as_str() == originator);
     let fact = RedemptionRule::IssuedTo { rule, redemption, client: originator.clone() };
     trace.require(listed, fact, Denial::RedemptionNotAllowed)

@@ -10,21 +10,21 @@ use super::trace::{Replacement, Trace};
 use super::{context, own_token, subject_rules};
 use crate::lifetime::TRANSACTION_SPAN;
 use crate::policy::PurposeRule;
-use crate::subject::OwnToken;
+use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
 /// The most clients that `req_wl_chain` names (R-SUBJ-24).
 const MAX_CHAIN: usize = 32;
 
-pub(super) fn replace<'p>(
+pub(super) fn replace<'p, T: AnyTxnToken>(
     asked: &Asked<'p, '_>,
     rules: &[&'p PurposeRule],
-    token: Box<OwnToken>,
+    token: Box<T>,
     max_replacements: u32,
     now: Timestamp,
     trace: &mut Trace<'p>,
-) -> Result<Grant, Denial> {
-    let claims = &token.claims;
+) -> Result<Grant<T>, Denial> {
+    let claims = token.claims();
     check_scope(asked, claims, trace)?;
     let sub = own_token::subject(claims, trace)?;
     subject_rules::check_subjects(rules, &sub, trace)?;

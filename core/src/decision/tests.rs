@@ -13,7 +13,7 @@ use crate::policy::mapping::{Mapping, Rejection};
 use crate::policy::schema::Schema;
 use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption};
 use crate::request::{Presented, Source, Subject, TokenRequest};
-use crate::subject::{AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
+use crate::subject::{AnySubject as _, AssertedSubject, OutsideToken, OwnToken, SubjectKind, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -68,7 +68,7 @@ fn decided(policy: &ClientPolicy, request: &TokenRequest, subject: VerifiedSubje
 
 fn named(name: &str) -> (Presented, VerifiedSubject) {
     let subject: Subject = name.parse().unwrap();
-    (Presented::Named(subject.clone()), VerifiedSubject::Named(subject))
+    (Presented::Named(subject.clone()), VerifiedSubject::named(name))
 }
 
 /// R-POL-12: each rule says where it is written and what it compared.
@@ -94,7 +94,7 @@ fn the_trace_tells_what_was_compared_and_where() {
     assert_eq!(traced("a", named("w-1")), told("subjects", Some(6), "w-1 does not fit u-* or v-*"));
     assert_eq!(traced("a", named("svc:purge")), told("subject", None, "svc:purge is the client itself"));
     assert_eq!(traced("b", named("u-1")), told("scope", None, "b is not a purpose of this policy"));
-    let signed = (form("a", "self_signed").presented, VerifiedSubject::Client);
+    let signed = (form("a", "self_signed").presented, VerifiedSubject::client());
     let detail = "a accepts client_credentials or txn_token, not self_signed";
     assert_eq!(traced("a", signed), told("accept", Some(5), detail));
 }
@@ -103,7 +103,7 @@ fn the_trace_tells_what_was_compared_and_where() {
 #[test]
 fn what_is_not_written_is_not_allowed() {
     let policy = policy(vec![rule("a", &[Source::AccessToken])]);
-    let own = || VerifiedSubject::Client;
+    let own = || VerifiedSubject::client();
     let refused = decided(&policy, &request("b", Presented::Client), own()).unwrap_err();
     assert_eq!(refused, Denial::PurposeNotAllowed);
     assert_eq!(decided(&policy, &request("a", Presented::Client), own()).unwrap_err(), Denial::SourceNotAllowed);
@@ -113,7 +113,7 @@ fn what_is_not_written_is_not_allowed() {
 #[test]
 fn one_purpose_refused_refuses_all() {
     let policy = policy(vec![rule("a", &[Source::ClientCredentials]), rule("b", &[Source::AccessToken])]);
-    let subject = VerifiedSubject::Client;
+    let subject = VerifiedSubject::client();
     let refused = decided(&policy, &request("a b", Presented::Client), subject).unwrap_err();
     assert_eq!(refused, Denial::SourceNotAllowed);
 }
@@ -122,7 +122,7 @@ fn one_purpose_refused_refuses_all() {
 fn several_purposes_live_as_long_as_the_shortest() {
     let brief = PurposeRule { lifetime: Duration::from_secs(5), ..rule("b", &[Source::ClientCredentials]) };
     let policy = policy(vec![rule("a", &[Source::ClientCredentials]), brief]);
-    let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client).unwrap();
+    let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::client()).unwrap();
     assert_eq!(grant.expiry(NOW), NOW + Duration::from_secs(5));
 }
 
@@ -131,7 +131,7 @@ fn the_decision_point_is_asked_about_the_purposes_that_want_it() {
     let wanting = |purpose| PurposeRule { pdp: true, ..rule(purpose, &[Source::ClientCredentials]) };
     let policy = policy(vec![wanting("a"), rule("b", &[Source::ClientCredentials]), wanting("c")]);
     let asks = |scope: &str| {
-        let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::Client).unwrap();
+        let grant = decided(&policy, &request(scope, Presented::Client), VerifiedSubject::client()).unwrap();
         grant.asks_pdp().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(asks("c b a"), ["c", "a"]);
@@ -184,8 +184,8 @@ fn redeem(scope: &str, claims: TxnClaims) -> Result<Grant, Denial> {
 fn redeem_by(policy: &ClientPolicy, scope: &str, claims: TxnClaims) -> Result<Grant, Denial> {
     let request = form(scope, "txn_token");
     let alive = NOW.epoch() < claims.exp;
-    let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "historical", alive };
-    decided(policy, &request, VerifiedSubject::Own(Box::new(token)))
+    let token = OwnToken::unverified(claims, alive);
+    decided(policy, &request, token.into())
 }
 
 /// R-DELAY-11, A-096: both ends of the age window are inside.
@@ -234,11 +234,11 @@ fn live(scope: &str, chain: &[&str]) -> OwnToken {
     });
     let mut claims: TxnClaims = serde_json::from_value(claims).unwrap();
     claims.tctx = serde_json::from_str(r#"{"amount":0.10}"#).unwrap();
-    OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "current", alive: true }
+    OwnToken::unverified(claims, true)
 }
 
 fn replaced(rule: PurposeRule, request: &TokenRequest, token: OwnToken) -> Result<Grant, Denial> {
-    decided(&policy(vec![rule]), request, VerifiedSubject::Own(Box::new(token)))
+    decided(&policy(vec![rule]), request, token.into())
 }
 
 fn asking(scope: &str) -> TokenRequest {
@@ -265,10 +265,10 @@ fn a_replacement_ends_with_the_token_or_with_its_transaction() {
     assert_eq!(ends(false), Duration::from_secs(30));
     assert_eq!(ends(true), Duration::from_secs(870), "fifteen minutes after it began");
     let mut old = live("a", &[]);
-    old.claims.txn = txn(NOW.epoch() - 900);
+    old.claims_mut().txn = txn(NOW.epoch() - 900);
     assert_eq!(replaced(long(true), &asking("a"), old).unwrap_err(), Denial::ReplacementLimit);
     let mut strange = live("a", &[]);
-    strange.claims.txn = "t-1".to_owned();
+    strange.claims_mut().txn = "t-1".to_owned();
     assert_eq!(replaced(long(true), &asking("a"), strange).unwrap_err(), Denial::ReplacementLimit);
 }
 
@@ -300,7 +300,7 @@ fn a_replacement_may_add_members_and_change_none() {
         PurposeRule { mapping, ..rule("a", &[Source::TxnToken]) }
     };
     let tctx = |rule, request: &TokenRequest| -> Result<String, Denial> {
-        let (carried, _) = replaced(rule, request, live("a", &[]))?.into_parts();
+        let carried = replaced(rule, request, live("a", &[]))?.carried().clone();
         Ok(serde_json::to_string(&carried.tctx).unwrap())
     };
     let added = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.1,"note":"n"}"#)).unwrap();
@@ -327,7 +327,7 @@ fn a_condition_sees_the_request_and_on_a_redemption_what_is_carried() {
         let mapping = Mapping { schema: Some(Arc::new(Schema::parse(b"{}").unwrap())), ..Mapping::default() };
         let rule = with_condition(PurposeRule { mapping, ..rule("a", &[Source::ClientCredentials]) }, when);
         let request = details(request("a", Presented::Client), r#"{"n":1}"#);
-        decided(&policy(vec![rule]), &request, VerifiedSubject::Client).map(drop)
+        decided(&policy(vec![rule]), &request, VerifiedSubject::client()).map(drop)
     };
     assert_eq!(issue("details.n == 1 && client == 'purge-job' && subject.sub == 'svc:purge'"), Ok(()));
     assert_eq!(issue("details.n == 2"), Err(Denial::ConditionFailed));
@@ -355,8 +355,8 @@ fn purposes_of_one_request_must_agree_on_each_member() {
     };
     let outcome = |one: &str, other: &str| -> Result<String, Denial> {
         let policy = policy(vec![fixed("a", one), fixed("b", other)]);
-        let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::Client)?;
-        Ok(serde_json::to_string(&grant.into_parts().0.tctx).unwrap())
+        let grant = decided(&policy, &request("a b", Presented::Client), VerifiedSubject::client())?;
+        Ok(serde_json::to_string(&grant.carried().tctx).unwrap())
     };
     assert_eq!(outcome(r#"{"x":1}"#, r#"{"y":2,"x":1.0}"#).unwrap(), r#"{"x":1,"y":2}"#);
     let refused = Denial::DetailsRejected(Rejection::TwoValues("x".into()));
@@ -420,16 +420,16 @@ fn any_subject() -> impl Strategy<Value = (&'static str, VerifiedSubject)> {
     let age = proptest::sample::select(vec![-30_i64, 9, 10, 86_400, 86_401]);
     let own = (scope(), sub(), age, proptest::sample::select(vec!["x", "y", "z"])).prop_map(own_token);
     prop_oneof![
-        1 => Just(()).prop_map(|()| ("client", VerifiedSubject::Client)),
-        1 => sub().prop_map(|sub| ("client", VerifiedSubject::Named(sub.parse().unwrap()))),
+        1 => Just(()).prop_map(|()| ("client", VerifiedSubject::client())),
+        1 => sub().prop_map(|sub| ("client", VerifiedSubject::named(sub))),
         2 => (sub(), proptest::option::of(scope())).prop_map(|(sub, scope)| {
             let until = NOW + Duration::from_secs(30);
-            ("access_token", VerifiedSubject::Outside(OutsideToken::about(sub, scope, until)))
+            ("access_token", OutsideToken::about(sub, scope, until).into())
         }),
         2 => (sub(), any::<bool>(), any::<bool>()).prop_map(|(sub, signs, ends)| {
             let source = if signs { Source::SelfSigned } else { Source::UnsignedJson };
             let until = (signs || ends).then(|| NOW + Duration::from_secs(30));
-            (source.name(), VerifiedSubject::Asserted(AssertedSubject::about(source, sub, until)))
+            (source.name(), AssertedSubject::about(source, sub, until).into())
         }),
         4 => own,
     ]
@@ -443,8 +443,8 @@ fn own_token((scope, sub, age, req_wl): (&str, &str, i64, &str)) -> (&'static st
     });
     let alive = NOW.epoch() < exp;
     let claims = serde_json::from_value(claims).unwrap();
-    let token = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "previous", alive };
-    ("txn_token", VerifiedSubject::Own(Box::new(token)))
+    let token = OwnToken::unverified(claims, alive);
+    ("txn_token", token.into())
 }
 
 /// A transaction that began then.
@@ -476,13 +476,13 @@ proptest! {
     ) {
         let request = form(scope, presented);
         let source = subject.source();
-        let (told, sub, req_wl, exp) = match &subject {
-            VerifiedSubject::Client => (None, policy.subject.clone(), None, None),
-            VerifiedSubject::Named(sub) => (None, sub.clone(), None, None),
-            VerifiedSubject::Asserted(asserted) => (None, asserted.sub().clone(), None, asserted.usable_until().map(Timestamp::epoch)),
-            VerifiedSubject::Outside(token) => (token.scope().cloned(), token.sub().clone(), None, None),
-            VerifiedSubject::Own(token) => {
-                let claims = &token.claims;
+        let (told, sub, req_wl, exp) = match subject.kind() {
+            SubjectKind::Client => (None, policy.subject.clone(), None, None),
+            SubjectKind::Named(sub) => (None, sub.clone(), None, None),
+            SubjectKind::Asserted(asserted) => (None, asserted.sub().clone(), None, asserted.usable_until().map(Timestamp::epoch)),
+            SubjectKind::Outside(token) => (token.scope().cloned(), token.sub().clone(), None, None),
+            SubjectKind::Own(token) => {
+                let claims = token.claims();
                 let sub = claims.sub.parse().unwrap();
                 (Some(claims.scope.clone()), sub, Some(claims.req_wl.clone()), Some(claims.exp))
             }

@@ -12,7 +12,7 @@ use super::trial::{Trial, Verdict, World};
 use crate::cli::token::printable;
 use crate::config::document::{Report, Section};
 use crate::config::{Problem, Severity};
-use writ_core::refusal;
+use writ_core::refusal::Reason;
 
 /// The value of `expect` for a request that gets a token.
 const ALLOW: &str = "allow";
@@ -144,7 +144,8 @@ fn test(table: &mut Section<'_>, file: &Path, index: usize) -> Option<Test> {
 }
 
 fn expectation(text: &str) -> Result<String, &'static str> {
-    let known = text == ALLOW || refusal::is_reason(text);
+    let is_decision = |reason: Reason| !reason.is_listeners_own();
+    let known = text == ALLOW || Reason::from_name(text).is_some_and(is_decision);
     known.then(|| text.to_owned()).ok_or("must be \"allow\" or the reason of a refusal, like \"purpose_not_allowed\"")
 }
 
@@ -152,7 +153,7 @@ impl Test {
     fn judge(self, verdict: &Verdict) -> TestResult {
         let actual = match &verdict.outcome {
             Ok(_) => ALLOW,
-            Err(refusal) => refusal.code().reason,
+            Err(refusal) => refusal.reason().as_str(),
         };
         let token = verdict.outcome.as_ref().ok().and_then(|allowed| serde_json::to_string(&allowed.claims).ok());
         let wanted = serde_json::to_string(&self.claims).unwrap_or_default();

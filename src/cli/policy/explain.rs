@@ -9,7 +9,7 @@ use super::hint::hint;
 use super::trial::{Trial, Verdict, World};
 use crate::cli::token::printable;
 use writ_core::decision::AppliedRule;
-use writ_core::refusal::Refusal;
+use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::Source;
 
 /// Rule by rule, the outcome, and what the token would say or what could be changed.
@@ -26,8 +26,8 @@ pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String
             }
         }
         Err(refusal) => {
-            let code = refusal.code();
-            let _ = writeln!(text, "\nrefused: {}, {} ({})", code.error, code.reason, refusal.description());
+            let (error, reason) = (refusal.reason().error().as_str(), refusal.reason().as_str());
+            let _ = writeln!(text, "\nrefused: {error}, {reason} ({})", refusal.description());
             let _ = writeln!(text, "\nTo change that: {}", printable(&hint(trial, refusal, verdict, world)));
         }
     }
@@ -68,11 +68,11 @@ pub(super) fn to_json(verdict: &Verdict) -> String {
         let line = applied.line.map(|line| format!(" (line {line})")).unwrap_or_default();
         RuleLine { rule: applied.rule, passed: applied.passed, detail: format!("{}{line}", applied.detail) }
     };
-    let code = verdict.outcome.as_ref().err().map(Refusal::code);
+    let reason = verdict.outcome.as_ref().err().map(Refusal::reason);
     let answer = Answer {
-        allowed: code.is_none(),
-        error: code.map(|code| code.error),
-        reason: code.map(|code| code.reason),
+        allowed: reason.is_none(),
+        error: reason.map(|reason| reason.error().as_str()),
+        reason: reason.map(Reason::as_str),
         rules: verdict.rules.iter().map(rule).collect(),
         claims: verdict.outcome.as_ref().ok().map(|allowed| allowed.claims.as_txn_claims()),
     };

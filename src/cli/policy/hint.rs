@@ -35,6 +35,7 @@ pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &
         | Refusal::Keys(_)
         | Refusal::IntrospectionNotAllowed
         | Refusal::Audit(_)
+        | Refusal::NotAudited(_)
         | Refusal::Timeout
         | Refusal::Internal => format!("{}: no policy changes this", hint.at),
     }

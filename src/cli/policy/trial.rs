@@ -24,8 +24,7 @@ use writ_core::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
 use writ_core::request::{Source, Subject};
-use writ_core::subject::outside;
-use writ_core::subject::{SubjectError, TrialPresenter, TrialSubject};
+use writ_core::subject::{AnySubject as _, AnyTxnToken as _, SubjectError, TrialPresenter, TrialSubject, members};
 use writ_platform::clock::Timestamp;
 
 /// The lifetime of a Txn-Token, if the trial does not give one.
@@ -284,7 +283,7 @@ impl Trial {
                 }
                 scope(text).map(Some)
             }
-            None if own_word => outside::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
+            None if own_word => members::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
             None => Ok(None),
         }
     }
@@ -343,7 +342,7 @@ impl Proof {
                 let by = TrialPresenter { client, policies, clock_skew, now };
                 TrialSubject::outside(source, sub, scope, claims, by)
             }
-            Self::Own(claims) => TrialSubject::own(*claims, &settings.trust_domain, may_redeem, now),
+            Self::Own(claims) => TrialSubject::txn_token(*claims, &settings.trust_domain, may_redeem, now),
         }
     }
 }
@@ -353,7 +352,7 @@ impl World {
     fn issue(&self, grant: &TrialGrant, source: Source) -> Result<Allowed, Refused> {
         let claims = ClaimsPreview::of_trial(grant, self.now, &self.settings);
         let length = token::length(claims.as_txn_claims(), self.algorithm);
-        let redeems = matches!(grant.as_grant().kind(), GrantKind::Redeem { .. });
+        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
         if !redeems && length > self.settings.max_size {
             let detail = format!("the token would have {length} bytes, at most {}", self.settings.max_size);
             let rule = AppliedRule { rule: "tokens.max_size", line: None, passed: false, detail };
@@ -364,7 +363,6 @@ impl World {
 
     /// What a decision cannot know.
     fn unchecked(&self, grant: &TrialGrant, source: Source) -> Vec<String> {
-        let grant = grant.as_grant();
         let mut unchecked = Vec::new();
         for purpose in grant.asks_pdp() {
             unchecked.push(format!("the decision point would be asked about {purpose}, and may say no"));
@@ -380,7 +378,7 @@ impl World {
             unchecked.push("its jti must not have been used before".to_owned());
         }
         unchecked.push("whether a `writ block` entry stops this request".to_owned());
-        if grant.original().is_none_or(|original| original.alive)
+        if grant.original().is_none_or(|original| original.is_alive())
             && let Some(max_age) = self.policies.redeemable_for(grant.scope(), grant.client().as_str())
         {
             let until = grant.expiry(self.now) + max_age;
@@ -482,7 +480,7 @@ pub(super) mod tests {
 
     fn reason(trial: &Trial, world: &World) -> &'static str {
         let verdict = trial.decide(world).unwrap();
-        verdict.outcome.as_ref().map_or_else(|refusal| refusal.code().reason, |_| "allow")
+        verdict.outcome.as_ref().map_or_else(|refusal| refusal.reason().as_str(), |_| "allow")
     }
 
     const OUTSIDE: &str = "subject_token_audience = [\"https://api.example\"]\n[[purpose]]\nscope = \"s\"\n\

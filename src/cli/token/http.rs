@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::{Client, Response};
 use url::Url;
 
 use super::service::ServiceError;
 use writ_outbound::explain;
+use writ_outbound::https::{self, Tls, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Far more than any answer of a TTS.
@@ -94,12 +91,8 @@ impl Http {
     }
 }
 
-fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
-    let mut builder = Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .timeout(TIMEOUT);
+fn client<'a>(tls: &Tls, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
+    let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // The port is that of the URL.
         let addresses: Vec<_> = entry.addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
@@ -108,37 +101,23 @@ fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) ->
     builder.build().map_err(|error| unreachable(&error))
 }
 
-fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for root in certificates(ca, "the file of the CA holds no certificate in PEM")? {
-                let unusable =
-                    "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged";
-                roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let config = config.with_root_certificates(roots);
-    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
-    let chain = certificates(certificate, "the file of the certificate holds none in PEM")?;
-    if is_encrypted(key) {
-        let cure = "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain";
-        return Err(ServiceError::Credentials(cure));
-    }
-    let no_key = |_| ServiceError::Credentials("the file of the key holds none in PEM");
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    config.with_client_auth_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            ServiceError::Credentials("the file of the key is not the key of the certificate")
-        }
-        rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
+fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Tls, ServiceError> {
+    let tls = Tls::from_pem(ca, identity);
+    tls.map_err(|error| match (error, identity) {
+        (TlsError::NoCa, _) => ServiceError::Credentials("the file of the CA holds no certificate in PEM"),
+        (TlsError::UnusableCa, _) => ServiceError::Credentials(
+            "the file of the CA holds a certificate that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        (TlsError::NoCertificate, _) => ServiceError::Credentials("the file of the certificate holds none in PEM"),
+        (_, Some((_, key))) if is_encrypted(key) => ServiceError::Credentials(
+            "the file of the key holds an encrypted one; decrypt it: openssl pkey -in KEY -out KEY.plain",
+        ),
+        (TlsError::NoKey, _) => ServiceError::Credentials("the file of the key holds none in PEM"),
+        (TlsError::Mismatch, _) => ServiceError::Credentials("the file of the key is not the key of the certificate"),
+        (TlsError::UnusableCertificate, _) => ServiceError::Credentials(
             "the file of the certificate holds one that TLS cannot use: not X.509 version 3, or damaged",
         ),
-        other => other.into(),
+        (other @ TlsError::Library(_), _) => other.into(),
     })
 }
 
@@ -146,11 +125,6 @@ fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConf
 fn is_encrypted(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
-}
-
-pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
 }
 
 /// The whole body of an answer, unless it is longer than any of a TTS.

@@ -8,6 +8,7 @@ use writ_verifier::json::{self, Limits};
 use super::http::{Http, Resolve, body, unreachable};
 use super::printable;
 use writ_core::request::Source;
+use writ_outbound::https::TlsError;
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
@@ -22,7 +23,7 @@ pub enum ServiceError {
     Credentials(&'static str),
     /// The TLS library refused.
     #[error("the certificates and the key cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] TlsError),
     /// The request did not get through: network, TLS, or the server's own end of it.
     #[error("no answer from the service: {0}")]
     Unreachable(String),
@@ -207,7 +208,6 @@ mod tests {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-    use super::super::http::certificates;
     use super::*;
     use crate::cli::certs;
     use writ_platform::clock::Timestamp;
@@ -268,7 +268,12 @@ mod tests {
         let key = PrivateKeyDer::from_pem_slice(&file("server.key")).unwrap();
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_client_cert_verifier(verifier);
-        let config = config.with_single_cert(certificates(&file("server.pem"), "").unwrap(), key).unwrap();
+        let config = config
+            .with_single_cert(
+                CertificateDer::pem_slice_iter(&file("server.pem")).collect::<Result<_, _>>().unwrap(),
+                key,
+            )
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = format!("https://localhost:{port}");

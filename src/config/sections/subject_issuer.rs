@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use jsonwebtoken::Algorithm;
 
 use writ_core::request::Source;
-use writ_core::subject::introspection;
-use writ_core::subject::issuers::{AccessTokenProfile, KeySource, Settings};
+use writ_core::subject::settings::{AccessTokenProfile, IntrospectionSettings, IssuerSettings, KeySource};
 
 use crate::config::address::{endpoint, https_url};
 use crate::config::document::{Section, non_empty};
@@ -24,7 +23,7 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// Reads every issuer; `own` is the name of this service, which must not be one of them.
-pub(crate) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<Settings> {
+pub(crate) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<IssuerSettings> {
     let mut names = BTreeMap::new();
     let mut prefixes = BTreeMap::new();
     let mut all = Vec::new();
@@ -52,13 +51,13 @@ fn check_unique(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usiz
 }
 
 /// One issuer; what is missing in it was reported.
-fn read(table: &mut Section<'_>) -> Settings {
+fn read(table: &mut Section<'_>) -> IssuerSettings {
     table.require(&["issuer"]);
     let keys = key_source(table);
     let issuer = table.parse("issuer", |text| name(text, keys.as_ref()));
     let token_types = table.or_default("token_types", |table, key| table.list(key, token_type));
     let profiles = [("rfc9068", AccessTokenProfile::Rfc9068), ("legacy", AccessTokenProfile::Legacy)];
-    let settings = Settings {
+    let settings = IssuerSettings {
         issuer: issuer.unwrap_or_default(),
         keys: keys.unwrap_or(KeySource::Discovery),
         audience: table.list("audience", non_empty).unwrap_or_default(),
@@ -80,7 +79,7 @@ fn read(table: &mut Section<'_>) -> Settings {
 }
 
 /// Lists without which every token would be refused.
-fn check_gaps(table: &Section<'_>, settings: &Settings) {
+fn check_gaps(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let for_access = takes(Source::AccessToken) || takes(Source::Jwt);
     for (key, needed, why) in [
@@ -104,7 +103,7 @@ fn check_gaps(table: &Section<'_>, settings: &Settings) {
 }
 
 /// Kinds of token that nothing would tell apart (R-SUBJ-05).
-fn check_confusion(table: &Section<'_>, settings: &Settings) {
+fn check_confusion(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let legacy = takes(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
     if legacy && takes(Source::Jwt) {
@@ -126,7 +125,7 @@ fn check_confusion(table: &Section<'_>, settings: &Settings) {
 }
 
 /// `None` if it is not written, or not complete, which was reported.
-fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
+fn introspection(table: &mut Section<'_>) -> Option<IntrospectionSettings> {
     let mut written = table.table("introspection")?;
     written.require(&["endpoint", "client_id", "client_secret_file"]);
     let endpoint = written.parse("endpoint", endpoint);
@@ -135,7 +134,7 @@ fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
     let always = written.or_default("always", Section::flag);
     written.finish();
     let (endpoint, client_id, client_secret_file) = (endpoint?, client_id?, client_secret_file?);
-    Some(introspection::Settings { endpoint, client_id, client_secret_file, always })
+    Some(IntrospectionSettings { endpoint, client_id, client_secret_file, always })
 }
 
 fn key_source(table: &mut Section<'_>) -> Option<KeySource> {

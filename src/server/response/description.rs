@@ -1,10 +1,13 @@
-//! `docs/openapi.json` says what the code does: every refusal at its status and no other, every route and no other.
+//! The descriptions of the API say what the code does: `docs/openapi.json` and the error table of
+//! `docs/reference/http-api.md` have every refusal at its status and every route, and no other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{HttpRefusal, http, refusal};
+use super::super::routes::{Methods, Route};
+use super::{HttpRefusal, http};
+use writ_core::refusal::Reason;
 use writ_core::refusal::samples::all;
 use writ_core::request::{Form, TokenRequest, subject_token_types};
 
@@ -16,7 +19,7 @@ fn description() -> Value {
 }
 
 /// Every refusal of the listener, one of each cause.
-fn all_of_http() -> Vec<HttpRefusal> {
+fn all_of_listener() -> Vec<HttpRefusal> {
     // A match, so that a new one cannot be left out.
     let next = |refusal: &HttpRefusal| match refusal {
         HttpRefusal::NotFound => Some(HttpRefusal::MethodNotAllowed("POST")),
@@ -33,16 +36,19 @@ fn all_of_http() -> Vec<HttpRefusal> {
     std::iter::successors(Some(HttpRefusal::NotFound), next).collect()
 }
 
-/// What the code can answer.
-fn given() -> BTreeSet<Row> {
-    let rooms = all().into_iter().map(|cause| {
-        let code = cause.code();
-        (refusal(&cause).status().as_u16(), code.error.to_owned(), code.reason.to_owned())
-    });
-    let listener = all_of_http()
-        .into_iter()
-        .map(|cause| (http(cause).status().as_u16(), cause.error().to_owned(), cause.reason().to_owned()));
-    rooms.chain(listener).collect()
+/// The error table of the code.
+fn table() -> BTreeSet<Row> {
+    let row = |reason: &Reason| (reason.status(), reason.error().as_str().to_owned(), reason.as_str().to_owned());
+    Reason::ALL.iter().map(row).collect()
+}
+
+#[test]
+fn every_refusal_of_the_listener_is_answered_as_the_table_says() {
+    for refusal in all_of_listener() {
+        assert_eq!(http(refusal).status().as_u16(), refusal.reason().status(), "{refusal}");
+    }
+    let given: BTreeSet<_> = all_of_listener().into_iter().map(HttpRefusal::reason).collect();
+    assert!(Reason::ALL.iter().filter(|reason| reason.is_listeners_own()).all(|own| given.contains(own)));
 }
 
 fn texts(schema: &Value) -> Vec<String> {
@@ -98,7 +104,7 @@ fn every_refusal_is_described_at_its_status_and_no_other() {
         }
     }
     described.extend(rows_of(&description, "404", &description["components"]["responses"]["NotFound"]));
-    assert_eq!(described, given());
+    assert_eq!(described, table());
 
     let error = &description["components"]["schemas"]["Error"]["properties"];
     let listed = |name: &str| texts(&error[name]).into_iter().collect::<BTreeSet<_>>();
@@ -114,11 +120,11 @@ fn each_endpoint_has_the_refusals_that_it_can_give() {
         let rows = rows(&description, path, "post").into_iter();
         rows.map(|(_, _, reason)| reason).collect::<BTreeSet<_>>()
     };
-    let mut all: BTreeSet<_> = given().into_iter().map(|(_, _, reason)| reason).collect();
+    let mut all: BTreeSet<_> = table().into_iter().map(|(_, _, reason)| reason).collect();
     all.remove("not_found");
     let token = reasons("/token");
     assert_eq!(all.difference(&token).collect::<Vec<_>>(), ["introspection_not_allowed"]);
-    // What needs a subject token, a purpose or the store is no matter of introspection.
+    // Introspection needs no subject token, purpose or store.
     let introspection = reasons("/introspect");
     assert!(introspection.is_subset(&all) && introspection.contains("introspection_not_allowed"));
     let foreign = ["subject_", "redemption_", "scope_", "purpose_", "pdp_", "details_", "store_", "source_"];
@@ -127,18 +133,51 @@ fn each_endpoint_has_the_refusals_that_it_can_give() {
 }
 
 #[test]
-fn every_route_is_described_and_no_other() {
-    let sources = [include_str!("../exchange.rs"), include_str!("../discovery.rs"), include_str!("../ops.rs")];
-    // A path is a string that begins with a slash.
-    let routes: BTreeSet<_> = sources
-        .iter()
-        .map(|source| source.split("#[cfg(test)]").next().unwrap())
-        .flat_map(|source| source.split('"').skip(1).step_by(2))
-        .filter(|text| text.starts_with('/'))
-        .collect();
+fn every_route_is_described_with_its_methods_and_no_other() {
+    let routes = Route::ALL.iter().map(|route| {
+        let methods = match route.methods() {
+            Methods::Post => vec!["post"],
+            Methods::GetAndHead => vec!["get", "head"],
+        };
+        (route.path().to_owned(), methods.into_iter().map(str::to_owned).collect())
+    });
+    let is_method = |name: &&String| !matches!(name.as_str(), "servers" | "parameters");
     let description = description();
-    let described: BTreeSet<_> = description["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(described, routes);
+    let described = description["paths"].as_object().unwrap().iter().map(|(path, item)| {
+        let methods = item.as_object().unwrap().keys().filter(is_method).cloned();
+        (path.clone(), methods.collect::<BTreeSet<_>>())
+    });
+    assert_eq!(described.collect::<BTreeMap<_, _>>(), routes.collect());
+}
+
+/// The rows of the table under "Errors": status, error, reasons. In a cell with several statuses they belong to the reasons
+/// in turn; a status in parentheses after a reason is that reason's own.
+fn rows_of_reference(page: &str) -> BTreeSet<Row> {
+    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let mut rows = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| 4") || line.starts_with("| 5")) {
+        let [statuses, error, reasons] = line.trim_matches('|').split('|').collect::<Vec<_>>()[..] else {
+            panic!("three columns: {line}")
+        };
+        let statuses: Vec<u16> = statuses.split(',').map(|status| status.trim().parse().unwrap()).collect();
+        let error = error.trim().trim_matches('`').to_owned();
+        // Names stand between backticks; what follows each may begin with its own status.
+        let parts: Vec<_> = reasons.split('`').collect();
+        for (number, pair) in parts[1..].chunks(2).enumerate() {
+            let own = pair.get(1).and_then(|text| text.trim().strip_prefix('(')?.get(..3)?.parse().ok());
+            let status = own.unwrap_or(statuses[number.min(statuses.len() - 1)]);
+            if is_name(pair[0]) {
+                rows.insert((status, error.clone(), pair[0].to_owned()));
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_reference_has_the_error_table_of_the_code() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/http-api.md");
+    assert_eq!(rows_of_reference(&std::fs::read_to_string(page).unwrap()), table());
 }
 
 #[test]
@@ -170,12 +209,12 @@ fn every_example_is_as_described() {
 }
 
 #[test]
-fn every_refusal_in_the_examples_is_in_our_words() {
+fn every_refusal_in_the_examples_has_the_words_of_the_code() {
     // A time is any time.
     let plain = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "0");
-    let rooms = all().into_iter().map(|cause| (cause.code().reason, plain(&cause.description())));
-    let listener = all_of_http().into_iter().map(|cause| (cause.reason(), plain(&cause.to_string())));
-    let ours: BTreeSet<_> = rooms.chain(listener).collect();
+    let flows = all().into_iter().map(|cause| (cause.reason().as_str(), plain(&cause.description())));
+    let listener = all_of_listener().into_iter().map(|cause| (cause.reason().as_str(), plain(&cause.to_string())));
+    let ours: BTreeSet<_> = flows.chain(listener).collect();
     let description = description();
     for answer in description["components"]["responses"].as_object().unwrap().values() {
         let content = &answer["content"]["application/json"];
@@ -189,7 +228,7 @@ fn every_refusal_in_the_examples_is_in_our_words() {
 
 /// CONTRACT 3.1
 #[test]
-fn every_request_in_the_examples_is_one() {
+fn every_request_in_the_examples_is_valid() {
     let description = description();
     let content =
         &description["paths"]["/token"]["post"]["requestBody"]["content"]["application/x-www-form-urlencoded"];

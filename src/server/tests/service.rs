@@ -15,13 +15,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::server::pki::{self, Ca, Leaf};
 use crate::server::tls::{MinVersion, Trust};
-use crate::server::{Addresses, ListenError, Listeners, Rooms, Settings, UnheardRequest};
+use crate::server::{Addresses, Handlers, ListenError, Listeners, RejectedRequest, Settings};
 use writ_core::endpoint::Endpoint;
 use writ_core::exchange::Issued;
 use writ_core::introspect::Introspected;
-use writ_core::keys::TxnToken;
-use writ_core::refusal::Refusal;
-use writ_platform::clock::Timestamp;
+use writ_core::refusal::{Reason, Refusal};
 
 type Stopped = JoinHandle<Result<(), ListenError>>;
 
@@ -36,10 +34,10 @@ pub(super) struct Service {
     running: Stopped,
 }
 
-/// What the stub of the rooms shares with the test.
+/// What the stub handlers share with the test.
 #[derive(Default)]
 struct World {
-    unheard: Mutex<Vec<(Endpoint, &'static str)>>,
+    rejected: Mutex<Vec<(Endpoint, Reason)>>,
     failing: Mutex<Vec<&'static str>>,
     release: Arc<Notify>,
     waiting: WaitCount,
@@ -75,7 +73,7 @@ impl Service {
         let trust = Trust::load(settings.tls.clone()).unwrap();
         let listeners = Listeners::bind(settings.clone()).unwrap();
         let (addresses, world) = (listeners.addresses(), Arc::<World>::default());
-        let running = listeners.start(&trust, &rooms(&world)).unwrap();
+        let running = listeners.start(&trust, &handlers(&world)).unwrap();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(running.until(async { drop(stopped.await) }));
         Self { addresses, settings, ca, trust, folder, world, stop, running }
@@ -100,8 +98,8 @@ impl Service {
         }
     }
 
-    pub(super) fn unheard(&self) -> Vec<(Endpoint, &'static str)> {
-        self.world.unheard.lock().unwrap().clone()
+    pub(super) fn rejected(&self) -> Vec<(Endpoint, Reason)> {
+        self.world.rejected.lock().unwrap().clone()
     }
 
     pub(super) fn fail(&self, part: &'static str) {
@@ -112,12 +110,12 @@ impl Service {
         std::fs::write(self.folder.path().join("crl.pem"), crl).unwrap();
     }
 
-    /// Returns once a request is at work in the room.
+    /// Returns once a handler is at work on a request.
     pub(super) async fn waiting(&self) {
         self.world.waiting.0.acquire().await.unwrap().forget();
     }
 
-    /// Tells the service to stop: its end, and what releases the request that waits.
+    /// Stops the service; returns its end, and what releases the request that waits.
     pub(super) fn stop(self) -> (Stopped, Arc<Notify>) {
         self.stop.send(()).unwrap();
         (self.running, Arc::clone(&self.world.release))
@@ -125,13 +123,13 @@ impl Service {
 }
 
 /// The first word of the body says what happens to the request.
-fn rooms(world: &Arc<World>) -> Rooms {
-    let (work, unheard, failing) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
-    Rooms {
-        token: Arc::new(move |ask| {
+fn handlers(world: &Arc<World>) -> Handlers {
+    let (work, recorded, failing) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
+    Handlers {
+        token: Arc::new(move |request| {
             let world = Arc::clone(&work);
             Box::pin(async move {
-                let body = String::from_utf8(ask.body).unwrap();
+                let body = String::from_utf8(request.body).unwrap();
                 match body.split(' ').next() {
                     Some("panic") => panic!("secret"),
                     Some("refuse") => return Err(Refusal::TokenTooLarge),
@@ -146,25 +144,19 @@ fn rooms(world: &Arc<World>) -> Rooms {
                     }
                     _ => (),
                 }
-                Ok(Issued {
-                    token: TxnToken::unsigned(&format!("{} {} {body}", ask.certificate.x5t_s256(), ask.request_id)),
-                    expires_in: 60,
-                    expires_at: Timestamp::from_epoch(60),
-                    scope: "a".to_owned(),
-                    redeemable_until: None,
-                })
+                let token = format!("{} {} {body}", request.certificate.x5t_s256(), request.request_id);
+                Ok(Issued::unsigned(&token, "a", 60, None))
             })
         }),
-        holder: Arc::new(|_| None),
+        share_of: Arc::new(|_| None),
         introspect: Arc::new(|_| Box::pin(std::future::ready(Ok(Introspected::Inactive)))),
-        unheard: Arc::new(move |request: UnheardRequest<'_>| {
-            assert!(request.certificate.is_some() && !request.name.id.is_empty());
-            unheard.unheard.lock().unwrap().push((request.endpoint, request.refusal.reason()));
+        rejected: Arc::new(move |request: RejectedRequest<'_>| {
+            assert!(!request.request_id.is_empty());
+            recorded.rejected.lock().unwrap().push((request.endpoint, request.refusal.reason()));
             Box::pin(std::future::ready(()))
         }),
         jwks: Arc::new(|| b"{\"keys\":[]}".to_vec()),
         metadata: Arc::new(|| b"{}".to_vec()),
-        request_timeout: Duration::from_secs(10),
         documents_max_age: Duration::from_secs(600),
         failing: Arc::new(move || failing.failing.lock().unwrap().clone()),
         metrics: Arc::new(|| "writ_build_info 1\n".to_owned()),

@@ -309,7 +309,7 @@ fn a_condition_on_a_redemption_may_name_any_detail() {
     assert!(complaints(&format!("{GOOD}{text}")).is_empty());
 }
 
-/// The examples of the manual are policies that can be used.
+/// The examples of the reference are policies that can be used.
 #[test]
 fn the_manual_says_what_works() {
     const MANUAL: &str = include_str!("../../../../docs/reference/policies.md");

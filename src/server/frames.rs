@@ -1,51 +1,54 @@
-//! HTTP/2 frames, counted before they are read: those that cost their sender next to nothing are limited.
+//! A limit on HTTP/2 frames that cost their sender next to nothing (RFC 9113 §10.5).
 //!
-//! A peer has credit. Requests earn some, time earns a little, and frames that ask for work without being one, or that
-//! take a request back, use it up: `PING`, `SETTINGS`, `PRIORITY`, `WINDOW_UPDATE`, `CONTINUATION`, crumbs of `DATA`,
-//! `RST_STREAM`, and frames that nobody knows (RFC 9113 §10.5).
+//! In: the bytes of a connection, before the framework reads them. Out: whether the peer may go on. A peer has credit:
+//! requests earn some, time earns a little, and frames that cause work without being a request, or that reset one, use it
+//! up: `PING`, `SETTINGS`, `PRIORITY`, `WINDOW_UPDATE`, `CONTINUATION`, small `DATA`, `RST_STREAM`, and unknown types.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The text that a client begins with (RFC 9113 §3.4).
+/// Streams that a peer may have open at one time; it is announced in `SETTINGS`.
+pub(super) const MAX_STREAMS: u32 = 100;
+
+/// Bytes of the connection preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
-/// What stands before a frame's payload: length, type, flags, stream (RFC 9113 §4.1).
+/// Bytes before a frame's payload: length, type, flags, stream (RFC 9113 §4.1).
 const HEAD: usize = 9;
-/// A peer's credit at the beginning, and at most.
+/// The credit of a peer at the beginning, and at most.
 const FULL: u32 = 256;
 const EARNED_BY_SECOND: u32 = 10;
 const EARNED_BY_REQUEST: u32 = 16;
-/// More than a request earns: whoever takes back each of its requests runs out.
+/// More than a request earns: a peer that resets each of its requests runs out.
 const COST_OF_RESET: u32 = 20;
 const COST: u32 = 1;
-/// `DATA` with so much in it is free.
+/// `DATA` with at least so many bytes is free.
 const FULL_DATA: usize = 256;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 
-/// The frames of one peer.
+/// The credit of one peer, and where its current frame ends.
 #[derive(Debug)]
-pub(in crate::server) struct Frames {
-    /// What is still to come of the preface or of a payload.
+pub(super) struct FrameLimiter {
+    /// Bytes still to come of the preface or of a payload.
     skip: usize,
     head: [u8; HEAD],
-    /// How much of the head has come.
-    come: usize,
+    /// Bytes of the head that have been received.
+    received: usize,
     credit: u32,
-    /// Until when time has been credited.
-    counted: Instant,
+    /// Up to when time has been credited.
+    credited: Instant,
 }
 
-impl Frames {
-    pub(in crate::server) fn new(now: Instant) -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], come: 0, credit: FULL, counted: now }
+impl FrameLimiter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { skip: PREFACE, head: [0; HEAD], received: 0, credit: FULL, credited: now }
     }
 
-    /// Counts what has come; false once it is too much.
-    pub(in crate::server) fn admit(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+    /// Counts the frames in `bytes`; false once they are too many.
+    pub(super) fn admit(&mut self, mut bytes: &[u8], now: Instant) -> bool {
         self.credit_time(now);
         while let [first, rest @ ..] = bytes {
             if self.skip > 0 {
@@ -54,11 +57,11 @@ impl Frames {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            self.head[self.come] = *first;
-            self.come += 1;
+            self.head[self.received] = *first;
+            self.received += 1;
             bytes = rest;
-            if self.come == HEAD {
-                self.come = 0;
+            if self.received == HEAD {
+                self.received = 0;
                 let [high, middle, low, kind, ..] = self.head;
                 self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 if !self.charge(kind) {
@@ -89,9 +92,9 @@ impl Frames {
     }
 
     fn credit_time(&mut self, now: Instant) {
-        let seconds = now.saturating_duration_since(self.counted).as_secs();
+        let seconds = now.saturating_duration_since(self.credited).as_secs();
         if seconds > 0 {
-            self.counted += Duration::from_secs(seconds);
+            self.credited += Duration::from_secs(seconds);
             self.earn(EARNED_BY_SECOND.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX)));
         }
     }
@@ -117,16 +120,16 @@ mod tests {
         frame
     }
 
-    fn begun() -> (Frames, Instant) {
+    fn after_preface() -> (FrameLimiter, Instant) {
         let now = Instant::now();
-        let mut frames = Frames::new(now);
+        let mut frames = FrameLimiter::new(now);
         assert!(frames.admit(&[b'P'; PREFACE], now));
         (frames, now)
     }
 
     /// How many of these frames are admitted, one after the other at one instant; 10 000 is no limit.
     fn admitted(frame: &[u8]) -> usize {
-        let (mut frames, now) = begun();
+        let (mut frames, now) = after_preface();
         (0..10_000).take_while(|_| frames.admit(frame, now)).count()
     }
 
@@ -137,7 +140,7 @@ mod tests {
             assert_eq!(admitted(&frame(kind, 8)), 256, "{kind}");
         }
         assert_eq!(admitted(&frame(DATA, 0)), 256, "empty");
-        assert_eq!(admitted(&frame(DATA, 1)), 256, "crumbs");
+        assert_eq!(admitted(&frame(DATA, 1)), 256, "small");
         assert_eq!(admitted(&[frame(HEADERS, 40), frame(RST_STREAM, 4)].concat()), 60, "requests taken back");
     }
 
@@ -146,7 +149,7 @@ mod tests {
         let body = [frame(DATA, 16_384), frame(DATA, 700), frame(DATA, 0)].concat();
         let around = [frame(SETTINGS, 0), frame(PING, 8), frame(8, 4), frame(8, 4)].concat();
         assert_eq!(admitted(&[frame(HEADERS, 40), body, around].concat()), 10_000);
-        let (mut frames, now) = begun();
+        let (mut frames, now) = after_preface();
         for second in 0..1000 {
             for _ in 0..10 {
                 assert!(frames.admit(&frame(PING, 8), now + Duration::from_secs(second)), "an idle peer that pings");
@@ -161,13 +164,13 @@ mod tests {
             sent in prop::collection::vec((0..12_u8, 0..600_usize), 0..60), size in 1..700_usize,
         ) {
             let bytes: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
-            let (mut whole, now) = begun();
-            let (mut parts, _) = begun();
+            let (mut whole, now) = after_preface();
+            let (mut parts, _) = after_preface();
             let verdict = whole.admit(&bytes, now);
             prop_assert_eq!(bytes.chunks(size).all(|part| parts.admit(part, now)), verdict);
-            prop_assert_eq!((parts.credit, parts.skip, parts.come), (whole.credit, whole.skip, whole.come));
+            prop_assert_eq!((parts.credit, parts.skip, parts.received), (whole.credit, whole.skip, whole.received));
             if verdict {
-                prop_assert_eq!((whole.skip, whole.come), (0, 0));
+                prop_assert_eq!((whole.skip, whole.received), (0, 0));
             }
         }
     }

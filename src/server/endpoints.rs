@@ -1,120 +1,109 @@
-//! The routes of the exchange listener: HTTP in, HTTP out.
+//! The endpoints of the exchange listener: HTTP in, HTTP out.
+//!
+//! In: a request whose certificate passed the handshake. Out: an [`IncomingRequest`] for its handler, whose result becomes
+//! the answer; or a refusal that needs no handler (size, media type, capacity, certificate).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use actix_web::web::{self, Payload, ServiceConfig};
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource};
+use actix_web::web::{Payload, ServiceConfig};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use futures_util::StreamExt as _;
 
-use super::connection::of_connection;
-use super::guard::{RequestName, single};
-use super::peer::Peer;
-use super::{Holder, Room, Rooms, discovery, method_not_allowed};
-use crate::server::response::{self, HttpRefusal};
-use writ_core::client::{ClientId, PeerCertificate};
-use writ_core::endpoint::{Ask, Endpoint};
-use writ_platform::clock::Timestamp;
+use super::handlers::{Handler, Handlers, ShareOf};
+use super::peer::{self, Peer};
+use super::request::{RequestContext, of_connection, single};
+use super::response::{self, HttpRefusal};
+use super::routes::Route;
+use writ_core::client::ClientId;
+use writ_core::endpoint::IncomingRequest;
+use writ_core::limits::MAX_IN_WORK;
 use writ_platform::shares::Shares;
 
-/// The largest body that is read.
+/// The largest body that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The requests of all workers that are worked on, by client.
-pub(super) type InWork = Shares<Option<ClientId>>;
+/// The concurrent requests of all workers, by client.
+type InWork = Shares<Option<ClientId>>;
 
-const TOKEN: &str = "/token";
-const INTROSPECT: &str = "/introspect";
-
-/// The endpoint of that path.
-pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
-    match path {
-        TOKEN => Some(Endpoint::Token),
-        INTROSPECT => Some(Endpoint::Introspection),
-        _ => None,
-    }
-}
-
-/// `/token`, `/introspect` and the discovery documents.
-pub(super) fn routes(rooms: &Rooms, in_work: &Arc<InWork>, config: &mut ServiceConfig) {
-    discovery::routes(rooms, config);
-    let door = Door {
-        in_work: Arc::clone(in_work),
-        holder: Arc::clone(&rooms.holder),
-        request_timeout: rooms.request_timeout,
-    };
-    config.service(door.to(TOKEN, &rooms.token, response::issued));
-    config.service(door.to(INTROSPECT, &rooms.introspect, response::introspected));
-}
-
-/// What a request passes on its way to a room.
+/// `/token` and `/introspect`.
 #[derive(Clone)]
-struct Door {
+pub(super) struct Endpoints {
+    handlers: Handlers,
     in_work: Arc<InWork>,
-    holder: Holder,
-    request_timeout: Duration,
 }
 
-impl Door {
-    /// The resource at `path`: its requests are answered by `room`, and `answer` says how.
-    fn to<T: 'static>(&self, path: &str, room: &Room<T>, answer: fn(&T) -> HttpResponse) -> Resource {
-        let (door, room) = (self.clone(), Arc::clone(room));
-        let post = web::post().to(move |request: HttpRequest, body| {
-            let (door, room) = (door.clone(), Arc::clone(&room));
-            async move {
-                match door.pass(&request, body).await {
-                    Ok(ask) => room(ask).await.map_or_else(|refusal| response::refusal(&refusal), |done| answer(&done)),
-                    Err(refused) => refused,
-                }
-            }
-        });
-        web::resource(path).route(post).default_service(web::to(|| method_not_allowed("POST")))
+impl Endpoints {
+    pub(super) fn new(handlers: &Handlers) -> Self {
+        Self { handlers: handlers.clone(), in_work: InWork::new(MAX_IN_WORK) }
     }
 
-    /// Reads a request; from then on its room answers for it.
-    async fn pass(&self, request: &HttpRequest, body: Payload) -> Result<Ask, HttpResponse> {
-        let began = Instant::now();
-        let read = async {
-            check_head(request.headers())?;
-            read_body(body).await
-        };
-        let body = read.await.map_err(|unread| match unread {
+    pub(super) fn configure(&self, config: &mut ServiceConfig) {
+        self.serve(Route::Token, &self.handlers.token, response::issued, config);
+        self.serve(Route::Introspect, &self.handlers.introspect, response::introspected, config);
+    }
+
+    /// Hands the requests of `route` to `handler`, and answers with what `answer` makes of the result.
+    fn serve<T: 'static>(
+        &self,
+        route: Route,
+        handler: &Handler<T>,
+        answer: fn(&T) -> HttpResponse,
+        config: &mut ServiceConfig,
+    ) {
+        let reader =
+            RequestReader { in_work: Arc::clone(&self.in_work), share_of: Arc::clone(&self.handlers.share_of) };
+        let handler = Arc::clone(handler);
+        config.service(route.resource(move |request: HttpRequest, body: Payload| {
+            let (reader, handler) = (reader.clone(), Arc::clone(&handler));
+            async move {
+                let request = match reader.read(&request, body).await {
+                    Ok(request) => request,
+                    Err(refused) => return refused,
+                };
+                handler(request).await.map_or_else(|refusal| response::refusal(&refusal), |result| answer(&result))
+            }
+        }));
+    }
+}
+
+/// Reads the requests of an endpoint.
+#[derive(Clone)]
+struct RequestReader {
+    in_work: Arc<InWork>,
+    share_of: ShareOf,
+}
+
+impl RequestReader {
+    /// The request for its handler, which records and counts it from then on.
+    async fn read(&self, request: &HttpRequest, body: Payload) -> Result<IncomingRequest, HttpResponse> {
+        let body = read_form(request.headers(), body).await.map_err(|unread| match unread {
             Unread::Refused(refusal) => response::http(refusal),
             Unread::Broken => HttpResponse::BadRequest().force_close().finish(),
         })?;
-        let holder = of_connection::<Peer>(request).and_then(|peer| (self.holder)(&peer.certificate()));
-        let place = self.in_work.take(holder).map_err(|_| response::http(HttpRefusal::Overloaded))?;
+        let client = of_connection::<Peer>(request).and_then(|peer| (self.share_of)(&peer.certificate()));
+        let place = self.in_work.take(client).map_err(|_| response::http(HttpRefusal::Overloaded))?;
         // Only now: reading took time, and a revocation counts when the request is decided.
-        let certificate = admitted(request).map_err(response::http)?;
-        let name = request.extensions().get::<RequestName>().cloned();
-        let name = name.ok_or_else(|| response::http(HttpRefusal::Internal))?;
-        name.handed_on.set(true);
-        Ok(Ask {
+        let certificate = peer::admitted(request).map_err(response::http)?;
+        let context = request.extensions().get::<RequestContext>().cloned();
+        let context = context.ok_or_else(|| response::http(HttpRefusal::Internal))?;
+        context.hand_over();
+        Ok(IncomingRequest {
             certificate,
-            authorization: request.headers().contains_key(AUTHORIZATION),
+            has_authorization: request.headers().contains_key(AUTHORIZATION),
             body,
-            request_id: name.id,
-            trace_id: name.trace_id,
-            deadline: began + self.request_timeout * 9 / 10, // so that there is time left to say so
+            request_id: context.request_id,
+            trace_id: context.trace_id,
+            deadline: context.work_due,
             place,
         })
     }
 }
 
-/// The client's certificate, if it would pass a handshake now. Without one nobody is let in.
-pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
-    let peer = of_connection::<Peer>(request).ok_or(HttpRefusal::CertificateRefused)?;
-    peer.admit(Timestamp::now()).map_err(|refusal| {
-        tracing::info!(cause = %refusal, "the certificate of an open connection is not accepted any more");
-        HttpRefusal::CertificateRefused
-    })
-}
-
-/// Why there is no body to work with.
+/// Why there is no body.
 enum Unread {
     Refused(HttpRefusal),
-    /// It ended early or is no HTTP: nothing that could be answered in JSON.
+    /// It ended early or is not HTTP: answered without JSON, and the connection ends.
     Broken,
 }
 
@@ -122,6 +111,11 @@ impl From<HttpRefusal> for Unread {
     fn from(refusal: HttpRefusal) -> Self {
         Self::Refused(refusal)
     }
+}
+
+async fn read_form(headers: &HeaderMap, body: Payload) -> Result<Vec<u8>, Unread> {
+    check_head(headers)?;
+    read_body(body).await
 }
 
 /// Size first, then media type, both before a byte of the body is read.
@@ -149,7 +143,7 @@ fn is_form(content_type: &str) -> bool {
 const OWS: [char; 2] = [' ', '\t'];
 
 /// The parameters after a media type, each with its value: `*( OWS ";" OWS [ parameter ] )` (RFC 9110 §5.6.6), so that
-/// there may be nothing between two semicolons or after the last. `None` if it is something else.
+/// there may be nothing between two semicolons or after the last. `None` if the text has another form.
 fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
     let is_token_char = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let token = |text| str::find(text, |c| !is_token_char(c)).unwrap_or(str::len(text));
@@ -178,7 +172,7 @@ fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
     }
 }
 
-/// What a quoted string says, whose first quote has been read, and what follows the last.
+/// The value of a quoted string whose first quote has been read, and what follows its last.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let (mut value, mut chars) = (String::new(), text.char_indices());
     loop {
@@ -190,7 +184,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The body, up to the limit whatever its head announced.
+/// The body, up to [`MAX_BODY`] whatever its head announced.
 async fn read_body(mut body: Payload) -> Result<Vec<u8>, Unread> {
     let mut read = Vec::new();
     while let Some(chunk) = body.next().await {
@@ -219,26 +213,26 @@ mod tests {
         check_head(&headers)
     }
 
-    async fn ask(in_work: &Arc<InWork>) -> HttpRefusal {
+    async fn refused(in_work: &Arc<InWork>) -> HttpRefusal {
         let request = actix_web::test::TestRequest::post().insert_header((CONTENT_TYPE, FORM)).set_payload("a=1");
         let (request, mut payload) = request.to_http_parts();
         let body = <Payload as actix_web::FromRequest>::from_request(&request, &mut payload).await.unwrap();
-        let door = Door { in_work: Arc::clone(in_work), holder: Arc::new(|_| None), request_timeout: Duration::ZERO };
-        let Err(answer) = door.pass(&request, body).await else { unreachable!("nothing may pass") };
+        let reader = RequestReader { in_work: Arc::clone(in_work), share_of: Arc::new(|_| None) };
+        let Err(answer) = reader.read(&request, body).await else { unreachable!("nothing is handed over") };
         answer.extensions().get().copied().unwrap()
     }
 
     ///
     #[tokio::test]
-    async fn one_more_than_can_be_worked_on_is_refused_at_once() {
+    async fn one_request_more_than_the_capacity_is_refused_at_once() {
         let in_work = InWork::new(1);
         let _place = in_work.take(None);
-        assert_eq!(ask(&in_work).await, HttpRefusal::Overloaded);
+        assert_eq!(refused(&in_work).await, HttpRefusal::Overloaded);
     }
 
     #[tokio::test]
-    async fn nobody_is_let_in_without_a_certificate() {
-        assert_eq!(ask(&InWork::new(1)).await, HttpRefusal::CertificateRefused);
+    async fn a_request_without_a_certificate_is_refused() {
+        assert_eq!(refused(&InWork::new(1)).await, HttpRefusal::CertificateRefused);
     }
 
     ///
@@ -306,7 +300,7 @@ mod tests {
 
     ///
     #[test]
-    fn an_announced_size_is_looked_at_before_the_media_type() {
+    fn an_announced_size_is_checked_before_the_media_type() {
         assert_eq!(check(&[("content-type", FORM), ("content-length", "65536")]), Ok(()));
         assert_eq!(check(&[("content-length", "65537")]), Err(HttpRefusal::BodyTooLarge));
     }

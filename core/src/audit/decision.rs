@@ -1,0 +1,328 @@
+//! The audit event of one request: what became known while it was handled, and the line that is made of it at the end.
+//!
+//! In: typed results of the steps, each reported once to the [`AuditContext`]. Out: a [`Decision`], built when the outcome
+//! is known and not changed after that. A part that the request never reached is absent from the line.
+
+use serde::Serialize;
+
+use super::{Event, TokenDigest};
+use crate::claims::Claims;
+use crate::client::{ClientId, PeerCertificate};
+use crate::keys::TxnToken;
+use crate::ledger::Term;
+use crate::pdp::{PdpError, Proof};
+use crate::permit::ApprovedGrant;
+use crate::policy::PolicySet;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Source, TokenRequest, TokenText, holds_jws};
+use crate::subject::{AnySubject as _, OwnToken, SubjectKind, VerifiedSubject};
+use writ_platform::clock::Timestamp;
+
+/// The endpoint that a request was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `POST /token`.
+    Token,
+    /// `POST /introspect`.
+    Introspection,
+}
+
+/// What became known of a request so far, for its audit event, its log lines and its metrics.
+#[derive(Debug, Default)]
+pub struct AuditContext {
+    request_id: String,
+    trace_id: Option<String>,
+    client_certificate: Option<String>,
+    policies: Option<String>,
+    client: Option<ClientId>,
+    asked: Option<Asked>,
+    subject: Option<Subject>,
+    /// The subject token names an actor, and the grant ignores it.
+    ignores_actor: bool,
+    pdp: Option<&'static str>,
+    /// The token that the client asks about (`/introspect`).
+    introspected: Option<TokenDigest>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    source: Option<Source>,
+    /// Absent if it could hold a token.
+    scope: Option<String>,
+    subject_token: Option<TokenDigest>,
+}
+
+#[derive(Debug, Default)]
+struct Subject {
+    source: Option<Source>,
+    sub: Option<String>,
+    txn: Option<String>,
+    issuer: Option<String>,
+    /// Of an expired Txn-Token.
+    key_state: Option<&'static str>,
+    /// Seconds since its expiry.
+    delayed_by: Option<u64>,
+}
+
+impl AuditContext {
+    /// Nothing but the names of the request and of the certificate that its connection proved.
+    pub fn new(request_id: &str, trace_id: Option<&str>, certificate: &PeerCertificate) -> Self {
+        Self {
+            request_id: request_id.to_owned(),
+            trace_id: trace_id.map(str::to_owned),
+            client_certificate: Some(certificate.x5t_s256().to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// The policies that the request is decided by.
+    #[must_use]
+    pub(crate) fn decided_by(self, policies: &PolicySet) -> Self {
+        Self { policies: Some(policies.digest().to_owned()), ..self }
+    }
+
+    pub(crate) fn authenticated(&mut self, client: &ClientId) {
+        self.client = Some(client.clone());
+    }
+
+    pub(crate) fn parsed(&mut self, request: &TokenRequest) {
+        // No policy has checked the scope yet: a token that was sent in its place must not get into the log (R-PRIV-01).
+        let sent = request.presented.token().map(TokenText::expose);
+        let scope = request.scope.to_string();
+        let holds_token = holds_jws(&scope) || sent.is_some_and(|token| scope.contains(token));
+        self.asked = Some(Asked {
+            source: request.presented.sources().first().copied(),
+            scope: (!holds_token).then_some(scope),
+            subject_token: sent.map(TokenDigest::of),
+        });
+    }
+
+    pub(crate) fn verified(&mut self, subject: &VerifiedSubject, now: Timestamp) {
+        let source = Some(subject.source());
+        self.subject = Some(match subject.kind() {
+            SubjectKind::Client => Subject { source, ..Subject::default() },
+            SubjectKind::Named(sub) => Subject { source, sub: Some(sub.to_string()), ..Subject::default() },
+            SubjectKind::Asserted(asserted) => {
+                Subject { source, sub: Some(asserted.sub().to_string()), ..Subject::default() }
+            }
+            SubjectKind::Outside(token) => {
+                let issuer = Some(token.issuer().to_owned());
+                Subject { source, sub: Some(token.sub().to_string()), issuer, ..Subject::default() }
+            }
+            SubjectKind::Own(token) => Subject {
+                source,
+                sub: Some(token.claims().sub.clone()),
+                txn: Some(token.claims().txn.clone()),
+                issuer: None,
+                key_state: (!token.is_alive()).then_some(token.key_state()),
+                delayed_by: now.epoch().checked_sub(token.claims().exp).filter(|_| !token.is_alive()),
+            },
+        });
+        let Subject { sub, issuer, key_state, .. } = self.subject.get_or_insert_default();
+        tracing::debug!(
+            request_id = self.request_id,
+            source = subject.source().name(),
+            sub,
+            issuer,
+            key_state,
+            "the subject is verified"
+        );
+    }
+
+    /// Policy granted what was asked; a subject token that names an actor is then one whose actor is ignored.
+    pub(crate) fn granted(&mut self, names_actor: bool) {
+        self.ignores_actor = names_actor;
+    }
+
+    pub(crate) fn answered_by_pdp(&mut self, outcome: &Result<ApprovedGrant, PdpError>) {
+        self.pdp = match outcome {
+            Ok(approved) => approved.pdp_asked().then_some("allowed"),
+            Err(error) => Some(error.outcome()),
+        };
+    }
+
+    pub(crate) fn asked_about(&mut self, token: &TokenText) {
+        self.introspected = Some(TokenDigest::of(token.expose()));
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    pub(crate) fn client(&self) -> Option<&ClientId> {
+        self.client.as_ref()
+    }
+
+    /// The kind of subject token: as verified, or before that as declared.
+    pub(crate) fn source(&self) -> Option<Source> {
+        let declared = || self.asked.as_ref().and_then(|asked| asked.source);
+        self.subject.as_ref().and_then(|subject| subject.source).or_else(declared)
+    }
+
+    /// The scope asked for, unless it could hold a token.
+    pub(crate) fn scope(&self) -> Option<&str> {
+        self.asked.as_ref().and_then(|asked| asked.scope.as_deref())
+    }
+
+    /// What the question to the PDP contains about the subject token.
+    pub(crate) fn proof(&self) -> Proof<'_> {
+        let issuer = self.subject.as_ref().and_then(|subject| subject.issuer.as_deref());
+        Proof { source: self.source().map(Source::name), issuer }
+    }
+
+    fn decision(&self) -> Decision {
+        let (asked, subject) = (self.asked.as_ref(), self.subject.as_ref());
+        Decision {
+            request_id: self.request_id.clone(),
+            trace_id: self.trace_id.clone(),
+            client: self.client.as_ref().map(ToString::to_string),
+            client_certificate: self.client_certificate.clone(),
+            source: self.source().map(Source::name),
+            scope: self.scope().map(str::to_owned),
+            actors: self.ignores_actor.then_some("ignored"),
+            subject_issuer: subject.and_then(|subject| subject.issuer.clone()),
+            subject_token_sha256: asked.and_then(|asked| asked.subject_token.clone()),
+            txn: subject.and_then(|subject| subject.txn.clone()),
+            sub: subject.and_then(|subject| subject.sub.clone()),
+            token_sha256: self.introspected.clone(),
+            delayed_by: subject.and_then(|subject| subject.delayed_by),
+            key_state: subject.and_then(|subject| subject.key_state),
+            pdp: self.pdp,
+            policies: self.policies.clone(),
+            ..Decision::default()
+        }
+    }
+
+    fn refused(&self, reason: Reason, cause: String) -> Box<Decision> {
+        let (error, reason) = (Some(reason.error().as_str()), Some(reason.as_str()));
+        Box::new(Decision { error, reason, cause: Some(cause), ..self.decision() })
+    }
+}
+
+/// The members of `token_issued`, `token_refused` and `token_introspected`, in the order in which they are written.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Decision {
+    /// The same as `X-Request-Id` of the answer.
+    request_id: String,
+    /// From `traceparent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    /// `x5t#S256` of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<String>,
+    /// The kind of subject token, as policies name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'static str>,
+    /// The purposes asked for, or those of the introspected token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    /// `ignored`: the subject token names an actor, and the policy ignores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actors: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_token_sha256: Option<TokenDigest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    txn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    /// The key that signed the new token, or the introspected one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+    /// When that token expires, epoch seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_sha256: Option<TokenDigest>,
+    /// Whether the introspected token is valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active: Option<bool>,
+    /// The number of the use, on a redemption.
+    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
+    use_number: Option<u32>,
+    /// Seconds since the presented token expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delayed_by: Option<u64>,
+    /// The state of the key that signed the presented token, if that has expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_state: Option<&'static str>,
+    /// The last use was repeated: none was counted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    retry: bool,
+    /// `allowed`, `denied` or `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pdp: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// `error_description`, as the client received it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+    /// The digest of the policies that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policies: Option<String>,
+}
+
+impl Event {
+    /// A token is about to leave.
+    pub(crate) fn token_issued(context: &AuditContext, claims: &Claims, token: &TxnToken, term: Term) -> Self {
+        let claims = claims.as_txn_claims();
+        Self::TokenIssued(Box::new(Decision {
+            txn: Some(claims.txn.clone()),
+            sub: Some(claims.sub.clone()),
+            kid: Some(token.kid().to_string()),
+            exp: Some(claims.exp),
+            token_sha256: Some(TokenDigest::of(token.as_str())),
+            use_number: term.spent.map(|spent| spent.use_number),
+            retry: term.spent.is_some_and(|spent| spent.retry),
+            ..context.decision()
+        }))
+    }
+
+    /// A client asked about a token, which is `live` or is not valid.
+    pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
+        let claims = live.map(|token| token.claims());
+        Self::TokenIntrospected(Box::new(Decision {
+            scope: claims.map(|claims| claims.scope.to_string()),
+            txn: claims.map(|claims| claims.txn.clone()),
+            sub: claims.map(|claims| claims.sub.clone()),
+            kid: live.map(|token| token.kid().to_owned()),
+            exp: claims.map(|claims| claims.exp),
+            active: Some(live.is_some()),
+            ..context.decision()
+        }))
+    }
+
+    /// A request was refused by a flow.
+    pub(crate) fn refused(endpoint: Endpoint, context: &AuditContext, refusal: &Refusal) -> Self {
+        Self::rejected(endpoint, context, refusal.reason(), refusal.description())
+    }
+
+    /// A request was refused before a flow began; `description` is what the client was answered.
+    pub fn rejected(endpoint: Endpoint, context: &AuditContext, reason: Reason, description: String) -> Self {
+        let decision = context.refused(reason, description);
+        match endpoint {
+            Endpoint::Token => Self::TokenRefused(decision),
+            Endpoint::Introspection => Self::TokenIntrospected(decision),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_apply_is_absent_and_members_stand_at_the_top() {
+        let context = AuditContext { request_id: "r".into(), ..AuditContext::default() };
+        let event = Event::rejected(Endpoint::Token, &context, Reason::ScopeMalformed, "why".into());
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"token_refused","request_id":"r","error":"invalid_scope","reason":"scope_malformed","cause":"why"}"#
+        );
+    }
+}
