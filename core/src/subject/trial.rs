@@ -1,4 +1,4 @@
-//! Unverified subjects, for trials of policies (`writ policy explain`, `writ policy test`).
+//! Subjects that were not verified, for trials of policies (`writ policy explain`, `writ policy test`).
 
 use std::time::Duration;
 
