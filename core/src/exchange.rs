@@ -71,9 +71,9 @@ impl Issued {
     }
 }
 
-/// A signed token with all that is known of it: not on record yet, and not in the log.
-struct Signed {
-    token: TxnToken,
+/// A token that is signed, but neither on record nor in the audit log yet.
+struct SignedToken {
+    signed: TxnToken,
     claims: Claims,
     term: Term,
     /// What is spent with it when it goes on record.
@@ -133,11 +133,11 @@ impl TokenService {
         let draft = self.draft(permit, &signer)?; // a use is counted only for a token that can be read again
         let spent = self.ledger.spend(draft.permit(), signer.instant());
         let term = request.wait_for(spent, || LedgerError::Late).await?; // durable; a free retry repeats its term
-        let signed = self.sign(draft, term, &signer)?;
-        let redeemable_until = self.put_on_record(request, &signed, policies, signer.instant()).await?; // durable
-        let event = Event::token_issued(context, &signed.claims, &signed.token, term);
+        let token = self.sign(draft, term, &signer)?;
+        let redeemable_until = self.put_on_record(request, &token, policies, signer.instant()).await?; // durable
+        let event = Event::token_issued(context, &token.claims, &token.signed, term);
         self.record(request, event).await?; // in the audit log before it leaves
-        Ok(signed.issued(redeemable_until, signer.instant()))
+        Ok(token.issued(redeemable_until, signer.instant()))
     }
 
     async fn verify_subject(
@@ -205,18 +205,18 @@ impl TokenService {
         }
     }
 
-    fn sign(&self, draft: ClaimsDraft, term: Term, signer: &Signer) -> Result<Signed, Refusal> {
+    fn sign(&self, draft: ClaimsDraft, term: Term, signer: &Signer) -> Result<SignedToken, Refusal> {
         let single_use = match draft.permit().grant().kind() {
             GrantKind::Issue { single_use, .. } => *single_use,
             GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
         };
         let claims = draft.complete(term);
-        let token = signer.sign(&claims)?;
-        // A redemption has been counted, and `draft` has checked its length.
-        if term.spent.is_none() && token.as_str().len() > self.settings.max_size {
+        let txn_token = signer.sign(&claims)?;
+        // Of a redemption the use has been counted; its length was checked before that (`draft`).
+        if term.spent.is_none() && txn_token.as_str().len() > self.settings.max_size {
             return Err(Refusal::TokenTooLarge);
         }
-        Ok(Signed { token, claims, term, single_use })
+        Ok(SignedToken { signed: txn_token, claims, term, single_use })
     }
 
     /// Records the token if a policy can redeem it, and what is spent with it; until when it is redeemable. A redeemed token
@@ -224,19 +224,19 @@ impl TokenService {
     async fn put_on_record(
         &self,
         request: &IncomingRequest,
-        signed: &Signed,
+        token: &SignedToken,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Refusal> {
-        if signed.term.spent.is_some() {
+        if token.term.spent.is_some() {
             return Ok(None);
         }
-        let claims = signed.claims.as_txn_claims();
+        let claims = token.claims.as_txn_claims();
         let redeemable_until =
-            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| signed.term.exp + max_age);
-        let signed_part = signed.token.signed_part_sha256();
+            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp + max_age);
+        let signed_part = token.signed.signed_part_sha256();
         let redeemable = |keep_until| Redeemable { signed_part, txn: &claims.txn, keep_until };
-        let entry = Entry { token: redeemable_until.map(redeemable), single_use: signed.single_use };
+        let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
             request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
         }
@@ -244,11 +244,11 @@ impl TokenService {
     }
 }
 
-impl Signed {
+impl SignedToken {
     fn issued(self, redeemable_until: Option<Timestamp>, now: Timestamp) -> Issued {
-        let Self { token, claims, term, .. } = self;
+        let Self { signed, claims, term, .. } = self;
         Issued {
-            token,
+            token: signed,
             scope: claims.as_txn_claims().scope.to_string(),
             expires_at: term.exp,
             // A free retry may have read the clock before the use that it repeats was counted.

@@ -21,7 +21,7 @@ use writ_platform::clock::Instants;
 pub enum Introspected {
     /// The token is valid: its claims.
     Active(Box<TxnClaims>),
-    /// It is not; why is said to no one.
+    /// It is not valid; the reason is not disclosed.
     Inactive,
 }
 

@@ -47,7 +47,7 @@ pub enum Fault {
     NotConfigured,
 }
 
-/// What the PDP is told of the subject token.
+/// What the PDP learns of the subject token.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'a> {
     /// The kind of proof, as policies name it.
@@ -88,7 +88,7 @@ struct Evaluation<'a> {
     subject: Subject<'a>,
     action: Action<'a>,
     resource: Resource<'a>,
-    context: Context<'a>,
+    context: EvaluationContext<'a>,
 }
 
 #[derive(Serialize)]
@@ -116,7 +116,7 @@ struct Resource<'a> {
 }
 
 #[derive(Serialize)]
-struct Context<'a> {
+struct EvaluationContext<'a> {
     client: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
@@ -178,7 +178,13 @@ impl Pdp {
             subject: Subject { r#type: "subject", id: client.as_str(), properties: Properties { issuer: None } },
             action: Action { name: client.as_str() },
             resource: Resource { r#type: "trust_domain", id: self.trust_domain.as_str() },
-            context: Context { client: client.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
+            context: EvaluationContext {
+                client: client.as_str(),
+                source: None,
+                details: &nothing,
+                context: &nothing,
+                txn: None,
+            },
         };
         let body = serde_json::to_vec(&evaluation).unwrap_or_default();
         decision(&self.outbound.post(client.as_str(), to_request(client.as_str(), body)).await?)
@@ -200,7 +206,7 @@ fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> V
         },
         action: Action { name: purpose },
         resource: Resource { r#type: "trust_domain", id: trust_domain },
-        context: Context {
+        context: EvaluationContext {
             client: grant.client().as_str(),
             source: question.proof.source,
             details: question.details.unwrap_or(&empty),

@@ -18,7 +18,8 @@ pub use self::error::RequestError;
 pub use self::form::Form;
 pub use self::presented::{Presented, TokenText, subject_token_types};
 pub use self::source::Source;
-pub use self::subject::{Subject, SubjectNameError, holds_jws};
+pub(crate) use self::subject::holds_jws;
+pub use self::subject::{Subject, SubjectNameError};
 
 /// `requested_token_type`, and `issued_token_type` of every answer.
 pub const TXN_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:txn_token";

@@ -686,7 +686,7 @@ fn check_warns_of_what_is_out_of_reach_or_within_reach_of_two() {
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"stray\" can never get a token",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"gone\" has no policy",
         "/stray.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"x\"",
-        "/stray.toml:8: purpose[1].accept: warning: takes \"jwt\", which no [[subject_issuer]] has in token_types: nobody",
+        "/stray.toml:8: purpose[1].accept: warning: takes \"jwt\", which no [[subject_issuer]] has in token_types: no client",
         "ok, 6 warnings",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

@@ -203,6 +203,36 @@ impl TxnClaims {
         (are_named && claims.exp > claims.iat).then_some(claims).ok_or(ClaimsError)
     }
 
+    /// The claims by their names, as a payload has them.
+    ///
+    /// # Errors
+    /// [`ClaimsError`] if a value cannot be written as JSON, which claims that were read never have.
+    pub fn to_members(&self) -> Result<Members, ClaimsError> {
+        let Self { iss, iat, exp, aud, txn, sub, scope, req_wl, req_wl_chain, tctx, rctx, nbf } = self;
+        let mut members = Members::default();
+        let mut write = || {
+            iss.iter().try_for_each(|iss| members.set("iss", iss))?;
+            members.set("iat", iat)?;
+            members.set("exp", exp)?;
+            members.set("aud", aud)?;
+            members.set("txn", txn)?;
+            members.set("sub", sub)?;
+            members.set("scope", scope)?;
+            members.set("req_wl", req_wl)?;
+            if !req_wl_chain.is_empty() {
+                members.set("req_wl_chain", req_wl_chain)?;
+            }
+            for (name, object) in [("tctx", tctx), ("rctx", rctx)] {
+                if !object.is_empty() {
+                    members.set(name, object)?;
+                }
+            }
+            nbf.iter().try_for_each(|nbf| members.set("nbf", nbf))
+        };
+        write().map_err(|_: json::JsonError| ClaimsError)?;
+        Ok(members)
+    }
+
     /// `rctx.delayed`; `None` if this token was not issued for an expired one.
     ///
     /// # Errors
@@ -265,6 +295,19 @@ mod tests {
     fn claims_are_written_as_they_were_read() {
         let claims = TxnClaims::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(serde_json::to_string(&claims).unwrap(), GOOD);
+    }
+
+    #[test]
+    fn the_members_of_claims_are_those_of_their_payload() {
+        let all = GOOD.replace(
+            "\"tctx\"",
+            r#""req_wl_chain":["a","gateway"],"rctx":{"ip":"::1","n":1.50},"nbf":1790000001,"tctx""#,
+        );
+        for text in [GOOD, &all] {
+            let claims = TxnClaims::parse(text.as_bytes()).unwrap();
+            let written = serde_json::to_string(&claims).unwrap();
+            assert_eq!(serde_json::to_string(&claims.to_members().unwrap()).unwrap(), written);
+        }
     }
 
     /// R-VERIFY-04

@@ -164,7 +164,7 @@ impl AuditContext {
         self.asked.as_ref().and_then(|asked| asked.scope.as_deref())
     }
 
-    /// What the PDP is told of the subject token.
+    /// What the question to the PDP contains about the subject token.
     pub(crate) fn proof(&self) -> Proof<'_> {
         let issuer = self.subject.as_ref().and_then(|subject| subject.issuer.as_deref());
         Proof { source: self.source().map(Source::name), issuer }
@@ -285,7 +285,7 @@ impl Event {
 
     /// A client asked about a token, which is `live` or is not valid.
     pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
-        let claims = live.map(|token| token.claims());
+        let claims = live.map(OwnToken::claims);
         Self::TokenIntrospected(Box::new(Decision {
             scope: claims.map(|claims| claims.scope.to_string()),
             txn: claims.map(|claims| claims.txn.clone()),

@@ -180,11 +180,11 @@ fn try_for(
 }
 
 /// The purposes that a beginning allows at most: those that its scopes are mapped to, at the client that brings it.
-fn allowed(policy: &ClientPolicy, source: Source, told: Option<&str>) -> Vec<String> {
-    let told: Option<Scope> = told.map(|scope| scope.parse().unwrap());
+fn allowed(policy: &ClientPolicy, source: Source, covered: Option<&str>) -> Vec<String> {
+    let covered: Option<Scope> = covered.map(|scope| scope.parse().unwrap());
     let grants = |rule: &&PurposeRule| match source {
         Source::AccessToken => {
-            told.as_ref().is_some_and(|told| rule.granted_by.iter().any(|by| told.contains(by.as_str())))
+            covered.as_ref().is_some_and(|covered| rule.granted_by.iter().any(|by| covered.contains(by.as_str())))
         }
         _ => true,
     };
@@ -197,11 +197,11 @@ fn kept(before: &Members, after: &Members) -> bool {
     before.iter().all(|(name, value)| after.raw(name) == Some(value))
 }
 
-fn subject(source: Source, told: Option<&str>, now: Timestamp) -> VerifiedSubject {
+fn subject(source: Source, covered: Option<&str>, now: Timestamp) -> VerifiedSubject {
     let until = now + Duration::from_secs(400);
     match source {
         Source::ClientCredentials => VerifiedSubject::named("u-1"),
-        Source::AccessToken => OutsideToken::about("u-1", told, until).into(),
+        Source::AccessToken => OutsideToken::about("u-1", covered, until).into(),
         other => AssertedSubject::about(other, "u-1", Some(until)).into(),
     }
 }
@@ -214,13 +214,13 @@ proptest! {
     #[test]
     fn no_chain_widens_a_transaction(
         policies in any_policies(),
-        (source, told) in any_beginning(),
+        (source, covered) in any_beginning(),
         first in any_attempt(),
         attempts in proptest::collection::vec(any_attempt(), 1..12),
     ) {
         let mut now = Timestamp::now(); // the time of a new transaction is in its name
-        let Some((beginning, _)) = try_for(&policies, &first, subject(source, told, now), now) else { return Ok(()) };
-        let allowed = allowed(&policies[first.client], source, told);
+        let Some((beginning, _)) = try_for(&policies, &first, subject(source, covered, now), now) else { return Ok(()) };
+        let allowed = allowed(&policies[first.client], source, covered);
         prop_assert!(beginning.scope.purposes().iter().all(|purpose| allowed.contains(&purpose.to_string())));
         let began = beginning.iat;
         let mut tokens = vec![beginning];
@@ -229,7 +229,7 @@ proptest! {
             // The latest token, or any earlier one: whoever stores tokens chooses.
             let before = tokens[attempt.details.as_ref().map_or(tokens.len() - 1, |text| text.len() % tokens.len())].clone();
             let alive = now.epoch() < before.exp;
-            // A redeemed token never gets this far: that is looked at when it is verified.
+            // A redeemed token never gets this far: verification refuses it.
             if before.delayed() != Ok(None) {
                 continue;
             }
@@ -266,9 +266,11 @@ fn many_chains_go_on() {
     let strategy = (any_policies(), any_beginning(), any_attempt(), any_attempt());
     let (replaced, redeemed) = (Cell::new(0), Cell::new(0));
     runner
-        .run(&strategy, |(policies, (source, told), first, second)| {
+        .run(&strategy, |(policies, (source, covered), first, second)| {
             let now = Timestamp::now();
-            let Some((claims, _)) = try_for(&policies, &first, subject(source, told, now), now) else { return Ok(()) };
+            let Some((claims, _)) = try_for(&policies, &first, subject(source, covered, now), now) else {
+                return Ok(());
+            };
             let later = now + Duration::from_secs(second.wait);
             let alive = later.epoch() < claims.exp;
             let own = OwnToken::unverified(claims, alive);

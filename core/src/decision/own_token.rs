@@ -24,6 +24,5 @@ pub(super) fn as_members(claims: &TxnClaims, rules: &[&PurposeRule]) -> Members 
     if rules.iter().all(|rule| rule.when.is_none()) {
         return Members::default();
     }
-    let text = serde_json::to_string(claims).expect("claims that were read as JSON can be written as JSON");
-    serde_json::from_str(&text).expect("what was just written is an object")
+    claims.to_members().expect("claims that were read as JSON can be written as JSON")
 }

@@ -47,7 +47,7 @@ impl Signer {
     }
 
     /// Whether readers would accept the length of the token, whatever numbers complete the draft.
-    pub fn can_sign(&self, draft: &ClaimsDraft) -> bool {
+    pub(crate) fn can_sign(&self, draft: &ClaimsDraft) -> bool {
         length(draft.as_txn_claims(), self.held.key.public().algorithm()) <= TOKEN_MAX
     }
 
@@ -105,7 +105,7 @@ impl TxnToken {
     }
 
     /// SHA-256 of header and payload: identifies a token, since its signature has a second valid form.
-    pub fn signed_part_sha256(&self) -> [u8; 32] {
+    pub(crate) fn signed_part_sha256(&self) -> [u8; 32] {
         sha256(&self.compact.as_bytes()[..self.signed_len])
     }
 

@@ -505,12 +505,12 @@ mod tests {
     fn what_cannot_be_decided_is_refused_when_it_is_read() {
         let complaint = |source: &str| Condition::compile(source).expect_err(source).to_string();
         for (source, expected) in [
-            ("detials.quantity <= 1", "knows no `detials`; there are client, subject"),
-            ("subject.name == 'x'", "knows no `name`; there are sub, claims"),
-            ("has(subject.name)", "knows no `name`; there are sub, claims"),
-            ("lower(client) == 'x'", "knows no `lower`; there are size"),
-            ("client.matches('x')", "knows no `matches`; there are size"),
-            ("duration('1s') == now", "knows no `duration`"),
+            ("detials.quantity <= 1", "has an unknown name `detials`; known are client, subject"),
+            ("subject.name == 'x'", "has an unknown name `name`; known are sub, claims"),
+            ("has(subject.name)", "has an unknown name `name`; known are sub, claims"),
+            ("lower(client) == 'x'", "has an unknown name `lower`; known are size"),
+            ("client.matches('x')", "has an unknown name `matches`; known are size"),
+            ("duration('1s') == now", "has an unknown name `duration`"),
             ("details.tags.all(t, t == 'a')", "must not loop"),
             ("details.tags.exists(t, t == 'a')", "must not loop"),
             ("details.tags.map(t, t) == []", "must not loop"),

@@ -97,14 +97,14 @@ impl Form {
     /// # Errors
     /// [`RequestError::Missing`] if it is absent or empty.
     pub fn token(&self) -> Result<TokenText, RequestError> {
-        self.required("token").map(|token| TokenText::new(token))
+        self.required("token").map(TokenText::new)
     }
 
     /// Refuses parameters that would authenticate the client a second time: only its certificate does.
     ///
     /// # Errors
     /// [`RequestError::Unsupported`] naming the parameter.
-    pub fn refuse_second_authentication(&self) -> Result<(), RequestError> {
+    pub(crate) fn refuse_second_authentication(&self) -> Result<(), RequestError> {
         self.refuse(&["client_secret", "client_assertion", "client_assertion_type"])
     }
 

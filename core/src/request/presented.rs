@@ -81,7 +81,7 @@ impl TokenText {
     }
 
     /// The text, to verify it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

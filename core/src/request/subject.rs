@@ -50,7 +50,7 @@ impl fmt::Display for Subject {
 
 /// Whether a compact JWS, or a JWE, stands anywhere in a text: three parts or more in the alphabet of base64url, one
 /// of which is a JSON object with `alg` (RFC 7515 §3.1).
-pub fn holds_jws(text: &str) -> bool {
+pub(crate) fn holds_jws(text: &str) -> bool {
     let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.split(foreign).filter(|word| word.bytes().filter(|&b| b == b'.').count() >= 2).any(|word| {
         // Other text may precede the header.

@@ -45,11 +45,6 @@ impl AssertedSubject {
         &self.0.claims
     }
 
-    /// The first second in which it proves nothing any more; `None` if it does not end.
-    pub fn usable_until(&self) -> Option<Timestamp> {
-        self.0.usable_until
-    }
-
     /// Spent when a token is issued for it.
     pub fn single_use(&self) -> Option<SingleUse> {
         self.0.single_use
@@ -78,6 +73,10 @@ pub(super) fn statement(
 
 #[cfg(test)]
 impl AssertedSubject {
+    pub(crate) fn usable_until(&self) -> Option<Timestamp> {
+        self.0.usable_until
+    }
+
     /// A subject that no client vouched for, for tests of what is done with it.
     pub(crate) fn about(source: Source, sub: &str, usable_until: Option<Timestamp>) -> Self {
         let single_use = usable_until.filter(|_| source == Source::SelfSigned).map(|keep_until| SingleUse {

@@ -73,7 +73,7 @@ impl SubjectFault {
     }
 
     /// As [`because`](Self::because), with a text that is made for the case.
-    pub const fn because_of(self, why: String) -> SubjectError {
+    pub(crate) const fn because_of(self, why: String) -> SubjectError {
         SubjectError { fault: self, why: Cow::Owned(why) }
     }
 }

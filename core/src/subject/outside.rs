@@ -40,8 +40,10 @@ pub struct OutsideToken {
     issuer: String,
     sub: Subject,
     scope: Option<Scope>,
+    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
+    /// Txn-Token made from it ends unless its purpose outlives. A minute from now where there is no `exp`, as in some
+    /// replies of introspection.
     usable_until: Timestamp,
-    bound: bool,
     claims: Members,
 }
 
@@ -66,18 +68,6 @@ impl OutsideToken {
         self.scope.as_ref()
     }
 
-    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
-    /// Txn-Token made from it ends unless its purpose outlives. A minute from now where there is no `exp`, as in some
-    /// replies of introspection.
-    pub fn usable_until(&self) -> Timestamp {
-        self.usable_until
-    }
-
-    /// Whether it is bound to a sender's key (`cnf`), for which the client has vouched.
-    pub fn is_bound(&self) -> bool {
-        self.bound
-    }
-
     /// All claims, as written; of an opaque token the members of the issuer's reply.
     pub fn claims(&self) -> &Members {
         &self.claims
@@ -96,12 +86,16 @@ impl OutsideToken {
 
 #[cfg(test)]
 impl OutsideToken {
+    pub(super) fn usable_until(&self) -> Timestamp {
+        self.usable_until
+    }
+
     /// A token that no issuer signed, for tests of what is done with tokens.
     pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
         let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
         let issuer = "https://login.example".to_owned();
         let claims = Members::default();
-        Self { source: Source::AccessToken, issuer, sub, scope, usable_until, bound: false, claims }
+        Self { source: Source::AccessToken, issuer, sub, scope, usable_until, claims }
     }
 }
 
@@ -140,12 +134,12 @@ impl ValidationContext<'_> {
 
     /// The remaining checks, once form and audience are those of `source`: proof of a bound token, subject, scope, times.
     pub(super) fn complete(self, source: Source, claims: Members) -> Result<OutsideToken, SubjectError> {
-        let bound = check_binding(&claims, self.client)?;
+        check_binding(&claims, self.client)?;
         let sub = self.subject(&claims)?;
         // An ID token says who somebody is, never what may be done (R-POL-05).
         let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
         let usable_until = usable_until(&claims, self.clock_skew, self.now)?;
-        Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, bound, claims })
+        Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, claims })
     }
 
     /// The subject, unique in the trust domain: inside this issuer's prefix and no other's.
@@ -168,7 +162,7 @@ impl ValidationContext<'_> {
     }
 }
 
-/// See [`OutsideToken::usable_until`].
+/// The first second in which a token with these claims has expired, the skew included.
 pub(super) fn usable_until(claims: &Members, clock_skew: Duration, now: Timestamp) -> Result<Timestamp, SubjectError> {
     let until = Times::read(claims, now)?.hold(now, clock_skew)?;
     Ok(until.unwrap_or(now + LIFETIME_WITHOUT_EXPIRY))
@@ -185,11 +179,11 @@ pub(super) fn check_audience_of(client: &ClientPolicy, audience: &Audience) -> R
 pub(super) const NOT_FOR_CLIENT: SubjectError = AudienceMismatch
     .because("`aud` names nothing of what the client is held to by its policy (subject_token_audience)");
 
-/// Whether a token is bound to a sender's key (`cnf`); its client must have checked the proof.
-pub(super) fn check_binding(claims: &Members, client: &ClientPolicy) -> Result<bool, SubjectError> {
+/// The client must have checked the proof of a token that is bound to a sender's key (`cnf`).
+pub(super) fn check_binding(claims: &Members, client: &ClientPolicy) -> Result<(), SubjectError> {
     let bound = claims.raw("cnf").is_some();
     let vouched = !bound || client.vouches_for_bound_tokens;
-    vouched.then_some(bound).ok_or(ClaimsInvalid.because(
+    vouched.then_some(()).ok_or(ClaimsInvalid.because(
         "it has `cnf`: it is bound to a sender's key, and the client's policy does not say that it checks the proof \
          (vouches_for_bound_tokens)",
     ))

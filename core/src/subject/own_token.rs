@@ -91,7 +91,7 @@ impl OwnToken {
     }
 
     /// Its claims, without a copy.
-    pub fn into_claims(self) -> TxnClaims {
+    pub(crate) fn into_claims(self) -> TxnClaims {
         self.claims
     }
 

@@ -31,7 +31,7 @@ use writ_platform::clock::Timestamp;
 /// let forged = writ_core::subject::VerifiedSubject::Client;
 /// ```
 ///
-/// A subject that was only looked at does not become one:
+/// The borrowed view of one does not become one:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::subject::{SubjectKind, VerifiedSubject};
@@ -138,7 +138,7 @@ impl VerifiedSubject {
     }
 
     /// Whether the subject token says that somebody acts for the subject (`act`, RFC 8693 §4.1). A Txn-Token never does.
-    pub fn names_actor(&self) -> bool {
+    pub(crate) fn names_actor(&self) -> bool {
         let names_actor = |claims: &Members| claims.raw("act").is_some();
         match self.kind() {
             SubjectKind::Client | SubjectKind::Named(_) | SubjectKind::Own(_) => false,

@@ -1,5 +1,7 @@
 //! Why a service gives no answer.
 
+use writ_outbound::https::TlsError;
+
 use crate::cli::printable;
 
 /// Why there is no answer.
@@ -11,7 +13,7 @@ pub(crate) enum ServiceError {
     #[error("{0}")]
     Credentials(&'static str),
     #[error("the certificates and the key cannot be used: {0}")]
-    Tls(String),
+    Tls(TlsError),
     /// No response: network, TLS, or the service ended the connection.
     #[error("no answer from the service: {0}")]
     Unreachable(String),

@@ -6,14 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::{Client, Response};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use super::error::ServiceError;
 use writ_outbound::explain;
-use writ_outbound::https::{self, CertifiedKey};
+use writ_outbound::https::{self, Tls, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A response of a TTS is far smaller.
@@ -94,7 +91,7 @@ impl Http {
     }
 }
 
-fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
+fn client<'a>(tls: &Tls, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
     let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // Port 0: the port of the URL is used.
@@ -104,44 +101,26 @@ fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) ->
     builder.build().map_err(|error| unreachable(&error))
 }
 
-fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let roots = match ca {
-        Some(ca) => trusted(ca)?,
-        None => https::system_roots(),
-    };
-    let identity = identity.map(|(certificate, key)| certified_key(certificate, key)).transpose()?;
-    https::tls_config(roots, identity).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            ServiceError::Credentials("the key in the file does not belong to the certificate")
+fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Tls, ServiceError> {
+    let tls = Tls::from_pem(ca, identity);
+    tls.map_err(|error| match (error, identity) {
+        (TlsError::NoCa, _) => ServiceError::Credentials("the file of the CA contains no certificate in PEM"),
+        (TlsError::UnusableCa, _) => ServiceError::Credentials(
+            "the file of the CA contains a certificate that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        (TlsError::NoCertificate, _) => {
+            ServiceError::Credentials("the file of the certificate contains no certificate in PEM")
         }
-        rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
+        (_, Some((_, key))) if is_encrypted(key) => ServiceError::Credentials(
+            "the file of the key contains an encrypted key; decrypt it: openssl pkey -in KEY -out KEY.plain",
+        ),
+        (TlsError::NoKey, _) => ServiceError::Credentials("the file of the key contains no private key in PEM"),
+        (TlsError::Mismatch, _) => ServiceError::Credentials("the key in the file does not belong to the certificate"),
+        (TlsError::UnusableCertificate, _) => ServiceError::Credentials(
             "the file of the certificate contains one that TLS cannot use: not X.509 version 3, or damaged",
         ),
-        other => unusable(other),
+        (other @ TlsError::Library(_), _) => ServiceError::Tls(other),
     })
-}
-
-fn trusted(ca: &[u8]) -> Result<RootCertStore, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    for root in certificates(ca, "the file of the CA contains no certificate in PEM")? {
-        let unusable = "the file of the CA contains a certificate that TLS cannot use: not X.509 version 3, or damaged";
-        roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
-    }
-    Ok(roots)
-}
-
-fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ServiceError> {
-    let chain = certificates(certificate, "the file of the certificate contains no certificate in PEM")?;
-    if is_encrypted(key) {
-        let cure = "the file of the key contains an encrypted key; decrypt it: openssl pkey -in KEY -out KEY.plain";
-        return Err(ServiceError::Credentials(cure));
-    }
-    let no_key = |_| ServiceError::Credentials("the file of the key contains no private key in PEM");
-    Ok((chain, PrivateKeyDer::from_pem_slice(key).map_err(no_key)?))
-}
-
-fn unusable(error: rustls::Error) -> ServiceError {
-    ServiceError::Tls(error.to_string())
 }
 
 /// PKCS #8 names the encryption in the label of its block, older formats in a header.
@@ -150,13 +129,8 @@ fn is_encrypted(pem: &[u8]) -> bool {
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
-pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
-}
-
 /// Reads a whole response body of limited size.
-pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
