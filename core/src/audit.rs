@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 pub use self::decision::{AuditContext, Decision, Endpoint};
 use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
+use writ_platform::digest::sha256;
 use writ_platform::telemetry::{Format, Log, LogError};
 
 /// SHA-256 of a compact token as sent, in base64url.
@@ -24,8 +25,7 @@ pub struct TokenDigest(String);
 impl TokenDigest {
     /// The digest of `token`.
     pub fn of(token: &str) -> Self {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-        Self(URL_SAFE_NO_PAD.encode(hash))
+        Self(URL_SAFE_NO_PAD.encode(sha256(token.as_bytes())))
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use writ_verifier::{Purpose, Scope, TxnClaims};
 
@@ -17,6 +16,7 @@ use crate::client::ClientId;
 use crate::decision::Grant;
 use crate::request::Subject;
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 use writ_store::{Change, Store, StoreError, Table};
 
 /// Entries are kept for so much longer than they are in force: a clock that runs ahead for a day drops nothing early.
@@ -166,7 +166,7 @@ impl Block {
     /// The name of its record: SHA-256 of the selectors as JSON, which has one form only.
     fn key(&self) -> Vec<u8> {
         let text = serde_json::to_vec(&self.0).expect("texts under fixed names always make JSON");
-        digest(&SHA256, &text).as_ref().to_vec()
+        sha256(&text).to_vec()
     }
 }
 
@@ -592,7 +592,7 @@ mod tests {
     /// On disk for good: another form of the same selectors would be another record.
     #[test]
     fn a_record_is_named_by_its_selectors() {
-        let sha256 = |text: &str| digest(&SHA256, text.as_bytes()).as_ref().to_vec();
+        let sha256 = |text: &str| sha256(text.as_bytes()).to_vec();
         assert_eq!(block(json!({"all": true})).key(), sha256(r#"{"all":true}"#));
         let all = json!({"purpose": "a", "client": "job", "sub": "u-1", "txn": "t"});
         assert_eq!(block(all).key(), sha256(r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#));

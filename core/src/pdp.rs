@@ -5,8 +5,6 @@
 
 use std::time::Instant;
 
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use tokio::time::timeout_at;
 use writ_verifier::TrustDomain;
@@ -15,7 +13,7 @@ use writ_verifier::json::{Limits, Members};
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
-use writ_outbound::{Answer, Outbound, Settings, SetupError, Unreachable};
+use writ_outbound::{Answer, Outbound, Request, Settings, SetupError, Status, Unreachable};
 
 /// Why a granted purpose gets no token after all.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +37,7 @@ pub enum Fault {
     Late,
     /// Only 200 comes with a decision.
     #[error("the answer was {0}")]
-    Status(StatusCode),
+    Status(Status),
     /// The answer is no JSON object with one boolean `decision`.
     #[error("the answer has no decision")]
     NoDecision,
@@ -155,7 +153,7 @@ impl Pdp {
     pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
-            let call = self.outbound.post(question.grant.client().as_str(), headers(question.request_id), body);
+            let call = self.outbound.post(question.grant.client().as_str(), to_request(question.request_id, body));
             let answer = timeout_at(deadline.into(), call).await;
             let decision = answer.map_err(|_| Fault::Late).and_then(|answer| decision(&answer?));
             let outcome = match decision {
@@ -183,7 +181,7 @@ impl Pdp {
             context: Around { client: nobody.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
         };
         let body = serde_json::to_vec(&evaluation).unwrap_or_default();
-        decision(&self.outbound.post(nobody.as_str(), headers(nobody.as_str()), body).await?)
+        decision(&self.outbound.post(nobody.as_str(), to_request(nobody.as_str(), body)).await?)
     }
 
     /// Takes certificates and key anew where their files changed; `None`: they did not.
@@ -224,18 +222,15 @@ impl PdpError {
     }
 }
 
-fn headers(request_id: &str) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    // A request's name has nothing that a header could not hold.
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert(HeaderName::from_static("x-request-id"), id);
-    }
-    headers
+/// The call, with our request's id where a header can hold it: one that we made always fits.
+fn to_request(request_id: &str, body: Vec<u8>) -> Request {
+    let request = Request::json(body);
+    request.clone().identify(request_id).unwrap_or(request)
 }
 
 /// The one boolean of an answer that has one; what stands beside it (`context`) is for people.
 fn decision(answer: &Answer) -> Result<bool, Fault> {
-    if answer.status != StatusCode::OK {
+    if answer.status != Status::OK {
         return Err(Fault::Status(answer.status));
     }
     let text = std::str::from_utf8(&answer.body).map_err(|_| Fault::NoDecision)?;
@@ -250,7 +245,7 @@ mod tests {
     use crate::subject::OwnToken;
 
     fn answered(status: u16, body: &str) -> Result<bool, Fault> {
-        decision(&Answer { status: StatusCode::from_u16(status).unwrap(), body: body.as_bytes().to_vec() })
+        decision(&Answer { status: Status::try_from(status).unwrap(), body: body.as_bytes().to_vec() })
     }
 
     #[test]
@@ -282,13 +277,8 @@ mod tests {
         ] {
             assert!(matches!(answered(200, body), Err(Fault::NoDecision)), "{body}");
         }
-        let no_text = Answer { status: StatusCode::OK, body: b"{\"decision\":true,\"x\":\"\xff\"}".to_vec() };
+        let no_text = Answer { status: Status::OK, body: b"{\"decision\":true,\"x\":\"\xff\"}".to_vec() };
         assert!(matches!(decision(&no_text), Err(Fault::NoDecision)));
-    }
-
-    #[test]
-    fn a_request_is_named_by_our_own_name() {
-        assert_eq!(headers("a.b-c_1")["x-request-id"], "a.b-c_1");
     }
 
     fn members(text: &str) -> Members {

@@ -1,44 +1,43 @@
-//! When a service is left alone.
+//! When a service that failed is not called for a moment.
 
 use std::time::{Duration, Instant};
 
-/// This many failures in a row, and it is left alone.
+/// So many failures in a row open the breaker.
 const FAILURES: u32 = 5;
 
-/// For how long.
+/// How long no call is made.
 const REST: Duration = Duration::from_secs(5);
 
-/// Counts failures in a row. Once there are too many, it lets one attempt through after each rest until one succeeds.
+/// Counts failures in a row. When there are [`FAILURES`], it admits one attempt after each [`REST`] until one succeeds.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     failures: u32,
-    /// Set while the service is left alone: when it is tried again.
-    next_try: Option<Instant>,
+    /// Set while the breaker is open: the time of the next attempt.
+    next_attempt: Option<Instant>,
 }
 
 impl Breaker {
-    /// Whether the service may be called at `now`; if so, it has to be.
-    ///
-    /// Even if the outcome of that call is never told, there will be another try.
-    pub(super) fn admits(&mut self, now: Instant) -> bool {
-        match self.next_try {
+    /// Whether the service may be called at `now`. A `true` uses up the attempt, even if its outcome is never reported:
+    /// there will be another one after the next rest.
+    pub(crate) fn admits(&mut self, now: Instant) -> bool {
+        match self.next_attempt {
             None => true,
             Some(at) if now < at => false,
             Some(_) => {
-                self.next_try = Some(now + REST);
+                self.next_attempt = Some(now + REST);
                 true
             }
         }
     }
 
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    pub(super) fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES {
-            self.next_try = Some(now + REST);
+            self.next_attempt = Some(now + REST);
         }
     }
 }

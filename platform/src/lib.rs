@@ -2,6 +2,7 @@
 
 pub mod bounded;
 pub mod clock;
+pub mod digest;
 pub mod process;
 pub mod secret_file;
 pub mod shares;

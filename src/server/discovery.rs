@@ -5,7 +5,6 @@ use std::time::Duration;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
 use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse};
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
@@ -14,6 +13,7 @@ use super::peer::{self, Peer};
 use super::request::of_connection;
 use super::response;
 use super::routes::Route;
+use writ_platform::digest::sha256;
 
 const JWKS_TYPE: &str = "application/jwk-set+json";
 const METADATA_TYPE: &str = "application/json";
@@ -52,7 +52,7 @@ fn answer(request: &HttpRequest, media: &'static str, body: Vec<u8>, max_age: Du
 
 /// A strong validator: the same bytes have the same tag on every instance.
 fn etag_of(body: &[u8]) -> String {
-    format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, body)))
+    format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(sha256(body)))
 }
 
 /// RFC 9110 §13.1.2: weak comparison, `*` matches anything.

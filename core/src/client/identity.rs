@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::name::{DistinguishedName, NameError};
+use writ_platform::digest::sha256;
 
 /// The SHA-256 of a certificate's DER: `x5t#S256`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,9 +17,7 @@ pub struct Thumbprint([u8; 32]);
 impl Thumbprint {
     /// The thumbprint of a certificate, DER.
     pub fn of(certificate: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
-        Self(bytes)
+        Self(sha256(certificate))
     }
 }
 

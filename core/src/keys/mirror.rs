@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use writ_verifier::TrustDomain;
 
 use super::public::Kid;
 use super::ring::{KeyLife, KeyState};
+use writ_platform::digest::sha256;
 
 /// The folder of the files, and the trust domain that they belong to.
 #[derive(Debug, Clone)]
@@ -191,7 +191,7 @@ fn from_file(bytes: &[u8]) -> Result<Content, FileError> {
 }
 
 fn checksum(content: &RawValue) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, content.get().as_bytes()))
+    URL_SAFE_NO_PAD.encode(sha256(content.get().as_bytes()))
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::{Deserialize, Serialize};
 
 use super::SigningAlgorithm;
+use writ_platform::digest::sha256;
 
 /// The name of a key for ever: the RFC 7638 thumbprint of its public half, 43 characters of base64url (R-KEYS-05).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ impl Kid {
     }
 
     fn of(canonical: &str) -> Self {
-        Self(URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())))
+        Self(URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes())))
     }
 }
 

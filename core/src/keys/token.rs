@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -14,6 +13,7 @@ use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
 use crate::claims::{Claims, Foreseen};
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 
 /// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
 /// span of the key whatever happens to the ring meanwhile.
@@ -121,12 +121,6 @@ impl TxnToken {
     pub fn sha256(&self) -> [u8; 32] {
         sha256(self.compact.as_bytes())
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -12,8 +12,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::StatusCode;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::{Url, form_urlencoded};
 use writ_verifier::Members;
 use zeroize::Zeroizing;
@@ -21,7 +19,7 @@ use zeroize::Zeroizing;
 use super::outside::members;
 use super::{SubjectError, SubjectFault};
 use crate::client::ClientId;
-use writ_outbound::{Answer, Outbound, Unreachable};
+use writ_outbound::{Answer, Outbound, Request, Status, Unreachable};
 use writ_platform::secret_file::{self, SecretFileError};
 
 /// How long the server may take, a second attempt included (R-INTRO-01).
@@ -95,8 +93,8 @@ impl Introspector {
     /// # Errors
     /// Why it would be of no use, in words.
     pub(super) async fn try_out(&self, nobody: &ClientId) -> Result<(), String> {
-        let headers = self.headers().map_err(|error| error.to_string())?;
-        let answer = self.outbound.post(nobody.as_str(), headers, form(NO_TOKEN).into_bytes()).await;
+        let request = self.request(NO_TOKEN).map_err(|error| error.to_string())?;
+        let answer = self.outbound.post(nobody.as_str(), request).await;
         match judge(answer) {
             Err(Unhelpful::Inactive) => Ok(()),
             Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
@@ -115,7 +113,7 @@ impl Introspector {
     /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
     /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
     pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
-        let answer = self.outbound.post(client.as_str(), self.headers()?, form(token).into_bytes()).await;
+        let answer = self.outbound.post(client.as_str(), self.request(token)?).await;
         let outcome = judge(answer);
         metrics::counter!("writ_introspection_total",
             "issuer" => self.issuer.clone(), "outcome" => label(&outcome))
@@ -155,13 +153,10 @@ impl Introspector {
     }
 
     /// RFC 7662 §2.1
-    fn headers(&self) -> Result<HeaderMap, SubjectError> {
-        // Base64 always is a header's value; if it were not, the server could not be asked.
-        let mut credentials =
-            HeaderValue::from_str(&self.credentials.load()).map_err(|_| SubjectFault::IssuerUnavailable)?;
-        credentials.set_sensitive(true);
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        Ok(HeaderMap::from_iter([(AUTHORIZATION, credentials), (CONTENT_TYPE, form)]))
+    fn request(&self, token: &str) -> Result<Request, SubjectError> {
+        // A header can hold any Base64; if it could not, the server could not be asked.
+        let request = Request::form(form(token).into_bytes()).authorize(&self.credentials.load());
+        request.map_err(|_| SubjectFault::IssuerUnavailable.into())
     }
 }
 
@@ -209,7 +204,7 @@ fn judge(answer: Result<Answer, Unreachable>) -> Result<Members, Unhelpful> {
         Unreachable::Resting | Unreachable::Busy => Unhelpful::NotAsked(error),
         other => Unhelpful::Failed(other.to_string()),
     })?;
-    if answer.status != StatusCode::OK {
+    if answer.status != Status::OK {
         return Err(Unhelpful::Failed(format!("the answer was {}", answer.status)));
     }
     let reply = members(&answer.body).map_err(|_| Unhelpful::Unreadable)?;
@@ -235,7 +230,7 @@ mod tests {
 
     /// What is made of an answer with this status and body.
     fn judged(status: u16, body: &[u8]) -> Result<Members, Unhelpful> {
-        judge(Ok(Answer { status: StatusCode::from_u16(status).unwrap(), body: body.to_vec() }))
+        judge(Ok(Answer { status: Status::try_from(status).unwrap(), body: body.to_vec() }))
     }
 
     /// A-077, R-INTRO-02

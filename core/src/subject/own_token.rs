@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use jsonwebtoken::DecodingKey;
 use writ_verifier::claims::TYP;
 use writ_verifier::{TrustDomain, TxnClaims};
@@ -15,6 +14,7 @@ use writ_verifier::{TrustDomain, TxnClaims};
 use super::issued_jwt::{parse_jws, wrong_typ};
 use super::{SubjectError, SubjectFault};
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 
 /// Clocks of instances differ: an `iat` this far ahead is accepted.
 const INSTANCE_SKEW: Duration = Duration::from_secs(5);
@@ -221,12 +221,6 @@ impl Genuine {
         let Self { claims, signed_part, kid, key } = self;
         OwnToken { claims, signed_part, kid, key_state: key.state, alive }
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    hash
 }
 
 #[cfg(test)]

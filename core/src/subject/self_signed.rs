@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
@@ -25,6 +24,7 @@ use crate::client::{ClientId, PeerCertificate};
 use crate::policy::ClientPolicy;
 use crate::request::Source;
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 
 /// R-SUBJ-16
 const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
@@ -142,13 +142,7 @@ fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectEr
     if jti.chars().any(char::is_control) || !(1..=255).contains(&jti.chars().count()) {
         return Err(FORM);
     }
-    let mut context = Context::new(&SHA256);
-    for part in [client.as_str().as_bytes(), &[0], jti.as_bytes()] {
-        context.update(part);
-    }
-    let mut id = [0; 32];
-    id.copy_from_slice(context.finish().as_ref());
-    Ok(id)
+    Ok(sha256(&[client.as_str().as_bytes(), &[0], jti.as_bytes()].concat()))
 }
 
 #[cfg(test)]

@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::{Client, Response};
 use url::Url;
 
 use super::error::ServiceError;
 use writ_outbound::explain;
+use writ_outbound::https::{self, ClientConfig};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A response of a TTS is far smaller.
@@ -79,7 +76,7 @@ impl Http {
         identity: Option<(&[u8], &[u8])>,
         resolve: &[Resolve],
     ) -> Result<Self, ServiceError> {
-        let tls = tls(ca, identity)?;
+        let tls = https::tls_config_from_pem(ca, identity)?;
         let at_port =
             |port| client(&tls, resolve.iter().filter(|entry| entry.port == port)).map(|client| (port, client));
         Ok(Self {
@@ -95,67 +92,13 @@ impl Http {
 }
 
 fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
-    let mut builder = Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .timeout(TIMEOUT);
+    let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // Port 0: the port of the URL is used.
         let addresses: Vec<_> = entry.addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
         builder = builder.resolve_to_addrs(&entry.host, &addresses);
     }
     builder.build().map_err(|error| unreachable(&error))
-}
-
-fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for root in certificates(ca, "the file of the CA contains no certificate in PEM")? {
-                let unusable =
-                    "the file of the CA contains a certificate that TLS cannot use: not X.509 version 3, or damaged";
-                roots.add(root).map_err(|_| ServiceError::Credentials(unusable))?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unusable)?;
-    let config = config.with_root_certificates(roots);
-    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
-    let chain = certificates(certificate, "the file of the certificate contains no certificate in PEM")?;
-    if is_encrypted(key) {
-        let cure = "the file of the key contains an encrypted key; decrypt it: openssl pkey -in KEY -out KEY.plain";
-        return Err(ServiceError::Credentials(cure));
-    }
-    let no_key = |_| ServiceError::Credentials("the file of the key contains no private key in PEM");
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
-    config.with_client_auth_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            ServiceError::Credentials("the key in the file does not belong to the certificate")
-        }
-        rustls::Error::InvalidCertificate(_) => ServiceError::Credentials(
-            "the file of the certificate contains one that TLS cannot use: not X.509 version 3, or damaged",
-        ),
-        other => unusable(other),
-    })
-}
-
-fn unusable(error: rustls::Error) -> ServiceError {
-    ServiceError::Tls(error.to_string())
-}
-
-/// PKCS #8 names the encryption in the label of its block, older formats in a header.
-fn is_encrypted(pem: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(pem);
-    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
-}
-
-pub(super) fn certificates(pem: &[u8], missing: &'static str) -> Result<Vec<CertificateDer<'static>>, ServiceError> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    all.ok().filter(|all| !all.is_empty()).ok_or(ServiceError::Credentials(missing))
 }
 
 /// Reads a whole response body of limited size.

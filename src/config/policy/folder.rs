@@ -1,12 +1,12 @@
 //! The folder of policies: read as a whole, checked as a whole, looked at again for changes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -15,6 +15,7 @@ use super::reach;
 use crate::config::{Problem, Severity};
 use writ_core::client::Thumbprint;
 use writ_core::policy::{ClientPolicy, PolicySet};
+use writ_platform::digest::sha256_of_parts;
 
 /// A set of policies and remarks about it, or everything that is wrong, warnings too.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
@@ -158,21 +159,17 @@ impl Folder {
 
     /// SHA-256 over names and bytes, each with its length before it; base64url.
     fn digest(&self) -> String {
-        let mut context = Context::new(&SHA256);
-        let mut add = |bytes: &[u8]| {
-            context.update(&(bytes.len() as u64).to_be_bytes());
-            context.update(bytes);
-        };
         let files = self.files.iter().map(|(path, content)| (path.file_name().unwrap_or_default(), content));
-        for (name, content) in files.chain(self.named.iter().map(|(path, content)| (path.as_os_str(), content))) {
-            add(name.as_bytes());
-            match content {
-                Ok(bytes) => add(bytes),
+        let named = self.named.iter().map(|(path, content)| (path.as_os_str(), content));
+        let parts = files.chain(named).flat_map(|(name, content)| {
+            let content = match content {
+                Ok(bytes) => Cow::Borrowed(bytes.as_slice()),
                 // Unlike any content: never the digest of a sound set.
-                Err(reason) => add(format!("\0{reason}").as_bytes()),
-            }
-        }
-        URL_SAFE_NO_PAD.encode(context.finish())
+                Err(reason) => Cow::Owned(format!("\0{reason}").into_bytes()),
+            };
+            [Cow::Borrowed(name.as_bytes()), content]
+        });
+        URL_SAFE_NO_PAD.encode(sha256_of_parts(parts))
     }
 
     fn check(&self, settings: &Settings) -> Checked {

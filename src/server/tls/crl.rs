@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use webpki::OwnedCertRevocationList;
 use x509_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
 use x509_parser::certificate::X509Certificate;
@@ -21,6 +20,7 @@ use super::anchor::CaKey;
 use super::refusal::{self, Refusal, hex, timestamp};
 use super::signature::{Signed, encode};
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256;
 
 /// How far the clock of a CA may be ahead of ours.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
@@ -124,13 +124,11 @@ impl List {
         let point = list.extensions().iter().find(|extension| extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT);
         let part = point.map(|extension| extension.value.to_vec());
         let scope = part.as_deref().map_or(Some(Scope::default()), Scope::read).ok_or(BadCrl::Unreadable)?;
-        let mut digested = [0; 32];
-        digested.copy_from_slice(digest(&SHA256, der).as_ref());
         Ok(Self {
             file: file.to_owned(),
             issuer: list.issuer().as_raw().to_vec(),
             issuer_name: refusal::name(list.issuer()),
-            digest: digested,
+            digest: sha256(der),
             number: list.crl_number().map(x509_parser::num_bigint::BigUint::to_bytes_be),
             this_update: timestamp(list.last_update().timestamp()),
             next_update: timestamp(next_update.timestamp()),

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{self, SHA256};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,6 +18,7 @@ use super::refusal::{not_after, not_before};
 use super::verifier::Verifier;
 use super::{ClientCa, Settings};
 use writ_platform::clock::Timestamp;
+use writ_platform::digest::sha256_of_parts;
 
 /// A file that cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ pub(super) fn read_pair(settings: &Settings) -> Result<PairFiles, TlsError> {
 
 impl PairFiles {
     pub(super) fn digest(&self) -> [u8; 32] {
-        digest_of([self.certificate.as_slice(), &self.private_key])
+        sha256_of_parts([self.certificate.as_slice(), &self.private_key])
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) fn read_clients(settings: &Settings, now: Timestamp) -> Result<Client
 
 impl ClientFiles {
     pub(super) fn digest(&self) -> [u8; 32] {
-        digest_of(self.cas.iter().chain(&self.crls).map(Vec::as_slice))
+        sha256_of_parts(self.cas.iter().chain(&self.crls).map(Vec::as_slice))
     }
 }
 
@@ -287,16 +287,4 @@ fn certificates(
 
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(file).map_err(|error| Problem::Unreadable(error).at(file))
-}
-
-/// SHA-256 over the parts, each with its length, so that no byte can move from one to the next unseen.
-fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut context = digest::Context::new(&SHA256);
-    for part in parts {
-        context.update(&part.len().to_be_bytes());
-        context.update(part);
-    }
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(context.finish().as_ref());
-    bytes
 }

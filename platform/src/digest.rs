@@ -1,0 +1,46 @@
+//! SHA-256 (FIPS 180-4).
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+
+/// The length of a SHA-256 value in bytes.
+pub const SHA256_LEN: usize = 32;
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; SHA256_LEN] {
+    to_array(digest(&SHA256, bytes).as_ref())
+}
+
+/// SHA-256 of all `parts`, each preceded by its length (eight bytes, big-endian), so that moving bytes from one part to
+/// the next changes the value.
+pub fn sha256_of_parts(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> [u8; SHA256_LEN] {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        let part = part.as_ref();
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    to_array(context.finish().as_ref())
+}
+
+fn to_array(value: &[u8]) -> [u8; SHA256_LEN] {
+    value.try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FIPS 180-4, the example of one block.
+    #[test]
+    fn abc_has_its_published_value() {
+        let value: String = sha256(b"abc").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(value, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn parts_are_kept_apart() {
+        assert_eq!(sha256_of_parts(["a"]), sha256(b"\0\0\0\0\0\0\0\x01a"));
+        assert_ne!(sha256_of_parts(["ab", "c"]), sha256_of_parts(["a", "bc"]));
+        assert_ne!(sha256_of_parts(["a"]), sha256_of_parts(["a", ""]));
+    }
+}
