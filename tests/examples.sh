@@ -162,7 +162,7 @@ kill -TERM "$pid"
 stopped() {
     wait "$pid" && pid= && echo stopped
 }
-expect "quickstart stops when it is told to" 0 stopped stopped
+expect "quickstart stops at SIGTERM" 0 stopped stopped
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
