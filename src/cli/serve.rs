@@ -43,42 +43,47 @@ impl From<LogFormat> for Format {
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reloads the files.
 pub(super) async fn run(args: Args) -> ExitCode {
-    let path = args.config.config.as_path();
-    let Ok((config, warnings)) = Config::load(path, environment::variables()) else { return report_config(path) };
-    print_problems(&warnings);
-    let log = match Log::start_monitored(args.log.into(), std::io::stdout()) {
-        Ok(log) => log,
-        Err(error) => return failed(&error),
-    };
-    let metrics = match telemetry::install_metrics() {
-        Ok(metrics) => metrics,
-        Err(error) => return failed(&error),
-    };
-    if let Err(error) = telemetry::trace_to(&log) {
-        return failed(&error);
+    match serve(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
     }
-    // Peers may refuse these certificates today and accept the files that replace them tomorrow; files that cannot be used
-    // at all end the startup below.
-    for problem in Named::from(&config).problems(Timestamp::now()) {
+}
+
+/// The error is the exit code; the error itself has been printed.
+async fn serve(args: &Args) -> Result<(), ExitCode> {
+    let path = args.config.config.as_path();
+    let (config, warnings) = Config::load(path, environment::variables()).map_err(|_| report_config(path))?;
+    print_problems(&warnings);
+    let log = Log::start_monitored(args.log.into(), std::io::stdout()).map_err(|error| failed(&error))?;
+    let metrics = telemetry::install_metrics().map_err(|error| failed(&error))?;
+    telemetry::trace_to(&log).map_err(|error| failed(&error))?;
+    log_certificate_problems(&config);
+    let stop = stop_signal().map_err(|error| failed(&error))?;
+    let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
+    let issuers = config.subject_issuers.len();
+    let service =
+        Service::start(config, log.clone(), metrics).await.map_err(|error| report_start_error(path, &error))?;
+    log_ready(&service, issuers);
+    reload_on(hangup, &service);
+    let ended = service.until(stop).await;
+    // A log that cannot be written has been reported before.
+    let _ = log.flush().await;
+    ended.map_err(|error| failed(&error))
+}
+
+/// Peers may refuse these certificates today and accept the files that replace them tomorrow; files that cannot be used at
+/// all end the startup.
+fn log_certificate_problems(config: &Config) {
+    for problem in Named::from(config).problems(Timestamp::now()) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),
             Severity::Note => tracing::info!("{problem}"),
         }
     }
-    let stop = match stop_signal() {
-        Ok(stop) => stop,
-        Err(error) => return failed(&error),
-    };
-    let hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => return failed(&error),
-    };
-    let issuers = config.subject_issuers.len();
-    let service = match Service::start(config, log.clone(), metrics).await {
-        Ok(service) => service,
-        Err(error) => return report_start_error(path, &error),
-    };
+}
+
+fn log_ready(service: &Service, issuers: usize) {
     let (addresses, policies) = (service.addresses(), service.policies());
     tracing::info!(
         event = "ready",
@@ -90,14 +95,6 @@ pub(super) async fn run(args: Args) -> ExitCode {
         ops = addresses.ops.map(tracing::field::display),
         "all listeners accept"
     );
-    reload_on(hangup, &service);
-    let ended = service.until(stop).await;
-    // A log that cannot be written has been reported before.
-    let _ = log.flush().await;
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
 }
 
 /// Prints all problems, as `writ check` does: the next start should not find another one.

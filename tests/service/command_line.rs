@@ -240,7 +240,7 @@ fn certificates_are_made_for_the_configuration_and_shown_as_policies_name_them()
     {
         assert_eq!(mode(file), expected, "{file}");
     }
-    setup.run(&["certs", "show", "dev/ca.key"]).exits(2).says("holds no certificate (PEM)");
+    setup.run(&["certs", "show", "dev/ca.key"]).exits(2).says("contains no certificate (PEM)");
 }
 
 /// CONTRACT 8

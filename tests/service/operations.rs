@@ -113,7 +113,7 @@ fn a_reload_without_a_change_is_logged() {
     let is_about =
         |words: &'static str| move |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
     writ.expect_log("the signal", || writ.hup(), is_about("received the signal to reload the files"));
-    writ.wait_for_log("nothing new", is_about("are as they were"));
+    writ.wait_for_log("nothing new", is_about("are unchanged"));
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
 }
 

@@ -109,8 +109,9 @@ fn a_rejected_change_that_is_corrected_is_logged() {
     let refuse = || write("policies/mailer.toml", "client_id = ");
     let rejected = writ.expect_event("policies_rejected", refuse);
     assert_eq!(rejected["level"], "ERROR", "{rejected}");
-    let told =
-        |line: &Value| line["level"] == "INFO" && line.to_string().contains("the files are again what is in force");
+    let told = |line: &Value| {
+        line["level"] == "INFO" && line.to_string().contains("the files are again the policies in force")
+    };
     writ.expect_log("the mended set", || write("policies/mailer.toml", &client_policy("mailer", MAILER)), told);
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
     let good = fs::read_to_string(writ.setup.path("certs/ca.pem")).unwrap();
