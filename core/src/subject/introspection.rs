@@ -36,7 +36,7 @@ pub enum SetupError {
     #[error(transparent)]
     File(#[from] SecretFileError),
     /// Its content is not a client secret.
-    #[error("{}: does not hold a client secret: one line of text", .0.display())]
+    #[error("{}: does not contain a client secret: one line of text", .0.display())]
     Secret(PathBuf),
     /// The HTTPS client cannot be built.
     #[error(transparent)]
