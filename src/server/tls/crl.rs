@@ -511,7 +511,7 @@ impl Revocations {
                 remarks.push(Remark::note(format!("in force for the CA {name}: CRL {list}")));
             } else {
                 remarks.push(Remark::warning(format!(
-                    "CRL {list} of the CA {name} was in force and is no longer in any file; it stays in force"
+                    "CRL {list} of the CA {name} was in force and is in no file any more; it stays in force"
                 )));
             }
             let twin = in_force.iter().any(|other| other.digest != list.digest && other.part == list.part);
