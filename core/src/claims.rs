@@ -5,7 +5,8 @@ use uuid::Uuid;
 use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
 
 use crate::decision::{Grant, GrantKind};
-use crate::ledger::{Spent, Term};
+use crate::ledger::Term;
+use crate::permit::Permit;
 use crate::policy::mapping::TransactionContext;
 use writ_platform::clock::Timestamp;
 
@@ -30,53 +31,69 @@ pub struct Settings {
     pub max_replacements: u32,
 }
 
-/// The claims of a token that policy granted and the ledger allowed: the only thing that a key signs.
+/// The claims of a token that policy, PDP and kill switch permit and the ledger gave a term: the only thing that a key
+/// signs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Claims(TxnClaims);
 
 impl Claims {
-    /// The claims of what `grant` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
+    /// The claims of what `permit` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
     /// (`UUIDv7`, R-CLAIM-03); one that goes on keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
-    pub fn new(grant: Grant, term: Term, settings: &Settings) -> Self {
-        let client = grant.client().as_str().to_owned();
-        let scope = grant.scope().clone();
-        let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
-        let (txn, sub, chain) = match kind {
-            GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
-            GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
-            GrantKind::Redeem { original, .. } => {
-                mark_delayed(&mut rctx, &original.claims, term);
-                carried_over(original.claims, &client)
-            }
-        };
-        Self(TxnClaims {
-            iss: settings.include_iss.then(|| settings.issuer.clone()),
-            iat: term.iat.epoch(),
-            exp: term.exp.epoch(),
-            aud: settings.trust_domain.clone(),
-            txn,
-            sub,
-            scope,
-            req_wl: client,
-            req_wl_chain: chain,
-            tctx,
-            rctx,
-            nbf: None,
-        })
-    }
-
-    /// What the token that `grant` allows will say, before anything is counted for it: the same but for the number of
-    /// the use, here the longest, and for the times of a use that is repeated.
-    pub fn foreseen(grant: &Grant, now: Timestamp, settings: &Settings) -> Self {
-        let spent =
-            matches!(grant.kind(), GrantKind::Redeem { .. }).then_some(Spent { use_number: u32::MAX, retry: false });
-        Self::new(grant.clone(), Term { iat: now, exp: grant.expiry(now), spent }, settings)
+    pub fn new(permit: Permit, term: Term, settings: &Settings) -> Self {
+        let use_number = term.spent.map_or(0, |spent| spent.use_number);
+        Self(txn_claims(permit.into_grant(), term.iat, term.exp, use_number, settings))
     }
 
     /// The claims in the form in which they are signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.0
+    }
+}
+
+/// What the token of a grant would say: no use is spent for it, and no key signs it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Foreseen(TxnClaims);
+
+impl Foreseen {
+    /// The claims of what `grant` allows at `now`; `use_number` is written only for a redemption.
+    pub fn new(grant: Grant, use_number: u32, now: Timestamp, settings: &Settings) -> Self {
+        let exp = grant.expiry(now);
+        Self(txn_claims(grant, now, exp, use_number, settings))
+    }
+
+    /// The claims as they would be signed.
+    pub fn as_txn_claims(&self) -> &TxnClaims {
+        &self.0
+    }
+}
+
+fn txn_claims(grant: Grant, iat: Timestamp, exp: Timestamp, use_number: u32, settings: &Settings) -> TxnClaims {
+    let client = grant.client().as_str().to_owned();
+    let scope = grant.scope().clone();
+    let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
+    let (txn, sub, chain) = match kind {
+        GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
+        GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
+        GrantKind::Redeem { original, .. } => {
+            mark_delayed(&mut rctx, &original.claims, use_number);
+            carried_over(original.claims, &client)
+        }
+    };
+    TxnClaims {
+        iss: settings.include_iss.then(|| settings.issuer.clone()),
+        iat: iat.epoch(),
+        exp: exp.epoch(),
+        aud: settings.trust_domain.clone(),
+        txn,
+        sub,
+        scope,
+        req_wl: client,
+        req_wl_chain: chain,
+        tctx,
+        rctx,
+        nbf: None,
     }
 }
 
@@ -103,8 +120,7 @@ fn carried_over(original: TxnClaims, client: &str) -> (String, String, Vec<Strin
 }
 
 /// Verifiers shall see where a redeemed token comes from (R-DELAY-16).
-fn mark_delayed(rctx: &mut Members, original: &TxnClaims, term: Term) {
-    let use_number = term.spent.map_or(0, |spent| spent.use_number);
+fn mark_delayed(rctx: &mut Members, original: &TxnClaims, use_number: u32) {
     let delayed = Delayed { iat: original.iat, exp: original.exp, use_number };
     rctx.set(Delayed::MEMBER, &delayed).expect("three numbers under fixed names always make JSON");
 }
@@ -117,6 +133,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::ledger::Spent;
     use crate::subject::OwnToken;
 
     const NOW: u64 = 1_790_000_000;
@@ -136,7 +153,7 @@ mod tests {
     }
 
     fn written(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Value {
-        serde_json::to_value(Claims::new(grant, term(spent), &settings(include_iss))).unwrap()
+        serde_json::to_value(Claims::new(grant.into(), term(spent), &settings(include_iss))).unwrap()
     }
 
     fn issued(include_iss: bool) -> Value {
@@ -195,7 +212,7 @@ mod tests {
         original.claims.tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
         let grant = Grant::redeeming("job", original, 1, true);
         let spent = Some(Spent { use_number: 1, retry: false });
-        let text = serde_json::to_string(&Claims::new(grant, term(spent), &settings(true))).unwrap();
+        let text = serde_json::to_string(&Claims::new(grant.into(), term(spent), &settings(true))).unwrap();
         assert!(text.contains(r#""tctx":{"amount":100000000000000000001,"rate":0.10}"#), "{text}");
     }
 

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::audit::{Audit, Decision, TokenDigest};
-use crate::blocks::{Blocks, Matter};
-use crate::claims::{self, Claims};
+use crate::blocks::Blocks;
+use crate::claims::{self, Claims, Foreseen};
 use crate::decision::{Asked, Circumstances, Denial, Grant, GrantKind, Step, Trace, admit, decide};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::{KeyRing, Signer, TxnToken};
 use crate::ledger::{Entry, Ledger, LedgerError, Redeemable, Term};
 use crate::limits::Limits;
-use crate::pdp::{self, Pdp, PdpError, Question};
+use crate::pdp::{self, Pdp, PdpError};
+use crate::permit::{ApprovedGrant, Inquiry, Permit};
 use crate::policy::{Policies, PolicySet};
 use crate::refusal::Refusal;
 use crate::request::Source;
@@ -127,17 +128,17 @@ impl Exchange {
         let names_actor = subject.names_actor();
         let grant = decide(&asked, subject, at, trace)?;
         decision.actors = names_actor.then_some("ignored"); // else it were no grant
-        self.ask_pdp(ask, &grant, &request, decision).await?;
-        self.blocks.check(&Matter::of_grant(&grant), self.clock.now())?;
+        let approved = self.ask_pdp(ask, grant, &request, decision).await?;
+        let permit = Permit::new(approved, &self.blocks, self.clock.now())?;
         self.audit.check()?; // what cannot be recorded is not counted
         // A use is counted, and a token recorded, only for what can be read again; `decide` said why not, where it could.
-        if matches!(grant.kind(), GrantKind::Redeem { .. })
-            && !signer.can_sign(&Claims::foreseen(&grant, now, &self.settings))
+        if matches!(permit.grant().kind(), GrantKind::Redeem { .. })
+            && !signer.can_sign(&Foreseen::new(permit.grant().clone(), u32::MAX, now, &self.settings))
         {
             return Err(Denial::ClaimUnreadable.into());
         }
-        let term = in_time(ask, self.ledger.spend(&grant, now), late).await?; // durable; a free retry repeats its term
-        self.sign(ask, grant, term, &signer, policies, decision).await
+        let term = in_time(ask, self.ledger.spend(&permit, now), late).await?; // durable; a free retry repeats its term
+        self.sign(ask, permit, term, &signer, policies, decision).await
     }
 
     async fn verify(
@@ -186,35 +187,35 @@ impl Exchange {
     async fn ask_pdp(
         &self,
         ask: &Ask,
-        grant: &Grant,
+        grant: Grant,
         request: &TokenRequest,
         decision: &mut Decision,
-    ) -> Result<(), PdpError> {
+    ) -> Result<ApprovedGrant, PdpError> {
         let proof = pdp::Proof { source: decision.source, issuer: decision.subject_issuer.as_deref() };
-        let Some(question) = Question::about(grant, request, proof, &ask.request_id) else { return Ok(()) };
-        let outcome = match &self.pdp {
-            Some(pdp) => pdp.ask(&question, ask.deadline).await,
-            None => Err(PdpError::Unavailable(pdp::Fault::NotConfigured)),
+        let inquiry = Inquiry { request, proof, request_id: &ask.request_id, deadline: ask.deadline };
+        let approved = ApprovedGrant::obtain(grant, self.pdp.as_deref(), inquiry).await;
+        decision.pdp = match &approved {
+            Ok(approved) => approved.pdp_asked().then_some("allowed"),
+            Err(error) => Some(error.outcome()),
         };
-        decision.pdp = Some(pdp::name(&outcome));
-        outcome
+        approved
     }
 
     async fn sign(
         &self,
         ask: &Ask,
-        grant: Grant,
+        permit: Permit,
         term: Term,
         signer: &Signer,
         policies: &PolicySet,
         decision: &mut Decision,
     ) -> Result<Issued, Refusal> {
         let now = signer.instant();
-        let single_use = match grant.kind() {
+        let single_use = match permit.grant().kind() {
             GrantKind::Issue { single_use, .. } => *single_use,
             GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
         };
-        let claims = Claims::new(grant, term, &self.settings);
+        let claims = Claims::new(permit, term, &self.settings);
         let token = signer.sign(&claims)?;
         let mut redeemable_until = None;
         if term.spent.is_none() {

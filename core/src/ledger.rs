@@ -14,6 +14,7 @@ use writ_verifier::Purpose;
 
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind, began};
+use crate::permit::Permit;
 use crate::subject::{OwnToken, SingleUse};
 use writ_platform::clock::Timestamp;
 use writ_store::{Change, Remains, Store, StoreError, Swapped, Table};
@@ -251,12 +252,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// From when to when the token of `grant` lives. For a redemption a use is counted, durably when this returns,
+    /// From when to when the token of `permit` lives. For a redemption a use is counted, durably when this returns,
     /// or the last one is repeated.
     ///
     /// # Errors
     /// [`LedgerError`], each variant; nothing is counted then.
-    pub async fn spend(&self, grant: &Grant, now: Timestamp) -> Result<Term, LedgerError> {
+    pub async fn spend(&self, permit: &Permit, now: Timestamp) -> Result<Term, LedgerError> {
+        let grant = permit.grant();
         match grant.kind() {
             GrantKind::Issue { .. } | GrantKind::Replace { .. } => {
                 Ok(Term { iat: now, exp: grant.expiry(now), spent: None })
@@ -649,12 +651,12 @@ mod tests {
         assert!(ledger.store.read(Table::Single, &[1; 32]).await.unwrap().is_none());
     }
 
-    fn grant(client: &str, token: u8, max_uses: u32) -> Grant {
-        Grant::redeeming(client, OwnToken::expired("t", token, ISSUED), max_uses, true)
+    fn grant(client: &str, token: u8, max_uses: u32) -> Permit {
+        Grant::redeeming(client, OwnToken::expired("t", token, ISSUED), max_uses, true).into()
     }
 
     /// The number of the use and whether it was free; the lifetime is a minute.
-    async fn spent(ledger: &Ledger, grant: &Grant, now: Timestamp) -> Option<(u32, bool)> {
+    async fn spent(ledger: &Ledger, grant: &Permit, now: Timestamp) -> Option<(u32, bool)> {
         match ledger.spend(grant, now).await {
             Ok(term) => {
                 let spent = term.spent.unwrap();
@@ -671,7 +673,7 @@ mod tests {
     async fn issuing_counts_nothing_and_ends_with_the_subject_token() {
         let installed = Installed::new();
         let ledger = installed.ledger().await;
-        let grant = Grant::issuing("gateway", "u-1", "a", Some(at(30)));
+        let grant = Grant::issuing("gateway", "u-1", "a", Some(at(30))).into();
         assert_eq!(ledger.spend(&grant, at(0)).await.unwrap(), Term { iat: at(0), exp: at(30), spent: None });
         assert_eq!(ledger.store.records(Table::Uses), 0);
     }
@@ -716,7 +718,7 @@ mod tests {
         let ledger = installed.ledger().await;
         let mut other_purpose = OwnToken::expired("t", 1, ISSUED);
         other_purpose.claims.scope = "account.export".parse().unwrap();
-        let one = |original| Grant::redeeming("job", original, 1, false);
+        let one = |original| Permit::from(Grant::redeeming("job", original, 1, false));
         assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 1, ISSUED)), at(100)).await, Some((1, false)));
         assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 2, ISSUED)), at(100)).await, None);
         assert_eq!(spent(&ledger, &one(OwnToken::expired("u", 3, ISSUED)), at(100)).await, Some((1, false)));
@@ -762,7 +764,7 @@ mod tests {
         let ledger = installed.ledger().await;
         let refused = ledger.spend(&grant("job", 1, 1), at(100)).await;
         assert!(matches!(refused, Err(LedgerError::NotOnRecord)));
-        let lenient = Grant::redeeming("job", OwnToken::expired("t", 1, ISSUED), 1, false);
+        let lenient = Permit::from(Grant::redeeming("job", OwnToken::expired("t", 1, ISSUED), 1, false));
         assert_eq!(spent(&ledger, &lenient, at(100)).await, Some((1, false)));
     }
 
@@ -773,7 +775,7 @@ mod tests {
         let ledger = installed.ledger().await;
         let _ = ledger.store.swap(salvage(&Remains::default(), Change::new(), at(0)).change).await.unwrap();
         let ledger = restarted(ledger, &installed).await;
-        let lenient = |token, iat| Grant::redeeming("job", OwnToken::expired("t", token, iat), 9, false);
+        let lenient = |token, iat| Permit::from(Grant::redeeming("job", OwnToken::expired("t", token, iat), 9, false));
         assert!(matches!(ledger.spend(&lenient(1, ISSUED), at(100)).await, Err(LedgerError::NotOnRecord)));
         assert_eq!(spent(&ledger, &lenient(1, ISSUED + 1), at(100)).await, Some((1, false)));
         recorded(&ledger, 2).await;
@@ -849,11 +851,12 @@ mod tests {
             );
             for require_record in [true, false] {
                 for iat in [ISSUED, ISSUED + 200] {
-                    let grant = Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, require_record);
+                    let grant =
+                        Permit::from(Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, require_record));
                     assert!(matches!(ledger.spend(&grant, at(300)).await, Err(LedgerError::NotOnRecord)));
                 }
             }
-            let later = Grant::redeeming("job", OwnToken::expired("t", 3, ISSUED + 201), 9, false);
+            let later = Permit::from(Grant::redeeming("job", OwnToken::expired("t", 3, ISSUED + 201), 9, false));
             assert_eq!(spent(&ledger, &later, at(300)).await, Some((2, false)), "what is known to be counted counts");
         }
     }
@@ -875,7 +878,7 @@ mod tests {
     /// What an earlier repair refuses stays refused, also when all is complete or the clock is behind.
     #[tokio::test]
     async fn a_later_repair_does_not_forget_an_earlier_one() {
-        let lenient = |iat| Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, false);
+        let lenient = |iat| Permit::from(Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, false));
         let installed = used().await;
         std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
         installed.repaired(200).await.1.store.close().await;
@@ -915,7 +918,7 @@ mod tests {
         let later = |second| OwnToken::expired(&begun(second).to_string(), 1, ISSUED + 110);
         recorded(&ledger, 1).await;
         for require_record in [true, false] {
-            let grant = |second| Grant::redeeming("job", later(second), 1, require_record);
+            let grant = |second| Permit::from(Grant::redeeming("job", later(second), 1, require_record));
             assert!(matches!(ledger.spend(&grant(99), at(200)).await, Err(LedgerError::NotOnRecord)));
             assert_eq!(spent(&ledger, &grant(100), at(200)).await, Some((1, false)));
         }

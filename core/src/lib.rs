@@ -14,6 +14,7 @@ pub mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod pdp;
+pub mod permit;
 pub mod policy;
 pub mod refusal;
 pub mod request;

@@ -174,7 +174,7 @@ fn try_for(
         max_size: 4096,
         max_replacements: 4,
     };
-    let claims = serde_json::to_string(&Claims::new(grant, term, &settings)).unwrap();
+    let claims = serde_json::to_string(&Claims::new(grant.into(), term, &settings)).unwrap();
     Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
 }
 

@@ -12,7 +12,7 @@ use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
-use crate::claims::Claims;
+use crate::claims::{Claims, Foreseen};
 use writ_platform::clock::Timestamp;
 
 /// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
@@ -47,7 +47,8 @@ impl Signer {
     }
 
     /// Whether a token with these claims could be read, by us and by others, when it comes back.
-    pub fn can_sign(&self, claims: &Claims) -> bool {
+    pub fn can_sign(&self, foreseen: &Foreseen) -> bool {
+        let claims = foreseen.as_txn_claims();
         readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
     }
 
@@ -56,7 +57,7 @@ impl Signer {
     /// # Errors
     /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
-        let payload = readable(claims)?;
+        let payload = readable(claims.as_txn_claims())?;
         let mut compact = format!("{}.", self.held.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
@@ -68,9 +69,9 @@ impl Signer {
 }
 
 /// The text of the claims, if its reader understands what was written.
-fn readable(claims: &Claims) -> Result<Vec<u8>, KeysError> {
+fn readable(claims: &TxnClaims) -> Result<Vec<u8>, KeysError> {
     let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
-    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims.as_txn_claims());
+    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims);
     same.then_some(payload).ok_or(KeysError::Claims)
 }
 
@@ -87,7 +88,7 @@ pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
 }
 
 /// How long the token with these claims would be, in bytes, signed with such a key.
-pub fn length(claims: &Claims, algorithm: SigningAlgorithm) -> usize {
+pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
     let signature = match algorithm {
         SigningAlgorithm::ES256 | SigningAlgorithm::EdDSA => 64,
         SigningAlgorithm::ES384 => 96,
@@ -166,7 +167,11 @@ mod tests {
                 let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap());
                 let signed = format!("{}.{payload}", header(key.public()).unwrap());
                 let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap());
-                assert_eq!(length(&claims, algorithm), format!("{signed}.{signature}").len(), "{algorithm}");
+                assert_eq!(
+                    length(claims.as_txn_claims(), algorithm),
+                    format!("{signed}.{signature}").len(),
+                    "{algorithm}"
+                );
             }
         }
     }

@@ -14,11 +14,10 @@ use writ_verifier::{Members, Scope, TxnClaims};
 
 use crate::config::Config;
 use crate::config::document;
-use writ_core::claims::{self, Claims};
+use writ_core::claims::{self, Foreseen};
 use writ_core::client::{ClientError, ClientId};
 use writ_core::decision::{Circumstances, Grant, GrantKind, Step, Trace, admit, decide};
 use writ_core::keys::{SigningAlgorithm, token};
-use writ_core::ledger::{Spent, Term};
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_core::refusal::Refusal;
 use writ_core::request::{
@@ -160,7 +159,7 @@ pub(super) struct Verdict {
 #[derive(Debug)]
 pub(super) struct Allowed {
     /// What it would say.
-    pub(super) claims: Claims,
+    pub(super) claims: Foreseen,
     /// What must hold besides, and cannot be known here.
     pub(super) open: Vec<String>,
 }
@@ -370,10 +369,8 @@ impl World {
     fn issue(&self, grant: Grant, source: Source, trace: &mut Trace) -> Result<Allowed, Refusal> {
         let open = self.open(&grant, source);
         let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
-        let spent = redeems.then_some(Spent { use_number: 1, retry: false });
-        let term = Term { iat: self.now, exp: grant.expiry(self.now), spent };
-        let claims = Claims::new(grant, term, &self.settings);
-        let length = token::length(&claims, self.algorithm);
+        let claims = Foreseen::new(grant, 1, self.now, &self.settings);
+        let length = token::length(claims.as_txn_claims(), self.algorithm);
         if !redeems && length > self.settings.max_size {
             let detail = format!("the token would have {length} bytes, at most {}", self.settings.max_size);
             let step = Step { rule: "tokens.max_size", line: None, passed: false, detail: detail.into() };

@@ -1,0 +1,138 @@
+//! Grant → permit: what the client's policy allows, the external decision point (PDP) and the kill switch allow too.
+//!
+//! In: a [`Grant`]. Out: a [`Permit`], which [`Ledger::spend`](crate::ledger::Ledger::spend) and
+//! [`Claims::new`](crate::claims::Claims::new) require, so that a flow that forgets one of the two checks does not
+//! compile.
+
+use std::time::Instant;
+
+use crate::blocks::{Blocked, Blocks, Matter};
+use crate::decision::Grant;
+use crate::pdp::{Fault, Pdp, PdpError, Proof, Question};
+use crate::request::TokenRequest;
+use writ_platform::clock::Timestamp;
+
+/// What the PDP must know about a request besides its grant.
+pub(crate) struct Inquiry<'a> {
+    pub(crate) request: &'a TokenRequest,
+    pub(crate) proof: Proof<'a>,
+    pub(crate) request_id: &'a str,
+    pub(crate) deadline: Instant,
+}
+
+/// A grant that the PDP has approved, or about which no purpose asks it.
+#[derive(Debug)]
+pub struct ApprovedGrant {
+    grant: Grant,
+    pdp_asked: bool,
+}
+
+impl ApprovedGrant {
+    /// Asks `pdp` about each purpose of `grant` whose rule has `pdp = true`.
+    ///
+    /// # Errors
+    /// [`PdpError::Denied`]; [`PdpError::Unavailable`] also if a rule needs a PDP and none is configured.
+    pub(crate) async fn obtain(grant: Grant, pdp: Option<&Pdp>, inquiry: Inquiry<'_>) -> Result<Self, PdpError> {
+        let Inquiry { request, proof, request_id, deadline } = inquiry;
+        let Some(question) = Question::about(&grant, request, proof, request_id) else {
+            return Ok(Self { grant, pdp_asked: false });
+        };
+        let pdp = pdp.ok_or(PdpError::Unavailable(Fault::NotConfigured))?;
+        pdp.ask(&question, deadline).await?;
+        Ok(Self { grant, pdp_asked: true })
+    }
+
+    pub(crate) fn pdp_asked(&self) -> bool {
+        self.pdp_asked
+    }
+}
+
+/// A grant that passed every check: policy, PDP and kill switch. Only a use that can be spent, or none, stands between
+/// it and a signed token.
+///
+/// Nothing outside of this module makes one:
+///
+/// ```compile_fail,E0451
+/// # fn forge(grant: writ_core::decision::Grant) {
+/// let permit = writ_core::permit::Permit { grant };
+/// # }
+/// ```
+///
+/// A grant alone spends no use:
+///
+/// ```compile_fail,E0308
+/// # use writ_core::{decision::Grant, ledger::Ledger};
+/// # use writ_platform::clock::Timestamp;
+/// # async fn spend(ledger: &Ledger, grant: Grant, now: Timestamp) {
+/// ledger.spend(&grant, now).await;
+/// # }
+/// ```
+///
+/// And a token needs a permit and the term that the ledger gave for it, not a grant and a guess:
+///
+/// ```compile_fail,E0308
+/// # use writ_core::{claims::{Claims, Settings}, decision::Grant, ledger::Term};
+/// # fn claims(grant: Grant, term: Term, settings: &Settings) {
+/// Claims::new(grant, term, settings);
+/// # }
+/// ```
+///
+/// ```compile_fail,E0308
+/// # use writ_core::{claims::{Claims, Settings}, permit::Permit};
+/// # use writ_platform::clock::Timestamp;
+/// # fn claims(permit: Permit, now: Timestamp, settings: &Settings) {
+/// Claims::new(permit, now, settings);
+/// # }
+/// ```
+///
+/// What [`Foreseen`](crate::claims::Foreseen) says before a use is spent cannot be signed:
+///
+/// ```compile_fail,E0308
+/// # use writ_core::{claims::Foreseen, keys::Signer};
+/// # fn sign(signer: &Signer, foreseen: &Foreseen) {
+/// signer.sign(foreseen);
+/// # }
+/// ```
+///
+/// This is the one way:
+///
+/// ```
+/// # use writ_core::{claims::{Claims, Settings}, ledger::Ledger, permit::Permit};
+/// # use writ_platform::clock::Timestamp;
+/// # async fn claims(ledger: &Ledger, permit: Permit, now: Timestamp, settings: &Settings) {
+/// let term = ledger.spend(&permit, now).await.unwrap();
+/// Claims::new(permit, term, settings);
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    grant: Grant,
+}
+
+impl Permit {
+    /// Checks the kill switch at `now`, the time by which blocks are in force.
+    ///
+    /// # Errors
+    /// [`Blocked`] if an entry matches the transaction, its subject, one of its clients or one of its purposes.
+    pub fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
+        let ApprovedGrant { grant, .. } = approved;
+        blocks.check(&Matter::of_grant(&grant), now)?;
+        Ok(Self { grant })
+    }
+
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(crate) fn into_grant(self) -> Grant {
+        self.grant
+    }
+}
+
+/// For tests of what is done with a permit.
+#[cfg(test)]
+impl From<Grant> for Permit {
+    fn from(grant: Grant) -> Self {
+        Self { grant }
+    }
+}
