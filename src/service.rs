@@ -370,7 +370,7 @@ impl Service {
             tracing::warn!("requests whose clients had gone were cut off");
         }
         // A step of the key ring writes files, which go on being written when it is cut off.
-        let resting = timeout(FINISH, keys.rest()).await;
+        let resting = timeout(FINISH, keys.pause()).await;
         tasks.shutdown().await;
         store.close().await;
         drop(resting);
@@ -508,17 +508,13 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    /// Looks after a store that failed and a clock that stepped, heeds the events of others, and sweeps ledger and kill
-    /// switch.
+    /// Checks on a store that failed and a clock that stepped, and drops what ledger and kill switch need no longer.
     async fn keep(self) {
         let mut swept: Option<Instant> = None;
         let mut stepped = None;
         loop {
             let now = self.clock.now();
             stepped = self.tell_step(stepped);
-            if let Err(error) = self.ledger.heed().await {
-                tracing::warn!(%error, "the time of the last event cannot be read");
-            }
             if self.clock.is_settled() && swept.is_none_or(|last| last.elapsed() >= SWEEP) {
                 if self.sweep(now).await {
                     swept = Some(Instant::now());
@@ -535,13 +531,13 @@ impl Upkeep {
 
     /// Whether all was swept.
     async fn sweep(&self, now: Timestamp) -> bool {
-        if let Err(error) = self.ledger.sweep(self.keys.oldest_signature(), now).await {
+        if let Err(error) = self.ledger.expire(self.keys.oldest_signature(), now).await {
             tracing::warn!(%error, "the ledger could not be swept");
             return false;
         }
         // What is stopped would go on: that has time, also after a start.
         if self.clock.steady_for() >= SWEEP
-            && let Err(error) = self.blocks.sweep(now).await
+            && let Err(error) = self.blocks.expire(now).await
         {
             tracing::warn!(%error, "the kill switch could not be swept");
             return false;

@@ -41,8 +41,8 @@ impl Claims {
     /// The claims of what `permit` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
     /// (`UUIDv7`, R-CLAIM-03); one that goes on keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
     pub fn new(permit: Permit, term: Term, settings: &Settings) -> Self {
-        let use_number = term.spent.map_or(0, |spent| spent.use_number);
-        Self(txn_claims(permit.into_grant(), term.iat, term.exp, use_number, settings))
+        let use_number = term.spent().map_or(0, |spent| spent.use_number);
+        Self(txn_claims(permit.into_grant(), term.iat(), term.exp(), use_number, settings))
     }
 
     /// The claims in the form in which they are signed.
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn term(spent: Option<Spent>) -> Term {
-        Term { iat: Timestamp::from_epoch(NOW), exp: Timestamp::from_epoch(NOW + 60), spent }
+        Term::for_tests(Timestamp::from_epoch(NOW), Timestamp::from_epoch(NOW + 60), spent)
     }
 
     fn written(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Value {

@@ -218,12 +218,12 @@ impl Exchange {
         let claims = Claims::new(permit, term, &self.settings);
         let token = signer.sign(&claims)?;
         let mut redeemable_until = None;
-        if term.spent.is_none() {
+        if term.spent().is_none() {
             if token.as_str().len() > self.settings.max_size {
                 return Err(Refusal::TokenTooLarge);
             }
             let facts = claims.as_txn_claims();
-            redeemable_until = policies.redeemable_for(&facts.scope, &facts.req_wl).map(|max_age| term.exp + max_age);
+            redeemable_until = policies.redeemable_for(&facts.scope, &facts.req_wl).map(|max_age| term.exp() + max_age);
             let signed_part = token.signed_part_sha256();
             let redeemable = |keep_until| Redeemable { signed_part, txn: &facts.txn, keep_until };
             let entry = Entry { token: redeemable_until.map(redeemable), single_use };
@@ -233,9 +233,9 @@ impl Exchange {
         }
         let scope = claims.as_txn_claims().scope.to_string();
         // A free retry may have read the clock before the use that it repeats was counted.
-        let expires_in = term.exp.since(now.max(term.iat)).as_secs();
+        let expires_in = term.exp().since(now.max(term.iat())).as_secs();
         decision.issues(&claims, &token, term);
-        Ok(Issued { token, scope, expires_at: term.exp, expires_in, redeemable_until })
+        Ok(Issued { token, scope, expires_at: term.exp(), expires_in, redeemable_until })
     }
 }
 
@@ -278,8 +278,8 @@ impl Decision {
         self.exp = Some(claims.exp);
         self.kid = Some(token.kid().to_string());
         self.token_sha256 = Some(TokenDigest::of(token.as_str()));
-        self.use_number = term.spent.map(|spent| spent.use_number);
-        self.retry = term.spent.is_some_and(|spent| spent.retry);
+        self.use_number = term.spent().map(|spent| spent.use_number);
+        self.retry = term.spent().is_some_and(|spent| spent.retry);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use writ_verifier::{TrustDomain, TxnClaims};
 
 use crate::audit::{Audit, Decision, TokenDigest};
-use crate::blocks::{Blocks, Matter};
+use crate::blocks::{BlockTarget, Blocks};
 use crate::endpoint::{self, Ask, Endpoint, InFlight, known_key};
 use crate::keys::KeyRing;
 use crate::ledger::Ledger;
@@ -76,7 +76,8 @@ impl Introspection {
         self.ledger.check_clock(now)?; // by a clock that went back, what has expired would be active
         let find = |kid: &str| known_key(self.keys.find(kid));
         let live = own_token::verify_live(token.expose(), &self.trust_domain, find, now).ok();
-        let live = live.filter(|token| self.blocks.check(&Matter::of_token(&token.claims), self.clock.now()).is_ok());
+        let live =
+            live.filter(|token| self.blocks.check(&BlockTarget::of_token(&token.claims), self.clock.now()).is_ok());
         decision.active = Some(live.is_some());
         let Some(token) = live else { return Ok(Introspected::Inactive) };
         decision.knows(&token);

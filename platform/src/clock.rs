@@ -13,8 +13,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// By how much the clock may step without anybody minding: so far back the ledger tolerates it, too.
-const TOLERANCE: Duration = Duration::from_secs(30);
+/// How far the clock may step without consequences: the store takes it this far behind the last recorded event, too.
+pub const TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A step ahead counts as right once it has lasted for so long.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(15);

@@ -221,7 +221,7 @@ const TARGETS: [&str; 14] = [
 ];
 
 /// The parts of this program, and those inside them that write lines.
-const PARTS: [&str; 58] = [
+const PARTS: [&str; 67] = [
     "writ",
     "writ::admin",
     "writ::cli",
@@ -250,6 +250,7 @@ const PARTS: [&str; 58] = [
     "writ_core::ledger",
     "writ_core::limits",
     "writ_core::pdp",
+    "writ_core::permit",
     "writ_core::policy",
     "writ_core::refusal",
     "writ_core::request",
@@ -269,12 +270,20 @@ const PARTS: [&str; 58] = [
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
     "writ_store",
+    "writ_store::blocks",
+    "writ_store::clock",
     "writ_store::database",
     "writ_store::engine",
     "writ_store::folder",
+    "writ_store::ledger",
     "writ_store::quiet",
+    "writ_store::records",
     "writ_store::repair",
+    "writ_store::ring",
     "writ_store::seal",
+    "writ_store::table",
+    "writ_store::times",
+    "writ_store::transaction",
     "writ_store::working_copy",
     "writ_store::writer",
     "writ_verifier",

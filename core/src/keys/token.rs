@@ -11,14 +11,14 @@ use writ_verifier::claims::TYP;
 use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
-use super::{Held, KeysError, SigningAlgorithm};
+use super::{ActiveRing, KeysError, SigningAlgorithm};
 use crate::claims::{Claims, Foreseen};
 use writ_platform::clock::Timestamp;
 
 /// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
 /// span of the key whatever happens to the ring meanwhile.
 pub struct Signer {
-    held: Arc<Held>,
+    active: Arc<ActiveRing>,
     instant: Timestamp,
 }
 
@@ -32,8 +32,8 @@ pub struct TxnToken {
 }
 
 impl Signer {
-    pub(super) fn new(held: Arc<Held>, instant: Timestamp) -> Self {
-        Self { held, instant }
+    pub(super) fn new(active: Arc<ActiveRing>, instant: Timestamp) -> Self {
+        Self { active, instant }
     }
 
     /// The one reading of the clock for this request: `iat` of what is issued.
@@ -43,13 +43,13 @@ impl Signer {
 
     /// The name of the key.
     pub fn kid(&self) -> &Kid {
-        self.held.key.public().kid()
+        self.active.key.public().kid()
     }
 
     /// Whether a token with these claims could be read, by us and by others, when it comes back.
     pub fn can_sign(&self, foreseen: &Foreseen) -> bool {
         let claims = foreseen.as_txn_claims();
-        readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
+        readable(claims).is_ok() && length(claims, self.active.key.public().algorithm()) <= TOKEN_MAX
     }
 
     /// Signs the claims.
@@ -58,10 +58,10 @@ impl Signer {
     /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
         let payload = readable(claims.as_txn_claims())?;
-        let mut compact = format!("{}.", self.held.header);
+        let mut compact = format!("{}.", self.active.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
-        let signature = self.held.key.sign(compact.as_bytes())?;
+        let signature = self.active.key.sign(compact.as_bytes())?;
         compact.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
         Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
