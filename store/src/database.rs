@@ -84,7 +84,7 @@ impl Flusher {
         thread::Builder::new().name("store-flush".to_owned()).spawn(move || {
             for db in requested {
                 let outcome = attempt(|| db.flush()).map(drop);
-                // Before the answer, so that whoever asked can close the database.
+                // Before the answer, so that the caller can close the database.
                 drop(db);
                 if done.send(outcome).is_err() {
                     return;

@@ -7,7 +7,7 @@ use super::database::Fault;
 use super::engine::Engine;
 use super::table::{Change, Table, Writes};
 
-/// Gives a transaction's outcome to whoever waits for it, or why it was not written.
+/// Gives a transaction's outcome, or why it was not written, to the caller.
 pub(super) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// The records as a transaction sees them: those on the disk, with what is decided and on its way there.
@@ -42,7 +42,7 @@ pub(super) trait Job: Send {
 pub(super) enum Decided {
     /// To be written; its outcome is given once it is known whether that worked.
     Change(Change, Finish),
-    /// The database failed; whoever waits is to be told that it is unavailable.
+    /// The database failed; the caller gets an error.
     Failed(Fault, Box<dyn FnOnce(StoreError) + Send>),
     /// Refused, and answered.
     Refused,
@@ -71,7 +71,7 @@ where
 
     fn decide(self: Box<Self>, view: &View<'_>) -> Decided {
         let Self { decide, answer, .. } = *self;
-        // Whoever asked may have gone, which changes nothing.
+        // The caller may no longer wait, which changes nothing.
         let refuse = |answer: oneshot::Sender<_>, error| drop(answer.send(Err(error)));
         match decide(view) {
             Ok((change, outcome)) => match change.check_size() {
@@ -96,7 +96,7 @@ where
     }
 
     fn refuse(self: Box<Self>, error: StoreError) {
-        // Whoever asked may have gone, which changes nothing.
+        // The caller may no longer wait, which changes nothing.
         let _ = self.answer.send(Err(error));
     }
 }

@@ -77,7 +77,7 @@ struct Group {
     waiting: Vec<Finish>,
 }
 
-/// Starts the thread; it ends when it is told to close or when all handles are gone.
+/// Starts the thread; it ends on [`Command::Close`] or when all handles are gone.
 pub(super) async fn spawn(path: PathBuf, figures: Arc<Figures>) -> Result<mpsc::Sender<Command>, OpenError> {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let (opened, opening) = oneshot::channel();
@@ -111,7 +111,7 @@ impl Figures {
         for (table, count) in Table::ALL.into_iter().zip(&self.counts) {
             count.store(engine.records(table), Ordering::Relaxed);
         }
-        // A record that cannot be read is reported by whoever opens the clock; where the database fails, it is as before.
+        // A record that cannot be read is reported when the clock is opened; where the database fails, it is as before.
         if let Ok(record) = engine.read(&Table::Clock.record(times::LAST_EVENT)) {
             let last_event = times::parse(record.as_deref()).unwrap_or_default();
             self.last_event.store(last_event.epoch(), Ordering::Release);
@@ -144,7 +144,7 @@ impl Writer {
         }
         drop(self);
         if let Some(answer) = closing {
-            // Whoever asked may have gone; it is closed all the same.
+            // The caller may no longer wait; it is closed all the same.
             let _ = answer.send(());
         }
     }
@@ -281,7 +281,7 @@ impl Group {
     }
 }
 
-/// Whoever asked may have gone, which changes nothing.
+/// The caller may no longer wait, which changes nothing.
 fn reply<T>(answer: Answer<T>, outcome: Result<T, StoreError>) {
     let _ = answer.send(outcome);
 }

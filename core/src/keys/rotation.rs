@@ -30,7 +30,7 @@ const ATTEMPTS: u32 = 3;
 /// How many imported keys are stored at once: as many as surely fit into a change of the store.
 const IMPORTED_AT_ONCE: usize = 50;
 
-/// What whoever takes the next step needs to know.
+/// What the next step needs to know.
 #[derive(Default)]
 pub(super) struct RotationState {
     /// A key made ahead of need, since an RSA key takes its time.
@@ -79,7 +79,7 @@ pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'sta
     spawn_blocking(work).await.unwrap_or_else(|cut_off| Err(io::Error::other(cut_off).into()))
 }
 
-/// Steps. Each gives what happened to the keys; whoever asked for it records that.
+/// Steps. Each returns what happened to the keys; the caller records that.
 impl KeyRing {
     /// Takes the step that is due at `now`, if one is; a key is forgotten only if it `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
