@@ -3,6 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
+#[path = "support/delayed.rs"]
+mod delayed;
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,75 +16,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use delayed::{PURGE, token_of};
+use random::Random;
 use support::answer::{Answer, Issued};
 use support::workload::{Form, Workload};
-use support::writ::{Setup, Writ};
+use support::writ::Writ;
 use support::{eventually, jose, now, wait_until};
 
-const PURGE: &str = "account.purge";
-const MAX_USES: usize = 3;
+const MAX_USES: u32 = 3;
 /// `rotation_period` in seconds, the shortest that can hold.
-const ROTATION: u64 = 3;
-
-const ACCOUNTS: &str = r#"
-[[purpose]]
-scope = "account.purge"
-accept = ["client_credentials"]
-lifetime = "1s"
-"#;
-
-const BATCH: &str = r#"
-[[purpose]]
-scope = "account.purge"
-accept = ["expired_txn_token"]
-lifetime = "2s"
-[purpose.redemption]
-issued_to = ["accounts"]
-max_age = "1d"
-max_uses = 3
-"#;
-
-/// A small generator of numbers that a seed repeats (split-mix).
-struct Random(u64);
-
-impl Random {
-    fn new(what: &str) -> Self {
-        let given = std::env::var("WRIT_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or_else(|| {
-            u64::from(SystemTime::now().duration_since(UNIX_EPOCH).expect("past 1970").subsec_nanos())
-        });
-        println!("{what}: WRIT_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    /// A duration below `limit`.
-    fn below(&mut self, limit: Duration) -> Duration {
-        let micros = u64::try_from(limit.as_micros()).expect("short");
-        Duration::from_micros(self.next() % micros.max(1))
-    }
-}
+const ROTATION: u32 = 3;
 
 fn ask(client: &Workload) -> Option<Answer> {
     client.try_token(&Form::client_credentials(PURGE)).ok()
 }
 
-/// A token that the service acknowledged, taken as it came: nobody can be asked whether it verifies.
-fn token_of(answer: &Answer) -> Option<String> {
-    (answer.status() == 200).then(|| answer.response.json()["access_token"].as_str().unwrap().to_owned())
-}
-
 /// A-113, R-KEYS-08: a rotation is a chain of steps, and the service may die between any two of them.
 #[test]
 fn a_hundred_rotations_cut_short_lose_no_key() {
-    let mut random = Random::new("rotations");
+    let mut random = Random::seeded("rotations");
     let rounds = AtomicUsize::new(0);
     let seen = AtomicUsize::new(0);
     let seeds: Vec<u64> = (0..4).map(|_| random.next()).collect();
@@ -99,14 +53,7 @@ fn a_hundred_rotations_cut_short_lose_no_key() {
 
 /// Kills one service around each of its rotations; how many keys it had.
 fn rotate_and_kill(mut random: Random, rounds: usize) -> usize {
-    let mut writ = Setup::new()
-        .client("accounts", ACCOUNTS)
-        .client("batch", BATCH)
-        .set("tokens.lifetime", "1s")
-        .set("tokens.max_lifetime", "2s")
-        .set("tokens.jwks_max_age", "1s")
-        .set("keys.rotation_period", format!("{ROTATION}s"))
-        .start();
+    let mut writ = delayed::setup("2s", "1d", MAX_USES).short_keys(ROTATION).start();
     let mut published: BTreeSet<String> = BTreeSet::new();
     let mut tokens: Vec<String> = Vec::new();
     for _ in 0..rounds {
@@ -134,7 +81,7 @@ fn wait_until_about(rotation: u64, random: &mut Random) {
     if let Ok(left) = instant.duration_since(SystemTime::now()) {
         std::thread::sleep(left);
     }
-    std::thread::sleep(random.below(Duration::from_millis(120)));
+    std::thread::sleep(random.duration_below(Duration::from_millis(120)));
 }
 
 /// When the current key stops signing.
@@ -142,7 +89,7 @@ fn next_rotation(writ: &Writ) -> u64 {
     let keys = writ.keys();
     let current = keys.iter().find(|key| key["state"] == "current").expect("a current key");
     let from = chrono::DateTime::parse_from_rfc3339(current["signs_from"].as_str().unwrap()).unwrap();
-    u64::try_from(from.timestamp()).unwrap() + ROTATION
+    u64::try_from(from.timestamp()).unwrap() + u64::from(ROTATION)
 }
 
 fn jwks(writ: &Writ) -> Vec<String> {
@@ -166,7 +113,7 @@ fn judge_ring(writ: &Writ, published: &BTreeSet<String>) {
 /// A-100: what was handed out and what is left never exceed `max_uses`.
 #[test]
 fn a_hundred_redemptions_cut_short_grant_no_use_twice() {
-    let mut random = Random::new("redemptions");
+    let mut random = Random::seeded("redemptions");
     let seeds: Vec<u64> = (0..2).map(|_| random.next()).collect();
     let figures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -189,7 +136,7 @@ struct Figures {
 type Granted = BTreeMap<String, BTreeMap<u64, BTreeSet<String>>>;
 
 fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
-    let mut writ = Setup::new().client("accounts", ACCOUNTS).client("batch", BATCH).start();
+    let mut writ = delayed::setup("2s", "1d", MAX_USES).start();
     let originals: Vec<String> = (0..rounds)
         .map(|_| token_of(&ask(&writ.workload("accounts")).expect("the service runs")).expect("a token"))
         .collect();
@@ -213,7 +160,7 @@ fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
             });
             // most often while the first use is being counted, sometimes much later
             let window = if round % 4 == 0 { 150 } else { 25 };
-            std::thread::sleep(random.below(Duration::from_millis(window)));
+            std::thread::sleep(random.duration_below(Duration::from_millis(window)));
             dying.store(true, Ordering::SeqCst);
             writ.kill();
         });
@@ -224,7 +171,7 @@ fn redeem_and_kill(mut random: Random, rounds: usize) -> Figures {
     judge_records(&writ, &recorded);
     let granted = granted.into_inner().unwrap();
     for (txn, uses) in &granted {
-        assert!(uses.len() <= MAX_USES, "{txn}: {uses:?}");
+        assert!(uses.len() <= MAX_USES as usize, "{txn}: {uses:?}");
         for (number, sets) in uses {
             assert_eq!(sets.len(), 1, "use {number} of {txn} was granted twice: {sets:?}");
         }

@@ -12,11 +12,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use writ_store::{Change, OpenError, Settings, Store, StoreError, Swapped, Table, reseal, survey};
+use writ_store::repair::{reseal, survey};
+use writ_store::{OpenError, Settings, Store, StoreError, testing};
+
+#[path = "support/random.rs"]
+#[expect(dead_code, reason = "it serves several test crates")]
+mod random;
+
+use random::Random;
 
 /// Tells a child which folder is its store.
 const FOLDER: &str = "WRIT_TEST_STORE";
@@ -27,7 +34,7 @@ type Harm = fn(&Path, &Path);
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
-    let mut random = Random::seeded();
+    let mut random = Random::seeded("kill -9");
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let mut acknowledged = Records::new();
@@ -43,7 +50,7 @@ async fn what_was_acknowledged_survives_kill_9() {
             acknowledgements += 1;
         }
         let store = Store::open(&settings).await.unwrap();
-        let found = store.scan(Table::Uses).await.unwrap().into_iter().collect::<Records>();
+        let found = everything(&store).await;
         for (key, value) in &acknowledged {
             assert!(found.get(key).is_some_and(|found| found >= value), "{key:?} lost {value:?}");
         }
@@ -69,15 +76,16 @@ fn child_that_writes_until_it_is_killed() {
 
 async fn count_up(store: Store, counter: u8) {
     loop {
-        let seen = store.read(Table::Uses, &[counter]).await.unwrap();
+        let name = named("uses", &[counter]);
+        let seen = testing::read(&store, &name).await.unwrap();
         let last = seen.as_deref().map_or(0, |seen| u64::from_be_bytes(seen.try_into().unwrap()));
         let next = last + 1;
-        let change = Change::new()
-            .unchanged(Table::Uses, &[counter], seen.as_deref())
-            .put(Table::Uses, &[counter], next.to_be_bytes())
-            .put(Table::Tokens, &next.to_be_bytes(), vec![counter; 200])
-            .remove(Table::Tokens, &next.saturating_sub(500).to_be_bytes());
-        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        let records: [(&[u8], Option<&[u8]>); 3] = [
+            (&name, Some(&next.to_be_bytes())),
+            (&named("tokens", &next.to_be_bytes()), Some(&[counter; 200])),
+            (&named("tokens", &next.saturating_sub(500).to_be_bytes()), None),
+        ];
+        testing::write(&store, &records).await.unwrap();
         // One write of one line: it arrives whole, or not at all.
         let _ = std::io::stdout().write_all(format!("acknowledged {counter} {next}\n").as_bytes());
     }
@@ -90,14 +98,14 @@ fn acknowledged_in(output: &mut ChildStdout) -> Vec<(Vec<u8>, Vec<u8>)> {
     let steps = whole.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.split_once(' '));
     steps
         .map(|(counter, step)| {
-            (vec![counter.parse::<u8>().unwrap()], step.parse::<u64>().unwrap().to_be_bytes().to_vec())
+            (named("uses", &[counter.parse::<u8>().unwrap()]), step.parse::<u64>().unwrap().to_be_bytes().to_vec())
         })
         .collect()
 }
 
 #[tokio::test]
 async fn damaged_file_does_not_open_with_less_than_there_was() {
-    let mut random = Random::seeded();
+    let mut random = Random::seeded("damage");
     let folder = tempfile::tempdir().unwrap();
     let young = settings(folder.path());
     let records = prepare(&young).await;
@@ -114,7 +122,7 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
             let copy = tempfile::tempdir().unwrap();
             let settings = settings(copy.path());
             copy_folder(&whole.path, &settings.path);
-            let damage = harm(&named(&settings.path, file), place, &mut random);
+            let damage = harm(&file_named(&settings.path, file), place, &mut random);
             let harmed = files(&settings.path);
             match Store::open(&settings).await {
                 Err(OpenError::Damaged { what, .. }) => {
@@ -187,8 +195,7 @@ async fn finished_copy_that_is_not_of_this_store_is_refused_and_nothing_changed(
     let [own, other] = ["own", "other"].map(|name| Settings { path: folder.path().join(name) });
     for settings in [&own, &other] {
         let store = Store::open(settings).await.unwrap();
-        let change = Change::new().put(Table::Meta, b"of", settings.path.to_str().unwrap());
-        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        put(&store, "meta", b"of", settings.path.to_str().unwrap().as_bytes()).await.unwrap();
         store.close().await;
     }
     let cases: [(&str, Harm); 9] = [
@@ -272,8 +279,7 @@ async fn older_records_under_a_newer_seal_are_damage() {
     copy_folder(&settings.path, &backup);
     let store = Store::open(&settings).await.unwrap();
     for use_ in 0..3_u8 {
-        let spent = Change::new().absent(Table::Uses, &[255, use_]).put(Table::Uses, &[255, use_], "spent");
-        assert_eq!(store.swap(spent).await.unwrap(), Swapped::Done);
+        put(&store, "uses", &[255, use_], b"spent").await.unwrap();
     }
     store.close().await;
     fs::copy(settings.path.join("seal"), backup.join("seal")).unwrap();
@@ -296,7 +302,7 @@ async fn second_process_is_told_who_holds_the_store_and_the_first_is_unharmed() 
     drop(holder.stdin.take());
     assert!(holder.wait().unwrap().success());
     let store = Store::open(&settings).await.unwrap();
-    assert_eq!(store.read(Table::Meta, b"after").await.unwrap(), Some(b"unharmed".to_vec()));
+    assert_eq!(testing::read(&store, b"meta/after").await.unwrap(), Some(b"unharmed".to_vec()));
 }
 
 #[test]
@@ -307,8 +313,7 @@ fn child_that_holds_the_store() {
         let store = Store::open(&settings).await.unwrap();
         println!("open");
         std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-        let change = Change::new().put(Table::Meta, b"after", "unharmed");
-        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        put(&store, "meta", b"after", b"unharmed").await.unwrap();
         store.close().await;
     });
 }
@@ -338,11 +343,11 @@ fn child_with_a_full_disk() {
             println!("{} changes fitted, then: {}", more.len(), refusal.expect("the disk is full"));
             acknowledged.extend(more);
             limit_files(None);
-            while store.swap(Change::new().put(Table::Meta, b"probe", [1])).await.is_err() {
+            while put(&store, "meta", b"probe", &[1]).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             for (key, value) in &acknowledged {
-                assert_eq!(store.read(Table::Tokens, key).await.unwrap().as_ref(), Some(value));
+                assert_eq!(testing::read(&store, key).await.unwrap().as_ref(), Some(value));
             }
         }
         store.close().await;
@@ -354,16 +359,14 @@ async fn fill(store: &Store, first: u64, count: u64) -> (Records, Option<StoreEr
     let mut written = Records::new();
     for number in first..first + count {
         let (key, value) = (number.to_be_bytes(), vec![3; 300]);
-        match store.swap(Change::new().absent(Table::Tokens, &key).put(Table::Tokens, &key, value.clone())).await {
-            Ok(swapped) => assert_eq!(swapped, Swapped::Done),
-            Err(error) => {
-                if let Ok(found) = store.read(Table::Tokens, &key).await {
-                    assert_eq!(found, None, "what failed is not seen");
-                }
-                return (written, Some(error));
+        let name = named("tokens", &key);
+        if let Err(error) = put(store, "tokens", &key, &value).await {
+            if let Ok(found) = testing::read(store, &name).await {
+                assert_eq!(found, None, "what failed is not seen");
             }
+            return (written, Some(error));
         }
-        written.insert(key.to_vec(), value);
+        written.insert(name, value);
     }
     (written, None)
 }
@@ -378,12 +381,14 @@ async fn prepare(settings: &Settings) -> Records {
     let store = Store::open(settings).await.unwrap();
     for round in 0..3_u8 {
         for group in 0..40_u8 {
-            let change = (0..40_u8).fold(Change::new(), |change, number| match (number + round) % 3 {
-                0 if round > 0 => change.remove(Table::Uses, &[group, number]),
-                1 | 2 if round > 0 && number > 20 => change,
-                _ => change.put(Table::Uses, &[group, number], vec![round; 100]),
+            let value = vec![round; 100];
+            let names: Vec<_> = (0..40_u8).map(|number| (number, named("uses", &[group, number]))).collect();
+            let change = names.iter().filter_map(|(number, name)| match (number + round) % 3 {
+                0 if round > 0 => Some((name.as_slice(), None)),
+                1 | 2 if round > 0 && *number > 20 => None,
+                _ => Some((name.as_slice(), Some(value.as_slice()))),
             });
-            assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+            testing::write(&store, &change.collect::<Vec<_>>()).await.unwrap();
         }
     }
     let records = everything(&store).await;
@@ -393,20 +398,23 @@ async fn prepare(settings: &Settings) -> Records {
 }
 
 async fn everything(store: &Store) -> Records {
-    let mut records = Records::new();
-    for table in Table::ALL {
-        for (key, value) in store.scan(table).await.unwrap() {
-            records.insert([table.name().as_bytes(), b"/", &key].concat(), value);
-        }
-    }
-    records
+    testing::dump(store).await.unwrap()
+}
+
+async fn put(store: &Store, table: &str, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    testing::write(store, &[(&named(table, key), Some(value))]).await
+}
+
+/// The full name of a record.
+fn named(table: &str, key: &[u8]) -> Vec<u8> {
+    [table.as_bytes(), b"/", key].concat()
 }
 
 fn settings(folder: &Path) -> Settings {
     Settings { path: folder.join("store") }
 }
 
-fn named(folder: &Path, start: &str) -> PathBuf {
+fn file_named(folder: &Path, start: &str) -> PathBuf {
     let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(start)).unwrap()
 }
@@ -457,23 +465,4 @@ fn child_settings() -> Option<Settings> {
 
 fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
-}
-
-/// Numbers that can be had again (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let fresh = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
-        let seed = std::env::var("WRIT_TEST_SEED").map_or_else(|_| fresh(), |seed| seed.parse().unwrap());
-        println!("WRIT_TEST_SEED={seed}");
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

@@ -7,6 +7,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
+#[path = "support/delayed.rs"]
+mod delayed;
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,18 +23,19 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 use writ::service::admin::{self, Reply};
-use writ_store::{Change, Settings, Store, Swapped, Table};
+use writ_store::{Settings, Store, testing};
 
-use support::answer::Answer;
+use delayed::{PURGE, token_of};
+use random::Random;
 use support::workload::Form;
-use support::writ::{Setup, Writ};
+use support::writ::Writ;
 use support::{eventually, jose, now, wait_until};
 
 /// Tells a child which folder is its store.
@@ -352,15 +357,18 @@ async fn prepared() -> TempDir {
     let folder = scratch();
     let settings = Settings { path: folder.path().join("store") };
     let store = Store::open(&settings).await.unwrap();
-    let before = (0..BEFORE)
-        .fold(Change::new(), |change, number| change.put(Table::Tokens, &number.to_be_bytes(), vec![1; 300]));
-    assert_eq!(store.swap(before).await.unwrap(), Swapped::Done);
+    let before = records_before();
+    let before: Vec<_> = before.iter().map(|(name, value)| (name.as_slice(), Some(value.as_slice()))).collect();
+    testing::write(&store, &before).await.unwrap();
     store.close().await;
     let store = Store::open(&settings).await.unwrap();
-    let change = Change::new().put(Table::Uses, b"before", "1");
-    assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+    testing::write(&store, &[(b"uses/before", Some(b"1"))]).await.unwrap();
     store.close().await;
     folder
+}
+
+fn records_before() -> Records {
+    (0..BEFORE).map(|number| ([b"tokens/".as_slice(), &number.to_be_bytes()].concat(), vec![1; 300])).collect()
 }
 
 #[test]
@@ -437,13 +445,9 @@ fn judge(
         let settings = Settings { path: folder.to_owned() };
         let found = runtime.block_on(async {
             let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{error}\n{}", case()));
-            let mut found = Records::new();
-            for table in [Table::Uses, Table::Tokens] {
-                found.extend(store.scan(table).await.unwrap());
-            }
+            let found = testing::dump(&store).await.unwrap();
             // It takes more, too.
-            let change = Change::new().put(Table::Meta, b"after", "1");
-            assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+            testing::write(&store, &[(b"meta/after", Some(b"1"))]).await.unwrap();
             store.close().await;
             found
         });
@@ -463,12 +467,12 @@ fn judge(
 fn acknowledged(text: &str, had_store: bool) -> Records {
     let mut records = Records::new();
     if had_store {
-        records.extend((0..BEFORE).map(|number| (number.to_be_bytes().to_vec(), vec![1; 300])));
-        records.insert(b"before".to_vec(), b"1".to_vec());
+        records.extend(records_before());
+        records.insert(b"uses/before".to_vec(), b"1".to_vec());
     }
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     for step in whole.lines().filter_map(|line| line.split_once("acknowledged ")) {
-        records.insert(b"step".to_vec(), step.1.as_bytes().to_vec());
+        records.insert(b"uses/step".to_vec(), step.1.as_bytes().to_vec());
     }
     records
 }
@@ -487,13 +491,13 @@ fn child_that_uses_a_store() {
             Err(error) => return tell(format!("refused: {error}")),
         };
         for step in 1..=4_u8 {
-            let change = Change::new().put(Table::Uses, b"step", step.to_string()).put(
-                Table::Tokens,
-                &[9, step],
-                vec![step; 2000],
-            );
-            match store.swap(change).await {
-                Ok(_) => tell(format!("acknowledged {step}")),
+            let (step_text, token) = (step.to_string(), [step; 2000]);
+            let records: [(&[u8], Option<&[u8]>); 2] = [
+                (b"uses/step", Some(step_text.as_bytes())),
+                (&[b"tokens/".as_slice(), &[9, step]].concat(), Some(&token)),
+            ];
+            match testing::write(&store, &records).await {
+                Ok(()) => tell(format!("acknowledged {step}")),
                 Err(error) => tell(format!("unavailable: {error}")),
             }
         }
@@ -501,26 +505,6 @@ fn child_that_uses_a_store() {
     };
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(work);
 }
-
-const PURGE: &str = "account.purge";
-
-const ACCOUNTS: &str = r#"
-[[purpose]]
-scope = "account.purge"
-accept = ["client_credentials"]
-lifetime = "1s"
-"#;
-
-const BATCH: &str = r#"
-[[purpose]]
-scope = "account.purge"
-accept = ["expired_txn_token"]
-lifetime = "1s"
-[purpose.redemption]
-issued_to = ["accounts"]
-max_age = "1d"
-max_uses = 1000
-"#;
 
 /// A service with a past: a token that was redeemed, a block, two rotations.
 struct Scene {
@@ -543,14 +527,7 @@ struct Promised {
 
 impl Scene {
     fn new(runtime: &Handle) -> Self {
-        let mut writ = Setup::new()
-            .client("accounts", ACCOUNTS)
-            .client("batch", BATCH)
-            .set("tokens.lifetime", "1s")
-            .set("tokens.max_lifetime", "2s")
-            .set("tokens.jwks_max_age", "1s")
-            .set("keys.rotation_period", "1h")
-            .start();
+        let mut writ = delayed::setup("1s", "1d", 1000).short_keys(3600).start();
         let template = writ.setup.path("data");
         let mut promised = Promised::default();
         let original = promised.issue(&writ).expect("a token");
@@ -639,31 +616,27 @@ impl Promised {
         runtime.block_on(async {
             let settings = Settings { path: folder.to_owned() };
             let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{error}: {case}"));
+            let found = testing::dump(&store).await.unwrap();
+            let values = |table: &'static [u8]| {
+                let records = found.iter().filter(move |(name, _)| name.starts_with(table));
+                records.map(|(_, value)| serde_json::from_slice::<Value>(value).unwrap())
+            };
             for record in &self.records {
-                assert!(store.read(Table::Tokens, record).await.unwrap().is_some(), "a record is lost: {case}");
+                let name = [b"tokens/", record.as_slice()].concat();
+                assert!(found.contains_key(&name), "a record is lost: {case}");
             }
-            let uses = store.scan(Table::Uses).await.unwrap();
-            let count: u64 = uses.iter().map(|(_, value)| json_of(value)["count"].as_u64().unwrap()).max().unwrap_or(0);
+            let count = values(b"uses/").map(|uses| uses["count"].as_u64().unwrap()).max().unwrap_or(0);
             assert!(self.uses.keys().all(|number| *number <= count), "uses are lost: {case}");
-            let blocks = store.scan(Table::Blocks).await.unwrap();
             for sub in &self.blocks {
-                assert!(blocks.iter().any(|(_, value)| json_of(value)["block"]["sub"] == **sub), "{sub}: {case}");
+                assert!(values(b"blocks/").any(|block| block["block"]["sub"] == **sub), "{sub}: {case}");
             }
             store.close().await;
         });
     }
 }
 
-fn json_of(value: &[u8]) -> Value {
-    serde_json::from_slice(value).unwrap()
-}
-
 fn kids(writ: &Writ) -> BTreeSet<String> {
     writ.keys().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
-}
-
-fn token_of(answer: &Answer) -> Option<String> {
-    (answer.status() == 200).then(|| answer.response.json()["access_token"].as_str().unwrap().to_owned())
 }
 
 fn rotate(runtime: &Handle, store: &Path) -> bool {
@@ -819,8 +792,7 @@ fn starts_that_are_cut_short_lose_nothing() {
     for round in 0..rounds {
         let mut child =
             scene.writ.setup.command(&["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let micros = u64::try_from(longest.as_micros()).unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(micros)));
+        std::thread::sleep(random.duration_below(longest));
         child.kill().unwrap();
         child.wait().unwrap();
         promised.check(&scene.template, runtime.handle(), &format!("start {round}"));
@@ -830,23 +802,4 @@ fn starts_that_are_cut_short_lose_nothing() {
         scene.writ.kill();
     }
     println!("killed {rounds} times while starting, within {longest:?}; nothing lost");
-}
-
-/// Numbers that can be had again (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn seeded(what: &str) -> Self {
-        let fresh = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
-        let seed = std::env::var("WRIT_TEST_SEED").map_or_else(|_| fresh(), |seed| seed.parse().unwrap());
-        println!("{what}: WRIT_TEST_SEED={seed}");
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

@@ -1,4 +1,4 @@
-//! The kill switch: what an operator has stopped gets nothing more, issued, replaced or redeemed.
+//! The kill switch: for what an operator has blocked, no token is issued, replaced or redeemed.
 //!
 //! An entry ([`Block`]) names a transaction, a subject, a client, a purpose, or several of these, which must then all
 //! match. The entries in force are in memory, where every request meets them ([`Blocks::check_client`],
@@ -6,7 +6,6 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -17,11 +16,8 @@ use crate::decision::Grant;
 use crate::request::Subject;
 use crate::subject::OwnToken;
 use writ_platform::clock::Timestamp;
-use writ_platform::digest::sha256;
-use writ_store::{Change, Store, StoreError, Table};
-
-/// Entries are kept for so much longer than they are in force: a clock that runs ahead for a day drops nothing early.
-const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+use writ_store::blocks::{BlockStore, StoredBlock, is_over};
+use writ_store::{Store, StoreError};
 
 /// An operator has stopped what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +29,7 @@ pub struct Blocked;
 #[serde(try_from = "String")]
 pub struct Txn(String);
 
-/// The text is no [`Txn`].
+/// The text is not a [`Txn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a txn has 1 to 255 characters, none a control character")]
 pub struct TxnError;
@@ -64,10 +60,10 @@ pub struct Selectors {
     pub purpose: Option<Purpose>,
 }
 
-/// The selectors make no [`Block`].
+/// The selectors do not make a [`Block`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorsError {
-    /// There are none: that would be everything, which must be said.
+    /// None is given: that would block everything, which must be stated.
     #[error("say what to stop: a txn, a sub, a client, a purpose, or all")]
     Nothing,
     /// `all` with others: either could be meant.
@@ -76,8 +72,7 @@ pub enum SelectorsError {
 }
 
 /// A [`Block`] with its times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// What it stops.
     pub block: Block,
@@ -87,7 +82,7 @@ pub struct Entry {
     pub until: Option<Timestamp>,
 }
 
-/// One entry as it is told to people and programs: `null` for what it does not name, times in RFC 3339.
+/// One entry as operators and programs see it: `null` for what it does not name, times in RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockLine {
     /// The transaction.
@@ -106,7 +101,7 @@ pub struct BlockLine {
 
 /// What an entry may match: what a grant is about, or what a token says.
 #[derive(Debug)]
-pub struct Matter<'a> {
+pub struct BlockTarget<'a> {
     /// `None` for a new transaction, which has no name yet.
     txn: Option<&'a str>,
     sub: &'a str,
@@ -124,20 +119,29 @@ pub enum BlocksError {
     /// There is nothing to remove.
     #[error("there is no such block")]
     NoSuch,
-    /// The store did not take the entry. In a running service it is in force all the same.
-    #[error("it is not on record ({0}); a service that runs heeds it all the same, until it ends")]
+    /// The store did not take the entry. In a running service it is in force nevertheless.
+    #[error("it is not on record ({0}); a running service still enforces it, until it ends")]
     NotKept(StoreError),
     /// The store does not answer. Nothing has changed.
     #[error(transparent)]
-    Unavailable(#[from] StoreError),
-    /// An entry cannot be what was written.
+    Unavailable(StoreError),
+    /// An entry is not one that Writ wrote.
     #[error("a record of the kill switch cannot be read; see `writ store repair`")]
     Unreadable,
 }
 
+impl From<StoreError> for BlocksError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreadable(_) => Self::Unreadable,
+            StoreError::Unavailable(_) | StoreError::TooLarge(_) => Self::Unavailable(error),
+        }
+    }
+}
+
 /// The entries in force.
 pub struct Blocks {
-    store: Store,
+    records: BlockStore,
     /// In the order in which they were added.
     entries: ArcSwap<Vec<Entry>>,
     /// One change at a time.
@@ -146,12 +150,12 @@ pub struct Blocks {
 
 impl Block {
     /// Whether all that it names matches.
-    pub fn stops(&self, matter: &Matter<'_>) -> bool {
+    pub fn stops(&self, target: &BlockTarget<'_>) -> bool {
         let Selectors { all: _, txn, sub, client, purpose } = &self.0;
-        txn.as_ref().is_none_or(|txn| matter.txn == Some(txn.as_str()))
-            && sub.as_ref().is_none_or(|sub| sub.as_str() == matter.sub)
-            && client.as_ref().is_none_or(|client| matter.clients.contains(&client.as_str()))
-            && purpose.as_ref().is_none_or(|purpose| matter.scope.purposes().contains(purpose))
+        txn.as_ref().is_none_or(|txn| target.txn == Some(txn.as_str()))
+            && sub.as_ref().is_none_or(|sub| sub.as_str() == target.sub)
+            && client.as_ref().is_none_or(|client| target.clients.contains(&client.as_str()))
+            && purpose.as_ref().is_none_or(|purpose| target.scope.purposes().contains(purpose))
     }
 
     /// Whether it stops whatever this client asks for.
@@ -164,10 +168,9 @@ impl Block {
         }
     }
 
-    /// The name of its record: SHA-256 of the selectors as JSON, which has one form only.
-    fn key(&self) -> Vec<u8> {
-        let text = serde_json::to_vec(&self.0).expect("texts under fixed names always make JSON");
-        sha256(&text).to_vec()
+    /// Its selectors as JSON. They have one form only: an entry is known by it.
+    fn to_json(&self) -> String {
+        serde_json::to_string(&self.0).expect("texts under fixed names always make JSON")
     }
 }
 
@@ -196,11 +199,11 @@ impl Entry {
         self.until.is_none_or(|until| now < until)
     }
 
-    fn is_over(&self, now: Timestamp) -> bool {
-        self.until.is_some_and(|until| until + SPARE < now)
+    fn stored(&self) -> StoredBlock {
+        StoredBlock { selectors: self.block.to_json(), added_at: self.added_at, until: self.until }
     }
 
-    /// As it is told.
+    /// As operators see it.
     pub fn line(&self) -> BlockLine {
         let Selectors { all: _, txn, sub, client, purpose } = self.block.0.clone();
         let until = self.until.map(|until| until.to_string());
@@ -208,7 +211,16 @@ impl Entry {
     }
 }
 
-impl<'a> Matter<'a> {
+impl TryFrom<StoredBlock> for Entry {
+    type Error = BlocksError;
+
+    fn try_from(StoredBlock { selectors, added_at, until }: StoredBlock) -> Result<Self, BlocksError> {
+        let block: Block = serde_json::from_str(&selectors).map_err(|_| BlocksError::Unreadable)?;
+        if block.to_json() == selectors { Ok(Self { block, added_at, until }) } else { Err(BlocksError::Unreadable) }
+    }
+}
+
+impl<'a> BlockTarget<'a> {
     /// What `grant` is about.
     pub fn of_grant(grant: &'a Grant) -> Self {
         let original = grant.original().map(OwnToken::claims);
@@ -234,11 +246,11 @@ impl Blocks {
     /// # Errors
     /// [`BlocksError::Unavailable`], [`BlocksError::Unreadable`].
     pub async fn open(store: Store) -> Result<Self, BlocksError> {
-        let records = store.scan(Table::Blocks).await?;
-        let entries = records.iter().map(|(key, value)| parse(key, value).ok_or(BlocksError::Unreadable));
+        let records = store.blocks();
+        let entries = records.list().await?.into_iter().map(Entry::try_from);
         let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(|entry| entry.added_at);
-        Ok(Self { store, entries: ArcSwap::from_pointee(entries), turn: tokio::sync::Mutex::default() })
+        Ok(Self { records, entries: ArcSwap::from_pointee(entries), turn: tokio::sync::Mutex::default() })
     }
 
     /// Refuses a client that gets nothing at all, whatever it asks for and presents.
@@ -249,13 +261,13 @@ impl Blocks {
         self.refuse_if(now, |block| block.stops_client(client))
     }
 
-    /// Refuses what any entry matches, those included that [`check_client`](Self::check_client) looks at: they may be
+    /// Refuses what any entry matches, those included that [`check_client`](Self::check_client) checks: they may be
     /// newer than the request, or name a client that asked for the token before.
     ///
     /// # Errors
     /// [`Blocked`].
-    pub fn check(&self, matter: &Matter<'_>, now: Timestamp) -> Result<(), Blocked> {
-        self.refuse_if(now, |block| block.stops(matter))
+    pub fn check(&self, target: &BlockTarget<'_>, now: Timestamp) -> Result<(), Blocked> {
+        self.refuse_if(now, |block| block.stops(target))
     }
 
     fn refuse_if(&self, now: Timestamp, stops: impl Fn(&Block) -> bool) -> Result<(), Blocked> {
@@ -285,11 +297,9 @@ impl Blocks {
         entries.retain(|other| other.block != entry.block);
         entries.push(entry.clone());
         entries.sort_by_key(|entry| entry.added_at);
-        // Even if the disk is full: what is to be stopped is stopped now.
+        // Even if the disk is full: a block is in force at once.
         self.entries.store(Arc::new(entries));
-        let change = keep(Change::new(), &entry);
-        // No condition, so there is no conflict.
-        let _ = self.store.swap(change).await.map_err(BlocksError::NotKept)?;
+        self.records.add(&entry.stored()).await.map_err(BlocksError::NotKept)?;
         Ok(entry)
     }
 
@@ -301,7 +311,9 @@ impl Blocks {
         let _turn = self.turn.lock().await;
         let entries = self.entries.load_full();
         let entry = entries.iter().find(|entry| entry.block == *block).ok_or(BlocksError::NoSuch)?;
-        self.drop_entry(block).await?;
+        // First from the store: what is not in force must not come back.
+        self.records.remove(&block.to_json()).await?;
+        self.retain(|entry| entry.block != *block);
         Ok(entry.clone())
     }
 
@@ -309,37 +321,22 @@ impl Blocks {
     ///
     /// # Errors
     /// [`BlocksError::Unavailable`].
-    pub async fn sweep(&self, now: Timestamp) -> Result<(), BlocksError> {
+    pub async fn expire(&self, now: Timestamp) -> Result<(), BlocksError> {
         let _turn = self.turn.lock().await;
-        for entry in self.entries.load_full().iter().filter(|entry| entry.is_over(now)) {
-            self.drop_entry(&entry.block).await?;
-        }
+        self.records.expire(now).await?;
+        self.retain(|entry| !entry.until.is_some_and(|until| is_over(until, now)));
         Ok(())
     }
 
-    /// First from the store: what is not in force must not come back.
-    async fn drop_entry(&self, block: &Block) -> Result<(), StoreError> {
-        let _ = self.store.swap(Change::new().remove(Table::Blocks, &block.key())).await?;
-        let kept = self.entries.load().iter().filter(|entry| entry.block != *block).cloned().collect();
+    fn retain(&self, is_kept: impl Fn(&Entry) -> bool) {
+        let kept = self.entries.load().iter().filter(|entry| is_kept(entry)).cloned().collect();
         self.entries.store(Arc::new(kept));
-        Ok(())
     }
 }
 
-/// Adds to `change` those of the records found in a damaged store that read as entries, and says how many they are.
-pub fn carry_over(change: Change, found: &[(Vec<u8>, Vec<u8>)]) -> (Change, u64) {
-    let entries: Vec<_> = found.iter().filter_map(|(key, value)| parse(key, value)).collect();
-    (entries.iter().fold(change, keep), entries.len() as u64)
-}
-
-fn keep(change: Change, entry: &Entry) -> Change {
-    let value = serde_json::to_vec(entry).expect("texts and numbers under fixed names always make JSON");
-    change.put(Table::Blocks, &entry.block.key(), value)
-}
-
-/// The entry in a record; `None` if none was written so.
-fn parse(key: &[u8], value: &[u8]) -> Option<Entry> {
-    serde_json::from_slice(value).ok().filter(|entry: &Entry| entry.block.key() == key)
+/// Those of the entries found in a damaged store that are entries of the kill switch, to be carried over.
+pub fn readable(found: Vec<StoredBlock>) -> Vec<StoredBlock> {
+    found.into_iter().filter(|block| Entry::try_from(block.clone()).is_ok()).collect()
 }
 
 impl Txn {
@@ -368,11 +365,15 @@ impl TryFrom<String> for Txn {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use aws_lc_rs::digest::{SHA256, digest};
     use serde_json::{Value, json};
     use tempfile::TempDir;
 
     use super::*;
-    use writ_store::{Settings, Swapped};
+    use crate::subject::OwnToken;
+    use writ_store::{Settings, repair, testing};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
     const DAY: Duration = Duration::from_secs(86_400);
@@ -381,8 +382,8 @@ mod tests {
         serde_json::from_value(selectors).unwrap()
     }
 
-    fn matter<'a>(txn: Option<&'a str>, clients: &[&'a str], scope: &'a Scope) -> Matter<'a> {
-        Matter { txn, sub: "u-1", clients: clients.to_vec(), scope }
+    fn target<'a>(txn: Option<&'a str>, clients: &[&'a str], scope: &'a Scope) -> BlockTarget<'a> {
+        BlockTarget { txn, sub: "u-1", clients: clients.to_vec(), scope }
     }
 
     struct Installed(TempDir);
@@ -393,23 +394,42 @@ mod tests {
         }
 
         async fn store(&self) -> Store {
-            Store::open(&Settings { path: self.0.path().join("data") }).await.unwrap()
+            Store::open(&self.settings()).await.unwrap()
         }
 
-        async fn blocks(&self) -> Blocks {
-            Blocks::open(self.store().await).await.unwrap()
+        fn settings(&self) -> Settings {
+            Settings { path: self.0.path().join("data") }
         }
 
-        async fn restarted(&self, blocks: Blocks) -> Blocks {
+        async fn blocks(&self) -> Opened {
+            let store = self.store().await;
+            Opened { blocks: Blocks::open(store.clone()).await.unwrap(), store }
+        }
+
+        async fn restarted(&self, blocks: Opened) -> Opened {
             blocks.store.close().await;
             self.blocks().await
+        }
+    }
+
+    /// A kill switch with the store that it is kept in.
+    struct Opened {
+        blocks: Blocks,
+        store: Store,
+    }
+
+    impl std::ops::Deref for Opened {
+        type Target = Blocks;
+
+        fn deref(&self) -> &Blocks {
+            &self.blocks
         }
     }
 
     /// Whether the subject is stopped.
     fn is_stopped(blocks: &Blocks, sub: &str, now: Timestamp) -> bool {
         let scope = "a".parse().unwrap();
-        blocks.check(&Matter { sub, ..matter(None, &["gateway"], &scope) }, now).is_err()
+        blocks.check(&BlockTarget { sub, ..target(None, &["gateway"], &scope) }, now).is_err()
     }
 
     #[test]
@@ -435,7 +455,7 @@ mod tests {
     #[test]
     fn every_selector_must_match() {
         let scope = "a b".parse().unwrap();
-        let matter = matter(Some("t-1"), &["batch", "accounts"], &scope);
+        let target = target(Some("t-1"), &["batch", "accounts"], &scope);
         for (selectors, stops) in [
             (json!({"all": true}), true),
             (json!({"txn": "t-1"}), true),
@@ -454,14 +474,14 @@ mod tests {
             (json!({"txn": "t-1", "sub": "u-1", "client": "gateway", "purpose": "b"}), false),
             (json!({"txn": "t-1", "sub": "u-1", "client": "accounts", "purpose": "c"}), false),
         ] {
-            assert_eq!(block(selectors.clone()).stops(&matter), stops, "{selectors}");
+            assert_eq!(block(selectors.clone()).stops(&target), stops, "{selectors}");
         }
     }
 
     #[test]
     fn a_new_transaction_has_no_name_to_be_stopped_by() {
         let grant = Grant::issuing("gateway", "u-1", "a b", None);
-        let stops = |selectors| block(selectors).stops(&Matter::of_grant(&grant));
+        let stops = |selectors| block(selectors).stops(&BlockTarget::of_grant(&grant));
         assert!(stops(json!({"sub": "u-1", "client": "gateway", "purpose": "b"})));
         assert!(!stops(json!({"txn": "t"})));
         assert!(!stops(json!({"txn": "t", "sub": "u-1"})));
@@ -475,18 +495,18 @@ mod tests {
         let claims = original.claims().clone();
         let grant = Grant::redeeming("job", original, 1, true);
         let clients = ["job", "account-service", "gateway", "other"];
-        let stopped = |matter: &Matter<'_>| clients.map(|client| block(json!({"client": client})).stops(matter));
-        assert_eq!(stopped(&Matter::of_grant(&grant)), [true, true, true, false]);
-        assert_eq!(stopped(&Matter::of_token(&claims)), [false, true, true, false]);
+        let stopped = |target: &BlockTarget<'_>| clients.map(|client| block(json!({"client": client})).stops(target));
+        assert_eq!(stopped(&BlockTarget::of_grant(&grant)), [true, true, true, false]);
+        assert_eq!(stopped(&BlockTarget::of_token(&claims)), [false, true, true, false]);
         let grant = Grant::redeeming("job", OwnToken::expired("t", 1, NOW.epoch()), 1, true);
-        assert_eq!(stopped(&Matter::of_grant(&grant)), [true, true, false, false]);
+        assert_eq!(stopped(&BlockTarget::of_grant(&grant)), [true, true, false, false]);
         for selectors in [json!({"txn": "t"}), json!({"sub": "u-1", "purpose": "account.purge"})] {
-            assert!(block(selectors.clone()).stops(&Matter::of_grant(&grant)), "{selectors}");
-            assert!(block(selectors.clone()).stops(&Matter::of_token(&claims)), "{selectors}");
+            assert!(block(selectors.clone()).stops(&BlockTarget::of_grant(&grant)), "{selectors}");
+            assert!(block(selectors.clone()).stops(&BlockTarget::of_token(&claims)), "{selectors}");
         }
     }
 
-    /// CONTRACT 3.6: before its subject token is looked at, a client hears only that nothing is for it.
+    /// CONTRACT 3.6: before its subject token is verified, a client learns only that it gets nothing at all.
     #[tokio::test]
     async fn a_client_is_stopped_early_only_if_it_gets_nothing_at_all() {
         let (job, other) = ("job".parse().unwrap(), "other".parse().unwrap());
@@ -545,30 +565,30 @@ mod tests {
         add(Some(NOW + DAY), NOW).await.unwrap();
         blocks.add(block(json!({"all": true})), None, NOW + DAY / 4).await.unwrap();
         add(None, NOW + DAY / 2).await.unwrap();
-        let told = |until: Option<Timestamp>, added_at: Timestamp| {
+        let line = |until: Option<Timestamp>, added_at: Timestamp| {
             let until = until.map(|until| until.to_string());
             json!({"txn": null, "sub": "u-1", "client": null, "purpose": null, "added_at": added_at.to_string(), "until": until})
         };
         let list = serde_json::to_value(blocks.list()).unwrap();
-        assert_eq!(list[0], told(None, NOW), "since then it has been stopped without a break");
+        assert_eq!(list[0], line(None, NOW), "since then it has been stopped without a break");
         assert_eq!((&list[1]["sub"], list.as_array().unwrap().len()), (&Value::Null, 2));
         add(Some(NOW + DAY), NOW + DAY / 2).await.unwrap();
         add(Some(NOW + 3 * DAY), NOW + 2 * DAY).await.unwrap();
-        assert_eq!(serde_json::to_value(&blocks.list()[1]).unwrap(), told(Some(NOW + 3 * DAY), NOW + 2 * DAY));
+        assert_eq!(serde_json::to_value(&blocks.list()[1]).unwrap(), line(Some(NOW + 3 * DAY), NOW + 2 * DAY));
         let before = blocks.list();
         assert_eq!(installed.restarted(blocks).await.list(), before);
     }
 
     /// A-129: a clock that runs ahead for a day ends nothing for good.
     #[tokio::test]
-    async fn only_what_passed_long_ago_is_swept() {
+    async fn only_what_passed_long_ago_is_dropped() {
         let installed = Installed::new();
         let blocks = installed.blocks().await;
         blocks.add(block(json!({"sub": "u-1"})), Some(NOW + DAY), NOW).await.unwrap();
         blocks.add(block(json!({"sub": "u-2"})), None, NOW).await.unwrap();
-        blocks.sweep(NOW + 3 * DAY).await.unwrap();
+        blocks.expire(NOW + 3 * DAY).await.unwrap();
         assert!(is_stopped(&blocks, "u-1", NOW));
-        blocks.sweep(NOW + 3 * DAY + Duration::from_secs(1)).await.unwrap();
+        blocks.expire(NOW + 3 * DAY + Duration::from_secs(1)).await.unwrap();
         let blocks = installed.restarted(blocks).await;
         assert!(!is_stopped(&blocks, "u-1", NOW) && is_stopped(&blocks, "u-2", NOW));
         assert_eq!(blocks.list().len(), 1);
@@ -591,11 +611,10 @@ mod tests {
 
     /// On disk for good: another form of the same selectors would be another record.
     #[test]
-    fn a_record_is_named_by_its_selectors() {
-        let sha256 = |text: &str| sha256(text.as_bytes()).to_vec();
-        assert_eq!(block(json!({"all": true})).key(), sha256(r#"{"all":true}"#));
+    fn selectors_have_one_form() {
+        assert_eq!(block(json!({"all": true})).to_json(), r#"{"all":true}"#);
         let all = json!({"purpose": "a", "client": "job", "sub": "u-1", "txn": "t"});
-        assert_eq!(block(all).key(), sha256(r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#));
+        assert_eq!(block(all).to_json(), r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#);
     }
 
     /// A-122: what was stopped might go on.
@@ -604,22 +623,36 @@ mod tests {
         let installed = Installed::new();
         let blocks = installed.blocks().await;
         blocks.add(block(json!({"sub": "u-1"})), None, NOW).await.unwrap();
-        let sound = blocks.store.scan(Table::Blocks).await.unwrap();
+        let (name, value) = testing::dump(&blocks.store).await.unwrap().into_iter().next().unwrap();
+        assert!(name.starts_with(b"blocks/"), "the first table by its name");
         blocks.store.close().await;
-        let (key, value) = sound[0].clone();
-        let bare = br#"{"block":{},"added_at":1,"until":null}"#.to_vec();
-        let misplaced = (b"elsewhere".to_vec(), value.clone());
-        for damaged in [misplaced, (key.clone(), bare), (key.clone(), value[1..].to_vec())] {
+        let named = |selectors: &str| [b"blocks/", digest(&SHA256, selectors.as_bytes()).as_ref()].concat();
+        let record = |selectors: &str| format!(r#"{{"block":{selectors},"added_at":1,"until":null}}"#).into_bytes();
+        let other_form = r#"{"client":"job","sub":"u-1"}"#;
+        let damages = [
+            (b"blocks/elsewhere".to_vec(), value.clone()),
+            (name.clone(), record("{}")),
+            (name.clone(), value[1..].to_vec()),
+            (named("{}"), record("{}")),
+            (named(other_form), record(other_form)),
+        ];
+        for (damaged, content) in damages {
             let store = installed.store().await;
-            let damage = Change::new().put(Table::Blocks, &damaged.0, damaged.1.clone());
-            assert_eq!(store.swap(damage).await.unwrap(), Swapped::Done);
+            testing::write(&store, &[(&damaged, Some(&content))]).await.unwrap();
             assert!(matches!(Blocks::open(store.clone()).await, Err(BlocksError::Unreadable)));
-            let cleared = Change::new().remove(Table::Blocks, &damaged.0);
-            let (change, kept) = carry_over(cleared, &[damaged, (key.clone(), value.clone())]);
-            assert_eq!(kept, 1);
-            assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+            store.close().await;
+            let remains = repair::survey(&installed.settings()).unwrap();
+            let kept = readable(remains.blocks());
+            let expected = usize::from(damaged != name);
+            let salvage = remains.salvage(None, &kept, NOW);
+            assert_eq!((kept.len(), salvage.blocks.kept), (expected, expected), "{}", content.escape_ascii());
+            repair::replace(&installed.settings(), &salvage).unwrap();
+            assert_eq!(installed.blocks().await.list().len(), expected);
+            let store = installed.store().await;
+            testing::write(&store, &[(&name, Some(&value))]).await.unwrap();
             store.close().await;
         }
-        assert!(is_stopped(&installed.blocks().await, "u-1", NOW));
+        let blocks = installed.blocks().await;
+        assert!(is_stopped(&blocks, "u-1", NOW));
     }
 }

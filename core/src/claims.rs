@@ -132,8 +132,8 @@ impl ClaimsDraft {
     /// The claims for the time that `term` gives. Only numbers are put in their places, which no reader refuses.
     pub fn complete(self, term: Term) -> Claims {
         let Self { permit, mut claims } = self;
-        (claims.iat, claims.exp) = (term.iat.epoch(), term.exp.epoch());
-        if let (GrantKind::Redeem { original, .. }, Some(spent)) = (permit.grant().kind(), term.spent) {
+        (claims.iat, claims.exp) = (term.iat().epoch(), term.exp().epoch());
+        if let (GrantKind::Redeem { original, .. }, Some(spent)) = (permit.grant().kind(), term.spent()) {
             mark_delayed(&mut claims.rctx, original.claims(), spent.use_number);
         }
         Claims(claims)
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn term(spent: Option<Spent>) -> Term {
-        Term { iat: Timestamp::from_epoch(NOW), exp: Timestamp::from_epoch(NOW + 60), spent }
+        Term::for_tests(Timestamp::from_epoch(NOW), Timestamp::from_epoch(NOW + 60), spent)
     }
 
     fn completed(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Claims {

@@ -213,7 +213,7 @@ impl TokenService {
         let claims = draft.complete(term);
         let txn_token = signer.sign(&claims)?;
         // Of a redemption the use has been counted; its length was checked before that (`draft`).
-        if term.spent.is_none() && txn_token.as_str().len() > self.settings.max_size {
+        if term.spent().is_none() && txn_token.as_str().len() > self.settings.max_size {
             return Err(Refusal::TokenTooLarge);
         }
         Ok(SignedToken { signed: txn_token, claims, term, single_use })
@@ -228,12 +228,12 @@ impl TokenService {
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Refusal> {
-        if token.term.spent.is_some() {
+        if token.term.spent().is_some() {
             return Ok(None);
         }
         let claims = token.claims.as_txn_claims();
         let redeemable_until =
-            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp + max_age);
+            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp() + max_age);
         let signed_part = token.signed.signed_part_sha256();
         let redeemable = |keep_until| Redeemable { signed_part, txn: &claims.txn, keep_until };
         let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
@@ -250,9 +250,9 @@ impl SignedToken {
         Issued {
             token: signed,
             scope: claims.as_txn_claims().scope.to_string(),
-            expires_at: term.exp,
+            expires_at: term.exp(),
             // A free retry may have read the clock before the use that it repeats was counted.
-            expires_in: term.exp.since(now.max(term.iat)),
+            expires_in: term.exp().since(now.max(term.iat())),
             redeemable_until,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use writ_verifier::TxnClaims;
 
 use crate::audit::{AuditContext, Event};
-use crate::blocks::Matter;
+use crate::blocks::BlockTarget;
 use crate::endpoint::{Endpoint, IncomingRequest, TokenService, catch_panic, known_key};
 use crate::policy::PolicySet;
 use crate::refusal::Refusal;
@@ -68,6 +68,6 @@ impl TokenService {
     fn find_live(&self, token: &TokenText, now: Instants) -> Option<OwnToken> {
         let find = |kid: &str| known_key(self.keys.find(kid));
         let live = own_token::verify_live(token.expose(), &self.settings.trust_domain, find, now.system).ok()?;
-        self.blocks.check(&Matter::of_token(live.claims()), now.believed).is_ok().then_some(live)
+        self.blocks.check(&BlockTarget::of_token(live.claims()), now.believed).is_ok().then_some(live)
     }
 }

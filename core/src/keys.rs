@@ -1,8 +1,8 @@
 //! The key ring: signs claims, and knows which retired key may have signed a token.
 //!
-//! [`ring`] says what is due and what follows; [`rotation`] makes it so, always in this order: make the key, write what
-//! outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private halves are sealed
-//! ([`seal`]) wherever they rest. In comes an instant, out goes a [`Signer`] that holds it together with the key.
+//! [`ring`] says what is due and what follows; [`rotation`] makes it so, always in this order: make the key, write its file,
+//! which outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private halves at rest are sealed
+//! ([`seal`]). In: an instant. Out: a [`Signer`] that holds it together with the key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,12 +16,13 @@ use self::jwks::Jwks;
 use self::mirror::Mirror;
 use self::records::Installation;
 use self::ring::{Found, KeyState, KeyTimes, RevokeError, Ring, TooEarly};
-use self::rotation::Turn;
+use self::rotation::RotationState;
 use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
 use writ_platform::clock::Timestamp;
-use writ_store::{Store, StoreError};
+use writ_store::StoreError;
+use writ_store::ring::RingStore;
 
 pub mod event;
 pub mod jwks;
@@ -30,13 +31,13 @@ pub mod mirror;
 pub mod public;
 pub mod repair;
 pub mod ring;
-pub mod rotation;
 pub mod seal;
 pub mod signing;
+pub mod token;
 
 mod opening;
 mod records;
-pub mod token;
+mod rotation;
 
 pub use self::token::{Signer, TxnToken};
 
@@ -73,30 +74,30 @@ pub enum SigningAlgorithm {
 
 /// The ring in force: stored, published, and ready to sign.
 pub struct KeyRing {
-    store: Store,
+    store: RingStore,
     mirror: Mirror,
     installation: Installation,
     sealing: SealingKeys,
     algorithm: SigningAlgorithm,
     times: KeyTimes,
-    desk: Mutex<Desk>,
+    signer_state: Mutex<SignerState>,
     /// One step at a time.
-    turn: tokio::sync::Mutex<Turn>,
+    rotation: tokio::sync::Mutex<RotationState>,
     /// Something may be due before the timer expects it.
     wake: Notify,
 }
 
-/// Where the current key and the instants at which it signs are handed out.
-struct Desk {
-    held: Arc<Held>,
+/// The current key, and the instants at which it signs.
+struct SignerState {
+    active: Arc<ActiveRing>,
     /// The latest instant that was handed out.
     latest: Timestamp,
     /// While a successor is being stored the span of the current key is decided: it signs for no later second.
     closing: Option<Timestamp>,
 }
 
-/// A ring with what is made of it once.
-struct Held {
+/// A ring in force, with what is derived from it once.
+struct ActiveRing {
     ring: Ring,
     /// The ring as the store has it.
     document: Vec<u8>,
@@ -107,25 +108,25 @@ struct Held {
     jwks: Arc<Jwks>,
 }
 
-/// Why the ring cannot be had, changed or used.
+/// Why the ring cannot be loaded, changed or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The store does not answer, or did not take the change.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The store kept changing while a step was taken; the step was not.
     #[error("another instance changes the key ring at the same time")]
     Conflict,
     /// The current key ought to have given way long ago, and the store does not take its successor.
     #[error("the signing key is overdue: the store has not taken a rotation")]
     Overdue,
-    /// The store was made for somebody else. Nothing in it was changed.
+    /// The store was made for another trust domain. Nothing in it was changed.
     #[error("the store belongs to the trust domain {found}")]
     Foreign {
         /// The trust domain that it was made for.
         found: String,
     },
-    /// A record of the ring is missing or cannot be what was written. Nothing in the store was changed.
+    /// A record of the ring is missing or is not one that Writ wrote. Nothing in the store was changed.
     #[error("the key ring in the store is damaged: {0}; see `writ store repair`")]
     Damaged(&'static str),
     /// The files beside the store could not be written, or know more than the store.
@@ -151,6 +152,15 @@ pub enum KeysError {
     Import(#[from] listing::ImportError),
 }
 
+impl From<StoreError> for KeysError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreadable(what) => Self::Damaged(what),
+            StoreError::Unavailable(_) | StoreError::TooLarge(_) => Self::Store(error),
+        }
+    }
+}
+
 impl KeyRing {
     /// The current key with the instant at which it signs: `now`, or the first second of the key's span if the clock
     /// has stepped back behind it.
@@ -158,40 +168,41 @@ impl KeyRing {
     /// # Errors
     /// [`KeysError::Overdue`] if the key has signed for a whole period longer than planned.
     pub fn signer(&self, now: Timestamp) -> Result<Signer, KeysError> {
-        let mut desk = self.desk();
-        let ring = &desk.held.ring;
+        let mut state = self.signer_state();
+        let ring = &state.active.ring;
         let last = ring.promotion_due(self.times) + self.times.rotation_period();
         let wanted = now.max(ring.signs_from());
-        let instant = desk.closing.map_or(wanted, |end| wanted.min(end));
+        let instant = state.closing.map_or(wanted, |end| wanted.min(end));
         if instant > last || wanted.since(instant) > HAND_OVER {
             self.wake.notify_one();
             return Err(KeysError::Overdue);
         }
-        desk.latest = desk.latest.max(instant);
-        Ok(Signer::new(Arc::clone(&desk.held), instant))
+        state.latest = state.latest.max(instant);
+        Ok(Signer::new(Arc::clone(&state.active), instant))
     }
 
     /// The published keys.
     pub fn jwks(&self) -> Arc<Jwks> {
-        Arc::clone(&self.held().jwks)
+        Arc::clone(&self.active().jwks)
     }
 
     /// What the `kid` of a token means here.
     pub fn find(&self, kid: &str) -> Found {
-        self.held().ring.find(kid)
+        self.active().ring.find(kid)
     }
 
     /// When the oldest key began to sign that can still validate a token.
     pub fn oldest_signature(&self) -> Timestamp {
-        let held = self.held();
-        let began = held.ring.lives().filter(|life| life.state() != KeyState::Revoked).filter_map(|life| life.signed());
-        began.map(ring::Span::from).min().unwrap_or_else(|| held.ring.signs_from()).min(held.ring.signs_from())
+        let active = self.active();
+        let began =
+            active.ring.lives().filter(|life| life.state() != KeyState::Revoked).filter_map(|life| life.signed());
+        began.map(ring::Span::from).min().unwrap_or_else(|| active.ring.signs_from()).min(active.ring.signs_from())
     }
 
     /// How many keys are in each state.
     pub fn states(&self) -> BTreeMap<KeyState, usize> {
         let mut states = BTreeMap::new();
-        for life in self.held().ring.lives() {
+        for life in self.active().ring.lives() {
             *states.entry(life.state()).or_default() += 1;
         }
         states
@@ -199,18 +210,18 @@ impl KeyRing {
 
     /// Every key of which more than the name is known, published ones first.
     pub fn list(&self) -> Vec<listing::KeyLine> {
-        listing::list(&self.held().ring, self.times)
+        listing::list(&self.active().ring, self.times)
     }
 
     /// The public halves and their lives.
     pub fn export(&self) -> listing::Export {
-        listing::Export::of(&self.held().ring)
+        listing::Export::of(&self.active().ring)
     }
 
     /// Brings `writ_signing_key_age_seconds` and `writ_keys` up to date.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; ages and counts stay far below 2^52")]
     pub fn observe(&self, now: Timestamp) {
-        let age = now.since(self.held().ring.signs_from());
+        let age = now.since(self.active().ring.signs_from());
         metrics::gauge!("writ_signing_key_age_seconds").set(age.as_secs_f64());
         let states = self.states();
         for state in KeyState::KNOWN {
@@ -219,17 +230,17 @@ impl KeyRing {
         }
     }
 
-    fn held(&self) -> Arc<Held> {
-        Arc::clone(&self.desk().held)
+    fn active(&self) -> Arc<ActiveRing> {
+        Arc::clone(&self.signer_state().active)
     }
 
-    /// Nothing that is done at the desk can fail half-way, so it is in order even after a panic elsewhere.
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    /// No change of it can fail half-way, so it is consistent even after a panic elsewhere.
+    fn signer_state(&self) -> MutexGuard<'_, SignerState> {
+        self.signer_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl ActiveRing {
     /// Makes a ring ready to sign; what cannot sign is not stored in the first place.
     fn new(ring: Ring, sealing: &SealingKeys, installation: &Installation) -> Result<Self, KeysError> {
         let unwritable = |_| KeysError::Damaged("it cannot be written as JSON");
@@ -264,7 +275,7 @@ fn seal(pair: &KeyPair, sealing: &SealingKeys, installation: &Installation) -> R
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("ring", &self.held().ring).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("ring", &self.active().ring).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::blocks::{Blocked, Blocks, Matter};
+use crate::blocks::{BlockTarget, Blocked, Blocks};
 use crate::decision::Grant;
 use crate::pdp::{Fault, Pdp, PdpError, Proof, Question};
 use crate::request::TokenRequest;
@@ -101,7 +101,7 @@ impl Permit {
     /// [`Blocked`] if an entry matches the transaction, its subject, one of its clients or one of its purposes.
     pub fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
         let ApprovedGrant { grant, .. } = approved;
-        blocks.check(&Matter::of_grant(&grant), now)?;
+        blocks.check(&BlockTarget::of_grant(&grant), now)?;
         Ok(Self { grant })
     }
 

@@ -15,8 +15,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Smaller steps are ignored. The ledger tolerates as large a step back.
-const STEP_TOLERANCE: Duration = Duration::from_secs(30);
+/// Smaller steps are ignored. The store accepts a clock that is this far behind the last recorded event.
+pub const STEP_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A step ahead is accepted once it has lasted this long.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(15);

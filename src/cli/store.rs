@@ -8,12 +8,12 @@ use crate::config::Config;
 use crate::service::admin::{Command, Reply};
 use crate::service::{PersistentState, StartError, sealing_keys};
 use writ_core::audit::Event;
-use writ_core::blocks::carry_over;
+use writ_core::blocks;
 use writ_core::keys::mirror::FileError;
 use writ_core::keys::repair::Rebuilt;
-use writ_core::ledger::{Salvaged, salvage};
 use writ_platform::clock::Timestamp;
-use writ_store::{Change, OpenError, Remains, Store, Table};
+use writ_store::repair::{self, Kept, Remains, Salvage};
+use writ_store::{OpenError, Store};
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -71,15 +71,14 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     let Some(damage) = damage(config).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
-    let mut remains = writ_store::survey(&config.store)?;
+    let mut remains = repair::survey(&config.store)?;
     if !matches!(damage, StartError::Store(_)) {
         // The records are those that were sealed, and yet they are wrong: the seal went back in time with them.
         remains = remains.without_proof();
     }
-    let ring = [Table::Meta, Table::Keys, Table::History, Table::Clock];
-    let mut rebuilt = Some(rebuilt).filter(|_| !ring.into_iter().all(|table| remains.is_complete(table)));
-    let mut kept = Kept::of(&remains, rebuilt.as_ref(), now);
-    tell_aside(writ_store::replace(&config.store, kept.change())?.as_deref());
+    let mut rebuilt = Some(rebuilt).filter(|_| !remains.has_whole_ring());
+    let mut salvage = kept_of(&remains, rebuilt.as_ref(), now);
+    print_aside(repair::replace(&config.store, &salvage)?.as_deref());
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
         // A disk that fails once more is no proof against the seal: what was written stays, and the repair is done again.
@@ -88,72 +87,50 @@ async fn repair(config: &Config) -> Result<(), StartError> {
             // The key files know better than the store, so its seal is out of date.
             remains = remains.without_proof();
             rebuilt = Some(rebuild(config, now).await?);
-            kept = Kept::of(&remains, rebuilt.as_ref(), now);
-            writ_store::replace(&config.store, kept.change())?;
+            salvage = kept_of(&remains, rebuilt.as_ref(), now);
+            repair::replace(&config.store, &salvage)?;
             PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
         }
         Err(error) => return Err(error),
     }
-    kept.tell(&remains, rebuilt.as_ref());
+    print_salvage(&salvage, rebuilt.as_ref());
     let keys = rebuilt.map_or(0, |rebuilt| rebuilt.known);
-    let (trust_ledger, blocks) = (false, kept.blocks);
+    let (trust_ledger, blocks) = (false, salvage.blocks.kept as u64);
     operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks }).await?;
     Ok(())
 }
 
-/// What is kept of a damaged store.
-struct Kept {
-    ledger: Salvaged,
-    blocks: u64,
+/// What is kept of a damaged store. Without a rebuilt ring, the ring is kept as it is.
+fn kept_of(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Salvage {
+    remains.salvage(rebuilt.map(Rebuilt::ring), &blocks::readable(remains.blocks()), now)
 }
 
-impl Kept {
-    /// Without a rebuilt ring, the ring is kept as it is.
-    fn of(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Self {
-        let change = match rebuilt {
-            Some(rebuilt) => rebuilt.records(),
-            None => [Table::Meta, Table::Keys, Table::History]
-                .into_iter()
-                .fold(Change::new(), |change, table| remains.carry_over(change, table)),
-        };
-        let (change, blocks) = carry_over(change, remains.records(Table::Blocks));
-        Self { ledger: salvage(remains, change, now), blocks }
+fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>) {
+    match rebuilt {
+        Some(rebuilt) => print_keys(rebuilt),
+        None => println!("the key ring and its history are kept as they were"),
     }
-
-    fn change(&mut self) -> Change {
-        std::mem::take(&mut self.ledger.change)
+    println!("the ledger:");
+    for (Kept { kept, sealed, is_complete }, what) in [
+        (salvage.uses, "counts of uses"),
+        (salvage.tokens, "tokens on record for redemption"),
+        (salvage.single_use, "used single-use tokens"),
+    ] {
+        match sealed {
+            Some(sealed) if is_complete && kept as u64 == sealed => println!("  {what}: all {sealed} kept"),
+            Some(sealed) => println!("  {what}: {kept} of {sealed} kept"),
+            None => println!("  {what}: {kept} kept, of an unknown number"),
+        }
     }
-
-    fn tell(&self, remains: &Remains, rebuilt: Option<&Rebuilt>) {
-        match rebuilt {
-            Some(rebuilt) => tell_keys(rebuilt),
-            None => println!("the key ring and its history are kept as they were"),
-        }
-        println!("the ledger:");
-        let Salvaged { tokens, uses, single_use, redemption_floor, single_use_floor, .. } = &self.ledger;
-        for (table, kept, what) in [
-            (Table::Uses, uses, "counts of uses"),
-            (Table::Tokens, tokens, "tokens on record for redemption"),
-            (Table::Single, single_use, "used single-use tokens"),
-        ] {
-            match remains.sealed(table) {
-                Some(sealed) if remains.is_complete(table) && *kept as u64 == sealed => {
-                    println!("  {what}: all {sealed} kept");
-                }
-                Some(sealed) => println!("  {what}: {kept} of {sealed} kept"),
-                None => println!("  {what}: {kept} kept, of an unknown number"),
-            }
-        }
-        tell_blocks(self.blocks, remains.sealed(Table::Blocks));
-        match redemption_floor {
-            None => println!("no count of uses is lost: redemption goes on as before"),
-            Some(floor) => println!(
-                "counts of uses may be lost: tokens issued up to {floor} are not redeemed any more (redemption_not_on_record)"
-            ),
-        }
-        if let Some(floor) = single_use_floor {
-            println!("self-signed tokens made up to {floor} are refused: whether they were used may be lost");
-        }
+    print_blocks(salvage.blocks);
+    match salvage.redemption_floor {
+        None => println!("no count of uses is lost: redemption goes on as before"),
+        Some(floor) => println!(
+            "counts of uses may be lost: tokens issued up to {floor} are not redeemed any more (redemption_not_on_record)"
+        ),
+    }
+    if let Some(floor) = salvage.single_use_floor {
+        println!("self-signed tokens made up to {floor} are refused: whether they were used may be lost");
     }
 }
 
@@ -162,9 +139,9 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
     if damage(config).await?.is_none() {
         return Ok(());
     }
-    let remains = writ_store::survey(&config.store)?;
-    match writ_store::reseal(&config.store) {
-        Ok(aside) => tell_aside(aside.as_deref()),
+    let remains = repair::survey(&config.store)?;
+    match repair::reseal(&config.store) {
+        Ok(aside) => print_aside(aside.as_deref()),
         Err(error @ OpenError::Damaged { .. }) => {
             eprintln!("the records cannot be taken as they are, since not all of them can be read");
             eprintln!("`writ store repair` without --trust-ledger keeps those that can be read and trusted");
@@ -180,15 +157,16 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
         Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
         Err(error) => return Err(error),
     };
-    println!("the ledger is taken as it is: {} counts of uses", remains.records(Table::Uses).len());
+    println!("the ledger is taken as it is: {} counts of uses", remains.counts_of_uses());
     println!("uses that were counted after it was saved are forgotten");
-    let blocks = remains.records(Table::Blocks).len() as u64;
-    tell_blocks(blocks, remains.sealed(Table::Blocks));
-    operators_audit().write(&Event::StoreRepaired { trust_ledger: true, keys, blocks }).await?;
+    let blocks = remains.all_blocks();
+    print_blocks(blocks);
+    let (trust_ledger, blocks) = (true, blocks.kept as u64);
+    operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks }).await?;
     Ok(())
 }
 
-/// What is wrong with the store; one that is well is left alone.
+/// What is wrong with the store; a sound one is left alone.
 async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
@@ -204,7 +182,7 @@ async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
     }
 }
 
-/// The key history as the files tell it, with fresh keys that sign.
+/// The key history according to the key files, with fresh keys that sign.
 async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError> {
     let sealing = sealing_keys(&config.keys)?;
     let folder = writ_store::key_folder(&config.store);
@@ -218,7 +196,7 @@ async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError>
     Ok(rebuilt)
 }
 
-/// Puts the keys that the files know into the store, and looks whether it opens now.
+/// Puts the keys of the key files into the store, and checks that it opens now.
 async fn replace_keys(config: &Config) -> Result<usize, StartError> {
     let rebuilt = rebuild(config, Timestamp::now()).await?;
     let store = Store::open(&config.store).await?;
@@ -226,16 +204,16 @@ async fn replace_keys(config: &Config) -> Result<usize, StartError> {
     store.close().await;
     replaced?;
     PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
-    tell_keys(&rebuilt);
+    print_keys(&rebuilt);
     Ok(rebuilt.known)
 }
 
-fn tell_keys(rebuilt: &Rebuilt) {
+fn print_keys(rebuilt: &Rebuilt) {
     println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
 }
 
-/// What was stopped and is forgotten goes on: whoever stopped it must hear of it.
-fn tell_blocks(kept: u64, sealed: Option<u64>) {
+/// A block that is lost is not in force any more: whoever added it must know.
+fn print_blocks(Kept { kept, sealed, .. }: Kept) {
     match sealed {
         Some(sealed) => println!("blocks: {kept} of {sealed} kept"),
         None => println!("blocks: {kept} kept, of an unknown number"),
@@ -243,7 +221,7 @@ fn tell_blocks(kept: u64, sealed: Option<u64>) {
     println!("compare `writ block list` with block_added and block_removed in the log, and add again what is missing");
 }
 
-fn tell_aside(aside: Option<&Path>) {
+fn print_aside(aside: Option<&Path>) {
     if let Some(aside) = aside {
         println!("what was there is now in {}", aside.display());
     }

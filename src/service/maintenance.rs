@@ -61,9 +61,6 @@ impl Upkeep {
         loop {
             let now = self.clock.now();
             clock_ahead = self.log_clock_step(clock_ahead);
-            if let Err(error) = self.ledger.heed().await {
-                tracing::warn!(%error, "the time of the last event cannot be read");
-            }
             if self.clock.is_settled() && last_sweep.is_none_or(|last| last.elapsed() >= SWEEP_INTERVAL) {
                 if self.sweep(now).await {
                     last_sweep = Some(Instant::now());
@@ -80,13 +77,13 @@ impl Upkeep {
 
     /// False if something is left to sweep.
     async fn sweep(&self, now: Timestamp) -> bool {
-        if let Err(error) = self.ledger.sweep(self.keys.oldest_signature(), now).await {
+        if let Err(error) = self.ledger.expire(self.keys.oldest_signature(), now).await {
             tracing::warn!(%error, "the ledger could not be swept");
             return false;
         }
         // Removing a block too early would let through what it stops: wait a full interval after a start or a clock step.
         if self.clock.steady_for() >= SWEEP_INTERVAL
-            && let Err(error) = self.blocks.sweep(now).await
+            && let Err(error) = self.blocks.expire(now).await
         {
             tracing::warn!(%error, "the kill switch could not be swept");
             return false;

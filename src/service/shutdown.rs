@@ -38,7 +38,7 @@ impl Service {
             tracing::warn!("requests whose clients had gone were cut off");
         }
         // A step of the key ring writes files, and would go on writing them if it were cut off.
-        let resting = timeout(SHUTDOWN_GRACE, keys.rest()).await;
+        let resting = timeout(SHUTDOWN_GRACE, keys.pause()).await;
         tasks.shutdown().await;
         store.close().await;
         drop(resting);

@@ -1,4 +1,4 @@
-//! sled alone, with its panics and its silence taken care of.
+//! sled alone, with its panics and its hangs handled.
 
 use std::io;
 use std::ops::Deref;
@@ -21,14 +21,14 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// old record, and the file grows by all that is ever written. What this thread flushes early has been sealed before.
 const CLEAN_EVERY_MS: u64 = 100;
 
-/// sled or the disk did not do what it was asked to. For the log.
+/// sled or the disk failed; what it said, for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Fault(pub(super) String);
 
 /// sled, with an end that neither panics nor hangs, as sled's own does when one of its threads has panicked.
 ///
-/// What it has to say at its end does not matter: all that was acknowledged is durable.
+/// Errors at its end do not matter: all that was acknowledged is durable.
 pub(super) struct Database(Option<sled::Db>);
 
 impl Deref for Database {
@@ -71,7 +71,7 @@ fn open_error(store: &Path, error: sled::Error) -> OpenError {
     }
 }
 
-/// A thread that flushes sled, because a flush may hang: in one place sled forgets to wake who waits when a write fails.
+/// A thread that flushes sled, because a flush may hang: in one place sled does not wake its waiters when a write fails.
 pub(super) struct Flusher {
     pub(super) requests: Sender<sled::Db>,
     pub(super) outcomes: Receiver<Result<(), Fault>>,
@@ -84,7 +84,7 @@ impl Flusher {
         thread::Builder::new().name("store-flush".to_owned()).spawn(move || {
             for db in requested {
                 let outcome = attempt(|| db.flush()).map(drop);
-                // Before the answer, so that whoever asked can close the database.
+                // Before the answer, so that the caller can close the database.
                 drop(db);
                 if done.send(outcome).is_err() {
                     return;
@@ -119,7 +119,7 @@ pub(super) fn damaged(path: &Path, what: impl Into<String>) -> OpenError {
     OpenError::Damaged { path: path.to_owned(), what: what.into() }
 }
 
-/// What sled says, and what it panics with.
+/// Turns the errors of sled and its panics into a [`Fault`].
 pub(super) fn attempt<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Fault> {
     match quietly(work) {
         Ok(outcome) => outcome.map_err(|error| Fault(error.to_string())),

@@ -1,25 +1,23 @@
 //! sled under the seal: opens it only if its records are those that were sealed, and writes batches that last.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
+use super::OpenError;
 use super::database::{self, Database, Fault, Flusher, attempt, damaged};
 use super::folder::{self, io_error};
 use super::seal::{Seal, Tally};
+use super::table::{Record, Table, Writes};
 use super::working_copy::{self, Source, WorkingCopy};
-use super::{OpenError, Table};
 
 /// The layout of the records.
 pub(super) const VERSION: &str = "1";
 pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
-/// Full names and new values; `None` removes.
-pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Keys without their table, and values.
-pub(super) type Page = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Page = Vec<Record>;
 
 /// An open database whose records are durable and sealed.
 ///

@@ -1,4 +1,4 @@
-//! The store's folder: who may see it, who holds it, and how a file in it is made to last.
+//! The store's folder: its permissions, its lock, and files that survive a power cut.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions, TryLockError};
@@ -43,18 +43,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
-    // A draft left behind by somebody else could have any mode.
+    // A draft left behind by another process could have any mode.
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Makes the names in a folder last.
+/// Makes the entries of a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Makes the store's folders if they are missing, and looks who may get at them.
+/// Creates the store's folders if they are missing, and checks who has access to them.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     make(path).map_err(|source| io_error(path, source))?;
     check_owner_only(path)?;
@@ -72,7 +72,7 @@ fn make(folder: &Path) -> io::Result<()> {
     sync_folder(parent(folder))
 }
 
-/// Looks at a folder that is there: who may get at it, and whether this process can.
+/// Checks an existing folder: who has access to it, and whether this process does.
 pub(super) fn judge(path: &Path) -> Result<(), OpenError> {
     check_owner_only(path)?;
     fs::read_dir(path).map(drop).map_err(|source| io_error(path, source))
@@ -87,7 +87,7 @@ fn check_owner_only(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes what was left when a process ended while it wrote one of its small files.
+/// Removes drafts that were left when a process ended while it wrote a small file.
 pub(super) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
     for folder in [path, &keys(path)] {
         for name in names(folder).map_err(|source| io_error(folder, source))? {
@@ -144,7 +144,7 @@ fn kind(found: FileType) -> &'static str {
     }
 }
 
-/// Refuses what bears the name of one of the store's own files and is none.
+/// Refuses an entry that has the name of one of the store's own files and is something else.
 pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
     require_file(&seal(path))?;
     for file in engine_files(path).map_err(|source| io_error(path, source))? {
@@ -182,7 +182,7 @@ pub(super) fn keys(path: &Path) -> PathBuf {
     path.join("keys")
 }
 
-/// Whether key files tell that this store once had records.
+/// Whether there are key files: then this store once had records.
 pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(keys(path))? {
         if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "json") {
@@ -192,7 +192,7 @@ pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Finds out whether the file system takes data again, before anything is given up for that.
+/// Checks that the file system takes data again, before anything is given up for that.
 pub(super) fn probe(path: &Path) -> io::Result<()> {
     let file_path = path.join(PROBE);
     let probed =

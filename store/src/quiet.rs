@@ -1,4 +1,4 @@
-//! sled answers some damage by panicking; here a panic becomes a sentence.
+//! sled panics on some kinds of damage; here a panic becomes an error message.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ thread_local! {
 
 /// Runs `work`; a panic in it becomes its message and is not printed.
 ///
-/// What `work` had in hands must not be used again after a panic.
+/// What `work` used must not be used again after a panic.
 pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     install_hook();
     let outer = QUIET.replace(true);
@@ -36,14 +36,14 @@ fn install_hook() {
     });
 }
 
-/// sled's own threads, which nobody joins; what they were asked for fails, and is told there.
+/// sled's own threads, which are never joined: the operation that they served fails and reports the error.
 fn in_thread_of_sled() -> bool {
     thread::current().name().is_some_and(|name| name.starts_with("sled-io-") || name == "log flusher")
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    format!("sled gave up: {}", text.and_then(|text| text.lines().next()).unwrap_or("no reason told"))
+    format!("sled gave up: {}", text.and_then(|text| text.lines().next()).unwrap_or("no reason given"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What `writ store repair` is made of: read what is left, put a new store in the place of the old, or take it as it is.
+//! What `writ store repair` is made of: read what is left, decide what of it can be kept, and put a new store in the place
+//! of the old; or take the records as they are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
@@ -12,10 +13,15 @@ use super::database::{self, Database, Fault, attempt, damaged};
 use super::engine::{Page, VERSION, VERSION_KEY, count};
 use super::folder::{self, Lock, io_error};
 use super::seal::{Seal, Tally};
+use super::table::{Change, Record, Table};
 use super::working_copy::{self, Source, WorkingCopy};
-use super::{Change, OpenError, Settings, Table};
+use super::{OpenError, Settings};
 
-/// What sled is tried with: any file but that of the records may be what is damaged.
+mod salvage;
+
+pub use self::salvage::{Kept, Salvage};
+
+/// What sled is opened with, in turn: any file but that of the records may be the damaged one.
 const SOURCES: [Source; 3] = [Source::Everything, Source::NoSnapshot, Source::Records];
 
 /// How many records of a new store are handed to sled at once.
@@ -37,27 +43,9 @@ struct Found {
 }
 
 impl Remains {
-    /// The records of a table that can be read, keys and values.
-    ///
-    /// Unless they are [complete](Self::is_complete) they may be old or not all: what can be made of them is for the
-    /// module to judge that wrote them.
-    pub fn records(&self, table: Table) -> &[(Vec<u8>, Vec<u8>)] {
-        self.tables.get(&table).map_or(&[], |found| &found.records)
-    }
-
-    /// Whether the seal proves that these are all the records there were, as they were.
-    pub fn is_complete(&self, table: Table) -> bool {
-        self.tables.get(&table).is_some_and(|found| found.is_complete)
-    }
-
-    /// How many records of a table there were when it was last sealed; `None` if the seal itself is lost.
-    pub fn sealed(&self, table: Table) -> Option<u64> {
-        Some(self.sealed.as_ref()?.records(table))
-    }
-
-    /// Adds to `change` all records of a table as they are.
-    pub fn carry_over(&self, change: Change, table: Table) -> Change {
-        self.records(table).iter().fold(change, |change, (key, value)| change.put(table, key, value.as_slice()))
+    /// Whether the seal proves that the key ring is whole, as it was.
+    pub fn has_whole_ring(&self) -> bool {
+        [Table::Meta, Table::Keys, Table::History, Table::Clock].into_iter().all(|table| self.is_complete(table))
     }
 
     /// Nothing is known any more to be complete: the seal itself is out of date.
@@ -69,7 +57,22 @@ impl Remains {
         self
     }
 
-    /// Of each table the better of the two: what is complete, else what is more.
+    /// The records of a table that can be read. Unless they are complete they may be old or not all.
+    fn records(&self, table: Table) -> &[Record] {
+        self.tables.get(&table).map_or(&[], |found| &found.records)
+    }
+
+    /// Whether the seal proves that these are all the records there were, as they were.
+    fn is_complete(&self, table: Table) -> bool {
+        self.tables.get(&table).is_some_and(|found| found.is_complete)
+    }
+
+    /// How many records of a table there were when it was last sealed; `None` if the seal itself is lost.
+    fn sealed(&self, table: Table) -> Option<u64> {
+        Some(self.sealed.as_ref()?.records(table))
+    }
+
+    /// Keeps of each table the better of the two: the complete one, else the one with more records.
     fn merge(&mut self, other: HashMap<Table, Found>) {
         for (table, found) in other {
             let known = self.tables.entry(table).or_default();
@@ -83,11 +86,11 @@ impl Remains {
 /// Reads what can be read of a store that does not open. Its files stay as they are.
 ///
 /// # Errors
-/// [`OpenError`] if the folder cannot be had at all, or the disk has no room for a copy; damage is no error here.
+/// [`OpenError`] if the folder cannot be locked, or the disk has no space for a copy; damage is not an error here.
 pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
-    // A seal that cannot be read says nothing.
+    // A seal that cannot be read proves nothing.
     let seal = Seal::open(path).ok().flatten();
     let mut remains = Remains { sealed: seal.as_ref().map(|seal| seal.sealed().clone()), ..Remains::default() };
     // From its snapshot sled finds records behind a damaged place that it does not find without, and the other way round.
@@ -106,17 +109,21 @@ pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
 
 /// Puts a store with these records in the place of the one that is there, which is moved to `<path>/damaged-<time>`.
 ///
-/// Either the old store is there afterwards, or the new one with all of its records. The change's conditions are not
-/// looked at, and it may be larger than [`Change::MAX_RECORDS`]. Returns where the old one is; `None` if there was none.
+/// Either the old store is there afterwards, or the new one with all of its records. Returns where the old one is; `None`
+/// if there was none.
 ///
 /// # Errors
 /// [`OpenError`] if the store is in use or the file system refuses.
-pub fn replace(settings: &Settings, records: Change) -> Result<Option<PathBuf>, OpenError> {
+pub fn replace(settings: &Settings, salvage: &Salvage) -> Result<Option<PathBuf>, OpenError> {
+    replace_records(settings, &salvage.change)
+}
+
+fn replace_records(settings: &Settings, records: &Change) -> Result<Option<PathBuf>, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
     let copy = WorkingCopy::make(path, Source::Nothing)?;
     let db = database::open(&copy.folder(), path)?;
-    let mut writes = records.writes;
+    let mut writes = records.writes.clone();
     writes.insert(Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
     let records: Vec<_> = writes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let written = write(&db, &records).map_err(|fault| io_error(path, io::Error::other(fault)))?;
@@ -148,7 +155,7 @@ pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
     take_place(path, opened, &found)
 }
 
-/// sled's database in a copy, which is to be closed first.
+/// A database and the copy that it is in; the database is to be closed first.
 struct Opened {
     db: Database,
     copy: WorkingCopy,
@@ -162,7 +169,7 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
     Ok(lock)
 }
 
-/// sled's database, but never a new one.
+/// Opens the database that is there; never creates one.
 fn open_found(path: &Path, source: Source) -> Result<Opened, OpenError> {
     if !folder::database(path).exists() {
         return Err(damaged(path, "there are no records"));
@@ -262,7 +269,7 @@ fn read_table(db: &sled::Db, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Store, Swapped};
+    use super::super::Store;
     use super::*;
 
     fn settings(folder: &tempfile::TempDir) -> Settings {
@@ -272,7 +279,7 @@ mod tests {
     async fn filled(settings: &Settings) {
         let store = Store::open(settings).await.unwrap();
         let change = Change::new().put(Table::Keys, b"k", "key").put(Table::Uses, b"u", "1");
-        assert_eq!(store.swap(change).await.unwrap(), Swapped::Done);
+        store.records.transact(|_| Ok((change, ()))).await.unwrap();
         folder::write_file(&store.key_folder().join("k.json"), b"{}").unwrap();
         store.close().await;
     }
@@ -361,13 +368,13 @@ mod tests {
         let records = (0..4000_u16)
             .fold(Change::new(), |change, number| change.put(Table::History, &number.to_be_bytes(), vec![7; 400]));
         let old = fs::read(settings.path.join("db")).unwrap();
-        let aside = replace(&settings, records).unwrap().unwrap();
+        let aside = replace_records(&settings, &records).unwrap().unwrap();
         assert_eq!(fs::read(aside.join("db")).unwrap(), old);
         assert!(aside.join("seal").exists());
         let store = Store::open(&settings).await.unwrap();
-        assert_eq!(store.scan(Table::History).await.unwrap().len(), 4000);
-        assert_eq!(store.scan(Table::Uses).await.unwrap(), vec![]);
-        assert!(matches!(replace(&settings, Change::new()), Err(OpenError::Locked { .. })));
+        assert_eq!(store.records.scan(Table::History).await.unwrap().len(), 4000);
+        assert_eq!(store.records.scan(Table::Uses).await.unwrap(), vec![]);
+        assert!(matches!(replace_records(&settings, &Change::new()), Err(OpenError::Locked { .. })));
     }
 
     #[tokio::test]
@@ -388,7 +395,7 @@ mod tests {
             damage(&settings).await;
             reseal(&settings).unwrap();
             let store = Store::open(&settings).await.unwrap();
-            assert_eq!(store.read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
+            assert_eq!(store.records.read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
             assert!(matches!(reseal(&settings), Err(OpenError::Locked { .. })));
             store.close().await;
         }

@@ -1,4 +1,4 @@
-//! What the records must add up to: tells a lost, foreign or rolled-back record, to which sled is blind.
+//! What the records must add up to: reveals a lost, foreign or rolled-back record, to which sled is blind.
 //!
 //! Before a batch is written, the seal announces the tally of all records before and after it, and is synced. Whatever
 //! instant the power fails, the records found are then those of before or of after; anything else is damage. Once the
@@ -12,9 +12,10 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use super::{Table, folder};
+use super::folder;
+use super::table::Table;
 
-/// Where records are counted, by the first byte of their names; room for tables to come.
+/// Where records are counted, by the first byte of their names; with space for tables to come.
 const PLACES: usize = 16;
 const COUNT_LEN: usize = 8 + 16;
 const TALLY_LEN: usize = PLACES * COUNT_LEN;

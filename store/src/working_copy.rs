@@ -5,8 +5,8 @@
 //! files themselves stay as they are until the records in the copy are known to be those that were sealed and the first
 //! change is to be written; then the copy takes their place.
 //!
-//! A copy that is not finished is in the folder `.opening` and means nothing. Renaming that folder to `.opened` is what
-//! makes it count; from then on its files are moved into place, by the next start if this process does not get so far.
+//! A copy that is not finished is in the folder `.opening` and has no effect. Renaming that folder to `.opened` puts it in
+//! force; from then on its files are moved into place, by the next start if this process does not get so far.
 //! The file `tally` in it tells that next start that the folder is a copy of this store, and no other folder of that name.
 
 use std::ffi::OsStr;
@@ -119,7 +119,8 @@ pub(super) fn clean_up(store: &Path) -> Result<(), OpenError> {
     folder::remove_drafts(store)
 }
 
-/// Refuses a folder of the name of a finished copy that is none of this store: its files would replace the store's.
+/// Refuses a folder that has the name of a finished copy but is not a copy of this store: its files would replace the
+/// store's.
 fn check_finished(store: &Path, finished: &Path) -> Result<(), OpenError> {
     let at_finished = |source| io_error(finished, source);
     folder::check_files(finished)?;
@@ -186,7 +187,7 @@ fn copy(file: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Finds out whether the disk has room for a copy and takes data, before anything is begun.
+/// Checks that the disk has space for a copy and takes data, before anything is begun.
 pub(super) fn probe(store: &Path) -> Result<(), OpenError> {
     let space = || {
         let disk = statvfs(store)?;

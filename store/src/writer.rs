@@ -1,24 +1,29 @@
-//! The one thread that owns the database: reads, checks conditions, and writes what waits as one batch.
+//! The one thread that owns the database: reads, decides transactions in turn, and writes those that wait as one batch.
 //!
-//! Reads go through it too. They cost microseconds, and so a value that is not yet durable is never seen: reads are
-//! answered from what the last batch left, before the next is written. After a failed write the thread goes on reading
-//! what was acknowledged, and opens the database anew as soon as the disk takes data.
+//! Plain reads are answered from what the last batch left, so that a value that is not yet durable is never seen. A
+//! transaction sees what those before it in the batch write, and so it is answered with them: when all is durable, or
+//! with their failure. After a failed write the thread goes on reading what was acknowledged, and opens the database
+//! anew as soon as the disk takes data.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use writ_platform::clock::Timestamp;
 
 use super::database::{Fault, damaged};
-use super::engine::{Engine, Page, Writes};
+use super::engine::{Engine, Page};
 use super::folder::{self, Lock};
 use super::quiet::quietly;
+use super::table::{Change, Table, Writes};
+use super::times;
+use super::transaction::{Decided, Finish, Job, View};
 use super::working_copy;
-use super::{Change, Counts, OpenError, StoreError, Swapped, Table};
+use super::{OpenError, StoreError};
 
 /// How many requests wait before those who send them do.
 const QUEUE_LEN: usize = 1024;
@@ -31,13 +36,21 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the thread is asked for; records by their full names.
-#[derive(Debug)]
 pub(super) enum Command {
     Read { key: Vec<u8>, answer: Answer<Option<Vec<u8>>> },
     Page { table: Table, after: Option<Vec<u8>>, answer: Answer<Page> },
-    Swap { change: Change, answer: Answer<Swapped> },
+    Transact(Box<dyn Job>),
     Keep { answer: Answer<()> },
     Close { answer: oneshot::Sender<()> },
+}
+
+/// What anyone may know without asking the thread that owns the records, which keeps it up to date.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    /// How many durable records each table has, in the order of [`Table::ALL`].
+    counts: [AtomicU64; Table::ALL.len()],
+    /// Epoch seconds of the last event that is durable.
+    last_event: AtomicU64,
 }
 
 struct Writer {
@@ -45,31 +58,32 @@ struct Writer {
     /// None only while it is being opened anew, or could not be.
     engine: Option<Engine>,
     fault: Option<Suspension>,
-    counts: Arc<Counts>,
+    figures: Arc<Figures>,
     /// Last, so that it is freed when all else is closed.
     lock: Lock,
 }
 
-/// Why nothing is written, and when that is looked at again.
+/// Why nothing is written, and when the next attempt is due.
 struct Suspension {
     reason: String,
     retry_at: Instant,
 }
 
-/// Changes that were accepted in one go, and who waits for them.
+/// Transactions that were decided in one go, and who waits for them.
 #[derive(Default)]
 struct Group {
     writes: Writes,
-    waiting: Vec<(Answer<Swapped>, Swapped)>,
+    bytes: usize,
+    waiting: Vec<Finish>,
 }
 
-/// Starts the thread; it ends when it is told to close or nobody can ask it any more.
-pub(super) async fn spawn(path: PathBuf, counts: Arc<Counts>) -> Result<mpsc::Sender<Command>, OpenError> {
+/// Starts the thread; it ends on [`Command::Close`] or when all handles are gone.
+pub(super) async fn spawn(path: PathBuf, figures: Arc<Figures>) -> Result<mpsc::Sender<Command>, OpenError> {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let (opened, opening) = oneshot::channel();
     let at = path.clone();
     let thread = thread::Builder::new().name("store".to_owned());
-    let spawned = thread.spawn(move || match Writer::open(path, counts) {
+    let spawned = thread.spawn(move || match Writer::open(path, figures) {
         Ok(writer) => {
             if opened.send(Ok(())).is_ok() {
                 writer.run(receiver);
@@ -84,20 +98,40 @@ pub(super) async fn spawn(path: PathBuf, counts: Arc<Counts>) -> Result<mpsc::Se
     Ok(sender)
 }
 
+impl Figures {
+    pub(super) fn count(&self, table: Table) -> u64 {
+        self.counts[table as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last_event(&self) -> Timestamp {
+        Timestamp::from_epoch(self.last_event.load(Ordering::Acquire))
+    }
+
+    fn publish(&self, engine: &Engine) {
+        for (table, count) in Table::ALL.into_iter().zip(&self.counts) {
+            count.store(engine.records(table), Ordering::Relaxed);
+        }
+        // A record that cannot be read is reported when the clock is opened; where the database fails, it is as before.
+        if let Ok(record) = engine.read(&Table::Clock.record(times::LAST_EVENT)) {
+            let last_event = times::parse(record.as_deref()).unwrap_or_default();
+            self.last_event.store(last_event.epoch(), Ordering::Release);
+        }
+    }
+}
+
 impl Writer {
-    fn open(path: PathBuf, counts: Arc<Counts>) -> Result<Self, OpenError> {
+    fn open(path: PathBuf, figures: Arc<Figures>) -> Result<Self, OpenError> {
         folder::prepare(&path)?;
         let lock = Lock::acquire(&path)?;
         let engine = Engine::open(&path)?;
-        let writer = Self { path, engine: Some(engine), fault: None, counts, lock };
-        writer.publish_counts();
+        let writer = Self { path, engine: Some(engine), fault: None, figures, lock };
+        writer.publish_figures();
         Ok(writer)
     }
 
-    fn publish_counts(&self) {
-        let Some(engine) = &self.engine else { return };
-        for (table, count) in Table::ALL.into_iter().zip(&self.counts.0) {
-            count.store(engine.records(table), Ordering::Relaxed);
+    fn publish_figures(&self) {
+        if let Some(engine) = &self.engine {
+            self.figures.publish(engine);
         }
     }
 
@@ -110,32 +144,28 @@ impl Writer {
         }
         drop(self);
         if let Some(answer) = closing {
-            // Whoever asked may have gone; it is closed all the same.
+            // The caller may no longer wait; it is closed all the same.
             let _ = answer.send(());
         }
     }
 
-    /// Answers what waits; returns whom to tell when it is to close.
+    /// Answers what waits; returns the sender to answer once it is closed.
     fn serve(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let mut group = Group::default();
         let mut closing = None;
-        let (mut served, mut bytes) = (0, 0);
+        let mut served = 0;
         let mut next = Some(first);
         while let Some(command) = next.take() {
             match command {
                 Command::Read { key, answer } => reply(answer, self.read(&key)),
                 Command::Page { table, after, answer } => reply(answer, self.page(table, after.as_deref())),
-                // What nobody waits for any more is not worked on.
-                Command::Swap { answer, .. } if answer.is_closed() => {}
-                Command::Swap { change, answer } => {
-                    bytes += change.len();
-                    self.admit(&mut group, change, answer);
-                }
+                Command::Transact(job) if job.is_abandoned() => {}
+                Command::Transact(job) => self.admit(&mut group, job),
                 Command::Keep { answer } => reply(answer, self.keep()),
                 Command::Close { answer } => closing = Some(answer),
             }
             served += 1;
-            if closing.is_none() && served < GROUP_LEN && bytes < GROUP_BYTES {
+            if closing.is_none() && served < GROUP_LEN && group.bytes < GROUP_BYTES {
                 next = commands.try_recv().ok();
             }
         }
@@ -167,16 +197,20 @@ impl Writer {
         }
     }
 
-    fn admit(&mut self, group: &mut Group, change: Change, answer: Answer<Swapped>) {
-        let verdict = match self.sound() {
-            Ok(engine) => group.holds(engine, &change).map_err(|fault| self.suspend(&fault)),
-            Err(unavailable) => Err(unavailable),
+    fn admit(&mut self, group: &mut Group, job: Box<dyn Job>) {
+        let nothing = Writes::new();
+        // After a fault what the batch has accepted so far will fail with it: only what is acknowledged counts.
+        let decided = match (&self.engine, &self.fault) {
+            (Some(engine), None) => job.decide(&View::new(engine, &group.writes)),
+            (Some(engine), Some(_)) if !job.needs_disk() => job.decide(&View::new(engine, &nothing)),
+            _ => return job.refuse(self.unavailable()),
         };
-        match verdict {
-            Ok(true) => group.accept(change, answer),
-            // It may be a change of this very group that is in the way; so it waits for that one's fate.
-            Ok(false) => group.waiting.push((answer, Swapped::Conflict)),
-            Err(error) => reply(answer, Err(error)),
+        match decided {
+            Decided::Change(change, finish) if self.fault.is_none() => group.accept(change, finish),
+            Decided::Change(change, finish) if change.writes.is_empty() => finish(Ok(())),
+            Decided::Change(_, finish) => finish(Err(self.unavailable())),
+            Decided::Failed(fault, finish) => finish(self.suspend(&fault)),
+            Decided::Refused => {}
         }
     }
 
@@ -188,9 +222,9 @@ impl Writer {
             (Some(engine), None) => engine.commit(&group.writes).map_err(|fault| self.suspend(&fault)),
             _ => Err(self.unavailable()),
         };
-        self.publish_counts();
-        for (answer, swapped) in group.waiting {
-            reply(answer, written.clone().map(|()| swapped));
+        self.publish_figures();
+        for finish in group.waiting {
+            finish(written.clone());
         }
     }
 
@@ -220,7 +254,7 @@ impl Writer {
                 tracing::info!("the store is available again");
                 self.engine = Some(engine);
                 self.fault = None;
-                self.publish_counts();
+                self.publish_figures();
             }
             Err(error) => self.postpone(error.to_string()),
         }
@@ -240,33 +274,14 @@ impl Writer {
 }
 
 impl Group {
-    /// Whether a change's conditions hold, with what this group has accepted so far.
-    fn holds(&self, engine: &Engine, change: &Change) -> Result<bool, Fault> {
-        for (record, expected) in &change.conditions {
-            let holds = match self.writes.get(record) {
-                Some(accepted) => accepted == expected,
-                None => engine.read(record)? == *expected,
-            };
-            if !holds {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn accept(&mut self, change: Change, answer: Answer<Swapped>) {
+    fn accept(&mut self, change: Change, finish: Finish) {
+        self.bytes += change.len();
         self.writes.extend(change.writes);
-        self.waiting.push((answer, Swapped::Done));
+        self.waiting.push(finish);
     }
 }
 
-impl Change {
-    fn len(&self) -> usize {
-        self.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
-    }
-}
-
-/// Whoever asked may have gone, which changes nothing.
+/// The caller may no longer wait, which changes nothing.
 fn reply<T>(answer: Answer<T>, outcome: Result<T, StoreError>) {
     let _ = answer.send(outcome);
 }

@@ -375,7 +375,7 @@ fn a_block_is_enforced_though_the_disk_is_full() {
     assert_eq!(writ.terminate(), 0);
     writ.start();
     writ.fill_disk(true);
-    run(&writ, "add", ANN).exits(2).says("it is not on record").says("heeds it all the same");
+    run(&writ, "add", ANN).exits(2).says("it is not on record").says("a running service still enforces it");
     blocked(&deliver(&writ, "ann"));
     deliver(&writ, "bob").issued();
     writ.wait_for_log("the block", |line| line["event"] == "block_added");

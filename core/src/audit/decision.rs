@@ -277,8 +277,8 @@ impl Event {
             kid: Some(token.kid().to_string()),
             exp: Some(claims.exp),
             token_sha256: Some(TokenDigest::of(token.as_str())),
-            use_number: term.spent.map(|spent| spent.use_number),
-            retry: term.spent.is_some_and(|spent| spent.retry),
+            use_number: term.spent().map(|spent| spent.use_number),
+            retry: term.spent().is_some_and(|spent| spent.retry),
             ..context.decision()
         }))
     }

@@ -166,7 +166,7 @@ fn try_for(
     let grant = decide(&asked, subject, at, &mut trace).ok()?;
     let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
     let spent = redeems.then_some(Spent { use_number: 1, retry: false });
-    let term = Term { iat: now, exp: grant.expiry(now), spent };
+    let term = Term::for_tests(now, grant.expiry(now), spent);
     let settings = Settings {
         trust_domain: "d.example".parse().unwrap(),
         issuer: "https://tts.d.example".into(),

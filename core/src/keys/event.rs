@@ -1,4 +1,4 @@
-//! What happens to keys, as the audit log tells it.
+//! What happens to keys, for the audit log.
 
 use super::public::Kid;
 use super::ring::{Found, PastKey, Ring};

@@ -1,4 +1,4 @@
-//! Keys as they are told to people and programs: `keys list`, `keys export`, `keys import`.
+//! Keys as operators and programs see them: `keys list`, `keys export`, `keys import`.
 
 use chrono::DateTime;
 use serde::{Deserialize, Serialize, Serializer};
@@ -68,7 +68,7 @@ pub enum ImportError {
     /// Not JSON, or no key in it; private members are refused too.
     #[error("this is no export of public keys: {0}")]
     Form(#[from] JsonError),
-    /// A key that signed, and nobody knows when.
+    /// A key that signed, without the times at which it did.
     #[error("the key {0} has no times at which it signed")]
     Times(Kid),
 }

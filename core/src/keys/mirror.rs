@@ -1,7 +1,7 @@
-//! What history leaves outside the store: each key's public half and life in a small file that checks itself.
+//! The key files: outside the store, each key's public half and life in a small file with a checksum.
 //!
-//! History cannot be made again. Should the store be lost or go back in time, the ring is rebuilt from these files; and
-//! a file that knows more than the store gives such a loss away.
+//! The history of keys cannot be recreated. If the store is lost or put back in time, the ring is rebuilt from these
+//! files; and a file that knows more than the store reveals such a loss.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,16 +25,15 @@ pub(super) struct Mirror {
     trust_domain: TrustDomain,
 }
 
-/// What the files tell.
+/// What the key files hold.
 #[derive(Debug, Default)]
-pub struct Reflection {
+pub(super) struct KeyFiles {
     /// The lives of keys whose files are whole.
-    pub lives: Vec<KeyLife>,
-    /// The files that tell nothing.
-    pub damaged: Vec<DamagedFile>,
+    pub(super) lives: Vec<KeyLife>,
+    pub(super) damaged: Vec<DamagedFile>,
 }
 
-/// A file that tells nothing, and why.
+/// A key file that cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct DamagedFile {
@@ -47,13 +46,13 @@ pub struct DamagedFile {
 /// What is wrong with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// The file system does not give it.
+    /// The file system refused.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
-    /// Not such a file, or no key in it.
+    /// Not a key file.
     #[error("this is no record of a key")]
     Form,
-    /// Changed, or written in part.
+    /// Altered, or written in part.
     #[error("the content does not match its checksum")]
     Checksum,
     /// The content belongs to another key.
@@ -78,7 +77,7 @@ struct Content {
     key: KeyLife,
 }
 
-/// Why files and ring could not be brought in line.
+/// Why key files and ring could not be brought in line.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
     /// The file system refused.
@@ -110,7 +109,7 @@ impl Mirror {
     ///
     /// A file of a key that is not among them and never signed is left of a step that was not taken; it is removed.
     pub(super) fn refresh(&self, lives: Vec<KeyLife>) -> Result<(), MirrorError> {
-        let Reflection { lives: found, damaged } = self.read()?;
+        let KeyFiles { lives: found, damaged } = self.read()?;
         for file in damaged {
             tracing::warn!(%file, "a key's file tells nothing; it is written anew if the key is known");
         }
@@ -129,18 +128,18 @@ impl Mirror {
     }
 
     /// Reads every file. Blocks.
-    pub(super) fn read(&self) -> Result<Reflection, MirrorError> {
-        let mut reflection = Reflection::default();
+    pub(super) fn read(&self) -> Result<KeyFiles, MirrorError> {
+        let mut files = KeyFiles::default();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 match self.read_file(&path) {
-                    Ok(life) => reflection.lives.push(life),
-                    Err(reason) => reflection.damaged.push(DamagedFile { path, reason }),
+                    Ok(life) => files.lives.push(life),
+                    Err(reason) => files.damaged.push(DamagedFile { path, reason }),
                 }
             }
         }
-        Ok(reflection)
+        Ok(files)
     }
 
     fn read_file(&self, path: &Path) -> Result<KeyLife, FileError> {

@@ -1,4 +1,4 @@
-//! From a store to a ring that can sign: the first start, and every one after it.
+//! Store → a ring that can sign: at the first start, and at every one after it.
 
 use tokio::sync::Notify;
 use writ_verifier::TrustDomain;
@@ -9,9 +9,10 @@ use super::records::{self, Installation, Stored};
 use super::ring::{Found, KeyState, Ring, SigningKey, Step};
 use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
-use super::{Desk, Held, KeyRing, KeysError, Settings, SigningAlgorithm, open, seal};
+use super::{ActiveRing, KeyRing, KeysError, Settings, SignerState, SigningAlgorithm, open, seal};
 use writ_platform::clock::Timestamp;
 use writ_store::Store;
+use writ_store::ring::RingStore;
 
 impl KeyRing {
     /// The ring of the store, or the first one if there never was one; rotations that were missed are made up for.
@@ -27,22 +28,22 @@ impl KeyRing {
         trust_domain: &TrustDomain,
         now: Timestamp,
     ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
-        let (opened, mut events) = match records::load(&store).await? {
+        let (opened, mut events) = match records::load(&store.ring()).await? {
             Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
-            None => begin(&store, settings, &sealing, trust_domain, now).await?,
+            None => begin(&store.ring(), settings, &sealing, trust_domain, now).await?,
         };
         let last_event = opened.last_event;
-        let keys = Self::with(store, settings, sealing, opened);
-        // First of all: a store that is refused stays as it is.
-        let (mirror, lives) = (keys.mirror.clone(), keys.held().ring.lives().collect::<Vec<_>>());
+        let keys = Self::with(&store, settings, sealing, opened);
+        // Before anything is written: a store that is refused stays as it is.
+        let (mirror, lives) = (keys.mirror.clone(), keys.active().ring.lives().collect::<Vec<_>>());
         blocking(move || mirror.check(&lives)).await?;
         events.extend(keys.complete_revocations(now).await?);
-        refresh(&keys.mirror, &keys.held().ring).await?;
+        refresh(&keys.mirror, &keys.active().ring).await?;
         events.extend(keys.settle(last_event, now).await?);
         Ok((keys, events))
     }
 
-    /// The ring of the store as it is: to be looked at, not to sign. Nothing is changed.
+    /// The ring of the store as it is, to be read and not to sign. Nothing is changed.
     ///
     /// # Errors
     /// [`KeysError`], also if there is no ring yet.
@@ -52,32 +53,33 @@ impl KeyRing {
         sealing: SealingKeys,
         trust_domain: &TrustDomain,
     ) -> Result<Self, KeysError> {
-        let stored = records::load(&store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
+        let stored = records::load(&store.ring()).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         let opened = found(stored, &sealing, trust_domain)?;
-        Ok(Self::with(store, settings, sealing, opened))
+        Ok(Self::with(&store, settings, sealing, opened))
     }
 
-    fn with(store: Store, settings: &Settings, sealing: SealingKeys, opened: Opened) -> Self {
+    fn with(store: &Store, settings: &Settings, sealing: SealingKeys, opened: Opened) -> Self {
         Self {
             mirror: Mirror::new(store.key_folder(), opened.installation.trust_domain().clone()),
-            store,
+            store: store.ring(),
             installation: opened.installation,
             sealing,
             algorithm: settings.algorithm,
             times: settings.times,
-            desk: Desk { held: opened.held.into(), latest: Timestamp::default(), closing: None }.into(),
-            turn: tokio::sync::Mutex::default(),
+            signer_state: SignerState { active: opened.active.into(), latest: Timestamp::default(), closing: None }
+                .into(),
+            rotation: tokio::sync::Mutex::default(),
             wake: Notify::new(),
         }
     }
 
-    /// What the files tell to be revoked is revoked: either a step was cut off between files and store, or the store was
+    /// Revokes what is revoked according to the files: either a step was cut off between files and store, or the store was
     /// put back in time.
     async fn complete_revocations(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let mirror = self.mirror.clone();
-        let told = blocking(move || mirror.read()).await?.lives;
+        let lives = blocking(move || mirror.read()).await?.lives;
         let mut events = Vec::new();
-        for life in told.iter().filter(|life| life.state() == KeyState::Revoked) {
+        for life in lives.iter().filter(|life| life.state() == KeyState::Revoked) {
             let kid = life.kid().as_str();
             if matches!(self.find(kid), Found::Published(_) | Found::Historical(_)) {
                 events.extend(self.revoke(kid, now).await?);
@@ -86,8 +88,8 @@ impl KeyRing {
         Ok(events)
     }
 
-    /// Whatever must be on record before the first signature: a rotation that was missed, the times now in force, and
-    /// private halves under the sealing key now in force.
+    /// Records what must be on record before the first signature: a rotation that was missed, the times now in force, and
+    /// private halves sealed with the sealing key now in force.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.ended(last_event, now), now)?)),
@@ -116,7 +118,7 @@ impl KeyRing {
 /// A ring that was found in the store, ready to sign.
 struct Opened {
     installation: Installation,
-    held: Held,
+    active: ActiveRing,
     last_event: Timestamp,
 }
 
@@ -126,12 +128,12 @@ fn found(stored: Stored, sealing: &SealingKeys, trust_domain: &TrustDomain) -> R
         return Err(KeysError::Foreign { found: installation.trust_domain().to_string() });
     }
     open(ring.next(), sealing, &installation)?;
-    Ok(Opened { held: Held::new(ring, sealing, &installation)?, installation, last_event })
+    Ok(Opened { active: ActiveRing::new(ring, sealing, &installation)?, installation, last_event })
 }
 
 /// The first start. The files come after the store here: files beside an empty store mean that it lost its records.
 async fn begin(
-    store: &Store,
+    store: &RingStore,
     settings: &Settings,
     sealing: &SealingKeys,
     trust_domain: &TrustDomain,
@@ -142,9 +144,9 @@ async fn begin(
     let next = introduce(settings.algorithm, sealing, &installation, now).await?;
     let created = |key: &SigningKey| KeyEvent::created(key.public().kid(), now);
     let events = vec![created(&current), created(&next)];
-    let held = Held::new(Ring::first(current, next, settings.times, now), sealing, &installation)?;
-    records::create(store, &installation, &held, now).await?;
-    Ok((Opened { installation, held, last_event: now }, events))
+    let active = ActiveRing::new(Ring::first(current, next, settings.times, now), sealing, &installation)?;
+    records::create(store, &installation, &active, now).await?;
+    Ok((Opened { installation, active, last_event: now }, events))
 }
 
 /// A new key, its private half under seal.

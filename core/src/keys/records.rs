@@ -1,28 +1,20 @@
-//! The ring as records of the store: one for the keys in use, one for each key that was.
+//! The ring ↔ the documents that the store keeps: one for the keys in use, one for each key that is not published any more.
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use writ_verifier::TrustDomain;
 
 use super::public::Kid;
 use super::ring::{PastKey, Ring};
-use super::{Held, KeysError};
+use super::{ActiveRing, KeysError};
 use writ_platform::clock::Timestamp;
-use writ_store::{Change, Store, Swapped, Table};
-
-const INSTALLATION: &[u8] = b"installation";
-const RING: &[u8] = b"ring";
-const LAST_EVENT: &[u8] = b"last";
-
-/// How often a change is tried anew because the time of the last event moved on meanwhile.
-const ATTEMPTS: u32 = 100;
+use writ_store::ring::{self as stored, PastKeyDocument, RingRecords, RingStore, StoredRing, Swapped};
 
 /// Which store this is. Sealed private halves open in no other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installation {
     id: String,
     trust_domain: TrustDomain,
@@ -50,28 +42,26 @@ impl Installation {
 }
 
 /// Reads the ring; `None` if there never was one.
-pub(super) async fn load(store: &Store) -> Result<Option<Stored>, KeysError> {
-    let installation = store.read(Table::Meta, INSTALLATION).await?;
-    let ring = store.read(Table::Keys, RING).await?;
-    let (installation, ring) = match (installation, ring) {
-        (Some(installation), Some(ring)) => (installation, ring),
-        (None, None) => return Ok(None),
-        (Some(_), None) => return Err(KeysError::Damaged("the keys in use are missing")),
-        (None, Some(_)) => return Err(KeysError::Damaged("the record that names the store is missing")),
+pub(super) async fn load(store: &RingStore) -> Result<Option<Stored>, KeysError> {
+    let Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }) = store.load().await?
+    else {
+        return Ok(None);
     };
-    let past = store.scan(Table::History).await?.into_iter().map(past_key).collect::<Result<BTreeMap<_, _>, _>>()?;
-    let ring: Ring = parse(&ring, "the record of the keys in use cannot be read")?;
+    let past = past.iter().map(past_key).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let ring: Ring = parse(&document, "the record of the keys in use cannot be read")?;
+    let stored::Installation { id, trust_domain } = installation;
+    let unreadable = |_| KeysError::Damaged("the record that names the store cannot be read");
     Ok(Some(Stored {
-        installation: parse(&installation, "the record that names the store cannot be read")?,
+        installation: Installation { id, trust_domain: trust_domain.parse().map_err(unreadable)? },
         ring: ring.with_past(past).ok_or(KeysError::Damaged("a key is in two places"))?,
-        last_event: last_event(store).await?.1,
+        last_event,
     }))
 }
 
-fn past_key((kid, record): (Vec<u8>, Vec<u8>)) -> Result<(Kid, PastKey), KeysError> {
+fn past_key(PastKeyDocument { kid, document }: &PastKeyDocument) -> Result<(Kid, PastKey), KeysError> {
     let damaged = KeysError::Damaged("a record of the history cannot be read");
-    let key: PastKey = parse(&record, "a record of the history cannot be read")?;
-    let kid = String::from_utf8(kid).ok().and_then(|kid| Kid::try_from(kid).ok());
+    let key: PastKey = parse(document, "a record of the history cannot be read")?;
+    let kid = Kid::try_from(kid.clone()).ok();
     kid.filter(|kid| key.is(kid)).map(|kid| (kid, key)).ok_or(damaged)
 }
 
@@ -79,81 +69,51 @@ fn parse<T: DeserializeOwned>(record: &[u8], otherwise: &'static str) -> Result<
     serde_json::from_slice(record).map_err(|_| KeysError::Damaged(otherwise))
 }
 
-/// The record and what it says; the beginning of time if there is none.
-async fn last_event(store: &Store) -> Result<(Option<Vec<u8>>, Timestamp), KeysError> {
-    let record = store.read(Table::Clock, LAST_EVENT).await?;
-    let seconds = match record.as_deref() {
-        None => Some(0),
-        Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
-    };
-    let seconds = seconds.ok_or(KeysError::Damaged("the time of the last event cannot be read"))?;
-    Ok((record, Timestamp::from_epoch(seconds)))
-}
-
 /// Stores the first ring. [`KeysError::Conflict`] if there is one.
 pub(super) async fn create(
-    store: &Store,
+    store: &RingStore,
     installation: &Installation,
-    first: &Held,
+    first: &ActiveRing,
     now: Timestamp,
 ) -> Result<(), KeysError> {
-    let records = all(installation, first)?;
-    let absent = Change::new().absent(Table::Meta, INSTALLATION).absent(Table::Keys, RING);
-    apply(store, records.into_iter().fold(absent, put), now).await
+    done(store.create(&all(installation, first)?, now).await?)
 }
 
-/// Stores `successor` in the place of `held`. [`KeysError::Conflict`] if it is not `held` that the store has.
-pub(super) async fn replace(store: &Store, held: &Held, successor: &Held, now: Timestamp) -> Result<(), KeysError> {
-    let known = held.ring.past();
-    let past = successor.ring.past().iter().filter(|(kid, key)| known.get(*kid) != Some(*key));
-    let change = Change::new().is(Table::Keys, RING, held.document.as_slice()).put(
-        Table::Keys,
-        RING,
-        successor.document.as_slice(),
-    );
-    let records = past.map(history).collect::<Result<Vec<_>, _>>()?;
-    apply(store, records.into_iter().fold(change, put), now).await
+/// Stores `successor` in the place of `active`. [`KeysError::Conflict`] if it is not `active` that the store has.
+pub(super) async fn replace(
+    store: &RingStore,
+    active: &ActiveRing,
+    successor: &ActiveRing,
+    now: Timestamp,
+) -> Result<(), KeysError> {
+    let known = active.ring.past();
+    let changed = successor.ring.past().iter().filter(|(kid, key)| known.get(*kid) != Some(*key));
+    let changed = changed.map(past_document).collect::<Result<Vec<_>, _>>()?;
+    let swapped = store.compare_and_swap(active.ring.version(), successor.document.clone(), &changed, now).await?;
+    done(swapped)
 }
 
-/// A record: where it is, its key, its value.
-pub(super) type Record = (Table, Vec<u8>, Vec<u8>);
-
-/// Every record of a ring; the one without which there is none comes last.
-pub(super) fn all(installation: &Installation, held: &Held) -> Result<Vec<Record>, KeysError> {
-    let mut records = held.ring.past().iter().map(history).collect::<Result<Vec<_>, _>>()?;
-    records.push((Table::Meta, INSTALLATION.to_vec(), written(installation)?));
-    records.push((Table::Keys, RING.to_vec(), held.document.clone()));
-    Ok(records)
+fn done(swapped: Swapped) -> Result<(), KeysError> {
+    match swapped {
+        Swapped::Done => Ok(()),
+        Swapped::Conflict => Err(KeysError::Conflict),
+    }
 }
 
-pub(super) fn put(change: Change, (table, key, value): Record) -> Change {
-    change.put(table, &key, value)
+/// All that the store keeps of a ring.
+pub(super) fn all(installation: &Installation, active: &ActiveRing) -> Result<RingRecords, KeysError> {
+    let Installation { id, trust_domain } = installation;
+    Ok(RingRecords {
+        installation: stored::Installation { id: id.clone(), trust_domain: trust_domain.to_string() },
+        document: active.document.clone(),
+        past: active.ring.past().iter().map(past_document).collect::<Result<_, _>>()?,
+    })
 }
 
-fn history((kid, key): (&Kid, &PastKey)) -> Result<Record, KeysError> {
-    Ok((Table::History, kid.as_str().into(), written(key)?))
+fn past_document((kid, key): (&Kid, &PastKey)) -> Result<PastKeyDocument, KeysError> {
+    Ok(PastKeyDocument { kid: kid.as_str().to_owned(), document: written(key)? })
 }
 
 fn written(record: &impl Serialize) -> Result<Vec<u8>, KeysError> {
     serde_json::to_vec(record).map_err(|_| KeysError::Damaged("a record cannot be written"))
-}
-
-/// Applies `change`, and with it moves the time of the last event on to `now`; it never goes back.
-async fn apply(store: &Store, change: Change, now: Timestamp) -> Result<(), KeysError> {
-    for _ in 0..ATTEMPTS {
-        let (seen, last) = last_event(store).await?;
-        let timed = if last < now {
-            let record = now.epoch().to_string();
-            change.clone().unchanged(Table::Clock, LAST_EVENT, seen.as_deref()).put(Table::Clock, LAST_EVENT, record)
-        } else {
-            change.clone()
-        };
-        if store.swap(timed).await? == Swapped::Done {
-            return Ok(());
-        }
-        if last_event(store).await?.0 == seen {
-            break; // It was not the time that moved on, but the ring.
-        }
-    }
-    Err(KeysError::Conflict)
 }

@@ -1,36 +1,34 @@
-//! What is done about a ring that may be wrong: look at all of it, or begin anew from the files.
+//! What is done about a ring that may be wrong: verify all of it, or rebuild it from the key files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use writ_verifier::TrustDomain;
 
-use super::mirror::{DamagedFile, Mirror, MirrorError};
+use super::mirror::{DamagedFile, KeyFiles, Mirror, MirrorError};
 use super::opening::introduce;
 use super::public::Kid;
-use super::records::{self, Installation, Record};
+use super::records::{self, Installation};
 use super::ring::{KeyState, Ring};
 use super::rotation::blocking;
 use super::seal::SealingKeys;
-use super::{Held, KeyRing, KeysError, Settings, open};
+use super::{ActiveRing, KeyRing, KeysError, Settings, open};
 use writ_platform::clock::Timestamp;
-use writ_store::{Change, Store, Swapped};
+use writ_store::Store;
+use writ_store::ring::RingRecords;
 
-/// How many records are written at once into a store that is in use.
-const AT_ONCE: usize = 50;
-
-/// A ring that was rebuilt from the files beside the store. It counts once its records are stored.
+/// A ring that was rebuilt from the files beside the store. It is in force once it is stored.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// How many keys of the past it knows.
     pub known: usize,
-    /// The files that told nothing: their keys are lost.
+    /// The files that cannot be used: their keys are lost.
     pub damaged: Vec<DamagedFile>,
-    records: Vec<Record>,
+    ring: RingRecords,
 }
 
 impl Rebuilt {
-    /// Makes a ring of what the files in `key_folder` tell and of fresh keys; see [`Ring::rebuilt`].
+    /// Makes a ring of the keys in the files of `key_folder` and of fresh keys; see [`Ring::rebuilt`].
     ///
     /// # Errors
     /// [`KeysError`] if the folder cannot be read or a key cannot be made. Damaged files are no error.
@@ -42,33 +40,27 @@ impl Rebuilt {
         now: Timestamp,
     ) -> Result<Self, KeysError> {
         let mirror = Mirror::new(key_folder, trust_domain.clone());
-        let reflection = blocking(move || mirror.read()).await?;
+        let KeyFiles { lives, damaged } = blocking(move || mirror.read()).await?;
         let installation = Installation::new(trust_domain.clone());
         let current = introduce(settings.algorithm, sealing, &installation, now).await?;
         let next = introduce(settings.algorithm, sealing, &installation, now).await?;
-        let known = reflection.lives.iter().filter(|life| life.state() != KeyState::Next).count();
-        let ring = Ring::rebuilt(reflection.lives, current, next, settings.times, now);
-        let records = records::all(&installation, &Held::new(ring, sealing, &installation)?)?;
-        Ok(Self { known, damaged: reflection.damaged, records })
+        let known = lives.iter().filter(|life| life.state() != KeyState::Next).count();
+        let ring = Ring::rebuilt(lives, current, next, settings.times, now);
+        let ring = records::all(&installation, &ActiveRing::new(ring, sealing, &installation)?)?;
+        Ok(Self { known, damaged, ring })
     }
 
-    /// All of its records, for a new store.
-    pub fn records(&self) -> Change {
-        self.records.iter().cloned().fold(Change::new(), records::put)
+    /// All of it, for a new store.
+    pub fn ring(&self) -> &RingRecords {
+        &self.ring
     }
 
-    /// Puts it in the place of the ring that a store has, which must not be in use. The ring itself comes last.
+    /// Puts it in the place of the ring that a store has, which must not be in use.
     ///
     /// # Errors
     /// [`KeysError::Store`] if the store does not take it; then it is to be done again.
     pub async fn replace(&self, store: &Store) -> Result<(), KeysError> {
-        for records in self.records.chunks(AT_ONCE) {
-            let change = records.iter().cloned().fold(Change::new(), records::put);
-            if store.swap(change).await? == Swapped::Conflict {
-                return Err(KeysError::Conflict);
-            }
-        }
-        Ok(())
+        Ok(store.ring().overwrite(&self.ring).await?)
     }
 }
 
@@ -81,10 +73,10 @@ pub enum Problem {
     /// The ring in force is not the one that is stored.
     #[error("the store has another key ring than the one in force")]
     NotInForce,
-    /// A file tells nothing.
+    /// A file cannot be used.
     #[error("{0}")]
     DamagedFile(DamagedFile),
-    /// A key has no file, or one that tells something else.
+    /// A key has no file, or one that says something else.
     #[error("the file of the key {kid} ({}) is missing or outdated", state.as_str())]
     Outdated {
         /// The key.
@@ -92,16 +84,15 @@ pub enum Problem {
         /// Its state in the ring.
         state: KeyState,
     },
-    /// The files could not be looked at.
+    /// The files could not be read.
     #[error("{0}")]
     Files(MirrorError),
 }
 
 impl KeyRing {
-    /// Looks at every record, private half and file of the ring, and says what is not as it should be.
+    /// Checks every record, private half and file of the ring, and returns what is not as it should be.
     pub async fn verify(&self) -> Vec<Problem> {
-        // No step may be taken meanwhile.
-        let _turn = self.turn.lock().await;
+        let _paused = self.pause().await;
         let mut problems = Vec::new();
         match self.verify_records().await {
             Ok(true) => {}
@@ -116,22 +107,22 @@ impl KeyRing {
     }
 
     /// Whether the stored ring, whole and openable, is the one in force. That each `kid` is the thumbprint of its key
-    /// is seen to where keys are read.
+    /// is checked where keys are read.
     async fn verify_records(&self) -> Result<bool, KeysError> {
         let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         for key in [stored.ring.current(), stored.ring.next()] {
             open(key, &self.sealing, &self.installation)?;
         }
-        Ok(stored.ring == self.held().ring && stored.installation == self.installation)
+        Ok(stored.ring == self.active().ring && stored.installation == self.installation)
     }
 
     async fn verify_files(&self) -> Result<Vec<Problem>, MirrorError> {
         let mirror = self.mirror.clone();
-        let reflection = blocking(move || mirror.read()).await?;
-        let held = self.held();
-        let told: BTreeMap<_, _> = reflection.lives.iter().map(|life| (life.kid(), life)).collect();
-        let outdated = held.ring.lives().filter(|life| told.get(life.kid()) != Some(&life));
+        let files = blocking(move || mirror.read()).await?;
+        let active = self.active();
+        let found: BTreeMap<_, _> = files.lives.iter().map(|life| (life.kid(), life)).collect();
+        let outdated = active.ring.lives().filter(|life| found.get(life.kid()) != Some(&life));
         let outdated = outdated.map(|life| Problem::Outdated { kid: life.kid().clone(), state: life.state() });
-        Ok(reflection.damaged.into_iter().map(Problem::DamagedFile).chain(outdated).collect())
+        Ok(files.damaged.into_iter().map(Problem::DamagedFile).chain(outdated).collect())
     }
 }

@@ -204,7 +204,7 @@ impl PastKey {
 
 /// What the ring holds, and what is due.
 impl Ring {
-    /// The first start: `current` signs at once, without lead, since nobody holds an older JWKS.
+    /// The first start: `current` signs at once, without lead, since no verifier holds an older JWKS.
     pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
         let current = CurrentKey::new(current, now, times);
         Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }

@@ -1,8 +1,8 @@
-//! Steps of the ring made real: what is due → files → store → in force. And the timer that asks what is due.
+//! What is due → key files → store → in force; and the timer that takes each step when it is due.
 //!
-//! The store's swap is what counts. Until it is done the old ring is in force, and a crash leaves nothing that the next
-//! start does not put right; after it a crash leaves a ring that the next start finds. If the store fails, the current
-//! key signs on, and that counts as its span.
+//! The store's compare-and-swap decides. Until it is done the old ring is in force, and a crash leaves nothing that the
+//! next start does not put right; after it a crash leaves a ring that the next start finds. If the store fails, the
+//! current key goes on signing, and its span is prolonged accordingly.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,7 +16,7 @@ use super::mirror::Mirror;
 use super::records;
 use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
-use super::{Held, KeyRing, KeysError, SigningAlgorithm, listing, seal};
+use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
 
 /// The timer sleeps no longer than this: clocks jump.
@@ -25,41 +25,41 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest time between two attempts.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How often a step is looked at anew because another instance was quicker.
+/// How often a step is tried again because another instance was faster.
 const ATTEMPTS: u32 = 3;
 /// How many imported keys are stored at once: as many as surely fit into a change of the store.
 const IMPORTED_AT_ONCE: usize = 50;
 
-/// What belongs to whoever takes the next step.
+/// What the next step needs to know.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct RotationState {
     /// A key made ahead of need, since an RSA key takes its time.
     spare: Option<KeyPair>,
     /// The last step failed, or was cut off; what the store holds is not known.
     in_doubt: bool,
-    /// What happened and has not been told yet.
-    untold: Vec<KeyEvent>,
+    /// What happened and has not been returned to a caller yet.
+    unreported: Vec<KeyEvent>,
 }
 
 /// While this lives the current key signs for no second after `end`.
-pub(super) struct Closing<'a> {
+pub(super) struct ClosingSpan<'a> {
     keys: &'a KeyRing,
     end: Timestamp,
 }
 
-impl<'a> Closing<'a> {
+impl<'a> ClosingSpan<'a> {
     /// The span of the current key ends now, or with the latest instant at which it signed if the clock stepped back.
     pub(super) fn new(keys: &'a KeyRing, now: Timestamp) -> Self {
-        let mut desk = keys.desk();
-        let end = desk.latest.max(now);
-        desk.closing = Some(end);
+        let mut state = keys.signer_state();
+        let end = state.latest.max(now);
+        state.closing = Some(end);
         Self { keys, end }
     }
 }
 
-impl Drop for Closing<'_> {
+impl Drop for ClosingSpan<'_> {
     fn drop(&mut self) {
-        self.keys.desk().closing = None;
+        self.keys.signer_state().closing = None;
     }
 }
 
@@ -79,10 +79,10 @@ pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'sta
     spawn_blocking(work).await.unwrap_or_else(|cut_off| Err(io::Error::other(cut_off).into()))
 }
 
-/// Steps. Each gives what happened to the keys; whoever asked for it records that.
+/// Steps. Each returns what happened to the keys; the caller records that.
 impl KeyRing {
     /// Takes the step that is due at `now`, if one is; a key is forgotten only if it `may_forget`.
-    pub async fn tend(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
+    pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
             Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
@@ -110,7 +110,7 @@ impl KeyRing {
     /// Takes `now` as right: what lies beyond it came of a wrong clock.
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), KeysError> {
         self.step(now, |ring, _, _| Ok(Some(ring.trust_clock(self.times, now)))).await?;
-        self.desk().latest = now;
+        self.signer_state().latest = now;
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeysError::Import`] if a key has no times; nothing is added then.
     pub async fn import(&self, export: listing::Export, now: Timestamp) -> Result<usize, KeysError> {
-        let before = self.held().ring.past().len();
+        let before = self.active().ring.past().len();
         for lives in export.lives(now)?.chunks(IMPORTED_AT_ONCE) {
             self.step(now, |ring, _, _| {
                 let (ring, added) = ring.import(lives.iter().cloned(), now);
@@ -127,26 +127,26 @@ impl KeyRing {
             })
             .await?;
         }
-        Ok(self.held().ring.past().len().saturating_sub(before))
+        Ok(self.active().ring.past().len().saturating_sub(before))
     }
 
-    /// Waits until no step is being taken; none begins while what this gives lives.
-    pub async fn rest(&self) -> impl Sized + '_ {
-        self.turn.lock().await
+    /// Waits until no step is being taken; none begins while the returned guard lives.
+    pub async fn pause(&self) -> impl Sized + '_ {
+        self.rotation.lock().await
     }
 
     /// Takes one step: `follow` says what comes after a ring, given a fresh key and the instant at which the current
-    /// key ends if it is to end. What it gives is in force once it is stored.
+    /// key ends if it is to end. Its result is in force once it is stored.
     pub(super) async fn step(
         &self,
         now: Timestamp,
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
     ) -> Result<Vec<KeyEvent>, KeysError> {
-        let mut turn = self.turn.lock().await;
+        let mut state = self.rotation.lock().await;
         for _ in 0..ATTEMPTS {
-            match self.attempt(&mut turn, now, &follow).await {
+            match self.attempt(&mut state, now, &follow).await {
                 Err(KeysError::Conflict) => {}
-                outcome => return outcome.map(|()| std::mem::take(&mut turn.untold)),
+                outcome => return outcome.map(|()| std::mem::take(&mut state.unreported)),
             }
         }
         Err(KeysError::Conflict)
@@ -154,78 +154,78 @@ impl KeyRing {
 
     async fn attempt(
         &self,
-        turn: &mut Turn,
+        rotation: &mut RotationState,
         now: Timestamp,
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
     ) -> Result<(), KeysError> {
-        self.prepare(turn).await?;
-        if turn.in_doubt {
-            self.look_again(turn, now).await?;
+        self.prepare(rotation).await?;
+        if rotation.in_doubt {
+            self.reload(rotation, now).await?;
         }
-        let closing = Closing::new(self, now);
-        let held = self.held();
-        let fresh = self.fresh(turn, now)?;
-        if let Some(ring) = follow(&held.ring, fresh, closing.end)? {
+        let closing = ClosingSpan::new(self, now);
+        let active = self.active();
+        let fresh = self.fresh(rotation, now)?;
+        if let Some(ring) = follow(&active.ring, fresh, closing.end)? {
             let successor = self.make_ready(ring)?;
-            turn.in_doubt = true;
-            self.store(&held, &successor, now).await?;
-            self.put_in_force(turn, successor, now);
+            rotation.in_doubt = true;
+            self.store(&active, &successor, now).await?;
+            self.put_in_force(rotation, successor, now);
         }
         Ok(())
     }
 
     /// Makes sure that a key is at hand, since an RSA key takes its time.
-    async fn prepare(&self, turn: &mut Turn) -> Result<(), KeysError> {
-        if turn.spare.is_none() {
-            turn.spare = Some(generate(self.algorithm).await?);
+    async fn prepare(&self, rotation: &mut RotationState) -> Result<(), KeysError> {
+        if rotation.spare.is_none() {
+            rotation.spare = Some(generate(self.algorithm).await?);
         }
         Ok(())
     }
 
-    fn fresh(&self, turn: &Turn, now: Timestamp) -> Result<SigningKey, KeysError> {
-        let pair = turn.spare.as_ref().ok_or(SigningError::Generation)?;
+    fn fresh(&self, rotation: &RotationState, now: Timestamp) -> Result<SigningKey, KeysError> {
+        let pair = rotation.spare.as_ref().ok_or(SigningError::Generation)?;
         Ok(SigningKey::new(pair.public().clone(), now, seal(pair, &self.sealing, &self.installation)?))
     }
 
-    fn make_ready(&self, ring: Ring) -> Result<Held, KeysError> {
-        Held::new(ring, &self.sealing, &self.installation)
+    fn make_ready(&self, ring: Ring) -> Result<ActiveRing, KeysError> {
+        ActiveRing::new(ring, &self.sealing, &self.installation)
     }
 
     /// The files first: should one of them not be written, nothing has happened yet.
-    async fn store(&self, held: &Held, successor: &Held, now: Timestamp) -> Result<(), KeysError> {
-        let is_news = |life: &KeyLife| held.ring.life(life.kid().as_str()).as_ref() != Some(life);
-        let changed = successor.ring.lives().filter(is_news).collect();
+    async fn store(&self, active: &ActiveRing, successor: &ActiveRing, now: Timestamp) -> Result<(), KeysError> {
+        let is_new = |life: &KeyLife| active.ring.life(life.kid().as_str()).as_ref() != Some(life);
+        let changed = successor.ring.lives().filter(is_new).collect();
         let mirror = self.mirror.clone();
         blocking(move || mirror.write(changed)).await?;
-        records::replace(&self.store, held, successor, now).await
+        records::replace(&self.store, active, successor, now).await
     }
 
-    fn put_in_force(&self, turn: &mut Turn, successor: Held, now: Timestamp) {
-        let mut desk = self.desk();
-        turn.untold.extend(KeyEvent::between(&desk.held.ring, &successor.ring, now));
-        turn.spare.take_if(|spare| spare.public() == successor.ring.next().public());
-        turn.in_doubt = false;
-        desk.closing = None;
-        desk.held = successor.into();
+    fn put_in_force(&self, rotation: &mut RotationState, successor: ActiveRing, now: Timestamp) {
+        let mut state = self.signer_state();
+        rotation.unreported.extend(KeyEvent::between(&state.active.ring, &successor.ring, now));
+        rotation.spare.take_if(|spare| spare.public() == successor.ring.next().public());
+        rotation.in_doubt = false;
+        state.closing = None;
+        state.active = successor.into();
     }
 
     /// Finds out what became of a step whose outcome is not known. If it was stored after all, its ring comes in force,
     /// and the key that signed on meanwhile did so until now.
-    async fn look_again(&self, turn: &mut Turn, now: Timestamp) -> Result<(), KeysError> {
+    async fn reload(&self, rotation: &mut RotationState, now: Timestamp) -> Result<(), KeysError> {
         let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
-        let closing = Closing::new(self, now);
-        let held = self.held();
+        let closing = ClosingSpan::new(self, now);
+        let active = self.active();
         refresh(&self.mirror, &stored.ring).await?;
         let mut found = self.make_ready(stored.ring)?;
-        if found.document != held.document {
-            if let Some(ring) = found.ring.prolong(held.key.public().kid(), closing.end) {
+        if found.document != active.document {
+            if let Some(ring) = found.ring.prolong(active.key.public().kid(), closing.end) {
                 let prolonged = self.make_ready(ring)?;
                 self.store(&found, &prolonged, now).await?;
                 found = prolonged;
             }
-            self.put_in_force(turn, found, now);
+            self.put_in_force(rotation, found, now);
         }
-        turn.in_doubt = false;
+        rotation.in_doubt = false;
         Ok(())
     }
 }
@@ -233,7 +233,8 @@ impl KeyRing {
 /// The timer.
 impl KeyRing {
     /// Takes every step when it is due, for as long as the service runs. A step that fails is tried again and again,
-    /// while the current key signs on. What a key was cannot be had back, so none is forgotten while the clock is unsettled.
+    /// while the current key goes on signing. A forgotten key cannot be restored, so none is forgotten while the clock is
+    /// unsettled.
     pub async fn run(&self, clock: &Clock, on_event: impl Fn(KeyEvent)) -> Infallible {
         let mut retry = FIRST_RETRY;
         loop {
@@ -243,7 +244,7 @@ impl KeyRing {
                     events.into_iter().for_each(&on_event);
                     retry = FIRST_RETRY;
                     let due = self.next_due(may_forget);
-                    // Elapsed or woken, the ring is asked again.
+                    // Elapsed or woken, the ring is checked again.
                     let _ = timeout(clock.until(due).min(LONGEST_SLEEP), self.wake.notified()).await;
                 }
                 Err(error) => {
@@ -256,15 +257,15 @@ impl KeyRing {
     }
 
     fn next_due(&self, may_forget: bool) -> Timestamp {
-        let held = self.held();
-        if may_forget { held.ring.next_due(self.times) } else { held.ring.promotion_due(self.times) }
+        let active = self.active();
+        if may_forget { active.ring.next_due(self.times) } else { active.ring.promotion_due(self.times) }
     }
 
     /// The clock is read once a key is at hand: making one may have taken seconds.
     async fn on_time(&self, clock: &Clock, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
-        self.prepare(&mut *self.turn.lock().await).await?;
+        self.prepare(&mut *self.rotation.lock().await).await?;
         let now = clock.now();
         self.observe(now);
-        self.tend(now, may_forget).await
+        self.advance(now, may_forget).await
     }
 }

@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 
 use super::event::{KeyChange, KeyEvent};
 use super::repair::{Problem, Rebuilt};
-use super::rotation::Closing;
+use super::rotation::ClosingSpan;
 use super::*;
 use crate::claims::Claims;
 use writ_platform::clock::Clock;
-use writ_store::{Change, Table};
+use writ_store::{Store, repair, testing};
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_epoch(1_000_000 + seconds)
@@ -67,21 +67,38 @@ impl Installed {
         sealing: SealingKeys,
         trust_domain: &str,
         now: Timestamp,
-    ) -> Result<(KeyRing, Vec<KeyEvent>), KeysError> {
-        let settings = settings(SigningAlgorithm::ES256);
-        KeyRing::open(self.store().await, &settings, sealing, &domain(trust_domain), now).await
+    ) -> Result<(Opened, Vec<KeyEvent>), KeysError> {
+        let (settings, store) = (settings(SigningAlgorithm::ES256), self.store().await);
+        let opened = KeyRing::open(store.clone(), &settings, sealing, &domain(trust_domain), now).await;
+        let (keys, events) = opened?;
+        Ok((Opened { keys, store }, events))
     }
 
-    async fn start(&self, now: Timestamp) -> (KeyRing, Vec<KeyEvent>) {
+    async fn start(&self, now: Timestamp) -> (Opened, Vec<KeyEvent>) {
         self.start_with(sealing(1, &[]), "d.example", now).await.unwrap()
     }
 
-    async fn keys(&self, now: Timestamp) -> KeyRing {
+    async fn keys(&self, now: Timestamp) -> Opened {
         self.start(now).await.0
     }
 }
 
-async fn stop(keys: KeyRing) {
+/// A ring with the store that it is kept in.
+#[derive(Debug)]
+struct Opened {
+    keys: KeyRing,
+    store: Store,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = KeyRing;
+
+    fn deref(&self) -> &KeyRing {
+        &self.keys
+    }
+}
+
+async fn stop(keys: Opened) {
     keys.store.close().await;
 }
 
@@ -98,12 +115,17 @@ fn signing_kid(keys: &KeyRing, now: Timestamp) -> String {
     keys.signer(now).unwrap().kid().to_string()
 }
 
-async fn dump(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut all = Vec::new();
-    for table in Table::ALL {
-        all.extend(store.scan(table).await.unwrap());
-    }
-    all
+async fn dump(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    testing::dump(store).await.unwrap()
+}
+
+async fn read(store: &Store, name: &str) -> Option<Vec<u8>> {
+    testing::read(store, name.as_bytes()).await.unwrap()
+}
+
+async fn write(store: &Store, records: &[(&str, Option<&[u8]>)]) {
+    let records: Vec<_> = records.iter().map(|(name, value)| (name.as_bytes(), *value)).collect();
+    testing::write(store, &records).await.unwrap();
 }
 
 #[tokio::test]
@@ -141,7 +163,11 @@ async fn tokens_of_every_algorithm_verify_with_the_published_keys() {
             jsonwebtoken::decode(token.as_str(), key.public.decoding_key(), &validation).unwrap().claims;
         assert_eq!(claims["sub"], "é");
         assert!(Jws::parse(token.as_str(), 4096).unwrap().verify(key.public.decoding_key()));
-        assert_eq!(keys.tend(at(100), true).await.unwrap().len(), 2, "a ring of three such keys fits into the store");
+        assert_eq!(
+            keys.advance(at(100), true).await.unwrap().len(),
+            2,
+            "a ring of three such keys fits into the store"
+        );
     }
 }
 
@@ -174,12 +200,12 @@ async fn a_promotion_publishes_three_keys_and_destroys_the_private_half() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let old = signing_kid(&keys, at(0));
-    let sealed = serde_json::to_string(keys.held().ring.current().sealed()).unwrap();
+    let sealed = serde_json::to_string(keys.active().ring.current().sealed()).unwrap();
     let [next, _] = published(&keys).try_into().unwrap();
     let body = keys.jwks().body.clone();
-    assert_eq!(keys.tend(at(99), true).await.unwrap(), []);
+    assert_eq!(keys.advance(at(99), true).await.unwrap(), []);
     assert_eq!(keys.jwks().body, body);
-    let events = keys.tend(at(100), true).await.unwrap();
+    let events = keys.advance(at(100), true).await.unwrap();
     let [KeyEvent { change: rotated, .. }, KeyEvent { change: KeyChange::Created { kid: fresh }, .. }] =
         events.as_slice()
     else {
@@ -188,10 +214,10 @@ async fn a_promotion_publishes_three_keys_and_destroys_the_private_half() {
     assert_eq!(format!("{rotated:?}"), format!("Rotated {{ from: Kid({old:?}), to: Kid({next:?}) }}"));
     assert_eq!(published(&keys), [fresh.as_str(), &next, &old]);
     assert_eq!(signing_kid(&keys, at(100)), next);
-    let ring = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
+    let ring = read(&keys.store, "keys/ring").await.unwrap();
     assert_ne!(keys.jwks().body, body);
     assert!(!String::from_utf8(ring).unwrap().contains(sealed.trim_matches('"')));
-    assert_eq!(keys.store.read(Table::Clock, b"last").await.unwrap().unwrap(), b"1000100");
+    assert_eq!(read(&keys.store, "clock/last").await.unwrap(), b"1000100");
     assert!(keys.verify().await.is_empty());
 }
 
@@ -205,7 +231,7 @@ async fn after_downtime_one_promotion_catches_up() {
     assert_eq!(events.len(), 2);
     let Found::Published(key) = keys.find(&old) else { panic!("previous is published") };
     assert!(key.signed_at(at(100)) && !key.signed_at(at(101)));
-    assert_eq!(keys.tend(at(5000), true).await.unwrap(), []);
+    assert_eq!(keys.advance(at(5000), true).await.unwrap(), []);
 }
 
 /// A-117
@@ -238,10 +264,9 @@ async fn a_store_of_another_trust_domain_is_not_touched() {
 async fn a_next_key_that_does_not_open_stops_the_start_before_it_is_needed() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    let mut ring: Value = serde_json::from_slice(&keys.held().document).unwrap();
+    let mut ring: Value = serde_json::from_slice(&keys.active().document).unwrap();
     ring["next"]["sealed"] = ring["current"]["sealed"].clone();
-    let damage = Change::new().put(Table::Keys, b"ring", ring.to_string());
-    assert_eq!(keys.store.swap(damage).await.unwrap(), writ_store::Swapped::Done);
+    write(&keys.store, &[("keys/ring", Some(ring.to_string().as_bytes()))]).await;
     stop(keys).await;
     let store = installed.store().await;
     let before = dump(&store).await;
@@ -283,7 +308,7 @@ async fn a_new_algorithm_comes_with_the_keys_that_are_made_from_then_on() {
 async fn while_a_successor_is_stored_no_token_leaves_the_span_of_its_key() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    let closing = Closing::new(&keys, at(50));
+    let closing = ClosingSpan::new(&keys, at(50));
     assert_eq!(keys.signer(at(52)).unwrap().instant(), at(50));
     assert!(matches!(keys.signer(at(56)), Err(KeysError::Overdue)));
     drop(closing);
@@ -308,7 +333,7 @@ async fn without_a_store_the_current_key_signs_on_for_one_more_period() {
     let keys = installed.keys(at(0)).await;
     let kid = signing_kid(&keys, at(0));
     keys.store.clone().close().await;
-    assert!(matches!(keys.tend(at(100), true).await, Err(KeysError::Store(_))));
+    assert!(matches!(keys.advance(at(100), true).await, Err(KeysError::Store(_))));
     assert_eq!(signing_kid(&keys, at(200)), kid);
     assert_eq!(keys.signer(at(200)).unwrap().instant(), at(200));
     let Found::Published(key) = keys.find(&kid) else { panic!("current is published") };
@@ -325,11 +350,11 @@ async fn without_the_files_nothing_is_stored_and_the_step_is_taken_later() {
     let before = dump(&keys.store).await;
     let hidden = installed.0.path().join("hidden");
     fs::rename(installed.files(), &hidden).unwrap();
-    assert!(matches!(keys.tend(at(100), true).await, Err(KeysError::Mirror(_))));
+    assert!(matches!(keys.advance(at(100), true).await, Err(KeysError::Mirror(_))));
     assert_eq!(dump(&keys.store).await, before);
     assert_eq!(signing_kid(&keys, at(105)), kid);
     fs::rename(&hidden, installed.files()).unwrap();
-    assert_eq!(keys.tend(at(106), true).await.unwrap().len(), 2);
+    assert_eq!(keys.advance(at(106), true).await.unwrap().len(), 2);
     let Found::Published(key) = keys.find(&kid) else { panic!("previous is published") };
     assert!(key.signed_at(at(105)) && !key.signed_at(at(107)));
 }
@@ -339,10 +364,10 @@ async fn without_the_files_nothing_is_stored_and_the_step_is_taken_later() {
 async fn files_of_a_step_that_was_never_taken_are_put_right_at_the_next_start() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    let held = keys.held();
+    let active = keys.active();
     let fresh = opening::introduce(keys.algorithm, &keys.sealing, &keys.installation, at(100)).await.unwrap();
     let orphan = installed.files().join(format!("{}.json", fresh.public().kid()));
-    let ring = held.ring.promote(fresh, keys.times, at(100), at(100)).unwrap();
+    let ring = active.ring.promote(fresh, keys.times, at(100), at(100)).unwrap();
     keys.mirror.write(ring.lives().collect()).unwrap();
     assert!(orphan.exists());
     stop(keys).await;
@@ -361,8 +386,8 @@ async fn of_two_instances_that_rotate_at_once_one_wins_and_the_other_follows() {
         KeyRing::open(one.store.clone(), &settings, sealing(1, &[]), &domain("d.example"), at(0)).await.unwrap().0;
     assert_eq!(signing_kid(&two, at(105)), signing_kid(&one, at(0)));
     let old = signing_kid(&one, at(0));
-    one.tend(at(100), true).await.unwrap();
-    two.tend(at(105), true).await.unwrap();
+    one.advance(at(100), true).await.unwrap();
+    two.advance(at(105), true).await.unwrap();
     assert_eq!((published(&two), signing_kid(&two, at(105))), (published(&one), signing_kid(&one, at(105))));
     let Found::Published(key) = two.find(&old) else { panic!("previous is published") };
     assert!(key.signed_at(at(105)), "the late one signed until then");
@@ -394,10 +419,9 @@ async fn a_revocation_of_which_only_the_files_know_holds() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let [next, current] = published(&keys).try_into().unwrap();
-    let old = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
+    let old = read(&keys.store, "keys/ring").await.unwrap();
     keys.revoke(&current, at(5)).await.unwrap();
-    let back = Change::new().remove(Table::History, current.as_bytes()).put(Table::Keys, b"ring", old);
-    assert_eq!(keys.store.swap(back).await.unwrap(), writ_store::Swapped::Done);
+    write(&keys.store, &[(&format!("history/{current}"), None), ("keys/ring", Some(&old))]).await;
     stop(keys).await;
     let (keys, events) = installed.start(at(7)).await;
     assert_eq!(keys.find(&current), Found::Revoked);
@@ -413,10 +437,10 @@ async fn a_look_changes_nothing() {
     let store = installed.store().await;
     let before = dump(&store).await;
     let settings = settings(SigningAlgorithm::ES256);
-    let keys = KeyRing::look(store, &settings, sealing(1, &[]), &domain("d.example")).await.unwrap();
+    let keys = KeyRing::look(store.clone(), &settings, sealing(1, &[]), &domain("d.example")).await.unwrap();
     assert!(keys.verify().await.is_empty());
-    assert_eq!(dump(&keys.store).await, before, "though a rotation is overdue");
-    stop(keys).await;
+    assert_eq!(dump(&store).await, before, "though a rotation is overdue");
+    store.close().await;
     let empty = Installed::new();
     let looked = KeyRing::look(empty.store().await, &settings, sealing(1, &[]), &domain("d.example")).await;
     assert!(matches!(looked, Err(KeysError::Damaged(_))));
@@ -426,13 +450,15 @@ async fn a_look_changes_nothing() {
 async fn a_ring_that_went_back_in_time_does_not_open() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    let old = keys.store.read(Table::Keys, b"ring").await.unwrap().unwrap();
+    let old = read(&keys.store, "keys/ring").await.unwrap();
     for now in [100, 200] {
-        keys.tend(at(now), true).await.unwrap();
+        keys.advance(at(now), true).await.unwrap();
     }
-    let history = keys.store.scan(Table::History).await.unwrap();
-    let back = history.iter().fold(Change::new(), |change, (kid, _)| change.remove(Table::History, kid));
-    assert_eq!(keys.store.swap(back.put(Table::Keys, b"ring", old)).await.unwrap(), writ_store::Swapped::Done);
+    let names = dump(&keys.store).await.into_keys().map(|name| String::from_utf8(name).unwrap());
+    for history in names.filter(|name| name.starts_with("history/")) {
+        write(&keys.store, &[(&history, None)]).await;
+    }
+    write(&keys.store, &[("keys/ring", Some(&old))]).await;
     stop(keys).await;
     let opened = installed.start_with(sealing(1, &[]), "d.example", at(210)).await;
     assert!(matches!(opened, Err(KeysError::Mirror(mirror::MirrorError::Ahead(_)))), "{opened:?}");
@@ -440,13 +466,10 @@ async fn a_ring_that_went_back_in_time_does_not_open() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_stops_the_start() {
-    for (table, key) in
-        [(Table::Keys, "ring"), (Table::Meta, "installation"), (Table::Clock, "last"), (Table::History, "k")]
-    {
+    for name in ["keys/ring", "meta/installation", "clock/last", "history/k"] {
         let installed = Installed::new();
         let keys = installed.keys(at(0)).await;
-        let damage = Change::new().put(table, key.as_bytes(), "{}");
-        assert_eq!(keys.store.swap(damage).await.unwrap(), writ_store::Swapped::Done);
+        write(&keys.store, &[(name, Some(b"{}"))]).await;
         stop(keys).await;
         let opened = installed.start_with(sealing(1, &[]), "d.example", at(10)).await;
         assert!(matches!(opened, Err(KeysError::Damaged(_))), "{opened:?}");
@@ -459,9 +482,9 @@ async fn a_ring_is_rebuilt_from_its_files() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let first = signing_kid(&keys, at(0));
-    keys.tend(at(100), true).await.unwrap();
+    keys.advance(at(100), true).await.unwrap();
     let second = signing_kid(&keys, at(100));
-    keys.tend(at(200), true).await.unwrap();
+    keys.advance(at(200), true).await.unwrap();
     let third = signing_kid(&keys, at(200));
     keys.revoke(&second, at(210)).await.unwrap();
     stop(keys).await;
@@ -471,7 +494,9 @@ async fn a_ring_is_rebuilt_from_its_files() {
         .await
         .unwrap();
     assert_eq!((rebuilt.known, rebuilt.damaged.as_slice()), (3, [].as_slice()));
-    writ_store::replace(&installed.settings(), rebuilt.records()).unwrap().unwrap();
+    let remains = repair::survey(&installed.settings()).unwrap();
+    let salvage = remains.salvage(Some(rebuilt.ring()), &[], at(250));
+    repair::replace(&installed.settings(), &salvage).unwrap().unwrap();
     let keys = installed.keys(at(250)).await;
     assert_eq!(
         [&first, &second, &third].map(|kid| state(&keys, kid)),
@@ -520,7 +545,7 @@ async fn changed_and_missing_files_are_found_and_written_anew() {
 async fn the_list_tells_what_has_happened_and_how_long_old_keys_stay() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    keys.tend(at(100), true).await.unwrap();
+    keys.advance(at(100), true).await.unwrap();
     let list = keys.list();
     let told = |line: &listing::KeyLine| {
         let times = [line.created_at, line.signs_from, line.signs_until, line.published_until, line.retained_until];
@@ -543,7 +568,7 @@ async fn what_was_exported_can_be_imported_elsewhere() {
     let (here, there) = (Installed::new(), Installed::new());
     let (keys, others) = (here.keys(at(0)).await, there.keys(at(0)).await);
     let kid = signing_kid(&others, at(0));
-    others.tend(at(100), true).await.unwrap();
+    others.advance(at(100), true).await.unwrap();
     let exported = serde_json::to_vec(&others.export()).unwrap();
     let import = || listing::Export::parse(&exported).unwrap();
     assert_eq!(keys.import(import(), at(50)).await.unwrap(), 2);
@@ -576,11 +601,11 @@ async fn an_export_holds_public_halves_and_an_import_takes_nothing_else() {
 async fn a_trusted_clock_lets_the_ring_go_on_from_there() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
-    keys.tend(at(1_000_000), true).await.unwrap();
+    keys.advance(at(1_000_000), true).await.unwrap();
     assert_eq!(keys.signer(at(50)).unwrap().instant(), at(1_000_000));
     keys.trust_clock(at(50)).await.unwrap();
     assert_eq!(keys.signer(at(50)).unwrap().instant(), at(50));
-    assert_eq!(keys.tend(at(150), true).await.unwrap().len(), 2);
+    assert_eq!(keys.advance(at(150), true).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

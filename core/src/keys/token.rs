@@ -10,7 +10,7 @@ use writ_verifier::claims::TYP;
 use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
-use super::{Held, KeysError, SigningAlgorithm};
+use super::{ActiveRing, KeysError, SigningAlgorithm};
 use crate::claims::{Claims, ClaimsDraft};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
@@ -18,7 +18,7 @@ use writ_platform::digest::sha256;
 /// The signing key and the instant of signing, kept together for a whole request: `iat` lies in the span of the key even if
 /// the ring changes meanwhile.
 pub struct Signer {
-    held: Arc<Held>,
+    active: Arc<ActiveRing>,
     instant: Timestamp,
 }
 
@@ -32,8 +32,8 @@ pub struct TxnToken {
 }
 
 impl Signer {
-    pub(super) fn new(held: Arc<Held>, instant: Timestamp) -> Self {
-        Self { held, instant }
+    pub(super) fn new(active: Arc<ActiveRing>, instant: Timestamp) -> Self {
+        Self { active, instant }
     }
 
     /// `iat` of what is issued.
@@ -43,12 +43,12 @@ impl Signer {
 
     /// `kid` of the tokens that it signs.
     pub fn kid(&self) -> &Kid {
-        self.held.key.public().kid()
+        self.active.key.public().kid()
     }
 
     /// Whether readers would accept the length of the token, whatever numbers complete the draft.
     pub(crate) fn can_sign(&self, draft: &ClaimsDraft) -> bool {
-        length(draft.as_txn_claims(), self.held.key.public().algorithm()) <= TOKEN_MAX
+        length(draft.as_txn_claims(), self.active.key.public().algorithm()) <= TOKEN_MAX
     }
 
     /// Signs claims whose draft was read back.
@@ -57,10 +57,10 @@ impl Signer {
     /// [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
         let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
-        let mut compact = format!("{}.", self.held.header);
+        let mut compact = format!("{}.", self.active.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
-        let signature = self.held.key.sign(compact.as_bytes())?;
+        let signature = self.active.key.sign(compact.as_bytes())?;
         compact.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
         Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })

@@ -1,4 +1,5 @@
-//! The life of one key, told in full: what is listed, mirrored, and what a ring is rebuilt from.
+//! All that is known of one key but its private half: what is listed, what its file holds, and what a ring is rebuilt
+//! from.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -46,7 +46,7 @@ impl KeyTimes {
         self.jwks_max_age
     }
 
-    /// For how long a key is published before it signs: until nobody holds an older JWKS, and a second more, since the
+    /// For how long a key is published before it signs: until no verifier holds an older JWKS, and a second more, since the
     /// time at which it was made is rounded down.
     pub fn lead(self) -> Duration {
         self.jwks_max_age + Duration::from_secs(1)

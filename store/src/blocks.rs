@@ -1,0 +1,138 @@
+//! The kill switch: what an operator has stopped.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use writ_platform::clock::Timestamp;
+
+use super::StoreError;
+use super::clock::SPARE;
+use super::records::Records;
+use super::table::{Change, Record, Table};
+
+const NO_BLOCK: &str = "a record of the kill switch cannot be read";
+
+/// The kill switch of one store; clones are the same.
+#[derive(Debug, Clone)]
+pub struct BlockStore {
+    records: Records,
+}
+
+/// One entry on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBlock {
+    /// What it stops: a JSON document that has one form only. An entry is known by it.
+    pub selectors: String,
+    /// Since when.
+    pub added_at: Timestamp,
+    /// The first second in which it is not in force any more; `None`: for good.
+    pub until: Option<Timestamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlockRecord {
+    block: Box<RawValue>,
+    added_at: Timestamp,
+    until: Option<Timestamp>,
+}
+
+impl BlockStore {
+    pub(crate) fn new(records: Records) -> Self {
+        Self { records }
+    }
+
+    /// Every entry, those included whose time has passed but which are still kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] if one of them cannot be read, [`StoreError::Unavailable`].
+    pub async fn list(&self) -> Result<Vec<StoredBlock>, StoreError> {
+        let records = self.records.scan(Table::Blocks).await?;
+        records.iter().map(|record| parse(record).ok_or(StoreError::Unreadable(NO_BLOCK))).collect()
+    }
+
+    /// Puts an entry on record, in place of one with the same selectors.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also if the selectors are no JSON document.
+    pub async fn add(&self, block: &StoredBlock) -> Result<(), StoreError> {
+        let (key, value) = record(block).ok_or(StoreError::Unreadable(NO_BLOCK))?;
+        let change = Change::new().put(Table::Blocks, &key, value);
+        self.records.transact(|_| Ok((change, ()))).await
+    }
+
+    /// Takes the entry with these selectors off the record, if it is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove(&self, selectors: &str) -> Result<(), StoreError> {
+        let change = Change::new().remove(Table::Blocks, &key(selectors));
+        self.records.transact(|_| Ok((change, ()))).await
+    }
+
+    /// Drops entries whose time passed more than [`SPARE`] before `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; some may have been dropped.
+    pub async fn expire(&self, now: Timestamp) -> Result<(), StoreError> {
+        let is_over = |value: &[u8]| {
+            let record: BlockRecord = serde_json::from_slice(value).map_err(|_| StoreError::Unreadable(NO_BLOCK))?;
+            Ok(record.until.is_some_and(|until| is_over(until, now)))
+        };
+        let mut found = self.records.find_over(Table::Blocks, is_over);
+        loop {
+            let over = found.next().await?;
+            if over.is_empty() {
+                return Ok(());
+            }
+            self.records.remove_unchanged(Table::Blocks, &over).await?;
+        }
+    }
+}
+
+/// Whether [`BlockStore::expire`] drops an entry that was in force until `until`.
+pub fn is_over(until: Timestamp, now: Timestamp) -> bool {
+    until + SPARE < now
+}
+
+/// The record of an entry; `None` if its selectors are no JSON.
+pub(crate) fn record(block: &StoredBlock) -> Option<Record> {
+    let StoredBlock { selectors, added_at, until } = block;
+    let selected = RawValue::from_string(selectors.clone()).ok()?;
+    let record = BlockRecord { block: selected, added_at: *added_at, until: *until };
+    Some((key(selectors), serde_json::to_vec(&record).ok()?))
+}
+
+/// The entry in a record; `None` if none was written so.
+pub(crate) fn parse((name, value): &Record) -> Option<StoredBlock> {
+    let BlockRecord { block, added_at, until } = serde_json::from_slice(value).ok()?;
+    let selectors = block.get().to_owned();
+    (key(&selectors) == *name).then_some(StoredBlock { selectors, added_at, until })
+}
+
+/// The name of a record: SHA-256 of the selectors.
+fn key(selectors: &str) -> Vec<u8> {
+    digest(&SHA256, selectors.as_bytes()).as_ref().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(until: Option<u64>) -> StoredBlock {
+        let selectors = r#"{"sub":"u-1","client":"job"}"#.to_owned();
+        StoredBlock { selectors, added_at: Timestamp::from_epoch(5), until: until.map(Timestamp::from_epoch) }
+    }
+
+    /// On disk for good.
+    #[test]
+    fn record_has_the_form_that_earlier_versions_wrote() {
+        for (until, text) in [(None, "null"), (Some(9), "9")] {
+            let value = format!(r#"{{"block":{{"sub":"u-1","client":"job"}},"added_at":5,"until":{text}}}"#);
+            let name = key(r#"{"sub":"u-1","client":"job"}"#);
+            assert_eq!(record(&block(until)), Some((name.clone(), value.clone().into_bytes())));
+            assert_eq!(parse(&(name, value.clone().into_bytes())), Some(block(until)));
+            assert_eq!(parse(&(b"elsewhere".to_vec(), value.into_bytes())), None);
+        }
+    }
+}

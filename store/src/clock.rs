@@ -1,0 +1,225 @@
+//! The last recorded event, and from when on what is counted and used is known: the one owner of both.
+//!
+//! Each event that is recorded moves the last event forward, in the same transaction; it never goes back by itself. A
+//! clock that lies more than [`STEP_TOLERANCE`] behind it is wrong, and no age that it gives can be trusted.
+//!
+//! A *floor* is an instant up to which records may be missing. What was issued (or made) up to then is not taken for
+//! unused because there is no record of a use. A repair sets floors, and so does an operator who sets the clock back to
+//! before a time by which records were dropped.
+
+use std::time::Duration;
+
+use writ_platform::clock::{STEP_TOLERANCE, Timestamp};
+
+use super::StoreError;
+use super::records::Records;
+use super::table::{Change, Table};
+use super::times::{self, LAST_EVENT};
+use super::transaction::{Undecided, View};
+
+/// Records are kept for this much longer than they serve: a clock that runs ahead for a day drops nothing early.
+pub const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+
+pub(crate) const REDEMPTION_FLOOR: &[u8] = b"redemption_floor";
+pub(crate) const SINGLE_USE_FLOOR: &[u8] = b"single_use_floor";
+/// By which time records were dropped. Never goes back.
+pub(crate) const SWEPT: &[u8] = b"swept";
+
+pub(crate) const NO_LAST_EVENT: &str = "the time of the last event cannot be read";
+const NO_FLOOR: &str = "the time up to which records are missing cannot be read";
+const NO_SWEPT: &str = "the time by which records were dropped cannot be read";
+
+/// The clock as the records know it.
+#[derive(Debug, Clone)]
+pub struct EventClock {
+    records: Records,
+}
+
+/// What became of an event that was to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "nothing is recorded by a clock that is behind"]
+pub enum EventOutcome {
+    /// Durable.
+    Recorded,
+    /// The time of the event lies too far behind the last one.
+    ClockBehind,
+}
+
+impl EventClock {
+    pub(crate) fn new(records: Records) -> Self {
+        Self { records }
+    }
+
+    /// Checks that the last event and the floors can be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`], [`StoreError::Unavailable`].
+    pub async fn check_records(&self) -> Result<(), StoreError> {
+        let check = |view: &View<'_>| {
+            last_event(view)?;
+            redemption_floor(view)?;
+            single_use_floor(view)?;
+            Ok((Change::new(), ()))
+        };
+        self.records.transact_or_read(check).await
+    }
+
+    /// The last event on record.
+    pub fn last_event(&self) -> Timestamp {
+        self.records.last_event()
+    }
+
+    /// Whether `now` lies so far behind the last event that it cannot be right.
+    pub fn is_behind(&self, now: Timestamp) -> bool {
+        is_behind(self.last_event(), now)
+    }
+
+    /// Takes `now` for the time of the last event: an operator has checked the clock. If records may have been dropped by
+    /// a later time that could be needed again, what was made up to `now` and can be used once counts as used.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`], [`StoreError::Unavailable`].
+    pub async fn trust(&self, now: Timestamp) -> Result<(), StoreError> {
+        let trust = move |view: &View<'_>| {
+            let mut change = Change::new().put(Table::Clock, LAST_EVENT, times::value(now));
+            // The last event alone would not tell, once it was taken back in two steps.
+            if last_event(view)?.max(swept(view)?) > now + SPARE {
+                let floor = single_use_floor(view)?.max(now);
+                change = change.put(Table::Meta, SINGLE_USE_FLOOR, times::value(floor));
+            }
+            Ok((change, ()))
+        };
+        self.records.transact(trust).await
+    }
+
+    /// Records that it is `now`, if that is later than the last event; succeeds only if the store can write again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Unreadable`].
+    pub async fn record(&self, now: Timestamp) -> Result<EventOutcome, StoreError> {
+        self.records.transact(move |view| event(view, Change::new(), now)).await
+    }
+
+    /// Records that records are dropped at `now`.
+    pub(crate) async fn record_drop(&self, now: Timestamp) -> Result<EventOutcome, StoreError> {
+        let note = move |view: &View<'_>| {
+            let swept = swept(view)?.max(now);
+            event(view, Change::new().put(Table::Meta, SWEPT, times::value(swept)), now)
+        };
+        self.records.transact(note).await
+    }
+}
+
+/// `change` as an event at `now`, if the clock is not behind.
+fn event(view: &View<'_>, change: Change, now: Timestamp) -> Result<(Change, EventOutcome), Undecided> {
+    Ok(match advance_checked(view, change, now)? {
+        Some(change) => (change, EventOutcome::Recorded),
+        None => (Change::new(), EventOutcome::ClockBehind),
+    })
+}
+
+/// Adds to `change` that the last event was not before `now`; `None` if `now` lies too far behind it.
+pub(crate) fn advance_checked(view: &View<'_>, change: Change, now: Timestamp) -> Result<Option<Change>, Undecided> {
+    let last = last_event(view)?;
+    Ok((!is_behind(last, now)).then(|| advanced(last, change, now)))
+}
+
+/// Adds to `change` that the last event was not before `now`, wherever `now` lies: keys change also by a clock that is
+/// behind.
+pub(crate) fn advance(view: &View<'_>, change: Change, now: Timestamp) -> Result<Change, Undecided> {
+    Ok(advanced(last_event(view)?, change, now))
+}
+
+fn advanced(last: Timestamp, change: Change, now: Timestamp) -> Change {
+    if last < now { change.put(Table::Clock, LAST_EVENT, times::value(now)) } else { change }
+}
+
+pub(crate) fn is_behind(last: Timestamp, now: Timestamp) -> bool {
+    now + STEP_TOLERANCE < last
+}
+
+pub(crate) fn last_event(view: &View<'_>) -> Result<Timestamp, Undecided> {
+    read_time(view, Table::Clock, LAST_EVENT, NO_LAST_EVENT)
+}
+
+/// Uses of tokens that were issued up to then may be missing.
+pub(crate) fn redemption_floor(view: &View<'_>) -> Result<Timestamp, Undecided> {
+    read_time(view, Table::Meta, REDEMPTION_FLOOR, NO_FLOOR)
+}
+
+/// Of what was made up to then it may be missing that it was used.
+pub(crate) fn single_use_floor(view: &View<'_>) -> Result<Timestamp, Undecided> {
+    match view.get(Table::Meta, SINGLE_USE_FLOOR)? {
+        // Repaired by an earlier version, a store has only the other one, for both.
+        None => redemption_floor(view),
+        record => times::parse(record.as_deref()).ok_or(Undecided::Unreadable(NO_FLOOR)),
+    }
+}
+
+fn swept(view: &View<'_>) -> Result<Timestamp, Undecided> {
+    read_time(view, Table::Meta, SWEPT, NO_SWEPT)
+}
+
+fn read_time(view: &View<'_>, table: Table, key: &[u8], otherwise: &'static str) -> Result<Timestamp, Undecided> {
+    times::parse(view.get(table, key)?.as_deref()).ok_or(Undecided::Unreadable(otherwise))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Settings, Store};
+
+    const DAY: u64 = 86_400;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_epoch(1_790_000_000 + seconds)
+    }
+
+    async fn open(folder: &tempfile::TempDir) -> Store {
+        Store::open(&Settings { path: folder.path().join("store") }).await.unwrap()
+    }
+
+    async fn single_use_floor_of(store: &Store) -> Timestamp {
+        store.records.transact(|view| Ok((Change::new(), single_use_floor(view)?))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_last_event_goes_forward_only_and_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder).await;
+        let clock = store.clock();
+        assert_eq!(clock.record(at(100)).await.unwrap(), EventOutcome::Recorded);
+        assert_eq!(clock.record(at(70)).await.unwrap(), EventOutcome::Recorded);
+        assert_eq!(clock.record(at(69)).await.unwrap(), EventOutcome::ClockBehind);
+        assert_eq!((clock.last_event(), clock.is_behind(at(70)), clock.is_behind(at(69))), (at(100), false, true));
+        store.close().await;
+        assert_eq!(open(&folder).await.clock().last_event(), at(100));
+    }
+
+    #[tokio::test]
+    async fn setting_the_clock_back_raises_the_floor_only_if_something_may_have_been_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder).await;
+        let clock = store.clock();
+        let _ = clock.record(at(2 * DAY)).await.unwrap();
+        clock.trust(at(0)).await.unwrap();
+        assert_eq!((clock.last_event(), single_use_floor_of(&store).await), (at(0), Timestamp::default()));
+        let _ = clock.record_drop(at(2 * DAY + 1)).await.unwrap();
+        clock.trust(at(DAY)).await.unwrap();
+        assert_eq!(single_use_floor_of(&store).await, Timestamp::default());
+        clock.trust(at(0)).await.unwrap();
+        assert_eq!(single_use_floor_of(&store).await, at(0), "in two steps, too");
+    }
+
+    #[tokio::test]
+    async fn a_time_that_cannot_be_read_is_reported() {
+        for (table, key) in
+            [(Table::Clock, LAST_EVENT), (Table::Meta, REDEMPTION_FLOOR), (Table::Meta, SINGLE_USE_FLOOR)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(&folder).await;
+            store.records.transact(move |_| Ok((Change::new().put(table, key, "-1"), ()))).await.unwrap();
+            assert!(matches!(store.clock().check_records().await, Err(StoreError::Unreadable(_))));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Times as records hold them: decimal seconds since 1970.
+
+use writ_platform::clock::Timestamp;
+
+/// The record of the last event, the only one of its table.
+pub(crate) const LAST_EVENT: &[u8] = b"last";
+
+/// The time in a record: the beginning of 1970 if there is no record, `None` if it cannot be read.
+pub(crate) fn parse(record: Option<&[u8]>) -> Option<Timestamp> {
+    let Some(bytes) = record else { return Some(Timestamp::default()) };
+    std::str::from_utf8(bytes).ok()?.parse().ok().map(Timestamp::from_epoch)
+}
+
+pub(crate) fn value(time: Timestamp) -> Vec<u8> {
+    time.epoch().to_string().into_bytes()
+}
