@@ -1,6 +1,6 @@
 //! The key ring: signs claims, and knows which retired key may have signed a token.
 //!
-//! [`ring`] says what is due and what follows; [`rotation`] makes it so, always in this order: make the key, write its file,
+//! [`ring`] says what is due and what follows; `rotation` makes it so, always in this order: make the key, write its file,
 //! which outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private halves at rest are sealed
 //! ([`seal`]). In: an instant. Out: a [`Signer`] that holds it together with the key.
 
