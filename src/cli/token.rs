@@ -1,5 +1,6 @@
 //! `writ token`: ask for a Txn-Token, look into one, verify one.
 
+mod error;
 mod http;
 mod inspect;
 mod service;
@@ -19,10 +20,11 @@ use writ_core::subject::jwt::common_mistake;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
+pub use error::ServiceError;
 pub(super) use http::{Http, body, unreachable};
 pub use http::{Resolve, ResolveArgs};
 pub use inspect::{Decoded, InspectError};
-pub use service::{Answer, Service, ServiceError, SubjectToken, TokenRequest, subject_token_type};
+pub use service::{Answer, Service, SubjectToken, TokenRequest, subject_token_type};
 
 /// Ask for a Txn-Token, look into one, verify one
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Client, Response};
 use url::Url;
 
-use super::service::ServiceError;
+use super::error::ServiceError;
 use writ_outbound::explain;
 use writ_outbound::https::{self, Tls, TlsError};
 
