@@ -24,7 +24,7 @@ use writ_core::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
 use writ_core::request::{Source, Subject};
-use writ_core::subject::{AnySubject as _, AnyTxnToken as _, SubjectError, TrialPresenter, TrialSubject, members};
+use writ_core::subject::{AnySubject as _, AnyTxnToken, SubjectError, TrialPresenter, TrialSubject, members};
 use writ_platform::clock::Timestamp;
 
 /// The lifetime of a Txn-Token, if the trial does not give one.
@@ -378,7 +378,7 @@ impl World {
             unchecked.push("its jti must not have been used before".to_owned());
         }
         unchecked.push("whether a `writ block` entry stops this request".to_owned());
-        if grant.original().is_none_or(|original| original.is_alive())
+        if grant.original().is_none_or(AnyTxnToken::is_alive)
             && let Some(max_age) = self.policies.redeemable_for(grant.scope(), grant.client().as_str())
         {
             let until = grant.expiry(self.now) + max_age;
