@@ -33,7 +33,7 @@ mod tests {
     /// FIPS 180-4, the example of one block.
     #[test]
     fn abc_has_its_published_value() {
-        let value: String = sha256(b"abc").iter().map(|byte| format!("{byte:02x}")).collect();
+        let value = sha256(b"abc").map(|byte| format!("{byte:02x}")).concat();
         assert_eq!(value, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 

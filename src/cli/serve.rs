@@ -61,7 +61,8 @@ async fn serve(args: &Args) -> Result<(), ExitCode> {
     let stop = stop_signal().map_err(|error| failed(&error))?;
     let hangup = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
     let issuers = config.subject_issuers.len();
-    let service = Service::start(config, log.clone(), metrics).await.map_err(|error| report_start_error(path, &error))?;
+    let service =
+        Service::start(config, log.clone(), metrics).await.map_err(|error| report_start_error(path, &error))?;
     log_ready(&service, issuers);
     reload_on(hangup, &service);
     let ended = service.until(stop).await;
