@@ -1,13 +1,13 @@
-//! Work that comes weeks later: a cancellation today, the deletion when the grace period is over.
+//! Delayed work: a customer cancels an account today, and a job deletes it weeks later, after a grace period.
 //!
 //! ```text
 //! writ quickstart                                             # in one shell
-//! cargo run --example delayed_purge -- quickstart cancel      # in another: today, the account service
-//! cargo run --example delayed_purge -- quickstart purge       # later, the purge job
+//! cargo run --example delayed_purge -- quickstart cancel      # in another: the account service, today
+//! cargo run --example delayed_purge -- quickstart purge       # the purge job, later
 //! ```
 //!
-//! What is stored in between is a Txn-Token that expires within a minute. Only the purge job can make use of
-//! it, and the purge job can do so once (its policy: `max_uses`).
+//! The account service stores a Txn-Token that expires within a minute. Only the purge job can redeem it, and only once
+//! (`max_uses` in its policy).
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +21,7 @@ use url::form_urlencoded;
 
 const HOST: &str = "tts.trust-domain.example";
 const CANCELLATION: &str = "cancellation.json";
-/// How often the job asks before it leaves the rest to its next run.
+/// How often the job tries before it leaves the work to its next run.
 const ATTEMPTS: u32 = 5;
 
 #[tokio::main]
@@ -36,58 +36,58 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// The account service, while the customer and the access token are there.
+/// The account service, while the access token of the customer is valid.
 async fn cancel(folder: &Path) -> Result<(), Box<dyn Error>> {
     let access_token = fs::read_to_string(folder.join("access-token.jwt"))?;
     let service = Tts::new(folder, "account-service")?;
-    let (status, answer) = service.exchange("access_token", &access_token).await?;
+    let (status, body) = service.exchange("access_token", &access_token).await?;
     if status != 200 {
-        return Err(format!("refused: {answer}").into());
+        return Err(format!("refused: {body}").into());
     }
-    // Without this member no policy could redeem the token, and storing it would be in vain.
-    let until = answer["redeemable_until"].as_u64().ok_or("this token cannot be redeemed")?;
-    let record = json!({ "token": answer["access_token"], "redeemable_until": until });
+    // Without this member the token cannot be redeemed, and there is no point in storing it.
+    let until = body["redeemable_until"].as_u64().ok_or("this token cannot be redeemed")?;
+    let record = json!({ "token": body["access_token"], "redeemable_until": until });
     fs::write(folder.join(CANCELLATION), record.to_string())?;
     println!("cancelled; the account can be purged until {until}");
     Ok(())
 }
 
-/// The purge job, when the grace period is over.
+/// The purge job, after the grace period.
 async fn purge(folder: &Path, mut lose_an_answer: bool) -> Result<(), Box<dyn Error>> {
     let record: Value = serde_json::from_slice(&fs::read(folder.join(CANCELLATION))?)?;
     let stored = record["token"].as_str().ok_or("no token in the record")?;
     if record["redeemable_until"].as_u64().ok_or("no time in the record")? < now()? {
-        return Err("too late: the customer has to ask again".into());
+        return Err("too late: the customer must cancel again".into());
     }
     let service = Tts::new(folder, "purge-job")?;
     for attempt in 1..=ATTEMPTS {
         let outcome = service.exchange("txn_token", stored).await;
         if std::mem::take(&mut lose_an_answer) {
-            eprintln!("attempt {attempt}: the answer was lost (not really)");
+            eprintln!("attempt {attempt}: the response was lost (simulated)");
             continue;
         }
         match outcome {
-            Ok((200, answer)) => {
-                println!("{}", answer["access_token"].as_str().ok_or("no access_token")?);
+            Ok((200, body)) => {
+                println!("{}", body["access_token"].as_str().ok_or("no access_token")?);
                 eprintln!("attempt {attempt}: the account is purged with this token");
                 return Ok(());
             }
-            Ok((400, answer)) if answer["reason"] == "redemption_too_early" => {
-                println!("too early: come again at {}", answer["redeemable_at"]);
+            Ok((400, body)) if body["reason"] == "redemption_too_early" => {
+                println!("too early: try again at {}", body["redeemable_at"]);
                 return Ok(());
             }
-            // Temporary, or the answer was lost. The same call is safe: while the token of the first answer lives, it
-            // brings the same claims, and no second use is counted.
-            Ok((429 | 500.., answer)) => eprintln!("attempt {attempt}: {}", answer["reason"]),
+            // Temporary, or the response was lost. Repeating the request is safe: while the token of the first response
+            // is valid, the same claims are returned, and no second use is counted.
+            Ok((429 | 500.., body)) => eprintln!("attempt {attempt}: {}", body["reason"]),
             Err(error) => eprintln!("attempt {attempt}: {error}"),
-            Ok((status, answer)) => return Err(format!("{status}: {answer}").into()),
+            Ok((status, body)) => return Err(format!("{status}: {body}").into()),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    Err("no answer; the record stays for the next run".into())
+    Err("no token; the record stays for the next run".into())
 }
 
-/// The service as one client reaches it.
+/// The Transaction Token Service, with the mTLS client of one workload.
 struct Tts {
     client: Client,
     token_endpoint: Url,
@@ -104,14 +104,14 @@ impl Tts {
         let client = Client::builder()
             .tls_certs_only([Certificate::from_pem(&file("ca.pem")?)?])
             .identity(Identity::from_pem(&identity)?)
-            // In a quickstart there is no DNS for this name; in production there is.
+            // A quickstart has no DNS entry for this name.
             .resolve(HOST, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
             .timeout(Duration::from_secs(10))
             .build()?;
         Ok(Self { client, token_endpoint: issuer.join("/token")? })
     }
 
-    /// Exchanges a token for one with which the account can be purged: status and answer.
+    /// Exchanges a token for one that authorizes the deletion (RFC 8693). Returns the status and the body.
     async fn exchange(&self, token_type: &str, token: &str) -> Result<(u16, Value), Box<dyn Error>> {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")

@@ -1,4 +1,4 @@
-//! A service downstream: it takes the value of a `Txn-Token` header, and knows nothing but where the keys are published.
+//! A downstream service: it verifies the value of a `Txn-Token` header, and needs only the URL of the published keys.
 //!
 //! ```text
 //! writ quickstart                                                                  # in one shell
@@ -6,8 +6,8 @@
 //!     cargo run --example downstream_service -- quickstart mailbox.deliver         # in another
 //! ```
 //!
-//! Reads one token a line and exits with 1 if one of them was not taken. `--delayed` takes redeemed tokens only, as a
-//! service should that deletes accounts.
+//! Reads one token per line, and exits with 1 if it refused one of them. With `--delayed` it accepts only redeemed
+//! tokens, as a service that deletes accounts should.
 
 use std::error::Error;
 use std::io::BufRead as _;
@@ -18,7 +18,7 @@ use std::{env, fs, io};
 
 use writ_verifier::{TxnToken, Verifier, VerifyError};
 
-/// What this service is for.
+/// The tokens that this service accepts.
 struct Gate {
     verifier: Verifier,
     purpose: String,
@@ -32,15 +32,15 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Err("usage: downstream_service FOLDER PURPOSE [--delayed] < TOKENS".into());
     };
     let gate = Gate {
-        verifier: verifier(Path::new(folder))?,
+        verifier: build_verifier(Path::new(folder))?,
         purpose: purpose.clone(),
         only_delayed: options.iter().any(|option| option == "--delayed"),
     };
     let mut code = ExitCode::SUCCESS;
     for line in io::stdin().lock().lines() {
         match gate.admit(&line?).await {
-            Ok(txn) => println!("taken: {}", describe(&txn)),
-            // One stable word for the log; the caller needs no more than 401, or 403 for the purpose.
+            Ok(txn) => println!("accepted: {}", describe(&txn)),
+            // The reason code is for the log; the caller receives only the status, 401 or 403.
             Err(error) => {
                 println!("refused: {}", error.reason());
                 code = ExitCode::from(1);
@@ -51,7 +51,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 impl Gate {
-    /// The order is that of trust: whose token, for which purpose, and then what it says.
+    /// Verifies the token before its purpose, and its purpose before any other claim.
     async fn admit(&self, header_value: &str) -> Result<TxnToken, VerifyError> {
         let txn = self.verifier.verify(header_value).await?;
         txn.require_scope(&self.purpose)?;
@@ -62,8 +62,8 @@ impl Gate {
     }
 }
 
-/// One for the whole service: it fetches the keys when it needs them, keeps them, and follows every rotation.
-fn verifier(folder: &Path) -> Result<Verifier, Box<dyn Error>> {
+/// One verifier for the whole service: it caches the keys and follows key rotations.
+fn build_verifier(folder: &Path) -> Result<Verifier, Box<dyn Error>> {
     let text = fs::read_to_string(folder.join("writ.toml"))?;
     let discovery = text.lines().find_map(|line| line.strip_prefix("discovery = ")).ok_or("no discovery listener")?;
     let address = discovery.trim().trim_matches('"');
@@ -73,7 +73,8 @@ fn verifier(folder: &Path) -> Result<Verifier, Box<dyn Error>> {
         .build()?)
 }
 
-/// What the service would act on. The token itself is passed on to the next one (`txn.encoded()`), and never logged.
+/// The claims that the service would use. It would send the token itself (`txn.encoded()`) to the next service, and never
+/// log it.
 fn describe(txn: &TxnToken) -> String {
     let chain = match txn.requesting_workloads() {
         [] => txn.requesting_workload().to_owned(),
@@ -81,7 +82,7 @@ fn describe(txn: &TxnToken) -> String {
     };
     let delayed = txn.delayed().map(|delayed| format!(", delayed since {}, use {}", delayed.exp, delayed.use_number));
     format!(
-        "{} for {} in transaction {}, asked by {chain}{}",
+        "{} for {} in transaction {}, requested by {chain}{}",
         txn.scope(),
         txn.subject(),
         txn.transaction(),

@@ -19,8 +19,8 @@ def verify(token: str, keys: jwt.PyJWKClient, trust_domain: str, purpose: str) -
     key = keys.get_signing_key(header["kid"])
     claims = jwt.decode(
         token,
-        key,  # and the algorithm of the key, never the token's word
-        algorithms=[key.algorithm_name],
+        key,
+        algorithms=[key.algorithm_name],  # the algorithm of the key, not that of the token header
         audience=trust_domain,
         options={"require": REQUIRED, "strict_aud": True},
     )

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks the documentation, without network: relative links and their anchors lead somewhere, prose is at most 100 columns
-# wide, and the README has 500 to 900 words. Needs git and perl.
+# Checks the documentation without network access: the targets of relative links and anchors exist, prose has at most 100
+# columns, and the README has 500 to 900 words. Needs git and perl.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -27,7 +27,7 @@ git ls-files -z --cached --others --exclude-standard -- '*.md' | perl -CSD -Mutf
                 }
                 $anchors{$page}{$1} = 1 while $line =~ /<a id="([^"]+)">/g;
                 push @links, [$page, $., $1] while $text =~ /\]\(([^)\s]+)\)/g;
-                # Tables cannot be wrapped. The address of a link does not count, and neither does a code span alone.
+                # Tables cannot be wrapped. The target of a link does not count.
                 my $width = length($line =~ s/\]\([^)]*\)/]/gr);
                 push @problems, "$page:$.: has $width columns; wrap it at 100"
                     if $width > 100 && $line !~ /^\s*\|/ && $page !~ m{^docs/spec/};
@@ -39,8 +39,8 @@ git ls-files -z --cached --others --exclude-standard -- '*.md' | perl -CSD -Mutf
             my ($path, $anchor) = split /#/, $target, 2;
             my $file = $path eq "" ? $page : ($page =~ s{[^/]*$}{}r) . $path;
             1 while $file =~ s{(^|/)(?!\.\./)[^/]+/\.\./}{$1} || $file =~ s{(^|/)\./}{$1};
-            if (!-e $file) { push @problems, "$page:$line: $target: there is no such file" }
-            elsif (defined $anchor && !$anchors{$file}{$anchor}) { push @problems, "$page:$line: $target: there is no such heading" }
+            if (!-e $file) { push @problems, "$page:$line: $target: the file does not exist" }
+            elsif (defined $anchor && !$anchors{$file}{$anchor}) { push @problems, "$page:$line: $target: the heading does not exist" }
         }
         open my $readme, "<", "README.md" or die "README.md: $!";
         my $words = () = join("", <$readme>) =~ /\S+/g;

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the example programs, every command that `writ quickstart` prints, and every command that README.md and
-# docs/conformance-of-others.md have for its folder, against a quickstart of its own.
-# Builds nothing: `cargo build --workspace --bins --examples` comes first. Needs curl.
+# Starts a quickstart, and runs against it the example programs, the commands that `writ quickstart` prints, and the
+# commands of README.md and docs/conformance-of-others.md that use its folder. Needs curl, and a previous
+# `cargo build --workspace --bins --examples`.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,24 +21,24 @@ finish() {
 trap finish EXIT
 trap 'exit 1' INT TERM HUP
 
-# expect NAME CODE TEXT COMMAND...: the command ends with that code, and its output contains the text.
+# expect NAME CODE TEXT COMMAND...: checks that the command exits with the code, and that its output contains the text.
 expect() {
     name=$1 code=$2 text=$3
     shift 3
     "$@" >"$work/out" 2>"$work/err"
-    came=$?
-    if [ "$came" = "$code" ] && grep -qF -e "$text" "$work/out" "$work/err"; then
+    actual=$?
+    if [ "$actual" = "$code" ] && grep -qF -e "$text" "$work/out" "$work/err"; then
         passed=$((passed + 1))
         echo "ok      $name"
     else
         failed=$((failed + 1))
-        echo "FAILED  $name: exit code $came, expected $code and \"$text\""
+        echo "FAILED  $name: exit code $actual, expected $code and \"$text\""
         sed 's/^/        /' "$work/out" "$work/err"
     fi
 }
 
-# The page's command that contains a text, as a script of its own.
-printed() {
+# run_printed TEXT: runs the command of the quickstart page that contains the text.
+run_printed() {
     awk -v text="$1" '
         /^Your turn/ { ours = 1 }
         ours && /^      / { command = command $0 "\n"; next }
@@ -47,8 +47,9 @@ printed() {
     sh "$work/command"
 }
 
-# The README's block that contains a text, run in the folder with its function `ask`, on the ports of this quickstart.
-readme() {
+# run_readme TEXT: runs the README block that contains the text, in the folder, with the function `ask` of the README and
+# the ports of this quickstart.
+run_readme() {
     awk -v text="$1" '
         /^```sh$/ { block = ""; within = 1; next }
         /^```$/ { if (within && (index(block, "ask() {") || index(block, text))) printf "%s", block; within = 0 }
@@ -57,8 +58,8 @@ readme() {
     (cd "$folder" && bash -euc "$(cat "$work/command")")
 }
 
-# The command that docs/conformance-of-others.md has for a quickstart, on the ports of this one.
-conformance() {
+# run_conformance: runs the command of docs/conformance-of-others.md for a quickstart, with the ports of this one.
+run_conformance() {
     awk '
         /^```sh$/ { block = ""; within = 1; next }
         /^```$/ { if (within && index(block, "quickstart/")) printf "%s", block; within = 0 }
@@ -68,8 +69,8 @@ conformance() {
     (cd "$work" && sh -eu command)
 }
 
-# judge FILE OPTION...: what the service downstream says to the tokens in the file.
-judge() {
+# verify FILE OPTION...: verifies the tokens in the file with the downstream service.
+verify() {
     tokens=$1
     shift
     "$examples/downstream_service" "$folder" "$@" <"$tokens"
@@ -83,7 +84,7 @@ for program in "$bin/writ" "$bin/writ-conformance" "$examples/batch_job" "$examp
     fi
 done
 
-# Left out where it could not be fetched (tests/tools.sh says so).
+# PyJWT is optional: tests/tools.sh reports if it could not be fetched.
 python=$root/target/tools/python/bin/python
 "$python" -c 'import jwt' 2>/dev/null || python=
 
@@ -93,76 +94,78 @@ tries=0
 until grep -q '^ *Serving' "$page"; do
     tries=$((tries + 1))
     if [ "$tries" -gt 600 ] || ! kill -0 "$pid" 2>/dev/null; then
-        echo "FAILED  quickstart does not serve"
+        echo "FAILED  quickstart does not start"
         cat "$page" "$work/errors"
         exit 1
     fi
     sleep 0.1
 done
 
-# What the page says can be done, as it is printed.
-expect "the gateway exchanges an access token" 0 '"scope":"order.refund"' printed scope=order.refund
-expect "the mail delivery agent gets a token" 0 '"scope":"mailbox.deliver"' printed scope=mailbox.deliver
-expect "the purge job redeems the stored token" 0 '"scope":"account.purge"' printed scope=account.purge
-expect "the same call brings a token again" 0 '"access_token"' printed scope=account.purge
-expect "the keys are published" 0 '"kid"' printed jwks.json
-expect "the metadata is published" 0 '"token_endpoint"' printed oauth-authorization-server
-expect "the requests are counted" 0 'client="purge-job"' printed /metrics
-expect "the key ring is listed" 0 historical printed 'keys list'
+# The commands that the quickstart page prints.
+expect "the gateway exchanges an access token" 0 '"scope":"order.refund"' run_printed scope=order.refund
+expect "the mail delivery agent gets a token" 0 '"scope":"mailbox.deliver"' run_printed scope=mailbox.deliver
+expect "the purge job redeems the stored token" 0 '"scope":"account.purge"' run_printed scope=account.purge
+expect "the same call returns a token again" 0 '"access_token"' run_printed scope=account.purge
+expect "the keys are published" 0 '"kid"' run_printed jwks.json
+expect "the metadata is published" 0 '"token_endpoint"' run_printed oauth-authorization-server
+expect "the requests are counted" 0 'client="purge-job"' run_printed /metrics
+expect "the key ring is listed" 0 historical run_printed 'keys list'
 
-# What the README has for this folder.
+# The commands of the README.
 exchange=$(sed -n 's/^exchange = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
 discovery=$(sed -n 's/^discovery = "127.0.0.1:\([0-9]*\)"/\1/p' "$folder/writ.toml")
-expect "README: an access token is exchanged" 0 '"scope":"order.refund"' readme scope=order.refund
-mail() { readme 'writ token request' && cat "$folder/mail.jwt"; }
+expect "README: an access token is exchanged" 0 '"scope":"order.refund"' run_readme scope=order.refund
+mail() { run_readme 'writ token request' && cat "$folder/mail.jwt"; }
 expect "README: a certificate is enough" 0 'ey' mail
-expect "README: the token verifies" 0 'valid until' readme 'writ token verify'
-expect "README: an expired token is redeemed" 0 '"scope":"account.purge"' readme scope=account.purge
-expect "README: policies are explained, tested and checked" 0 'ok' readme 'writ policy test'
-expect "the service conforms to the draft" 0 ' passed, 0 FAILED, 0 noted, ' conformance
+expect "README: the token verifies" 0 'valid until' run_readme 'writ token verify'
+expect "README: an expired token is redeemed" 0 '"scope":"account.purge"' run_readme scope=account.purge
+expect "README: policies are explained, tested and checked" 0 'ok' run_readme 'writ policy test'
+expect "the service conforms to the draft" 0 ' passed, 0 FAILED, 0 noted, ' run_conformance
 
-# The batch job and the service downstream.
+# The batch job and the downstream service.
 expect "a batch job gets a token with its certificate" 0 'mailbox.deliver' "$examples/batch_job" "$folder"
 cp "$work/out" "$work/batch"
-expect "the service downstream takes it" 0 'taken: mailbox.deliver for svc:mail-delivery' \
-    judge "$work/batch" mailbox.deliver
-expect "for no other purpose" 1 'refused: ' judge "$work/batch" order.refund
-expect "and not for delayed work" 1 'refused: ' judge "$work/batch" mailbox.deliver --delayed
+expect "the downstream service accepts it" 0 'accepted: mailbox.deliver for svc:mail-delivery' \
+    verify "$work/batch" mailbox.deliver
+expect "it refuses the token for another purpose" 1 'refused: ' verify "$work/batch" order.refund
+expect "it refuses the token for delayed work" 1 'refused: ' verify "$work/batch" mailbox.deliver --delayed
 sed 's/.$/_/' "$work/batch" >"$work/broken"
-expect "nor with another signature" 1 'refused: ' judge "$work/broken" mailbox.deliver
+expect "it refuses the token with another signature" 1 'refused: ' verify "$work/broken" mailbox.deliver
 
-# Another language, with a standard JWT library.
+# Verification in Python with a standard JWT library.
 if [ -n "$python" ]; then
     jwks=$(sed -n 's#.*\(https://tts[^ ]*jwks.json\)#\1#p' "$page" | tail -1 | sed 's#//[^:/]*#//localhost#')
     pyjwt() { "$python" "$root/examples/verify.py" "$jwks" "$folder/certs/ca.pem" trust-domain.example "$1" <"$work/batch"; }
-    expect "PyJWT takes it too" 0 '"sub": "svc:mail-delivery"' pyjwt mailbox.deliver
-    expect "and for no other purpose" 1 'refused: not for order.refund' pyjwt order.refund
+    expect "PyJWT accepts it" 0 '"sub": "svc:mail-delivery"' pyjwt mailbox.deliver
+    expect "PyJWT refuses it for another purpose" 1 'refused: not for order.refund' pyjwt order.refund
 fi
 
 # The mail delivery agent.
-expect "mail for Bob is delivered, for a stranger it is not" 0 'carol@elsewhere.example: returned' \
+expect "mail for Bob is delivered, and mail for an unknown recipient is returned" 0 'carol@elsewhere.example: returned' \
     "$examples/mail_delivery_agent" "$folder" bob@trust-domain.example carol@elsewhere.example
 cp "$work/out" "$work/mail"
-expect "the mailbox service takes the one token" 0 'taken: mailbox.deliver for bob@trust-domain.example' \
-    judge "$work/mail" mailbox.deliver
+expect "the mailbox service accepts the token" 0 'accepted: mailbox.deliver for bob@trust-domain.example' \
+    verify "$work/mail" mailbox.deliver
 
-# The work that comes later: first with the token that the story left, whose only use is spent but still free.
+# Delayed work, first with the token of the quickstart story. Its only use is counted, but
+# the same request still returns the token.
 printf '{"token":"%s","redeemable_until":%s}' "$(cat "$folder/stored-token.jwt")" 9999999999 \
     >"$folder/cancellation.json"
-expect "the purge job survives a lost answer" 0 'attempt 2: the account is purged' \
+expect "the purge job recovers from a lost response" 0 'attempt 2: the account is purged' \
     "$examples/delayed_purge" "$folder" purge --lose-an-answer
 cp "$work/out" "$work/purge"
-expect "the account store takes the redeemed token" 0 'asked by account-service > purge-job, delayed since' \
-    judge "$work/purge" account.purge --delayed
-expect "it is the first use" 0 'use 1' judge "$work/purge" account.purge --delayed
+expect "the account store accepts the redeemed token" 0 'requested by account-service > purge-job, delayed since' \
+    verify "$work/purge" account.purge --delayed
+expect "the token has use number 1" 0 'use 1' verify "$work/purge" account.purge --delayed
 expect "a cancellation is stored" 0 'can be purged until' "$examples/delayed_purge" "$folder" cancel
-expect "and waits while its token is alive" 0 'too early: come again at' "$examples/delayed_purge" "$folder" purge
+expect "the purge job does not redeem a token that is still valid" 0 'too early: try again at' \
+    "$examples/delayed_purge" "$folder" purge
 
 kill -TERM "$pid"
-stopped() {
+wait_for_exit() {
     wait "$pid" && pid= && echo stopped
 }
-expect "quickstart stops at SIGTERM" 0 stopped stopped
+expect "quickstart stops on SIGTERM" 0 stopped wait_for_exit
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -19,7 +19,6 @@ use writ_verifier::Verifier;
 use writ_verifier::jwks::KeySet;
 use zeroize::Zeroizing;
 
-use writ::config::policy::file;
 use writ::config::policy::folder;
 use writ_core::audit::{Audit, TokenDigest};
 use writ_core::blocks::Blocks;
@@ -35,7 +34,7 @@ use writ_core::ledger::Ledger;
 use writ_core::limits;
 use writ_core::limits::Limits;
 use writ_core::policy::{Policies, PolicySet};
-use writ_core::refusal::Refusal;
+use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TXN_TOKEN_TYPE};
 use writ_core::subject::issuers::Issuers;
 use writ_core::subject::own_token;
@@ -144,7 +143,7 @@ fn policies(folder: &TempDir, clients: &[(&str, &str)]) -> PolicySet {
         let head = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.d.example\"\n");
         std::fs::write(directory.join(format!("{client}.toml")), head + purposes).unwrap();
     }
-    let settings = file::Settings {
+    let settings = writ::config::policy::Settings {
         directory,
         default_lifetime: 60 * SECOND,
         max_lifetime: 300 * SECOND,
@@ -194,8 +193,13 @@ fn credentials(scope: &str) -> String {
 }
 
 fn redeeming(token: &Issued) -> String {
+    exchanging(token, "account.purge")
+}
+
+/// A replacement, or a redemption if the token has expired.
+fn exchanging(token: &Issued, scope: &str) -> String {
     format!(
-        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope=account.purge\
+        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}\
          &subject_token={}&subject_token_type={TXN_TOKEN_TYPE}",
         token.token().as_str()
     )
@@ -232,11 +236,8 @@ fn any_object() -> impl Strategy<Value = String> {
     })
 }
 
-/// R-REQ-12, R-REQ-16: whatever is sent, it is refused before anything is recorded, or makes a token that verifiers
-/// read, that can be replaced, and that can be redeemed; and so can what replaced it.
-#[tokio::test]
-async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
-    const CASES: usize = 500;
+/// Policies by which `keeper` puts anything into tokens, `relay` replaces them and `job` redeems them.
+fn policies_for_anything() -> [(&'static str, String); 3] {
     let names: Vec<_> = (0..260).map(|number| format!("\"m{number}\"")).collect();
     let purpose = |scope: &str, accept: &str, more: &str| {
         format!(
@@ -254,7 +255,31 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
              redemption = {{ issued_to = [\"keeper\", \"relay\"], max_age = \"1h\", max_uses = 2 }}\n"
         )
     });
-    let clients = [("keeper", keeper.as_str()), ("relay", relay.as_str()), ("job", &job.concat())];
+    [("keeper", keeper), ("relay", relay), ("job", job.concat())]
+}
+
+/// A request of `keeper` with its purpose: with a `profile`, for a subject that it asserts.
+fn asking_for(details: &str, context: Option<&str>, profile: Option<&str>) -> (&'static str, String) {
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let context = context.map(|context| format!("&request_context={}", encoded(context)));
+    let more = format!("&request_details={}{}", encoded(details), context.unwrap_or_default());
+    let Some(profile) = profile else { return ("file.delete", credentials("file.delete") + &more) };
+    let subject = encoded(&format!("{{\"sub\":\"u-1\",\"profile\":{profile}}}"));
+    let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
+    let body = format!(
+        "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example\
+         &scope=file.erase&subject_token={subject}&subject_token_type={kind}{more}"
+    );
+    ("file.erase", body)
+}
+
+/// R-REQ-12, R-REQ-16: whatever is sent, it is refused before anything is recorded, or makes a token that verifiers
+/// read, that can be replaced, and that can be redeemed; and so can what replaced it.
+#[tokio::test]
+async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
+    const CASES: usize = 500;
+    let policies = policies_for_anything();
+    let clients = policies.each_ref().map(|(client, policy)| (*client, policy.as_str()));
     let scene = Scene::with(&clients, claims::LARGEST as usize).await;
     let keys = scene.service.keys.jwks().body.clone();
     let verifier = Verifier::builder("d.example").jwks_json(keys.as_str()).build().unwrap();
@@ -263,45 +288,24 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
         let now = UNIX_EPOCH + Duration::from_secs(scene.service.clock.now().epoch());
         verifier.verify_at(issued.token().as_str(), &keys, now)
     };
-    let exchange = |token: &Issued, scope: &str, kind: &str| {
-        format!(
-            "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example&scope={scope}\
-             &subject_token={}&subject_token_type={kind}",
-            token.token().as_str()
-        )
-    };
     let mut runner = TestRunner::deterministic();
     let case = (any_object(), proptest::option::of(any_object()), proptest::option::of(any_value()));
     let (mut kept, mut refused) = (Vec::new(), std::collections::BTreeMap::<_, usize>::new());
     for _ in 0..CASES {
         let (details, context, profile) = case.new_tree(&mut runner).unwrap().current();
-        let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let context = context.map(|context| format!("&request_context={}", encoded(&context)));
-        let more = format!("&request_details={}{}", encoded(&details), context.unwrap_or_default());
-        let (scope, body) = match &profile {
-            None => ("file.delete", credentials("file.delete") + &more),
-            Some(profile) => {
-                let subject = encoded(&format!("{{\"sub\":\"u-1\",\"profile\":{profile}}}"));
-                let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
-                let body = format!(
-                    "grant_type={TOKEN_EXCHANGE}&requested_token_type={TXN_TOKEN_TYPE}&audience=d.example\
-                     &scope=file.erase&subject_token={subject}&subject_token_type={kind}{more}"
-                );
-                ("file.erase", body)
-            }
-        };
+        let (scope, body) = asking_for(&details, context.as_deref(), profile.as_deref());
         match scene.ask("keeper", &body).await {
             Err(refusal) => *refused.entry(refusal.reason().as_str()).or_default() += 1,
             Ok(issued) => {
                 assert!(issued.redeemable_until().is_some());
                 verify(&issued).unwrap_or_else(|error| panic!("{details}: {error}"));
-                match scene.ask("relay", &exchange(&issued, scope, TXN_TOKEN_TYPE)).await {
+                match scene.ask("relay", &exchanging(&issued, scope)).await {
                     Ok(replaced) => {
                         verify(&replaced).unwrap();
                         kept.push((scope, replaced));
                     }
                     // It became longer by the chain.
-                    Err(refusal) => assert_eq!(refusal.reason().as_str(), "token_too_large", "{details}"),
+                    Err(refusal) => assert_eq!(refusal.reason(), Reason::TokenTooLarge, "{details}"),
                 }
                 kept.push((scope, issued));
             }
@@ -310,7 +314,7 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
     let (_, last) = kept.iter().max_by_key(|(_, issued)| issued.expires_at()).unwrap();
     scene.expire(last);
     for (scope, issued) in &kept {
-        let redeemed = scene.ask("job", &exchange(issued, scope, TXN_TOKEN_TYPE)).await;
+        let redeemed = scene.ask("job", &exchanging(issued, scope)).await;
         let redeemed = redeemed.unwrap_or_else(|refusal| panic!("{refusal:?}: {:?}", issued.token().as_str().len()));
         verify(&redeemed).unwrap();
         let find = |kid: &str| known_key(scene.service.keys.find(kid));
@@ -319,10 +323,8 @@ async fn a_token_is_issued_only_if_it_can_be_read_and_redeemed() {
     }
     let refusals = ["details_rejected", "parameter_malformed", "subject_token_claims_invalid", "token_too_large"];
     println!("{CASES} requests: {} tokens, all redeemed; refused: {refused:?}", kept.len());
-    assert!(
-        refused.keys().all(|reason| refusals.contains(reason) || *reason == "subject_token_malformed"),
-        "{refused:?}"
-    );
+    let is_expected = |reason: &&str| refusals.contains(reason) || *reason == "subject_token_malformed";
+    assert!(refused.keys().all(is_expected), "{refused:?}");
     assert!(kept.len() > 50 && refusals.iter().all(|reason| refused.contains_key(reason)), "{refused:?}");
 }
 
@@ -428,5 +430,5 @@ async fn refusals_come_in_order_and_each_has_one_line() {
             (&"token_refused".into(), &reason.into())
         );
     }
-    assert!(scene.log.lines()[0].get("client").is_none(), "a stranger has no name");
+    assert!(scene.log.lines()[0].get("client").is_none(), "an unknown client has no name");
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The shipped policies: their expectations, and `writ check` of a folder that has all it needs.
-# Builds nothing: `cargo build --bins` comes first.
+# Runs `writ check` and `writ policy test` on the shipped configuration and policies, in a folder with certificates.
+# Needs a previous `cargo build --bins`.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cp -R "$root/writ.toml" "$root/policies" "$work"
-"$writ" certs init "$work/certs" >"$work/said"
+"$writ" certs init "$work/certs" >"$work/output"
 cd "$work"
 "$writ" check
 "$writ" policy test

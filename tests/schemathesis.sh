@@ -1,7 +1,7 @@
 #!/bin/sh
-# Asks a quickstart of its own whatever docs/openapi.json allows, and what it does not allow, over real mTLS: no answer may
-# be a 5xx, or one that is not described. The same requests each time. Builds nothing: `cargo build --bins` comes first.
-# Left out where schemathesis could not be fetched (tests/tools.sh); with CI=true that is a failure.
+# Starts a quickstart, and sends it generated requests, valid and invalid according to docs/openapi.json, over mTLS. No
+# response may be a 5xx, and each must match the description. The requests are the same in each run. Needs a previous
+# `cargo build --bins`. Skipped if schemathesis could not be fetched (tests/tools.sh); with CI=true that is a failure.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,7 +21,7 @@ trap finish EXIT
 trap 'exit 1' INT TERM HUP
 
 if ! "$tool/python" -c 'import schemathesis' 2>/dev/null; then
-    echo "left out: generated requests (no schemathesis)"
+    echo "skipped: generated requests (schemathesis is not installed)"
     [ "${CI:-}" != true ]
     exit
 fi
@@ -36,22 +36,17 @@ tries=0
 until grep -q '^ *Serving' "$page" 2>/dev/null; do
     tries=$((tries + 1))
     if [ "$tries" -gt 600 ] || ! kill -0 "$pid" 2>/dev/null; then
-        echo "FAILED  quickstart does not serve"
+        echo "FAILED  quickstart does not start"
         cat "$page" "$work/errors"
         exit 1
     fi
     sleep 0.1
 done
 
-# The port that a listener got.
-port() {
-    sed -n "s/^$1 = \".*:\([0-9]*\)\"$/\1/p" "$folder/writ.toml"
-}
-
-# ask NAME PATHS NARROWED OPTION...: every answer is one that is described, and some are good ones.
+# run NAME PATHS NARROWED OPTION...: checks that each response matches the description, and that some are successful.
 checks=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance
 checks=$checks,response_schema_conformance,negative_data_rejection,unsupported_method,allow_header_conformance
-ask() {
+run() {
     name=$1 paths=$2 narrowed=$3
     shift 3
     (cd "$work" && SCHEMATHESIS_HOOKS=hooks NARROWED=$narrowed PYTHONPATH=$root/tests/schemathesis PYTHONDONTWRITEBYTECODE=1 \
@@ -60,52 +55,52 @@ ask() {
         --phases examples,coverage,fuzzing --max-examples 60 --generation-deterministic --no-shrink \
         --request-timeout 10 --no-color --warnings off --report ndjson --report-ndjson-path "$work/answers" \
         "$@") >"$work/out" 2>&1
-    came=$?
+    actual=$?
     good=$(grep -o '"status_code":200' "$work/answers" | wc -l)
-    if [ "$came" = 0 ] && [ "$good" -gt 0 ]; then
+    if [ "$actual" = 0 ] && [ "$good" -gt 0 ]; then
         passed=$((passed + 1))
         echo "ok      $name: $(sed -n 's/^ *\([0-9]* generated\).*/\1/p' "$work/out"), $good granted"
     else
         failed=$((failed + 1))
-        echo "FAILED  $name: exit code $came, $good granted"
+        echo "FAILED  $name: exit code $actual, $good granted"
         cut -c 1-300 "$work/out" | sed 's/^/        /'
     fi
 }
 
-# The port that the listener of that name got.
+# port LISTENER: the port of the listener.
 port() {
     sed -n "s/^$1 = \".*:\([0-9]*\)\"$/\1/p" "$folder/writ.toml"
 }
 
-# as CLIENT NAME PATHS NARROWED: the same on the exchange listener, with the client's certificate.
-as() {
+# run_as CLIENT NAME PATHS NARROWED: the same on the exchange listener, with the client's certificate.
+run_as() {
     cert=$folder/certs/$1.pem key=$folder/certs/$1.key
     shift
-    ask "$@" --url "https://localhost:$(port exchange)" --tls-verify "$folder/certs/ca.pem" --request-cert "$cert" \
+    run "$@" --url "https://localhost:$(port exchange)" --tls-verify "$folder/certs/ca.pem" --request-cert "$cert" \
         --request-cert-key "$key"
 }
 
 fresh=$("$writ" token request --url "https://localhost:$(port exchange)" --ca "$folder/certs/ca.pem" \
     --cert "$folder/certs/mail-delivery-agent.pem" --key "$folder/certs/mail-delivery-agent.key" \
     --scope mailbox.deliver --audience trust-domain.example)
-# About any other token the answer is that it is not active.
-as account-service "questions about tokens" '^/introspect$' '[
+# For any other token the response is `{"active":false}`.
+run_as account-service "token introspection" '^/introspect$' '[
     ["IntrospectionRequest", "client_id", ["account-service"]],
     ["IntrospectionRequest", "token", ["'"$fresh"'", "'"$(cat "$folder/stored-token.jwt")"'"]]]' \
     --exclude-checks negative_data_rejection
-as mail-delivery-agent "tokens for a mail delivery agent" '^/token$' '[
+run_as mail-delivery-agent "tokens for a mail delivery agent" '^/token$' '[
     ["ClientCredentialsRequest", "client_id", ["mail-delivery-agent"]],
     ["ClientCredentialsRequest", "audience", ["trust-domain.example"]],
     ["ClientCredentialsRequest", "scope", ["mailbox.deliver"]]]'
-as gateway "tokens for a gateway" '^/token$' '[
+run_as gateway "tokens for a gateway" '^/token$' '[
     ["TokenExchangeRequest", "client_id", ["gateway"]],
     ["TokenExchangeRequest", "audience", ["trust-domain.example"]],
     ["TokenExchangeRequest", "scope", ["order.refund", "trade.execute"]],
     ["TokenExchangeRequest", "subject_token", ["'"$(cat "$folder/access-token.jwt")"'"]],
     ["TokenExchangeRequest", "subject_token_type", ["urn:ietf:params:oauth:token-type:access_token"]]]'
-ask "the keys and the metadata" '^/[.]well-known/' '[]' --url "https://localhost:$(port discovery)" \
+run "the keys and the metadata" '^/[.]well-known/' '[]' --url "https://localhost:$(port discovery)" \
     --tls-verify "$folder/certs/ca.pem"
-ask "health and metrics" '^/(livez|readyz|metrics)$' '[]' --url "http://127.0.0.1:$(port ops)"
+run "health and metrics" '^/(livez|readyz|metrics)$' '[]' --url "http://127.0.0.1:$(port ops)"
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetches what tests need beside Rust, unprivileged and pinned, into target/tools. What cannot be had is left out, and
-# said to be; in continuous integration (CI=true) that is a failure.
+# Fetches the pinned tools that some tests need into target/tools, without root privileges. Tests whose tool cannot be
+# fetched are skipped with a message; in continuous integration (CI=true) that is a failure.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,12 +9,12 @@ mkdir -p "$tools"
 cd "$tools" || exit 1
 code=0
 
-left_out() {
-    echo "left out: $1"
+skip() {
+    echo "skipped: $1"
     [ "${CI:-}" = true ] && code=1
 }
 
-# unpack FOLDER PACKAGE...: packages of Debian, their files alone; nothing is installed.
+# unpack FOLDER PACKAGE...: unpacks Debian packages into the folder without installing them.
 unpack() {
     folder=$1
     shift
@@ -24,50 +24,50 @@ unpack() {
     echo "$*" >packages && cd .. && mv "$folder.part" "$folder"
 }
 
-# debian FOLDER TESTS PACKAGE...: the same where it is not there yet, or left out with these tests.
+# debian FOLDER TESTS PACKAGE...: unpacks the packages unless they are present; skips the tests if that fails.
 debian() {
     folder=$1 tests=$2
     shift 2
     [ "$(cat "$folder/packages" 2>/dev/null)" = "$*" ] && return
-    (unpack "$folder" "$@") >fetch.log 2>&1 || left_out "$tests (cannot fetch $*: $(tail -1 fetch.log))"
+    (unpack "$folder" "$@") >fetch.log 2>&1 || skip "$tests (cannot fetch $*: $(tail -1 fetch.log))"
 }
 
-# A clock that tests can set.
-debian faketime "tests of a clock behind" libfaketime=0.9.10-2.1
+# libfaketime: a clock that tests can set.
+debian faketime "tests with a changed clock" libfaketime=0.9.10-2.1
 
-# What judges metrics. Debian keeps only the newest build of a version, or the newest security fix: hence the stars.
-debian prometheus "metrics by promtool" 'prometheus=2.42.0+ds-5*'
+# promtool checks the metrics. The wildcards are needed because Debian keeps only the newest build of a version.
+debian prometheus "metrics with promtool" 'prometheus=2.42.0+ds-5*'
 
-# A proxy that asks about tokens.
-debian nginx "nginx that asks about tokens" 'nginx=1.22.1-9*' libnginx-mod-http-js=0.7.9-2
+# nginx, a proxy that introspects tokens.
+debian nginx "nginx with token introspection" 'nginx=1.22.1-9*' libnginx-mod-http-js=0.7.9-2
 
-# Go, and its OAuth client with what that needs.
+# Go and its OAuth client with dependencies.
 debian go "the OAuth client of Go" 'golang-1.19-go=1.19.8-2*' 'golang-1.19-src=1.19.8-2*' \
     golang-golang-x-oauth2-dev=0.3.0-1 golang-golang-x-net-dev=1:0.7.0+dfsg-1
 
-# Another language's JWT library, and its OAuth client.
+# A JWT library and an OAuth client for Python.
 if ! python/bin/python -c 'import jwt, requests_oauthlib' 2>/dev/null; then
     { python3 -m venv python && python/bin/python -m pip install --disable-pip-version-check \
         -r "$root/examples/requirements.txt" -r "$root/examples/clients/requirements.txt"; } >fetch.log 2>&1 ||
-        left_out "verification with PyJWT, and requests-oauthlib ($(tail -1 fetch.log))"
+        skip "verification with PyJWT and requests-oauthlib ($(tail -1 fetch.log))"
 fi
 
-# javascript FOLDER TESTS SOURCE: what the package-lock.json in the source folder names.
+# javascript FOLDER TESTS SOURCE: installs the packages of the package-lock.json in the source folder.
 javascript() {
     cmp -s "$3/package-lock.json" "$1/package-lock.json" && [ -d "$1/node_modules" ] && return
     { mkdir -p "$1" && cp "$3/package.json" "$3/package-lock.json" "$1" &&
         npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund; } >fetch.log 2>&1 ||
-        left_out "$2 ($(tail -1 fetch.log))"
+        skip "$2 ($(tail -1 fetch.log))"
 }
 
-# A JWT library in a third language, for the test vectors; and the OAuth clients of that language.
+# A JWT library for JavaScript, for the test vectors, and the OAuth clients for JavaScript.
 javascript node "verification with jose" "$root/tests/vectors/judges"
 javascript clients "openid-client and oauth4webapi" "$root/examples/clients"
 
-# What asks the service anything that its description allows, and more.
+# schemathesis sends requests generated from the OpenAPI description.
 if ! schemathesis/bin/python -c 'import schemathesis' 2>/dev/null; then
     { python3 -m venv schemathesis && schemathesis/bin/python -m pip install --disable-pip-version-check \
         -r "$root/tests/schemathesis/requirements.txt"; } >fetch.log 2>&1 ||
-        left_out "generated requests ($(tail -1 fetch.log))"
+        skip "generated requests ($(tail -1 fetch.log))"
 fi
 exit $code

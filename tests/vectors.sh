@@ -1,6 +1,6 @@
 #!/bin/sh
-# Judges the test vectors with two JWT libraries that are not ours (tests/tools.sh fetches them); the crate's own verdict
-# is in verifier/tests/vectors.rs. A judge that could not be had is left out; with CI=true that is a failure.
+# Runs the test vectors with two independent JWT libraries, which tests/tools.sh fetches. verifier/tests/vectors.rs runs
+# them with our verifier. A missing library is skipped; with CI=true that is a failure.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -8,21 +8,21 @@ vectors=$root/tests/vectors
 tools=$root/target/tools
 code=0
 
-left_out() {
-    echo "left out: the vectors by $1"
+skip() {
+    echo "skipped: test vectors with $1"
     [ "${CI:-}" = true ] && code=1
 }
 
 if "$tools/python/bin/python" -c 'import jwt' 2>/dev/null; then
     "$tools/python/bin/python" "$vectors/judges/pyjwt.py" "$vectors" || code=1
 else
-    left_out PyJWT
+    skip PyJWT
 fi
 
-# Node looks for packages beside the program.
+# Node resolves packages relative to the program.
 if [ -d "$tools/node/node_modules/jose" ]; then
     cp "$vectors/judges/jose.mjs" "$tools/node/" && node "$tools/node/jose.mjs" "$vectors" || code=1
 else
-    left_out jose
+    skip jose
 fi
 exit $code

@@ -15,6 +15,7 @@ use writ_verifier::{Purpose, Scope, TxnClaims};
 use crate::client::ClientId;
 use crate::decision::Grant;
 use crate::request::Subject;
+use crate::subject::OwnToken;
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 use writ_store::{Change, Store, StoreError, Table};
@@ -210,7 +211,7 @@ impl Entry {
 impl<'a> Matter<'a> {
     /// What `grant` is about.
     pub fn of_grant(grant: &'a Grant) -> Self {
-        let original = grant.original().map(|original| &original.claims);
+        let original = grant.original().map(OwnToken::claims);
         let mut clients = vec![grant.client().as_str()];
         clients.extend(original.into_iter().flat_map(chain));
         Self { txn: original.map(|claims| claims.txn.as_str()), sub: grant.sub(), clients, scope: grant.scope() }
@@ -371,7 +372,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::subject::OwnToken;
     use writ_store::{Settings, Swapped};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
@@ -471,8 +471,8 @@ mod tests {
     #[test]
     fn a_client_is_found_in_the_chain_of_a_token() {
         let mut original = OwnToken::expired("t", 1, NOW.epoch());
-        original.claims.req_wl_chain = vec!["gateway".into(), "account-service".into()];
-        let claims = original.claims.clone();
+        original.claims_mut().req_wl_chain = vec!["gateway".into(), "account-service".into()];
+        let claims = original.claims().clone();
         let grant = Grant::redeeming("job", original, 1, true);
         let clients = ["job", "account-service", "gateway", "other"];
         let stopped = |matter: &Matter<'_>| clients.map(|client| block(json!({"client": client})).stops(matter));

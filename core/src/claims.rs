@@ -1,17 +1,21 @@
-//! Grant and instant → the claims of a Txn-Token.
+//! Permit and term → the claims of a Txn-Token.
+//!
+//! In: a [`Permit`] and the [`Term`] that the ledger gives for it. Out: [`Claims`], which a key signs. Between the two there
+//! is a [`ClaimsDraft`], so that no use is counted for a token that could not be read.
 
 use serde::Serialize;
 use uuid::Uuid;
 use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
 
-use crate::decision::{Grant, GrantKind};
+use crate::decision::{Grant, GrantKind, TrialGrant};
 use crate::ledger::Term;
 use crate::permit::Permit;
 use crate::policy::mapping::TransactionContext;
+use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
-/// The largest `tokens.max_size`, in bytes: what a token becomes longer by when it is redeemed (the mark, the chain, the
-/// name of another client, the signature of another algorithm) must still be read.
+/// The largest `tokens.max_size`, in bytes. A redeemed token is longer than its original (the mark, the chain, the name of
+/// another client, the signature of another algorithm) and must still be readable.
 pub const LARGEST: u32 = 14_336;
 
 const _: () = assert!(LARGEST as usize + 2048 == TOKEN_MAX);
@@ -23,73 +27,163 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// `iss`.
     pub issuer: String,
-    /// Whether `iss` is written.
+    /// Whether tokens have `iss`.
     pub include_iss: bool,
-    /// The longest token that is issued, in bytes.
+    /// The maximum length of an issued token in bytes; redeemed ones may be longer.
     pub max_size: usize,
-    /// How many replacements may lead from a transaction's first token to another.
+    /// How many replacements one transaction may have.
     pub max_replacements: u32,
 }
 
 /// The claims of a token that policy, PDP and kill switch permit and the ledger gave a term: the only thing that a key
-/// signs.
+/// signs. Only [`ClaimsDraft::complete`] makes them.
+///
+/// They cannot be written down:
+///
+/// ```compile_fail,E0423
+/// use writ_core::claims::Claims;
+/// use writ_verifier::TxnClaims;
+/// fn forge(claims: TxnClaims) -> Claims {
+///     Claims(claims)
+/// }
+/// ```
+///
+/// or be read from JSON:
+///
+/// ```compile_fail,E0277
+/// let forged: writ_core::claims::Claims = serde_json::from_str("{}").unwrap();
+/// ```
+///
+/// and nothing else can be signed:
+///
+/// ```compile_fail,E0308
+/// use writ_core::keys::Signer;
+/// use writ_verifier::TxnClaims;
+/// fn sign(signer: &Signer, claims: &TxnClaims) {
+///     let _ = signer.sign(claims);
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Claims(TxnClaims);
 
 impl Claims {
-    /// The claims of what `permit` allows, for the time that `term` gives. A new transaction gets a fresh `txn`
-    /// (`UUIDv7`, R-CLAIM-03); one that goes on keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
-    pub fn new(permit: Permit, term: Term, settings: &Settings) -> Self {
-        let use_number = term.spent.map_or(0, |spent| spent.use_number);
-        Self(txn_claims(permit.into_grant(), term.iat, term.exp, use_number, settings))
-    }
-
     /// The claims in the form in which they are signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.0
     }
 }
 
-/// What the token of a grant would say: no use is spent for it, and no key signs it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Foreseen(TxnClaims);
+/// The claims of a permitted token before its term is known: `iat` and `exp` are as if it were issued at once, and the
+/// number of a use is the largest. They were read back, so that every reader understands what the token will say.
+///
+/// They cannot be signed, before a use is spent:
+///
+/// ```compile_fail,E0308
+/// use writ_core::{claims::ClaimsDraft, keys::Signer};
+/// fn sign(signer: &Signer, draft: &ClaimsDraft) {
+///     let _ = signer.sign(draft);
+/// }
+/// ```
+///
+/// and the term must be the ledger's:
+///
+/// ```compile_fail,E0308
+/// use writ_core::claims::{Claims, ClaimsDraft};
+/// use writ_platform::clock::Timestamp;
+/// fn guess(draft: ClaimsDraft, now: Timestamp) -> Claims {
+///     draft.complete(now)
+/// }
+/// ```
+#[derive(Debug)]
+pub struct ClaimsDraft {
+    permit: Permit,
+    claims: TxnClaims,
+}
 
-impl Foreseen {
-    /// The claims of what `grant` allows at `now`; `use_number` is written only for a redemption.
-    pub fn new(grant: Grant, use_number: u32, now: Timestamp, settings: &Settings) -> Self {
-        let exp = grant.expiry(now);
-        Self(txn_claims(grant, now, exp, use_number, settings))
+/// A token with these claims would be refused by its readers, or say something else to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the claims cannot be read back")]
+pub struct Unreadable;
+
+impl ClaimsDraft {
+    /// The claims that `permit` allows. A new transaction gets a fresh `txn` (`UUIDv7`, R-CLAIM-03); one that goes on
+    /// keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
+    ///
+    /// # Errors
+    /// [`Unreadable`], whatever the decision did not find.
+    pub fn new(permit: Permit, now: Timestamp, settings: &Settings) -> Result<Self, Unreadable> {
+        let claims = write(permit.grant(), now, u32::MAX, settings);
+        let text = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
+        let same = TxnClaims::parse(&text).is_ok_and(|read| read == claims);
+        if same { Ok(Self { permit, claims }) } else { Err(Unreadable) }
     }
 
-    /// The claims as they would be signed.
+    /// What allows them.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// The claims with the largest numbers that they can have.
+    pub fn as_txn_claims(&self) -> &TxnClaims {
+        &self.claims
+    }
+
+    /// The claims for the time that `term` gives. Only numbers are put in their places, which no reader refuses.
+    pub fn complete(self, term: Term) -> Claims {
+        let Self { permit, mut claims } = self;
+        (claims.iat, claims.exp) = (term.iat.epoch(), term.exp.epoch());
+        if let (GrantKind::Redeem { original, .. }, Some(spent)) = (permit.grant().kind(), term.spent) {
+            mark_delayed(&mut claims.rctx, original.claims(), spent.use_number);
+        }
+        Claims(claims)
+    }
+}
+
+/// What the token of a trial would say; of a redemption, that of its first use. No key signs it:
+///
+/// ```compile_fail,E0308
+/// use writ_core::{claims::ClaimsPreview, keys::Signer};
+/// fn sign(signer: &Signer, preview: &ClaimsPreview) {
+///     let _ = signer.sign(preview);
+/// }
+/// ```
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ClaimsPreview(TxnClaims);
+
+impl ClaimsPreview {
+    /// The claims that `grant` would lead to at `now`.
+    pub fn of_trial(grant: &TrialGrant, now: Timestamp, settings: &Settings) -> Self {
+        Self(write(grant, now, 1, settings))
+    }
+
+    /// The claims in the form in which they would be signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.0
     }
 }
 
-fn txn_claims(grant: Grant, iat: Timestamp, exp: Timestamp, use_number: u32, settings: &Settings) -> TxnClaims {
-    let client = grant.client().as_str().to_owned();
-    let scope = grant.scope().clone();
-    let (TransactionContext { tctx, mut rctx }, kind) = grant.into_parts();
-    let (txn, sub, chain) = match kind {
+fn write<T: AnyTxnToken>(grant: &Grant<T>, now: Timestamp, use_number: u32, settings: &Settings) -> TxnClaims {
+    let client = grant.client().as_str();
+    let TransactionContext { tctx, mut rctx } = grant.carried().clone();
+    let (txn, sub, chain) = match grant.kind() {
         GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
-        GrantKind::Replace { original, .. } => carried_over(original.claims, &client),
+        GrantKind::Replace { original, .. } => carried_over(original.claims(), client),
         GrantKind::Redeem { original, .. } => {
-            mark_delayed(&mut rctx, &original.claims, use_number);
-            carried_over(original.claims, &client)
+            mark_delayed(&mut rctx, original.claims(), use_number);
+            carried_over(original.claims(), client)
         }
     };
     TxnClaims {
         iss: settings.include_iss.then(|| settings.issuer.clone()),
-        iat: iat.epoch(),
-        exp: exp.epoch(),
+        iat: now.epoch(),
+        exp: grant.expiry(now).epoch(),
         aud: settings.trust_domain.clone(),
         txn,
         sub,
-        scope,
-        req_wl: client,
+        scope: grant.scope().clone(),
+        req_wl: client.to_owned(),
         req_wl_chain: chain,
         tctx,
         rctx,
@@ -112,14 +206,16 @@ impl Claims {
 }
 
 /// `txn`, `sub` and the chain of a token that follows on `original`: the client is put at its end (R-SUBJ-24).
-fn carried_over(original: TxnClaims, client: &str) -> (String, String, Vec<String>) {
-    let TxnClaims { txn, sub, req_wl, req_wl_chain, .. } = original;
-    let mut chain = if req_wl_chain.is_empty() { vec![req_wl] } else { req_wl_chain };
+fn carried_over(original: &TxnClaims, client: &str) -> (String, String, Vec<String>) {
+    let mut chain = original.req_wl_chain.clone();
+    if chain.is_empty() {
+        chain.push(original.req_wl.clone());
+    }
     chain.push(client.to_owned());
-    (txn, sub, chain)
+    (original.txn.clone(), original.sub.clone(), chain)
 }
 
-/// Verifiers shall see where a redeemed token comes from (R-DELAY-16).
+/// Lets verifiers see where a redeemed token comes from (R-DELAY-16).
 fn mark_delayed(rctx: &mut Members, original: &TxnClaims, use_number: u32) {
     let delayed = Delayed { iat: original.iat, exp: original.exp, use_number };
     rctx.set(Delayed::MEMBER, &delayed).expect("three numbers under fixed names always make JSON");
@@ -152,8 +248,13 @@ mod tests {
         Term { iat: Timestamp::from_epoch(NOW), exp: Timestamp::from_epoch(NOW + 60), spent }
     }
 
+    fn completed(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Claims {
+        let draft = ClaimsDraft::new(grant.into(), Timestamp::from_epoch(NOW), &settings(include_iss));
+        draft.unwrap().complete(term(spent))
+    }
+
     fn written(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Value {
-        serde_json::to_value(Claims::new(grant.into(), term(spent), &settings(include_iss))).unwrap()
+        serde_json::to_value(completed(grant, spent, include_iss)).unwrap()
     }
 
     fn issued(include_iss: bool) -> Value {
@@ -201,7 +302,7 @@ mod tests {
     #[test]
     fn the_chain_grows_at_its_end() {
         let mut original = OwnToken::expired("t", 1, NOW - 3600);
-        original.claims.req_wl_chain = vec!["gateway".into(), "account-service".into()];
+        original.claims_mut().req_wl_chain = vec!["gateway".into(), "account-service".into()];
         assert_eq!(redeemed(original)["req_wl_chain"], json!(["gateway", "account-service", "job"]));
     }
 
@@ -209,10 +310,10 @@ mod tests {
     #[test]
     fn what_is_carried_over_is_not_rounded() {
         let mut original = OwnToken::expired("t", 1, NOW - 3600);
-        original.claims.tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
+        original.claims_mut().tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
         let grant = Grant::redeeming("job", original, 1, true);
         let spent = Some(Spent { use_number: 1, retry: false });
-        let text = serde_json::to_string(&Claims::new(grant.into(), term(spent), &settings(true))).unwrap();
+        let text = serde_json::to_string(&completed(grant, spent, true)).unwrap();
         assert!(text.contains(r#""tctx":{"amount":100000000000000000001,"rate":0.10}"#), "{text}");
     }
 

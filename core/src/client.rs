@@ -1,4 +1,6 @@
-//! Which client is asking: a certificate becomes an identity right where TLS ends (RFC 8705).
+//! Client authentication by certificate (RFC 8705).
+//!
+//! In: the client certificate of a connection and the registered identities. Out: the [`ClientId`] that it belongs to.
 
 mod certificate;
 mod identity;
@@ -22,13 +24,13 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String")]
 pub struct ClientId(String);
 
-/// The text is no [`ClientId`].
+/// The text is not a [`ClientId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a client_id is 1 to 128 of A-Z a-z 0-9 . _ - and does not start with a dot")]
 pub struct ClientIdError;
 
 impl ClientId {
-    /// The name as text.
+    /// As `client_id` and `req_wl` have it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -58,16 +60,17 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// Why no client could be told from a certificate. The first is all that a stranger learns, whichever client it names.
+/// Why a certificate does not identify a client. An unknown certificate gets the first error, whichever client the request
+/// names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// No policy names this certificate.
     #[error("no client is registered with this certificate")]
     Unknown,
-    /// Several do, and the request does not say which.
+    /// Several policies name it, and the request has no `client_id`.
     #[error("the certificate belongs to several clients; client_id must name one")]
     Ambiguous,
-    /// The client that the request names is none of them.
+    /// It does not belong to the client that `client_id` names.
     #[error("the certificate does not belong to the client that client_id names")]
     IdMismatch,
 }
@@ -78,7 +81,7 @@ pub struct Candidates<'a>(Vec<&'a ClientId>);
 
 /// Finds the clients that `certificate` belongs to among all that are registered.
 ///
-/// Where its thumbprint is registered, only that counts: such a certificate may have no CA behind the names in it.
+/// If its thumbprint is registered, only that counts: perhaps no CA vouches for the names in such a certificate.
 pub fn candidates<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
@@ -94,7 +97,7 @@ pub fn candidates<'a>(
     if found.is_empty() { Err(ClientError::Unknown) } else { Ok(Candidates(found)) }
 }
 
-/// Who they are, for the log.
+/// For the log.
 impl fmt::Display for Candidates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.iter().map(|client| client.as_str()).collect::<Vec<_>>().join(", "))
@@ -102,17 +105,17 @@ impl fmt::Display for Candidates<'_> {
 }
 
 impl<'a> Candidates<'a> {
-    /// The first of them: all requests with one certificate count as one client's.
+    /// The first of them: all requests with one certificate share the limits of one client.
     pub fn first(&self) -> Option<&'a ClientId> {
         self.0.first().copied()
     }
 
-    /// Every one of them.
+    /// In the order of registration; never empty.
     pub fn iter(&self) -> impl Iterator<Item = &'a ClientId> + '_ {
         self.0.iter().copied()
     }
 
-    /// The client that asks: the one that `client_id` names, or the only one.
+    /// The one that `client_id` names, or the only one.
     pub fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
         match (client_id, self.0.as_slice()) {
             (Some(id), all) => all.iter().find(|client| client.as_str() == id).copied().ok_or(ClientError::IdMismatch),

@@ -7,18 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::audit::{AuditContext, Event};
-use crate::claims::{Claims, Foreseen};
-use crate::decision::{Asked, Circumstances, Denial, Grant, GrantKind, Step, Trace, admit, decide};
+use crate::claims::{Claims, ClaimsDraft, Unreadable};
+use crate::decision::{AppliedRule, Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::endpoint::{Endpoint, IncomingRequest, TokenService, catch_panic, known_key};
-use crate::keys::{Signer, TxnToken};
+use crate::keys::{KeysError, Signer, TxnToken};
 use crate::ledger::{Entry, LedgerError, Redeemable, Term};
 use crate::permit::{ApprovedGrant, Inquiry, Permit};
 use crate::policy::PolicySet;
 use crate::refusal::Refusal;
-use crate::request::{Presented, Source, TokenRequest, TokenText};
-use crate::subject::own_token;
-use crate::subject::self_signed::{self, Presentation};
-use crate::subject::{SingleUse, SubjectFault, VerifiedSubject, unsigned_json};
+use crate::request::{Source, TokenRequest};
+use crate::subject::{SingleUse, VerificationContext, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 /// With more policies than this, metrics name no client.
@@ -73,9 +71,9 @@ impl Issued {
     }
 }
 
-/// A signed token with all that is known of it: not on record yet, and not in the log.
-struct Signed {
-    token: TxnToken,
+/// A token that is signed, but neither on record nor in the audit log yet.
+struct SignedToken {
+    signed: TxnToken,
     claims: Claims,
     term: Term,
     /// What is spent with it when it goes on record.
@@ -110,12 +108,12 @@ impl TokenService {
     }
 
     /// Every step from a request to a token that may leave, in order. The first that fails is the refusal.
-    async fn issue(
+    async fn issue<'p>(
         &self,
         request: &IncomingRequest,
-        policies: &PolicySet,
+        policies: &'p PolicySet,
         context: &mut AuditContext,
-        trace: &mut Trace,
+        trace: &mut Trace<'p>,
     ) -> Result<Issued, Refusal> {
         let now = self.clock.read(); // once for the whole request
         let (client, form) = request.authenticate(policies, &self.limits, context)?;
@@ -132,66 +130,44 @@ impl TokenService {
         let approved = self.ask_pdp(request, &asked, grant, context).await?;
         let permit = Permit::new(approved, &self.blocks, now.believed)?; // the kill switch, now about everything
         self.audit.check()?; // what cannot be recorded is not counted
-        self.check_readable(&permit, &signer)?;
-        let spent = self.ledger.spend(&permit, signer.instant());
+        let draft = self.draft(permit, &signer)?; // a use is counted only for a token that can be read again
+        let spent = self.ledger.spend(draft.permit(), signer.instant());
         let term = request.wait_for(spent, || LedgerError::Late).await?; // durable; a free retry repeats its term
-        let signed = self.sign(permit, term, &signer)?;
-        let redeemable_until = self.put_on_record(request, &signed, policies, signer.instant()).await?; // durable
-        let event = Event::token_issued(context, &signed.claims, &signed.token, term);
+        let token = self.sign(draft, term, &signer)?;
+        let redeemable_until = self.put_on_record(request, &token, policies, signer.instant()).await?; // durable
+        let event = Event::token_issued(context, &token.claims, &token.signed, term);
         self.record(request, event).await?; // in the audit log before it leaves
-        Ok(signed.issued(redeemable_until, signer.instant()))
+        Ok(token.issued(redeemable_until, signer.instant()))
     }
 
     async fn verify_subject(
         &self,
         request: &IncomingRequest,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, '_>,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
-        let client = asked.client();
-        let outside = async |kind, token: &TokenText| {
-            let verifying = self.issuers.verify(kind, token.expose(), client, policies, now);
-            let late = || SubjectFault::IssuerUnavailable.into();
-            request.wait_for(verifying, late).await.map(VerifiedSubject::Outside)
+        let context = VerificationContext {
+            client: asked.client(),
+            certificate: &request.certificate,
+            policies,
+            may_redeem: asked.may_redeem(),
+            trust_domain: &self.settings.trust_domain,
+            issuer: &self.settings.issuer,
+            deadline: request.deadline,
+            now,
         };
-        match &asked.request().presented {
-            Presented::Client => Ok(VerifiedSubject::Client),
-            Presented::Named(subject) => Ok(VerifiedSubject::Named(subject.clone())),
-            Presented::AccessToken(token) => outside(Source::AccessToken, token).await,
-            Presented::Jwt(token) => outside(Source::Jwt, token).await,
-            Presented::IdToken(token) => outside(Source::IdToken, token).await,
-            Presented::SelfSigned(token) => {
-                let by = Presentation {
-                    client,
-                    certificate: &request.certificate,
-                    issuer: &self.settings.issuer,
-                    clock_skew: self.issuers.clock_skew(),
-                    now,
-                };
-                Ok(VerifiedSubject::Asserted(self_signed::verify(token.expose(), by)?))
-            }
-            Presented::UnsignedJson(json) => {
-                let asserted = unsigned_json::verify(json.expose(), self.issuers.clock_skew(), now)?;
-                Ok(VerifiedSubject::Asserted(asserted))
-            }
-            Presented::TxnToken(token) => {
-                let may_redeem = asked.redeeming_rule().is_some();
-                let find = |kid: &str| known_key(self.keys.find(kid));
-                let domain = &self.settings.trust_domain;
-                let own = own_token::verify(token.expose(), domain, may_redeem, find, now)?;
-                Ok(VerifiedSubject::Own(Box::new(own)))
-            }
-        }
+        let find_key = |kid: &str| known_key(self.keys.find(kid));
+        Ok(VerifiedSubject::verify(&asked.request().presented, context, &self.issuers, find_key).await?)
     }
 
-    fn decide(
+    fn decide<'p>(
         &self,
-        asked: &Asked<'_>,
+        asked: &Asked<'p, '_>,
         subject: VerifiedSubject,
         now: Timestamp,
         context: &mut AuditContext,
-        trace: &mut Trace,
+        trace: &mut Trace<'p>,
     ) -> Result<Grant, Denial> {
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let names_actor = subject.names_actor();
@@ -203,7 +179,7 @@ impl TokenService {
     async fn ask_pdp(
         &self,
         request: &IncomingRequest,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, '_>,
         grant: Grant,
         context: &mut AuditContext,
     ) -> Result<ApprovedGrant, Refusal> {
@@ -218,29 +194,29 @@ impl TokenService {
         Ok(answer?)
     }
 
-    /// A use is counted only for a token that can be read again. [`decide`] refuses what it can tell by itself; how long
-    /// the signed token would be is known here.
-    fn check_readable(&self, permit: &Permit, signer: &Signer) -> Result<(), Denial> {
-        if !matches!(permit.grant().kind(), GrantKind::Redeem { .. }) {
-            return Ok(()); // nothing is counted before it is signed
+    /// [`decide`] refuses most of what could not be read; how long the signed token would be is known here.
+    fn draft(&self, permit: Permit, signer: &Signer) -> Result<ClaimsDraft, Refusal> {
+        let redeems = matches!(permit.grant().kind(), GrantKind::Redeem { .. });
+        let draft = ClaimsDraft::new(permit, signer.instant(), &self.settings);
+        match draft {
+            Ok(draft) if !redeems || signer.can_sign(&draft) => Ok(draft),
+            Err(Unreadable) if !redeems => Err(KeysError::Claims.into()),
+            Ok(_) | Err(Unreadable) => Err(Denial::ClaimUnreadable.into()),
         }
-        // With the longest number of a use, whichever it will be.
-        let foreseen = Foreseen::new(permit.grant().clone(), u32::MAX, signer.instant(), &self.settings);
-        if signer.can_sign(&foreseen) { Ok(()) } else { Err(Denial::ClaimUnreadable) }
     }
 
-    fn sign(&self, permit: Permit, term: Term, signer: &Signer) -> Result<Signed, Refusal> {
-        let single_use = match permit.grant().kind() {
+    fn sign(&self, draft: ClaimsDraft, term: Term, signer: &Signer) -> Result<SignedToken, Refusal> {
+        let single_use = match draft.permit().grant().kind() {
             GrantKind::Issue { single_use, .. } => *single_use,
             GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
         };
-        let claims = Claims::new(permit, term, &self.settings);
-        let token = signer.sign(&claims)?;
-        // A redemption has been counted, and `check_readable` has looked at its length.
-        if term.spent.is_none() && token.as_str().len() > self.settings.max_size {
+        let claims = draft.complete(term);
+        let txn_token = signer.sign(&claims)?;
+        // Of a redemption the use has been counted; its length was checked before that (`draft`).
+        if term.spent.is_none() && txn_token.as_str().len() > self.settings.max_size {
             return Err(Refusal::TokenTooLarge);
         }
-        Ok(Signed { token, claims, term, single_use })
+        Ok(SignedToken { signed: txn_token, claims, term, single_use })
     }
 
     /// Records the token if a policy can redeem it, and what is spent with it; until when it is redeemable. A redeemed token
@@ -248,19 +224,19 @@ impl TokenService {
     async fn put_on_record(
         &self,
         request: &IncomingRequest,
-        signed: &Signed,
+        token: &SignedToken,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Refusal> {
-        if signed.term.spent.is_some() {
+        if token.term.spent.is_some() {
             return Ok(None);
         }
-        let claims = signed.claims.as_txn_claims();
+        let claims = token.claims.as_txn_claims();
         let redeemable_until =
-            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| signed.term.exp + max_age);
-        let signed_part = signed.token.signed_part_sha256();
+            policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp + max_age);
+        let signed_part = token.signed.signed_part_sha256();
         let redeemable = |keep_until| Redeemable { signed_part, txn: &claims.txn, keep_until };
-        let entry = Entry { token: redeemable_until.map(redeemable), single_use: signed.single_use };
+        let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
             request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
         }
@@ -268,11 +244,11 @@ impl TokenService {
     }
 }
 
-impl Signed {
+impl SignedToken {
     fn issued(self, redeemable_until: Option<Timestamp>, now: Timestamp) -> Issued {
-        let Self { token, claims, term, .. } = self;
+        let Self { signed, claims, term, .. } = self;
         Issued {
-            token,
+            token: signed,
             scope: claims.as_txn_claims().scope.to_string(),
             expires_at: term.exp,
             // A free retry may have read the clock before the use that it repeats was counted.
@@ -284,15 +260,15 @@ impl Signed {
 
 /// With `WRIT_LOG=debug`: the rules that were applied, one line each, and the outcome. Details repeat what was sent: they
 /// are for readers of the policies, and nothing in them may be a token.
-fn log_rules(context: &AuditContext, trace: &Trace, outcome: &Result<Issued, Refusal>) {
+fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
     let request_id = context.request_id();
-    for Step { rule, line, passed, detail } in trace.steps() {
+    for AppliedRule { rule, line, passed, detail } in trace.applied_rules() {
         // A schema names the value that does not fit; a scope that holds a token is not repeated.
-        let is_withheld = context.scope().is_none() || (*rule == "request_details" && !passed);
-        let detail = if is_withheld { String::new() } else { presentable(detail) };
+        let is_withheld = context.scope().is_none() || (rule == "request_details" && !passed);
+        let detail = if is_withheld { String::new() } else { presentable(&detail) };
         tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
     }
     match outcome {

@@ -21,7 +21,7 @@ use writ_platform::clock::Instants;
 pub enum Introspected {
     /// The token is valid: its claims.
     Active(Box<TxnClaims>),
-    /// It is not; why is said to no one.
+    /// It is not valid; the reason is not disclosed.
     Inactive,
 }
 
@@ -61,13 +61,13 @@ impl TokenService {
         self.ledger.check_clock(now.system)?; // by a clock that went back, expired tokens would be active
         let live = self.find_live(&token, now);
         self.record(request, Event::token_introspected(context, live.as_ref())).await?; // before the answer leaves
-        Ok(live.map_or(Introspected::Inactive, |token| Introspected::Active(Box::new(token.claims))))
+        Ok(live.map_or(Introspected::Inactive, |token| Introspected::Active(Box::new(token.into_claims()))))
     }
 
     /// The token if it verifies, is within its time and is not blocked.
     fn find_live(&self, token: &TokenText, now: Instants) -> Option<OwnToken> {
         let find = |kid: &str| known_key(self.keys.find(kid));
         let live = own_token::verify_live(token.expose(), &self.settings.trust_domain, find, now.system).ok()?;
-        self.blocks.check(&Matter::of_token(&live.claims), now.believed).is_ok().then_some(live)
+        self.blocks.check(&Matter::of_token(live.claims()), now.believed).is_ok().then_some(live)
     }
 }

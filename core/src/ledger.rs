@@ -14,6 +14,7 @@ use writ_verifier::Purpose;
 
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind, began};
+use crate::lifetime::TRANSACTION_SPAN;
 use crate::permit::Permit;
 use crate::subject::{OwnToken, SingleUse};
 use writ_platform::clock::Timestamp;
@@ -21,9 +22,6 @@ use writ_store::{Change, Remains, Store, StoreError, Swapped, Table};
 
 /// How far the clock may lie behind the last recorded event.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
-
-/// No token of a transaction is issued later than this after its first.
-const TRANSACTION_SPAN: Duration = Duration::from_secs(15 * 60);
 
 /// Records are kept for so much longer than they serve: a clock that runs ahead for a day drops nothing early.
 const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
@@ -104,7 +102,7 @@ struct Use {
 impl Uses {
     /// The same client and the same signed part, while the token of the last use lives.
     fn repeated(&self, client: &ClientId, original: &OwnToken, now: Timestamp) -> Option<Term> {
-        let same = self.last.client == *client && self.last.presented == original.signed_part;
+        let same = self.last.client == *client && self.last.presented == *original.signed_part();
         let spent = Spent { use_number: self.count, retry: true };
         (same && now < self.last.exp).then_some(Term { iat: self.last.iat, exp: self.last.exp, spent: Some(spent) })
     }
@@ -112,7 +110,7 @@ impl Uses {
     /// One use more, if `max_uses` allows.
     fn spend(before: Option<&Self>, last: Use, original: &OwnToken, max_uses: u32) -> Option<Self> {
         let count = before.map_or(0, |uses| uses.count);
-        let original_iat = Timestamp::from_epoch(original.claims.iat);
+        let original_iat = Timestamp::from_epoch(original.claims().iat);
         let original_iat = before.map_or(original_iat, |uses| uses.original_iat.max(original_iat));
         (count < max_uses).then(|| Self { count: count + 1, original_iat, last })
     }
@@ -273,15 +271,15 @@ impl Ledger {
 
     /// Counts were lost at the floor, with all records: what is on record was issued after that.
     async fn check_record(&self, original: &OwnToken, require_record: bool) -> Result<(), LedgerError> {
-        if began(&original.claims.txn).is_some_and(|began| began < self.floor) {
+        if began(&original.claims().txn).is_some_and(|began| began < self.floor) {
             // Also if this token is from later: the tokens of a transaction share their uses.
             return Err(LedgerError::NotOnRecord);
         }
-        let is_lost = Timestamp::from_epoch(original.claims.iat) <= self.floor;
+        let is_lost = Timestamp::from_epoch(original.claims().iat) <= self.floor;
         if !require_record && !is_lost {
             return Ok(());
         }
-        match self.store.read(Table::Tokens, &original.signed_part).await? {
+        match self.store.read(Table::Tokens, original.signed_part()).await? {
             Some(_) => Ok(()),
             None => Err(LedgerError::NotOnRecord),
         }
@@ -294,7 +292,7 @@ impl Ledger {
         max_uses: u32,
         now: Timestamp,
     ) -> Result<Term, LedgerError> {
-        let key = uses_key(&original.claims.txn, grant.scope().single().ok_or(LedgerError::NotOnRecord)?);
+        let key = uses_key(&original.claims().txn, grant.scope().single().ok_or(LedgerError::NotOnRecord)?);
         loop {
             let stored = self.store.read(Table::Uses, &key).await?;
             let before: Option<Uses> = stored.as_deref().map(decode).transpose()?;
@@ -302,7 +300,7 @@ impl Ledger {
                 return Ok(term);
             }
             let exp = grant.expiry(now);
-            let last = Use { client: grant.client().clone(), presented: original.signed_part, iat: now, exp };
+            let last = Use { client: grant.client().clone(), presented: *original.signed_part(), iat: now, exp };
             let after = Uses::spend(before.as_ref(), last, original, max_uses).ok_or(LedgerError::Exhausted)?;
             let change = Change::new().unchanged(Table::Uses, &key, stored.as_deref());
             let change = change.put(Table::Uses, &key, encode(&after)?);
@@ -717,7 +715,7 @@ mod tests {
         let installed = Installed::new();
         let ledger = installed.ledger().await;
         let mut other_purpose = OwnToken::expired("t", 1, ISSUED);
-        other_purpose.claims.scope = "account.export".parse().unwrap();
+        other_purpose.claims_mut().scope = "account.export".parse().unwrap();
         let one = |original| Permit::from(Grant::redeeming("job", original, 1, false));
         assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 1, ISSUED)), at(100)).await, Some((1, false)));
         assert_eq!(spent(&ledger, &one(OwnToken::expired("t", 2, ISSUED)), at(100)).await, None);

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod introspect;
 pub mod keys;
 pub mod ledger;
+pub mod lifetime;
 pub mod limits;
 pub mod pdp;
 pub mod permit;

@@ -1,4 +1,6 @@
-//! How many requests a client may make, and how many are worked on at one time.
+//! Rate limits of clients, and the number of concurrent requests.
+//!
+//! In: an authenticated client, or none. Out: nothing, or [`RateLimited`] with the time to wait.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,16 +10,16 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::client::ClientId;
 
-/// Requests of all clients that are worked on at one time; one more is refused at once.
+/// Concurrent requests of all clients; one more is refused at once.
 pub const MAX_IN_WORK: usize = 1024;
 
-/// Those of them that may wait for the keys of one issuer. They share one fetch, so they cost a place and nothing else.
+/// How many of them may wait for the keys of one issuer: they share one fetch, so each costs only a place.
 pub const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
 
 /// `[limits]`, as far as it concerns one client.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The size of each client's bucket, refilled at that rate a second; `None`: no limit.
+    /// The size of each client's token bucket, which is refilled at that rate per second; `None`: no limit.
     pub requests_per_second_per_client: Option<NonZeroU32>,
 }
 
@@ -25,20 +27,20 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests from this client")]
 pub struct RateLimited {
-    /// When to try again: at least one second from now.
+    /// At least one second.
     pub retry_after: Duration,
 }
 
-/// A bucket for each client; strangers share one. There are as many as there are policies, so they never grow.
+/// A token bucket for each client; certificates that no policy names share one. There are no more buckets than policies.
 pub struct Limits(Option<DefaultKeyedRateLimiter<Option<ClientId>>>);
 
 impl Limits {
-    /// Full buckets.
+    /// All buckets are full at first.
     pub fn new(settings: Settings) -> Self {
         Self(settings.requests_per_second_per_client.map(|rate| RateLimiter::keyed(Quota::per_second(rate))))
     }
 
-    /// Takes one request out of the bucket of `client`, or of strangers.
+    /// Counts one request of `client`; `None`: of a certificate that no policy names.
     ///
     /// # Errors
     /// [`RateLimited`] if it is empty.

@@ -1,7 +1,8 @@
-//! The external decision point: after local policy has said yes, a service of the operator's may still say no.
+//! The external policy decision point (PDP): a service of the operator's that may refuse what local policy granted.
 //!
-//! It is asked by the evaluation call of the `AuthZEN` Authorization API 1.0, once for each granted purpose whose
-//! rule has `pdp = true`. Only a plain yes is one: whatever else comes back, or does not, gives no token.
+//! In: a [`Question`] about a grant. Out: nothing, if every purpose is allowed, else a [`PdpError`]. It is called with the
+//! access evaluation request of the `AuthZEN` Authorization API 1.0, once for each granted purpose whose rule has
+//! `pdp = true`. Any answer but `{"decision": true}` with status 200, and no answer, means that no token is issued.
 
 use std::time::Instant;
 
@@ -15,13 +16,13 @@ use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
 use writ_outbound::{Answer, Outbound, Request, Settings, SetupError, Status, Unreachable};
 
-/// Why a granted purpose gets no token after all.
+/// Why a granted purpose gets no token.
 #[derive(Debug, thiserror::Error)]
 pub enum PdpError {
-    /// It answered, and does not allow it.
+    /// The answer is `false`.
     #[error("the external decision point does not allow this")]
     Denied,
-    /// It gave no decision.
+    /// There is no decision.
     #[error("the external decision point is not available just now; try again")]
     Unavailable(#[source] Fault),
 }
@@ -29,33 +30,33 @@ pub enum PdpError {
 /// Why there is no decision; for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// There is no answer.
+    /// No answer.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// The request's own time was over.
+    /// The deadline of the request passed.
     #[error("the request had no time left")]
     Late,
-    /// Only 200 comes with a decision.
+    /// Not 200.
     #[error("the answer was {0}")]
     Status(Status),
-    /// The answer is no JSON object with one boolean `decision`.
+    /// The answer is not a JSON object with one boolean `decision`.
     #[error("the answer has no decision")]
     NoDecision,
-    /// A policy asks for it, and there is no `[pdp]`: such policies are not put in force.
+    /// A rule has `pdp = true`, and there is no `[pdp]`: such policies are not loaded.
     #[error("none is configured")]
     NotConfigured,
 }
 
-/// What a request proved, and by what.
+/// What the PDP learns of the subject token.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'a> {
     /// The kind of proof, as policies name it.
     pub source: Option<&'a str>,
-    /// Who issued the subject token, where it came from outside.
+    /// `iss`, if it is a token of a subject issuer.
     pub issuer: Option<&'a str>,
 }
 
-/// What the decision point is asked.
+/// What the PDP is asked about a grant.
 #[derive(Debug)]
 pub struct Question<'a> {
     grant: &'a Grant,
@@ -66,15 +67,15 @@ pub struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// What is to be asked about `grant`; `None` if none of its purposes wants it.
+    /// The question about `grant`; `None` if the rule of none of its purposes has `pdp = true`.
     ///
-    /// Details and context are those of the request; a redemption has none, there they are the transaction's own.
+    /// Details and context are those of the request; of a redemption, which has none, those of the transaction.
     pub fn about(grant: &'a Grant, request: &'a TokenRequest, proof: Proof<'a>, request_id: &'a str) -> Option<Self> {
         if grant.asks_pdp().is_empty() {
             return None;
         }
         let (details, context) = match grant.kind() {
-            GrantKind::Redeem { original, .. } => (Some(&original.claims.tctx), Some(&original.claims.rctx)),
+            GrantKind::Redeem { original, .. } => (Some(&original.claims().tctx), Some(&original.claims().rctx)),
             GrantKind::Issue { .. } | GrantKind::Replace { .. } => (request.details.as_ref(), request.context.as_ref()),
         };
         Some(Self { grant, proof, details, context, request_id })
@@ -87,7 +88,7 @@ struct Evaluation<'a> {
     subject: Subject<'a>,
     action: Action<'a>,
     resource: Resource<'a>,
-    context: Around<'a>,
+    context: EvaluationContext<'a>,
 }
 
 #[derive(Serialize)]
@@ -115,7 +116,7 @@ struct Resource<'a> {
 }
 
 #[derive(Serialize)]
-struct Around<'a> {
+struct EvaluationContext<'a> {
     client: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
@@ -145,8 +146,7 @@ impl Pdp {
         Ok(Self { outbound, trust_domain })
     }
 
-    /// Asks about each purpose that wants it, one after the other, until `deadline` at most; the first that is not
-    /// allowed ends it.
+    /// Asks about each purpose in turn, until `deadline`; the first that is not allowed is the error.
     ///
     /// # Errors
     /// [`PdpError`].
@@ -168,29 +168,34 @@ impl Pdp {
         Ok(())
     }
 
-    /// Asks a question about `nobody`: whether it answers with a decision, whichever. Counted nowhere.
+    /// Asks about a client that does not exist, to check that the PDP answers with a decision. Not counted in metrics.
     ///
     /// # Errors
-    /// Why it would be of no use.
-    pub async fn try_out(&self, nobody: &ClientId) -> Result<bool, Fault> {
+    /// Why there is no decision.
+    pub async fn try_out(&self, client: &ClientId) -> Result<bool, Fault> {
         let nothing = Members::default();
         let evaluation = Evaluation {
-            subject: Subject { r#type: "subject", id: nobody.as_str(), properties: Properties { issuer: None } },
-            action: Action { name: nobody.as_str() },
+            subject: Subject { r#type: "subject", id: client.as_str(), properties: Properties { issuer: None } },
+            action: Action { name: client.as_str() },
             resource: Resource { r#type: "trust_domain", id: self.trust_domain.as_str() },
-            context: Around { client: nobody.as_str(), source: None, details: &nothing, context: &nothing, txn: None },
+            context: EvaluationContext {
+                client: client.as_str(),
+                source: None,
+                details: &nothing,
+                context: &nothing,
+                txn: None,
+            },
         };
         let body = serde_json::to_vec(&evaluation).unwrap_or_default();
-        decision(&self.outbound.post(nobody.as_str(), to_request(nobody.as_str(), body)).await?)
+        decision(&self.outbound.post(client.as_str(), to_request(client.as_str(), body)).await?)
     }
 
-    /// Takes certificates and key anew where their files changed; `None`: they did not.
+    /// Reads certificates and key again; `None` if their files are unchanged.
     pub fn reload(&self) -> Option<Result<(), SetupError>> {
         self.outbound.reload()
     }
 }
 
-/// The body of the call about one purpose.
 fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> Vec<u8> {
     let (grant, empty) = (question.grant, Members::default());
     let evaluation = Evaluation {
@@ -201,12 +206,12 @@ fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> V
         },
         action: Action { name: purpose },
         resource: Resource { r#type: "trust_domain", id: trust_domain },
-        context: Around {
+        context: EvaluationContext {
             client: grant.client().as_str(),
             source: question.proof.source,
             details: question.details.unwrap_or(&empty),
             context: question.context.unwrap_or(&empty),
-            txn: grant.original().map(|original| original.claims.txn.as_str()),
+            txn: grant.original().map(|original| original.claims().txn.as_str()),
         },
     };
     serde_json::to_vec(&evaluation).expect("strings and JSON texts can be written")
@@ -222,13 +227,13 @@ impl PdpError {
     }
 }
 
-/// The call, with our request's id where a header can hold it: one that we made always fits.
+/// With our request id, which always is a valid header value.
 fn to_request(request_id: &str, body: Vec<u8>) -> Request {
     let request = Request::json(body);
     request.clone().identify(request_id).unwrap_or(request)
 }
 
-/// The one boolean of an answer that has one; what stands beside it (`context`) is for people.
+/// The one boolean of the answer; its other members (`context`) are for people.
 fn decision(answer: &Answer) -> Result<bool, Fault> {
     if answer.status != Status::OK {
         return Err(Fault::Status(answer.status));
@@ -316,13 +321,7 @@ mod tests {
             r#"{"iat":1,"exp":2,"aud":"d.example","txn":"t-1","sub":"u-1","scope":"a","req_wl":"x",
                 "tctx":{"amount":1.50},"rctx":{"ip":"::2"}}"#,
         );
-        let original = OwnToken {
-            claims: claims.unwrap(),
-            signed_part: [0; 32],
-            kid: "k".into(),
-            key_state: "historical",
-            alive: false,
-        };
+        let original = OwnToken::unverified(claims.unwrap(), false);
         let grant = Grant::redeeming("job", original, 1, true).asking_pdp(&["a"]);
         let request = TokenRequest { details: None, context: None, ..request() };
         let proof = Proof { source: Some("expired_txn_token"), issuer: None };

@@ -1,7 +1,7 @@
 //! Grant → permit: what the client's policy allows, the external decision point (PDP) and the kill switch allow too.
 //!
 //! In: a [`Grant`]. Out: a [`Permit`], which [`Ledger::spend`](crate::ledger::Ledger::spend) and
-//! [`Claims::new`](crate::claims::Claims::new) require, so that a flow that forgets one of the two checks does not
+//! [`ClaimsDraft::new`](crate::claims::ClaimsDraft::new) require, so that a flow that forgets one of the two checks does not
 //! compile.
 
 use std::time::Instant;
@@ -68,40 +68,25 @@ impl ApprovedGrant {
 /// # }
 /// ```
 ///
-/// And a token needs a permit and the term that the ledger gave for it, not a grant and a guess:
+/// And a token needs a permit, not a grant:
 ///
 /// ```compile_fail,E0308
-/// # use writ_core::{claims::{Claims, Settings}, decision::Grant, ledger::Term};
-/// # fn claims(grant: Grant, term: Term, settings: &Settings) {
-/// Claims::new(grant, term, settings);
-/// # }
-/// ```
-///
-/// ```compile_fail,E0308
-/// # use writ_core::{claims::{Claims, Settings}, permit::Permit};
+/// # use writ_core::{claims::{ClaimsDraft, Settings}, decision::Grant};
 /// # use writ_platform::clock::Timestamp;
-/// # fn claims(permit: Permit, now: Timestamp, settings: &Settings) {
-/// Claims::new(permit, now, settings);
-/// # }
-/// ```
-///
-/// What [`Foreseen`](crate::claims::Foreseen) says before a use is spent cannot be signed:
-///
-/// ```compile_fail,E0308
-/// # use writ_core::{claims::Foreseen, keys::Signer};
-/// # fn sign(signer: &Signer, foreseen: &Foreseen) {
-/// signer.sign(foreseen);
+/// # fn claims(grant: Grant, now: Timestamp, settings: &Settings) {
+/// ClaimsDraft::new(grant, now, settings);
 /// # }
 /// ```
 ///
 /// This is the one way:
 ///
 /// ```
-/// # use writ_core::{claims::{Claims, Settings}, ledger::Ledger, permit::Permit};
+/// # use writ_core::{claims::{Claims, ClaimsDraft, Settings}, ledger::Ledger, permit::Permit};
 /// # use writ_platform::clock::Timestamp;
-/// # async fn claims(ledger: &Ledger, permit: Permit, now: Timestamp, settings: &Settings) {
-/// let term = ledger.spend(&permit, now).await.unwrap();
-/// Claims::new(permit, term, settings);
+/// # async fn claims(ledger: &Ledger, permit: Permit, now: Timestamp, settings: &Settings) -> Claims {
+/// let draft = ClaimsDraft::new(permit, now, settings).unwrap();
+/// let term = ledger.spend(draft.permit(), now).await.unwrap();
+/// draft.complete(term)
 /// # }
 /// ```
 #[derive(Debug)]
@@ -122,10 +107,6 @@ impl Permit {
 
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
-    }
-
-    pub(crate) fn into_grant(self) -> Grant {
-        self.grant
     }
 }
 

@@ -1,7 +1,7 @@
 //! What each client may get: the policies in force, as a set.
 //!
-//! [`mod@file`] reads what an operator wrote and complains with line numbers, [`folder`] all of it together; what they make
-//! of it is in here, checked, and cannot be wrong any more. [`decide`] says yes or no and why.
+//! In: rules that were read from policy files and checked. Out: a [`PolicySet`], on which
+//! [`decide`](crate::decision::decide) decides.
 
 pub mod condition;
 pub mod exact;
@@ -23,27 +23,27 @@ use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 use crate::request::{Source, Subject};
 
-/// A pattern over subjects: `*` stands for one or more characters, none a control character; all else is itself.
+/// A pattern over subjects: `*` matches one or more characters, none a control character; all else matches itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
-    /// What stands between the stars.
+    /// The texts between the stars.
     literals: Vec<String>,
 }
 
 impl Glob {
-    /// Reads a pattern; every text is one. Neighbouring stars each stand for at least one character.
+    /// Every text is a pattern. Neighbouring stars match at least one character each.
     pub fn new(pattern: &str) -> Self {
         Self { literals: pattern.split('*').map(str::to_owned).collect() }
     }
 
-    /// Whether all of `text` fits the pattern. Time grows with the product of the two lengths at most.
+    /// Whether the pattern matches all of `text`. Time grows at most with the product of the two lengths.
     pub fn matches(&self, text: &str) -> bool {
         let [first, middle @ .., last] = self.literals.as_slice() else {
             return self.literals.first().is_some_and(|only| only == text);
         };
         let Some(mut rest) = text.strip_prefix(first.as_str()) else { return false };
         for literal in middle {
-            // The earliest fit leaves most for what follows, so trying others is never needed.
+            // The earliest match leaves most for what follows, so no other needs to be tried.
             let Some(after) = skip_star(rest, literal) else { return false };
             rest = after;
         }
@@ -51,14 +51,13 @@ impl Glob {
     }
 }
 
-/// As it was written.
 impl fmt::Display for Glob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.literals.join("*"))
     }
 }
 
-/// What follows the first `literal` in `text` that has one or more plain characters before it.
+/// What follows the first `literal` in `text` with one or more plain characters before it.
 fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
     let one = text.chars().next()?.len_utf8();
     let at = one + text[one..].find(literal)?;
@@ -66,72 +65,72 @@ fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
     plain.then(|| &text[at + literal.len()..])
 }
 
-/// What one client may get, as checked.
+/// The policy of one client.
 #[derive(Debug, Clone)]
 pub struct ClientPolicy {
-    /// The client; also the file's name.
+    /// The client; also the name of its file.
     pub client_id: ClientId,
-    /// For people.
+    /// For people who read the policies.
     pub description: Option<String>,
-    /// What its certificate must hold.
+    /// What its certificate must contain.
     pub identity: Identity,
-    /// Its own subject, for tokens by client credentials.
+    /// `sub` of the tokens that it gets for itself (`client_credentials`).
     pub subject: Subject,
     /// Whether it may call the introspection endpoint.
     pub introspect: bool,
-    /// If not empty: outside tokens that it presents must name one of these in `aud`.
+    /// If not empty: one of these must be in `aud` of the tokens of subject issuers that it presents.
     pub subject_token_audience: Vec<String>,
-    /// It has checked the proof of sender-constrained (`cnf`) access tokens; from others these are refused.
+    /// It checks the proof of possession of sender-constrained (`cnf`) access tokens itself; without this they are refused.
     pub vouches_for_bound_tokens: bool,
-    /// The issuer that is asked about its opaque access tokens; `None`: the only one that can be.
+    /// The issuer that introspects its opaque access tokens; `None`: the only one that offers introspection.
     pub opaque_tokens_from: Option<String>,
-    /// Besides the key of its certificate: what signs its self-signed subject tokens.
+    /// Keys besides that of its certificate that may sign its self-signed subject tokens.
     pub keys: Option<KeySet>,
     /// What it may ask for, in the file's order.
     pub purposes: Vec<PurposeRule>,
 }
 
 impl ClientPolicy {
-    /// The rules for `purpose`, one for each group of sources; none: the purpose is not allowed.
-    pub fn rules<'a>(&'a self, purpose: &'a Purpose) -> impl Iterator<Item = &'a PurposeRule> {
+    /// The rules for `purpose`, one for each group of sources; without one, the purpose is not allowed.
+    pub fn rules<'p>(&'p self, purpose: &Purpose) -> impl Iterator<Item = &'p PurposeRule> {
         self.purposes.iter().filter(move |rule| rule.purpose == *purpose)
     }
 }
 
-/// What becomes of a subject token that names an actor (`act`, RFC 8693 §4.1): a Txn-Token cannot say that somebody acts
-/// for its subject, so it would say that the subject acts alone.
+/// How a subject token is treated that names an actor (`act`, RFC 8693 §4.1). A Txn-Token cannot name one: it would say
+/// that the subject acts alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actors {
-    /// It is refused.
+    /// The token is refused.
     Refused,
-    /// `actors = "ignore"`: it is taken as if its subject acted alone.
+    /// `actors = "ignore"`: the token is accepted as if its subject acted alone.
     Ignored,
 }
 
 /// One `[[purpose]]` table.
 #[derive(Debug, Clone)]
 pub struct PurposeRule {
-    /// The purpose.
+    /// `scope`.
     pub purpose: Purpose,
-    /// Where it is written, so that a decision can be traced to its line.
+    /// The line in which the table begins, from 1, so that a decision can be traced to it.
     pub line: usize,
-    /// Where each key of it is written; those of its tables by names like `redemption.max_age`.
+    /// The line of each key; those of its tables have names like `redemption.max_age`.
     pub lines: BTreeMap<String, usize>,
-    /// How long its tokens live; within the ceiling.
+    /// The lifetime of its tokens, at most `tokens.max_lifetime`.
     pub lifetime: Duration,
     /// The sources it accepts; never empty.
     pub accept: Vec<Source>,
     /// Patterns over the final subject; `None`: not written.
     pub subjects: Option<Vec<Glob>>,
-    /// The outside token must carry one of these scopes.
+    /// The token of a subject issuer must cover one of these scopes.
     pub granted_by: Vec<Purpose>,
     /// What goes into `tctx` and `rctx`.
     pub mapping: Mapping,
-    /// What must be true besides.
+    /// `when`: an expression that must be true.
     pub when: Option<Arc<Condition>>,
     /// Whether the token may outlive the subject token.
     pub outlive: bool,
-    /// What a subject token means that somebody acts for its subject.
+    /// How subject tokens that name an actor are treated.
     pub actors: Actors,
     /// Whether the external decision point must allow it too.
     pub pdp: bool,
@@ -140,14 +139,19 @@ pub struct PurposeRule {
 }
 
 impl PurposeRule {
-    /// The line of a key; of one that is not written, that of the table.
+    /// The line of a key; that of the table if the key is not written.
     pub fn line_of(&self, key: &str) -> usize {
         self.lines.get(key).copied().unwrap_or(self.line)
     }
 
-    /// Whether one of the patterns fits; false if none are written.
-    pub fn names_subject(&self, subject: &Subject) -> bool {
-        self.subjects.as_ref().is_some_and(|globs| globs.iter().any(|glob| glob.matches(subject.as_str())))
+    /// The first pattern of `subjects` that matches; `None` also if none are written.
+    pub(crate) fn matching_pattern(&self, subject: &Subject) -> Option<&Glob> {
+        self.subjects.iter().flatten().find(|pattern| pattern.matches(subject.as_str()))
+    }
+
+    /// `actors = "ignore"`.
+    pub(crate) fn ignores_actors(&self) -> bool {
+        self.actors == Actors::Ignored
     }
 }
 
@@ -156,11 +160,11 @@ impl PurposeRule {
 pub struct Redemption {
     /// Clients whose tokens may be redeemed; never empty.
     pub issued_to: Vec<ClientId>,
-    /// How long past `exp` at the least.
+    /// The earliest redemption, counted from `exp`.
     pub min_age: Duration,
-    /// How long past `exp` at the most.
+    /// The latest redemption, counted from `exp`.
     pub max_age: Duration,
-    /// Uses of one transaction and purpose; at least 1.
+    /// Uses for one transaction and purpose, by all clients together; at least 1.
     pub max_uses: u32,
     /// Whether the token must have been recorded when it was issued.
     pub require_record: bool,
@@ -174,35 +178,35 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// A set of checked policies; `digest` names the text they were read from (base64url of SHA-256).
+    /// `digest` is base64url of SHA-256 over the files that the policies were read from.
     pub fn new(policies: Vec<ClientPolicy>, digest: String) -> Self {
         let clients = policies.into_iter().map(|policy| (policy.client_id.clone(), Arc::new(policy))).collect();
         Self { clients, digest }
     }
 
-    /// Names the text that these policies were read from.
+    /// Base64url of SHA-256 over the files that these policies were read from.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// How many clients there are.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there are none")]
+    /// The number of clients.
+    #[expect(clippy::len_without_is_empty, reason = "whether there are none is never asked")]
     pub fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Every policy, by client.
+    /// Every policy, in the order of the client ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ClientPolicy>> {
         self.clients.values()
     }
 
-    /// The policy of one client.
+    /// `None`: no token for this client.
     pub fn of(&self, client: &ClientId) -> Option<&Arc<ClientPolicy>> {
         self.clients.get(client)
     }
 
-    /// For how long past its expiry some client may redeem a token of this scope that `req_wl` asked for; `None` if
-    /// nobody may, so that it needs no record. Only a token with a single purpose can be redeemed.
+    /// How long after its expiry some client may redeem a token with this scope that was issued to `req_wl`; `None` if no
+    /// client may, so that it needs no record. Only a token with a single purpose can be redeemed.
     pub fn redeemable_for(&self, scope: &Scope, req_wl: &str) -> Option<Duration> {
         let purpose = scope.single()?;
         self.iter()
@@ -213,28 +217,28 @@ impl PolicySet {
             .max()
     }
 
-    /// Whether `sub` is the own subject of some client: no outside token may take it.
+    /// Whether `sub` is the own subject of some client: no token of a subject issuer may claim it.
     pub fn is_own_subject(&self, sub: &str) -> bool {
         self.iter().any(|policy| policy.subject.as_str() == sub)
     }
 }
 
-/// The policies in force: a request keeps the set that it began with.
+/// The policies in force: a request keeps the set with which it began.
 #[derive(Debug)]
 pub struct Policies(ArcSwap<PolicySet>);
 
 impl Policies {
-    /// `set` is in force.
+    /// Begins with `set`.
     pub fn new(set: PolicySet) -> Self {
         Self(ArcSwap::from_pointee(set))
     }
 
-    /// The set in force now.
+    /// The set in force, for one request from its beginning to its end.
     pub fn snapshot(&self) -> Arc<PolicySet> {
         self.0.load_full()
     }
 
-    /// From now on `set` is in force, as a whole.
+    /// Requests that begin from now on see all of `set`.
     pub fn replace(&self, set: PolicySet) {
         self.0.store(Arc::new(set));
     }

@@ -4,7 +4,7 @@
 //     node oauth4webapi.mjs ISSUER CERTS CLIENT PURPOSE access_token FILE
 //     node oauth4webapi.mjs ISSUER CERTS CLIENT PURPOSE unsigned_json SUBJECT
 //
-// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: refused.
+// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: Writ refused the request.
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -27,7 +27,7 @@ const overTls = {
   [oauth.customFetch]: (url, options) => undici.fetch(url, { ...options, dispatcher }),
 }
 
-// Names are in lower case, as oauth4webapi compares them.
+// The token type is in lower case, as oauth4webapi compares it.
 const txnTokens = {
   recognizedTokenTypes: {
     n_a: (_response, answer) => {
@@ -36,28 +36,28 @@ const txnTokens = {
   },
 }
 
-/** What every request for a Txn-Token names. */
+/** The parameters of every request for a Txn-Token. */
 const wanted = {
   requested_token_type: `${TYPE}txn_token`,
   audience: TRUST_DOMAIN,
   scope: purpose,
 }
 
-/** Finds the endpoints. */
+/** Fetches the metadata of the service (RFC 8414). */
 async function discover() {
   const response = await oauth.discoveryRequest(new URL(issuer), { algorithm: 'oauth2', ...overTls })
   return oauth.processDiscoveryResponse(new URL(issuer), response)
 }
 
-/** A Txn-Token for the client itself, or for the subject that it names. */
-async function byItself(server, subject) {
+/** Requests a Txn-Token for the client itself, or for the given subject. */
+async function requestByItself(server, subject) {
   const parameters = subject ? { ...wanted, requested_subject: subject } : wanted
   const auth = oauth.TlsClientAuth()
   const response = await oauth.clientCredentialsGrantRequest(server, client, auth, parameters, overTls)
   return oauth.processClientCredentialsResponse(server, client, response, txnTokens)
 }
 
-/** Exchanges a subject token of that type for a Txn-Token. */
+/** Exchanges a subject token of the given type for a Txn-Token (RFC 8693). */
 async function exchange(server, subjectToken, subjectTokenType) {
   const grant = 'urn:ietf:params:oauth:grant-type:token-exchange'
   const parameters = { ...wanted, subject_token: subjectToken, subject_token_type: subjectTokenType }
@@ -66,16 +66,16 @@ async function exchange(server, subjectToken, subjectTokenType) {
   return oauth.processGenericTokenEndpointResponse(server, client, response, txnTokens)
 }
 
-/** What Writ said instead of a token. */
+/** An error response of Writ (RFC 6749 section 5.2). */
 class Refused extends Error {
   constructor(response, { error, reason, error_description }) {
     super(`${reason} (${response.status} ${error}): ${error_description}`)
     this.reason = reason
-    this.mayPass = error === 'temporarily_unavailable'
+    this.isTemporary = error === 'temporarily_unavailable'
     this.retryAfter = Number(response.headers.get('retry-after') ?? 1)
   }
 
-  /** The library reads answers from 400 to 499. For any other its error holds the response, unread. */
+  /** The library parses responses from 400 to 499. Its error for any other status contains the unread response. */
   static async from(error) {
     if (error instanceof oauth.ResponseBodyError) return new Refused(error.response, error.cause)
     if (error.code === 'OAUTH_RESPONSE_IS_NOT_CONFORM') return new Refused(error.cause, await error.cause.json())
@@ -83,16 +83,16 @@ class Refused extends Error {
   }
 }
 
-/** Asks again when Writ says that it is worth trying, after the time that it names. */
-async function patiently(request, attempts = 3) {
+/** Repeats the request if the error is temporary, after the time in `Retry-After`. */
+async function withRetry(request, attempts = 3) {
   for (;;) {
     try {
       return await request()
     } catch (thrown) {
       const error = await Refused.from(thrown)
       attempts -= 1
-      if (!error.mayPass || attempts === 0) throw error
-      console.error(`${error.reason}: asking again in ${error.retryAfter} s`)
+      if (!error.isTemporary || attempts === 0) throw error
+      console.error(`${error.reason}: retrying in ${error.retryAfter} s`)
       await sleep(error.retryAfter * 1000)
     }
   }
@@ -101,13 +101,13 @@ async function patiently(request, attempts = 3) {
 try {
   const server = await discover()
   const request = {
-    client_credentials: () => byItself(server, input),
+    client_credentials: () => requestByItself(server, input),
     access_token: () => exchange(server, readFileSync(input, 'utf8').trim(), `${TYPE}access_token`),
     unsigned_json: () => exchange(server, JSON.stringify({ sub: input }), `${TYPE}unsigned_json`),
   }[source]
-  console.log((await patiently(request)).access_token)
+  console.log((await withRetry(request)).access_token)
 } catch (error) {
-  // Never the whole error: it may hold the answer, and so the token.
+  // Never log the whole error: it may contain the response, and so the token.
   console.error(error instanceof Refused ? `refused: ${error.message}` : error.message)
   if (error.cause instanceof Error) console.error(error.cause.message)
   process.exitCode = error instanceof Refused ? 1 : 2

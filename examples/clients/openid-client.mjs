@@ -3,7 +3,7 @@
 //     node openid-client.mjs ISSUER CERTS CLIENT PURPOSE access_token FILE
 //     node openid-client.mjs ISSUER CERTS CLIENT PURPOSE unsigned_json SUBJECT
 //
-// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: refused.
+// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: Writ refused the request.
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,7 +14,7 @@ const TRUST_DOMAIN = 'trust-domain.example' // yours
 const TYPE = 'urn:ietf:params:oauth:token-type:'
 const [issuer, certs, clientId, purpose, source, input] = process.argv.slice(2)
 
-/** The configuration of a client that proves who it is with its certificate. */
+/** The configuration of a client that authenticates with its certificate (RFC 8705). */
 async function connect() {
   const dispatcher = new undici.Agent({
     connect: {
@@ -29,7 +29,7 @@ async function connect() {
   })
 }
 
-/** Exchanges a subject token of that type for a Txn-Token. */
+/** Exchanges a subject token of the given type for a Txn-Token (RFC 8693). */
 async function exchange(config, subjectToken, subjectTokenType) {
   const grant = 'urn:ietf:params:oauth:grant-type:token-exchange'
   const answer = await oauth.genericGrantRequest(config, grant, {
@@ -43,16 +43,16 @@ async function exchange(config, subjectToken, subjectTokenType) {
   return answer.access_token
 }
 
-/** What Writ said instead of a token. */
+/** An error response of Writ (RFC 6749 section 5.2). */
 class Refused extends Error {
   constructor(response, { error, reason, error_description }) {
     super(`${reason} (${response.status} ${error}): ${error_description}`)
     this.reason = reason
-    this.mayPass = error === 'temporarily_unavailable'
+    this.isTemporary = error === 'temporarily_unavailable'
     this.retryAfter = Number(response.headers.get('retry-after') ?? 1)
   }
 
-  /** The library reads answers from 400 to 499. For any other its error holds the response, unread. */
+  /** The library parses responses from 400 to 499. Its error for any other status contains the unread response. */
   static async from(error) {
     if (error instanceof oauth.ResponseBodyError) return new Refused(error.response, error.cause)
     if (error.code === 'OAUTH_RESPONSE_IS_NOT_CONFORM') return new Refused(error.cause, await error.cause.json())
@@ -60,16 +60,16 @@ class Refused extends Error {
   }
 }
 
-/** Asks again when Writ says that it is worth trying, after the time that it names. */
-async function patiently(request, attempts = 3) {
+/** Repeats the request if the error is temporary, after the time in `Retry-After`. */
+async function withRetry(request, attempts = 3) {
   for (;;) {
     try {
       return await request()
     } catch (thrown) {
       const error = await Refused.from(thrown)
       attempts -= 1
-      if (!error.mayPass || attempts === 0) throw error
-      console.error(`${error.reason}: asking again in ${error.retryAfter} s`)
+      if (!error.isTemporary || attempts === 0) throw error
+      console.error(`${error.reason}: retrying in ${error.retryAfter} s`)
       await sleep(error.retryAfter * 1000)
     }
   }
@@ -77,16 +77,16 @@ async function patiently(request, attempts = 3) {
 
 try {
   if (source === 'client_credentials') {
-    throw new Error('openid-client cannot do client_credentials with Writ; use unsigned_json')
+    throw new Error('openid-client does not support client_credentials with Writ; use unsigned_json')
   }
   const config = await connect()
   const subject = {
     access_token: () => readFileSync(input, 'utf8').trim(),
     unsigned_json: () => JSON.stringify({ sub: input }),
   }[source]()
-  console.log(await patiently(() => exchange(config, subject, TYPE + source)))
+  console.log(await withRetry(() => exchange(config, subject, TYPE + source)))
 } catch (error) {
-  // Never the whole error: it may hold the answer, and so the token.
+  // Never log the whole error: it may contain the response, and so the token.
   console.error(error instanceof Refused ? `refused: ${error.message}` : error.message)
   if (error.cause instanceof Error) console.error(error.cause.message)
   process.exitCode = error instanceof Refused ? 1 : 2

@@ -4,7 +4,7 @@
     python requests-oauthlib.py ISSUER CERTS CLIENT PURPOSE access_token FILE
     python requests-oauthlib.py ISSUER CERTS CLIENT PURPOSE unsigned_json SUBJECT
 
-CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: refused.
+CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: Writ refused the request.
 """
 
 import json
@@ -24,7 +24,7 @@ class TokenExchangeClient(BackendApplicationClient):
 
 
 class Refused(Exception):
-    """What Writ said instead of a token."""
+    """An error response of Writ (RFC 6749 section 5.2)."""
 
     def __init__(self, response):
         answer = response.json()
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def refuse(response):
-    """Runs before oauthlib reads the answer, whose errors have neither `reason` nor headers."""
+    """Runs before oauthlib parses the response, whose errors have neither `reason` nor headers."""
     if response.status_code != 200:
         raise Refused(response)
     return response
@@ -58,8 +58,8 @@ def txn_token(issuer, certs, client, **parameters):
     return answer["access_token"]
 
 
-def patiently(request, attempts=3):
-    """Asks again when Writ says that it is worth trying, after the time that it names."""
+def with_retry(request, attempts=3):
+    """Repeats the request if the error is temporary, after the time in `Retry-After`."""
     while True:
         try:
             return request()
@@ -67,7 +67,7 @@ def patiently(request, attempts=3):
             attempts -= 1
             if refused.error != "temporarily_unavailable" or attempts == 0:
                 raise
-            print(f"{refused.reason}: asking again in {refused.retry_after} s", file=sys.stderr, flush=True)
+            print(f"{refused.reason}: retrying in {refused.retry_after} s", file=sys.stderr, flush=True)
             time.sleep(refused.retry_after)
 
 
@@ -80,7 +80,7 @@ def main(issuer, certs, client_id, purpose, source, *given):
         is_file = source == "access_token"
         subject = pathlib.Path(given[0]).read_text().strip() if is_file else json.dumps({"sub": given[0]})
         parameters = {"subject_token": subject, "subject_token_type": TYPE + source}
-    print(patiently(lambda: txn_token(issuer, certs, client, **parameters)))
+    print(with_retry(lambda: txn_token(issuer, certs, client, **parameters)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-// Answers nginx's `auth_request`: 204 if the Txn-Token of a request is valid right now and for the purpose of this
-// place, else 401. Writ answers 200 for any token that it is asked about; what counts is `active` in its answer.
+// Answers the `auth_request` of nginx: 204 if the Txn-Token is valid now and for the purpose of this location, otherwise
+// 401. Writ answers 200 for invalid tokens too; the member `active` of the response decides.
 
 async function check(r) {
     const token = r.headersIn['Txn-Token'] || '';
@@ -8,10 +8,10 @@ async function check(r) {
         method: 'POST',
         body: `token=${encodeURIComponent(token)}`,
     });
-    r.return(answer.status === 200 && serves(answer.responseText, purpose) ? 204 : 401);
+    r.return(answer.status === 200 && isValidFor(answer.responseText, purpose) ? 204 : 401);
 }
 
-function serves(answer, purpose) {
+function isValidFor(answer, purpose) {
     const claims = JSON.parse(answer);
     return claims.active === true && claims.scope.split(' ').includes(purpose);
 }

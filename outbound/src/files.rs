@@ -11,7 +11,7 @@ use url::Url;
 use writ_verifier::pem::{self, PemError};
 use zeroize::Zeroizing;
 
-use crate::https::{self, CertifiedKey};
+use crate::https::{self, CertifiedKey, Tls};
 use writ_platform::bounded;
 use writ_platform::digest::sha256_of_parts;
 use writ_platform::secret_file::{self, SecretFileError};
@@ -111,7 +111,7 @@ impl Files {
             return Err(SetupError::Address(public_part(endpoint)));
         }
         let identity = settings.identity.as_ref();
-        let tls = https::tls_config(self.roots(settings)?, self.certified_key(settings)?);
+        let tls = Tls::new(self.roots(settings)?, self.certified_key(settings)?);
         let tls = tls.map_err(|error| match (identity, error) {
             (Some(identity), rustls::Error::InconsistentKeys(_)) => SetupError::Mismatch(identity.certificate.clone()),
             (Some(identity), rustls::Error::InvalidCertificate(_)) => unusable_block(&identity.certificate, 1),

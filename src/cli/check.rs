@@ -71,7 +71,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     let reading = file::read(&args.config.config, environment::variables());
     let mut problems = check_read(&reading);
     let looked = match &reading.files {
-        Some(named) if args.online => Some(online::look(named, reading.trust_domain.as_ref()).await),
+        Some(named) if args.online => Some(online::call_all(named, reading.trust_domain.as_ref()).await),
         _ => None,
     };
     let mut answered = None;
@@ -186,8 +186,8 @@ mod tests {
             ("certs/server.key", "x", "tls.private_key: certs/server.key: holds no private key (PEM)"),
             ("certs/ca.pem", "x", "tls.client_ca: certs/ca.pem: holds no CERTIFICATE block (PEM)"),
             ("certs/ca.pem", &other.cert.pem(), "tls.client_ca: certs/ca.pem: block 1 is not a CA"),
-            ("certs/sealing.key", "AAAA", "keys.sealing_key: certs/sealing.key: does not hold 32 bytes in base64"),
-            ("certs/sealing.key", "!", "certs/sealing.key: does not hold 32 bytes in base64"),
+            ("certs/sealing.key", "AAAA", "keys.sealing_key: certs/sealing.key: does not contain 32 bytes in base64"),
+            ("certs/sealing.key", "!", "certs/sealing.key: does not contain 32 bytes in base64"),
             ("policies/a.toml", "", "policies/a.toml:1: client_id: is missing"),
         ] {
             let folder = complete();
@@ -210,7 +210,7 @@ mod tests {
         for (content, mode, expected) in [
             (None, 0, "login.secret: No such file"),
             (Some("secret\n"), 0o644, "login.secret: has mode 0644"),
-            (Some("\n"), 0o600, "login.secret: does not hold a client secret"),
+            (Some("\n"), 0o600, "login.secret: does not contain a client secret"),
             (Some("secret\n"), 0o640, "warning: login.secret: can be read by its group"),
             (Some("secret\n"), 0o600, ""),
         ] {

@@ -11,7 +11,7 @@ use url::Url;
 use writ_verifier::TrustDomain;
 
 use super::certs::{self, CertsError, create, create_public, io_error};
-use crate::config::{Problem, file};
+use crate::config::{self, Problem, file};
 use writ_core::client::{Identity, IdentityError, IdentityKind};
 
 /// `writ init …`
@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, default_value = TRUST_DOMAIN)]
     trust_domain: TrustDomain,
     /// The URL by which clients reach the service: `https://HOST` or `https://HOST:PORT`
-    #[arg(long, value_name = "URL", default_value = ISSUER, value_parser = file::origin)]
+    #[arg(long, value_name = "URL", default_value = ISSUER, value_parser = config::origin)]
     issuer: String,
 }
 

@@ -1,5 +1,5 @@
-//! `writ policy`: see what a policy does before it does it. Needs the policies and `writ.toml`; no network, no store, no
-//! keys and no certificates.
+//! `writ policy`: shows what policies would decide. It needs the policies and `writ.toml`; no network, store, keys or
+//! certificates.
 
 mod audit_line;
 mod difference;
@@ -20,7 +20,7 @@ use self::trial::{Age, Trial, World};
 use super::{NO, RequiredConfig, USAGE, load, print_problems};
 use crate::config::policy::folder;
 use writ_core::request::Source;
-use writ_core::subject::outside;
+use writ_core::subject::members;
 use writ_platform::clock::Timestamp;
 
 /// `writ policy …`
@@ -70,13 +70,13 @@ struct ExplainArgs {
     /// `request_context`: one JSON object
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
-    /// The claims of the subject token, one JSON object; of a Txn-Token it should tell `scope` and `req_wl`
+    /// The claims of the subject token, one JSON object; of a Txn-Token it should contain `scope` and `req_wl`
     #[arg(long, value_name = "JSON", value_parser = object)]
     presented: Option<Members>,
     /// How long ago the subject token expired, like 40d; -30s if it lives for that long
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     age: Option<Age>,
-    /// A line of the audit log, `-` for standard input: explains that request, as far as the line tells of it; the other
+    /// A line of the audit log, `-` for standard input: explains that request, as far as the line records it; the other
     /// options say more
     #[arg(long, value_name = "LINE")]
     from_audit: Option<String>,
@@ -143,7 +143,7 @@ impl ExplainArgs {
         };
         let text = if line == "-" { read_stdin()? } else { line.clone() };
         let line = Line::parse(&text).map_err(|error| error.to_string())?;
-        let (mut trial, supposed) = line.trial(world).map_err(|error| error.to_string())?;
+        let (mut trial, assumed) = line.trial(world).map_err(|error| error.to_string())?;
         trial.client = self.client.unwrap_or(trial.client);
         trial.source = self.source.unwrap_or(trial.source);
         trial.scope = self.scope.unwrap_or(trial.scope);
@@ -152,14 +152,14 @@ impl ExplainArgs {
         trial.details = self.details;
         trial.context = self.context;
         trial.age = self.age.or(trial.age);
-        if let Some(told) = &self.presented {
+        if let Some(presented) = &self.presented {
             let claims = trial.presented.get_or_insert_default();
-            for (name, _) in told.iter() {
-                claims.adopt(name, told, name);
+            for (name, _) in presented.iter() {
+                claims.adopt(name, presented, name);
             }
         }
         let mut introduction = format!("Then: {}. Not in the audit line, so assumed:\n", line.outcome());
-        for what in supposed {
+        for what in assumed {
             let _ = writeln!(introduction, "  - {what}");
         }
         Ok((trial, introduction + "\nWith these policies:\n"))
@@ -182,11 +182,11 @@ fn test(files: &[PathBuf], json: bool, world: &World) -> Result<ExitCode, String
 
 fn source(name: &str) -> Result<Source, String> {
     let names = || Source::ALL.map(Source::name).join(", ");
-    Source::from_name(name).ok_or_else(|| format!("must be of {}", names()))
+    Source::from_name(name).ok_or_else(|| format!("must be one of {}", names()))
 }
 
 fn object(text: &str) -> Result<Members, &'static str> {
-    Members::parse(text, outside::LIMITS)
+    Members::parse(text, members::LIMITS)
         .map_err(|_| "must be one JSON object, in which no member stands twice, of at most 16 levels and 2048 members")
 }
 

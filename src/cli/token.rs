@@ -16,7 +16,8 @@ use writ_verifier::{BuildError, VerifyError};
 use zeroize::Zeroizing;
 
 use super::printable;
-use writ_core::subject::issued_jwt::slip;
+
+use writ_core::subject::jwt::common_mistake;
 use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
 
@@ -198,7 +199,7 @@ fn inspect(args: &InspectArgs) -> Result<ExitCode, TokenError> {
 
 /// A common mistake in copying a token, if the text shows one.
 fn hint(token: &str) -> String {
-    slip(token).map(|mistake| format!(": {mistake}")).unwrap_or_default()
+    common_mistake(token).map(|mistake| format!(": {mistake}")).unwrap_or_default()
 }
 
 fn verify(args: &VerifyArgs) -> Result<ExitCode, TokenError> {

@@ -1,4 +1,4 @@
-//! Environment variables that stand in for what `writ.toml` says.
+//! Environment variables that replace values of `writ.toml`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use writ_platform::telemetry::LOG_FILTER;
 
 /// The variables that name a setting: `WRIT_<SECTION>__<KEY>`, `WRIT_TRUST_DOMAIN`, `WRIT_ISSUER`.
 #[derive(Debug, Default)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// By section; the empty name is the file itself.
     sections: BTreeMap<String, Vec<Override>>,
     /// `WRIT_LOG`.
@@ -27,15 +27,14 @@ struct Override {
 
 /// The environment of this process. Names that are not UTF-8 name no setting; in values, what is not UTF-8 is replaced
 /// by U+FFFD, which no setting accepts as a number, an address or the path of a file that is there.
-pub fn variables() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
 
 impl Overrides {
-    /// Picks them out of the whole environment. Other `WRIT_…` variables are left alone: an orchestrator sets some of
-    /// its own.
-    pub fn new(environment: impl Iterator<Item = (String, String)>) -> Self {
+    /// Selects them from the whole environment. Other `WRIT_…` variables are ignored: an orchestrator sets some of its own.
+    pub(crate) fn new(environment: impl Iterator<Item = (String, String)>) -> Self {
         let (mut sections, mut log) = (BTreeMap::<String, Vec<Override>>::new(), None);
         for (variable, text) in environment {
             if variable == LOG_FILTER {
@@ -47,15 +46,15 @@ impl Overrides {
         Self { sections, log }
     }
 
-    /// Puts those for the section called `name` in the place of what is written.
-    pub fn apply<'a>(&'a self, name: &str, section: &mut Section<'a>) {
+    /// Replaces what is written in the section `name` by its variables.
+    pub(crate) fn apply<'a>(&'a self, name: &str, section: &mut Section<'a>) {
         for set in self.sections.get(name).into_iter().flatten() {
             section.replace(&set.key, &set.variable, &set.text);
         }
     }
 
-    /// Complains about those for a section that is none of `known`, and about a filter of the log that says nothing.
-    pub fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = Problem> + 'a {
+    /// Reports variables for sections other than `known`, and an invalid `WRIT_LOG`.
+    pub(crate) fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = Problem> + 'a {
         let strange = self.sections.iter().filter(|(name, _)| !known.contains(&name.as_str()));
         let filter = self.log.as_deref().and_then(|text| check_log_filter(text).err());
         let filter = filter.map(|error| Problem {
@@ -81,8 +80,7 @@ impl Overrides {
     }
 }
 
-/// The section and the key that a variable names. They are spelled in capitals: of other spellings nothing but a
-/// complaint can come.
+/// The section and the key that a variable names. A variable in lower case is reported, since it names no section.
 fn setting(variable: &str) -> Option<(String, String)> {
     let name = variable.strip_prefix("WRIT_")?;
     match name.split_once("__") {

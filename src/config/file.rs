@@ -1,50 +1,61 @@
-//! `writ.toml` as an operator writes it: every key, its default, and what must hold between them.
+//! `writ.toml` as a whole: its sections, put together and with the variables of the environment in place.
 
 use std::io;
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use url::Url;
+use writ_core::request::Source;
+use writ_core::subject::settings::IssuerSettings;
+use writ_core::{claims, keys, limits};
+use writ_platform::bounded;
 use writ_verifier::TrustDomain;
 
+use super::address::origin;
 use super::document::{Places, Report, Section};
 use super::environment::Overrides;
 use super::files::Named;
+use super::policy;
 use super::problem::Problem;
-use super::{Config, issuer};
-use crate::server::tls::{self, MinVersion};
-use writ_core::client::is_spiffe_trust_domain;
-use writ_core::keys::ring::KeyTimes;
-use writ_core::keys::{self, SigningAlgorithm};
-use writ_core::request::Source;
-use writ_core::subject::issuers;
-use writ_core::{claims, limits};
-use writ_outbound::Identity;
-use writ_platform::bounded;
+use super::sections::{self, keys::Keys, limits::Limits, listen::Listen, pdp::Pdp, tokens::Tokens};
+use super::settings::Config;
+use crate::server::{self, tls};
 
-use crate::server;
+impl Config {
+    /// Reads the file at `path`; variables of `environment` that name a setting replace what it says. With the settings
+    /// come the warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong, warnings too.
+    pub(crate) fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let reading = read(path, environment);
+        match reading.config {
+            Some(config) => Ok((*config, reading.problems)),
+            None => Err(reading.problems),
+        }
+    }
+}
 
 /// What was made of a file.
 #[derive(Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// The settings, if there is no error.
-    pub config: Option<Box<Config>>,
-    /// Where the policies are and what they may say, as far as it could be read; with defaults for the rest.
-    pub policies: Option<super::policy::file::Settings>,
+    pub(crate) config: Option<Box<Config>>,
+    /// Where the policies are and what they may say; with defaults for what could not be read.
+    pub(crate) policies: Option<policy::Settings>,
     /// The other files that are named, likewise.
-    pub files: Option<Named>,
-    /// The trust domain and the issuer, as far as they could be read.
-    pub trust_domain: Option<TrustDomain>,
-    /// The issuer, likewise.
-    pub issuer: Option<String>,
+    pub(crate) files: Option<Named>,
+    /// As far as it could be read.
+    pub(crate) trust_domain: Option<TrustDomain>,
+    /// As far as it could be read.
+    pub(crate) issuer: Option<String>,
     /// Errors and warnings, by line.
-    pub problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
-/// Reads the file at `path`, with the variables of `environment` in front.
-pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Reading {
+/// Reads the file at `path`, with the variables of `environment` in place of what it says.
+pub(crate) fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Reading {
     let overrides = Overrides::new(environment);
     let text = bounded::read(path).and_then(|bytes| {
         let cause = "stream did not contain valid UTF-8";
@@ -58,14 +69,14 @@ pub fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) ->
             files: None,
             trust_domain: None,
             issuer: None,
-            problems: vec![Problem::of_file(path, unread(&cause))],
+            problems: vec![Problem::of_file(path, unreadable(&cause))],
         },
     }
 }
 
-fn unread(cause: &std::io::Error) -> String {
+fn unreadable(cause: &io::Error) -> String {
     match cause.kind() {
-        std::io::ErrorKind::NotFound => {
+        io::ErrorKind::NotFound => {
             format!("{cause} (begin one with `writ init`, or name it with --config or WRIT_CONFIG)")
         }
         _ => cause.to_string(),
@@ -92,7 +103,7 @@ fn parse(path: &Path, text: &str, overrides: &Overrides) -> Reading {
     Reading { config, policies: Some(policies), files: Some(files), trust_domain, issuer, problems }
 }
 
-/// The sections as read: with defaults for what is not written, and for what is wrong. What has no default is `None`.
+/// The sections as read, with defaults for what is absent or wrong; `None` where there is no default.
 struct Written {
     trust_domain: Option<TrustDomain>,
     issuer: Option<String>,
@@ -104,89 +115,31 @@ struct Written {
     directory: PathBuf,
     limits: Limits,
     pdp: Pdp,
-    subject_issuers: Vec<issuers::Settings>,
-}
-
-struct Listen {
-    exchange: SocketAddr,
-    discovery: Option<SocketAddr>,
-    ops: Option<SocketAddr>,
-    http2: bool,
-    discovery_url: Option<String>,
-}
-
-struct Tokens {
-    lifetime: Duration,
-    max_lifetime: Duration,
-    clock_skew: Duration,
-    include_iss: bool,
-    jwks_max_age: Duration,
-    max_replacements: u32,
-    max_size: usize,
-}
-
-struct Keys {
-    algorithm: SigningAlgorithm,
-    retention: Duration,
-    /// `None` if the times cannot hold together.
-    times: Option<KeyTimes>,
-    sealing: PathBuf,
-    previous_sealing: Vec<PathBuf>,
-}
-
-struct Limits {
-    requests_per_second_per_client: Option<NonZeroU32>,
-    max_connections: usize,
-    request_timeout: Duration,
-    connection_max_age: Duration,
-    drain_timeout: Duration,
-}
-
-/// An external decision point.
-struct Pdp {
-    /// Whether one is wanted, sound or not.
-    is_written: bool,
-    settings: Option<writ_outbound::Settings>,
+    subject_issuers: Vec<IssuerSettings>,
 }
 
 impl Written {
     fn read<'a>(root: &mut Section<'a>, overrides: &'a Overrides) -> Self {
         root.require(&["trust_domain", "issuer"]);
-        let trust_domain: Option<TrustDomain> = root.parse("trust_domain", str::parse);
-        if trust_domain.as_ref().is_some_and(|name| name.as_str().contains("://")) {
-            let text = "is an address; what is meant is usually a name alone, like trust-domain.example, and `audience` of every \
-                request must be exactly this";
-            root.warning("trust_domain", text);
-        }
-        let own_issuer = root.parse("issuer", origin);
-        let listen = with(root, overrides, "listen", listen);
-        let tls = with(root, overrides, "tls", tls);
-        let tokens = with(root, overrides, "tokens", tokens);
-        let keys = with(root, overrides, "keys", |section| keys(section, &tokens));
-        let store = with(root, overrides, "store", store);
-        let directory = with(root, overrides, "policies", |policies| path_or(policies, "directory", "policies"));
-        let limits = with(root, overrides, "limits", limits);
-        let subject_issuers = issuer::read_all(root.tables("subject_issuer"), own_issuer.as_deref());
-        let pdp = Pdp::read(root, overrides, limits.request_timeout);
-        Self {
-            trust_domain,
-            issuer: own_issuer,
-            listen,
-            tls,
-            tokens,
-            keys,
-            store,
-            directory,
-            limits,
-            pdp,
-            subject_issuers,
-        }
+        let trust_domain = trust_domain(root);
+        let issuer = root.parse("issuer", origin);
+        let listen = with(root, overrides, "listen", sections::listen::read);
+        let tls = with(root, overrides, "tls", sections::tls::read);
+        let tokens = with(root, overrides, "tokens", sections::tokens::read);
+        let keys = with(root, overrides, "keys", |keys| sections::keys::read(keys, &tokens));
+        let store = with(root, overrides, "store", sections::store::read);
+        let directory = with(root, overrides, "policies", |policies| policies.or_default("directory", Section::path));
+        let limits = with(root, overrides, "limits", sections::limits::read);
+        let subject_issuers = sections::subject_issuer::read_all(root.tables("subject_issuer"), issuer.as_deref());
+        let has_pdp = root.has("pdp");
+        let pdp = with(root, overrides, "pdp", |pdp| sections::pdp::read(pdp, has_pdp, limits.request_timeout));
+        Self { trust_domain, issuer, listen, tls, tokens, keys, store, directory, limits, pdp, subject_issuers }
     }
 
-    fn policies(&self) -> super::policy::file::Settings {
+    fn policies(&self) -> policy::Settings {
         let issued = |source: &Source| self.subject_issuers.iter().any(|issuer| issuer.token_types.contains(source));
-        let introspects = |issuer: &&issuers::Settings| issuer.introspection.is_some();
-        super::policy::file::Settings {
+        let introspects = |issuer: &&IssuerSettings| issuer.introspection.is_some();
+        policy::Settings {
             directory: self.directory.clone(),
             default_lifetime: self.tokens.lifetime,
             max_lifetime: self.tokens.max_lifetime,
@@ -203,7 +156,7 @@ impl Written {
     }
 
     fn files(&self, places: Places) -> Named {
-        let default = || discovery_url(self.issuer.as_deref()?, self.listen.discovery);
+        let default = || sections::listen::discovery_url(self.issuer.as_deref()?, self.listen.discovery);
         Named {
             tls: self.tls.clone(),
             store: self.store.clone(),
@@ -217,12 +170,15 @@ impl Written {
         }
     }
 
-    /// The settings of each room; `None` only where there was a complaint before.
-    fn settle(self, policies: super::policy::file::Settings, places: Places) -> Option<Config> {
+    /// The settings of each module; `None` only where an error was reported.
+    fn settle(self, policies: policy::Settings, places: Places) -> Option<Config> {
         let Self { listen, tls, tokens, keys, store, limits, pdp, subject_issuers, .. } = self;
         let (trust_domain, issuer) = (self.trust_domain?, self.issuer?);
         Some(Config {
-            discovery_url: listen.discovery_url.clone().or_else(|| discovery_url(&issuer, listen.discovery))?,
+            discovery_url: listen
+                .discovery_url
+                .clone()
+                .or_else(|| sections::listen::discovery_url(&issuer, listen.discovery))?,
             listener: server::Settings {
                 exchange: listen.exchange,
                 discovery: listen.discovery,
@@ -262,7 +218,17 @@ impl Written {
     }
 }
 
-/// Reads one section, with the variables for it in front, and complains about what is left in it.
+fn trust_domain(root: &mut Section<'_>) -> Option<TrustDomain> {
+    let trust_domain: Option<TrustDomain> = root.parse("trust_domain", str::parse);
+    if trust_domain.as_ref().is_some_and(|name| name.as_str().contains("://")) {
+        let text = "is an address; what is meant is usually a name alone, like trust-domain.example, and `audience` of every \
+            request must be exactly this";
+        root.warning("trust_domain", text);
+    }
+    trust_domain
+}
+
+/// Reads one section, with the variables for it in place of what is written, and reports what is left in it.
 fn with<'a, T>(
     root: &mut Section<'a>,
     overrides: &'a Overrides,
@@ -276,753 +242,5 @@ fn with<'a, T>(
     value
 }
 
-fn listen(listen: &mut Section<'_>) -> Listen {
-    let port = |last: [u8; 4], port| SocketAddr::from((last, port));
-    let read = Listen {
-        exchange: listen.parse("exchange", address).unwrap_or(port([0, 0, 0, 0], 8443)),
-        discovery: listen.parse("discovery", address_or_off).unwrap_or(Some(port([0, 0, 0, 0], 8444))),
-        ops: listen.parse("ops", address_or_off).unwrap_or(Some(port([127, 0, 0, 1], 9464))),
-        http2: listen.flag("http2").unwrap_or(false),
-        discovery_url: listen.parse("discovery_url", origin),
-    };
-    let mut taken = vec![read.exchange];
-    for (key, address) in [("discovery", read.discovery), ("ops", read.ops)] {
-        // Port 0 is a free one, a new one each time.
-        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
-        if taken.contains(&address) {
-            listen.error(key, "is the address of another listener too");
-        } else if taken.iter().any(|other| overlap(*other, address)) {
-            listen.error(key, "has the port of another listener, and one of the two is for every address");
-        }
-        taken.push(address);
-    }
-    if read.ops.is_some_and(|ops| !ops.ip().is_loopback()) {
-        listen.warning("ops", "is not a loopback address: metrics are readable, without TLS, by whoever reaches it");
-    }
-    read
-}
-
-/// Whether a listener for every address leaves none for the other. That of IPv6 takes those of IPv4 too.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |all: SocketAddr, of: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || of.is_ipv4());
-    one.port() == other.port() && (covers(one, other) || covers(other, one))
-}
-
-fn tls(tls: &mut Section<'_>) -> tls::Settings {
-    let versions = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
-    tls::Settings {
-        certificate: path_or(tls, "certificate", "certs/server.pem"),
-        private_key: path_or(tls, "private_key", "certs/server.key"),
-        client_ca: client_ca(tls),
-        client_crls: tls.paths("client_crls").unwrap_or_default(),
-        min_version: tls.choice("min_version", &versions).unwrap_or(MinVersion::Tls13),
-    }
-}
-
-/// One file, or a table for each that says what its CAs may vouch for.
-fn client_ca(tls: &mut Section<'_>) -> Vec<tls::ClientCa> {
-    if !tls.has_list("client_ca") {
-        return vec![tls::ClientCa { file: path_or(tls, "client_ca", "certs/ca.pem"), trust_domains: None }];
-    }
-    let tables = tls.tables("client_ca");
-    if tables.is_empty() && !tls.complained("client_ca") {
-        tls.error("client_ca", "must name a file with the CAs of clients");
-    }
-    let mut all = Vec::new();
-    for mut table in tables {
-        table.require(&["file"]);
-        let file = table.path("file");
-        let is_limited = table.has("trust_domains");
-        let trust_domains = table.list("trust_domains", |text| {
-            let fits = is_spiffe_trust_domain(text);
-            fits.then(|| text.to_owned()).ok_or("must be SPIFFE trust domains, lower case, without spiffe:// and path")
-        });
-        if trust_domains.as_ref().is_some_and(Vec::is_empty) {
-            table.error("trust_domains", "must not be empty: nobody below these CAs could be a client");
-        }
-        table.finish();
-        // A limit that cannot be read must not become none.
-        let trust_domains = if is_limited { Some(trust_domains.unwrap_or_default()) } else { None };
-        all.extend(file.map(|file| tls::ClientCa { file, trust_domains }));
-    }
-    all
-}
-
-/// No configuration lets a Txn-Token live longer.
-const LONGEST_LIFETIME: Duration = minutes(15);
-
-/// R-SUBJ-06
-const LARGEST_SKEW: Duration = minutes(2);
-
-fn tokens(tokens: &mut Section<'_>) -> Tokens {
-    let max_lifetime = tokens.duration("max_lifetime").unwrap_or(minutes(5));
-    let read = Tokens {
-        // A lower ceiling lowers what nobody wrote.
-        lifetime: tokens.duration("lifetime").unwrap_or(max_lifetime.min(minutes(1))),
-        max_lifetime,
-        clock_skew: tokens.duration_or_none("clock_skew").unwrap_or(Duration::from_secs(10)),
-        include_iss: tokens.flag("include_iss").unwrap_or(true),
-        jwks_max_age: tokens.duration("jwks_max_age").unwrap_or(minutes(10)),
-        max_replacements: tokens.integer("max_replacements", 0..=1_000).unwrap_or(4),
-        max_size: tokens.integer("max_size", 1..=claims::LARGEST).map_or(4096, |size| size as usize),
-    };
-    if read.max_lifetime > LONGEST_LIFETIME {
-        tokens.error("max_lifetime", "must be at most \"15m\"");
-    }
-    if read.lifetime > read.max_lifetime {
-        tokens.error("lifetime", "must not be longer than max_lifetime");
-    }
-    if read.clock_skew > LARGEST_SKEW {
-        tokens.error("clock_skew", "must be at most \"2m\"");
-    }
-    read
-}
-
-const ALGORITHMS: [(&str, SigningAlgorithm); 5] = [
-    ("ES256", SigningAlgorithm::ES256),
-    ("ES384", SigningAlgorithm::ES384),
-    ("EdDSA", SigningAlgorithm::EdDSA),
-    ("RS256", SigningAlgorithm::RS256),
-    ("PS256", SigningAlgorithm::PS256),
-];
-
-fn keys(keys: &mut Section<'_>, tokens: &Tokens) -> Keys {
-    let rotation_period = keys.duration("rotation_period").unwrap_or(days(1));
-    let retention = keys.duration("retention").unwrap_or(days(400));
-    let times = KeyTimes::new(rotation_period, tokens.jwks_max_age, tokens.max_lifetime, retention);
-    if let Err(cause) = &times {
-        keys.error("rotation_period", cause);
-    }
-    Keys {
-        algorithm: keys.choice("algorithm", &ALGORITHMS).unwrap_or(SigningAlgorithm::ES256),
-        retention,
-        times: times.ok(),
-        sealing: path_or(keys, "sealing_key", "certs/sealing.key"),
-        previous_sealing: keys.paths("previous_sealing_keys").unwrap_or_default(),
-    }
-}
-
-fn store(store: &mut Section<'_>) -> writ_store::Settings {
-    // A store that several instances share is not there yet.
-    store.choice("kind", &[("sled", ())]);
-    writ_store::Settings { path: path_or(store, "path", "data") }
-}
-
-fn limits(limits: &mut Section<'_>) -> Limits {
-    let rate = limits.integer("requests_per_second_per_client", 0..=1_000_000).unwrap_or(0);
-    Limits {
-        requests_per_second_per_client: NonZeroU32::new(rate),
-        max_connections: limits.integer("max_connections", 1..=1_000_000).map_or(10_000, |count| count as usize),
-        request_timeout: limits.duration("request_timeout").unwrap_or(Duration::from_secs(10)),
-        connection_max_age: limits.duration("connection_max_age").unwrap_or(minutes(60)),
-        drain_timeout: limits.duration_or_none("drain_timeout").unwrap_or(Duration::from_secs(20)),
-    }
-}
-
-impl Pdp {
-    /// The section, in which `endpoint` cannot be missing; nothing, where neither the file nor the environment has it.
-    fn read<'a>(root: &mut Section<'a>, overrides: &'a Overrides, longest: Duration) -> Self {
-        let has_section = root.has("pdp");
-        with(root, overrides, "pdp", |pdp| {
-            let keys = ["endpoint", "timeout", "ca", "certificate", "private_key"];
-            let is_written = has_section || keys.iter().any(|key| pdp.has(key));
-            if is_written {
-                pdp.require(&["endpoint"]);
-            }
-            let endpoint = pdp.parse("endpoint", https_url);
-            let timeout = pdp.duration("timeout").unwrap_or(Duration::from_secs(1));
-            if timeout > longest {
-                pdp.error("timeout", "must not be longer than limits.request_timeout");
-            }
-            let (ca, identity) = (pdp.path("ca"), identity(pdp));
-            let settings = endpoint.map(|endpoint| writ_outbound::Settings { endpoint, ca, identity, timeout });
-            Self { is_written, settings }
-        })
-    }
-}
-
-/// A certificate and its key: both or neither.
-fn identity(section: &mut Section<'_>) -> Option<Identity> {
-    let has = [section.has("certificate"), section.has("private_key")];
-    match has {
-        [true, false] => section.gap("private_key", "is missing: it belongs to `certificate`"),
-        [false, true] => section.gap("certificate", "is missing: it belongs to `private_key`"),
-        _ => {}
-    }
-    let (certificate, private_key) = (section.path("certificate"), section.path("private_key"));
-    Some(Identity { certificate: certificate?, private_key: private_key? })
-}
-
-fn path_or(section: &mut Section<'_>, key: &'static str, default: &str) -> PathBuf {
-    section.path(key).unwrap_or_else(|| section.folder().join(default))
-}
-
-const fn minutes(count: u64) -> Duration {
-    Duration::from_secs(count * 60)
-}
-
-const fn days(count: u64) -> Duration {
-    Duration::from_secs(count * 86_400)
-}
-
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "must be an IP address and a port, such as \"127.0.0.1:8443\"")
-}
-
-fn address_or_off(text: &str) -> Result<Option<SocketAddr>, &'static str> {
-    if text == "off" {
-        return Ok(None);
-    }
-    let address =
-        text.parse().map_err(|_| "must be \"off\", or an IP address and a port, such as \"127.0.0.1:9464\"")?;
-    Ok(Some(address))
-}
-
-/// `https://host` or `https://host:port` and nothing behind it: paths are put behind it, and it is compared as text.
-pub(crate) fn origin(text: &str) -> Result<String, &'static str> {
-    let authority = text.strip_prefix("https://").ok_or("must begin with https://")?;
-    if authority.contains(['/', '?', '#', '\\']) {
-        return Err("must end with the host or the port: no path, no final slash, no query, no fragment");
-    }
-    https_url(text).map(|_| text.to_owned())
-}
-
-/// An `https` address without user, query and fragment.
-pub(super) fn https_url(text: &str) -> Result<Url, &'static str> {
-    const FORM: &str = "must be an https:// address without user, query and fragment";
-    // The parser forgives white space; who compares the text does not.
-    let plain = text.starts_with("https://") && text.bytes().all(|b| b.is_ascii_graphic());
-    let url = Url::parse(text).ok().filter(|_| plain && !text.contains(['@', '?', '#'])).ok_or(FORM)?;
-    url.has_host().then_some(url).ok_or(FORM)
-}
-
-/// Where verifiers find the JWKS, unless it is said: the issuer's host with the port of the discovery listener.
-fn discovery_url(issuer: &str, discovery: Option<SocketAddr>) -> Option<String> {
-    let Some(address) = discovery else { return Some(issuer.to_owned()) };
-    let mut url = Url::parse(issuer).ok()?;
-    url.set_port(Some(address.port())).ok()?;
-    Some(url.as_str().trim_end_matches('/').to_owned())
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::server::tls::ClientCa;
-
-    const EXAMPLE: &str = include_str!("../../writ.toml");
-    const LEAST: &str = "trust_domain = \"d.example\"\nissuer = \"https://tts.d.example:8443\"\n";
-    const ISSUER: &str = "[[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"a\"]\n";
-
-    /// An issuer that introspects, with the JSON text `value` as `key`, or without it where that is empty.
-    fn introspection(key: &str, value: &str) -> String {
-        let mut table = BTreeMap::from([
-            ("endpoint", "\"https://login.example/introspect?v=1\""),
-            ("client_id", "\"writ\""),
-            ("client_secret_file", "\"login.secret\""),
-        ]);
-        table.insert(key, value);
-        let written = table.iter().filter(|(_, value)| !value.is_empty());
-        let members: Vec<_> = written.map(|(key, value)| format!("{key} = {value}")).collect();
-        format!("{ISSUER}introspection = {{ {} }}", members.join(", "))
-    }
-
-    fn reading(text: &str, environment: &[(&str, &str)]) -> Reading {
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        parse(Path::new("/etc/writ/writ.toml"), text, &Overrides::new(environment))
-    }
-
-    fn config(text: &str, environment: &[(&str, &str)]) -> Config {
-        let reading = reading(text, environment);
-        *reading.config.unwrap_or_else(|| panic!("{:?}", reading.problems))
-    }
-
-    fn complaints(text: &str) -> Vec<String> {
-        reading(text, &[]).problems.iter().map(ToString::to_string).collect()
-    }
-
-    /// Every complaint about `text` after the two required lines, without the file's name.
-    fn about(text: &str) -> Vec<String> {
-        let found = complaints(&format!("{LEAST}{text}"));
-        found.iter().map(|found| found.replace("/etc/writ/writ.toml:", "")).collect()
-    }
-
-    #[test]
-    fn the_shortest_file_has_every_default() {
-        let config = config(LEAST, &[]);
-        assert_eq!(config.discovery_url, "https://tts.d.example:8444");
-        assert_eq!(config.listener.exchange, "0.0.0.0:8443".parse().unwrap());
-        assert_eq!(config.listener.discovery, Some("0.0.0.0:8444".parse().unwrap()));
-        assert_eq!(config.listener.ops, Some("127.0.0.1:9464".parse().unwrap()));
-        assert!(!config.listener.http2);
-        assert_eq!(config.listener.tls.certificate, Path::new("/etc/writ/certs/server.pem"));
-        assert_eq!(config.listener.tls.private_key, Path::new("/etc/writ/certs/server.key"));
-        let ca = ClientCa { file: "/etc/writ/certs/ca.pem".into(), trust_domains: None };
-        assert_eq!(config.listener.tls.client_ca, [ca]);
-        assert!(config.listener.tls.client_crls.is_empty());
-        assert_eq!(config.listener.tls.min_version, MinVersion::Tls13);
-        assert_eq!(config.listener.max_connections, 10_000);
-        assert_eq!(config.listener.request_timeout, Duration::from_secs(10));
-        assert_eq!(config.listener.connection_max_age, Duration::from_secs(3_600));
-        assert_eq!(config.listener.drain_timeout, Duration::from_secs(20));
-        assert_eq!(config.clock_skew, Duration::from_secs(10));
-        assert_eq!(config.jwks_max_age, Duration::from_secs(600));
-        assert_eq!(config.max_lifetime, Duration::from_secs(300));
-        assert!(config.claims.include_iss);
-        assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
-        assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
-        assert_eq!(config.keys.sealing_key, Path::new("/etc/writ/certs/sealing.key"));
-        assert_eq!(config.store.path, Path::new("/etc/writ/data"));
-        assert_eq!(config.policies.directory, Path::new("/etc/writ/policies"));
-        assert_eq!(config.policies.default_lifetime, Duration::from_secs(60));
-        assert_eq!(config.policies.retention, days(400));
-        assert_eq!(config.limits.requests_per_second_per_client, None);
-        assert!(config.pdp.is_none() && !config.policies.pdp);
-        assert!(config.subject_issuers.is_empty());
-    }
-
-    #[test]
-    fn the_example_says_what_the_defaults_say() {
-        let example = config(EXAMPLE, &[]);
-        let from = EXAMPLE.find("[[subject_issuer]]\n").unwrap();
-        let least = "trust_domain = \"trust-domain.example\"\nissuer = \"https://tts.trust-domain.example:8443\"\n";
-        let written = format!("{:?}", Config { places: example.places.clone(), ..config(least, &[]) });
-        let without_issuer = Config {
-            subject_issuers: Vec::new(),
-            policies: crate::config::policy::file::Settings { outside_sources: Vec::new(), ..example.policies.clone() },
-            ..example.clone()
-        };
-        assert_eq!(format!("{without_issuer:?}"), written);
-        let shortest = format!(
-            "{least}[[subject_issuer]]\nissuer = \"https://login.example\"\naudience = [\"https://api.example\"]\n\
-             jwks_uri = \"https://login.example/jwks\"\n"
-        );
-        assert!(EXAMPLE[from..].contains("jwks_stale"));
-        let shortest = config(&shortest, &[]);
-        assert_eq!(format!("{:?}", shortest.subject_issuers), format!("{:?}", example.subject_issuers));
-    }
-
-    /// A-139: no key of the example can be misspelt unnoticed, those that are commented out included.
-    #[test]
-    fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
-        let lines: Vec<&str> = EXAMPLE.lines().collect();
-        let mut tried = 0;
-        for (index, line) in lines.iter().enumerate() {
-            let setting = line.strip_prefix("# ").unwrap_or(line);
-            let Some((key, value)) = setting.split_once(" = ") else { continue };
-            if !key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
-                continue;
-            }
-            tried += 1;
-            let misspelt = format!("{key}x = {value}");
-            let text = [&lines[..index], &[misspelt.as_str()], &lines[index + 1..]].concat().join("\n");
-            // A key of a section that is commented out is one of that section.
-            let text = if lines[..index].contains(&"# [pdp]") { text.replace("# [pdp]", "[pdp]") } else { text };
-            let is_of_ca = lines[index.saturating_sub(2)..index].contains(&"# [[tls.client_ca]]");
-            let with_table =
-                || text.replace("\nclient_ca = ", "\n# ").replace("# [[tls.client_ca]]", "[[tls.client_ca]]");
-            let text = if is_of_ca { with_table() } else { text };
-            let problems = reading(&text, &[]).problems;
-            let named = |problem: &Problem| {
-                problem.line == index + 1
-                    && problem.key.ends_with(&format!("{key}x"))
-                    && problem.message.contains(&format!("did you mean `{key}`?"))
-            };
-            assert!(problems.iter().any(named), "{key}: {problems:?}");
-        }
-        assert_eq!(tried, 54);
-    }
-
-    /// Letters exchanged with their neighbour, left out or doubled, capitals, hyphens.
-    fn slips(word: &str) -> Vec<String> {
-        let letters: Vec<char> = word.chars().collect();
-        let mut slips = vec![word.to_uppercase(), word.replace('_', "-")];
-        for at in 0..letters.len() {
-            let (before, after) = (&letters[..at], &letters[at + 1..]);
-            slips.push([before, after].concat().iter().collect());
-            slips.push([before, &letters[at..=at], &letters[at..=at], after].concat().iter().collect());
-            if let Some((next, rest)) = after.split_first() {
-                slips.push([before, &[*next, letters[at]], rest].concat().iter().collect());
-            }
-        }
-        slips.retain(|slip| slip != word);
-        slips
-    }
-
-    /// A-139: nor a table.
-    #[test]
-    fn every_table_of_the_example_is_reported_where_it_is_misspelt() {
-        let lines: Vec<&str> = EXAMPLE.lines().collect();
-        let mut tried = 0;
-        for (index, line) in lines.iter().enumerate() {
-            let header = line.strip_prefix("# ").unwrap_or(line);
-            let name = header.trim_matches(['[', ']']);
-            let is_header = header.starts_with('[') && header.ends_with(']');
-            if !is_header || !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
-                continue;
-            }
-            for slip in slips(name) {
-                tried += 1;
-                let misspelt = header.replace(name, &slip);
-                let problems = reading(&[&lines[..index], &[misspelt.as_str()]].concat().join("\n"), &[]).problems;
-                let meant = format!("unknown key `{slip}`: did you mean `{name}`?");
-                let named = |problem: &Problem| problem.line == index + 1 && problem.message == meant;
-                assert!(problems.iter().any(named), "{misspelt}: {problems:?}");
-            }
-        }
-        assert!(tried > 120, "{tried}");
-    }
-
-    /// A-139
-    #[test]
-    fn ten_mistakes_are_named_in_one_run() {
-        let text = "\
-trust_domain = \"a b\"
-issuer = \"http://tts.example\"
-[listen]
-ops = \"localhost:9464\"
-htp2 = true
-[tokens]
-lifetime = \"10m\"
-max_lifetime = 300
-[keys]
-algorithm = \"HS256\"
-rotation_period = \"1m\"
-[store]
-kind = \"etcd\"
-[[subject_issuer]]
-issuer = \"https://login.example\"
-algorithms = [\"RS256\",
-  \"none\"]
-";
-        let lines: Vec<_> =
-            reading(text, &[]).problems.iter().map(|problem| (problem.line, problem.key.clone())).collect();
-        let expected = [
-            (1, "trust_domain"),
-            (2, "issuer"),
-            (4, "listen.ops"),
-            (5, "listen.htp2"),
-            (7, "tokens.lifetime"),
-            (8, "tokens.max_lifetime"),
-            (10, "keys.algorithm"),
-            (11, "keys.rotation_period"),
-            (13, "store.kind"),
-            (14, "subject_issuer[0].audience"),
-            (17, "subject_issuer[0].algorithms"),
-        ];
-        assert_eq!(lines, expected.map(|(line, key)| (line, key.to_owned())));
-    }
-
-    /// A-139, and what cannot work together.
-    #[test]
-    fn each_rule_complains_at_its_key() {
-        for (text, expected) in [
-            ("[listen]\nexchange = \"off\"", "4: listen.exchange: must be an IP address and a port"),
-            ("[listen]\ndiscovery = \"0.0.0.0\"", "4: listen.discovery: must be \"off\", or an IP address"),
-            ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
-            ("[listen]\nops = \"127.0.0.1:8443\"", "4: listen.ops: has the port of another listener, and one"),
-            ("[listen]\nops = \"127.0.0.1:1\"\nexchange = \"[::]:1\"", "4: listen.ops: has the port of another"),
-            ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
-            ("[tls]\nmin_version = \"1.1\"", "4: tls.min_version: must be one of \"1.2\", \"1.3\""),
-            ("[tls]\nclient_ca = 1", "4: tls.client_ca: must be a string, not a whole number"),
-            ("[tls]\nclient_ca = []", "4: tls.client_ca: must name a file"),
-            ("[tls]\nclient_ca = [\"x\"]", "4: tls.client_ca: must be [[client_ca]] tables"),
-            ("[[tls.client_ca]]\ntrust_domains = [\"a\"]", "3: tls.client_ca[0].file: is missing"),
-            (
-                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = [\"A.example\"]",
-                "5: tls.client_ca[0].trust_domains: must be SPIFFE trust",
-            ),
-            (
-                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = [\"spiffe://a\"]",
-                "5: tls.client_ca[0].trust_domains: must be",
-            ),
-            (
-                "[[tls.client_ca]]\nfile = \"a\"\ntrust_domains = []",
-                "5: tls.client_ca[0].trust_domains: must not be empty",
-            ),
-            ("[[tls.client_ca]]\nfile = \"a\"\ntrust_domain = \"a\"", "5: tls.client_ca[0].trust_domain: unknown key"),
-            ("[tls]\nclient_crls = \"x\"", "4: tls.client_crls: must be a list of strings"),
-            ("[tokens]\nmax_lifetime = \"16m\"", "4: tokens.max_lifetime: must be at most \"15m\""),
-            ("[tokens]\nlifetime = \"6m\"", "4: tokens.lifetime: must not be longer than max_lifetime"),
-            (
-                "[tokens]\nlifetime = \"31s\"\nmax_lifetime = \"30s\"",
-                "4: tokens.lifetime: must not be longer than max_lifetime",
-            ),
-            ("[tokens]\nclock_skew = \"121s\"", "4: tokens.clock_skew: must be at most"),
-            ("[tokens]\nmax_size = 0", "4: tokens.max_size: must be a whole number from 1"),
-            ("[keys]\nrotation_period = \"899s\"", "4: keys.rotation_period: rotation_period must not be shorter"),
-            ("[tokens]\njwks_max_age = \"24h\"", "keys.rotation_period: rotation_period must not be shorter"),
-            ("[keys]\nalgorithm = \"ES512\"", "4: keys.algorithm: must be one of"),
-            ("[keys]\nretention = \"0d\"", "4: keys.retention: must be at least"),
-            ("[store]\nkind = \"redis\"", "4: store.kind: must be one of \"sled\""),
-            ("[store]\nendpoints = []", "4: store.endpoints: unknown key `store.endpoints`"),
-            ("[limits]\nmax_connections = 0", "4: limits.max_connections: must be a whole number"),
-            ("[limits]\nrequest_timeout = \"0s\"", "4: limits.request_timeout: must be at least"),
-            ("[pdp]", "3: pdp.endpoint: is missing"),
-            ("[pdp]\nendpoint = \"http://x\"", "4: pdp.endpoint: must be an https:// address"),
-            ("[pdp]\nendpoint = \"https://x\"\ncertificate = \"c\"", "3: pdp.private_key: is missing"),
-            ("[pdp]\nendpoint = \"https://x\"\nprivate_key = \"k\"", "3: pdp.certificate: is missing"),
-            ("[pdp]\nendpoint = \"https://x\"\ntimeout = \"11s\"", "5: pdp.timeout: must not be longer than limits"),
-            ("[pdp]\nendpoint = \"https://x\"\ntimout = \"1s\"", "5: pdp.timout: unknown key `pdp.timout`: did you"),
-            ("[audit]\nsink = 1", "3: audit: unknown key `audit`"),
-            ("[subject_issuer]\nissuer = \"x\"", "3: subject_issuer: must be [[subject_issuer]] tables"),
-        ] {
-            let found = about(text);
-            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
-        }
-        assert!(about("[keys]\nrotation_period = \"15m\"").is_empty());
-        assert!(about("[tokens]\nclock_skew = \"0s\"\n[limits]\ndrain_timeout = \"0s\"").is_empty());
-        assert!(about("[listen]\ndiscovery = \"off\"\nops = \"off\"").is_empty());
-    }
-
-    #[test]
-    fn a_decision_point_is_named_by_the_file_or_by_variables() {
-        let written = "[pdp]\nendpoint = \"https://pdp.example/access/v1/evaluation\"\n";
-        let read = config(&format!("{LEAST}{written}"), &[]);
-        let pdp = read.pdp.unwrap();
-        assert_eq!(pdp.endpoint.as_str(), "https://pdp.example/access/v1/evaluation");
-        assert_eq!((pdp.timeout, pdp.ca.is_none(), pdp.identity.is_none()), (Duration::from_secs(1), true, true));
-        assert!(read.policies.pdp);
-        let read = config(
-            LEAST,
-            &[
-                ("WRIT_PDP__ENDPOINT", "https://pdp.example"),
-                ("WRIT_PDP__TIMEOUT", "2s"),
-                ("WRIT_PDP__CA", "pdp-ca.pem"),
-                ("WRIT_PDP__CERTIFICATE", "pdp.pem"),
-                ("WRIT_PDP__PRIVATE_KEY", "/run/pdp.key"),
-            ],
-        );
-        let pdp = read.pdp.unwrap();
-        assert_eq!((pdp.timeout, pdp.ca.unwrap()), (Duration::from_secs(2), "/etc/writ/pdp-ca.pem".into()));
-        let Identity { certificate, private_key } = pdp.identity.unwrap();
-        assert_eq!((certificate, private_key), ("/etc/writ/pdp.pem".into(), "/run/pdp.key".into()));
-        let broken = reading(&format!("{LEAST}[pdp]\nendpoint = \"http://x\"\n"), &[]);
-        assert!(broken.policies.unwrap().pdp, "a policy that asks it is not wrong as well");
-    }
-
-    #[test]
-    fn an_issuer_is_an_https_origin() {
-        let with = |issuer: &str| complaints(&format!("trust_domain = \"d\"\nissuer = \"{issuer}\"\n"));
-        for good in ["https://tts.example", "https://tts.example:8443", "https://[::1]:8443", "https://127.0.0.1:1"] {
-            assert!(with(good).is_empty(), "{good}: {:?}", with(good));
-        }
-        for bad in [
-            "http://tts.example",
-            "HTTPS://tts.example",
-            "https://tts.example/",
-            "https://tts.example/path",
-            "https://tts.example?q",
-            "https://tts.example#f",
-            "https://user@tts.example",
-            "https://",
-            "https://tts.example:99999",
-            "https://tts example",
-            "https://tts.ex\\tample",
-            "tts.example",
-            "",
-        ] {
-            assert!(with(bad)[0].contains("writ.toml:2: issuer: must"), "{bad}");
-        }
-        assert_eq!(complaints("").len(), 2);
-    }
-
-    #[test]
-    fn the_address_of_the_jwks_is_that_of_the_discovery_listener() {
-        let url = |text: &str| config(&format!("{LEAST}[listen]\n{text}"), &[]).discovery_url;
-        assert_eq!(url("discovery = \"0.0.0.0:9000\""), "https://tts.d.example:9000");
-        assert_eq!(url("discovery = \"0.0.0.0:443\""), "https://tts.d.example");
-        assert_eq!(url("discovery = \"off\""), "https://tts.d.example:8443");
-        assert_eq!(url("discovery_url = \"https://keys.example\""), "https://keys.example");
-    }
-
-    #[test]
-    fn an_ops_listener_that_others_can_reach_is_only_warned_about() {
-        let reading = reading(&format!("{LEAST}[listen]\nops = \"0.0.0.0:9464\"\n"), &[]);
-        assert!(reading.config.is_some());
-        assert_eq!((reading.problems[0].severity, reading.problems[0].line), (crate::config::Severity::Warning, 4));
-    }
-
-    /// Only what is discovered by it needs a name that can be called.
-    #[test]
-    fn an_issuer_whose_keys_have_a_place_of_their_own_may_have_any_name() {
-        for name in ["http://sts.example/adfs/services/trust", "accounts.example", "urn:example:idp", "HTTP://X?y#z"] {
-            for keys in ["jwks_uri = \"https://sts.example/keys\"", "jwks_file = \"k\""] {
-                let text = format!("{LEAST}{}{keys}\n", ISSUER.replace("https://login.example", name));
-                let read = reading(&text, &[]);
-                assert!(!read.problems.iter().any(crate::config::Problem::is_error), "{name}: {:?}", read.problems);
-            }
-        }
-    }
-
-    /// A-139
-    #[test]
-    fn each_rule_about_subject_issuers_complains_at_its_key() {
-        let second = "[[subject_issuer]]\nissuer = \"https://other.example\"\naudience = [\"a\"]\n";
-        for (text, expected) in [
-            (ISSUER.replace("https:", "http:"), "4: subject_issuer[0].issuer: must be an https://"),
-            (
-                ISSUER.replace("https://login.example", "urn:example:idp"),
-                "4: subject_issuer[0].issuer: must be an https://",
-            ),
-            (
-                format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "")),
-                "4: subject_issuer[0].issuer: must be the",
-            ),
-            (ISSUER.replace("https://login.example", "login"), "4: subject_issuer[0].issuer: must be an https://"),
-            (ISSUER.replace("issuer =", "jwks_file ="), "3: subject_issuer[0].issuer: is missing"),
-            (
-                ISSUER.replace("https://login.example", "https://tts.d.example:8443"),
-                "4: subject_issuer[0].issuer: is this service itself",
-            ),
-            (ISSUER.replace("[\"a\"]", "[]"), "5: subject_issuer[0].audience: must say"),
-            (format!("{ISSUER}jwks_uri = \"http://x/jwks\""), "6: subject_issuer[0].jwks_uri: must be an https://"),
-            (
-                format!("{ISSUER}jwks_uri = \"https://x\"\njwks_file = \"k\""),
-                "7: subject_issuer[0].jwks_file: cannot stand beside jwks_uri",
-            ),
-            (
-                format!("{ISSUER}algorithms = [\"HS256\"]"),
-                "6: subject_issuer[0].algorithms: \"HS256\" is not asymmetric",
-            ),
-            (format!("{ISSUER}algorithms = [\"none\"]"), "6: subject_issuer[0].algorithms: \"none\" is not asymmetric"),
-            (format!("{ISSUER}algorithms = [\"es256\"]"), "6: subject_issuer[0].algorithms: must be of RS256"),
-            (format!("{ISSUER}algorithms = []"), "6: subject_issuer[0].algorithms: must name one"),
-            (format!("{ISSUER}token_types = []"), "6: subject_issuer[0].token_types: must name one"),
-            (format!("{ISSUER}token_types = [\"txn_token\"]"), "6: subject_issuer[0].token_types: must be of"),
-            (
-                format!("{ISSUER}token_types = [\"id_token\"]"),
-                "subject_issuer[0].id_token_audience: must name the client",
-            ),
-            (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
-            (
-                format!("{ISSUER}jwt_access_tokens = \"legacy\"\ntoken_types = [\"access_token\", \"jwt\"]"),
-                "7: subject_issuer[0].token_types: cannot have \"jwt\" beside \"access_token\" where",
-            ),
-            (
-                format!("{ISSUER}token_types = [\"id_token\", \"jwt\"]\nid_token_audience = [\"b\", \"a\"]"),
-                "7: subject_issuer[0].id_token_audience: names \"a\", as audience does",
-            ),
-            (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
-            (
-                introspection("endpoint", "\"http://x\""),
-                "6: subject_issuer[0].introspection.endpoint: must be an https:",
-            ),
-            (
-                introspection("endpoint", "\"https://u@x\""),
-                "introspection.endpoint: must be an https:// address without",
-            ),
-            (introspection("endpoint", ""), "6: subject_issuer[0].introspection.endpoint: is missing"),
-            (introspection("client_id", "\"\""), "6: subject_issuer[0].introspection.client_id: must not be empty"),
-            (introspection("client_id", ""), "6: subject_issuer[0].introspection.client_id: is missing"),
-            (introspection("client_secret_file", "\"\""), "introspection.client_secret_file: must be a path"),
-            (introspection("client_secret_file", ""), "introspection.client_secret_file: is missing"),
-            (introspection("always", "\"yes\""), "6: subject_issuer[0].introspection.always: must be true or false"),
-            (
-                introspection("alwys", "true"),
-                "unknown key `subject_issuer[0].introspection.alwys`: did you mean `always`?",
-            ),
-            (format!("{ISSUER}introspection = true"), "6: subject_issuer[0].introspection: must be a table"),
-            (
-                introspection("always", "true").replace("audience", "token_types = [\"jwt\"]\naudience"),
-                "7: subject_issuer[0].introspection: is for access tokens, which token_types does not name",
-            ),
-            (
-                format!("{ISSUER}{second}"),
-                "6: subject_issuer[1].subject_prefix: is the same as that of the [[subject_issuer]] in line 3",
-            ),
-            (
-                format!("{ISSUER}{}subject_prefix = \"o:\"", second.replace("other", "login")),
-                "7: subject_issuer[1].issuer: is the same as that of the [[subject_issuer]] in line 3",
-            ),
-        ] {
-            let found = about(&text);
-            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
-        }
-        assert!(about(&format!("{ISSUER}{second}subject_prefix = \"o:\"")).is_empty());
-        assert!(about(&format!("{ISSUER}jwks_uri = \"https://x/jwks?v=1\"")).is_empty());
-        let asked = config(&format!("{LEAST}{}", introspection("always", "true")), &[]);
-        assert_eq!(asked.policies.introspecting_issuers, ["https://login.example"]);
-        let introspection = asked.subject_issuers[0].introspection.as_ref().unwrap();
-        assert_eq!(introspection.endpoint.as_str(), "https://login.example/introspect?v=1");
-        assert_eq!(introspection.client_secret_file, Path::new("/etc/writ/login.secret"));
-        assert!(introspection.always);
-        // `typ` tells access tokens of RFC 9068 from all others.
-        let ids = "id_token_audience = [\"a\"]\n";
-        assert!(about(&format!("{ISSUER}{ids}token_types = [\"access_token\", \"id_token\"]")).is_empty());
-        let all = "token_types = [\"access_token\", \"jwt\", \"id_token\"]\nid_token_audience = [\"b\"]";
-        assert!(about(&format!("{ISSUER}{all}")).is_empty());
-        assert!(about(&format!("{}jwks_file = \"k\"", ISSUER.replace("https://login.example", "login"))).is_empty());
-    }
-
-    #[test]
-    fn a_variable_stands_in_for_what_is_written_and_for_what_is_not() {
-        let config = config(
-            &format!("{LEAST}[tokens]\nlifetime = \"30s\"\n"),
-            &[
-                ("WRIT_TRUST_DOMAIN", "other.example"),
-                ("WRIT_ISSUER", "\"https://other.example\""),
-                ("WRIT_TOKENS__LIFETIME", "45s"),
-                ("WRIT_LISTEN__EXCHANGE", "127.0.0.1:18443"),
-                ("WRIT_LISTEN__HTTP2", "true"),
-                ("WRIT_TLS__MIN_VERSION", "1.2"),
-                ("WRIT_TLS__CLIENT_CRLS", "[\"a.crl\"]"),
-                ("WRIT_TOKENS__MAX_SIZE", "2048"),
-                ("WRIT_STORE__PATH", "/var/lib/writ"),
-                // Left alone: an orchestrator and the command line set these.
-                ("WRIT_CONFIG", "x"),
-                ("WRIT_SERVICE_HOST", "10.0.0.1"),
-                ("WRIT_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
-                ("PATH", "x__y"),
-            ],
-        );
-        assert_eq!(config.trust_domain.as_str(), "other.example");
-        assert_eq!(config.issuer, "https://other.example");
-        assert_eq!(config.policies.default_lifetime, Duration::from_secs(45));
-        assert_eq!(config.listener.exchange, "127.0.0.1:18443".parse().unwrap());
-        assert!(config.listener.http2);
-        assert_eq!(config.listener.tls.min_version, MinVersion::Tls12);
-        assert_eq!(config.listener.tls.client_crls, [Path::new("/etc/writ/a.crl")]);
-        assert_eq!(config.claims.max_size, 2048);
-        assert_eq!(config.store.path, Path::new("/var/lib/writ"));
-    }
-
-    /// A-139
-    #[test]
-    fn a_variable_that_fits_nothing_or_holds_the_wrong_thing_is_named() {
-        for (name, value, expected) in [
-            ("WRIT_LISTEN__EXCHNGE", "x", "unknown key `listen.exchnge`: did you mean `exchange`?"),
-            ("WRIT_LISTENS__EXCHANGE", "x", "no section `listens` that variables can change: did you mean `listen`?"),
-            ("WRIT_SUBJECT_ISSUER__ISSUER", "x", "no section `subject_issuer`"),
-            ("WRIT_listen__exchange", "127.0.0.1:1", "no section `listen__exchange`"),
-            ("WRIT___EXCHANGE", "x", "unknown key"),
-            ("WRIT_LISTEN__", "x", "unknown key"),
-            ("WRIT_STORE__TLS__CA", "x", "unknown key"),
-            ("WRIT_TOKENS__LIFETIME", "60", "must be a duration"),
-            ("WRIT_LISTEN__HTTP2", "yes", "must be true or false, not a string"),
-            ("WRIT_TOKENS__MAX_SIZE", "\"1\"", "must be a whole number, not a string"),
-            ("WRIT_TLS__CLIENT_CRLS", "[\"a\", 1]", "must be a list of strings"),
-            ("WRIT_TOKENS__MAX_LIFETIME", "16m", "must be at most \"15m\""),
-        ] {
-            let reading = reading(LEAST, &[(name, value)]);
-            let text = reading.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-            assert!(reading.config.is_none() && reading.problems.len() == 1, "{name}: {text}");
-            let start = format!("environment: {name}: ");
-            assert!(text.starts_with(&start) && text.contains(expected), "{name}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_or_not_text_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("writ.toml");
-        for content in [None, Some(&b"\xff"[..])] {
-            if let Some(content) = content {
-                std::fs::write(&path, content).unwrap();
-            }
-            let problems = Config::load(&path, std::iter::empty()).unwrap_err();
-            assert!(problems.len() == 1 && problems[0].file == path, "{problems:?}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
-//! The files that `writ.toml` names: whether they are there, hold what they should, and are kept from strangers.
+//! The files that `writ.toml` names: whether they exist, have valid content and safe permissions.
 //!
-//! A look beforehand, so that a mistake is found before a restart; what uses the files reads them anew.
+//! This finds mistakes before a restart; the modules that use the files read them again.
 
 use std::path::{Path, PathBuf};
 
@@ -11,28 +11,28 @@ use writ_verifier::jwks::KeySet;
 use writ_verifier::pem;
 use zeroize::Zeroizing;
 
-use super::Config;
-use super::certificate::{self, Usage};
 use super::document::Places;
 use super::problem::{Problem, Severity};
+use super::settings::Config;
+use crate::server::tls::certificate_check::{self, Chain, Usage};
 use crate::server::tls::{self, Finding, Trust};
 use writ_core::subject::introspection;
-use writ_core::subject::issuers::{self, KeySource};
+use writ_core::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
 /// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
 #[derive(Debug)]
-pub struct Named {
+pub(crate) struct Named {
     pub(super) tls: tls::Settings,
     pub(super) store: writ_store::Settings,
     pub(super) sealing_key: PathBuf,
     pub(super) previous_sealing_keys: Vec<PathBuf>,
     pub(super) pdp: Option<writ_outbound::Settings>,
-    pub(super) subject_issuers: Vec<issuers::Settings>,
-    /// What clients call the service.
+    pub(super) subject_issuers: Vec<IssuerSettings>,
+    /// The address at which clients call the service.
     pub(super) issuer: Option<String>,
-    /// What verifiers call it, where it publishes its keys itself.
+    /// The address at which verifiers call it, if it publishes its keys itself.
     pub(super) discovery_url: Option<String>,
     pub(super) places: Places,
 }
@@ -54,33 +54,28 @@ impl From<&Config> for Named {
 }
 
 impl Named {
-    /// Who signs the tokens that are exchanged.
-    pub fn subject_issuers(&self) -> &[issuers::Settings] {
+    pub(crate) fn subject_issuers(&self) -> &[IssuerSettings] {
         &self.subject_issuers
     }
 
-    /// The external decision point.
-    pub fn pdp(&self) -> Option<&writ_outbound::Settings> {
+    pub(crate) fn pdp(&self) -> Option<&writ_outbound::Settings> {
         self.pdp.as_ref()
     }
 
-    /// Whether a CA of clients is told to vouch for this SPIFFE trust domain.
-    pub fn names_trust_domain(&self, domain: &str) -> bool {
+    /// Whether a CA of clients may vouch for this SPIFFE trust domain.
+    pub(crate) fn names_trust_domain(&self, domain: &str) -> bool {
         self.tls.client_ca.iter().flat_map(|ca| ca.trust_domains.iter().flatten()).any(|named| named == domain)
     }
 
-    /// The CRLs of the CAs of clients.
-    pub fn client_crls(&self) -> &[PathBuf] {
+    pub(crate) fn client_crls(&self) -> &[PathBuf] {
         &self.tls.client_crls
     }
 
-    /// Where each key stands.
-    pub fn places(&self) -> &Places {
+    pub(crate) fn places(&self) -> &Places {
         &self.places
     }
 
-    /// What is wrong with the files at `now`.
-    pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
+    pub(crate) fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let mut found = Findings { named: self, now, problems: Vec::new() };
         found.of_tls();
         found.of_trust();
@@ -110,14 +105,14 @@ impl Findings<'_> {
         let published_at =
             self.named.discovery_url.as_deref().and_then(host_of).filter(|other| host.as_ref() != Some(other));
         if let (Some(leaf), Some(other)) = (chain.as_deref().and_then(|chain| chain.first()), published_at)
-            && !certificate::is_for_host(leaf, &other)
+            && !certificate_check::is_for_host(leaf, &other)
         {
             let text = format!(
                 "is not for {other}, the host of listen.discovery_url; verifiers that reach this service there refuse it"
             );
             self.add(Severity::Warning, "tls.certificate", &tls.certificate, &text);
         }
-        // What the listeners would say of trust and revocation.
+        // What the listeners would report about trust and revocation.
         for finding in tls::examine_clients(tls, self.now) {
             let (severity, key, text) = match finding {
                 Finding::Error(key, text) => (Severity::Error, key, text),
@@ -131,29 +126,29 @@ impl Findings<'_> {
     }
 
     /// A certificate and its key, each with the setting that names it; the chain, if it can be read.
-    fn of_pair(
-        &mut self,
-        certificate: (&str, &Path),
-        private_key: (&str, &Path),
-        usage: &Usage<'_>,
-    ) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
+    fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path), usage: &Usage<'_>) -> Option<Chain> {
         // Certificate and key may stand in one file.
-        let chain = self.keep(certificate.0, certificate.1, certificate::read_chain(certificate.1, pem::is_of_key));
-        let key = self.keep(private_key.0, private_key.1, certificate::read_key(private_key.1));
+        let chain =
+            self.report(certificate.0, certificate.1, certificate_check::read_chain(certificate.1, pem::is_of_key));
+        let key = self.report(private_key.0, private_key.1, certificate_check::read_key(private_key.1));
         if key.is_some() {
-            self.tell_of_group(private_key.0, private_key.1);
+            self.warn_of_group(private_key.0, private_key.1);
         }
         let chain = chain?;
         let key = key.as_ref().map(|key| (key, private_key.0));
-        for (severity, text) in certificate::judge(&chain, key, usage, self.now) {
+        for (severity, text) in certificate_check::judge(&chain, key, usage, self.now) {
+            let severity = match severity {
+                certificate_check::Severity::Error => Severity::Error,
+                certificate_check::Severity::Warning => Severity::Warning,
+            };
             self.add(severity, certificate.0, certificate.1, &text);
         }
         Some(chain)
     }
 
-    /// What else would stop the listeners.
+    /// Whatever else would keep the listeners from starting.
     fn of_trust(&mut self) {
-        // A file that was complained about already is not complained about again.
+        // A file is reported once.
         let tls = &self.named.tls;
         if !self.problems.iter().any(Problem::is_error)
             && let Err(error) = Trust::load(tls.clone())
@@ -165,7 +160,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Who may get at its folder. It is not opened: a service may have it.
+    /// The permissions of its folder. It is not opened: a running service may use it.
     fn of_store(&mut self) {
         if let Err(error) = writ_store::judge(&self.named.store)
             && self.named.places.is_certain("store.path")
@@ -179,8 +174,8 @@ impl Findings<'_> {
         let current = std::iter::once(("keys.sealing_key", &named.sealing_key));
         let previous = named.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
         for (key, path) in current.chain(previous) {
-            if self.keep(key, path, sealing_key(path)).is_some() {
-                self.tell_of_group(key, path);
+            if self.report(key, path, sealing_key(path)).is_some() {
+                self.warn_of_group(key, path);
             }
         }
     }
@@ -188,7 +183,7 @@ impl Findings<'_> {
     fn of_pdp(&mut self) {
         let Some(pdp) = &self.named.pdp else { return };
         if let Some(ca) = &pdp.ca {
-            self.keep("pdp.ca", ca, certificate::read_chain(ca, |_| false));
+            self.report("pdp.ca", ca, certificate_check::read_chain(ca, |_| false));
         }
         if let Some(identity) = &pdp.identity {
             let (certificate, key) = (&identity.certificate, &identity.private_key);
@@ -200,7 +195,7 @@ impl Findings<'_> {
         for (index, issuer) in self.named.subject_issuers.iter().enumerate() {
             if let KeySource::File(path) = &issuer.keys {
                 let key = format!("subject_issuer[{index}].jwks_file");
-                let set = self.keep(&key, path, jwks(path));
+                let set = self.report(&key, path, jwks(path));
                 if set.is_some_and(|set| !issuer.has_use_for(&set)) {
                     let text = "none of its keys fits `algorithms`, so no token of this issuer can be verified";
                     self.add(Severity::Warning, &key, path, text);
@@ -209,26 +204,30 @@ impl Findings<'_> {
             if let Some(asked) = &issuer.introspection {
                 let (key, path) =
                     (format!("subject_issuer[{index}].introspection.client_secret_file"), &asked.client_secret_file);
-                if self.keep(&key, path, client_secret(path)).is_some() {
-                    self.tell_of_group(&key, path);
+                if self.report(&key, path, client_secret(path)).is_some() {
+                    self.warn_of_group(&key, path);
                 }
             }
             if let Some(path) = &issuer.ca {
-                self.keep(&format!("subject_issuer[{index}].ca"), path, certificate::read_chain(path, |_| false));
+                self.report(
+                    &format!("subject_issuer[{index}].ca"),
+                    path,
+                    certificate_check::read_chain(path, |_| false),
+                );
             }
         }
     }
 
-    /// Notes what is wrong with the file that `key` names. Where the key itself is wrong, or may stand in a line that is
-    /// no TOML, the file at its default is not the one that is meant.
-    fn keep<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
+    /// Reports an error of the file that `key` names, unless the key itself is wrong or may stand in a line that is not TOML:
+    /// the file at its default is not the one that is meant.
+    fn report<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
         if !self.named.places.is_certain(key) {
             return None;
         }
         result.map_err(|cause| self.add(Severity::Error, key, path, &cause)).ok()
     }
 
-    fn tell_of_group(&mut self, key: &str, path: &Path) {
+    fn warn_of_group(&mut self, key: &str, path: &Path) {
         if secret_file::group_can_read(path) {
             self.add(Severity::Warning, key, path, "can be read by its group; 0600 would keep it to its owner");
         }
@@ -245,7 +244,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn sealing_key(path: &Path) -> Result<(), String> {
-    const FORM: &str = "does not hold 32 bytes in base64";
+    const FORM: &str = "does not contain 32 bytes in base64";
     let content = secret(path)?;
     let text = std::str::from_utf8(&content).map_err(|_| FORM)?;
     let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| FORM)?);
@@ -254,14 +253,14 @@ fn sealing_key(path: &Path) -> Result<(), String> {
 
 fn client_secret(path: &Path) -> Result<(), String> {
     let parsed = introspection::parse_secret(&secret(path)?);
-    parsed.map(drop).ok_or_else(|| "does not hold a client secret: one line of text".to_owned())
+    parsed.map(drop).ok_or_else(|| "does not contain a client secret: one line of text".to_owned())
 }
 
 fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     secret_file::read(path).map_err(|cause| cause.reason())
 }
 
-/// Judged as at start, so that a set without a usable key is found beforehand.
+/// Parsed as at startup, so that a set without a usable key is found beforehand.
 fn jwks(path: &Path) -> Result<KeySet, String> {
     KeySet::parse(&read(path)?).map_err(|cause| cause.to_string())
 }

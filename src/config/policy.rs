@@ -1,5 +1,11 @@
-//! Policy files → a [`PolicySet`](writ_core::policy::PolicySet): what an operator wrote, and what is wrong with it, by line.
+//! Policy files → a [`PolicySet`](writ_core::policy::PolicySet), or what is wrong with them, by line.
 
-pub mod file;
+mod details;
+mod file;
 pub mod folder;
+mod purpose;
 mod reach;
+mod redemption;
+mod settings;
+
+pub use self::settings::Settings;

@@ -5,31 +5,31 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-/// Whether the service can start all the same.
+/// Whether the service can start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It cannot.
+    /// It cannot start.
     Error,
-    /// It can, at a risk that the operator should know.
+    /// It can, at a risk.
     Warning,
-    /// Nothing is wrong; it says what is in force.
+    /// Nothing is wrong; states what is in force.
     Note,
 }
 
-/// One complaint; never shows the value of a secret.
+/// One problem; it never shows the value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Error or warning.
+    /// Errors keep the service from starting.
     pub severity: Severity,
     /// The file, or `environment`.
     #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
-    /// The line, from 1; 0 if it lies in no line.
+    /// From 1; 0 if there is no line.
     pub line: usize,
     /// The key with its tables, such as `keys.retention`, or the variable; empty if it is about the file as a whole.
     pub key: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and how to correct it.
     pub message: String,
 }
 
@@ -51,7 +51,7 @@ impl Problem {
     }
 }
 
-/// `writ.toml:12: tokens.lifetime: …`; what does not apply is left out.
+/// `writ.toml:12: tokens.lifetime: …`, without the parts that do not apply.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;

@@ -1,4 +1,7 @@
-//! From an accepted socket to a connection: one handshake, one outcome, counted and, if it failed, logged.
+//! TLS handshakes.
+//!
+//! In: an accepted socket. Out: a TLS stream with the verified peer, or nothing. Each outcome is counted, and each failure
+//! logged.
 
 use std::borrow::Cow;
 use std::io;
@@ -18,12 +21,12 @@ use super::connection::LINGER;
 use super::peer::Peer;
 use super::tls::{Trust, VERDICT, Verdict};
 
-/// The longest handshake; a shorter `limits.request_timeout` wins.
+/// The longest handshake, unless `limits.request_timeout` is shorter.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// What is read and thrown away so that a refused peer receives its alert.
+/// Bytes that are read and discarded so that a refused peer receives its alert.
 const LAST_BYTES: u64 = 64 * 1024;
 
-/// Makes TLS connections of sockets.
+/// Performs the handshakes of one listener.
 #[derive(Clone)]
 pub(super) struct Handshake {
     pub(super) config: Arc<ServerConfig>,
@@ -32,7 +35,7 @@ pub(super) struct Handshake {
     pub(super) timeout: Duration,
 }
 
-/// A handshake that succeeded.
+/// The result of a successful handshake.
 pub(super) struct Secured {
     pub(super) stream: TlsStream<TcpStream>,
     pub(super) protocol: Protocol,
@@ -84,7 +87,7 @@ fn count(outcome: &'static str) {
     metrics::counter!("writ_tls_handshakes_total", "outcome" => outcome).increment(1);
 }
 
-/// Why a handshake failed.
+/// Why a handshake failed, for the log and the metrics.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
     /// The alert that ended it, or `timeout` or `closed`.
@@ -113,10 +116,10 @@ impl Failure {
             return Self { alert: "closed", refused_by: "peer", cause };
         };
         let refused_by = if matches!(error, Error::AlertReceived(_)) { "peer" } else { "writ" };
-        Self { alert: name_of(alert), refused_by, cause: words(error).into() }
+        Self { alert: name_of(alert), refused_by, cause: describe(error).into() }
     }
 
-    /// One line that says who refused whom, and why.
+    /// Logs who refused the handshake, and why.
     fn log(&self, address: Option<SocketAddr>, verdict: Option<&Verdict>) {
         let peer = address.map(tracing::field::display);
         let (alert, refused_by) = (self.alert, self.refused_by);
@@ -139,10 +142,10 @@ impl Failure {
     }
 }
 
-/// What a person makes of an error of rustls; what it says of a certificate is in the verdict.
-fn words(error: &Error) -> String {
+/// An error of rustls in plain words; what concerns the certificate is in the verdict.
+fn describe(error: &Error) -> String {
     let fixed = match error {
-        Error::AlertReceived(alert) => return words_of_peer(*alert),
+        Error::AlertReceived(alert) => return describe_alert(*alert),
         Error::NoCertificatesPresented => "the client presented no certificate",
         Error::PeerIncompatible(
             PeerIncompatible::Tls12NotOffered
@@ -159,7 +162,7 @@ fn words(error: &Error) -> String {
         Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => {
             "the client offers no signature scheme that fits the key of Writ's certificate"
         }
-        Error::PeerIncompatible(_) => "the client's TLS and Writ's have nothing in common",
+        Error::PeerIncompatible(_) => "the client and Writ have no TLS parameters in common",
         Error::NoApplicationProtocol => "the client asks for a protocol (ALPN) other than those Writ speaks",
         Error::InvalidMessage(_) => "what the client sent is not TLS, plain HTTP perhaps, or is malformed",
         Error::InvalidCertificate(CertificateError::BadSignature) | Error::DecryptError => {
@@ -172,7 +175,7 @@ fn words(error: &Error) -> String {
     fixed.to_owned()
 }
 
-fn words_of_peer(alert: AlertDescription) -> String {
+fn describe_alert(alert: AlertDescription) -> String {
     use AlertDescription as Alert;
     let cause = match alert {
         Alert::UnknownCA => "the client does not know the CA of Writ's certificate",
@@ -187,17 +190,17 @@ fn words_of_peer(alert: AlertDescription) -> String {
     format!("{cause} (it sent the alert {})", name_of(alert))
 }
 
-/// Lets the alert arrive: closing a socket with unread bytes would reset it, and the peer would see only that.
+/// Lets the alert arrive: closing a socket with unread bytes would reset the connection, and the peer would lose the alert.
 async fn linger(mut socket: TcpStream) {
     let drained = async {
         socket.shutdown().await?;
         tokio::io::copy(&mut socket.take(LAST_BYTES), &mut tokio::io::sink()).await
     };
-    // Whatever comes of it, the socket is closed.
+    // In any case the socket is closed after this.
     let _ = timeout(LINGER, drained).await;
 }
 
-/// The alert that rustls sends for its error, or that the peer sent; `None` if the peer just went away.
+/// The alert that rustls sends for this error, or that the peer sent; `None` if the peer closed the connection.
 fn alert_for(error: &Error) -> Option<AlertDescription> {
     use AlertDescription as Alert;
     Some(match error {
@@ -292,12 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_who_refused_and_why() {
+    fn a_failure_says_who_refused_and_why() {
         let failure = |error: Error| Failure::of(&io::Error::new(io::ErrorKind::InvalidData, error));
-        let told = failure(Error::AlertReceived(AlertDescription::UnknownCA));
-        assert_eq!(told.refused_by, "peer");
-        assert_eq!(told.cause, "the client does not know the CA of Writ's certificate (it sent the alert unknown_ca)");
-        let told = failure(Error::InvalidMessage(InvalidMessage::InvalidContentType));
-        assert_eq!((told.refused_by, told.cause.contains("plain HTTP")), ("writ", true));
+        let failed = failure(Error::AlertReceived(AlertDescription::UnknownCA));
+        assert_eq!(failed.refused_by, "peer");
+        assert_eq!(
+            failed.cause,
+            "the client does not know the CA of Writ's certificate (it sent the alert unknown_ca)"
+        );
+        let failed = failure(Error::InvalidMessage(InvalidMessage::InvalidContentType));
+        assert_eq!((failed.refused_by, failed.cause.contains("plain HTTP")), ("writ", true));
     }
 }

@@ -9,13 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_http::{HttpService, KeepAlive, Protocol, Request};
 use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
 use actix_service::{Service as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service, map_config};
-use actix_web::dev::AppConfig;
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{App, Error as WebError};
+use actix_web::{App, Error as WebError, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -154,15 +155,7 @@ where
     R: Fn(&mut ServiceConfig) + Clone + 'static,
 {
     let middleware = Rc::new(middleware);
-    let app = move || {
-        let middleware = Rc::clone(&middleware);
-        let app = App::new()
-            .configure(routes.clone())
-            .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
-            .wrap(from_fn(move |request, next| Rc::clone(&middleware).handle(request, next)));
-        map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response())
-    };
-    let http2 = app();
+    let http2 = app(Rc::clone(&middleware), routes.clone());
     let http1 = HttpService::build()
         .graceful_shutdown_signal(move || {
             let signal = signal.clone();
@@ -177,7 +170,7 @@ where
                 data.insert(Rc::clone(peer));
             }
         })
-        .finish(app())
+        .finish(app(middleware, routes))
         .map_err(|error| tracing::debug!(%error, "a connection broke"));
     fn_factory(move || {
         let (http1, http2) = (http1.new_service(()), http2.new_service(()));
@@ -197,6 +190,19 @@ where
             }))
         }
     })
+}
+
+/// The routes behind the middleware; what fits none of them is not found.
+fn app(
+    middleware: Rc<Middleware>,
+    routes: impl Fn(&mut ServiceConfig) + 'static,
+) -> impl ServiceFactory<Request, Config = (), Response = ServiceResponse<BoxBody>, Error = HttpResponse, InitError = ()>
+{
+    let app = App::new()
+        .configure(routes)
+        .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
+        .wrap(from_fn(move |request, next| Rc::clone(&middleware).handle(request, next)));
+    map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response())
 }
 
 /// Takes one of the listener's connections from the share of the client's certificate, so that no certificate can have all

@@ -1,6 +1,6 @@
 //! Bind, serve, drain, stop.
 //!
-//! In: [`Settings`], trust and the [`Handlers`] below. Out: [`Running`], which ends when it is told to stop and requests in
+//! In: [`Settings`], trust and the [`Handlers`] below. Out: [`Running`], which ends after its stop signal, when requests in
 //! flight are answered. Three listeners, each a server with its own workers, so that a flood on one does not starve the
 //! others.
 
@@ -183,7 +183,7 @@ impl Running {
             connections = before.connections,
             requests = before.requests,
             timeout = %HumanDuration(self.drain_timeout),
-            "draining: no connection is taken any more, requests in flight are answered"
+            "draining: no new connections, requests in flight are answered"
         );
         let graceful = !self.drain_timeout.is_zero();
         let front = join_all(self.front.iter().map(|server| server.stop(graceful)));

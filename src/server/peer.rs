@@ -59,7 +59,7 @@ impl Peer {
 pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
     let peer = of_connection::<Peer>(request).ok_or(HttpRefusal::CertificateRefused)?;
     peer.admit(Timestamp::now()).map_err(|refusal| {
-        tracing::info!(cause = %refusal, "the certificate of an open connection is not accepted any more");
+        tracing::info!(cause = %refusal, "the certificate of an open connection is no longer accepted");
         HttpRefusal::CertificateRefused
     })
 }

@@ -40,7 +40,7 @@ impl RequestContext {
         }
     }
 
-    /// From now on a flow records the outcome, even if nobody waits for the answer any more.
+    /// From now on a flow records the outcome, even if the client has disconnected.
     pub(super) fn hand_over(&self) {
         self.handed_over.set(true);
     }

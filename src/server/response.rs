@@ -191,9 +191,6 @@ fn whole_seconds(wait: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod description;
-
-#[cfg(test)]
 mod tests {
     use actix_web::body::to_bytes;
     use actix_web::rt::System;

@@ -1,5 +1,6 @@
 //! The listeners on real sockets, with stub handlers that do what the body says.
 
+mod description;
 mod service;
 
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! Certificates, trust and revocation of the listeners, reloaded when their files change.
 //!
-//! Files come in, a [`Trust`] goes out: one immutable pair of TLS configurations whose certificate and verifier are
-//! swapped beneath them. Open connections ask the same [`Trust`] again before each request, since their handshake
-//! happened in another world.
+//! In: the files of `[tls]`. Out: a [`Trust`], an immutable pair of TLS configurations whose certificate and verifier are
+//! replaced beneath them. Requests on open connections are checked against the same [`Trust`] again, since it may have
+//! changed after the handshake.
 
 mod anchor;
+pub(crate) mod certificate_check;
 mod crl;
 mod files;
 mod path;
@@ -27,25 +28,25 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 
 pub use self::anchor::NoCa;
 pub use self::crl::BadCrl;
-use self::crl::Seen;
+use self::crl::CrlMemory;
 use self::files::{ClientTrust, ServerPair};
 pub use self::files::{Problem, TlsError};
 pub(in crate::server) use self::refusal::Refusal;
-use self::verifier::SwapVerifier;
+use self::verifier::CurrentVerifier;
 pub(in crate::server) use self::verifier::{VERDICT, Verdict};
 use writ_core::client::Thumbprint;
 use writ_platform::clock::Timestamp;
 
-/// The files, and the oldest version of TLS (`[tls]`).
+/// `[tls]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The server's chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub private_key: PathBuf,
-    /// Who signs client certificates.
+    /// The CAs of client certificates.
     pub client_ca: Vec<ClientCa>,
-    /// What they revoked, PEM or DER; empty: nothing is checked.
+    /// Their CRLs, PEM or DER; if empty, revocation is not checked.
     pub client_crls: Vec<PathBuf>,
     /// The oldest version spoken.
     pub min_version: MinVersion,
@@ -56,11 +57,11 @@ pub struct Settings {
 pub struct ClientCa {
     /// PEM.
     pub file: PathBuf,
-    /// They vouch for SPIFFE IDs of these trust domains and for nothing else; `None`: for any name.
+    /// The trust domains to whose SPIFFE IDs these CAs are limited; `None`: any name.
     pub trust_domains: Option<Vec<String>>,
 }
 
-/// The oldest version of TLS that is spoken.
+/// The oldest version of TLS that is accepted (`tls.min_version`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinVersion {
     /// TLS 1.2, with forward secrecy and AEAD only.
@@ -81,50 +82,50 @@ impl MinVersion {
 static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
-/// The certificate that is shown, and whom the exchange listener believes.
+/// The server's certificate, and the client certificates that the exchange listener accepts.
 pub struct Trust {
     settings: Settings,
     pair: ArcSwap<ServerPair>,
     clients: ArcSwap<ClientTrust>,
-    /// The self-signed certificates that the policies in force name.
+    /// The self-signed certificates that the policies in force register.
     registered: ArcSwap<HashSet<Thumbprint>>,
-    /// Grows with every change, so that open connections know when to ask again.
+    /// Incremented by every change, so that open connections know when to verify again.
     generation: AtomicU64,
-    /// The CRLs that have been in force.
-    seen: Arc<Seen>,
-    /// What was last complained about, so that one fault is one line in the log.
-    complaints: Mutex<Complaints>,
+    /// The newest CRLs so far: an older one is never accepted.
+    crl_memory: Arc<CrlMemory>,
+    /// The faults logged last, so that one fault is one line in the log.
+    logged: Mutex<LoggedFaults>,
 }
 
 #[derive(Default)]
-struct Complaints {
-    certificate: Option<Complaint>,
-    clients: Option<Complaint>,
+struct LoggedFaults {
+    certificate: Option<Fault>,
+    clients: Option<Fault>,
 }
 
 /// A chain that would pass a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) struct Accepted {
-    /// Of the trust that it was verified with.
+    /// [`Trust::generation`] at the verification.
     generation: u64,
-    /// It has to be verified again from then on, since a certificate or a CRL has ended.
+    /// From then on it must be verified again, since a certificate or a CRL has expired.
     until: Timestamp,
-    /// Whether its CA vouches for SPIFFE IDs only.
+    /// Whether its CA is limited to SPIFFE IDs.
     pub(in crate::server) spiffe_only: bool,
 }
 
-/// What is wrong with, or to be known of, the files of client CAs and CRLs, by the setting that names the file.
+/// A finding about the files of client CAs and CRLs, with the key that names the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The service cannot start with it.
     Error(&'static str, String),
-    /// It can, at a risk.
+    /// It can, but at a risk.
     Warning(&'static str, String),
-    /// How it is.
+    /// For information.
     Note(&'static str, String),
 }
 
-/// Looks at the files of client CAs and CRLs as a start would, at each of them.
+/// Checks each of the files of client CAs and CRLs as a start would.
 pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut check = |key, outcome: Result<(), TlsError>| {
@@ -139,8 +140,8 @@ pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     if !findings.is_empty() {
         return findings;
     }
-    let seen = Arc::default();
-    match files::read_clients(settings, now).and_then(|files| ClientTrust::parse(settings, &files, &seen)) {
+    let crl_memory = Arc::default();
+    match files::read_clients(settings, now).and_then(|files| ClientTrust::parse(settings, &files, &crl_memory)) {
         Ok(clients) => {
             for (file, remark) in clients.remarks {
                 let is_crl = settings.client_crls.contains(&file);
@@ -154,29 +155,29 @@ pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     findings
 }
 
-/// A fault, and the state of the files that it was found in.
+/// A fault, and the digest of the files that have it.
 #[derive(PartialEq, Eq)]
-struct Complaint {
+struct Fault {
     text: String,
     digest: Option<[u8; 32]>,
 }
 
-impl Complaint {
+impl Fault {
     fn new(error: &TlsError, digest: Option<[u8; 32]>) -> Self {
         Self { text: error.to_string(), digest }
     }
 }
 
-/// What a reload put in force.
+/// What a reload has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reloaded {
     /// The server's certificate and key.
     pub certificate: bool,
     /// The client CAs and their CRLs.
     pub clients: bool,
-    /// When the server's certificate ends.
+    /// When the server's certificate expires.
     pub certificate_expires_at: Timestamp,
-    /// When the first CRL ends; `None` without CRLs.
+    /// When the first CRL expires; `None` without CRLs.
     pub crl_expires_at: Option<Timestamp>,
 }
 
@@ -184,34 +185,34 @@ impl Trust {
     /// Reads every file once.
     ///
     /// # Errors
-    /// [`TlsError`] names the file that is missing, no PEM, expired, or does not fit the others.
+    /// [`TlsError`] names the file that is missing, not PEM, expired, or does not fit the others.
     pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
         let now = Timestamp::now();
         let pair = ServerPair::parse(&settings, &files::read_pair(&settings)?, now)?;
-        let seen = Arc::default();
-        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, &seen)?;
+        let crl_memory = Arc::default();
+        let clients = ClientTrust::parse(&settings, &files::read_clients(&settings, now)?, &crl_memory)?;
         let trust = Self {
             settings,
             pair: ArcSwap::from_pointee(pair),
             clients: ArcSwap::from_pointee(clients),
             registered: ArcSwap::default(),
             generation: AtomicU64::new(0),
-            seen,
-            complaints: Mutex::default(),
+            crl_memory,
+            logged: Mutex::default(),
         };
         trust.report(now);
         Ok(Arc::new(trust))
     }
 
-    /// Reads the files again and puts in force what is complete and valid; the rest stays as it was.
+    /// Reads the files again. What is complete and valid comes into force; the rest stays as it was.
     ///
     /// A fault is logged once for each state of the files. `None`: nothing changed.
     pub fn reload(&self) -> Option<Reloaded> {
         let now = Timestamp::now();
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let certificate = settle(self.reload_pair(now), &mut complaints.certificate);
-        let clients = settle(self.reload_clients(now), &mut complaints.clients);
-        drop(complaints);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = log_once(self.reload_pair(now), &mut logged.certificate);
+        let clients = log_once(self.reload_clients(now), &mut logged.clients);
+        drop(logged);
         if certificate || clients {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
@@ -224,7 +225,7 @@ impl Trust {
         })
     }
 
-    /// Takes the thumbprints (`x5t#S256`) of self-signed certificates that the policies in force name.
+    /// Sets the thumbprints (`x5t#S256`) of the self-signed certificates that the policies in force register.
     pub fn register(&self, thumbprints: HashSet<Thumbprint>) {
         if **self.registered.load() != thumbprints {
             self.registered.store(Arc::new(thumbprints));
@@ -234,13 +235,13 @@ impl Trust {
 
     /// Whether this chain, leaf first, would pass a handshake at `now`.
     pub(in crate::server) fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Accepted, Refusal> {
-        // Read first: a change from now on must not count as seen.
+        // Read first: a change after this must not count as verified.
         let generation = self.generation.load(Ordering::Acquire);
-        let believed = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
-        Ok(Accepted { generation, until: believed.until, spiffe_only: believed.spiffe_only })
+        let accepted = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
+        Ok(Accepted { generation, until: accepted.until, spiffe_only: accepted.spiffe_only })
     }
 
-    /// Whether that still holds, so that the chain need not be verified again.
+    /// Whether `accepted` still holds, so that the chain need not be verified again.
     pub(in crate::server) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
         accepted.generation == self.generation.load(Ordering::Acquire) && now < accepted.until
     }
@@ -250,12 +251,12 @@ impl Trust {
         self: &Arc<Self>,
         http2: bool,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let verifier = Arc::new(SwapVerifier(Arc::clone(self)));
+        let verifier = Arc::new(CurrentVerifier(Arc::clone(self)));
         let builder = self.builder()?.with_client_cert_verifier(verifier);
         Ok(Arc::new(without_resumption(builder.with_cert_resolver(self.resolver()), http2)))
     }
 
-    /// The configuration of the discovery listener: no client certificate is asked.
+    /// The configuration of the discovery listener: no client certificate is requested.
     pub(in crate::server) fn discovery_config(
         self: &Arc<Self>,
         http2: bool,
@@ -269,29 +270,29 @@ impl Trust {
             .with_protocol_versions(self.settings.min_version.versions())
     }
 
-    fn resolver(self: &Arc<Self>) -> Arc<SwapCertificate> {
-        Arc::new(SwapCertificate(Arc::clone(self)))
+    fn resolver(self: &Arc<Self>) -> Arc<CurrentCertificate> {
+        Arc::new(CurrentCertificate(Arc::clone(self)))
     }
 
-    fn reload_pair(&self, now: Timestamp) -> Result<bool, Complaint> {
-        let read = files::read_pair(&self.settings).map_err(|error| Complaint::new(&error, None))?;
+    fn reload_pair(&self, now: Timestamp) -> Result<bool, Fault> {
+        let read = files::read_pair(&self.settings).map_err(|error| Fault::new(&error, None))?;
         let digest = read.digest();
         if digest == self.pair.load().digest {
             return Ok(false);
         }
         let pair = ServerPair::parse(&self.settings, &read, now);
-        self.pair.store(Arc::new(pair.map_err(|error| Complaint::new(&error, Some(digest)))?));
+        self.pair.store(Arc::new(pair.map_err(|error| Fault::new(&error, Some(digest)))?));
         Ok(true)
     }
 
-    fn reload_clients(&self, now: Timestamp) -> Result<bool, Complaint> {
-        let read = files::read_clients(&self.settings, now).map_err(|error| Complaint::new(&error, None))?;
+    fn reload_clients(&self, now: Timestamp) -> Result<bool, Fault> {
+        let read = files::read_clients(&self.settings, now).map_err(|error| Fault::new(&error, None))?;
         let (digest, current) = (read.digest(), self.clients.load());
         if digest == current.digest && !current.is_due(now) {
             return Ok(false);
         }
-        let clients = ClientTrust::parse(&self.settings, &read, &self.seen);
-        let clients = clients.map_err(|error| Complaint::new(&error, Some(digest)))?;
+        let clients = ClientTrust::parse(&self.settings, &read, &self.crl_memory);
+        let clients = clients.map_err(|error| Fault::new(&error, Some(digest)))?;
         for (file, remark) in &clients.remarks {
             let (file, text) = (file.display(), &remark.text);
             if remark.is_warning { tracing::warn!("{file}: {text}") } else { tracing::info!("{file}: {text}") }
@@ -300,7 +301,7 @@ impl Trust {
         Ok(true)
     }
 
-    /// Seconds that are left, negative once they are over.
+    /// Reports the seconds until certificate and CRLs expire, negative after that.
     #[expect(clippy::cast_precision_loss, reason = "seconds until an expiry are far below 2^52")]
     fn report(&self, now: Timestamp) {
         let left = |at: Timestamp| at.epoch() as f64 - now.epoch() as f64;
@@ -317,11 +318,11 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Whether something new is in force; a fault is logged when it is not the one already known.
-fn settle(outcome: Result<bool, Complaint>, known: &mut Option<Complaint>) -> bool {
+/// Whether something new is in force; a fault is logged unless it is the one logged last.
+fn log_once(outcome: Result<bool, Fault>, last: &mut Option<Fault>) -> bool {
     match outcome {
         Ok(changed) => {
-            let was_refused = known.take().is_some();
+            let was_refused = last.take().is_some();
             if was_refused && !changed {
                 tracing::info!("the TLS files that were refused are put right: they are again what is in force");
             }
@@ -330,21 +331,21 @@ fn settle(outcome: Result<bool, Complaint>, known: &mut Option<Complaint>) -> bo
             }
             changed
         }
-        Err(complaint) => {
-            if known.as_ref() != Some(&complaint) {
+        Err(fault) => {
+            if last.as_ref() != Some(&fault) {
                 tracing::error!(
-                    error = complaint.text,
+                    error = fault.text,
                     "what changed in the TLS files is refused; the last good set stays"
                 );
                 metrics::counter!("writ_tls_reload_total", "outcome" => "rejected").increment(1);
-                *known = Some(complaint);
+                *last = Some(fault);
             }
             false
         }
     }
 }
 
-/// A resumed session would skip the look at the CRLs, so none is ever kept.
+/// A resumed session would skip the CRL check, so sessions are never resumed.
 fn without_resumption(mut config: ServerConfig, http2: bool) -> ServerConfig {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -357,11 +358,11 @@ fn without_resumption(mut config: ServerConfig, http2: bool) -> ServerConfig {
     config
 }
 
-/// Shows the certificate that is in force when the handshake begins.
+/// Presents the certificate that is in force when the handshake begins.
 #[derive(Debug)]
-struct SwapCertificate(Arc<Trust>);
+struct CurrentCertificate(Arc<Trust>);
 
-impl ResolvesServerCert for SwapCertificate {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.pair.load().key))
     }

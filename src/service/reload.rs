@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::files::{LoadedFiles, register_thumbprints, set_digest_metric};
-use crate::config::Problem;
-use crate::config::policy::file;
+use crate::config::{Problem, policy};
+
 use crate::config::policy::folder::{Checked, Watch};
 use writ_core::audit::{Audit, Event};
 use writ_core::pdp::Pdp;
@@ -32,7 +32,7 @@ struct Changes {
 }
 
 impl Reloader {
-    pub(super) fn new(files: LoadedFiles, policies: file::Settings, audit: Audit) -> Self {
+    pub(super) fn new(files: LoadedFiles, policies: policy::Settings, audit: Audit) -> Self {
         let watch = Watch::new(policies, &files.policies.snapshot());
         Self { files, watch, rejected: false, audit }
     }

@@ -508,10 +508,8 @@ fn a_subject_is_plain_text_of_sensible_length() {
     }
     refused(&gateway.writ, &gateway.issuer.access_token().without("sub").mint(), &CLAIMS);
     let longest = "ä".repeat(255);
-    assert_eq!(
-        present(&gateway.writ, &gateway.issuer.access_token().claim("sub", longest.clone()).mint()).issued().claims["sub"],
-        longest
-    );
+    let token = gateway.issuer.access_token().claim("sub", longest.clone()).mint();
+    assert_eq!(present(&gateway.writ, &token).issued().claims["sub"], longest);
 }
 
 /// scopes are compared exactly.

@@ -194,7 +194,21 @@ fn an_actor_that_only_introspection_names_counts() {
 /// `writ policy explain` and `test` decide on it as the service does, and say what would have to change.
 #[test]
 fn the_policy_tools_decide_on_actors_as_the_service_does() {
-    let setup = Setup::new().issuer(&Issuer::start()).client("gateway", "[[purpose]]\nscope = \"strict\"\naccept = [\"access_token\"]\ngranted_by = [\"g\"]\n\n[[purpose]]\nscope = \"loose\"\naccept = [\"access_token\"]\ngranted_by = [\"g\"]\nactors = \"ignore\"\n");
+    let setup = Setup::new().issuer(&Issuer::start()).client(
+        "gateway",
+        r#"
+            [[purpose]]
+            scope = "strict"
+            accept = ["access_token"]
+            granted_by = ["g"]
+
+            [[purpose]]
+            scope = "loose"
+            accept = ["access_token"]
+            granted_by = ["g"]
+            actors = "ignore"
+        "#,
+    );
     let explain = |scope: &str| {
         setup.run(&[
             "policy",
@@ -216,7 +230,19 @@ fn the_policy_tools_decide_on_actors_as_the_service_does() {
         assert!(refused.contains(words), "{words}: {refused}");
     }
     assert!(explain("loose").exits(0).stdout.contains("ok  actors"));
-    setup.write("policies/tests/actors.toml", "[[test]]\nname = \"alone\"\nclient = \"gateway\"\nsource = \"access_token\"\nscope = \"strict\"\nsubject_scope = \"g\"\npresented = { act = { sub = \"agent\" } }\nexpect = \"subject_token_claims_invalid\"\n");
+    setup.write(
+        "policies/tests/actors.toml",
+        r#"
+            [[test]]
+            name = "alone"
+            client = "gateway"
+            source = "access_token"
+            scope = "strict"
+            subject_scope = "g"
+            presented = { act = { sub = "agent" } }
+            expect = "subject_token_claims_invalid"
+        "#,
+    );
     setup.run(&["policy", "test"]).exits(0);
     let line = r#"{"event":"token_issued","client":"gateway","source":"access_token","scope":"loose","sub":"ann","actors":"ignored"}"#;
     setup.run(&["policy", "explain", "--from-audit", line]).exits(0);

@@ -416,7 +416,7 @@ fn an_encrypted_private_key_is_reported_as_encrypted() {
     for body in bodies {
         let setup = good();
         setup.write("certs/server.key", body);
-        setup.run(&["check"]).exits(2).says("certs/server.key: is encrypted, and there is nobody");
+        setup.run(&["check"]).exits(2).says("certs/server.key: is encrypted, and no password can be entered");
     }
 }
 

@@ -226,7 +226,7 @@ fn check_finds_schemas_and_conditions_that_cannot_work() {
     for expected in [
         "purpose[0].request_details: ",
         "purpose[1].request_details: ",
-        "purpose[2].when: knows no `detials`",
+        "purpose[2].when: has an unknown name `detials`",
         "purpose[3].when: must not loop",
         "purpose[4].when: names \"quantiti\"",
         "purpose[5].tctx.copy: names \"price\"",

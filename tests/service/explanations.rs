@@ -84,7 +84,7 @@ fn a_refusal_says_what_is_wrong_with_the_form_of_a_token() {
         (draft().header("kid", json!(1)).mint(), "kid of its header must be a string"),
         (draft().header("typ", json!(1)).mint(), "typ of its header must be a string"),
         (draft().without_header("alg").mint(), "its header has no alg"),
-        (issuer.key.token(&twice(&header, "\"kid\":\"issuer-1\""), &claims), "each member stands once"),
+        (issuer.key.token(&twice(&header, "\"kid\":\"issuer-1\""), &claims), "each member name occurs once"),
         (issuer.key.token(&header, &twice(&claims, "\"sub\":\"alice\"")), "the claim `sub` stands twice"),
         (issuer.key.token(&header, &twice(&claims, "\"s\\u0075b\":\"alice\"")), "the claim `sub` stands twice"),
         (issuer.key.token(&header, &twice(&claims, "\"marker-name\":1,\"marker-name\":2")), "at line 1 column"),

@@ -618,7 +618,7 @@ fn what_cannot_work_is_found_by_check_and_stops_the_start() {
     setup.run(&["check"]).exits(0);
 
     setup.write("certs/login.secret", "two\nlines\n");
-    setup.run(&["check"]).exits(2).says("login.secret: does not hold a client secret: one line of text");
+    setup.run(&["check"]).exits(2).says("login.secret: does not contain a client secret: one line of text");
     setup.run(&["serve"]).exits(2).says("login.secret");
     let plain = introspecting(Setup::new(), &issuer, |table| {
         let endpoint = issuer.introspection_endpoint().replace("https:", "http:");

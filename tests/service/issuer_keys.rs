@@ -272,7 +272,7 @@ fn the_log_says_once_which_keys_are_left_out() {
     issuer.publish(&[json!({"kty": "EC", "kid": "a\nb"}), issuer.key.jwk(), padded]);
     let writ = scene::gateway(&issuer);
     present(&writ, &issuer.access_token().mint()).issued();
-    let told = || writ.log_text().lines().filter(|line| line.contains("cannot be used; the others serve")).count();
+    let told = || writ.log_text().lines().filter(|line| line.contains("the others remain in use")).count();
     let line = writ.wait_for_log("the keys that are left out", |line| line["left_out"].is_string());
     let expected = "keys[0] (kid a\\nb): crv is missing; \
                     keys[2] (kid padded): x is not base64url without padding (RFC 7518 section 2)";

@@ -189,7 +189,7 @@ fn a_refusal_ends_with_what_to_change_and_where() {
             "--client batch --source client_credentials --scope account.purge".into(),
             "source_not_allowed",
             "/policies/batch.toml, line 6: ".into(),
-            "who can redeem a purpose must not get it without a token",
+            "a client that can redeem a purpose must not get it without a token",
         ),
         (
             trade("").replace("trade.stocks", "read"),
@@ -200,7 +200,7 @@ fn a_refusal_ends_with_what_to_change_and_where() {
         (
             trade("").replace(" --subject-scope trade.stocks", ""),
             "scope_unknown",
-            "tell what the token covers".into(),
+            "say what the token covers".into(),
             "--subject-scope",
         ),
         (trade("").replace("u-1", "v-1"), "subject_not_allowed", gateway(7), "add a pattern to subjects that fits v-1"),
@@ -335,23 +335,23 @@ fn a_request_that_makes_no_sense_is_wrong_usage() {
     let setup = policies();
     for (line, expected) in [
         ("--client gateway --source access_token", "--scope"),
-        ("--client gateway --source magic --scope a", "must be of access_token"),
+        ("--client gateway --source magic --scope a", "must be one of access_token"),
         ("--client gateway --source jwt --scope a --subject u --age soon", "must be a duration"),
         ("--client gateway --source jwt --scope a --subject u --presented [1]", "must be one JSON object"),
         ("--client gateway --source jwt --scope a --presented {\"a\":1,\"a\":1}", "must be one JSON object"),
         (
             "--client mailer --source client_credentials --scope a --age 1s",
-            "--age: has no place in a request by client_credentials",
+            "--age: does not apply to a request by client_credentials",
         ),
         (
             "--client mailer --source unsigned_json --scope a --subject u --subject-scope a",
-            "--subject-scope: has no place",
+            "--subject-scope: does not apply",
         ),
         (
             "--client batch --source txn_token --scope a --presented {\"sub\":\"u\",\"scope\":\"a\",\"req_wl\":1}",
             "--presented: are not the claims of a Txn-Token",
         ),
-        ("--from-audit nonsense", "is no audit line"),
+        ("--from-audit nonsense", "is not an audit line"),
         (
             "--from-audit {\"event\":\"token_refused\",\"reason\":\"client_unknown\"}",
             "names no client: the request ended with client_unknown",
@@ -568,12 +568,12 @@ fn mistakes_in_expectations_are_named_with_file_and_line() {
     let output = setup.run(&["policy", "test"]).exits(2);
     assert_eq!(output.stdout, "");
     for expected in [
-        "wrong.toml:4: test[0].source: must be of access_token",
+        "wrong.toml:4: test[0].source: must be one of access_token",
         "wrong.toml:6: test[0].expect: must be \"allow\" or the reason of a refusal",
         "wrong.toml:7: test[0].clams: unknown key `test[0].clams`: did you mean `claims`?",
-        "wrong.toml:14: test[1].claims: has no place here",
+        "wrong.toml:14: test[1].claims: does not apply",
         "wrong.toml:15: test[1].age: must be a duration",
-        "wrong.toml:16: test[1].presented: 1979-05-27 is no value in JSON",
+        "wrong.toml:16: test[1].presented: 1979-05-27 is not a value in JSON",
         "wrong.toml:17: test[2].presented: are not the claims of a Txn-Token",
         "wrong.toml:24: tests: unknown key `tests`",
     ] {
@@ -599,9 +599,9 @@ fn check_refuses_what_the_contract_lists() {
         (redeem(", \"client_credentials\"", ""), ":5: purpose[0].accept: \"client_credentials\" needs no token"),
         (redeem(", \"unsigned_json\"", ""), ":5: purpose[0].accept: \"unsigned_json\" needs no token"),
         (redeem("", "") + &purpose("\"self_signed\"", ""), ":10: purpose[1].accept: \"self_signed\" needs no token"),
-        (redeem("", "tctx.copy = [\"a\"]"), ":7: purpose[0].tctx: has no place here"),
-        (redeem("", "rctx.copy = [\"a\"]"), ":7: purpose[0].rctx: has no place here"),
-        (redeem("", "request_details = \"x\""), ":7: purpose[0].request_details: has no place here"),
+        (redeem("", "tctx.copy = [\"a\"]"), ":7: purpose[0].tctx: does not apply"),
+        (redeem("", "rctx.copy = [\"a\"]"), ":7: purpose[0].rctx: does not apply"),
+        (redeem("", "request_details = \"x\""), ":7: purpose[0].request_details: does not apply"),
         (purpose("\"access_token\"", ""), ":3: purpose[0].granted_by: must name the scopes"),
         (purpose("\"jwt\"", ""), ":3: purpose[0].granted_by: must name the scopes"),
         (purpose("\"id_token\", \"txn_token\"", ""), ":3: purpose[0].granted_by: must name the scopes"),
@@ -609,7 +609,7 @@ fn check_refuses_what_the_contract_lists() {
         (redeem("", "").replace("[\"a\"]", "[]"), ":6: purpose[0].redemption.issued_to: must name"),
         (redeem("", "").replace("\"1d\"", "\"400d\""), ":6: purpose[0].redemption.max_age: is too long"),
         (purpose("\"txn_token\"", "lifetime = \"6m\""), ":6: purpose[0].lifetime: must be at most tokens.max_lifetime"),
-        (purpose("\"txn_token\"", job), ":6: purpose[0].redemption: has no place here"),
+        (purpose("\"txn_token\"", job), ":6: purpose[0].redemption: does not apply"),
         (purpose("\"expired_txn_token\"", ""), ":3: purpose[0].redemption: is missing"),
         (
             purpose("\"txn_token\"", "") + &purpose("\"txn_token\"", ""),
@@ -667,7 +667,7 @@ max_age = \"4000d\"
     assert_eq!(places, expected, "{output:#}");
     assert!(errors.iter().all(|problem| problem["file"].as_str().unwrap().ends_with("/policies/ten.toml")));
     let text = setup.run(&["check"]).exits(2).stdout;
-    assert!(text.contains("/policies/ten.toml:12: purpose[1].when: knows no `detials`"), "{text}");
+    assert!(text.contains("/policies/ten.toml:12: purpose[1].when: has an unknown name `detials`"), "{text}");
 }
 
 /// What is valid but may be unintended is a warning.
@@ -686,7 +686,7 @@ fn check_warns_of_what_is_out_of_reach_or_within_reach_of_two() {
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"stray\" can never get a token",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"gone\" has no policy",
         "/stray.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"x\"",
-        "/stray.toml:8: purpose[1].accept: warning: takes \"jwt\", which no [[subject_issuer]] has in token_types: nobody",
+        "/stray.toml:8: purpose[1].accept: warning: takes \"jwt\", which no [[subject_issuer]] has in token_types: no client",
         "ok, 6 warnings",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

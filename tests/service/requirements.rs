@@ -223,7 +223,7 @@ Which tests prove which item of [the requirements](spec/requirements.md). `make 
 this page from the doc comments of the tests and from
 [the exceptions](../tests/service/exceptions.toml); a test fails when it is not up to date.
 
-- **met**: as required; the tests prove it, or the reason says where it can be seen.
+- **met**: as required; the tests prove it, or the reason says where it is shown.
 - **different**: [the reference](reference/README.md) chose otherwise; the tests prove that choice.
 - **later**: not built.
 - *in part*: everything that the reason does not name is met.

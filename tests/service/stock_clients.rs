@@ -196,7 +196,7 @@ fn each_retries_after_the_given_time() {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut told = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut told).unwrap();
-        assert!(told.starts_with("pdp_unavailable: asking again in "), "{name}: {told}");
+        assert!(told.starts_with("pdp_unavailable: retrying in "), "{name}: {told}");
         pdp.set_mode(Mode::Yes);
         let mut stdout = String::new();
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();

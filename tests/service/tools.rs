@@ -8,8 +8,8 @@ pub(crate) fn fetched(file: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "left out: {file} is missing");
-    println!("left out: {file} is missing (tests/tools.sh)");
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "skipped: {file} is missing");
+    println!("skipped: {file} is missing (tests/tools.sh)");
     None
 }
 

@@ -1,9 +1,9 @@
-"""Makes jwks.json and tokens.json, the test vectors for verifiers of Txn-Tokens (README.md beside this file).
+"""Generates jwks.json and tokens.json, the test vectors for verifiers of Txn-Tokens (see README.md).
 
-    python generate.py          needs `cryptography`; PyJWT brings it
+    python generate.py          needs `cryptography` (examples/requirements.txt)
 
-Every run makes new keys, forgets their private halves and writes both files anew. So a vector that is added changes
-every token, but neither name, verdict nor reason of another: those are what a review looks at.
+Every run generates new keys, does not store the private keys, and writes both files. So every run changes every token,
+but the name, verdict and reason of existing vectors stay the same: review those.
 """
 
 import base64
@@ -39,7 +39,7 @@ def whole(number: int) -> bytes:
 
 
 class Key:
-    """A key pair that is good for one algorithm, and signs by others if it is told to."""
+    """A key pair that is published for one algorithm, and can sign with others."""
 
     def __init__(self, alg: str) -> None:
         self.alg = alg
@@ -57,7 +57,7 @@ class Key:
             self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
             numbers = self.private.public_key().public_numbers()
             public = {"e": encode(whole(numbers.e)), "kty": "RSA", "n": encode(whole(numbers.n))}
-        self.kid = encode(hashlib.sha256(compact(public).encode()).digest())  # RFC 7638: the members are in order
+        self.kid = encode(hashlib.sha256(compact(public).encode()).digest())  # RFC 7638: the members are sorted
         self.jwk = {"kid": self.kid, "alg": alg, "use": "sig", **public}
 
     def sign(self, data: bytes, alg: str | None = None, salt: int = 32) -> bytes:
@@ -85,7 +85,7 @@ VECTORS: list[dict] = []
 
 
 def claims(**changes: object) -> dict:
-    """Good claims; a member that is changed to `...` is left out."""
+    """Valid claims; a change to `...` removes the member."""
     good = {
         "iss": ISSUER, "iat": NOW, "exp": NOW + 60, "aud": DOMAIN, "txn": "01a175d0-4e00-7b45-8c1a-3f2e9d7b6a50",
         "sub": "user-17", "scope": "order.refund", "req_wl": "gateway",
@@ -108,7 +108,7 @@ def octets(part: object) -> bytes:
 
 
 def token(payload: object = GOOD, head: object = None, key: Key = CURRENT, **how: object) -> str:
-    """Signed well, whatever header and payload say: objects, or the text or bytes of one."""
+    """A token with a valid signature over any header and payload: an object, text or bytes."""
     return signed(f"{encode(octets(head or header(key)))}.{encode(octets(payload))}", key, **how)
 
 
@@ -136,85 +136,85 @@ def refused_claims(name: str, why: str, **changes: object) -> None:
 
 
 def replaced(old: str, new: str) -> str:
-    """The good payload as text with something else in it."""
+    """The text of the valid payload with one replacement."""
     assert GOOD.count(old) == 1, old
     return GOOD.replace(old, new)
 
 
 def good_tokens() -> None:
-    valid("current key", "What the service issues (R-CLAIM-01).")
-    valid("previous key", "A key stays published while its tokens live.", key=PREVIOUS)
-    valid("next key", "A published key verifies, whether it signs already or not (A-141).", key=NEXT)
+    valid("current key", "A token as the service issues it (R-CLAIM-01).")
+    valid("previous key", "A key stays published until its tokens have expired.", key=PREVIOUS)
+    valid("next key", "Every published key verifies, even before it signs (A-141).", key=NEXT)
     for key in (ES384, EDDSA, RS256, PS256):
         valid(key.alg, f"{key.alg} is one of the five algorithms.", key=key)
     valid(
-        "replaced, with a chain", "A replaced token tells every client that asked, oldest first.",
+        "replaced, with a chain", "A replaced token names every client that requested one, oldest first.",
         claims(req_wl="order-service", req_wl_chain=["gateway", "order-service"]),
     )  # fmt: skip
     valid(
-        "redeemed, with rctx.delayed", "A token for an expired one says when that was, and the number of the use.",
+        "redeemed, with rctx.delayed", "A redeemed token contains the times of the expired token and the number of the use.",
         claims(req_wl="purge-job", req_wl_chain=["account-service", "purge-job"], scope="account.purge",
                rctx={"delayed": {"iat": NOW - 3456060, "exp": NOW - 3456000, "use": 1}}),
     )  # fmt: skip
     valid(
-        "exact numbers", "Details are carried digit for digit: no double may stand between (R-CLAIM-07).",
+        "exact numbers", "Numbers keep every digit: do not convert them to doubles (R-CLAIM-07).",
         GOOD[:-1] + ',"tctx":{"amount":100000000000000000001,"rate":0.10,"small":1E-7,"negative":-0.50}}',
     )  # fmt: skip
     valid(
-        "nested details", "The same name in different objects is no duplicate.",
+        "nested details", "The same name in different objects is not a duplicate.",
         claims(tctx={"sub": "x", "list": [{"sub": 1}, {"sub": None}]}, rctx={"sub": {"sub": True}}),
     )  # fmt: skip
-    valid("aud is an array of one", "Some libraries write it so (R-VERIFY-04).", claims(aud=[DOMAIN]))
+    valid("aud is an array of one", "Some libraries write aud as an array (R-VERIFY-04).", claims(aud=[DOMAIN]))
     for name, typ in [
         ("typ with application/", "application/txntoken+jwt"),
         ("typ in other case", "TxnToken+JWT"),
         ("typ with both", "APPLICATION/TXNTOKEN+JWT"),
     ]:
-        valid(name, "A media type has no case, and its prefix may be left out (R-VERIFY-03).", head=header(typ=typ))
+        valid(name, "A media type is case-insensitive, and its prefix can be omitted (R-VERIFY-03).", head=header(typ=typ))
     valid(
-        "unknown claims", "They are ignored, never a reason to refuse (R-VERIFY-05).",
+        "unknown claims", "Unknown claims are ignored, never a reason to refuse a token (R-VERIFY-05).",
         claims(jti="7", new_claim={"x": [1, None]}, cnf={"jkt": "x"}),
     )  # fmt: skip
-    valid("unknown header member", "RFC 7515 section 4: ignored, unless crit names it.", head=header(ver=1))
-    valid("header in other order", "JSON has no order, and may have white space.",
+    valid("unknown header member", "RFC 7515 section 4: unknown members are ignored unless crit names them.", head=header(ver=1))
+    valid("header in other order", "JSON members have no order, and white space is allowed.",
           head=f'{{ "kid" : "{CURRENT.kid}",\n"alg":"ES256" , "typ":"txntoken+jwt" }}')  # fmt: skip
-    valid("escapes in claims", "An escaped text is the same text.", replaced('"user-17"', '"\\u0075ser\\u002d17"'))
+    valid("escapes in claims", "A string and its escaped form are equal.", replaced('"user-17"', '"\\u0075ser\\u002d17"'))
     valid("sub beyond ASCII", "Claims are UTF-8.", claims(sub="zoë@例.example"))
     valid("several purposes", "scope is a list with single spaces (R-CLAIM-05).", claims(scope="order.refund a:b *"))
     valid("txn is any text", "No form of txn is prescribed (RFC 8417 section 2.2).", claims(txn="t"))
-    valid("last second", "exp is the first second in which it is not valid (R-VERIFY-05).", now=NOW + 59)
+    valid("last second", "A token is valid until the second before exp (R-VERIFY-05).", now=NOW + 59)
     valid("iat 30 s ahead", "Clocks may differ by 30 s (R-VERIFY-05).", now=NOW - 30)
-    valid("nbf reached", "nbf is honoured where it is present.", claims(nbf=NOW))
+    valid("nbf reached", "nbf is checked if it is present.", claims(nbf=NOW))
     valid("nbf 30 s ahead", "Clocks may differ by 30 s.", claims(nbf=NOW + 30))
-    valid("issuer as configured", "Where the verifier names an issuer, iss is it (R-VERIFY-06).", issuer=ISSUER)
-    valid("no iss", "The key tells whose it is; iss can be switched off (R-VERIFY-06).", claims(iss=...), issuer=ISSUER)
+    valid("issuer as configured", "iss must be the configured issuer (R-VERIFY-06).", issuer=ISSUER)
+    valid("no iss", "The key identifies the service; iss is optional (R-VERIFY-06).", claims(iss=...), issuer=ISSUER)
     part = token().rsplit(".", 1)[0]
     signature = CURRENT.sign(part.encode())
     other = P256_ORDER - int.from_bytes(signature[32:], "big")
     add("the other form of an ECDSA signature", f"{part}.{encode(signature[:32] + other.to_bytes(32, 'big'))}", "valid",
-        "(r, n-s) is as valid as (r, s): never tell tokens apart by their text (A-097).", claims=GOOD)  # fmt: skip
+        "(r, n-s) is as valid as (r, s): do not use the text of a token as its identity (A-097).", claims=GOOD)  # fmt: skip
 
 
 def times() -> None:
-    add("expired at exp", token(), "token_expired", "Without leeway: at exp it is over (R-VERIFY-05).", now=NOW + 60)
-    add("expired weeks ago", token(), "token_expired", "Only its redemption is left.", now=NOW + 3456000)
+    add("expired at exp", token(), "token_expired", "There is no leeway: a token is expired at exp (R-VERIFY-05).", now=NOW + 60)
+    add("expired weeks ago", token(), "token_expired", "An expired token can only be redeemed.", now=NOW + 3456000)
     early = "token_not_yet_valid"
-    add("iat 31 s ahead", token(), early, "Further ahead than clocks differ (R-VERIFY-05).", now=NOW - 31)
+    add("iat 31 s ahead", token(), early, "iat is further in the future than the allowed 30 s (R-VERIFY-05).", now=NOW - 31)
     add("iat in milliseconds", token(claims(iat=NOW * 1000, exp=NOW * 1000 + 60)), early, "Times are seconds (A-056).")
-    add("nbf 31 s ahead", token(claims(nbf=NOW + 31)), early, "nbf is honoured, with the same 30 s (A-057).")
+    add("nbf 31 s ahead", token(claims(nbf=NOW + 31)), early, "nbf is checked, with the same 30 s (A-057).")
     for name in ("iat", "exp", "nbf"):
         for what, value in [("a string", str(NOW + 1)), ("null", None), ("true", True), ("an array", [NOW + 1])]:
             refused_claims(f"{name} is {what}", "A time is a JSON number (R-CLAIM-02, A-056, A-057).", **{name: value})
         refused_claims(f"{name} is negative", "A time is not before 1970 (A-056).", **{name: -1})
         refused_claims(f"{name} has a fraction", "A time is a whole number (R-CLAIM-02).", **{name: NOW + 1.5})
-    huge = "A time that cannot be held must not wrap around or mean never (A-056)."
+    huge = "A time that is too large must not overflow or mean that the token never expires (A-056)."
     for what, digits in [("2 to the 64", str(2**64)), ("1e400", "1e400"), ("4000 digits", "9" * 4000)]:
         add(f"exp is {what}", token(replaced(str(NOW + 60), digits)), "token_claims_invalid", huge)
     add("iat is 2 to the 64", token(replaced(f":{NOW},", f":{2**64},")), "token_claims_invalid", huge)
     for word in ("NaN", "Infinity"):
         add(f"exp is {word}", token(replaced(str(NOW + 60), word)), "token_claims_invalid", "Not JSON (A-056).")
-    refused_claims("exp equals iat", "Such a token never lived (R-CLAIM-02).", exp=NOW)
-    refused_claims("exp before iat", "Such a token never lived (R-CLAIM-02).", iat=NOW + 20, exp=NOW + 10)
+    refused_claims("exp equals iat", "exp is later than iat (R-CLAIM-02).", exp=NOW)
+    refused_claims("exp before iat", "exp is later than iat (R-CLAIM-02).", iat=NOW + 20, exp=NOW + 10)
 
 
 def audiences() -> None:
@@ -230,8 +230,8 @@ def audiences() -> None:
         why = "aud is compared byte for byte (R-VERIFY-04)."
         add(f"aud is {name}", token(claims(aud=aud)), "token_audience_mismatch", why)
     add("aud is an array of one other", token(claims(aud=["elsewhere.example"])), "token_audience_mismatch",
-        "An array of one means what its element means (R-VERIFY-04).")  # fmt: skip
-    add("good elsewhere", token(), "token_audience_mismatch", "The verifier's domain is another (R-VERIFY-09).",
+        "An array of one element means the same as the element (R-VERIFY-04).")  # fmt: skip
+    add("good elsewhere", token(), "token_audience_mismatch", "The verifier belongs to another trust domain (R-VERIFY-09).",
         audience="elsewhere.example")  # fmt: skip
     for name, aud in [
         ("an array of two", [DOMAIN, "elsewhere.example"]),
@@ -246,17 +246,17 @@ def audiences() -> None:
         refused_claims(f"aud is {name}", "aud is one trust domain (R-VERIFY-04).", aud=aud)
     for name, iss in [("another", "https://evil.example"), ("with a slash", ISSUER + "/"), ("empty", "")]:
         add(f"iss is {name}", token(claims(iss=iss)), "token_issuer_mismatch",
-            "Where the verifier names an issuer, iss is it, byte for byte (R-VERIFY-06).", issuer=ISSUER)  # fmt: skip
+            "iss must be the configured issuer, byte for byte (R-VERIFY-06).", issuer=ISSUER)  # fmt: skip
     for name, iss in [("null", None), ("a number", 1), ("an array", [ISSUER])]:
         refused_claims(f"iss is {name}", "iss is a string or absent (R-CLAIM-08).", iss=iss)
 
 
 def required_claims() -> None:
     for name in ("iat", "exp", "aud", "txn", "sub", "scope", "req_wl"):
-        refused_claims(f"{name} is missing", "It is required (R-VERIFY-05).", **{name: ...})
+        refused_claims(f"{name} is missing", "The claim is required (R-VERIFY-05).", **{name: ...})
     for name in ("txn", "sub", "req_wl"):
         for what, value in [("empty", ""), ("a number", 17), ("null", None), ("an array", ["user-17"]), ("an object", {})]:
-            refused_claims(f"{name} is {what}", "It is a string that is not empty (R-CLAIM-04).", **{name: value})
+            refused_claims(f"{name} is {what}", "The claim is a string that is not empty (R-CLAIM-04).", **{name: value})
     for what, value in [
         ("an array", ["order.refund"]),
         ("empty", ""),
@@ -292,7 +292,7 @@ def required_claims() -> None:
         ("with a fraction of a use", delayed | {"use": 1.5}),
         ("with iat as a string", delayed | {"iat": str(NOW - 120)}),
     ]:
-        refused_claims(f"rctx.delayed is {what}", "A broken one must not pass as an ordinary token.",
+        refused_claims(f"rctx.delayed is {what}", "A token with a malformed rctx.delayed must not pass as an ordinary token.",
                        rctx={"delayed": value})  # fmt: skip
 
 
@@ -309,14 +309,14 @@ def types() -> None:
         ("followed by a space", "txntoken+jwt "),
         ("empty", ""),
     ]:
-        refused_header(f"typ is {name}", "token_type_wrong", "Some other kind of JWT (R-VERIFY-03).", typ=typ)
+        refused_header(f"typ is {name}", "token_type_wrong", "Another kind of JWT (R-VERIFY-03).", typ=typ)
     for name, typ in [("null", None), ("a number", 1), ("an array", ["txntoken+jwt"])]:
         refused_header(f"typ is {name}", "token_malformed", "typ is a string (RFC 7515 section 4.1.9).", typ=typ)
 
 
 def algorithms() -> None:
     bad = "token_malformed"
-    why = "A signature is not optional, however none is spelled (A-044)."
+    why = "A signature is required; none in any letter case is refused (A-044)."
     for alg in ("none", "None", "NONE", "nOnE"):
         part = f"{encode(octets(header(alg=alg)))}.{encode(octets(GOOD))}"
         add(f"alg is {alg}", part + ".", bad, why)
@@ -325,7 +325,7 @@ def algorithms() -> None:
         ("missing", ...), ("null", None), ("a number", 256), ("an array", ["ES256"]), ("empty", ""),
         ("in lower case", "es256"), ("unknown", "ES256K"), ("followed by a space", "ES256 "),
     ]:  # fmt: skip
-        refused_header(f"alg is {name}", bad, "alg is one of the published algorithms, as it is written (A-044).", alg=alg)
+        refused_header(f"alg is {name}", bad, "alg is the exact name of a supported algorithm (A-044).", alg=alg)
 
     spki = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     secrets = [
@@ -345,10 +345,10 @@ def algorithms() -> None:
     for name, key, secret in secrets:
         part = f"{encode(octets(header(key, alg='HS256')))}.{encode(octets(GOOD))}"
         mac = hmac.digest(secret, part.encode(), "sha256")
-        add(f"HS256 keyed with {name}", f"{part}.{encode(mac)}", bad, "A public key is no secret (A-045).")
+        add(f"HS256 keyed with {name}", f"{part}.{encode(mac)}", bad, "A public key must not be used as a secret (A-045).")
 
     other = "token_signature_invalid"
-    why = "One key, one algorithm: that of the published key, not the token's word (A-046)."
+    why = "The algorithm is that of the published key, not that of the token header (A-046)."
     for key, alg in [(CURRENT, "ES384"), (RS256, "PS256"), (PS256, "RS256"), (RS256, "RS384"), (RS256, "RS512"),
                      (PS256, "PS384"), (PS256, "PS512")]:  # fmt: skip
         add(f"{alg} with the {key.alg} key", token(head=header(key, alg=alg), key=key, alg=alg), other, why)
@@ -360,7 +360,7 @@ def algorithms() -> None:
 
 def headers() -> None:
     bad = "token_malformed"
-    inject = "Keys come from the published set alone: refused, and nothing is fetched (A-047)."
+    inject = "Keys come only from the published set: the token is refused, and nothing is fetched (A-047)."
     own = {name: value for name, value in ATTACKER.jwk.items() if name not in ("use", "alg")}
     certificate = base64.b64encode(ATTACKER.public(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
     for name, value in [
@@ -368,7 +368,7 @@ def headers() -> None:
     ]:  # fmt: skip
         add(f"{name}, signed by the key in it", token(head=header(ATTACKER, **{name: value}), key=ATTACKER), bad, inject)
         add(f"{name} beside a good signature", token(head=header(**{name: value})), bad, inject)
-    meaning = "It changes what the token means (A-049)."
+    meaning = "The member changes the meaning of the token (A-049)."
     for name, changes in [
         ("crit names an unknown member", {"crit": ["x"], "x": 1}),
         ("crit names exp", {"crit": ["exp"], "exp": NOW + 60}),
@@ -386,21 +386,21 @@ def headers() -> None:
         refused_header(name, bad, meaning, **changes)
     head = encode(octets(header(crit=["b64"], b64=False)))
     signature = encode(CURRENT.sign(f"{head}.{GOOD}".encode()))
-    add("payload not encoded", f"{head}.{encode(octets(GOOD))}.{signature}", bad, "b64 is never switched off (A-049).")
+    add("payload not encoded", f"{head}.{encode(octets(GOOD))}.{signature}", bad, "An unencoded payload is never accepted (A-049).")
 
     unknown = "token_key_unknown"
     refused_header("kid is unknown", unknown, "No such key is published (R-VERIFY-02).", kid="unknown")
-    refused_header("kid is missing", unknown, "Which of several keys signed it is not for guessing.", kid=...)
+    refused_header("kid is missing", unknown, "Without kid a verifier must not try several keys.", kid=...)
     refused_header("kid in other case", unknown, "kid is compared byte for byte.", kid=CURRENT.kid.swapcase())
     refused_header("kid is a path", unknown, "kid is only a name (A-048).", kid="../../etc/passwd")
     refused_header("kid is SQL", unknown, "kid is only a name (A-048).", kid="x' OR '1'='1")
     add("historical key", token(head=header(HISTORICAL), key=HISTORICAL), unknown,
-        "A key that signs no more is not published; such tokens are for redemption only (A-141).")  # fmt: skip
+        "A historical key is not published; its tokens can only be redeemed (A-141).")  # fmt: skip
     for name, kid in [("empty", ""), ("a number", 1), ("null", None), ("an array", [CURRENT.kid]),
                       ("with NUL", "a\0"), ("with a line break", "a\r\nb"), ("257 characters", "k" * 257)]:  # fmt: skip
-        refused_header(f"kid is {name}", bad, "kid is 1 to 256 plain characters (A-048).", kid=kid)
-    refused_header("kid of another key", "token_signature_invalid", "The previous key did not sign it.", kid=PREVIOUS.kid)
-    add("another's key under our kid", token(key=ATTACKER, head=header()), "token_signature_invalid", "Not our signature.")
+        refused_header(f"kid is {name}", bad, "kid is 1 to 256 characters without control characters (A-048).", kid=kid)
+    refused_header("kid of another key", "token_signature_invalid", "The token was not signed with the previous key.", kid=PREVIOUS.kid)
+    add("another's key under our kid", token(key=ATTACKER, head=header()), "token_signature_invalid", "The token was signed with an unpublished key.")
 
     good = compact(header())
     twice = "Parsers differ in which of two members counts (A-053)."
@@ -425,7 +425,7 @@ def headers() -> None:
 
 def spellings() -> None:
     bad = "token_malformed"
-    why = "A token has one text: three parts of base64url without padding (A-052)."
+    why = "A token has exactly one text: three parts of base64url without padding (A-052)."
     good = token(claims(pad="?>?>~~~"))
     head, payload, signature = good.split(".")
     while not ("-" in signature and "_" in signature):
@@ -460,12 +460,12 @@ def spellings() -> None:
         ("longer than 16 KiB", token(claims(filler="x" * 16000))),
     ]:
         add(name, text, bad, why)
-    loose = loose_end(lambda filler: compact(claims(filler=filler)))
-    loose_head = loose_end(lambda filler: compact(header(filler=filler)))
+    loose = part_with_unused_bits(lambda filler: compact(claims(filler=filler)))
+    loose_head = part_with_unused_bits(lambda filler: compact(header(filler=filler)))
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     odd = loose[:-1] + alphabet[alphabet.index(loose[-1]) + 1]
-    assert "-" in payload or "_" in payload, "for the standard alphabet"
-    over = "The signature is good over this very text, and still: one token, one text (A-052)."
+    assert "-" in payload or "_" in payload, "needed for the vector with the standard alphabet"
+    over = "The signature covers this text, but a token has exactly one text (A-052)."
     add("signed with a padded header", signed(f"{loose_head}=.{payload}"), bad, over)
     add("signed with a padded payload", signed(f"{head}.{loose}="), bad, over)
     add("signed with a payload in standard base64", signed(f"{head}.{payload.translate(standard)}"), bad, over)
@@ -477,12 +477,12 @@ def spellings() -> None:
     add("flattened JSON serialisation", compact(flat), bad, form)
     general = {"payload": payload, "signatures": [{"protected": head, "signature": signature}]}
     add("general JSON serialisation", compact(general), bad, form)
-    add("nested JWT", token(good, header(cty="jwt")), bad, "A token in a token is none (A-051).")
-    add("nested JWT without cty", token(good), "token_claims_invalid", "A token in a token is none (A-051).")
+    add("nested JWT", token(good, header(cty="jwt")), bad, "A nested token is not a Txn-Token (A-051).")
+    add("nested JWT without cty", token(good), "token_claims_invalid", "A nested token is not a Txn-Token (A-051).")
 
 
-def loose_end(text: Callable[[str], str]) -> str:
-    """A part that takes one `=` as padding, and whose last character has two bits unused."""
+def part_with_unused_bits(text: Callable[[str], str]) -> str:
+    """An encoded part that would need one `=` of padding, so that its last character has two unused bits."""
     return next(part for n in range(3) if len(part := encode(octets(text("x" * n)))) % 4 == 3)
 
 
@@ -535,7 +535,7 @@ def signatures() -> None:
     raw = base64.urlsafe_b64decode(signature + "==")
     r, s, n, zero = raw[:32], raw[32:], P256_ORDER.to_bytes(32, "big"), bytes(32)
     der = CURRENT.private.sign(part.encode(), ec.ECDSA(hashes.SHA256()))
-    why = "No signature of ours (A-044, A-050)."
+    why = "The signature is not valid for this token and key (A-044, A-050)."
     for name, other in [
         ("stripped", b""),
         ("all zero", zero + zero),
@@ -551,9 +551,9 @@ def signatures() -> None:
     ]:
         add(f"signature {name}", f"{part}.{encode(other)}", bad, why)
     rich = encode(octets(claims(scope="account.purge")))
-    add("signature of another token", f"{part.split('.')[0]}.{rich}.{signature}", bad, "It does not cover these claims.")
+    add("signature of another token", f"{part.split('.')[0]}.{rich}.{signature}", bad, "The signature does not cover these claims.")
     other = encode(octets(header(ver=1)))
-    add("signature under another header", f"{other}.{part.split('.')[1]}.{signature}", bad, "It covers the header too.")
+    add("signature under another header", f"{other}.{part.split('.')[1]}.{signature}", bad, "The signature covers the header too.")
 
     part, signature = token(key=EDDSA).rsplit(".", 1)
     raw = base64.urlsafe_b64decode(signature + "==")
@@ -563,15 +563,15 @@ def signatures() -> None:
     add("EdDSA signature all zero", f"{part}.{encode(bytes(64))}", bad, why)
     part, signature = token(key=RS256).rsplit(".", 1)
     raw = base64.urlsafe_b64decode(signature + "==")
-    add("RSA signature with a zero before", f"{part}.{encode(bytes(1) + raw)}", bad, "RFC 8017: as long as the modulus.")
+    add("RSA signature with a zero before", f"{part}.{encode(bytes(1) + raw)}", bad, "RFC 8017: a signature is as long as the modulus.")
     add("RSA signature all zero", f"{part}.{encode(bytes(256))}", bad, why)
     part, signature = token(key=ES384).rsplit(".", 1)
     add("ES384 signature all zero", f"{part}.{encode(bytes(96))}", bad, why)
-    add("PS256 with a salt of 20 bytes", token(key=PS256, salt=20), bad, "RFC 7518 section 3.5: as long as the hash.")
+    add("PS256 with a salt of 20 bytes", token(key=PS256, salt=20), bad, "RFC 7518 section 3.5: the salt is as long as the hash.")
 
 
-def written(vector: dict) -> str:
-    """One member a line; the claims as they were signed, digit for digit."""
+def format_vector(vector: dict) -> str:
+    """The vector with one member per line, and the claims as they were signed, digit for digit."""
     lines = []
     for name, value in vector.items():
         text = value if name == "claims" else json.dumps(value, ensure_ascii=name != "why")
@@ -584,6 +584,6 @@ if __name__ == "__main__":
         area()
     keys = ",\n".join(f"    {json.dumps(key.jwk)}" for key in PUBLISHED)
     (FOLDER / "jwks.json").write_text(f'{{\n  "keys": [\n{keys}\n  ]\n}}\n')
-    (FOLDER / "tokens.json").write_text("[\n" + ",\n".join(map(written, VECTORS)) + "\n]\n", encoding="utf-8")
+    (FOLDER / "tokens.json").write_text("[\n" + ",\n".join(map(format_vector, VECTORS)) + "\n]\n", encoding="utf-8")
     valid_ones = sum(vector["expect"] == "valid" for vector in VECTORS)
     print(f"{valid_ones} valid, {len(VECTORS) - valid_ones} refused")

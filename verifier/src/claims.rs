@@ -1,4 +1,4 @@
-//! The format of a Txn-Token: its header type and its claims, defined here and nowhere else.
+//! The format of a Txn-Token: its header type and its claims. This is the only definition.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,16 +10,16 @@ use crate::json::{self, Limits, Members};
 /// `typ` in the header of a Txn-Token (TT §9.1).
 pub const TYP: &str = "txntoken+jwt";
 
-/// A name does not have the form that its kind asks for.
+/// A trust domain, purpose or scope has the wrong syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// See [`TrustDomain`].
-    #[error("a trust domain is 1 to 255 printable ASCII characters without space")]
+    /// Not a [`TrustDomain`].
+    #[error("a trust domain is 1 to 255 printable ASCII characters without spaces")]
     TrustDomain,
-    /// See [`Purpose`].
-    #[error("a purpose is one or more printable ASCII characters without space, '\"' and '\\'")]
+    /// Not a [`Purpose`].
+    #[error("a purpose is one or more printable ASCII characters without spaces, '\"' and '\\'")]
     Purpose,
-    /// See [`Scope`].
+    /// Not a [`Scope`].
     #[error("a scope is one or more purposes separated by single spaces")]
     Scope,
 }
@@ -27,7 +27,7 @@ pub enum NameError {
 macro_rules! string_type {
     ($name:ident) => {
         impl $name {
-            /// The name as text.
+            /// The text as given.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -49,7 +49,8 @@ macro_rules! string_type {
     };
 }
 
-/// What `aud` of a Txn-Token names: the domain inside which it is valid. Compared as it is written (TT §9.2).
+/// `aud` of a Txn-Token: the trust domain in which it is valid (TT §9.2). 1 to 255 printable ASCII characters without
+/// spaces, compared byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TrustDomain(String);
@@ -65,7 +66,7 @@ impl FromStr for TrustDomain {
     }
 }
 
-/// One value of `scope`: what a transaction is for. RFC 6749 §3.3 `scope-token`, compared byte for byte.
+/// One value of `scope`: a purpose of a transaction. Syntax `scope-token` of RFC 6749 §3.3, compared byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Purpose(String);
@@ -82,7 +83,8 @@ impl FromStr for Purpose {
     }
 }
 
-/// One or more purposes in the order given, each once (RFC 6749 §3.3, single spaces only).
+/// One or more purposes, separated by single spaces (RFC 6749 §3.3). The order is kept; repeated purposes are removed
+/// when a scope is parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scope(Vec<Purpose>);
 
@@ -92,7 +94,7 @@ impl Scope {
         &self.0
     }
 
-    /// The only purpose, if there is just one.
+    /// The purpose, if the scope has exactly one.
     pub fn single(&self) -> Option<&Purpose> {
         match self.0.as_slice() {
             [purpose] => Some(purpose),
@@ -100,7 +102,7 @@ impl Scope {
         }
     }
 
-    /// Whether `purpose` is one of them.
+    /// Whether `purpose` is one of the purposes, compared byte for byte.
     pub fn contains(&self, purpose: &str) -> bool {
         self.0.iter().any(|p| p.as_str() == purpose)
     }
@@ -151,58 +153,90 @@ impl<'de> Deserialize<'de> for Scope {
     }
 }
 
-/// The claims of a Txn-Token (TT §9.2). Members that are not listed are ignored when read.
+/// The claims of a Txn-Token (TT §9.2). Other claims are ignored. Times are seconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxnClaims {
-    /// The service that issued it; may be switched off.
-    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "present")]
+    /// Issuer: the URL of the Transaction Token Service. Optional.
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "refuse_null")]
     pub iss: Option<String>,
-    /// When it was issued, epoch seconds.
+    /// When the token was issued.
     pub iat: u64,
-    /// The first second in which it is not valid any more, epoch seconds.
+    /// When the token expires: it is valid before this second. Always later than `iat`.
     pub exp: u64,
-    /// The trust domain.
-    #[serde(deserialize_with = "one_audience")]
+    /// The trust domain. Parsed from a string or an array of one string.
+    #[serde(deserialize_with = "parse_audience")]
     pub aud: TrustDomain,
-    /// The transaction: the same through every replacement and redemption.
+    /// The transaction ID (RFC 8417 §2.2), not empty. Replacement and redemption keep it.
     pub txn: String,
-    /// Whom the transaction is for; unique in the trust domain.
+    /// The subject of the transaction, not empty; unique in the trust domain.
     pub sub: String,
-    /// What the transaction is for.
+    /// The purposes of the transaction.
     pub scope: Scope,
-    /// The client that asked for this token.
+    /// The requesting workload: the client to which this token was issued. Not empty.
     pub req_wl: String,
-    /// Every client that asked for a token of this transaction, oldest first; only on replaced and redeemed tokens.
+    /// Every client that requested a token of this transaction, oldest first. Present only in replaced and redeemed
+    /// tokens.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub req_wl_chain: Vec<String>,
-    /// The details of the transaction, which never change.
+    /// The details of the transaction. They never change. An empty object is omitted.
     #[serde(skip_serializing_if = "Members::is_empty", default)]
     pub tctx: Members,
-    /// The circumstances of the request.
+    /// The context of the request. An empty object is omitted.
     #[serde(skip_serializing_if = "Members::is_empty", default)]
     pub rctx: Members,
-    /// Not valid before this second; Writ issues none, and honours it where present.
-    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "present")]
+    /// The token is not valid before this second. Optional; Writ does not issue it, but verifiers apply it.
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "refuse_null")]
     pub nbf: Option<u64>,
 }
 
 impl TxnClaims {
-    /// Reads the payload of a Txn-Token.
+    /// Parses the payload of a Txn-Token.
     ///
     /// # Errors
-    /// [`ClaimsError`] where the JSON is ambiguous, a required claim is missing, or a claim has the wrong type.
+    /// [`ClaimsError`] if the JSON is invalid or ambiguous, a required claim is missing or empty, a claim has the wrong
+    /// type, or `exp` is not later than `iat`.
     pub fn parse(payload: &[u8]) -> Result<Self, ClaimsError> {
         let text = std::str::from_utf8(payload).map_err(|_| ClaimsError)?;
         json::check(text, Limits::DEFAULT).map_err(|_| ClaimsError)?;
         let claims: Self = serde_json::from_str(text).map_err(|_| ClaimsError)?;
-        let named = [&claims.txn, &claims.sub, &claims.req_wl].iter().all(|name| !name.is_empty());
-        (named && claims.exp > claims.iat).then_some(claims).ok_or(ClaimsError)
+        let are_named = [&claims.txn, &claims.sub, &claims.req_wl].iter().all(|name| !name.is_empty());
+        (are_named && claims.exp > claims.iat).then_some(claims).ok_or(ClaimsError)
     }
 
-    /// `rctx.delayed`, if this token came from redeeming an expired one.
+    /// The claims by their names, as a payload has them.
     ///
     /// # Errors
-    /// [`ClaimsError`] if the member is there but not of this form: such a token must not pass as an ordinary one.
+    /// [`ClaimsError`] if a value cannot be written as JSON, which claims that were read never have.
+    pub fn to_members(&self) -> Result<Members, ClaimsError> {
+        let Self { iss, iat, exp, aud, txn, sub, scope, req_wl, req_wl_chain, tctx, rctx, nbf } = self;
+        let mut members = Members::default();
+        let mut write = || {
+            iss.iter().try_for_each(|iss| members.set("iss", iss))?;
+            members.set("iat", iat)?;
+            members.set("exp", exp)?;
+            members.set("aud", aud)?;
+            members.set("txn", txn)?;
+            members.set("sub", sub)?;
+            members.set("scope", scope)?;
+            members.set("req_wl", req_wl)?;
+            if !req_wl_chain.is_empty() {
+                members.set("req_wl_chain", req_wl_chain)?;
+            }
+            for (name, object) in [("tctx", tctx), ("rctx", rctx)] {
+                if !object.is_empty() {
+                    members.set(name, object)?;
+                }
+            }
+            nbf.iter().try_for_each(|nbf| members.set("nbf", nbf))
+        };
+        write().map_err(|_: json::JsonError| ClaimsError)?;
+        Ok(members)
+    }
+
+    /// `rctx.delayed`; `None` if this token was not issued for an expired one.
+    ///
+    /// # Errors
+    /// [`ClaimsError`] if the member is present but malformed: such a token must not pass as an ordinary one.
     pub fn delayed(&self) -> Result<Option<Delayed>, ClaimsError> {
         match self.rctx.raw(Delayed::MEMBER) {
             None => Ok(None),
@@ -211,35 +245,35 @@ impl TxnClaims {
     }
 }
 
-/// The payload is not that of a Txn-Token.
+/// The payload does not contain the claims of a Txn-Token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the claims are not those of a Txn-Token")]
+#[error("the payload does not contain valid claims of a Txn-Token")]
 pub struct ClaimsError;
 
-/// `rctx.delayed`: the expired token that was redeemed for this one.
+/// `rctx.delayed`: facts about the expired token that was redeemed for this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delayed {
-    /// When the original was issued, epoch seconds.
+    /// When the expired token was issued, in seconds since the Unix epoch.
     pub iat: u64,
-    /// When the original expired, epoch seconds.
+    /// When it expired, in seconds since the Unix epoch.
     pub exp: u64,
-    /// Which use of the transaction's right to redeem this is, from 1.
+    /// The number of this redemption, from 1.
     #[serde(rename = "use")]
     pub use_number: u32,
 }
 
 impl Delayed {
-    /// The member's name in `rctx`; no client can supply it.
+    /// The name of the member in `rctx`; clients cannot set it.
     pub const MEMBER: &'static str = "delayed";
 }
 
-/// `null` is not the same as absent.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+/// Refuses `null`, which serde would treat as absent.
+fn refuse_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// A string, or an array of one string (R-VERIFY-04).
-fn one_audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+/// Accepts a string, or an array of one string (R-VERIFY-04).
+fn parse_audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Audience {
@@ -258,9 +292,22 @@ mod tests {
     const GOOD: &str = r#"{"iss":"https://tts.example","iat":1790000000,"exp":1790000060,"aud":"d.example","txn":"t-1","sub":"u-1","scope":"order.refund","req_wl":"gateway","tctx":{"amount":100000000000000000001}}"#;
 
     #[test]
-    fn claims_come_out_as_they_went_in() {
+    fn claims_are_written_as_they_were_read() {
         let claims = TxnClaims::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(serde_json::to_string(&claims).unwrap(), GOOD);
+    }
+
+    #[test]
+    fn the_members_of_claims_are_those_of_their_payload() {
+        let all = GOOD.replace(
+            "\"tctx\"",
+            r#""req_wl_chain":["a","gateway"],"rctx":{"ip":"::1","n":1.50},"nbf":1790000001,"tctx""#,
+        );
+        for text in [GOOD, &all] {
+            let claims = TxnClaims::parse(text.as_bytes()).unwrap();
+            let written = serde_json::to_string(&claims).unwrap();
+            assert_eq!(serde_json::to_string(&claims.to_members().unwrap()).unwrap(), written);
+        }
     }
 
     /// R-VERIFY-04
@@ -287,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn times_that_wrap_or_end_before_they_begin_are_refused() {
+    fn times_out_of_range_or_order_are_refused() {
         for exp in ["-1", "1790000000", "1e400", "18446744073709551616", "\"1790000060\"", "1790000060.5", "null"] {
             assert!(TxnClaims::parse(GOOD.replace("1790000060", exp).as_bytes()).is_err(), "{exp}");
         }
     }
 
     #[test]
-    fn a_scope_has_single_spaces_and_counts_a_purpose_once() {
+    fn a_scope_has_single_spaces_and_keeps_a_purpose_once() {
         assert_eq!("a b a".parse::<Scope>().unwrap().to_string(), "a b");
         for text in ["", " ", " a", "a ", "a  b", "a\tb", "a\u{a0}b", "a\"b", "a\\b", "ä"] {
             assert!(text.parse::<Scope>().is_err(), "{text:?}");
@@ -302,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_delayed_member_is_no_ordinary_token() {
+    fn a_malformed_delayed_member_is_an_error() {
         let with = |delayed: &str| {
             TxnClaims::parse(
                 GOOD.replace("\"tctx\"", &format!("\"rctx\":{{\"delayed\":{delayed}}},\"tctx\"")).as_bytes(),

@@ -1,58 +1,60 @@
-//! Why a Txn-Token is not taken.
+//! Verification errors with their reason codes and HTTP status codes.
 
 use crate::jwks::NoKey;
 use crate::remote::KeyError;
 
-/// Why a Txn-Token is not taken, or does not allow what is asked of it. Texts repeat nothing of the token.
+/// Why a Txn-Token is refused, or does not authorize the operation. The texts contain nothing of the token but `exp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// The header value is not exactly one compact JWS with an acceptable header.
+    /// The header value is not exactly one compact JWS (RFC 7515 §7.1) of at most [`TOKEN_MAX`](crate::TOKEN_MAX) bytes
+    /// with an acceptable header.
     #[error("the Txn-Token is malformed")]
     Malformed,
-    /// `typ` is not `txntoken+jwt`: some other kind of JWT (RFC 8725 §3.11).
+    /// `typ` is not `txntoken+jwt`: another kind of JWT (TT §9.1, RFC 8725 §3.11).
     #[error("the token is not a Txn-Token")]
     TypeWrong,
-    /// The service publishes no such key.
-    #[error("the key that signed the Txn-Token is not known")]
+    /// The Transaction Token Service publishes no key with this `kid`; or the token has no `kid`, and the service
+    /// publishes several keys.
+    #[error("the Txn-Token is signed with an unknown key")]
     KeyUnknown,
-    /// The keys cannot be had; the token may well be good.
+    /// The keys cannot be fetched. The token may be valid; a later attempt may succeed.
     #[error("the keys of the Transaction Token Service cannot be fetched")]
     KeysUnavailable,
-    /// The signature, or its algorithm, does not fit the key.
+    /// The signature is invalid, or `alg` is not the algorithm of the key (RFC 8725 §3.1).
     #[error("the signature of the Txn-Token is not valid")]
     SignatureInvalid,
-    /// A claim is missing or of the wrong type.
-    #[error("the claims of the Txn-Token are not acceptable")]
+    /// A claim is missing or has the wrong type (TT §9.2).
+    #[error("the claims of the Txn-Token are not valid")]
     ClaimsInvalid,
-    /// For another trust domain.
+    /// `aud` is not the trust domain of this verifier.
     #[error("the Txn-Token is for another trust domain")]
     AudienceMismatch,
-    /// From another issuer than the configured one; or from none that is named, where one must be.
+    /// `iss` is not the configured issuer, or is missing although it is required.
     #[error("the Txn-Token is from another issuer")]
     IssuerMismatch,
-    /// Past its expiry.
+    /// `exp` and the leeway have passed.
     #[error("the Txn-Token expired at {expired_at}")]
     Expired {
-        /// Its `exp`, epoch seconds.
+        /// `exp` of the token, in seconds since the Unix epoch.
         expired_at: u64,
     },
-    /// `iat` or `nbf` lies further ahead than clocks may differ.
+    /// `iat` or `nbf` is further in the future than the permitted clock skew.
     #[error("the Txn-Token is not valid yet")]
     NotYetValid,
-    /// Single use is asked for, and it was used before.
-    #[error("the Txn-Token was used before")]
+    /// The single-use check found an earlier use ([`SingleUse`](crate::SingleUse)).
+    #[error("the Txn-Token was already used")]
     Replayed,
-    /// The token is good, but not for this purpose.
+    /// The token is valid, but `scope` does not contain the purpose.
     #[error("the Txn-Token is not for this purpose")]
     ScopeInsufficient,
-    /// The token is good, but was not redeemed late enough, or not redeemed at all.
-    #[error("the Txn-Token does not come from a delayed redemption, or comes too early")]
+    /// The token is valid, but was not redeemed for an expired one, or was redeemed too early.
+    #[error("the Txn-Token does not come from a delayed redemption, or was redeemed too early")]
     NotDelayed,
 }
 
 impl VerifyError {
-    /// A stable, machine-readable code, for logs, metrics and answers.
+    /// A stable, machine-readable code for logs, metrics and responses.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Malformed => "token_malformed",
@@ -71,8 +73,8 @@ impl VerifyError {
         }
     }
 
-    /// The HTTP status to answer with: 401 for a token that is not good, 403 for a good one that does not allow this,
-    /// 503 where it cannot be told.
+    /// The HTTP status of the response: 401 for an invalid token, 403 for a valid token that does not authorize the
+    /// operation, 503 if the keys are unavailable.
     pub fn http_status(&self) -> u16 {
         match self {
             Self::ScopeInsufficient | Self::NotDelayed => 403,
@@ -85,7 +87,7 @@ impl VerifyError {
 impl From<KeyError> for VerifyError {
     fn from(error: KeyError) -> Self {
         match error {
-            // Of a key that was published before it signed, as Writ's are, the last fetch tells.
+            // Writ publishes a key before it signs with it, so even the last fetch proves that the key is unknown.
             KeyError::Unknown | KeyError::CoolingDown { .. } => Self::KeyUnknown,
             KeyError::Unfit => Self::SignatureInvalid,
             KeyError::Unavailable => Self::KeysUnavailable,

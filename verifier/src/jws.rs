@@ -1,7 +1,8 @@
-//! Compact JWS, read strictly (RFC 7515; RFC 8725 §3).
+//! A strict parser for compact JWS (RFC 7515 §7.1, RFC 8725 §3).
 //!
-//! A token has one text only: three parts of canonical base64url, a header whose every member is understood. What
-//! comes out is parsed, not verified; the caller chooses key and algorithm by its own rules and asks [`Jws::verify`].
+//! A token has exactly one text: three parts of canonical base64url, and a header without members that change its
+//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules, and then calls
+//! [`Jws::verify`].
 
 use std::fmt;
 
@@ -11,43 +12,41 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 
 use crate::json::{Limits, Members};
 
-/// The longest `kid` that is looked at, in characters.
+/// The maximum length of `kid` in characters.
 pub const KID_MAX: usize = 256;
 
-/// Why a text is no JWS that anyone should look at. The texts name members of the header that are known here, and repeat
-/// nothing else.
+/// Why a text is not an acceptable JWS. The messages contain nothing of the token but the names of known header members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwsError {
-    /// Longer than the caller's limit.
+    /// The token is longer than the limit of the caller.
     #[error("the token is too long")]
     TooLong,
-    /// Not three parts of canonical base64url.
+    /// The token does not consist of three parts of canonical base64url.
     #[error("not a compact JWS: {0}")]
     Form(&'static str),
-    /// The header is not JSON of the expected form, or has a member that must not be there.
+    /// The header is not unambiguous JSON, a member has the wrong type, or a forbidden member is present.
     #[error("the header is not acceptable: {0}")]
     Header(&'static str),
-    /// `alg` is missing, unknown, symmetric or `none`.
+    /// `alg` is not supported, symmetric or `none`.
     #[error("the algorithm is not acceptable: {0}")]
     Algorithm(&'static str),
 }
 
-/// A parsed, unverified compact JWS.
+/// A parsed, unverified compact JWS. `Debug` shows only the algorithm.
 pub struct Jws<'a> {
-    /// `alg`: asymmetric for certain.
+    /// `alg`: always asymmetric.
     pub algorithm: Algorithm,
-    /// `kid`: 1 to 256 characters, none a control character.
+    /// `kid`: 1 to [`KID_MAX`] characters without control characters.
     pub kid: Option<String>,
     /// `typ` in lower case without `application/` (RFC 7515 §4.1.9).
     pub typ: Option<String>,
     /// The decoded payload.
     pub payload: Vec<u8>,
-    /// What is signed: header and payload as sent, without the signature.
+    /// The JWS signing input: encoded header and payload, without the signature (RFC 7515 §5.1).
     pub signed_part: &'a str,
     signature: &'a str,
 }
 
-/// Nothing of a token is ever shown.
 impl fmt::Debug for Jws<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jws").field("algorithm", &self.algorithm).finish_non_exhaustive()
@@ -56,27 +55,27 @@ impl fmt::Debug for Jws<'_> {
 
 struct Header(Members);
 
-/// Members that change how a token is read or whose key it trusts: never followed, so never accepted.
+/// Header members that change the meaning of a token or the key that verifies it. A token that has one is refused.
 const FORBIDDEN: [(&str, &str); 10] = [
-    ("crit", "its header has crit, and no extension of JWS is understood here"),
+    ("crit", "its header has crit, and no extension of JWS is supported"),
     ("b64", "its header has b64"),
     ("zip", "its header has zip"),
     ("enc", "its header has enc: it is encrypted"),
-    ("jwk", "its header has jwk, and a key that a token brings along is never trusted"),
+    ("jwk", "its header has jwk, and a key inside a token is never trusted"),
     ("jku", "its header has jku, and a key that a token refers to is never fetched"),
     ("x5u", "its header has x5u, and a certificate that a token refers to is never fetched"),
-    ("x5c", "its header has x5c, and a certificate that a token brings along is never trusted"),
+    ("x5c", "its header has x5c, and a certificate inside a token is never trusted"),
     ("epk", "its header has epk: it is encrypted"),
     ("p2c", "its header has p2c: it is encrypted"),
 ];
 
 impl<'a> Jws<'a> {
-    /// Reads `text`, of at most `max_len` bytes.
+    /// Parses `text`, which may have at most `max_len` bytes.
     ///
     /// # Errors
-    /// [`JwsError`], which says no more about the text than its kind.
+    /// [`JwsError`] if `text` is not an acceptable JWS.
     pub fn parse(text: &'a str, max_len: usize) -> Result<Self, JwsError> {
-        const THREE: JwsError = JwsError::Form("it has not three parts");
+        const NOT_THREE: JwsError = JwsError::Form("it does not have three parts");
         if text.len() > max_len {
             return Err(JwsError::TooLong);
         }
@@ -86,8 +85,8 @@ impl<'a> Jws<'a> {
             0 | 1 => return Err(JwsError::Form("it has fewer than three parts")),
             _ => return Err(JwsError::Form("it has more than three parts")),
         }
-        let (signed_part, signature) = text.rsplit_once('.').ok_or(THREE)?;
-        let (header, payload) = signed_part.split_once('.').ok_or(THREE)?;
+        let (signed_part, signature) = text.rsplit_once('.').ok_or(NOT_THREE)?;
+        let (header, payload) = signed_part.split_once('.').ok_or(NOT_THREE)?;
         let decode = |part, why| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form(why));
         decode(signature, "its third part, the signature, is not base64url without padding")?;
         let header = Header::parse(&decode(header, "its first part, the header, is not base64url without padding")?)?;
@@ -97,8 +96,9 @@ impl<'a> Jws<'a> {
         Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
     }
 
-    /// Whether `key` made the signature with this token's algorithm. That the algorithm is the key's own is for the
-    /// caller to know: it chose the key.
+    /// Whether the signature is valid under `key` with the algorithm of the token. The caller must have checked that
+    /// `key` may be used with this algorithm (RFC 8725 §3.1); see
+    /// [`VerificationKey::fits`](crate::jwks::VerificationKey::fits).
     pub fn verify(&self, key: &DecodingKey) -> bool {
         matches!(
             jsonwebtoken::crypto::verify(self.signature, self.signed_part.as_bytes(), key, self.algorithm),
@@ -109,7 +109,8 @@ impl<'a> Jws<'a> {
 
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self, JwsError> {
-        const FORM: JwsError = JwsError::Header("its header is no JSON object in which each member stands once");
+        const FORM: JwsError =
+            JwsError::Header("its header is not a JSON object in which each member name occurs once");
         let text = std::str::from_utf8(bytes).map_err(|_| FORM)?;
         let header = Self(Members::parse(text, Limits::DEFAULT).map_err(|_| FORM)?);
         if let Some((_, why)) = FORBIDDEN.iter().find(|(name, _)| header.0.raw(name).is_some()) {
@@ -117,7 +118,7 @@ impl Header {
         }
         let nested = header.text("cty", "cty of its header must be a string")?;
         if nested.is_some_and(|cty| cty.eq_ignore_ascii_case("jwt")) {
-            return Err(JwsError::Header("its header has cty `JWT`: it holds another token"));
+            return Err(JwsError::Header("its header has cty `JWT`: it contains another token"));
         }
         Ok(header)
     }
@@ -154,7 +155,7 @@ impl Header {
                 Err(JwsError::Algorithm("its alg is none: it is not signed"))
             }
             Some("HS256" | "HS384" | "HS512") => {
-                Err(JwsError::Algorithm("its alg is symmetric: whoever verified it could have signed it"))
+                Err(JwsError::Algorithm("its alg is symmetric: every verifier could sign such a token"))
             }
             Some(_) => Err(JwsError::Algorithm("its alg is not supported")),
             None => Err(JwsError::Algorithm("its alg must be a string")),
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_header_is_read() {
+    fn a_valid_header_is_parsed() {
         let text = token(r#"{"typ":"application/TxnToken+JWT","alg":"ES256","kid":"k"}"#);
         let jws = parse(&text).unwrap();
         assert_eq!(
@@ -191,14 +192,14 @@ mod tests {
 
     /// A-044, A-045
     #[test]
-    fn no_signature_and_symmetric_algorithms_are_refused() {
+    fn unsigned_tokens_and_symmetric_algorithms_are_refused() {
         for alg in ["\"none\"", "\"None\"", "\"NONE\"", "null", "[]", "[\"ES256\"]", "\"HS256\"", "\"\"", "\"es256\""] {
             assert!(parse(&token(&format!(r#"{{"alg":{alg}}}"#))).is_err(), "{alg}");
         }
         assert!(parse(&token("{}")).is_err());
     }
 
-    /// What is not understood is ignored, whatever a library makes of its name.
+    /// Unknown members are ignored, even those whose names are reserved by a library.
     #[test]
     fn unknown_members_have_no_meaning() {
         for name in ["x", "$serde_json::private::RawValue", "$serde_json::private::Number"] {
@@ -230,13 +231,13 @@ mod tests {
 
     /// A-048
     #[test]
-    fn a_kid_is_short_plain_text() {
+    fn a_kid_is_short_and_printable() {
         for kid in ["\"\"", "1", "[]", "null", r#""a\u0000""#, r#""a\r\nb""#, &format!("\"{}\"", "k".repeat(257))] {
             assert!(parse(&token(&format!(r#"{{"alg":"ES256","kid":{kid}}}"#))).is_err(), "{kid}");
         }
     }
 
-    /// A-052, A-053: one token, one text.
+    /// A-052, A-053: a token has exactly one text.
     #[test]
     fn other_spellings_of_the_same_token_are_refused() {
         let good = token(r#"{"alg":"ES256"}"#);

@@ -1,9 +1,10 @@
-//! Verifies the Txn-Tokens that Writ issues, on its own and fast, with the keys that the service publishes.
+//! Verifies Txn-Tokens (draft-ietf-oauth-transaction-tokens) locally, with the keys that the Transaction Token Service
+//! publishes.
 //!
-//! A downstream service makes one [`Verifier`], shares it, and hands it the value of the `Txn-Token` header of each
-//! request. What comes back is a [`TxnToken`] with typed claims, or a [`VerifyError`] that says which status to answer
-//! with. The keys are fetched when they are first needed and then kept: no request waits for the network while a key
-//! in memory serves.
+//! A downstream service creates one [`Verifier`], shares it, and passes it the value of the `Txn-Token` header of each
+//! request. The result is a [`TxnToken`] with typed claims, or a [`VerifyError`] with a reason code and an HTTP status.
+//! The keys are fetched when they are first needed and then cached: no request waits for the network while a cached
+//! key verifies its token.
 //!
 //! ```no_run
 //! use writ_verifier::{Verifier, VerifyError};
@@ -18,7 +19,7 @@
 //! async fn deliver(verifier: &Verifier, header_value: &str) -> Result<(), VerifyError> {
 //!     let txn = verifier.verify(header_value).await?;
 //!     txn.require_scope("mailbox.deliver")?;
-//!     // … deliver for `txn.subject()`, and pass `txn.encoded()` on with every call that this needs.
+//!     // … deliver for `txn.subject()`, and send `txn.encoded()` with every call downstream.
 //!     Ok(())
 //! }
 //! # let _ = deliver(&verifier, "");
@@ -26,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! The same with keys and an instant of one's own, as a test would do it:
+//! The same with fixed keys and a fixed time, as in a test:
 //!
 //! ```
 //! use std::time::{Duration, UNIX_EPOCH};
@@ -57,19 +58,21 @@
 //! # }
 //! ```
 //!
-//! # What a verifier cannot do for you
+//! # What the caller must do
 //!
-//! - A Txn-Token says what a transaction is, not who calls. Authenticate the caller by other means, and never take a
-//!   Txn-Token from `Authorization`, a query or a body.
-//! - A request with more than one `Txn-Token` header is to be refused before its value gets here.
-//! - In a queue or in RPC metadata the token travels under the key `txn-token`, by the same rules. What was parked has
-//!   often expired when it is read: then it is for the client that may redeem it, and no good here.
-//! - Pass the token on byte for byte inside the trust domain, and remove the header at its edges, in both directions.
+//! - Authenticate the caller of a request by other means: a Txn-Token identifies a transaction, not the caller. Never
+//!   take a Txn-Token from `Authorization`, a query or a body.
+//! - Refuse a request with more than one `Txn-Token` header before you verify its value.
+//! - In a queue or in RPC metadata, send the token under the key `txn-token`, by the same rules. A queued token has
+//!   often expired when it is read: then only a client that may redeem it can use it, and this crate refuses it.
+//! - Forward the token unchanged inside the trust domain, and remove the header at its edges, in both directions.
 //!
-//! # Rooms
+//! # Modules
 //!
-//! [`jwks`] reads key sets, [`remote`] fetches and keeps them, [`jws`] and [`json`] read strictly, [`claims`] is the
-//! format. They are public because Writ itself reads the tokens of others with them.
+//! [`jwks`] parses key sets, [`remote`] fetches and caches them, [`jws`], [`json`] and [`pem`] are strict parsers, and
+//! [`claims`] defines the token format. They are public because Writ uses them for the tokens of other issuers.
+//!
+//! In the documentation, TT is draft-ietf-oauth-transaction-tokens-11.
 #![deny(missing_docs)]
 
 pub mod claims;

@@ -1,7 +1,7 @@
-//! PEM files (RFC 7468), read so that nothing in them is dropped without a word: each block is what the file is for,
-//! or an error with its number.
+//! A strict parser for PEM files (RFC 7468): it ignores no block silently. Each block is of the expected type, or is
+//! reported as an error with its number.
 //!
-//! Text between the blocks is allowed, and so are a byte order mark before a block, any kind of line end and spaces
+//! Text between the blocks is allowed, and so are a byte order mark before a block, any line ending, and white space
 //! at the ends of lines.
 
 use base64::Engine as _;
@@ -11,89 +11,89 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-/// One of these words ends each label of a certificate, list or key.
+/// The last words of the labels of certificates, CRLs and keys.
 const LABEL_ENDS: [&str; 8] = ["CERTIFICATE", "CERTIFICATES", "CHAIN", "CRL", "KEY", "PARAMETERS", "PKCS7", "REQUEST"];
-/// More of a label is never shown.
+/// Messages show at most this many bytes of a label.
 const LABEL_SHOWN: usize = 48;
 
-/// What a [`Block`] of certificates is called.
+/// The label of a certificate (RFC 7468 §5).
 pub const CERTIFICATE: &str = "CERTIFICATE";
-/// What a [`Block`] with a revocation list is called.
+/// The label of a certificate revocation list (RFC 7468 §6).
 pub const CRL: &str = "X509 CRL";
 
-/// Whether a block of this label belongs to a private key, which may stand in the file of its certificate.
+/// Whether a block with this label belongs to a private key. A file may contain a certificate together with its key.
 pub fn is_of_key(label: &str) -> bool {
     label.ends_with("PRIVATE KEY") || label.ends_with("PARAMETERS")
 }
 
-/// One block of the kind that was wanted.
+/// A block of the expected type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Its number in the file, from 1; blocks of other kinds count too.
+    /// Number of the block in the file, from 1; blocks of other types count too.
     pub number: usize,
-    /// What it holds.
+    /// The decoded content, not empty.
     pub der: Vec<u8>,
 }
 
-/// Why a file is refused. Blocks are counted from 1.
+/// Why a file is refused. Blocks and lines are counted from 1. The messages continue after the name of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
-    /// Saved with two bytes for each character.
+    /// The file is UTF-16 text.
     #[error("is UTF-16 text; save it as UTF-8 or ASCII")]
     Utf16,
-    /// There is no block.
+    /// The file contains no block of the expected type.
     #[error("holds no {0} block (PEM)")]
     Nothing(String),
-    /// A block of another kind.
+    /// A block has an unexpected type.
     #[error("block {number} is a {label}, not a {wanted}")]
     Label {
-        /// Which block.
+        /// Number of the block.
         number: usize,
-        /// What it says it is.
+        /// The actual label, at most 48 bytes of it.
         label: String,
-        /// What the file is for.
+        /// The expected label.
         wanted: String,
     },
-    /// A block without its last line.
+    /// A block has no end line with the same label.
     #[error("block {number} ({label}) has no line -----END {label}-----")]
     Unended {
-        /// Which block.
+        /// Number of the block.
         number: usize,
-        /// What it says it is.
+        /// The actual label, at most 48 bytes of it.
         label: String,
     },
-    /// A block that holds something else than base64.
+    /// The content of a block is empty or not base64.
     #[error("block {number} ({label}) is not base64")]
     Garbled {
-        /// Which block.
+        /// Number of the block.
         number: usize,
-        /// What it says it is.
+        /// The actual label, at most 48 bytes of it.
         label: String,
     },
-    /// A line that begins or ends a block for a person, but not by the rules.
+    /// A line looks like the begin or end of a block, but does not have the required syntax (RFC 7468 §3).
     #[error(
         "line {line} looks like the begin or end of block {number}, but is not a line -----BEGIN …----- or -----END …----- of its own"
     )]
     Marker {
-        /// Which line, from 1.
+        /// Number of the line.
         line: usize,
-        /// The block that would begin or end there.
+        /// Number of the block that would begin or end there.
         number: usize,
     },
-    /// A block that holds base64 of something else.
+    /// The content of a block is not what its label says.
     #[error("block {number} ({label}) cannot be read")]
     Content {
-        /// Which block.
+        /// Number of the block.
         number: usize,
-        /// What it says it is.
+        /// The actual label, at most 48 bytes of it.
         label: String,
     },
 }
 
-/// The blocks labelled `wanted`, at least one; those that `skip` names by their label are passed over.
+/// The blocks with the label `wanted`, at least one. Blocks whose label `skip` accepts are ignored.
 ///
 /// # Errors
-/// [`PemError`] for any other block, for one that is not whole, and if there is none.
+/// [`PemError`] if the file contains any other block, an incomplete or malformed block, or no block labelled `wanted`.
 pub fn blocks(file: &[u8], wanted: &str, skip: impl Fn(&str) -> bool) -> Result<Vec<Block>, PemError> {
     if file.starts_with(&[0xff, 0xfe]) || file.starts_with(&[0xfe, 0xff]) {
         return Err(PemError::Utf16);
@@ -103,7 +103,7 @@ pub fn blocks(file: &[u8], wanted: &str, skip: impl Fn(&str) -> bool) -> Result<
     let mut open: Option<(String, Vec<u8>)> = None;
     for (line, text) in lines(file).enumerate() {
         let malformed = |number| PemError::Marker { line: line + 1, number };
-        if let Some(label) = marker(text, BEGIN) {
+        if let Some(label) = parse_marker(text, BEGIN) {
             if let Some((label, _)) = open {
                 return Err(PemError::Unended { number, label });
             }
@@ -112,7 +112,7 @@ pub fn blocks(file: &[u8], wanted: &str, skip: impl Fn(&str) -> bool) -> Result<
                 return Err(PemError::Label { number, label, wanted: wanted.to_owned() });
             }
             open = Some((label, Vec::new()));
-        } else if let Some(label) = marker(text, END) {
+        } else if let Some(label) = parse_marker(text, END) {
             let (begun, base64) = open.take().ok_or_else(|| malformed(number + 1))?;
             if begun != label {
                 return Err(PemError::Unended { number, label: begun });
@@ -136,9 +136,10 @@ pub fn blocks(file: &[u8], wanted: &str, skip: impl Fn(&str) -> bool) -> Result<
     if blocks.is_empty() { Err(PemError::Nothing(wanted.to_owned())) } else { Ok(blocks) }
 }
 
-/// Without the spaces around them, and without byte order marks, which joined files have in their middle.
+/// The lines without surrounding white space, and without byte order marks, which concatenated files contain in the
+/// middle.
 fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
-    // A line end of two bytes leaves an empty line behind, which means nothing anywhere; it must not be counted.
+    // CRLF must count as one line end, so that the line numbers are right.
     file.split(|&byte| byte == b'\n')
         .flat_map(|line| line.strip_suffix(b"\r").unwrap_or(line).split(|&byte| byte == b'\r'))
         .map(|line| {
@@ -147,22 +148,23 @@ fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
         })
 }
 
-fn marker(line: &[u8], start: &[u8]) -> Option<String> {
+/// The label of a line `-----BEGIN label-----` or `-----END label-----`.
+fn parse_marker(line: &[u8], start: &[u8]) -> Option<String> {
     let label = line.strip_prefix(start)?.strip_suffix(DASHES)?;
     let plain = !label.is_empty() && label.iter().all(|byte| matches!(byte, b' '..=b'~')) && !label.contains(&b'-');
     plain.then(|| String::from_utf8_lossy(&label[..label.len().min(LABEL_SHOWN)]).into_owned())
 }
 
-/// Two blocks on one line, a dash too few, lower case, dashes of another kind: what a person takes for a block must
-/// not pass for text.
+/// Whether a person would take the line for the begin or end of a block, despite missing or typographic dashes, lower
+/// case, or two markers on one line. Such a line must not count as text between the blocks.
 fn looks_like_marker(line: &[u8]) -> bool {
     let upper = line.to_ascii_uppercase();
     [&b"--BEGIN "[..], b"--END "].iter().any(|mark| upper.windows(mark.len()).any(|window| window == *mark))
-        || names_block(&String::from_utf8_lossy(line))
+        || contains_label(&String::from_utf8_lossy(line))
 }
 
-/// Whether BEGIN or END with a label stands in this line, whatever stands around and between the words.
-fn names_block(line: &str) -> bool {
+/// Whether the line contains BEGIN or END and a label, whatever characters are around and between the words.
+fn contains_label(line: &str) -> bool {
     let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     words.iter().enumerate().any(|(index, word)| {
         let Some(first) = word.strip_prefix("BEGIN").or_else(|| word.strip_prefix("END")) else { return false };
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn every_block_is_read_whatever_stands_around_it() {
+    fn blocks_are_found_in_any_surrounding_text() {
         let both = Ok(vec![vec![1, 2, 3, 4, 5], vec![6, 7]]);
         let text = "Bag Attributes\n    friendlyName: Zoë -- the first\nsubject=CN = Front-End Services\n# END OF LIST, the end certificate of WEEKEND CERTIFICATE Ltd\n";
         for file in [
@@ -206,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_cannot_be_used_is_an_error_with_its_number() {
+    fn unusable_blocks_are_errors_with_their_numbers() {
         let with = |second: &str| format!("{ONE}{second}");
         let nothing = "holds no CERTIFICATE block (PEM)";
-        for (file, complaint) in [
+        for (file, expected) in [
             (String::new(), nothing),
             ("nonsense".to_owned(), nothing),
             (
@@ -241,18 +243,18 @@ mod tests {
             (with("\u{2013}BEGIN X509 CRL\u{2013}\n"), "line 5 looks like the begin or end of block 2"),
             (with("\u{2013}BEGIN EC PRIVATE KEY\u{2013}\n"), "line 5 looks like the begin or end of block 2"),
         ] {
-            let complained = read(file.as_bytes()).unwrap_err();
-            assert!(complained.starts_with(complaint), "{file:?}: {complained}");
+            let message = read(file.as_bytes()).unwrap_err();
+            assert!(message.starts_with(expected), "{file:?}: {message}");
         }
-        let of_windows = with(&TWO.replace("-----", "~"));
-        let of_windows: Vec<u8> = of_windows.bytes().map(|byte| if byte == b'~' { 0x96 } else { byte }).collect();
-        assert!(read(&of_windows).unwrap_err().starts_with("line 5 looks like"));
+        let windows_1252 = with(&TWO.replace("-----", "~"));
+        let windows_1252: Vec<u8> = windows_1252.bytes().map(|byte| if byte == b'~' { 0x96 } else { byte }).collect();
+        assert!(read(&windows_1252).unwrap_err().starts_with("line 5 looks like"));
         let utf16: Vec<u8> = format!("\u{feff}{ONE}").encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(read(&utf16).unwrap_err().contains("UTF-16"));
     }
 
     #[test]
-    fn what_is_skipped_counts_all_the_same() {
+    fn skipped_blocks_are_counted() {
         let file = format!("{}{TWO}", ONE.replace("CERTIFICATE", "EC PRIVATE KEY"));
         let found = blocks(file.as_bytes(), CERTIFICATE, is_of_key).unwrap();
         assert_eq!(found, [Block { number: 2, der: vec![6, 7] }]);

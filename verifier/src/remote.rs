@@ -1,144 +1,45 @@
-//! Keys that somebody else publishes, fetched over HTTPS and kept.
+//! Key sets of another party, fetched over HTTPS and cached.
 //!
-//! A question for a key is answered from memory whenever it can be. A fetch starts in three cases: the set has reached
-//! its age; a token names a key that the set lacks; nothing has been fetched yet. There is never more than one at a
-//! time, whoever asks, and a storm of unknown names causes one for each cool-down. While the publisher is away the last
-//! good set goes on serving, until it is stale; what it cannot answer is unavailable at once: nobody waits for another
-//! try of a fetch that has failed.
+//! A lookup is answered from the cache whenever possible. A fetch starts if the key set has reached its maximum age, if
+//! a token names a key that the set does not contain, or if no set has been fetched yet. At most one fetch runs at a
+//! time, and unknown key IDs cause at most one fetch per cool-down. While the publisher is unreachable, the last key set
+//! stays in use until it is stale. After a failed fetch, lookups that the cache cannot answer fail immediately and do
+//! not wait for the next attempt.
 
 mod cache;
 mod fetch;
+mod settings;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use url::Url;
 
-use self::cache::{Cache, Next};
-use self::fetch::Fetcher;
-use crate::jwks::{Candidates, KeySet, NoKey};
+use self::cache::{Cache, Step};
+use self::fetch::{FetchError, Fetched, Fetcher};
+use crate::jwks::{Candidates, KeySet};
 
 pub(crate) use self::fetch::check_root_certificates;
 
+pub use self::cache::KeyError;
 pub use self::fetch::SetupError;
+pub use self::settings::{FetchOutcome, Location, Observer, Settings};
 
-/// Where the keys are published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// The HTTPS address of the JWK set.
-    JwksUri(Url),
-    /// The metadata of this issuer name the address: OIDC Discovery 1.0 §4, then RFC 8414 §3.
-    Discovery {
-        /// An HTTPS URL; `issuer` in the metadata must be the same text.
-        issuer: String,
-    },
-}
-
-/// Told of the outcome of every fetch; must return at once.
-pub type Observer = Arc<dyn Fn(FetchOutcome) + Send + Sync>;
-
-/// How one fetch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FetchOutcome {
-    /// A new set is in use.
-    Ok,
-    /// The publisher says that the set has not changed.
-    Unchanged,
-    /// No answer, or none that can be used; the last good set stays.
-    Error,
-}
-
-/// How keys are fetched and how long they are kept.
-#[derive(Clone)]
-pub struct Settings {
-    /// Where they are.
-    pub location: Location,
-    /// Whom to trust for HTTPS, one or more certificates in PEM; `None`: the roots of the system.
-    pub root_certificates_pem: Option<Vec<u8>>,
-    /// How long connecting may take, TLS included; default 5 s.
-    pub connect_timeout: Duration,
-    /// How long a fetch may take as a whole, discovery included; default 5 s.
-    pub timeout: Duration,
-    /// The least time between two fetches that an unknown key id asks for, and between a failed fetch and the next;
-    /// default 30 s. It passes after a failure too: otherwise random key ids would cause a fetch each.
-    pub cool_down: Duration,
-    /// How old a set grows before it is refreshed if the publisher does not say (`Cache-Control: max-age`, honoured
-    /// from 1 s to 24 h and up to half of `max_stale`); default 5 min.
-    pub default_max_age: Duration,
-    /// How long after the last successful fetch a set may still serve; default 24 h.
-    pub max_stale: Duration,
-    /// Told how each fetch ends.
-    pub observer: Option<Observer>,
-}
-
-impl Settings {
-    /// The defaults, for keys at `location`.
-    pub fn new(location: Location) -> Self {
-        Self {
-            location,
-            root_certificates_pem: None,
-            connect_timeout: Duration::from_secs(5),
-            timeout: Duration::from_secs(5),
-            cool_down: Duration::from_secs(30),
-            default_max_age: Duration::from_secs(5 * 60),
-            max_stale: Duration::from_secs(24 * 60 * 60),
-            observer: None,
-        }
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("location", &self.location).finish_non_exhaustive()
-    }
-}
-
-/// Why there is no key for a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// An answer of the publisher that is newer than the question lacks it.
-    #[error("the key is not published")]
-    Unknown,
-    /// The keys that are held lack it, and the publisher is not asked again so soon: it may have been published since.
-    #[error("the key is not among those that were fetched last, and it is too soon to fetch them again")]
-    CoolingDown {
-        /// After this time a question is answered by a fetch of its own.
-        retry_after: Duration,
-    },
-    /// The key is published, but the token's algorithm is not one of its own.
-    #[error("the algorithm does not fit the key")]
-    Unfit,
-    /// The publisher could not be asked; the token may well be good.
-    #[error("the keys cannot be fetched")]
-    Unavailable,
-}
-
-impl From<NoKey> for KeyError {
-    fn from(no_key: NoKey) -> Self {
-        match no_key {
-            NoKey::Unknown => Self::Unknown,
-            NoKey::Unfit => Self::Unfit,
-        }
-    }
-}
-
-/// Fetches the keys once, as [`RemoteKeys`] would, and keeps nothing: for a look beforehand.
+/// Fetches the keys once, as [`RemoteKeys`] would, and caches nothing: for a check of the settings.
 ///
 /// # Errors
-/// Whatever is in the way; the causes are its sources.
+/// Any failure of the setup, the request or the parsing; `source()` gives the cause.
 pub async fn fetch_once(settings: &Settings) -> Result<KeySet, Box<dyn std::error::Error + Send + Sync>> {
     match Fetcher::new(settings)?.fetch(None).await? {
-        fetch::Fetched::New { keys, .. } => Ok(keys),
-        fetch::Fetched::Unchanged { .. } => Err(Box::new(fetch::FetchError::Dropped)),
+        Fetched::New { keys, .. } => Ok(keys),
+        Fetched::Unchanged { .. } => Err(Box::new(FetchError::Cancelled)),
     }
 }
 
-/// A published key set; clones share it.
+/// A cached key set of another party. Clones share the cache.
 #[derive(Clone)]
 pub struct RemoteKeys(Arc<Shared>);
 
@@ -146,17 +47,17 @@ struct Shared {
     cache: Mutex<Cache>,
     fetcher: Fetcher,
     observer: Option<Observer>,
-    /// Counts the fetches that have ended.
+    /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
-    /// What the log was last told of keys that are left out.
+    /// The last report of unusable keys that was logged.
     left_out: Mutex<Option<String>>,
 }
 
 impl RemoteKeys {
-    /// Prepares to fetch; nothing is fetched yet.
+    /// Validates the settings and creates the HTTPS client; fetches nothing.
     ///
     /// # Errors
-    /// [`SetupError`] if the address is not `https`, or there are no root certificates.
+    /// [`SetupError`] if the URL is not an `https` URL, or if there are no usable root certificates.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Shared {
             cache: Mutex::new(Cache::new(settings)),
@@ -167,49 +68,50 @@ impl RemoteKeys {
         })))
     }
 
-    /// The keys for a token with this `kid` and `alg`. Waits for a fetch only if memory has no answer.
+    /// The keys for a token with this `kid` and `alg`. Waits for a fetch only if the cache cannot answer.
     ///
     /// Must be called inside a Tokio runtime with I/O and time enabled; fetches are tasks of that runtime.
     ///
     /// # Errors
-    /// [`KeyError`]
+    /// [`KeyError`] if there is no such key, or if that cannot be determined now.
     pub async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Candidates, KeyError> {
         self.key_if_admitted(kid, algorithm, || Some(())).await
     }
 
-    /// The same for callers that bound how many of them wait: one that memory cannot answer holds what `enter` gives
-    /// it for as long as it waits, and does not wait without.
+    /// As [`RemoteKeys::key`], for callers that limit how many lookups wait at a time. Before a lookup waits it calls
+    /// `enter`, and it holds the returned permit until it ends. If `enter` returns `None`, it does not wait.
     ///
     /// # Errors
-    /// [`KeyError`]; [`KeyError::Unavailable`] if `enter` gives nothing.
+    /// [`KeyError`], as for [`RemoteKeys::key`]; [`KeyError::Unavailable`] if `enter` returns `None`.
     pub async fn key_if_admitted<P>(
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
         enter: impl FnOnce() -> Option<P>,
     ) -> Result<Candidates, KeyError> {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let mut ended = self.0.ended.subscribe();
-        let look = || Shared::look(&self.0, |cache, now| cache.look(kid, algorithm, asked, now));
-        if let Some(answer) = look() {
-            return answer;
+        let look_up = || Shared::advance(&self.0, |cache, now| cache.look_up(kid, algorithm, requested_at, now));
+        if let Some(result) = look_up() {
+            return result;
         }
-        let _place = enter().ok_or(KeyError::Unavailable)?;
+        let _permit = enter().ok_or(KeyError::Unavailable)?;
         loop {
             ended.changed().await.map_err(|_| KeyError::Unavailable)?;
-            if let Some(answer) = look() {
-                return answer;
+            if let Some(result) = look_up() {
+                return result;
             }
         }
     }
 
-    /// Starts the first fetch if there was none, so that the first token need not wait for it.
+    /// Starts the first fetch, so that the first token does not wait for it. Does nothing if a key set is cached and
+    /// not due for a refresh.
     pub fn warm(&self) {
-        Shared::refresh(&self.0);
+        Shared::refresh_if_due(&self.0);
     }
 }
 
-/// Where the keys come from, and nothing of them.
+/// Shows the location of the keys only.
 impl fmt::Debug for RemoteKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("RemoteKeys").field(&self.0.fetcher).finish()
@@ -217,50 +119,51 @@ impl fmt::Debug for RemoteKeys {
 }
 
 impl Shared {
-    /// Asks the cache, and starts the fetch that it may order.
-    fn look<T>(this: &Arc<Self>, ask: impl FnOnce(&mut Cache, Instant) -> Next<T>) -> T {
-        let Next { fetch, answer } = ask(&mut this.cache(), Instant::now());
-        if fetch {
-            let flight = Flight { shared: Arc::clone(this), ended: false };
+    /// Runs one step of the cache, and starts a fetch if the step requires it.
+    fn advance<T>(this: &Arc<Self>, step: impl FnOnce(&mut Cache, Instant) -> Step<T>) -> T {
+        let Step { start_fetch, result } = step(&mut this.lock_cache(), Instant::now());
+        if start_fetch {
+            let fetch = FetchTask { shared: Arc::clone(this), ended: false };
             match Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(flight.run())),
+                Ok(runtime) => drop(runtime.spawn(fetch.run())),
                 Err(error) => tracing::error!(%error, "keys can only be fetched inside a Tokio runtime"),
             }
         }
-        answer
+        result
     }
 
-    /// Fetches if it is time to. The set is kept fresh between questions too: a withdrawn key must not serve on only
-    /// because nobody asked in the meantime.
-    fn refresh(this: &Arc<Self>) {
-        Self::look(this, Cache::tick);
+    /// Fetches the set if it is due. It is refreshed without lookups too: otherwise a withdrawn key would stay valid
+    /// until the next lookup.
+    fn refresh_if_due(this: &Arc<Self>) {
+        Self::advance(this, Cache::refresh_if_due);
     }
 
-    async fn refresh_when_due(this: Weak<Self>, due: Instant, ended: u64) {
+    async fn refresh_at(this: Weak<Self>, due: Instant, ended: u64) {
         tokio::time::sleep_until(due).await;
         if let Some(this) = this.upgrade()
             && *this.ended.borrow() == ended
         {
-            Self::refresh(&this);
+            Self::refresh_if_due(&this);
         }
     }
 
-    /// Nothing that runs under the lock can leave the cache half changed.
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    /// Ignores poisoning: no code that holds the lock leaves the cache in an inconsistent state.
+    fn lock_cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Once for each change: a set is fetched again and again.
-    fn tell_left_out(&self, left_out: Option<String>) {
-        let mut told = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left_out) = left_out.as_ref().filter(|_| *told != left_out) {
-            tracing::warn!(left_out, from = ?self.fetcher, "keys of a set cannot be used; the others serve");
+    /// Logs the unusable keys of a set if they differ from those of the previous fetch.
+    fn log_left_out(&self, left_out: Option<String>) {
+        let mut logged = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = left_out.as_ref().filter(|_| *logged != left_out) {
+            tracing::warn!(left_out, from = ?self.fetcher, "keys of a key set cannot be used; the others remain in use");
         }
-        *told = left_out;
+        *logged = left_out;
     }
 
-    fn conclude(&self, fetched: Result<fetch::Fetched, fetch::FetchError>) -> Instant {
-        let (outcome, due) = self.cache().conclude(fetched, Instant::now());
+    /// Records the outcome of a fetch, and returns when the next one is due.
+    fn finish_fetch(&self, fetched: Result<Fetched, FetchError>) -> Instant {
+        let (outcome, due) = self.lock_cache().finish_fetch(fetched, Instant::now());
         if let Some(observer) = &self.observer {
             observer(outcome);
         }
@@ -269,38 +172,39 @@ impl Shared {
     }
 }
 
-/// The one fetch that is under way. It is a task of its own: whoever asked may go away, others still wait.
-struct Flight {
+/// The fetch that is in progress. It is a task of its own, because other lookups wait for it even if the one that
+/// started it is cancelled.
+struct FetchTask {
     shared: Arc<Shared>,
     ended: bool,
 }
 
-impl Flight {
+impl FetchTask {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let tag = shared.cache().tag();
-        let fetched = shared.fetcher.fetch(tag.as_deref()).await;
+        let etag = shared.lock_cache().etag();
+        let fetched = shared.fetcher.fetch(etag.as_deref()).await;
         match &fetched {
-            Ok(fetch::Fetched::New { keys, .. }) => shared.tell_left_out(keys.left_out()),
-            Ok(fetch::Fetched::Unchanged { .. }) => {}
+            Ok(Fetched::New { keys, .. }) => shared.log_left_out(keys.left_out()),
+            Ok(Fetched::Unchanged { .. }) => {}
             Err(error) => {
-                tracing::warn!(error = fetch::chain(error), from = ?shared.fetcher, "keys could not be fetched");
+                tracing::warn!(error = fetch::error_chain(error), from = ?shared.fetcher, "keys could not be fetched");
             }
         }
         self.ended = true;
-        let due = shared.conclude(fetched);
+        let due = shared.finish_fetch(fetched);
         let ended = *shared.ended.borrow();
         let weak = Arc::downgrade(&shared);
         drop((self, shared));
-        Shared::refresh_when_due(weak, due, ended).await;
+        Shared::refresh_at(weak, due, ended).await;
     }
 }
 
-/// A task can be dropped half-way, with its runtime; then the fetch has failed and nobody may wait for it for ever.
-impl Drop for Flight {
+/// A task is dropped before its end if its runtime stops. The fetch has then failed, so that no lookup waits for it.
+impl Drop for FetchTask {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.conclude(Err(fetch::FetchError::Dropped));
+            self.shared.finish_fetch(Err(FetchError::Cancelled));
         }
     }
 }

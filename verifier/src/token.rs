@@ -1,4 +1,4 @@
-//! A Txn-Token that has been verified.
+//! A verified Txn-Token.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use crate::claims::{Delayed, Purpose, Scope, TrustDomain, TxnClaims};
 use crate::error::VerifyError;
 use crate::json::Members;
 
-/// A verified Txn-Token; there is none that was not verified.
+/// A verified Txn-Token. Only a [`Verifier`](crate::Verifier) creates one.
 ///
-/// It says what the transaction is, not who calls: authenticate the caller by other means, mTLS for instance.
+/// It identifies the transaction, not the caller: authenticate the caller by other means, for example mTLS. `Debug`
+/// shows neither the token nor its subject.
 #[derive(Clone)]
 pub struct TxnToken {
     claims: TxnClaims,
@@ -20,47 +21,47 @@ pub struct TxnToken {
 }
 
 impl TxnToken {
-    /// `encoded` must have been verified, and hold `claims`.
+    /// The caller must have verified `encoded`, and parsed `claims` from it.
     pub(crate) fn new(claims: TxnClaims, encoded: &str) -> Result<Self, VerifyError> {
         let delayed = claims.delayed().map_err(|_| VerifyError::ClaimsInvalid)?;
         Ok(Self { claims, delayed, encoded: encoded.to_owned() })
     }
 
-    /// Takes only a token for this purpose, compared byte for byte.
+    /// Requires that `scope` contains `purpose`, compared byte for byte.
     ///
     /// # Errors
-    /// [`VerifyError::ScopeInsufficient`]
+    /// [`VerifyError::ScopeInsufficient`] if it does not.
     pub fn require_scope(&self, purpose: &str) -> Result<(), VerifyError> {
         if self.claims.scope.contains(purpose) { Ok(()) } else { Err(VerifyError::ScopeInsufficient) }
     }
 
-    /// Takes only a token that was redeemed for an expired one, at least `min` after that one's expiry.
+    /// Requires that the token was issued for an expired one, at least `min` after that one expired.
     ///
     /// # Errors
-    /// [`VerifyError::NotDelayed`]
+    /// [`VerifyError::NotDelayed`] if it was not.
     pub fn require_delayed(&self, min: Duration) -> Result<Delayed, VerifyError> {
-        let late = |delayed: &Delayed| {
+        let is_late = |delayed: &Delayed| {
             self.claims.iat.checked_sub(delayed.exp).is_some_and(|delay| Duration::from_secs(delay) >= min)
         };
-        self.delayed.filter(late).ok_or(VerifyError::NotDelayed)
+        self.delayed.filter(is_late).ok_or(VerifyError::NotDelayed)
     }
 
-    /// `txn`: the transaction, the same through every replacement and redemption.
+    /// `txn`: the transaction ID (RFC 8417 §2.2). Replacement and redemption keep it.
     pub fn transaction(&self) -> &str {
         &self.claims.txn
     }
 
-    /// `sub`: whom the transaction is for; unique in the trust domain.
+    /// `sub`: the subject of the transaction, unique in the trust domain.
     pub fn subject(&self) -> &str {
         &self.claims.sub
     }
 
-    /// `scope`: the purposes of the transaction.
+    /// `scope`: the purposes of the transaction (RFC 6749 §3.3).
     pub fn scope(&self) -> &Scope {
         &self.claims.scope
     }
 
-    /// The purposes one by one; never none.
+    /// The values of `scope`; never empty.
     pub fn purposes(&self) -> &[Purpose] {
         self.claims.scope.purposes()
     }
@@ -70,75 +71,76 @@ impl TxnToken {
         &self.claims.aud
     }
 
-    /// `iss`: the service that issued it, if it says so.
+    /// `iss`: the URL of the Transaction Token Service; `None` if the token does not contain it.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.iss.as_deref()
     }
 
-    /// `iat`: when it was issued, epoch seconds.
+    /// `iat`: when the token was issued, in seconds since the Unix epoch.
     pub fn issued_at(&self) -> u64 {
         self.claims.iat
     }
 
-    /// `exp`: the first second in which it is not valid any more, epoch seconds.
+    /// `exp`: when the token expires, in seconds since the Unix epoch; it is valid before this second.
     pub fn expires_at(&self) -> u64 {
         self.claims.exp
     }
 
-    /// `nbf`: the first second in which it is valid, if it says so; epoch seconds.
+    /// `nbf`: the first second in which the token is valid, in seconds since the Unix epoch; `None` if the token does
+    /// not contain it.
     pub fn not_before(&self) -> Option<u64> {
         self.claims.nbf
     }
 
-    /// `req_wl`: the workload that asked for this token. Not necessarily the one that presents it.
+    /// `req_wl`: the workload that requested this token. Not necessarily the one that presents it.
     pub fn requesting_workload(&self) -> &str {
         &self.claims.req_wl
     }
 
-    /// `req_wl_chain`: every workload that asked for a token of this transaction, oldest first; empty on the first.
+    /// `req_wl_chain`: every workload that requested a token of this transaction, oldest first. Empty in the first token
+    /// of a transaction.
     pub fn requesting_workloads(&self) -> &[String] {
         &self.claims.req_wl_chain
     }
 
-    /// The member `name` of `tctx`, the details that never change. `None` if there is none or it is no `T`: treat that
-    /// as not allowed, never as unlimited.
+    /// The member `name` of `tctx`, the transaction details, which never change. `None` if there is no such member, or
+    /// if it is not a `T`: treat this as not allowed, never as unlimited.
     pub fn tctx<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
         self.claims.tctx.get(name)
     }
 
-    /// All of `tctx`.
+    /// All members of `tctx`.
     pub fn tctx_members(&self) -> &Members {
         &self.claims.tctx
     }
 
-    /// The member `name` of `rctx`, the circumstances of the request. `None` if there is none or it is no `T`.
+    /// The member `name` of `rctx`, the context of the request. `None` if there is no such member, or if it is not a `T`.
     pub fn rctx<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
         self.claims.rctx.get(name)
     }
 
-    /// All of `rctx`.
+    /// All members of `rctx`.
     pub fn rctx_members(&self) -> &Members {
         &self.claims.rctx
     }
 
-    /// `rctx.delayed`: the expired token that was redeemed for this one.
+    /// `rctx.delayed`: facts about the expired token that was redeemed for this one; `None` in other tokens.
     pub fn delayed(&self) -> Option<Delayed> {
         self.delayed
     }
 
-    /// The claims as a whole.
+    /// All claims.
     pub fn claims(&self) -> &TxnClaims {
         &self.claims
     }
 
-    /// The token as it came, for the `Txn-Token` header of every call that belongs to the transaction: to be passed on
-    /// byte for byte, inside the trust domain only, and never logged.
+    /// The token as received. Send it unchanged in the `Txn-Token` header of every call of the transaction, only inside
+    /// the trust domain. Never log it.
     pub fn encoded(&self) -> &str {
         &self.encoded
     }
 }
 
-/// Neither the token nor whom it is for.
 impl fmt::Debug for TxnToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TxnToken")

@@ -1,4 +1,4 @@
-//! The verifier: which tokens are good, and with whose keys.
+//! The verifier and its builder.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,49 +10,49 @@ use crate::error::VerifyError;
 use crate::jwks::{Candidates, JwksError, KeySet};
 use crate::jws::Jws;
 use crate::remote::{self, Location, RemoteKeys, SetupError};
-use crate::single_use::{Memory, SingleUse};
+use crate::single_use::{SingleUse, UseLog};
 use crate::token::TxnToken;
 
-/// The longest header value that is looked at, in bytes. What a service issues is far shorter (4 KiB by default), and
-/// few HTTP servers take more.
+/// The maximum length of a token in bytes: 16 KiB. Writ issues far shorter tokens (at most 4 KiB by default), and few
+/// HTTP servers accept longer headers.
 pub const TOKEN_MAX: usize = 16 * 1024;
 
-/// How far clocks may differ: `iat` and `nbf` may lie this far ahead, and no leeway may be longer.
+/// The maximum leeway: 30 s. Also the default limit on how far `iat` and `nbf` may be in the future.
 pub const LEEWAY_MAX: Duration = Duration::from_secs(30);
 
 /// Why a verifier cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The trust domain has the wrong form.
+    /// The trust domain has the wrong syntax; see [`TrustDomain`].
     #[error(transparent)]
     TrustDomain(#[from] NameError),
-    /// The keys' address is no URL.
+    /// The argument of [`Builder::jwks_url`] is not a URL.
     #[error("the address of the keys is not a URL")]
     Address(#[from] url::ParseError),
-    /// Nothing can be fetched with these settings.
+    /// The URL is not an `https` URL, or the root certificates are not usable.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The file with the keys cannot be read.
+    /// The file of [`Builder::jwks_file`] cannot be read; `source()` gives the cause.
     #[error("the file with the keys cannot be read")]
     File(#[from] std::io::Error),
-    /// The given key set cannot be used.
+    /// The key set of [`Builder::jwks_json`] or [`Builder::jwks_file`] is not usable.
     #[error(transparent)]
     Jwks(#[from] JwksError),
-    /// No source of keys was given, or more than one.
-    #[error("a verifier has exactly one source of keys")]
+    /// No source of keys was configured, or more than one.
+    #[error("a verifier needs exactly one source of keys")]
     Source,
-    /// More than [`LEEWAY_MAX`].
+    /// The leeway is longer than [`LEEWAY_MAX`].
     #[error("the leeway is longer than 30 seconds")]
     Leeway,
 }
 
-/// Verifies Txn-Tokens of one trust domain. Make one and share it: it keeps the keys.
+/// Verifies the Txn-Tokens of one trust domain. Create one and share it, because it caches the keys.
 #[derive(Debug)]
 pub struct Verifier {
     rules: Rules,
     keys: Keys,
-    memory: Option<Memory>,
+    use_log: Option<UseLog>,
 }
 
 #[derive(Debug)]
@@ -61,20 +61,20 @@ enum Keys {
     Remote(RemoteKeys),
 }
 
-/// What a good token looks like, its signature apart.
+/// The rules that the claims must satisfy.
 #[derive(Debug)]
 struct Rules {
     trust_domain: TrustDomain,
     issuer: Option<String>,
     issuer_required: bool,
-    /// How long after `exp` a token is still taken.
-    late: Duration,
-    /// How far ahead `iat` and `nbf` may lie.
-    ahead: Duration,
+    /// How long after `exp` a token is accepted.
+    expiry_leeway: Duration,
+    /// How far in the future `iat` and `nbf` may be.
+    future_leeway: Duration,
 }
 
 impl Verifier {
-    /// Begins a verifier that takes tokens of this trust domain only.
+    /// A builder for a verifier that accepts only tokens of this trust domain (`aud`).
     pub fn builder(trust_domain: impl Into<String>) -> Builder {
         Builder {
             trust_domain: trust_domain.into(),
@@ -91,59 +91,61 @@ impl Verifier {
 
     /// Verifies the value of one `Txn-Token` header.
     ///
-    /// The value must be one token and nothing else; spaces and tabs around it are ignored. A request with several such
-    /// headers is to be refused by whoever reads the headers, and no other header (`Authorization`) is to be read.
+    /// The value must be exactly one token; surrounding spaces and tabs are ignored. The caller must refuse a request with
+    /// more than one such header, and must not take a token from any other header such as `Authorization`.
     ///
-    /// Waits for a fetch only if the keys in memory cannot tell; must be called inside a Tokio runtime.
+    /// With [`Builder::jwks_url`], waits for a fetch only if the cached keys cannot answer, and must be called inside a
+    /// Tokio runtime.
     ///
     /// # Errors
-    /// [`VerifyError`]
+    /// [`VerifyError`] if the token is invalid, or if its key cannot be fetched.
     pub async fn verify(&self, header_value: impl AsRef<str>) -> Result<TxnToken, VerifyError> {
-        let presented = Presented::read(header_value.as_ref())?;
+        let presented = Presented::parse(header_value.as_ref())?;
         let token = match &self.keys {
-            Keys::Fixed(keys) => self.rules.verify(&presented, &presented.keys_in(keys)?, SystemTime::now())?,
+            Keys::Fixed(keys) => self.rules.verify(&presented, &presented.find_keys(keys)?, SystemTime::now())?,
             Keys::Remote(keys) => {
                 let keys = keys.key(presented.jws.kid.as_deref(), presented.jws.algorithm).await?;
                 self.rules.verify(&presented, &keys, SystemTime::now())?
             }
         };
-        self.must_be_first_use(&token)?;
+        self.check_first_use(&token)?;
         Ok(token)
     }
 
-    /// Verifies as [`Verifier::verify`] does, with these keys and at this instant: for tests, and for tokens that were
-    /// kept. Nothing is fetched, and a single-use check is not made.
+    /// As [`Verifier::verify`], with the given keys and time: for tests, and for stored tokens. Fetches no keys, and does
+    /// not apply the single-use check.
     ///
     /// # Errors
-    /// [`VerifyError`]
+    /// [`VerifyError`] if the token is invalid.
     pub fn verify_at(&self, header_value: &str, keys: &KeySet, now: SystemTime) -> Result<TxnToken, VerifyError> {
-        let presented = Presented::read(header_value)?;
-        self.rules.verify(&presented, &presented.keys_in(keys)?, now)
+        let presented = Presented::parse(header_value)?;
+        self.rules.verify(&presented, &presented.find_keys(keys)?, now)
     }
 
-    /// Begins to fetch the keys, so that the first token need not wait for them.
+    /// Starts to fetch the keys, so that the first token does not wait for them. Must be called inside a Tokio runtime.
+    /// Does nothing without [`Builder::jwks_url`].
     pub fn warm(&self) {
         if let Keys::Remote(keys) = &self.keys {
             keys.warm();
         }
     }
 
-    fn must_be_first_use(&self, token: &TxnToken) -> Result<(), VerifyError> {
-        let Some(memory) = &self.memory else { return Ok(()) };
-        let forget_at = token.expires_at().saturating_add(self.rules.late.as_secs() + 1);
-        let first = memory.first_use(token, forget_at, since_epoch(SystemTime::now()).as_secs());
-        if first { Ok(()) } else { Err(VerifyError::Replayed) }
+    fn check_first_use(&self, token: &TxnToken) -> Result<(), VerifyError> {
+        let Some(use_log) = &self.use_log else { return Ok(()) };
+        let forget_at = token.expires_at().saturating_add(self.rules.expiry_leeway.as_secs() + 1);
+        let is_first = use_log.record_use(token, forget_at, since_epoch(SystemTime::now()).as_secs());
+        if is_first { Ok(()) } else { Err(VerifyError::Replayed) }
     }
 }
 
-/// A token as it came.
+/// A token of the right type whose signature and claims are not yet verified.
 struct Presented<'a> {
     encoded: &'a str,
     jws: Jws<'a>,
 }
 
 impl<'a> Presented<'a> {
-    fn read(header_value: &'a str) -> Result<Self, VerifyError> {
+    fn parse(header_value: &'a str) -> Result<Self, VerifyError> {
         let encoded = header_value.trim_matches([' ', '\t']);
         let jws = Jws::parse(encoded, TOKEN_MAX).map_err(|_| VerifyError::Malformed)?;
         match jws.typ.as_deref() {
@@ -152,7 +154,7 @@ impl<'a> Presented<'a> {
         }
     }
 
-    fn keys_in(&self, keys: &KeySet) -> Result<Candidates, VerifyError> {
+    fn find_keys(&self, keys: &KeySet) -> Result<Candidates, VerifyError> {
         Ok(keys.find(self.jws.kid.as_deref(), self.jws.algorithm)?)
     }
 }
@@ -171,45 +173,47 @@ impl Rules {
         TxnToken::new(claims, presented.encoded)
     }
 
-    fn check_issuer(&self, named: Option<&str>) -> Result<(), VerifyError> {
-        let fits = match (named, self.issuer.as_deref()) {
-            (Some(named), Some(ours)) => named == ours,
+    fn check_issuer(&self, iss: Option<&str>) -> Result<(), VerifyError> {
+        let is_accepted = match (iss, self.issuer.as_deref()) {
+            (Some(iss), Some(expected)) => iss == expected,
             (Some(_), None) => true,
             (None, _) => !self.issuer_required,
         };
-        if fits { Ok(()) } else { Err(VerifyError::IssuerMismatch) }
+        if is_accepted { Ok(()) } else { Err(VerifyError::IssuerMismatch) }
     }
 
     fn check_times(&self, claims: &TxnClaims, now: Duration) -> Result<(), VerifyError> {
-        let ahead = |second: u64| Duration::from_secs(second) > now.saturating_add(self.ahead);
-        if now >= Duration::from_secs(claims.exp).saturating_add(self.late) {
+        let is_future = |second: u64| Duration::from_secs(second) > now.saturating_add(self.future_leeway);
+        if now >= Duration::from_secs(claims.exp).saturating_add(self.expiry_leeway) {
             return Err(VerifyError::Expired { expired_at: claims.exp });
         }
-        if ahead(claims.iat) || claims.nbf.is_some_and(ahead) {
+        if is_future(claims.iat) || claims.nbf.is_some_and(is_future) {
             return Err(VerifyError::NotYetValid);
         }
         Ok(())
     }
 }
 
-fn fixed(document: &[u8]) -> Result<KeySet, JwksError> {
+/// Parses a configured key set, and logs its unusable keys.
+fn parse_key_set(document: &[u8]) -> Result<KeySet, JwksError> {
     let keys = KeySet::parse(document)?;
     if let Some(left_out) = keys.left_out() {
-        tracing::warn!(left_out, "keys of a set cannot be used; the others serve");
+        tracing::warn!(left_out, "keys of a key set cannot be used; the others remain in use");
     }
     Ok(keys)
 }
 
-/// A clock before 1970 reads as 1970: then every token is not valid yet.
+/// Time since the Unix epoch. A clock before 1970 counts as 1970, so that no token is valid yet.
 fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What a [`Verifier`] is to be.
+/// Configures a [`Verifier`]. Exactly one of [`jwks_url`](Self::jwks_url), [`jwks_json`](Self::jwks_json) and
+/// [`jwks_file`](Self::jwks_file) is required.
 #[must_use]
 pub struct Builder {
     trust_domain: String,
-    sources: Vec<Source>,
+    sources: Vec<KeySource>,
     root_certificates_pem: Option<Vec<u8>>,
     issuer: Option<String>,
     issuer_required: bool,
@@ -219,35 +223,38 @@ pub struct Builder {
     single_use: Option<SingleUse>,
 }
 
-enum Source {
+enum KeySource {
     Url(String),
     Json(Vec<u8>),
     File(std::path::PathBuf),
 }
 
 impl Builder {
-    /// Keys from this HTTPS address, fetched when they are first needed and kept.
+    /// Fetches the keys from this `https` URL when they are first needed, caches them for the `max-age` of the response
+    /// (5 min if there is none), and refreshes them in the background.
     pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
-        self.sources.push(Source::Url(url.into()));
+        self.sources.push(KeySource::Url(url.into()));
         self
     }
 
-    /// Keys from this text, for good: keys that the service changes later are not noticed.
+    /// Uses the keys of this JWK set (RFC 7517 §5). They never change, so the verifier does not follow key rotations.
     pub fn jwks_json(mut self, document: impl Into<Vec<u8>>) -> Self {
-        self.sources.push(Source::Json(document.into()));
+        self.sources.push(KeySource::Json(document.into()));
         self
     }
 
-    /// Keys from this file, read once.
+    /// Uses the keys of this file, a JWK set. [`Builder::build`] reads it once, so the verifier does not follow key
+    /// rotations.
     pub fn jwks_file(mut self, path: impl AsRef<Path>) -> Self {
-        self.sources.push(Source::File(path.as_ref().to_owned()));
+        self.sources.push(KeySource::File(path.as_ref().to_owned()));
         self
     }
 
-    /// Whom to trust for HTTPS, instead of the roots of the system: one or more certificates in PEM. Can be repeated.
+    /// Root certificates for HTTPS, one or more in PEM (RFC 7468). They replace the root certificates of the system. Can
+    /// be called several times.
     ///
     /// # Errors
-    /// [`BuildError::Setup`] if there is no certificate, or one that cannot be read.
+    /// [`BuildError::Setup`] if `pem` contains no certificate, or an invalid one.
     pub fn root_certificate_pem(mut self, pem: impl AsRef<[u8]>) -> Result<Self, BuildError> {
         remote::check_root_certificates(pem.as_ref())?;
         let pems = self.root_certificates_pem.get_or_insert_default();
@@ -256,69 +263,69 @@ impl Builder {
         Ok(self)
     }
 
-    /// What `iss` of a token must be, byte for byte, if it has one.
+    /// The required value of `iss`, compared byte for byte, for tokens that contain it. By default any value is accepted.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
     }
 
-    /// Whether a token without `iss` is refused; default `false`, since the keys already tell whose it is.
+    /// Whether a token without `iss` is refused; default `false`, because the keys already identify the service.
     pub fn require_issuer(mut self, required: bool) -> Self {
         self.issuer_required = required;
         self
     }
 
-    /// Takes tokens this long after `exp`, and with `iat` and `nbf` this far ahead; at most 30 s. Without it `exp` is
-    /// exact, and `iat` and `nbf` may lie up to 30 s ahead.
+    /// How long after `exp` a token is accepted, and how far in the future `iat` and `nbf` may be; at most
+    /// [`LEEWAY_MAX`]. By default `exp` is exact, and `iat` and `nbf` may be up to 30 s in the future.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = Some(leeway);
         self
     }
 
-    /// How long after the last successful fetch the keys may still serve; default 24 h.
+    /// How long the keys are used after the last successful fetch; default 24 h. Only for [`Builder::jwks_url`].
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.max_stale = Some(max_stale);
         self
     }
 
-    /// Told how each fetch of the keys ends, for metrics; must return at once.
+    /// Sets a function that receives the outcome of each fetch of the keys, for metrics. It must not block.
     pub fn on_fetch(mut self, observer: impl Fn(remote::FetchOutcome) + Send + Sync + 'static) -> Self {
         self.observer = Some(std::sync::Arc::new(observer));
         self
     }
 
-    /// Refuses what was used before, in this process. Off by default: it also refuses honest retries, and a token may
-    /// well arrive twice where calls of a transaction meet again.
-    pub fn single_use(mut self, what: SingleUse) -> Self {
-        self.single_use = Some(what);
+    /// Refuses a token or transaction that this verifier has already accepted. Off by default: the check also refuses
+    /// legitimate retries, and one token may arrive twice when several calls of a transaction reach the same service.
+    pub fn single_use(mut self, unit: SingleUse) -> Self {
+        self.single_use = Some(unit);
         self
     }
 
-    /// The verifier. Nothing is fetched yet.
+    /// Builds the verifier. Reads the key file, but fetches nothing.
     ///
     /// # Errors
-    /// [`BuildError`]
+    /// [`BuildError`] if the settings are invalid, or if the given keys are not usable.
     pub fn build(mut self) -> Result<Verifier, BuildError> {
         if self.leeway.is_some_and(|leeway| leeway > LEEWAY_MAX) {
             return Err(BuildError::Leeway);
         }
-        let keys = self.keys()?;
+        let keys = self.build_keys()?;
         let rules = Rules {
             trust_domain: self.trust_domain.parse()?,
             issuer: self.issuer,
             issuer_required: self.issuer_required,
-            late: self.leeway.unwrap_or_default(),
-            ahead: self.leeway.unwrap_or(LEEWAY_MAX),
+            expiry_leeway: self.leeway.unwrap_or_default(),
+            future_leeway: self.leeway.unwrap_or(LEEWAY_MAX),
         };
-        Ok(Verifier { rules, keys, memory: self.single_use.map(Memory::new) })
+        Ok(Verifier { rules, keys, use_log: self.single_use.map(UseLog::new) })
     }
 
-    fn keys(&mut self) -> Result<Keys, BuildError> {
+    fn build_keys(&mut self) -> Result<Keys, BuildError> {
         let source = self.sources.pop().filter(|_| self.sources.is_empty()).ok_or(BuildError::Source)?;
         Ok(match source {
-            Source::Url(url) => Keys::Remote(RemoteKeys::new(&self.remote_settings(&url)?)?),
-            Source::Json(document) => Keys::Fixed(fixed(&document)?),
-            Source::File(path) => Keys::Fixed(fixed(&std::fs::read(path)?)?),
+            KeySource::Url(url) => Keys::Remote(RemoteKeys::new(&self.remote_settings(&url)?)?),
+            KeySource::Json(document) => Keys::Fixed(parse_key_set(&document)?),
+            KeySource::File(path) => Keys::Fixed(parse_key_set(&std::fs::read(path)?)?),
         })
     }
 

@@ -1,4 +1,4 @@
-//! The test vectors in `tests/vectors/`, which are for verifiers in other languages, judged by this one.
+//! Runs the test vectors of `tests/vectors/`, which are meant for verifiers in other languages, against this verifier.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -32,11 +32,11 @@ fn vectors() -> Vec<Vector> {
     serde_json::from_slice(&file("tokens.json")).unwrap()
 }
 
-/// Every claim that has a meaning came out as it was signed; details digit for digit.
-fn shows(token: &TxnToken, claims: &Members) -> bool {
-    let shown = serde_json::to_string(token.claims()).unwrap();
-    let shown = Members::parse(&shown, Limits::DEFAULT).unwrap();
-    claims.iter().all(|(name, signed)| match (name, shown.raw(name)) {
+/// Whether every known claim is equal to the signed one; `tctx` and `rctx` digit for digit.
+fn has_claims(token: &TxnToken, claims: &Members) -> bool {
+    let parsed = serde_json::to_string(token.claims()).unwrap();
+    let parsed = Members::parse(&parsed, Limits::DEFAULT).unwrap();
+    claims.iter().all(|(name, signed)| match (name, parsed.raw(name)) {
         ("tctx" | "rctx", text) => text == Some(signed),
         ("jti" | "cnf" | "new_claim", text) => text.is_none(),
         (_, text) => {
@@ -52,28 +52,28 @@ fn shows(token: &TxnToken, claims: &Members) -> bool {
 fn every_vector_is_judged_as_it_says() {
     let jwks = file("jwks.json");
     let keys = KeySet::parse(&jwks).unwrap();
-    let mut differ = Vec::new();
+    let mut differences = Vec::new();
     for vector in vectors() {
         let builder = Verifier::builder(&vector.audience).jwks_json(jwks.clone());
         let builder = vector.issuer.iter().fold(builder, Builder::issuer);
         let now = UNIX_EPOCH + Duration::from_secs(vector.now);
         let verdict = match builder.build().unwrap().verify_at(&vector.token, &keys, now) {
-            Ok(token) if vector.claims.is_some_and(|claims| shows(&token, &claims)) => "valid",
+            Ok(token) if vector.claims.is_some_and(|claims| has_claims(&token, &claims)) => "valid",
             Ok(_) => "valid, with other claims",
             Err(error) => error.reason(),
         };
         if verdict != vector.expect {
-            differ.push(format!("{}: {verdict}, expected {}", vector.name, vector.expect));
+            differences.push(format!("{}: {verdict}, expected {}", vector.name, vector.expect));
         }
     }
-    assert!(differ.is_empty(), "{differ:#?}");
+    assert!(differences.is_empty(), "{differences:#?}");
 }
 
 #[test]
-fn the_vectors_say_what_they_show_and_cover_every_reason_to_refuse() {
+fn the_vectors_are_described_and_cover_every_reason() {
     let vectors = vectors();
     let names: BTreeSet<_> = vectors.iter().map(|vector| &vector.name).collect();
-    assert_eq!(names.len(), vectors.len(), "a name stands for one vector");
+    assert_eq!(names.len(), vectors.len(), "names are unique");
     assert!(
         vectors.iter().all(|vector| !vector.why.is_empty() && vector.claims.is_some() == (vector.expect == "valid"))
     );

@@ -1,4 +1,4 @@
-//! What a downstream service relies on: which header values give a Txn-Token, and which never do.
+//! The contract with downstream services: which header values are accepted as a Txn-Token, and which are refused.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -27,6 +27,7 @@ fn verifier() -> Verifier {
     builder().build().unwrap()
 }
 
+/// Valid claims with one changed.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     claims[name] = value;
@@ -37,7 +38,7 @@ async fn refusal(verifier: &Verifier, value: &str) -> VerifyError {
     verifier.verify(value).await.expect_err("must be refused")
 }
 
-fn at(verifier: &Verifier, token: &str, second: u64) -> Result<TxnToken, VerifyError> {
+fn verify_at(verifier: &Verifier, token: &str, second: u64) -> Result<TxnToken, VerifyError> {
     let keys = KeySet::parse(&jwks(&[SIGNER.jwk()])).unwrap();
     verifier.verify_at(token, &keys, UNIX_EPOCH + Duration::from_secs(second))
 }
@@ -81,7 +82,7 @@ async fn a_purpose_is_required_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn only_a_redeemed_token_that_is_late_enough_counts_as_delayed() {
+async fn only_a_token_that_was_redeemed_late_enough_counts_as_delayed() {
     let plain = verifier().verify(SIGNER.token(&claims())).await.unwrap();
     assert_eq!(plain.require_delayed(Duration::ZERO), Err(VerifyError::NotDelayed));
     let delayed = json!({"delayed": {"iat": now() - 3660, "exp": now() - 3600, "use": 2}});
@@ -207,17 +208,20 @@ fn expiry_is_exact_and_clocks_may_differ_by_30_seconds_ahead() {
         "scope": "p", "req_wl": "w",
     }));
     let strict = verifier();
-    assert!(at(&strict, &token, 1_790_000_059).is_ok());
-    assert_eq!(at(&strict, &token, 1_790_000_060).unwrap_err(), VerifyError::Expired { expired_at: 1_790_000_060 });
-    assert!(at(&strict, &token, 1_789_999_980).is_ok(), "nbf is 30 seconds ahead");
-    assert_eq!(at(&strict, &token, 1_789_999_979).unwrap_err(), VerifyError::NotYetValid);
-    assert_eq!(at(&strict, &token, 0).unwrap_err(), VerifyError::NotYetValid);
+    assert!(verify_at(&strict, &token, 1_790_000_059).is_ok());
+    assert_eq!(
+        verify_at(&strict, &token, 1_790_000_060).unwrap_err(),
+        VerifyError::Expired { expired_at: 1_790_000_060 }
+    );
+    assert!(verify_at(&strict, &token, 1_789_999_980).is_ok(), "nbf is 30 seconds ahead");
+    assert_eq!(verify_at(&strict, &token, 1_789_999_979).unwrap_err(), VerifyError::NotYetValid);
+    assert_eq!(verify_at(&strict, &token, 0).unwrap_err(), VerifyError::NotYetValid);
 
     let lenient = builder().leeway(Duration::from_secs(5)).build().unwrap();
-    assert!(at(&lenient, &token, 1_790_000_064).is_ok());
-    assert!(at(&lenient, &token, 1_790_000_065).is_err());
-    assert!(at(&lenient, &token, 1_790_000_005).is_ok());
-    assert_eq!(at(&lenient, &token, 1_790_000_004).unwrap_err(), VerifyError::NotYetValid);
+    assert!(verify_at(&lenient, &token, 1_790_000_064).is_ok());
+    assert!(verify_at(&lenient, &token, 1_790_000_065).is_err());
+    assert!(verify_at(&lenient, &token, 1_790_000_005).is_ok());
+    assert_eq!(verify_at(&lenient, &token, 1_790_000_004).unwrap_err(), VerifyError::NotYetValid);
 
     assert!(matches!(builder().leeway(Duration::from_secs(31)).build(), Err(BuildError::Leeway)));
 }
@@ -227,11 +231,11 @@ fn times_at_the_end_of_the_range_do_not_wrap() {
     let token = SIGNER.token(&json!({
         "iat": 1, "exp": u64::MAX, "aud": "d.example", "txn": "t", "sub": "u", "scope": "p", "req_wl": "w",
     }));
-    assert!(at(&builder().leeway(Duration::from_secs(30)).build().unwrap(), &token, 1_790_000_000).is_ok());
+    assert!(verify_at(&builder().leeway(Duration::from_secs(30)).build().unwrap(), &token, 1_790_000_000).is_ok());
     let future = SIGNER.token(&json!({
         "iat": u64::MAX - 1, "exp": u64::MAX, "aud": "d.example", "txn": "t", "sub": "u", "scope": "p", "req_wl": "w",
     }));
-    assert_eq!(at(&verifier(), &future, 1_790_000_000).unwrap_err(), VerifyError::NotYetValid);
+    assert_eq!(verify_at(&verifier(), &future, 1_790_000_000).unwrap_err(), VerifyError::NotYetValid);
 }
 
 /// R-VERIFY-06
@@ -264,7 +268,7 @@ async fn single_use_refuses_the_same_token_or_the_same_transaction() {
     let signed_again = SIGNER
         .token(&serde_json::from_slice(&URL_SAFE_NO_PAD.decode(first.split('.').nth(1).unwrap()).unwrap()).unwrap());
     assert_ne!(first, signed_again);
-    assert_eq!(refusal(&by_token, &signed_again).await, VerifyError::Replayed, "another signature, the same token");
+    assert_eq!(refusal(&by_token, &signed_again).await, VerifyError::Replayed, "the same token with another signature");
     assert!(by_token.verify(SIGNER.token(&with("req_wl", json!("other")))).await.is_ok());
 
     let by_transaction = builder().single_use(SingleUse::Transaction).build().unwrap();
@@ -336,7 +340,7 @@ async fn keys_can_come_from_a_file() {
 
 ///
 #[tokio::test]
-async fn keys_are_fetched_once_and_serve_on_while_the_service_is_away() {
+async fn keys_are_fetched_once_and_used_while_the_service_is_unreachable() {
     let publisher = Publisher::start().await;
     let build = || {
         Verifier::builder("d.example")
@@ -351,7 +355,7 @@ async fn keys_are_fetched_once_and_serve_on_while_the_service_is_away() {
     assert_eq!((early, early.http_status()), (VerifyError::KeysUnavailable, 503));
 
     publisher.publish("/jwks", Reply::ok(jwks(&[SIGNER.jwk()])));
-    let asked = publisher.count();
+    let requests = publisher.count();
     let verifier = std::sync::Arc::new(build());
     verifier.warm();
     let good = SIGNER.token(&claims());
@@ -360,12 +364,12 @@ async fn keys_are_fetched_once_and_serve_on_while_the_service_is_away() {
     assert_eq!(task.await.unwrap(), Ok(()));
 
     publisher.publish("/jwks", Reply::status(503));
-    let stranger = Signer::new("k2", Algorithm::ES256);
+    let unknown = Signer::new("k2", Algorithm::ES256);
     for _ in 0..100 {
-        assert_eq!(refusal(&verifier, &stranger.token(&claims())).await, VerifyError::KeysUnavailable);
+        assert_eq!(refusal(&verifier, &unknown.token(&claims())).await, VerifyError::KeysUnavailable);
         assert!(verifier.verify(SIGNER.token(&claims())).await.is_ok());
     }
-    assert_eq!(publisher.count(), asked + 2);
+    assert_eq!(publisher.count(), requests + 2);
 }
 
 proptest! {
@@ -378,7 +382,7 @@ proptest! {
         prop_assume!(token[place] != to);
         token[place] = to;
         let token: String = token.into_iter().collect();
-        prop_assert!(at(&verifier(), &token, now()).is_err());
+        prop_assert!(verify_at(&verifier(), &token, now()).is_err());
     }
 
     #[test]
@@ -389,12 +393,12 @@ proptest! {
         let place = place.index(token.len());
         prop_assume!(token[place..=place] != *to);
         let changed = format!("{}{to}{}", &token[..place], &token[place + 1..]);
-        prop_assert!(at(&verifier(), &token, now()).is_ok());
-        prop_assert!(at(&verifier(), &changed, now()).is_err());
+        prop_assert!(verify_at(&verifier(), &token, now()).is_ok());
+        prop_assert!(verify_at(&verifier(), &changed, now()).is_err());
     }
 
     #[test]
     fn no_text_makes_the_verifier_panic(text in any::<String>()) {
-        prop_assert!(at(&verifier(), &text, now()).is_err());
+        prop_assert!(verify_at(&verifier(), &text, now()).is_err());
     }
 }

@@ -15,7 +15,7 @@ use crate::permit::ApprovedGrant;
 use crate::policy::PolicySet;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Source, TokenRequest, TokenText, holds_jws};
-use crate::subject::{OwnToken, VerifiedSubject};
+use crate::subject::{AnySubject as _, OwnToken, SubjectKind, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 /// The endpoint that a request was sent to.
@@ -99,23 +99,23 @@ impl AuditContext {
 
     pub(crate) fn verified(&mut self, subject: &VerifiedSubject, now: Timestamp) {
         let source = Some(subject.source());
-        self.subject = Some(match subject {
-            VerifiedSubject::Client => Subject { source, ..Subject::default() },
-            VerifiedSubject::Named(sub) => Subject { source, sub: Some(sub.to_string()), ..Subject::default() },
-            VerifiedSubject::Asserted(asserted) => {
+        self.subject = Some(match subject.kind() {
+            SubjectKind::Client => Subject { source, ..Subject::default() },
+            SubjectKind::Named(sub) => Subject { source, sub: Some(sub.to_string()), ..Subject::default() },
+            SubjectKind::Asserted(asserted) => {
                 Subject { source, sub: Some(asserted.sub().to_string()), ..Subject::default() }
             }
-            VerifiedSubject::Outside(token) => {
+            SubjectKind::Outside(token) => {
                 let issuer = Some(token.issuer().to_owned());
                 Subject { source, sub: Some(token.sub().to_string()), issuer, ..Subject::default() }
             }
-            VerifiedSubject::Own(token) => Subject {
+            SubjectKind::Own(token) => Subject {
                 source,
-                sub: Some(token.claims.sub.clone()),
-                txn: Some(token.claims.txn.clone()),
+                sub: Some(token.claims().sub.clone()),
+                txn: Some(token.claims().txn.clone()),
                 issuer: None,
-                key_state: (!token.alive).then_some(token.key_state),
-                delayed_by: now.epoch().checked_sub(token.claims.exp).filter(|_| !token.alive),
+                key_state: (!token.is_alive()).then_some(token.key_state()),
+                delayed_by: now.epoch().checked_sub(token.claims().exp).filter(|_| !token.is_alive()),
             },
         });
         let Subject { sub, issuer, key_state, .. } = self.subject.get_or_insert_default();
@@ -164,7 +164,7 @@ impl AuditContext {
         self.asked.as_ref().and_then(|asked| asked.scope.as_deref())
     }
 
-    /// What the PDP is told of the subject token.
+    /// What the question to the PDP contains about the subject token.
     pub(crate) fn proof(&self) -> Proof<'_> {
         let issuer = self.subject.as_ref().and_then(|subject| subject.issuer.as_deref());
         Proof { source: self.source().map(Source::name), issuer }
@@ -285,12 +285,12 @@ impl Event {
 
     /// A client asked about a token, which is `live` or is not valid.
     pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
-        let claims = live.map(|token| &token.claims);
+        let claims = live.map(OwnToken::claims);
         Self::TokenIntrospected(Box::new(Decision {
             scope: claims.map(|claims| claims.scope.to_string()),
             txn: claims.map(|claims| claims.txn.clone()),
             sub: claims.map(|claims| claims.sub.clone()),
-            kid: live.map(|token| token.kid.clone()),
+            kid: live.map(|token| token.kid().to_owned()),
             exp: claims.map(|claims| claims.exp),
             active: Some(live.is_some()),
             ..context.decision()

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use writ_verifier::{Members, Scope, TxnClaims};
 
-use super::{Claims, Settings};
+use super::{ClaimsDraft, Settings};
 use crate::client::{Identity, IdentityKind};
 use crate::decision::{Circumstances, GrantKind, Trace, admit, decide};
 use crate::ledger::{Spent, Term};
@@ -18,7 +18,7 @@ use crate::policy::schema::Schema;
 use crate::policy::{Actors, ClientPolicy, Glob, PurposeRule, Redemption};
 use crate::request::Source;
 use crate::request::{CLIENT_CREDENTIALS, Form, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest};
-use crate::subject::{AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
+use crate::subject::{AnySubject as _, AssertedSubject, OutsideToken, OwnToken, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
 const PURPOSES: [&str; 4] = ["a", "b", "c", "d"];
@@ -174,16 +174,17 @@ fn try_for(
         max_size: 4096,
         max_replacements: 4,
     };
-    let claims = serde_json::to_string(&Claims::new(grant.into(), term, &settings)).unwrap();
+    let claims = ClaimsDraft::new(grant.into(), now, &settings).expect("readable claims").complete(term);
+    let claims = serde_json::to_string(&claims).unwrap();
     Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
 }
 
 /// The purposes that a beginning allows at most: those that its scopes are mapped to, at the client that brings it.
-fn allowed(policy: &ClientPolicy, source: Source, told: Option<&str>) -> Vec<String> {
-    let told: Option<Scope> = told.map(|scope| scope.parse().unwrap());
+fn allowed(policy: &ClientPolicy, source: Source, covered: Option<&str>) -> Vec<String> {
+    let covered: Option<Scope> = covered.map(|scope| scope.parse().unwrap());
     let grants = |rule: &&PurposeRule| match source {
         Source::AccessToken => {
-            told.as_ref().is_some_and(|told| rule.granted_by.iter().any(|by| told.contains(by.as_str())))
+            covered.as_ref().is_some_and(|covered| rule.granted_by.iter().any(|by| covered.contains(by.as_str())))
         }
         _ => true,
     };
@@ -196,12 +197,12 @@ fn kept(before: &Members, after: &Members) -> bool {
     before.iter().all(|(name, value)| after.raw(name) == Some(value))
 }
 
-fn subject(source: Source, told: Option<&str>, now: Timestamp) -> VerifiedSubject {
+fn subject(source: Source, covered: Option<&str>, now: Timestamp) -> VerifiedSubject {
     let until = now + Duration::from_secs(400);
     match source {
-        Source::ClientCredentials => VerifiedSubject::Named("u-1".parse().unwrap()),
-        Source::AccessToken => VerifiedSubject::Outside(OutsideToken::about("u-1", told, until)),
-        other => VerifiedSubject::Asserted(AssertedSubject::about(other, "u-1", Some(until))),
+        Source::ClientCredentials => VerifiedSubject::named("u-1"),
+        Source::AccessToken => OutsideToken::about("u-1", covered, until).into(),
+        other => AssertedSubject::about(other, "u-1", Some(until)).into(),
     }
 }
 
@@ -213,13 +214,13 @@ proptest! {
     #[test]
     fn no_chain_widens_a_transaction(
         policies in any_policies(),
-        (source, told) in any_beginning(),
+        (source, covered) in any_beginning(),
         first in any_attempt(),
         attempts in proptest::collection::vec(any_attempt(), 1..12),
     ) {
         let mut now = Timestamp::now(); // the time of a new transaction is in its name
-        let Some((beginning, _)) = try_for(&policies, &first, subject(source, told, now), now) else { return Ok(()) };
-        let allowed = allowed(&policies[first.client], source, told);
+        let Some((beginning, _)) = try_for(&policies, &first, subject(source, covered, now), now) else { return Ok(()) };
+        let allowed = allowed(&policies[first.client], source, covered);
         prop_assert!(beginning.scope.purposes().iter().all(|purpose| allowed.contains(&purpose.to_string())));
         let began = beginning.iat;
         let mut tokens = vec![beginning];
@@ -228,12 +229,12 @@ proptest! {
             // The latest token, or any earlier one: whoever stores tokens chooses.
             let before = tokens[attempt.details.as_ref().map_or(tokens.len() - 1, |text| text.len() % tokens.len())].clone();
             let alive = now.epoch() < before.exp;
-            // A redeemed token never gets this far: that is looked at when it is verified.
+            // A redeemed token never gets this far: verification refuses it.
             if before.delayed() != Ok(None) {
                 continue;
             }
-            let own = OwnToken { claims: before.clone(), signed_part: [0; 32], kid: "k".into(), key_state: "current", alive };
-            let Some((after, _)) = try_for(&policies, attempt, VerifiedSubject::Own(Box::new(own)), now) else { continue };
+            let own = OwnToken::unverified(before.clone(), alive);
+            let Some((after, _)) = try_for(&policies, attempt, own.into(), now) else { continue };
             prop_assert!(after.scope.purposes().iter().all(|purpose| before.scope.contains(purpose.as_str())));
             prop_assert!(after.scope.purposes().iter().all(|purpose| allowed.contains(&purpose.to_string())));
             prop_assert_eq!(
@@ -265,14 +266,16 @@ fn many_chains_go_on() {
     let strategy = (any_policies(), any_beginning(), any_attempt(), any_attempt());
     let (replaced, redeemed) = (Cell::new(0), Cell::new(0));
     runner
-        .run(&strategy, |(policies, (source, told), first, second)| {
+        .run(&strategy, |(policies, (source, covered), first, second)| {
             let now = Timestamp::now();
-            let Some((claims, _)) = try_for(&policies, &first, subject(source, told, now), now) else { return Ok(()) };
+            let Some((claims, _)) = try_for(&policies, &first, subject(source, covered, now), now) else {
+                return Ok(());
+            };
             let later = now + Duration::from_secs(second.wait);
             let alive = later.epoch() < claims.exp;
-            let own = OwnToken { claims, signed_part: [0; 32], kid: "k".into(), key_state: "current", alive };
+            let own = OwnToken::unverified(claims, alive);
             let second = Attempt { scope: first.scope, details: None, context: None, ..second };
-            if try_for(&policies, &second, VerifiedSubject::Own(Box::new(own)), later).is_some() {
+            if try_for(&policies, &second, own.into(), later).is_some() {
                 let count = if alive { &replaced } else { &redeemed };
                 count.set(count.get() + 1);
             }

@@ -1,4 +1,4 @@
-//! A client's certificate, read once for each connection.
+//! A client certificate, parsed once for each connection.
 
 use std::net::IpAddr;
 
@@ -10,12 +10,12 @@ use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_a
 use super::name::{DistinguishedName, to_rfc4514};
 use writ_platform::clock::Timestamp;
 
-/// The certificate that a TLS handshake has proven and accepted. Nothing in it is ever fetched or followed.
+/// The certificate that a TLS handshake has proven and accepted. No address in it is ever fetched.
 #[derive(Debug, Clone)]
 pub struct PeerCertificate {
     subject: DistinguishedName,
     self_issued: bool,
-    /// Whether its CA vouches for its SPIFFE ID and for no other name.
+    /// Whether only its SPIFFE ID counts.
     spiffe_only: bool,
     /// Lower case.
     dns: Vec<String>,
@@ -29,15 +29,14 @@ pub struct PeerCertificate {
     public_key: Vec<u8>,
 }
 
-/// The bytes are no certificate that can be told apart from others.
+/// The bytes are not one certificate, or its names cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate cannot be read")]
 pub struct CertificateError;
 
 impl PeerCertificate {
-    /// Reads the certificate of the peer itself (not its chain), DER.
-    ///
-    /// What a name means is not looked at here: a name that is not plain ASCII is left out, since it matches nothing.
+    /// Parses the certificate of the peer itself (not its chain), DER. Names that are not plain ASCII are left out: they
+    /// match no identity.
     pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError)?;
         if !rest.is_empty() {
@@ -70,7 +69,7 @@ impl PeerCertificate {
 
     /// Whether this is a certificate of the client that registered `identity`.
     ///
-    /// One that names itself as its issuer is known by its thumbprint alone: no CA answers for the names in it.
+    /// A self-issued one matches by its thumbprint alone: no CA vouches for the names in it.
     pub fn matches(&self, identity: &Identity) -> bool {
         match &identity.0 {
             Registered::Thumbprints(registered) => registered.contains(&self.thumbprint),
@@ -84,7 +83,7 @@ impl PeerCertificate {
         }
     }
 
-    /// The same where its CA may vouch for its SPIFFE ID and for no other name in it, or for all of them.
+    /// Sets whether its CA vouches only for its SPIFFE ID and for no other name in it.
     #[must_use]
     pub fn held_to_spiffe(self, spiffe_only: bool) -> Self {
         Self { spiffe_only, ..self }
@@ -100,12 +99,12 @@ impl PeerCertificate {
         self.self_issued
     }
 
-    /// Every name in it, for people, whether or not it counts; the first ones, where there are many.
+    /// The names in it, counted or not, for logs: at most 16 of 256 characters each.
     pub fn offered(&self) -> &[(IdentityKind, String)] {
         &self.offered
     }
 
-    /// The SHA-256 of the certificate.
+    /// SHA-256 of its DER.
     pub fn thumbprint(&self) -> Thumbprint {
         self.thumbprint
     }
@@ -126,7 +125,6 @@ impl PeerCertificate {
     }
 }
 
-/// More names, and longer ones, are not kept.
 const OFFERED_MAX: usize = 16;
 const OFFERED_LEN: usize = 256;
 
@@ -155,8 +153,8 @@ fn ip(name: &GeneralName<'_>) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(*octets).map(IpAddr::from)).ok()
 }
 
-/// The URIs that count. An X.509-SVID has exactly one URI: beside another a SPIFFE ID counts for nothing, and several
-/// SPIFFE IDs spoil all.
+/// The URIs that count. An X.509-SVID has exactly one URI: a SPIFFE ID beside another URI does not count, and if there are
+/// several SPIFFE IDs, none of the URIs does.
 #[derive(Debug, Clone)]
 struct Uris(Vec<String>);
 
@@ -173,7 +171,7 @@ impl Uris {
         Self(all.iter().copied().filter(counts).map(str::to_owned).collect())
     }
 
-    /// One that cannot be read is there all the same.
+    /// A URI that cannot be read counts as one, with an empty text.
     fn text<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
         match name {
             GeneralName::URI(uri) => Some(uri),

@@ -1,4 +1,4 @@
-//! What a policy names its client by.
+//! The identity by which a policy recognises its client's certificate.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -80,11 +80,11 @@ impl IdentityKind {
 
 /// What a client's certificate must hold: one of the names of RFC 8705 §2.1.2, or its own thumbprint (§2.2).
 ///
-/// Two are equal where they match the same certificates.
+/// Two are equal if they match the same certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub(super) Registered);
 
-/// Each in the form in which it is compared byte for byte.
+/// Normalised, so that it can be compared byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Registered {
     SubjectDn(DistinguishedName),
@@ -97,7 +97,7 @@ pub(super) enum Registered {
     Thumbprints(Vec<Thumbprint>),
 }
 
-/// The text is no identity of its kind.
+/// The text is not an identity of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not a name in the form of RFC 4514.
@@ -149,7 +149,7 @@ impl Identity {
         count.then_some(Self(Registered::Thumbprints(thumbprints))).ok_or(IdentityError::ThumbprintCount)
     }
 
-    /// Its kind.
+    /// Which part of a certificate must match.
     pub const fn kind(&self) -> IdentityKind {
         match &self.0 {
             Registered::SubjectDn(_) => IdentityKind::SubjectDn,
@@ -161,7 +161,7 @@ impl Identity {
         }
     }
 
-    /// The trust domain of the SPIFFE ID, where it is one.
+    /// The trust domain, if it is a SPIFFE ID.
     pub fn spiffe_trust_domain(&self) -> Option<&str> {
         match &self.0 {
             Registered::SanUri(uri) => spiffe_trust_domain(uri),
@@ -169,7 +169,7 @@ impl Identity {
         }
     }
 
-    /// The certificates that need no CA, because this identity names them themselves; none for the other kinds.
+    /// The certificates that need no CA, because this identity names them by thumbprint; empty for the other kinds.
     pub fn registered_thumbprints(&self) -> &[Thumbprint] {
         match &self.0 {
             Registered::Thumbprints(thumbprints) => thumbprints,
@@ -178,7 +178,7 @@ impl Identity {
     }
 }
 
-/// What a certificate must hold, in the form in which it is compared.
+/// Normalised.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

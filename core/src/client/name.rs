@@ -85,7 +85,7 @@ enum Value {
     Der(Vec<u8>),
 }
 
-/// The text is no distinguished name, or none that a certificate could match.
+/// The text is not a distinguished name, or one that no certificate can match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not a list of `TYPE=value`.
@@ -94,7 +94,7 @@ pub enum NameError {
     /// A type whose values cannot be compared as text.
     #[error("an attribute type is unknown; write its OID and the value as # and the hexadecimal DER")]
     Type,
-    /// A value that no directory string has, or badly escaped.
+    /// A value that is empty or badly escaped.
     #[error("a value is empty, holds a control character, or an unescaped one of \" + , ; < > \\")]
     Value,
 }
@@ -109,7 +109,7 @@ impl DistinguishedName {
         split(text, b',').into_iter().rev().map(rdn).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Takes over the name of a certificate; `None` if it cannot be encoded again.
+    /// The name of a certificate; `None` if it cannot be encoded again.
     pub(super) fn from_certificate(name: &X509Name<'_>) -> Option<Self> {
         let attribute = |a: &AttributeTypeAndValue<'_>| Attribute::new(a.attr_type().to_id_string(), a.attr_value());
         let rdns = name.iter_rdn().map(|rdn| sorted(rdn.iter().map(|a| attribute(a).ok_or(()))));
@@ -276,7 +276,7 @@ fn fold(text: &str) -> String {
     spaced.chars().flat_map(char::to_lowercase).collect()
 }
 
-/// The characters of a string type whose alphabet is certain; T.61 is none.
+/// The characters of a string type with a well-defined alphabet; T.61 has none.
 fn directory_string(value: &Any<'_>) -> Option<String> {
     if value.class() != Class::Universal {
         return None;

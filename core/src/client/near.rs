@@ -1,5 +1,5 @@
-//! What a certificate offers that no policy names, and what it may have been meant to: for the log alone, since a
-//! stranger learns nothing of who is registered.
+//! Diagnostics for a certificate that no policy names: its names, and the identity that it nearly matches. They are for the
+//! log alone: an unknown client learns nothing about registered ones.
 
 use super::identity::is_spiffe;
 use super::{ClientId, Identity, IdentityKind, PeerCertificate};
@@ -11,8 +11,7 @@ pub fn offered(certificate: &PeerCertificate) -> String {
     names.map(|(kind, text)| format!("{} {}", short(*kind), text.escape_debug())).collect::<Vec<_>>().join("; ")
 }
 
-/// The client whose identity a certificate nearly has, and how it differs. Time grows with the number of clients and the
-/// length of the names.
+/// The client whose identity a certificate nearly has, and how it differs. Linear in the number of clients.
 pub fn nearly<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
@@ -38,7 +37,7 @@ pub fn nearly<'a>(
     })
 }
 
-/// How two names differ, the most telling first.
+/// How two names differ, the most helpful first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
     None,
@@ -93,7 +92,7 @@ fn spiffe_path(uri: &str) -> Option<&str> {
     if is_spiffe(uri) { uri.split_once("://")?.1.split_once('/').map(|(_, path)| path) } else { None }
 }
 
-/// Whether what is left without the common beginning and end has two characters at most on both sides.
+/// Whether the names without their common beginning and end have two characters at most each.
 fn differ_little(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     let start = one.iter().zip(other).take_while(|(a, b)| a == b).count();

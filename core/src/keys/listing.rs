@@ -1,7 +1,5 @@
 //! Keys as they are told to people and programs: `keys list`, `keys export`, `keys import`.
 
-use std::time::Duration;
-
 use chrono::DateTime;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -10,10 +8,8 @@ use writ_verifier::json::{self, JsonError, Limits};
 use super::SigningAlgorithm;
 use super::public::{Kid, PublicKey};
 use super::ring::{KeyLife, KeyState, KeyTimes, Ring, Span};
+use crate::lifetime::MAX_LIFETIME;
 use writ_platform::clock::Timestamp;
-
-/// How long a Txn-Token may live at most in any configuration: what is assumed of keys from elsewhere.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// One line of `keys list`. Times that have not come, or are not known, are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,7 +103,7 @@ impl ExportedKey {
         let signed = self.signs_from.zip(until).map(|(from, until)| Span::new(from, until));
         match (self.state, signed) {
             (KeyState::Revoked, signed) => Ok(KeyLife::revoked(self.public, signed, now)),
-            (_, Some(signed)) => Ok(KeyLife::historical(self.public, signed, LONGEST_LIFETIME)),
+            (_, Some(signed)) => Ok(KeyLife::historical(self.public, signed, MAX_LIFETIME)),
             (_, None) => Err(ImportError::Times(self.public.kid().clone())),
         }
     }

@@ -11,22 +11,22 @@ use writ_verifier::{TOKEN_MAX, TxnClaims};
 
 use super::public::{Kid, PublicKey};
 use super::{Held, KeysError, SigningAlgorithm};
-use crate::claims::{Claims, Foreseen};
+use crate::claims::{Claims, ClaimsDraft};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// The key that signs and the instant at which it does: held together for a whole request, so that `iat` lies in the
-/// span of the key whatever happens to the ring meanwhile.
+/// The signing key and the instant of signing, kept together for a whole request: `iat` lies in the span of the key even if
+/// the ring changes meanwhile.
 pub struct Signer {
     held: Arc<Held>,
     instant: Timestamp,
 }
 
-/// A signed Txn-Token. Its text is a credential and shown nowhere but in the answer.
+/// A signed Txn-Token. Its text is a credential, which only the answer contains.
 #[derive(Clone)]
 pub struct TxnToken {
     compact: String,
-    /// The length of header and payload with the dot between them.
+    /// The length of header, dot and payload in bytes.
     signed_len: usize,
     kid: Kid,
 }
@@ -36,28 +36,27 @@ impl Signer {
         Self { held, instant }
     }
 
-    /// The one reading of the clock for this request: `iat` of what is issued.
+    /// `iat` of what is issued.
     pub fn instant(&self) -> Timestamp {
         self.instant
     }
 
-    /// The name of the key.
+    /// `kid` of the tokens that it signs.
     pub fn kid(&self) -> &Kid {
         self.held.key.public().kid()
     }
 
-    /// Whether a token with these claims could be read, by us and by others, when it comes back.
-    pub fn can_sign(&self, foreseen: &Foreseen) -> bool {
-        let claims = foreseen.as_txn_claims();
-        readable(claims).is_ok() && length(claims, self.held.key.public().algorithm()) <= TOKEN_MAX
+    /// Whether readers would accept the length of the token, whatever numbers complete the draft.
+    pub(crate) fn can_sign(&self, draft: &ClaimsDraft) -> bool {
+        length(draft.as_txn_claims(), self.held.key.public().algorithm()) <= TOKEN_MAX
     }
 
-    /// Signs the claims.
+    /// Signs claims whose draft was read back.
     ///
     /// # Errors
-    /// [`KeysError::Claims`] if nobody could read them, [`KeysError::Signing`] if the key does not sign.
+    /// [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
-        let payload = readable(claims.as_txn_claims())?;
+        let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
         let mut compact = format!("{}.", self.held.header);
         URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
         let signed_len = compact.len();
@@ -66,13 +65,6 @@ impl Signer {
         URL_SAFE_NO_PAD.encode_string(signature, &mut compact);
         Ok(TxnToken { compact, signed_len, kid: self.kid().clone() })
     }
-}
-
-/// The text of the claims, if its reader understands what was written.
-fn readable(claims: &TxnClaims) -> Result<Vec<u8>, KeysError> {
-    let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
-    let same = TxnClaims::parse(&payload).is_ok_and(|read| read == *claims);
-    same.then_some(payload).ok_or(KeysError::Claims)
 }
 
 /// The encoded header, the same for all tokens of a key.
@@ -102,22 +94,22 @@ pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
 }
 
 impl TxnToken {
-    /// The token as it is sent.
+    /// Compact serialization.
     pub fn as_str(&self) -> &str {
         &self.compact
     }
 
-    /// The name of the key that signed it.
+    /// `kid` of its header.
     pub fn kid(&self) -> &Kid {
         &self.kid
     }
 
-    /// SHA-256 of header and payload: what a token is known by, since its signature can be written in two ways.
-    pub fn signed_part_sha256(&self) -> [u8; 32] {
+    /// SHA-256 of header and payload: identifies a token, since its signature has a second valid form.
+    pub(crate) fn signed_part_sha256(&self) -> [u8; 32] {
         sha256(&self.compact.as_bytes()[..self.signed_len])
     }
 
-    /// SHA-256 of the token as it is sent: what the log knows it by.
+    /// SHA-256 of the compact serialization, for the audit log.
     pub fn sha256(&self) -> [u8; 32] {
         sha256(self.compact.as_bytes())
     }

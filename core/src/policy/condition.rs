@@ -1,7 +1,7 @@
 //! `when`: a CEL expression over the facts of a request.
 //!
-//! It is compiled when the policy is read. What could loop, or names something that is not there, is refused then; so an
-//! evaluation does at most what its at most 1024 characters say once. Anything but `true` refuses the request: `false`, a
+//! It is compiled when the policy is read. Loops and unknown names are refused then, so an evaluation visits each part of
+//! its at most 1024 characters once. Anything but `true` refuses the request: `false`, a
 //! member that is missing, a wrong type, a division by zero. No number is rounded: not those sent, not those written in
 //! the expression, and not what is computed of them.
 
@@ -22,15 +22,15 @@ use super::number::Decimal;
 use writ_platform::clock::Timestamp;
 
 /// The longest expression, in bytes.
-const LONGEST: usize = 1024;
+const MAX_LENGTH: usize = 1024;
 
-/// What an expression may name.
+/// The variables of an expression.
 const FACTS: [&str; 6] = ["client", "subject", "scope", "details", "context", "now"];
 
 /// The members of `subject`.
 const SUBJECT: [&str; 2] = ["sub", "claims"];
 
-/// What it may call: the operators, and functions whose work is bounded by their arguments.
+/// The functions that it may call: their work is bounded by the size of their arguments.
 const FUNCTIONS: [&str; 8] = ["size", "contains", "startsWith", "endsWith", "int", "uint", "double", "string"];
 const OPERATORS: [&str; 17] = [
     operators::CONDITIONAL,
@@ -52,78 +52,78 @@ const OPERATORS: [&str; 17] = [
     operators::INDEX,
 ];
 
-/// The syntax: standard macros, nothing for optional values. Making it costs far more than an evaluation.
+/// Standard macros, no optional values. Creating it costs far more than an evaluation.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
 
-/// Why a text is no condition.
+/// Why a text is not a condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConditionError {
-    /// Longer than anybody can read.
-    #[error("must be at most {LONGEST} characters")]
+    /// Counted in bytes.
+    #[error("must be at most {MAX_LENGTH} characters")]
     TooLong,
-    /// Not CEL.
-    #[error("is no CEL expression: {0}")]
+    /// With the message of the parser.
+    #[error("is not a CEL expression: {0}")]
     Syntax(String),
-    /// A name that stands for nothing.
-    #[error("knows no `{name}`; there are {known}")]
+    /// A variable, member or function that does not exist.
+    #[error("has an unknown name `{name}`; known are {known}")]
     Name {
-        /// The name as written.
+        /// As written.
         name: String,
-        /// What it could have been.
+        /// The names that exist there.
         known: String,
     },
     /// A macro that visits the elements of a list.
     #[error("must not loop: `all`, `exists`, `exists_one`, `map` and `filter` are not available")]
     Loop,
-    /// A number that cannot be taken as it is written.
+    /// A number that cannot be represented exactly.
     #[error("holds a number that cannot be read to its last digit")]
     Number,
 }
 
-/// An expression that can be decided.
+/// A compiled expression.
 pub struct Condition {
     program: Program,
     source: String,
-    /// The numbers that it writes with a point or an exponent, by where they stand.
+    /// The numbers in it that have a point or an exponent, by the id of their part of the expression.
     literals: HashMap<u64, Decimal>,
 }
 
-/// What a condition is about.
+/// The values of the variables of a condition.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// Who asks.
-    pub client: &'a str,
-    /// The final subject.
-    pub sub: &'a str,
+pub(crate) struct Facts<'a> {
+    /// The client that sends the request.
+    pub(crate) client: &'a str,
+    /// `sub` of the token to be issued.
+    pub(crate) sub: &'a str,
     /// The claims of the subject token; none without one.
-    pub claims: &'a Members,
-    /// The purposes asked for.
-    pub scope: &'a Scope,
-    /// Request details; on a redemption the `tctx` that is carried over.
-    pub details: &'a Members,
-    /// Request context; on a redemption the `rctx` that is carried over.
-    pub context: &'a Members,
+    pub(crate) claims: &'a Members,
+    /// The requested purposes.
+    pub(crate) scope: &'a Scope,
+    /// The request details; on a redemption, the `tctx` of the presented token.
+    pub(crate) details: &'a Members,
+    /// The request context; on a redemption, the `rctx` of the presented token.
+    pub(crate) context: &'a Members,
     /// The instant of the request.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 impl Condition {
     /// Compiles an expression.
     ///
     /// # Errors
-    /// [`ConditionError`]: the first thing that is wrong with it.
+    /// The first [`ConditionError`].
     pub fn compile(source: &str) -> Result<Self, ConditionError> {
-        if source.len() > LONGEST {
+        if source.len() > MAX_LENGTH {
             return Err(ConditionError::TooLong);
         }
         let syntax = |errors: cel::ParseErrors| {
             // What stops the parser itself, a depth that is too great, comes as a structure inside of the text.
-            let told = |error: &cel::ParseError| {
+            let describe = |error: &cel::ParseError| {
                 let is_depth = error.msg.contains("Error {");
                 let at = format!("{} (character {})", error.msg, error.pos.1);
                 if is_depth { "it is nested too deeply".to_owned() } else { at }
             };
-            let first = errors.errors.first().map(told);
+            let first = errors.errors.first().map(describe);
             ConditionError::Syntax(first.unwrap_or_default())
         };
         let program = ENVIRONMENT.compile(source).map_err(syntax)?;
@@ -133,11 +133,11 @@ impl Condition {
     }
 
     /// The expression as written.
-    pub fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         &self.source
     }
 
-    /// The members of `details` that it names.
+    /// The members of `details` that it reads.
     pub fn members_of_details(&self) -> Vec<&str> {
         let mut names = Vec::new();
         visit(self.program.expression(), &mut |part| {
@@ -150,12 +150,12 @@ impl Condition {
         names
     }
 
-    /// The members that it names, like `details.quantity` or `subject.claims.level`; each once.
+    /// The members that it reads, like `details.quantity` or `subject.claims.level`; each once.
     pub fn members(&self) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
         visit(self.program.expression(), &mut |part| {
             let Some(path) = path(&part.expr) else { return };
-            // The outer ones come first: what they begin with is no member of its own.
+            // The longest paths come first: their beginnings are not listed.
             let known =
                 |other: &String| other.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
             if path.contains('.') && !paths.iter().any(known) {
@@ -165,11 +165,11 @@ impl Condition {
         paths
     }
 
-    /// Whether it is true.
+    /// Evaluates it.
     ///
     /// # Errors
-    /// What keeps it from being anything.
-    pub fn holds(&self, facts: Facts<'_>) -> Result<bool, &'static str> {
+    /// Why it is neither true nor false: for the log.
+    pub(crate) fn holds(&self, facts: Facts<'_>) -> Result<bool, &'static str> {
         let value = facts_by_name(facts)
             .and_then(|facts| Evaluation::new(facts, &self.literals).value(self.program.expression()));
         match value {
@@ -207,7 +207,7 @@ fn facts_by_name(facts: Facts<'_>) -> Result<HashMap<&'static str, Value>, Fault
     ]))
 }
 
-/// The numbers with a point or an exponent, as they are written: the tree of the expression has them as doubles only.
+/// The numbers with a point or an exponent, as they are written: the parsed expression has them as doubles only.
 fn literals(program: &Program, source: &str) -> Option<HashMap<u64, Decimal>> {
     let mut literals = Some(HashMap::new());
     visit(program.expression(), &mut |part| {
@@ -222,7 +222,7 @@ fn literals(program: &Program, source: &str) -> Option<HashMap<u64, Decimal>> {
                 sign || exponent || c == '.' || c.is_ascii_digit()
             });
             let digits: String = digits.collect();
-            // Wherever the tree says that it stands: it is the right one only if it comes to the same double.
+            // The text at that position is the literal only if it parses to the same double.
             let same = digits.parse::<f64>().is_ok_and(|found| found.total_cmp(&double.inner().abs()).is_eq());
             let number = Decimal::of_text(&digits).filter(|_| same)?;
             Some(if double.inner().is_sign_negative() { number.negated() } else { number })
@@ -270,7 +270,7 @@ fn is_fact(operand: &IdedExpr, fact: &str) -> bool {
     matches!(&operand.expr, Expr::Ident(name) if name == fact)
 }
 
-/// A fact, or a member of one however deep, as it is written.
+/// A variable, or a member of one at any depth, as it is written.
 fn path(expression: &Expr) -> Option<String> {
     match expression {
         Expr::Ident(name) => Some(name.clone()),
@@ -279,7 +279,7 @@ fn path(expression: &Expr) -> Option<String> {
     }
 }
 
-/// Shows `see` every part of an expression, the outer ones first; what a macro made of a loop is one part.
+/// Calls `see` on every part of an expression, outer parts first; the expansion of a macro is one part.
 fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a IdedExpr)) {
     see(expression);
     match &expression.expr {
@@ -505,24 +505,27 @@ mod tests {
     fn what_cannot_be_decided_is_refused_when_it_is_read() {
         let complaint = |source: &str| Condition::compile(source).expect_err(source).to_string();
         for (source, expected) in [
-            ("detials.quantity <= 1", "knows no `detials`; there are client, subject"),
-            ("subject.name == 'x'", "knows no `name`; there are sub, claims"),
-            ("has(subject.name)", "knows no `name`; there are sub, claims"),
-            ("lower(client) == 'x'", "knows no `lower`; there are size"),
-            ("client.matches('x')", "knows no `matches`; there are size"),
-            ("duration('1s') == now", "knows no `duration`"),
+            ("detials.quantity <= 1", "has an unknown name `detials`; known are client, subject"),
+            ("subject.name == 'x'", "has an unknown name `name`; known are sub, claims"),
+            ("has(subject.name)", "has an unknown name `name`; known are sub, claims"),
+            ("lower(client) == 'x'", "has an unknown name `lower`; known are size"),
+            ("client.matches('x')", "has an unknown name `matches`; known are size"),
+            ("duration('1s') == now", "has an unknown name `duration`"),
             ("details.tags.all(t, t == 'a')", "must not loop"),
             ("details.tags.exists(t, t == 'a')", "must not loop"),
             ("details.tags.map(t, t) == []", "must not loop"),
             ("size(details.tags.filter(t, true)) == 0", "must not loop"),
             ("[[1].exists_one(t, true)] == []", "must not loop"),
             ("{'a': [1].all(t, true)} == {}", "must not loop"),
-            ("details.quantity <=", "is no CEL expression: "),
-            ("details.?quantity == 1", "is no CEL expression: "),
-            ("", "is no CEL expression: "),
-            ("details.quantity <= 99999999999999999999", "is no CEL expression: "),
-            (&format!("{}true{}", "(".repeat(400), ")".repeat(400)), "is no CEL expression: it is nested too deeply"),
-            (&format!("client == '{}'", "x".repeat(LONGEST)), "must be at most 1024"),
+            ("details.quantity <=", "is not a CEL expression: "),
+            ("details.?quantity == 1", "is not a CEL expression: "),
+            ("", "is not a CEL expression: "),
+            ("details.quantity <= 99999999999999999999", "is not a CEL expression: "),
+            (
+                &format!("{}true{}", "(".repeat(400), ")".repeat(400)),
+                "is not a CEL expression: it is nested too deeply",
+            ),
+            (&format!("client == '{}'", "x".repeat(MAX_LENGTH)), "must be at most 1024"),
         ] {
             assert!(complaint(source).contains(expected), "{source}: {}", complaint(source));
         }

@@ -6,15 +6,15 @@ use writ_verifier::json::{self, Limits, Value};
 
 use super::number::Decimal;
 
-/// What is compared was read before, and within closer limits.
+/// Wider than the limits within which the texts were read before.
 const LIMITS: Limits = Limits { depth: 64, members: 10_000 };
 
-/// The value of a JSON text that was read before.
+/// Parses a JSON text that was accepted before.
 pub(super) fn read(text: &str) -> Option<Value> {
     json::parse(text, LIMITS).ok()
 }
 
-/// Whether two JSON texts say the same.
+/// Whether two JSON texts have equal values.
 pub fn equal(one: &str, other: &str) -> bool {
     let canonical = |text| canonical(&read(text)?);
     canonical(one).is_some_and(|one| Some(one) == canonical(other))
@@ -28,7 +28,7 @@ pub(super) fn canonical(value: &Value) -> Option<String> {
 }
 
 fn write(value: &Value, text: &mut String) -> Option<()> {
-    // A string tells its length first: nothing in it can pass for what comes after it.
+    // The length comes first, so that no string can imitate what follows it.
     let string = |string: &str, text: &mut String| write!(text, "{}\"{string}", string.len()).ok();
     match value {
         Value::Null => text.push_str("null"),
@@ -69,7 +69,7 @@ pub(super) fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Whether a name, which may be the sender's, can stand in a message.
+/// Whether a name that the sender may have chosen can be repeated in a message.
 pub(super) fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     (1..=64).contains(&name.len()) && name.chars().all(plain)

@@ -1,7 +1,7 @@
-//! Request details → `tctx`, request context → `rctx`: what of them, and what else, a purpose puts into its tokens.
+//! Request details → `tctx`, request context → `rctx`: which members a purpose puts into its tokens.
 //!
-//! Only members that the policy lists are copied, as they were written. What the policy itself says wins over what was
-//! sent; once a transaction has a member, it keeps its value.
+//! Only members that the policy lists are copied, as they were written. A value that the policy sets takes precedence
+//! over one that was sent; once a transaction has a member, it keeps its value.
 
 use std::sync::Arc;
 
@@ -15,28 +15,28 @@ use crate::request::{TokenRequest, holds_jws};
 /// `request_details`, `tctx` and `rctx` of one purpose.
 #[derive(Debug, Clone, Default)]
 pub struct Mapping {
-    /// What the request details must fit; without one, nothing of them counts.
+    /// The schema of the request details; without one they are ignored.
     pub schema: Option<Arc<Schema>>,
-    /// Members of the request details that go into `tctx`.
+    /// Members of the request details that are copied into `tctx`.
     pub tctx_copy: Vec<String>,
     /// Members of `tctx` that are the same in every token.
     pub tctx_fixed: Members,
-    /// Members of `tctx`, each with the claim of the subject token that is its value.
+    /// Members of `tctx`, each with the name of the claim of the subject token that is its value.
     pub tctx_subject: Vec<(String, String)>,
-    /// Members of the request context that go into `rctx`.
+    /// Members of the request context that are copied into `rctx`.
     pub rctx_copy: Vec<String>,
 }
 
-/// What a transaction carries: `tctx` and `rctx`.
+/// The context that a transaction carries from token to token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TransactionContext {
+pub(crate) struct TransactionContext {
     /// The details of the transaction.
-    pub tctx: Members,
+    pub(crate) tctx: Members,
     /// The circumstances of the request.
-    pub rctx: Members,
+    pub(crate) rctx: Members,
 }
 
-/// Why details or context are not taken. Texts repeat no value, and no name but a plain one.
+/// Why details or context are not accepted. The texts repeat no value, and only names of plain characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The request details do not fit the purpose's schema.
@@ -45,7 +45,7 @@ pub enum Rejection {
     /// One member with two values: of two purposes, or of the presented token and this request.
     #[error("a member has two different values{}", at(Some(.0.as_str())))]
     TwoValues(String),
-    /// Nobody could read a token with it.
+    /// Verifiers would refuse a token with it.
     #[error("a member is nested too deeply, or they are too many, for a token{}", at(.0.as_deref()))]
     Unreadable(Option<String>),
     /// A token must not travel inside another.
@@ -53,13 +53,11 @@ pub enum Rejection {
     HoldsToken(String),
 }
 
-/// The subject token lacks the claim that a member is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimMissing {
-    /// The member of `tctx`.
-    pub member: String,
-    /// The claim.
-    pub claim: String,
+/// The subject token lacks the claim that a member is made of; both names are those of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClaimMissing<'m> {
+    pub(crate) member: &'m str,
+    pub(crate) claim: &'m str,
 }
 
 impl From<Unfit> for Rejection {
@@ -68,40 +66,44 @@ impl From<Unfit> for Rejection {
     }
 }
 
-/// Where a name can be said aloud, it is.
+/// The name, where it is of plain characters: it may be the sender's.
 fn at(name: Option<&str>) -> String {
     name.filter(|name| is_plain(name)).map(|name| format!(": {name}")).unwrap_or_default()
 }
 
 impl Mapping {
-    /// The request details as far as they count for this purpose.
-    pub fn details<'a>(&self, request: &'a TokenRequest) -> Option<&'a Members> {
+    /// The request details, if this purpose has a schema for them.
+    pub(crate) fn details<'a>(&self, request: &'a TokenRequest) -> Option<&'a Members> {
         request.details.as_ref().filter(|_| self.schema.is_some())
     }
 
-    /// Refuses request details that do not fit. Where `required`, details that were not sent must fit like empty ones.
+    /// Checks request details against the schema. If `required`, details that were not sent are checked like an empty object.
     ///
     /// # Errors
     /// [`Unfit`].
-    pub fn admit(&self, request: &TokenRequest, required: bool) -> Result<(), Unfit> {
+    pub(crate) fn admit(&self, request: &TokenRequest, required: bool) -> Result<(), Unfit> {
         let Some(schema) = &self.schema else { return Ok(()) };
         let none = Members::default();
         let sent = request.details.as_ref().or(required.then_some(&none));
         sent.map_or(Ok(()), |details| schema.admit(details))
     }
 
-    /// What a request brings along; `claims` are those of the subject token, where they count.
+    /// The members that a request adds; `claims` are those of the subject token, where they are copied.
     ///
     /// # Errors
     /// [`ClaimMissing`].
-    pub fn apply(&self, request: &TokenRequest, claims: Option<&Members>) -> Result<TransactionContext, ClaimMissing> {
+    pub(crate) fn apply(
+        &self,
+        request: &TokenRequest,
+        claims: Option<&Members>,
+    ) -> Result<TransactionContext, ClaimMissing<'_>> {
         let mut made = TransactionContext::default();
         copy(self.details(request), &self.tctx_copy, &mut made.tctx);
         copy(request.context.as_ref(), &self.rctx_copy, &mut made.rctx);
         if let Some(claims) = claims {
             for (member, claim) in &self.tctx_subject {
                 if !made.tctx.adopt(member, claims, claim) {
-                    return Err(ClaimMissing { member: member.clone(), claim: claim.clone() });
+                    return Err(ClaimMissing { member, claim });
                 }
             }
         }
@@ -120,21 +122,30 @@ fn copy(from: Option<&Members>, names: &[String], to: &mut Members) {
 }
 
 impl TransactionContext {
+    /// The names of all members, those of `tctx` first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tctx.iter().chain(self.rctx.iter()).map(|(name, _)| name)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tctx.is_empty() && self.rctx.is_empty()
+    }
+
     /// Adds the members of `other`; those that are there already must have equal values.
     ///
     /// # Errors
     /// [`Rejection::TwoValues`].
-    pub fn extend(&mut self, other: &Self) -> Result<(), Rejection> {
+    pub(crate) fn extend(&mut self, other: &Self) -> Result<(), Rejection> {
         extend(&mut self.tctx, &other.tctx)?;
         extend(&mut self.rctx, &other.rctx)
     }
 
-    /// Refuses what readers of tokens would refuse: in the token that is made of it now, and in one that it may be
-    /// redeemed for, which has one member more.
+    /// Refuses what verifiers would refuse: in the token that is made of it now, and in one that it may be redeemed for,
+    /// which has one more member.
     ///
     /// # Errors
     /// [`Rejection::Unreadable`], with the member that is too deep, if one alone is.
-    pub fn refuse_unreadable(&self) -> Result<(), Rejection> {
+    pub(crate) fn refuse_unreadable(&self) -> Result<(), Rejection> {
         let mut later = self.rctx.clone();
         let delayed = Delayed { iat: u64::MAX, exp: u64::MAX, use_number: u32::MAX };
         let later = later.set(Delayed::MEMBER, &delayed).map(|()| later);
@@ -146,15 +157,15 @@ impl TransactionContext {
         Err(Rejection::Unreadable(member.map(|(name, _)| name.to_owned())))
     }
 
-    /// Refuses a token, or `subject_token` itself, in any text of any member: whoever reads this one would hold that
+    /// Refuses a token, or `subject_token` itself, in any text of any member: whoever reads the Txn-Token would hold that
     /// one too (R-CLAIM-09).
     ///
     /// # Errors
     /// [`Rejection::HoldsToken`].
-    pub fn refuse_tokens(&self, subject_token: Option<&str>) -> Result<(), Rejection> {
+    pub(crate) fn refuse_tokens(&self, subject_token: Option<&str>) -> Result<(), Rejection> {
         let holds = |text: &str| subject_token.is_some_and(|token| text.contains(token)) || holds_jws(text);
         let members = || self.tctx.iter().chain(self.rctx.iter());
-        // What cannot be read cannot be vouched for.
+        // A value that cannot be read may contain one.
         let within = |raw: &str| exact::read(raw).is_none_or(|value| exact::any_text(&value, &holds));
         match members().find(|(name, raw)| holds(name) || within(raw)) {
             Some((name, _)) => Err(Rejection::HoldsToken(name.to_owned())),
@@ -163,12 +174,12 @@ impl TransactionContext {
     }
 }
 
-/// Whether the value of a member of `tctx` or `rctx` is one that readers of tokens take.
+/// Whether verifiers accept the value as a member of `tctx` or `rctx`.
 pub(crate) fn value_fits_a_token(raw: &str) -> bool {
     json::check(&format!("{{\"context\":{{\"member\":{raw}}}}}"), Limits::DEFAULT).is_ok()
 }
 
-/// Whether all of `tctx` or `rctx` is.
+/// Whether verifiers accept it as `tctx` or `rctx`.
 pub fn fits_a_token(context: &Members) -> bool {
     let text = serde_json::to_string(context).unwrap_or_default();
     json::check(&format!("{{\"context\":{text}}}"), Limits::DEFAULT).is_ok()
@@ -235,7 +246,7 @@ mod tests {
         let claims = members(r#"{"customer_level":null}"#);
         let made = mapping().apply(&request(None, None), Some(&claims)).unwrap();
         assert_eq!((text(&made.tctx).as_str(), made.rctx.is_empty()), (r#"{"level":null,"desk":"retail"}"#, true));
-        let missing = ClaimMissing { member: "level".to_owned(), claim: "customer_level".to_owned() };
+        let missing = ClaimMissing { member: "level", claim: "customer_level" };
         assert_eq!(mapping().apply(&request(None, None), Some(&Members::default())), Err(missing));
         assert_eq!(text(&mapping().apply(&request(None, None), None).unwrap().tctx), r#"{"desk":"retail"}"#);
     }

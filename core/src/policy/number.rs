@@ -1,4 +1,4 @@
-//! Numbers by their value, to the last digit: what is compared here is never rounded.
+//! Exact numbers: nothing is rounded.
 //!
 //! A number is read from its digits and costs what its digits cost, whatever its exponent says. Only arithmetic needs the
 //! number written out; it takes numbers up to a size that no amount, count or time comes near, and refuses larger ones.
@@ -8,16 +8,16 @@ use std::cmp::Ordering;
 use num_bigint::{BigInt, BigUint};
 use num_rational::BigRational;
 
-/// The most digits, and the farthest decimal point, of a number that is computed with.
-const LONGEST: usize = 1000;
+/// The most digits, and the farthest decimal point, of a number in arithmetic.
+const MAX_DIGITS: usize = 1000;
 
-/// The largest exponent, either way.
-const FARTHEST: i64 = 999_999_999_999_999_999;
+/// The largest absolute value of an exponent.
+const MAX_EXPONENT: i64 = 999_999_999_999_999_999;
 
-/// The most bits of either part of a result.
-const WIDEST: u64 = 4096;
+/// The most bits of the numerator and of the denominator of a result.
+const MAX_BITS: u64 = 4096;
 
-/// A decimal number in the one form that it has: ±0.digits × 10^exponent, no zero at either end of the digits.
+/// A decimal number in its canonical form: ±0.digits × 10^exponent, no zero at either end of the digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Decimal {
     negative: bool,
@@ -38,7 +38,8 @@ impl Decimal {
         if digits.is_empty() {
             return Some(Self { negative: false, exponent: 0, digits });
         }
-        let exponent: i64 = exponent.parse().ok().filter(|exponent| (-FARTHEST..=FARTHEST).contains(exponent))?;
+        let exponent: i64 =
+            exponent.parse().ok().filter(|exponent| (-MAX_EXPONENT..=MAX_EXPONENT).contains(exponent))?;
         Some(Self { negative: text.starts_with('-'), exponent: exponent + point, digits })
     }
 
@@ -63,7 +64,7 @@ impl Decimal {
         Self::of_json(&whole.to_string())
     }
 
-    /// The number that a fraction is, if it has an end in decimal digits.
+    /// The fraction as a decimal, if it has finitely many digits.
     fn of_ratio(ratio: &BigRational) -> Option<Self> {
         // A denominator of n bits that divides a power of ten divides the n-th.
         let places = u32::try_from(ratio.denom().bits()).ok()?;
@@ -80,7 +81,7 @@ impl Decimal {
         self.negative
     }
 
-    /// Whether nothing but zeros stands behind the decimal point.
+    /// Whether it is an integer.
     pub(super) fn is_whole(&self) -> bool {
         i64::try_from(self.digits.len()).is_ok_and(|length| length <= self.exponent) || self.is_zero()
     }
@@ -94,21 +95,21 @@ impl Decimal {
         if self.is_zero() {
             return true;
         }
-        // Both as whole numbers times a power of ten, the whole numbers without a zero at their end.
+        // Both as integers times a power of ten, the integers without trailing zeros.
         let end = |number: &Self| number.exponent.saturating_sub_unsigned(number.digits.len() as u64);
         let Ok(zeros) = u64::try_from(end(self).saturating_sub(end(step))) else { return false };
         let (Ok(whole), Ok(step)) = (self.digits.parse::<BigUint>(), step.digits.parse::<BigUint>()) else {
             return false;
         };
-        // More zeros than the step has bits add no factor that it could still need.
+        // More zeros than the step has bits add no factor that the step could need.
         let power = BigUint::from(10_u8).modpow(&BigUint::from(zeros.min(step.bits())), &step);
         (whole % &step) * power % step == BigUint::ZERO
     }
 
-    /// Itself to be computed with; `None` if it is too long.
+    /// The number as a fraction for arithmetic; `None` if it has too many digits.
     fn ratio(&self) -> Option<BigRational> {
         let places = i64::try_from(self.digits.len()).ok()? - self.exponent;
-        if self.digits.len() > LONGEST || places.unsigned_abs() > LONGEST as u64 {
+        if self.digits.len() > MAX_DIGITS || places.unsigned_abs() > MAX_DIGITS as u64 {
             return None;
         }
         let digits = if self.is_zero() { BigInt::ZERO } else { self.digits.parse().ok()? };
@@ -117,11 +118,11 @@ impl Decimal {
         Some(if self.negative { -size } else { size })
     }
 
-    /// Its digits without an exponent; `None` if they are too many.
+    /// Its digits without an exponent; `None` if there are too many.
     pub(super) fn plain(&self) -> Option<String> {
         let sign = if self.negative { "-" } else { "" };
         let length = i64::try_from(self.digits.len()).ok()?;
-        if self.exponent.max(length - self.exponent) > i64::try_from(LONGEST).ok()? {
+        if self.exponent.max(length - self.exponent) > i64::try_from(MAX_DIGITS).ok()? {
             return None;
         }
         let zeros = |count: i64| "0".repeat(usize::try_from(count).unwrap_or(0));
@@ -137,7 +138,7 @@ impl Decimal {
         })
     }
 
-    /// What stands before the decimal point; `None` if it is too long.
+    /// The integer part; `None` if it has too many digits.
     fn truncated(&self) -> Option<String> {
         let plain = self.plain()?;
         Some(plain.split('.').next().unwrap_or(&plain).to_owned())
@@ -168,13 +169,11 @@ impl PartialOrd for Decimal {
     }
 }
 
-/// A number of a condition. As in CEL there are whole numbers of 64 bits, with a sign or without, and all others; here
-/// none of them is rounded.
+/// A number in a condition. As in CEL there are signed and unsigned integers of 64 bits, and all others, which are exact
+/// here.
 #[derive(Debug, Clone)]
 pub(super) enum Number {
-    /// A whole number of 64 bits.
     Int(i64),
-    /// A whole number of 64 bits without sign.
     UInt(u64),
     /// Any other, as it was written.
     Double(Decimal),
@@ -182,7 +181,7 @@ pub(super) enum Number {
     Ratio(Box<BigRational>),
 }
 
-/// What is done with two numbers.
+/// A binary operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operator {
     Add,
@@ -217,7 +216,7 @@ impl Number {
         }
     }
 
-    /// How it compares by value; `None` where one was computed and the other is too long to compute with.
+    /// Compares values; `None` if one was computed and the other has too many digits for arithmetic.
     pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(one), Self::Int(other)) => Some(one.cmp(other)),
@@ -259,7 +258,7 @@ impl Number {
                     Operator::Divide => one / other,
                     Operator::Remainder => return None,
                 };
-                let fits = result.numer().bits().max(result.denom().bits()) <= WIDEST;
+                let fits = result.numer().bits().max(result.denom().bits()) <= MAX_BITS;
                 fits.then(|| Self::Ratio(Box::new(result)))
             }
         }
@@ -274,7 +273,7 @@ impl Number {
         }
     }
 
-    /// What stands before the decimal point.
+    /// The integer part.
     fn truncated(&self) -> Option<String> {
         match self {
             Self::Ratio(ratio) => Some(ratio.to_integer().to_string()),
@@ -289,7 +288,7 @@ impl Number {
 
     /// `uint(…)`
     pub(super) fn to_uint(&self) -> Option<Self> {
-        // What lies between -1 and 0 has a sign and no whole part.
+        // A number between -1 and 0 has a sign and the integer part 0.
         let negative = self.compare(&Self::Int(0))?.is_lt();
         if negative { None } else { self.truncated()?.parse().ok().map(Self::UInt) }
     }
@@ -302,7 +301,7 @@ impl Number {
         }
     }
 
-    /// `string(…)`: all digits; `None` if they have no end.
+    /// `string(…)`: all digits; `None` if there are infinitely many.
     pub(super) fn to_text(&self) -> Option<String> {
         self.decimal()?.plain()
     }
@@ -414,7 +413,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Nothing is written out that nobody needs: these would not fit into any memory.
+    /// Digits are written out only for arithmetic: these would not fit into any memory.
     #[test]
     fn an_exponent_costs_nothing() {
         let number = decimal;

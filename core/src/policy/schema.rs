@@ -1,8 +1,8 @@
 //! The JSON Schema (2020-12) that request details must fit before anything is copied from them.
 //!
 //! A schema is one document: a `$ref` that leads out of it is refused when the policy is read, and nothing is ever fetched.
-//! Numbers are compared to their last digit, in what was sent and in what the schema says of it. What it costs to apply a
-//! schema is bounded: what would cost much whatever was sent is refused when it is read, and anything else when it does.
+//! Numbers are compared exactly, in the details and in the schema. The cost of applying a schema is bounded: a schema that
+//! is expensive for any details is refused when it is read, expensive details when they are sent.
 
 mod apply;
 mod compile;
@@ -19,7 +19,7 @@ use super::exact::{self, is_plain};
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// More than anybody writes by hand; deeper ones would also be deeper than what they describe.
+/// The bounds of a schema document.
 const LIMITS: Limits = Limits { depth: 64, members: 10_000 };
 
 /// Keywords through which a member can be described elsewhere than in `properties`.
@@ -36,46 +36,46 @@ const INDIRECT: [&str; 10] = [
     "unevaluatedProperties",
 ];
 
-/// Why a text is no schema.
+/// Why a text is not a schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
-    /// Not UTF-8, not strict JSON, or no object.
-    #[error("is not the JSON of a schema")]
+    /// Not UTF-8, not strict JSON, or not an object.
+    #[error("is not a JSON Schema: it must be one JSON object")]
     Form,
     /// Written for another version of JSON Schema.
     #[error("is not for JSON Schema 2020-12: $schema must be \"{DRAFT}\"")]
     Draft,
-    /// A keyword says something that cannot be.
-    #[error("is no sound JSON Schema: {0}")]
+    /// A keyword has an invalid value.
+    #[error("is not a valid JSON Schema: {0}")]
     Unsound(String),
-    /// To look at one value it would go round for ever, or nearly.
+    /// It recurses on one value without end, or nearly so.
     #[error(
         "has at #{0} a subschema that applies itself, or more than a thousand others, to one value: it must be simpler"
     )]
     Boundless(String),
 }
 
-/// The details do not fit.
+/// The details do not fit the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
-    /// The member of the details that does not fit, where it is one.
-    pub member: Option<String>,
-    /// What is wrong with it, for whoever wrote the schema: it repeats what was sent.
-    pub why: String,
+pub(crate) struct Unfit {
+    /// The member of the details that does not fit, where it is a single one and its name is of plain characters.
+    pub(crate) member: Option<String>,
+    /// What does not fit, for the author of the schema: it repeats what was sent.
+    pub(crate) why: String,
 }
 
-/// A schema that can be applied.
+/// A compiled schema.
 pub struct Schema {
     subschemas: Vec<Subschema>,
-    /// The members that it describes, if it says so plainly.
+    /// The members in `properties`, unless other keywords may describe more.
     properties: Option<BTreeSet<String>>,
-    /// Whether there can be no others.
+    /// `additionalProperties` is false.
     closed: bool,
     ignored: Vec<String>,
 }
 
 impl Schema {
-    /// Reads a schema.
+    /// Compiles a schema.
     ///
     /// # Errors
     /// [`SchemaError`].
@@ -97,28 +97,28 @@ impl Schema {
         Ok(Self { subschemas, properties, closed, ignored })
     }
 
-    /// Whether the schema tells of a member: `None` where it leaves that open.
+    /// Whether the schema describes a member; `None` if that cannot be told from `properties` alone.
     pub fn describes(&self, member: &str) -> Option<bool> {
         self.properties.as_ref().map(|properties| properties.contains(member))
     }
 
-    /// Where it has keywords that JSON Schema does not know (JSON pointers): they refuse nothing, and are mostly misspelt.
+    /// JSON pointers to keywords that JSON Schema does not have: they have no effect and are mostly misspelt.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 
-    /// Whether details can have no other members than those described.
+    /// Whether details may have described members only.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Refuses details that do not fit, and those of which that cannot be said.
+    /// Checks details; those that cannot be compared exactly, or within bounds, do not fit.
     ///
     /// # Errors
     /// [`Unfit`].
-    pub fn admit(&self, details: &Members) -> Result<(), Unfit> {
+    pub(crate) fn admit(&self, details: &Members) -> Result<(), Unfit> {
         let values = details.iter().map(|(name, raw)| {
-            // A number that is not told from others would fit where they do.
+            // A number that cannot be told from others would fit where they fit.
             let value = exact::read(raw).filter(|value| exact::canonical(value).is_some());
             let why = "a number in it has an exponent beyond all bounds".to_owned();
             Ok((name.to_owned(), value.ok_or_else(|| Unfit { member: member(name), why })?))
@@ -131,7 +131,7 @@ impl Schema {
                 Unfit { member: outermost, why: format!("{value} does not fit {keyword} at #{place}") }
             }
             Stop::TooMuch => {
-                Unfit { member: None, why: "to apply it to these details takes more work than it may".to_owned() }
+                Unfit { member: None, why: "applying it to these details takes more work than is allowed".to_owned() }
             }
         })
     }
@@ -143,7 +143,7 @@ impl fmt::Debug for Schema {
     }
 }
 
-/// A name, if it can be said aloud: the sender chose it.
+/// The name, if it is of plain characters: the sender chose it.
 fn member(name: &str) -> Option<String> {
     is_plain(name).then(|| name.to_owned())
 }
@@ -251,18 +251,18 @@ mod tests {
     fn what_is_no_schema_of_its_own_is_refused() {
         let complaint = |text: &str| Schema::parse(text.as_bytes()).expect_err(text).to_string();
         for (text, expected) in [
-            ("", "is not the JSON of a schema"),
-            ("true", "is not the JSON of a schema"),
-            (r#"{"type":"object","type":"object"}"#, "is not the JSON of a schema"),
+            ("", "is not a JSON Schema: it must be one JSON object"),
+            ("true", "is not a JSON Schema: it must be one JSON object"),
+            (r#"{"type":"object","type":"object"}"#, "is not a JSON Schema: it must be one JSON object"),
             (r#"{"$schema":"http://json-schema.org/draft-07/schema#"}"#, "is not for JSON Schema 2020-12"),
             (r#"{"$schema":1}"#, "is not for JSON Schema 2020-12"),
-            (r#"{"type":"objekt"}"#, "is no sound JSON Schema"),
-            (r#"{"$ref":"https://schemas.example/trade.json"}"#, "is no sound JSON Schema"),
-            (r#"{"$ref":"file:///etc/passwd"}"#, "is no sound JSON Schema"),
-            (r#"{"$ref":"other.json"}"#, "is no sound JSON Schema"),
-            (r##"{"$ref":"#/$defs/missing"}"##, "is no sound JSON Schema"),
-            (r#"{"properties":{"a":{"pattern":"(?=x)"}}}"#, "is no sound JSON Schema"),
-            (r#"{"properties":{"a":{"pattern":"("}}}"#, "is no sound JSON Schema"),
+            (r#"{"type":"objekt"}"#, "is not a valid JSON Schema"),
+            (r#"{"$ref":"https://schemas.example/trade.json"}"#, "is not a valid JSON Schema"),
+            (r#"{"$ref":"file:///etc/passwd"}"#, "is not a valid JSON Schema"),
+            (r#"{"$ref":"other.json"}"#, "is not a valid JSON Schema"),
+            (r##"{"$ref":"#/$defs/missing"}"##, "is not a valid JSON Schema"),
+            (r#"{"properties":{"a":{"pattern":"(?=x)"}}}"#, "is not a valid JSON Schema"),
+            (r#"{"properties":{"a":{"pattern":"("}}}"#, "is not a valid JSON Schema"),
         ] {
             assert!(complaint(text).contains(expected), "{text}: {}", complaint(text));
         }
@@ -422,7 +422,7 @@ mod tests {
             (r#"{"properties":{"x":{"items":{"pattern":"^(\\w{1,50}\\W?){50}$"}}}}"#.to_owned(), &wide),
         ] {
             let unfit = schema(&text).admit(&Members::parse(details, Limits::DEFAULT).unwrap()).expect_err(&text);
-            assert!(unfit.why.contains("more work than it may"), "{text}: {}", unfit.why);
+            assert!(unfit.why.contains("more work than is allowed"), "{text}: {}", unfit.why);
         }
         let tree = r##"{"type":"object","properties":{"x":{"oneOf":[{"type":"number"},{"$ref":"#"}]}},"additionalProperties":false}"##;
         assert_eq!(outcome(&schema(tree), &nested), Ok(()));

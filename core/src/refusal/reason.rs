@@ -1,6 +1,6 @@
 //! The error table: each `reason` with its OAuth error and HTTP status, written once.
 //!
-//! OpenAPI, the reference of the HTTP API and the tests are compared with [`Reason::ALL`].
+//! `docs/openapi.json`, the reference of the HTTP API and the tests are compared with [`Reason::ALL`].
 
 /// `error` of a refusal (RFC 6749 §5.2, RFC 8693 §2.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -22,7 +22,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Every source, in the order of the contract's table.
+    /// In the order of the table in the reference.
     pub const ALL: [Self; 8] = [
         Self::AccessToken,
         Self::Jwt,
@@ -34,7 +34,7 @@ impl Source {
         Self::ClientCredentials,
     ];
 
-    /// The name in policies, metrics and the audit log.
+    /// As policies, metrics and the audit log write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
@@ -48,7 +48,7 @@ impl Source {
         }
     }
 
-    /// The source of that name.
+    /// `name` is compared exactly.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|source| source.name() == name)
     }

@@ -1,4 +1,4 @@
-//! Whom a Txn-Token is for.
+//! The subject of a Txn-Token.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,18 +8,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use writ_verifier::json::Members;
 
-/// Whom a Txn-Token is for (`sub`): 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
+/// `sub` of a Txn-Token: 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Subject(String);
 
-/// The text is no [`Subject`].
+/// The text is not a [`Subject`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a subject has 1 to 255 characters, none a control character, and holds no token")]
 pub struct SubjectNameError;
 
 impl Subject {
-    /// The subject as text.
+    /// As `sub` has it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -50,10 +50,10 @@ impl fmt::Display for Subject {
 
 /// Whether a compact JWS, or a JWE, stands anywhere in a text: three parts or more in the alphabet of base64url, one
 /// of which is a JSON object with `alg` (RFC 7515 §3.1).
-pub fn holds_jws(text: &str) -> bool {
+pub(crate) fn holds_jws(text: &str) -> bool {
     let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.split(foreign).filter(|word| word.bytes().filter(|&b| b == b'.').count() >= 2).any(|word| {
-        // Something may stand before it.
+        // Other text may precede the header.
         word.split('.').any(|part| {
             let header = URL_SAFE_NO_PAD.decode(part).ok();
             let header: Option<Members> = header.and_then(|header| serde_json::from_slice(&header).ok());

@@ -1,4 +1,4 @@
-//! Why a subject token proves nothing.
+//! Why a subject token is not accepted.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use writ_platform::clock::Timestamp;
 
-/// What kind of fault a subject token has; each has a code of its own.
+/// What is wrong with a subject token; each fault has a `reason` of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubjectFault {
     /// Not a token of the declared type.
@@ -21,7 +21,7 @@ pub enum SubjectFault {
     /// The signature does not fit the key.
     #[error("the signature of the subject token is not valid")]
     SignatureInvalid,
-    /// Meant for somebody else.
+    /// Meant for another service.
     #[error("the subject token is not meant for this service")]
     AudienceMismatch,
     /// Past its expiry.
@@ -30,22 +30,22 @@ pub enum SubjectFault {
         /// Its `exp`, rounded down.
         expired_at: Timestamp,
     },
-    /// Its time has not come.
+    /// `nbf` or `iat` is in the future.
     #[error("the subject token is not valid yet")]
     NotYetValid,
-    /// Its issuer, which was asked, does not call it active.
+    /// Introspection does not say that it is active.
     #[error("the issuer of the subject token does not confirm that it is active")]
     Inactive,
-    /// A claim is missing, has the wrong type, or says what cannot be.
+    /// A claim is missing, has the wrong type, or an impossible value.
     #[error("the claims of the subject token are not acceptable")]
     ClaimsInvalid,
-    /// The key that signed this Txn-Token was revoked, or is past its retention; said to clients that may redeem.
+    /// The key that signed this Txn-Token was revoked, or is past its retention; reported to clients that may redeem.
     #[error("the key that signed this Txn-Token serves no redemption any more")]
     KeyGone,
     /// A token that came from a redemption: it can be neither redeemed nor replaced.
     #[error("a redeemed Txn-Token can be neither redeemed nor replaced")]
     Redeemed,
-    /// The issuer could not be asked, for its keys or about the token; the token may well be good.
+    /// Neither keys nor introspection can be had from the issuer; the token may well be valid.
     #[error("the issuer of the subject token cannot be reached")]
     IssuerUnavailable,
     /// The key may have been published since the keys were fetched last, and it is too soon to fetch them again.
@@ -53,34 +53,33 @@ pub enum SubjectFault {
         "the key of the subject token is not among those that its issuer published at last; it is too soon to ask again"
     )]
     KeyNotFetchedYet {
-        /// After this time they are.
+        /// When they can be fetched again.
         retry_after: Duration,
     },
 }
 
-/// Why a subject token proves nothing: the kind of fault, and what exactly is wrong. Texts name claims and members that
-/// are known here and repeat nothing else of the token.
+/// A fault, and what exactly is wrong. Texts name well-known claims and members and repeat nothing else of the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectError {
     fault: SubjectFault,
-    /// Empty where the fault says it all.
+    /// Empty if the fault says everything.
     why: Cow<'static, str>,
 }
 
 impl SubjectFault {
-    /// The fault with what exactly is wrong.
+    /// `why` follows the text of the fault.
     pub const fn because(self, why: &'static str) -> SubjectError {
         SubjectError { fault: self, why: Cow::Borrowed(why) }
     }
 
-    /// The same where the text is made up for the case.
-    pub const fn because_of(self, why: String) -> SubjectError {
+    /// As [`because`](Self::because), with a text that is made for the case.
+    pub(crate) const fn because_of(self, why: String) -> SubjectError {
         SubjectError { fault: self, why: Cow::Owned(why) }
     }
 }
 
 impl SubjectError {
-    /// The kind of fault.
+    /// Without what exactly is wrong.
     pub const fn fault(&self) -> SubjectFault {
         self.fault
     }

@@ -1,7 +1,7 @@
-//! Asks an authorization server what one of its access tokens is worth (RFC 7662): over HTTPS, each time anew.
+//! Token introspection at an authorization server (RFC 7662).
 //!
-//! In: the token's text. Out: the members of a reply that calls it active. Nothing is kept: a token that was taken
-//! back must not serve on.
+//! In: the text of an access token. Out: the members of a reply that calls it active. Nothing is cached: a revoked token must
+//! not stay usable.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,45 +12,33 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 use writ_verifier::Members;
 use zeroize::Zeroizing;
 
-use super::outside::members;
+use super::members::members;
+use super::settings::IntrospectionSettings;
 use super::{SubjectError, SubjectFault};
 use crate::client::ClientId;
 use writ_outbound::{Answer, Outbound, Request, Status, Unreachable};
 use writ_platform::secret_file::{self, SecretFileError};
 
-/// How long the server may take, a second attempt included (R-INTRO-01).
+/// A second attempt included (R-INTRO-01).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// No server issues such a token.
+/// A token that no server issues.
 const NO_TOKEN: &str = "writ-check-asks-whether-you-answer";
 
-/// `introspection` of a `[[subject_issuer]]`.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where tokens are sent, and nowhere else.
-    pub endpoint: Url,
-    /// Who Writ is there.
-    pub client_id: String,
-    /// The file with its password there: one line of text.
-    pub client_secret_file: PathBuf,
-    /// Whether JWT access tokens are asked about too, after they were verified.
-    pub always: bool,
-}
-
-/// Why an authorization server can never be asked with these settings.
+/// Why an authorization server can never be called with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The file with the client secret cannot be read, or strangers can.
+    /// The file with the client secret cannot be read, or others can read it too.
     #[error(transparent)]
     File(#[from] SecretFileError),
-    /// It holds something else.
-    #[error("{}: does not hold a client secret: one line of text", .0.display())]
+    /// Its content is not a client secret.
+    #[error("{}: does not contain a client secret: one line of text", .0.display())]
     Secret(PathBuf),
-    /// The HTTPS client cannot be made.
+    /// The HTTPS client cannot be built.
     #[error(transparent)]
     Outbound(#[from] writ_outbound::SetupError),
 }
@@ -63,21 +51,21 @@ pub fn parse_secret(content: &[u8]) -> Option<Zeroizing<String>> {
     usable.then(|| Zeroizing::new(secret.to_owned()))
 }
 
-/// One authorization server that can be asked.
+/// One authorization server that can introspect tokens.
 pub(super) struct Introspector {
-    settings: Settings,
-    /// `iss`, for metrics and the log.
+    settings: IntrospectionSettings,
+    /// `iss`, for metrics and logs.
     issuer: String,
     outbound: Outbound,
     /// The value of `Authorization`.
     credentials: ArcSwap<Zeroizing<String>>,
-    /// The secret could not be used when it was last looked at, and the log has said so.
+    /// The secret could not be used the last time, and the log has said so.
     broken: AtomicBool,
 }
 
 impl Introspector {
-    /// Reads the secret and, if there is one, the `ca`; calls will run on the present runtime.
-    pub(super) fn new(issuer: &str, settings: &Settings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
+    /// Reads the secret and the `ca`; calls will run on the present runtime.
+    pub(super) fn new(issuer: &str, settings: &IntrospectionSettings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
         let credentials = ArcSwap::from_pointee(credentials(settings)?);
         let endpoint = settings.endpoint.clone();
         let outbound = Outbound::new(writ_outbound::Settings { endpoint, ca, identity: None, timeout: TIMEOUT })?;
@@ -88,51 +76,51 @@ impl Introspector {
         Ok(Self { settings, issuer, outbound, credentials, broken: AtomicBool::new(false) })
     }
 
-    /// Asks about a token that nobody issued: whether the server answers, and takes Writ for the client that it is.
+    /// Asks about a token that no server issued, to check that the server answers and accepts Writ's credentials.
     ///
     /// # Errors
-    /// Why it would be of no use, in words.
-    pub(super) async fn try_out(&self, nobody: &ClientId) -> Result<(), String> {
+    /// Why it could not be used, in words.
+    pub(super) async fn try_out(&self, client: &ClientId) -> Result<(), String> {
         let request = self.request(NO_TOKEN).map_err(|error| error.to_string())?;
-        let answer = self.outbound.post(nobody.as_str(), request).await;
+        let answer = self.outbound.post(client.as_str(), request).await;
         match judge(answer) {
-            Err(Unhelpful::Inactive) => Ok(()),
+            Err(NotActive::Inactive) => Ok(()),
             Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
             Err(why) => Err(why.to_string()),
         }
     }
 
-    /// Whether JWTs are asked about too.
+    /// Whether JWTs are introspected too.
     pub(super) fn is_always_asked(&self) -> bool {
         self.settings.always
     }
 
-    /// What the server says about `token`, which `client` presents, if it calls it active.
+    /// What the server says about `token`, which `client` presents, if it is active.
     ///
     /// # Errors
-    /// [`SubjectFault::Inactive`] where it does not, or says nothing that can be understood;
-    /// [`SubjectFault::IssuerUnavailable`] where it cannot be asked or does not know: the token may well be good.
-    pub(super) async fn ask(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
+    /// [`SubjectFault::Inactive`] if it is not, or if the reply cannot be read; [`SubjectFault::IssuerUnavailable`] if the
+    /// server gives no reply: the token may well be valid.
+    pub(super) async fn introspect(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
         let answer = self.outbound.post(client.as_str(), self.request(token)?).await;
         let outcome = judge(answer);
         metrics::counter!("writ_introspection_total",
             "issuer" => self.issuer.clone(), "outcome" => label(&outcome))
         .increment(1);
         outcome.map_err(|why| {
-            if let Unhelpful::Failed(_) | Unhelpful::Unreadable = why {
+            if let NotActive::Failed(_) | NotActive::Unreadable = why {
                 tracing::warn!(issuer = self.issuer, error = %why, "introspection failed");
             }
             match why {
-                Unhelpful::Inactive => SubjectFault::Inactive.into(),
-                Unhelpful::Unreadable => {
+                NotActive::Inactive => SubjectFault::Inactive.into(),
+                NotActive::Unreadable => {
                     SubjectFault::Inactive.because("its reply is not a JSON object without repeated members")
                 }
-                Unhelpful::Failed(_) | Unhelpful::NotAsked(_) => SubjectFault::IssuerUnavailable.into(),
+                NotActive::Failed(_) | NotActive::NotAsked(_) => SubjectFault::IssuerUnavailable.into(),
             }
         })
     }
 
-    /// Reads the files again. Of one that cannot be used the last good content stays, and the log says so once.
+    /// Reads the files again. If one cannot be used, its last valid content stays in use, and the log says so once.
     pub(super) fn reload_files(&self) {
         let read = credentials(&self.settings);
         let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
@@ -140,14 +128,14 @@ impl Introspector {
             Ok(credentials) if credentials == **self.credentials.load() => {}
             Ok(credentials) => self.credentials.store(Arc::new(credentials)),
             Err(_) if was_broken => {}
-            Err(error) => self.tell(&error),
+            Err(error) => self.log_failure(&error),
         }
         if let Some(Err(error)) = self.outbound.reload() {
-            self.tell(&error);
+            self.log_failure(&error);
         }
     }
 
-    fn tell(&self, error: &dyn std::error::Error) {
+    fn log_failure(&self, error: &dyn std::error::Error) {
         let issuer = &self.issuer;
         tracing::error!(issuer, %error, "what introspection needs was not reloaded; the last good files stay in force");
     }
@@ -160,7 +148,7 @@ impl Introspector {
     }
 }
 
-/// Where it asks, and nothing of the secret.
+/// Without the secret.
 impl fmt::Debug for Introspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Introspector").field(&self.outbound).finish()
@@ -175,7 +163,7 @@ fn form(token: &str) -> String {
 }
 
 /// HTTP Basic with both halves form-encoded first (RFC 6749 §2.3.1).
-fn credentials(settings: &Settings) -> Result<Zeroizing<String>, SetupError> {
+fn credentials(settings: &IntrospectionSettings) -> Result<Zeroizing<String>, SetupError> {
     let path = &settings.client_secret_file;
     let secret = parse_secret(&secret_file::read(path)?).ok_or_else(|| SetupError::Secret(path.clone()))?;
     let encoded = |text: &str| Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>());
@@ -184,12 +172,12 @@ fn credentials(settings: &Settings) -> Result<Zeroizing<String>, SetupError> {
     Ok(Zeroizing::new(format!("Basic {}", *pair)))
 }
 
-/// Why nothing is known of a token. Texts are for the log, and have nothing of the reply.
+/// Why a token is not known to be active. Texts are for the log, and repeat nothing of the reply.
 #[derive(Debug, thiserror::Error)]
-enum Unhelpful {
+enum NotActive {
     #[error("the token is not active")]
     Inactive,
-    /// It may come from anywhere in between, so it speaks for nobody.
+    /// It may come from a proxy, so it says nothing about the server.
     #[error("the reply is not one JSON object with one meaning")]
     Unreadable,
     #[error("{0}")]
@@ -199,25 +187,25 @@ enum Unhelpful {
 }
 
 /// Only `200` is a reply, and in it only `true` is true (RFC 7662 §2.2, §2.3).
-fn judge(answer: Result<Answer, Unreachable>) -> Result<Members, Unhelpful> {
+fn judge(answer: Result<Answer, Unreachable>) -> Result<Members, NotActive> {
     let answer = answer.map_err(|error| match error {
-        Unreachable::Resting | Unreachable::Busy => Unhelpful::NotAsked(error),
-        other => Unhelpful::Failed(other.to_string()),
+        Unreachable::Resting | Unreachable::Busy => NotActive::NotAsked(error),
+        other => NotActive::Failed(other.to_string()),
     })?;
     if answer.status != Status::OK {
-        return Err(Unhelpful::Failed(format!("the answer was {}", answer.status)));
+        return Err(NotActive::Failed(format!("the answer was {}", answer.status)));
     }
-    let reply = members(&answer.body).map_err(|_| Unhelpful::Unreadable)?;
-    if reply.raw("active") == Some("true") { Ok(reply) } else { Err(Unhelpful::Inactive) }
+    let reply = members(&answer.body).map_err(|_| NotActive::Unreadable)?;
+    if reply.raw("active") == Some("true") { Ok(reply) } else { Err(NotActive::Inactive) }
 }
 
-fn label(outcome: &Result<Members, Unhelpful>) -> &'static str {
+fn label(outcome: &Result<Members, NotActive>) -> &'static str {
     match outcome {
         Ok(_) => "active",
-        Err(Unhelpful::Inactive) => "inactive",
-        Err(Unhelpful::Unreadable) => "unreadable",
-        Err(Unhelpful::Failed(_)) => "error",
-        Err(Unhelpful::NotAsked(_)) => "not_asked",
+        Err(NotActive::Inactive) => "inactive",
+        Err(NotActive::Unreadable) => "unreadable",
+        Err(NotActive::Failed(_)) => "error",
+        Err(NotActive::NotAsked(_)) => "not_asked",
     }
 }
 
@@ -229,7 +217,7 @@ mod tests {
     use super::*;
 
     /// What is made of an answer with this status and body.
-    fn judged(status: u16, body: &[u8]) -> Result<Members, Unhelpful> {
+    fn judged(status: u16, body: &[u8]) -> Result<Members, NotActive> {
         judge(Ok(Answer { status: Status::try_from(status).unwrap(), body: body.to_vec() }))
     }
 
@@ -248,7 +236,7 @@ mod tests {
             r#"{"active":{"active":true}}"#,
             r#"{"Active":true}"#,
         ] {
-            assert!(matches!(judged(200, reply.as_bytes()), Err(Unhelpful::Inactive)), "{reply}");
+            assert!(matches!(judged(200, reply.as_bytes()), Err(NotActive::Inactive)), "{reply}");
         }
     }
 
@@ -268,23 +256,23 @@ mod tests {
             r#"{"active":true,"x":{"y":1,"y":2}}"#,
             "\u{feff}{\"active\":true}",
         ] {
-            assert!(matches!(judged(200, reply.as_bytes()), Err(Unhelpful::Unreadable)), "{reply}");
+            assert!(matches!(judged(200, reply.as_bytes()), Err(NotActive::Unreadable)), "{reply}");
         }
-        assert!(matches!(judged(200, b"{\"active\":true,\"sub\":\"\xff\"}"), Err(Unhelpful::Unreadable)));
+        assert!(matches!(judged(200, b"{\"active\":true,\"sub\":\"\xff\"}"), Err(NotActive::Unreadable)));
     }
 
     /// A-078, R-INTRO-02: what is no reply says nothing about the token, whatever is in it.
     #[test]
     fn a_server_that_does_not_say_is_no_server_that_says_no() {
         for status in [201, 204, 302, 307, 400, 401, 403, 404, 429] {
-            assert!(matches!(judged(status, br#"{"active":true}"#), Err(Unhelpful::Failed(_))), "{status}");
-            assert!(matches!(judged(status, br#"{"active":false}"#), Err(Unhelpful::Failed(_))), "{status}");
+            assert!(matches!(judged(status, br#"{"active":true}"#), Err(NotActive::Failed(_))), "{status}");
+            assert!(matches!(judged(status, br#"{"active":false}"#), Err(NotActive::Failed(_))), "{status}");
         }
         for error in [Unreachable::Timeout, Unreachable::TooLong, Unreachable::Broken("reset".to_owned())] {
-            assert!(matches!(judge(Err(error)), Err(Unhelpful::Failed(_))));
+            assert!(matches!(judge(Err(error)), Err(NotActive::Failed(_))));
         }
         for error in [Unreachable::Resting, Unreachable::Busy] {
-            assert!(matches!(judge(Err(error)), Err(Unhelpful::NotAsked(_))));
+            assert!(matches!(judge(Err(error)), Err(NotActive::NotAsked(_))));
         }
     }
 
@@ -301,12 +289,15 @@ mod tests {
     }
 
     /// A folder with a secret, and settings that name it.
-    fn settings() -> (tempfile::TempDir, Settings) {
+    fn settings() -> (tempfile::TempDir, IntrospectionSettings) {
         let folder = tempfile::tempdir().unwrap();
         let client_secret_file = folder.path().join("login.secret");
         write(&client_secret_file, "p@ss wörd:1\n", 0o600);
         let endpoint = "https://login.example/introspect".parse().unwrap();
-        (folder, Settings { endpoint, client_id: "writ:1 é".to_owned(), client_secret_file, always: false })
+        (
+            folder,
+            IntrospectionSettings { endpoint, client_id: "writ:1 é".to_owned(), client_secret_file, always: false },
+        )
     }
 
     fn write(path: &std::path::Path, text: &str, mode: u32) {

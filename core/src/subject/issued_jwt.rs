@@ -1,8 +1,8 @@
-//! A JWT of a subject issuer → whom it is about and what it covers.
+//! A JWT of a subject issuer → a verified token of one kind.
 //!
-//! Each step leaves a value that the next one asks for: `Presented` has the form of a JWT and names an issuer,
-//! `Signed` is signed with a key of that issuer, [`OutsideToken`] keeps every rule of its kind. The kinds have one
-//! function each, with rules that exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
+//! Each step yields a value that the next one requires: [`Presented`] has the form of a JWT and names an issuer,
+//! [`Signed`] is signed with a key of that issuer, [`OutsideToken`] conforms to every rule of its kind. The rules of the
+//! kinds exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
 //!
 //! | kind | `typ` | `aud` names | must have | must not have |
 //! | --- | --- | --- | --- | --- |
@@ -11,23 +11,23 @@
 //! | JWT | `JWT` or none | one of `audience`, no client of ID tokens | `exp` | claims of ID tokens, events, proofs |
 //! | ID token | `JWT` or none | one of `id_token_audience` | `sub`, `iat`, `exp` | claims of events, proofs |
 //!
-//! Nothing in a token tells a legacy access token from another JWT, so the configuration takes both of one issuer never.
+//! Nothing in a token distinguishes a legacy access token from another JWT, so the configuration never accepts both of one
+//! issuer.
 
 use jsonwebtoken::Algorithm;
 use writ_verifier::Members;
 use writ_verifier::jwks::Candidates;
-use writ_verifier::jws::{Jws, JwsError};
+use writ_verifier::jws::Jws;
 
 use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, Malformed, SignatureInvalid};
-use super::issuers::AccessTokenProfile;
-use super::outside::{Audience, Measure, OutsideToken, members, text};
+use super::jwt::{self, wrong_typ};
+use super::members::{Audience, members, text};
+use super::outside::{OutsideToken, ValidationContext};
+use super::settings::AccessTokenProfile;
 use crate::request::Source;
 
-/// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
-const MAX_LEN: usize = 16 * 1024;
-
-/// A text in the form of a JWT; nothing in it has been proven.
+/// A text in the form of a JWT; nothing in it is proven.
 #[derive(Debug)]
 pub(super) struct Presented<'a> {
     jws: Jws<'a>,
@@ -36,33 +36,33 @@ pub(super) struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    /// Reads the form: a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
+    /// Parses a strict JWS with an unambiguous JSON object, which is not a Txn-Token and names an issuer.
     pub(super) fn parse(text: &'a str) -> Result<Self, SubjectError> {
-        let jws = parse_jws(text)?;
+        let jws = jwt::parse(text)?;
         if jws.typ.as_deref() == Some(writ_verifier::claims::TYP) {
             return Err(Malformed.because("its typ is `txntoken+jwt`: a Txn-Token is presented as txn_token only"));
         }
         let claims = members(&jws.payload)?;
-        let issuer = issuer(&claims)?;
+        let issuer = jwt::issuer(&claims)?;
         Ok(Self { jws, claims, issuer })
     }
 
-    /// `iss`, as it claims.
+    /// `iss`, unproven.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// `kid`, as it claims.
+    /// `kid`, unproven.
     pub(super) fn kid(&self) -> Option<&str> {
         self.jws.kid.as_deref()
     }
 
-    /// `alg`, as it claims.
+    /// `alg`, unproven.
     pub(super) fn algorithm(&self) -> Algorithm {
         self.jws.algorithm
     }
 
-    /// Checks that one of `keys`, which are the issuer's, made the signature.
+    /// Checks the signature with `keys`, which are the issuer's.
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
         let genuine = keys.verify(&self.jws);
         let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
@@ -70,83 +70,15 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// `iss`, as claimed.
-pub(super) fn issuer(claims: &Members) -> Result<String, SubjectError> {
-    let written = claims.raw("iss").is_some();
-    let why = if written { "`iss` must be a string" } else { "`iss` is missing" };
-    claims.get("iss").ok_or(IssuerUnknown.because(why))
-}
-
-/// The form of a JWT, strictly read.
-pub(super) fn parse_jws(text: &str) -> Result<Jws<'_>, SubjectError> {
-    Jws::parse(text, MAX_LEN).map_err(|error| match error {
-        JwsError::Algorithm(why) => SignatureInvalid.because(why),
-        JwsError::TooLong => Malformed.because("it is longer than 16 KiB"),
-        JwsError::Form(why) | JwsError::Header(why) => Malformed.because(slip(text).unwrap_or(why)),
-    })
-}
-
-/// What often happens to a token on its way into a form, if that is what is wrong with it.
-pub fn slip(text: &str) -> Option<&'static str> {
-    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
-    if text.ends_with('\n') {
-        Some("it ends with a newline, as files do")
-    } else if text.ends_with(is_space) {
-        Some("it ends with white space")
-    } else if starts("Bearer ") {
-        Some("it begins with `Bearer `: only the token itself is to be sent")
-    } else if starts("DPoP ") {
-        Some("it begins with `DPoP `: only the token itself is to be sent")
-    } else if text.starts_with(is_space) {
-        Some("it begins with white space")
-    } else if text.contains(is_space) {
-        Some("it has white space in it")
-    } else if text.starts_with(['"', '\'']) {
-        Some("it stands in quotation marks")
-    } else if text.starts_with('{') {
-        Some("it is JSON, not a token alone")
-    } else if text.contains('%') {
-        Some("it has a percent sign in it, as if it were encoded twice")
-    } else {
-        None
-    }
-}
-
-/// A `typ` as a message may repeat it: only those that are known are.
-fn shown_typ(typ: Option<&str>) -> &'static str {
-    const KNOWN: [(&str, &str); 12] = [
-        ("at+jwt", "`at+jwt`"),
-        ("jwt", "`JWT`"),
-        ("txntoken+jwt", "`txntoken+jwt`"),
-        ("logout+jwt", "`logout+jwt`"),
-        ("secevent+jwt", "`secevent+jwt`"),
-        ("dpop+jwt", "`dpop+jwt`"),
-        ("token-introspection+jwt", "`token-introspection+jwt`"),
-        ("oauth-authz-req+jwt", "`oauth-authz-req+jwt`"),
-        ("client-authentication+jwt", "`client-authentication+jwt`"),
-        ("rt+jwt", "`rt+jwt`"),
-        ("jose", "`JOSE`"),
-        ("", "empty"),
-    ];
-    let Some(typ) = typ else { return "absent" };
-    KNOWN.iter().find(|(known, _)| *known == typ).map_or("another one", |(_, shown)| shown)
-}
-
-/// What `typ` a token has, and what it must have as what it is presented as.
-pub(super) fn wrong_typ(typ: Option<&str>, presented_as: &str, expected: &str) -> SubjectError {
-    Malformed.because_of(format!("its typ is {}; as {presented_as} it must be {expected}", shown_typ(typ)))
-}
-
-/// A JWT that its issuer has signed; of what kind and for whom is still open.
+/// A JWT that its issuer has signed; its kind and audience are not checked yet.
 #[derive(Debug)]
 pub(super) struct Signed {
     typ: Option<String>,
     claims: Members,
 }
 
-/// Reads `token` as the kind that it was presented as.
-pub(super) fn read(kind: Source, token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+/// Validates `token` as the kind that it was presented as.
+pub(super) fn read(kind: Source, token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     match kind {
         Source::AccessToken => access_token(token, by),
         Source::Jwt => jwt(token, by),
@@ -165,11 +97,11 @@ const OF_EVENTS_AND_PROOFS: [&str; 3] = ["events", "htm", "htu"];
 /// Claims of ID tokens (OIDC §2, §3.3.2.11).
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
-/// What only tokens have that are marked as nothing else.
+/// `typ` of tokens that are not marked as another kind.
 const UNTYPED: &str = "`JWT` or absent";
 
 /// RFC 9068 §4, or the looser rules of an issuer that is set to legacy.
-fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+fn access_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     let typed = token.typ.as_deref() == Some("at+jwt");
     match by.issuer.access_token_profile {
         AccessTokenProfile::Rfc9068 if typed => {
@@ -188,8 +120,8 @@ fn access_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectE
     by.complete(Source::AccessToken, token.claims)
 }
 
-/// Whatever an issuer signs for services to read, by its own settings; it is marked as no other kind.
-fn jwt(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+/// Any token that an issuer signs for services, within its settings; it is not marked as another kind.
+fn jwt(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "jwt", UNTYPED));
     }
@@ -198,7 +130,7 @@ fn jwt(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
 }
 
 /// OIDC §3.1.3.7, without what only the client that the user logged in to can check, such as `nonce`.
-fn id_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+fn id_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "id_token", UNTYPED));
     }
@@ -211,15 +143,15 @@ fn id_token(token: Signed, by: Measure<'_>) -> Result<OutsideToken, SubjectError
 }
 
 impl Signed {
-    /// Marked as a JWT and nothing more, or not at all.
+    /// `typ` is `JWT` or absent.
     fn is_untyped(&self) -> bool {
         matches!(self.typ.as_deref(), None | Some("jwt"))
     }
 }
 
-/// What stands in for a `typ` of its own: meant for a service and not for a client, and without any claim that only
-/// other kinds have.
-fn no_id_token(claims: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
+/// Without a `typ` of its own a token must be meant for a service and not for a client, and have no claim that only other
+/// kinds have.
+fn no_id_token(claims: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     has_none(claims, &OF_EVENTS_AND_PROOFS, OF_OTHERS)?;
     has_none(
         claims,
@@ -234,7 +166,7 @@ fn no_id_token(claims: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
     has_all(claims, &["exp"])
 }
 
-/// Whom the ID token was issued to: `azp` must be there where `aud` has several names, and name one of `clients`.
+/// `azp` must be present if `aud` has several names, and name one of `clients`.
 fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -> Result<(), SubjectError> {
     if claims.raw("azp").is_none() {
         let unmistakable = audience.is_single();
@@ -277,661 +209,4 @@ fn has_texts(claims: &Members, names: &[&str]) -> Result<(), SubjectError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use serde_json::{Value, json};
-
-    use std::time::Duration;
-
-    use writ_verifier::Scope;
-
-    use super::*;
-    use crate::client::{Identity, IdentityKind};
-    use crate::policy::{ClientPolicy, PolicySet};
-    use crate::subject::SubjectFault::{self, NotYetValid};
-    use crate::subject::issuers::{KeySource, Settings};
-    use writ_platform::clock::Timestamp;
-
-    pub(in crate::subject) const NOW: Timestamp = Timestamp::from_epoch(1_793_000_000);
-    pub(in crate::subject) const SKEW: Duration = Duration::from_secs(10);
-    pub(in crate::subject) const ISSUER: &str = "https://login.example";
-
-    pub(in crate::subject) fn settings(issuer: &str, keys: KeySource) -> Settings {
-        Settings {
-            issuer: issuer.to_owned(),
-            keys,
-            audience: vec!["https://api.example".to_owned(), "https://api2.example".to_owned()],
-            algorithms: vec![Algorithm::ES256],
-            token_types: vec![Source::AccessToken],
-            access_token_profile: AccessTokenProfile::Rfc9068,
-            id_token_audience: Vec::new(),
-            subject_claim: "sub".to_owned(),
-            scope_claim: "scope".to_owned(),
-            subject_prefix: String::new(),
-            scopes: Vec::new(),
-            jwks_stale: Duration::from_secs(86_400),
-            ca: None,
-            introspection: None,
-        }
-    }
-
-    pub(in crate::subject) fn client() -> ClientPolicy {
-        ClientPolicy {
-            client_id: "gateway".parse().unwrap(),
-            description: None,
-            identity: Identity::parse(IdentityKind::SanUri, "spiffe://d.example/gateway").unwrap(),
-            subject: "svc:gateway".parse().unwrap(),
-            introspect: false,
-            subject_token_audience: Vec::new(),
-            vouches_for_bound_tokens: false,
-            opaque_tokens_from: None,
-            keys: None,
-            purposes: Vec::new(),
-        }
-    }
-
-    pub(in crate::subject) fn policies() -> PolicySet {
-        PolicySet::new(vec![client()], String::new())
-    }
-
-    /// The claims of a good RFC 9068 token.
-    pub(in crate::subject) fn good() -> Value {
-        json!({
-            "iss": ISSUER, "sub": "alice", "aud": "https://api.example", "client_id": "web", "jti": "1",
-            "iat": NOW.epoch() - 5, "exp": NOW.epoch() + 300, "scope": "trade.stocks mail"
-        })
-    }
-
-    /// The good claims with `name` as the JSON text `value`, or without it where that is empty.
-    fn with(name: &str, value: &str) -> String {
-        let mut claims = good();
-        claims.as_object_mut().unwrap().remove(name);
-        let text = claims.to_string();
-        if value.is_empty() { text } else { text.replacen('{', &format!("{{\"{name}\":{value},"), 1) }
-    }
-
-    /// What the rules can be changed in.
-    struct Setting {
-        kind: Source,
-        issuer: Settings,
-        client: ClientPolicy,
-        default_scope: Option<Scope>,
-        prefixes: Vec<String>,
-        typ: Option<&'static str>,
-    }
-
-    impl Setting {
-        fn rfc_9068() -> Self {
-            let issuer = settings(ISSUER, KeySource::Discovery);
-            Self {
-                kind: Source::AccessToken,
-                issuer,
-                client: client(),
-                default_scope: None,
-                prefixes: vec![String::new()],
-                typ: Some("at+jwt"),
-            }
-        }
-
-        fn legacy() -> Self {
-            let mut setting = Self { typ: Some("jwt"), ..Self::rfc_9068() };
-            setting.issuer.access_token_profile = AccessTokenProfile::Legacy;
-            setting
-        }
-
-        fn jwt() -> Self {
-            Self { kind: Source::Jwt, typ: Some("jwt"), ..Self::rfc_9068() }
-        }
-
-        fn id_token() -> Self {
-            let mut setting = Self { kind: Source::IdToken, typ: Some("jwt"), ..Self::rfc_9068() };
-            setting.issuer.id_token_audience = ["web", "mobile"].map(str::to_owned).to_vec();
-            setting
-        }
-
-        fn read_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectFault> {
-            self.told_at(claims, now).map_err(|error| error.fault())
-        }
-
-        fn told_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
-            let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())? };
-            let measure = Measure {
-                issuer: &self.issuer,
-                default_scope: self.default_scope.as_ref(),
-                prefixes: &self.prefixes,
-                client: &self.client,
-                policies: &policies(),
-                clock_skew: SKEW,
-                now,
-            };
-            super::read(self.kind, token, measure)
-        }
-
-        fn read(&self, claims: &str) -> Result<OutsideToken, SubjectFault> {
-            self.read_at(claims, NOW)
-        }
-    }
-
-    #[track_caller]
-    fn claims_are_refused(claims: &str) {
-        let answer = Setting::rfc_9068().read(claims);
-        assert!(matches!(answer, Err(ClaimsInvalid)), "{answer:?} for {claims:.300}");
-    }
-
-    fn parse(header: &str, payload: &[u8]) -> Result<(), SubjectFault> {
-        let token = format!("{}.{}.AA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        Presented::parse(&token).map(|_| ()).map_err(|error| error.fault())
-    }
-
-    const HEADER: &str = r#"{"typ":"at+jwt","alg":"ES256","kid":"k"}"#;
-
-    #[test]
-    fn a_good_token_says_whom_it_is_about_and_what_it_covers() {
-        let token = Setting::rfc_9068().read(&good().to_string()).unwrap();
-        assert_eq!(token.issuer(), ISSUER);
-        assert_eq!(token.sub().as_str(), "alice");
-        assert_eq!(token.scope().unwrap().to_string(), "trade.stocks mail");
-        assert_eq!(token.usable_until(), NOW + Duration::from_secs(300) + SKEW);
-        assert_eq!(token.claims().raw("client_id"), Some("\"web\""));
-        assert!(!token.is_bound());
-    }
-
-    /// A-044, A-045: what is not signed with a key pair never reaches a verifier.
-    #[test]
-    fn symmetric_and_missing_algorithms_are_no_signature() {
-        for alg in ["\"none\"", "\"nOnE\"", "null", "[]", "\"HS256\"", "\"HS512\"", "\"RS1\""] {
-            let header = format!(r#"{{"typ":"at+jwt","alg":{alg},"kid":"k"}}"#);
-            assert_eq!(parse(&header, good().to_string().as_bytes()), Err(SignatureInvalid), "{alg}");
-        }
-    }
-
-    /// A-051, A-052: other forms, and more than one text of a token.
-    #[test]
-    fn other_forms_are_malformed() {
-        let good = format!("{}.{}.AA", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(good().to_string()));
-        assert!(Presented::parse(&good).is_ok());
-        let many_dots = ".".repeat(12_000);
-        let long = format!("{good}{}", "A".repeat(MAX_LEN));
-        for text in ["", "opaque", "a.b", "a.b.c.d", "a.b.c.d.e", "..", &many_dots, &long, &format!("{good}=")] {
-            assert_eq!(Presented::parse(text).err().map(|error| error.fault()), Some(Malformed), "{text:.80}");
-        }
-    }
-
-    /// A-053, A-054, A-055
-    #[test]
-    fn a_payload_with_two_meanings_or_none_is_malformed() {
-        let deep = format!("{{\"iss\":\"{ISSUER}\",\"a\":{}{}}}", "[".repeat(5_000), "]".repeat(5_000));
-        for payload in [
-            "",
-            "[]",
-            "null",
-            "\"a\"",
-            "{",
-            "{} {}",
-            "{}x",
-            "{\"exp\":NaN}",
-            "{\"a\":1e400}",
-            "/**/{}",
-            "\u{feff}{}",
-            r#"{"iss":"a","iss":"a"}"#,
-            r#"{"exp":1,"exp":1}"#,
-            r#"{"sub":"a","\u0073ub":"b"}"#,
-            r#"{"a":{"b":1,"b":1}}"#,
-            &deep,
-        ] {
-            assert_eq!(parse(HEADER, payload.as_bytes()), Err(Malformed), "{payload:.80}");
-        }
-        assert_eq!(parse(HEADER, b"{\"iss\":\"\xff\"}"), Err(Malformed));
-        assert_eq!(parse(HEADER, b"{\0\"\0i\0"), Err(Malformed));
-    }
-
-    /// A-059
-    #[test]
-    fn an_issuer_is_one_string() {
-        for iss in ["", "null", "1", "{}", r#"["https://login.example"]"#] {
-            assert_eq!(parse(HEADER, with("iss", iss).as_bytes()), Err(IssuerUnknown), "{iss}");
-        }
-    }
-
-    /// A-064
-    #[test]
-    fn a_txn_token_is_never_read() {
-        for typ in ["txntoken+jwt", "TxnToken+JWT", "application/txntoken+jwt"] {
-            let header = format!(r#"{{"typ":"{typ}","alg":"ES256","kid":"k"}}"#);
-            assert_eq!(parse(&header, good().to_string().as_bytes()), Err(Malformed), "{typ}");
-        }
-    }
-
-    /// A-064, R-SUBJ-08
-    #[test]
-    fn other_kinds_of_jwt_are_no_access_tokens() {
-        let claims = good().to_string();
-        let kinds = ["dpop+jwt", "secevent+jwt", "logout+jwt", "at", "id_token+jwt", ""];
-        for typ in kinds.map(Some).into_iter().chain([Some("jwt"), None]) {
-            assert_eq!(Setting { typ, ..Setting::rfc_9068() }.read(&claims).err(), Some(Malformed), "{typ:?}");
-        }
-        for typ in kinds {
-            assert_eq!(Setting { typ: Some(typ), ..Setting::legacy() }.read(&claims).err(), Some(Malformed), "{typ}");
-        }
-        for name in OF_EVENTS_AND_PROOFS.iter().chain(&OF_ID_TOKENS) {
-            assert_eq!(Setting::legacy().read(&with(name, "{}")).err(), Some(Malformed), "{name}");
-        }
-    }
-
-    /// R-SUBJ-13
-    #[test]
-    fn a_jwt_is_read_by_the_settings_of_its_issuer() {
-        let mut setting = Setting::jwt();
-        setting.issuer.subject_claim = "employee".to_owned();
-        setting.issuer.scope_claim = "rights".to_owned();
-        setting.issuer.subject_prefix = "staff:".to_owned();
-        setting.prefixes = vec!["staff:".to_owned()];
-        let few =
-            json!({"iss": ISSUER, "employee": "e-7", "rights": "read", "scope": "all", "aud": "https://api.example",
-            "exp": NOW.epoch() + 1})
-            .to_string();
-        for typ in [None, Some("jwt")] {
-            setting.typ = typ;
-            let token = setting.read(&few).unwrap();
-            assert_eq!((token.source(), token.sub().as_str()), (Source::Jwt, "staff:e-7"));
-            assert_eq!(token.scope().unwrap().to_string(), "read");
-        }
-        for name in ["sub", "aud", "exp"] {
-            assert!(matches!(Setting::jwt().read(&with(name, "")), Err(ClaimsInvalid)), "{name}");
-        }
-        let elsewhere = Setting::jwt().read(&with("aud", "\"https://elsewhere.example\""));
-        assert_eq!(elsewhere.err(), Some(AudienceMismatch));
-    }
-
-    /// A-064, R-SUBJ-05
-    #[test]
-    fn other_kinds_of_token_are_no_jwts() {
-        for typ in ["at+jwt", "dpop+jwt", "secevent+jwt", "logout+jwt", "rt+jwt", "token-introspection+jwt", ""] {
-            let setting = Setting { typ: Some(typ), ..Setting::jwt() };
-            assert_eq!(setting.read(&good().to_string()).err(), Some(Malformed), "{typ}");
-        }
-        for name in OF_EVENTS_AND_PROOFS.iter().chain(&OF_ID_TOKENS) {
-            assert_eq!(Setting::jwt().read(&with(name, "\"x\"")).err(), Some(Malformed), "{name}");
-        }
-        let mut setting = Setting::jwt();
-        setting.issuer.id_token_audience = vec!["web".to_owned()];
-        assert!(setting.read(&good().to_string()).is_ok());
-        let for_both = with("aud", r#"["https://api.example","web"]"#);
-        assert_eq!(setting.read(&for_both).err(), Some(AudienceMismatch));
-    }
-
-    /// The claims of a good ID token, with `name` as the JSON text `value`, or without it where that is empty.
-    fn id_token_with(name: &str, value: &str) -> String {
-        let mut claims = json!({
-            "iss": ISSUER, "sub": "alice", "aud": "web", "iat": NOW.epoch() - 5, "exp": NOW.epoch() + 300,
-            "nonce": "n", "at_hash": "h", "auth_time": NOW.epoch() - 9, "amr": ["pwd"]
-        });
-        claims.as_object_mut().unwrap().remove(name);
-        let text = claims.to_string();
-        if value.is_empty() { text } else { text.replacen('{', &format!("{{\"{name}\":{value},"), 1) }
-    }
-
-    /// R-SUBJ-12
-    #[test]
-    fn an_id_token_says_who_somebody_is() {
-        for typ in [None, Some("jwt")] {
-            let token = Setting { typ, ..Setting::id_token() }.read(&id_token_with("x", "")).unwrap();
-            assert_eq!((token.source(), token.sub().as_str(), token.scope()), (Source::IdToken, "alice", None));
-        }
-        for name in ["sub", "aud", "iat", "exp"] {
-            let answer = Setting::id_token().read(&id_token_with(name, ""));
-            assert!(matches!(answer, Err(ClaimsInvalid)), "{name}: {answer:?}");
-        }
-        let mut by_mail = Setting::id_token();
-        by_mail.issuer.subject_claim = "email".to_owned();
-        assert_eq!(by_mail.read(&id_token_with("email", "\"a@d\"")).unwrap().sub().as_str(), "a@d");
-        for value in ["\"1793000000\"", "null", "1e400", "0"] {
-            assert!(matches!(Setting::id_token().read(&id_token_with("iat", value)), Err(ClaimsInvalid)), "{value}");
-        }
-    }
-
-    /// R-SUBJ-12: it was issued to one of the configured clients, whoever else may be named.
-    #[test]
-    fn an_id_token_is_for_a_client_and_never_for_a_service() {
-        let read = |name: &str, value: &str| Setting::id_token().read(&id_token_with(name, value)).err();
-        assert_eq!(read("aud", "[\"mobile\"]"), None);
-        for aud in ["\"https://api.example\"", "\"WEB\"", "\"we\"", "[]", "\"\""] {
-            assert_eq!(read("aud", aud), Some(AudienceMismatch), "{aud}");
-        }
-        assert!(matches!(read("aud", "[\"web\",1]"), Some(ClaimsInvalid)));
-        assert!(matches!(read("aud", "[\"web\",\"other\"]"), Some(ClaimsInvalid)), "azp is missing");
-        for azp in ["\"web\"", "\"mobile\""] {
-            let two = id_token_with("aud", "[\"web\",\"other\"]").replacen('{', &format!("{{\"azp\":{azp},"), 1);
-            assert!(Setting::id_token().read(&two).is_ok(), "{azp}");
-            assert_eq!(read("azp", azp), None);
-        }
-        for azp in ["\"other\"", "\"\"", "\"https://api.example\""] {
-            assert_eq!(read("azp", azp), Some(AudienceMismatch), "{azp}");
-        }
-        for azp in ["null", "1", "[\"web\"]"] {
-            assert!(matches!(read("azp", azp), Some(ClaimsInvalid)), "{azp}");
-        }
-        let mut held = Setting::id_token();
-        held.client.subject_token_audience = vec!["mobile".to_owned()];
-        assert_eq!(held.read(&id_token_with("x", "")).err(), Some(AudienceMismatch));
-        assert!(held.read(&id_token_with("aud", "\"mobile\"")).is_ok());
-    }
-
-    /// A-064
-    #[test]
-    fn other_kinds_of_token_are_no_id_tokens() {
-        for typ in ["at+jwt", "logout+jwt", "secevent+jwt", "dpop+jwt", "id_token+jwt", ""] {
-            let setting = Setting { typ: Some(typ), ..Setting::id_token() };
-            assert_eq!(setting.read(&id_token_with("x", "")).err(), Some(Malformed), "{typ}");
-        }
-        for name in OF_EVENTS_AND_PROOFS {
-            assert_eq!(Setting::id_token().read(&id_token_with(name, "{}")).err(), Some(Malformed), "{name}");
-        }
-    }
-
-    /// R-POL-05: what an ID token says of scopes is nobody's word.
-    #[test]
-    fn an_id_token_covers_what_its_issuer_is_set_to_and_nothing_else() {
-        let with_scope = id_token_with("scope", "\"admin\"");
-        let mut setting = Setting::id_token();
-        assert_eq!(setting.read(&with_scope).unwrap().scope(), None);
-        setting.default_scope = Some("profile".parse().unwrap());
-        assert_eq!(setting.read(&with_scope).unwrap().scope().unwrap().to_string(), "profile");
-    }
-
-    /// R-SUBJ-05: whatever can be put together passes as one kind at most.
-    #[test]
-    fn no_token_passes_as_two_kinds() {
-        let mut counts = std::collections::BTreeMap::<Source, usize>::new();
-        for profile in [AccessTokenProfile::Rfc9068, AccessTokenProfile::Legacy] {
-            for typ in [None, Some("jwt"), Some("at+jwt"), Some("logout+jwt"), Some("dpop+jwt")] {
-                for aud in [json!("https://api.example"), json!("web"), json!(["https://api.example", "web"])] {
-                    for extra in ["x", "nonce", "at_hash", "events", "htm", "client_id", "azp"] {
-                        let mut claims = good();
-                        claims["aud"] = aud.clone();
-                        claims["azp"] = json!("web");
-                        claims[extra] = json!("web");
-                        let is_taken = |kind: &Source| {
-                            let mut setting = Setting { kind: *kind, typ, ..Setting::id_token() };
-                            setting.issuer.access_token_profile = profile;
-                            setting.read(&claims.to_string()).is_ok()
-                        };
-                        let mut kinds = vec![Source::AccessToken, Source::IdToken];
-                        // The configuration has no JWTs beside legacy access tokens.
-                        kinds.extend((profile == AccessTokenProfile::Rfc9068).then_some(Source::Jwt));
-                        kinds.retain(is_taken);
-                        assert!(kinds.len() <= 1, "{kinds:?}: {profile:?} {typ:?} {claims}");
-                        for kind in kinds {
-                            *counts.entry(kind).or_default() += 1;
-                        }
-                    }
-                }
-            }
-        }
-        assert_eq!(counts.len(), 3, "each kind has its tokens: {counts:?}");
-    }
-
-    #[test]
-    fn what_no_issuer_gives_is_not_read() {
-        for kind in [Source::SelfSigned, Source::UnsignedJson, Source::TxnToken, Source::ClientCredentials] {
-            let setting = Setting { kind, ..Setting::jwt() };
-            assert_eq!(setting.read(&good().to_string()).err(), Some(IssuerUnknown), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn a_legacy_token_needs_four_claims_and_no_type() {
-        let few =
-            json!({"iss": ISSUER, "sub": "a", "aud": ["https://api2.example"], "exp": NOW.epoch() + 1}).to_string();
-        for typ in [None, Some("jwt"), Some("at+jwt")] {
-            assert!(Setting { typ, ..Setting::legacy() }.read(&few).is_ok(), "{typ:?}");
-        }
-        for name in ["sub", "aud", "exp"] {
-            assert!(matches!(Setting::legacy().read(&with(name, "")), Err(ClaimsInvalid)), "{name}");
-        }
-    }
-
-    /// R-SUBJ-08
-    #[test]
-    fn every_claim_of_rfc_9068_is_required() {
-        for name in ["sub", "client_id", "iat", "jti", "exp"] {
-            for value in ["", "null", "{}", "[\"a\"]", "true"] {
-                claims_are_refused(&with(name, value));
-            }
-        }
-        for name in ["client_id", "jti"] {
-            claims_are_refused(&with(name, "\"\""));
-        }
-    }
-
-    /// A-056. `1e400` and 4000 digits are JSON, so the claim is at fault and not the form.
-    #[test]
-    fn an_expiry_that_can_not_be_is_refused() {
-        let digits = "9".repeat(4_000);
-        let milliseconds = (NOW.epoch() * 1_000).to_string();
-        for exp in [
-            "",
-            "\"1793000300\"",
-            "null",
-            "true",
-            "[1793000300]",
-            "{}",
-            "-1",
-            "-0",
-            "0",
-            "1",
-            "999999999",
-            "1e18",
-            "1e308",
-            "1e400",
-            "-1e400",
-            "9223372036854775807",
-            "9223372036854775808",
-            "18446744073709551616",
-            "253402300799",
-            &digits,
-            &milliseconds,
-        ] {
-            claims_are_refused(&with("exp", exp));
-        }
-        for exp in ["1793000300.5", "1.7930003e9", "1793000300.0"] {
-            let token = Setting::rfc_9068().read(&with("exp", exp)).unwrap();
-            assert_eq!(token.usable_until(), Timestamp::from_epoch(1_793_000_300) + SKEW, "{exp}");
-        }
-    }
-
-    /// A-057
-    #[test]
-    fn other_times_that_can_not_be_are_refused() {
-        for name in ["nbf", "iat"] {
-            for value in ["\"1793000000\"", "null", "[]", "-1", "1e400", "1e300", "18446744073709551616"] {
-                claims_are_refused(&with(name, value));
-            }
-        }
-        claims_are_refused(&with("iat", "0"));
-        assert!(Setting::rfc_9068().read(&with("nbf", "0")).is_ok());
-    }
-
-    /// A-057, A-058, R-SUBJ-02, R-SUBJ-06: the skew is on both ends, to the second.
-    #[test]
-    fn times_hold_within_the_skew_and_not_beyond() {
-        let read = |name: &str, value: &str| Setting::rfc_9068().read(&with(name, value)).err();
-        let expired = |at| Some(SubjectFault::Expired { expired_at: Timestamp::from_epoch(at) });
-        assert_eq!(read("exp", "1792999991"), None);
-        assert_eq!(read("exp", "1792999990"), expired(1_792_999_990));
-        assert_eq!(read("exp", "1792999990.9"), expired(1_792_999_990));
-        for name in ["nbf", "iat"] {
-            assert_eq!(read(name, "1793000010"), None, "{name}");
-            assert_eq!(read(name, "1793000010.1"), Some(NotYetValid), "{name}");
-            assert_eq!(read(name, "1793000011"), Some(NotYetValid), "{name}");
-        }
-    }
-
-    /// A-061
-    #[test]
-    fn an_audience_is_compared_byte_for_byte() {
-        let read = |aud: &str| Setting::rfc_9068().read(&with("aud", aud)).err();
-        for aud in [
-            "\"https://api.exampl\"",
-            "\"https://api.example/\"",
-            "\"https://API.example\"",
-            "\"\"",
-            "[]",
-            "[\"other\"]",
-            "\"https://api.example https://api2.example\"",
-        ] {
-            assert_eq!(read(aud), Some(AudienceMismatch), "{aud}");
-        }
-        for aud in ["", "1", "null", "{}", "[[\"https://api.example\"]]", "[\"https://api.example\",1]"] {
-            assert!(matches!(read(aud), Some(ClaimsInvalid)), "{aud}");
-        }
-        assert_eq!(read("[\"other\",\"https://api.example\"]"), None);
-    }
-
-    /// R-SUBJ-09
-    #[test]
-    fn a_client_can_be_held_to_audiences_of_its_own() {
-        let mut setting = Setting::rfc_9068();
-        setting.client.subject_token_audience = vec!["https://api2.example".to_owned()];
-        assert_eq!(setting.read(&good().to_string()).err(), Some(AudienceMismatch));
-        assert!(setting.read(&with("aud", r#"["https://api.example","https://api2.example"]"#)).is_ok());
-        assert_eq!(setting.read(&with("aud", "\"https://elsewhere.example\"")).err(), Some(AudienceMismatch));
-    }
-
-    /// R-SUBJ-10
-    #[test]
-    fn a_bound_token_is_taken_only_from_a_client_that_vouches() {
-        let mut setting = Setting::rfc_9068();
-        for cnf in [r#"{"jkt":"a"}"#, "{}", "null"] {
-            assert!(matches!(setting.read(&with("cnf", cnf)), Err(ClaimsInvalid)), "{cnf}");
-        }
-        setting.client.vouches_for_bound_tokens = true;
-        assert!(setting.read(&with("cnf", r#"{"jkt":"a"}"#)).unwrap().is_bound());
-    }
-
-    /// A-062
-    #[test]
-    fn a_subject_is_plain_text_of_bounded_length() {
-        let long = json!("s".repeat(256)).to_string();
-        for sub in ["\"\"", "1", "null", "[\"a\"]", r#""a\u0000""#, r#""a\nb""#, r#""\u0085""#, &long] {
-            claims_are_refused(&with("sub", sub));
-        }
-        assert!(Setting::rfc_9068().read(&with("sub", &json!("é".repeat(255)).to_string())).is_ok());
-    }
-
-    #[test]
-    fn the_configured_claim_names_the_subject_inside_the_prefix() {
-        let mut setting = Setting::rfc_9068();
-        setting.issuer.subject_claim = "email".to_owned();
-        setting.issuer.subject_prefix = "corp:".to_owned();
-        setting.prefixes = vec!["corp:".to_owned()];
-        let read = |email: &str| setting.read(&with("email", email));
-        assert_eq!(read("\"alice@example\"").unwrap().sub().as_str(), "corp:alice@example");
-        for email in ["", "\"\"", &json!("a".repeat(251)).to_string()] {
-            assert!(matches!(read(email), Err(ClaimsInvalid)), "{email}");
-        }
-    }
-
-    /// R-SUBJ-07
-    #[test]
-    fn nobody_takes_the_subject_of_another_issuer_or_of_a_client() {
-        let mut setting = Setting::rfc_9068();
-        setting.issuer.subject_prefix = "a:".to_owned();
-        setting.prefixes = ["", "a:", "a:b:", "c:"].map(str::to_owned).to_vec();
-        assert!(matches!(setting.read(&with("sub", "\"b:x\"")), Err(ClaimsInvalid)));
-        assert_eq!(setting.read(&with("sub", "\"c:x\"")).unwrap().sub().as_str(), "a:c:x");
-        claims_are_refused(&with("sub", "\"svc:gateway\""));
-        assert!(Setting::rfc_9068().read(&with("sub", "\"svc:gateway2\"")).is_ok());
-    }
-
-    /// A-063
-    #[test]
-    fn a_scope_has_the_syntax_of_rfc_6749() {
-        for scope in [
-            "[\"a b\"]",
-            "[\"a\",\"\"]",
-            "[\"\"]",
-            "[\"a\",1]",
-            "[[\"a\"]]",
-            "[\"a\\tb\"]",
-            "[\"ａ\"]",
-            "null",
-            "{}",
-            "1",
-            r#""a\tb""#,
-            r#""a\nb""#,
-            "\"a\u{a0}b\"",
-            "\"a\u{200b}b\"",
-            "\"ａ\"",
-            "\"а\"",
-            r#""a\"b""#,
-            r#""a\\b""#,
-            "\" \"",
-            "\" a\"",
-            "\"a \"",
-            "\"a  b\"",
-        ] {
-            claims_are_refused(&with("scope", scope));
-        }
-        let token = Setting::rfc_9068().read(&with("scope", "\"a,b A a+ *\"")).unwrap();
-        let words: Vec<_> = token.scope().unwrap().purposes().iter().map(writ_verifier::Purpose::as_str).collect();
-        assert_eq!(words, ["a,b", "A", "a+", "*"]);
-    }
-
-    /// Many issuers write one word in each element, in `scope` or in a claim of another name.
-    #[test]
-    fn a_scope_may_be_an_array_of_words() {
-        let mut setting = Setting::rfc_9068();
-        for (scope, expected) in
-            [("[\"a\"]", "a"), ("[\"a\",\"b:c\"]", "a b:c"), ("[ \"a\" , \"a\" ]", "a"), (r#"["\u0061"]"#, "a")]
-        {
-            let token = setting.read(&with("scope", scope)).unwrap();
-            assert_eq!(token.scope().unwrap().to_string(), expected, "{scope}");
-        }
-        setting.issuer.scope_claim = "scp".to_owned();
-        let token = setting.read(&with("scp", "[\"mail\"]")).unwrap();
-        assert_eq!(token.scope().unwrap().to_string(), "mail");
-        setting.default_scope = Some("everything".parse().unwrap());
-        let many: Vec<_> = (0..900).map(|n| format!("w{n}")).collect();
-        let token = setting.read(&with("scp", &json!(many).to_string())).unwrap();
-        assert_eq!(token.scope().unwrap().purposes().len(), 900);
-    }
-
-    /// People are in hundreds of groups: what bounds a token is its length.
-    #[test]
-    fn a_token_may_have_as_many_members_as_it_has_room_for() {
-        let groups: Vec<_> = (0..1_500).map(|n| format!("g{n}")).collect();
-        let mut claims = good();
-        claims["groups"] = json!(groups);
-        for n in 0..400 {
-            claims[format!("c{n}")] = json!(n);
-        }
-        let token = Setting::rfc_9068().read(&claims.to_string()).unwrap();
-        assert_eq!(token.claims().get::<Vec<String>>("groups").unwrap().len(), 1_500);
-    }
-
-    #[test]
-    fn a_token_that_tells_no_scope_covers_what_its_issuer_is_set_to() {
-        let mut setting = Setting::rfc_9068();
-        for scope in ["", "\"\"", "[]", "[ ]"] {
-            assert_eq!(setting.read(&with("scope", scope)).unwrap().scope(), None);
-        }
-        setting.default_scope = Some("mail".parse().unwrap());
-        for scope in ["", "\"\"", "[]", "[ ]"] {
-            assert_eq!(setting.read(&with("scope", scope)).unwrap().scope().unwrap().to_string(), "mail");
-        }
-        assert_eq!(setting.read(&with("scope", "\"other\"")).unwrap().scope().unwrap().to_string(), "other");
-    }
-
-    /// Contract 3.6: the audience before other claims, claims before times.
-    #[test]
-    fn the_first_fault_in_order_is_told() {
-        let expired = NOW + Duration::from_secs(10_000);
-        let mut claims = good();
-        claims["sub"] = json!("");
-        assert!(matches!(Setting::rfc_9068().read_at(&claims.to_string(), expired), Err(ClaimsInvalid)));
-        claims["aud"] = json!("other");
-        assert_eq!(Setting::rfc_9068().read_at(&claims.to_string(), expired).err(), Some(AudienceMismatch));
-    }
-}
+mod tests;

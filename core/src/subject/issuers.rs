@@ -1,19 +1,19 @@
-//! Subject issuers: who may sign what is exchanged; their keys, fetched and kept.
+//! The configured subject issuers: which of them a presented token is from, and its verification with their keys.
+
+mod keys;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use jsonwebtoken::Algorithm;
-use url::Url;
-use writ_verifier::jwks::{Candidates, JwksError, KeySet};
-use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
+use writ_verifier::jwks::{Candidates, JwksError};
+use writ_verifier::remote::{self, KeyError};
 use writ_verifier::{Purpose, Scope};
 
+pub use self::keys::fetch_keys;
+
+use self::keys::IssuerKeys;
 use super::SubjectError;
 use super::SubjectFault::{
     IssuerUnavailable, IssuerUnknown, KeyNotFetchedYet, KeyUnknown, Malformed, SignatureInvalid,
@@ -21,76 +21,14 @@ use super::SubjectFault::{
 use super::introspection::{self, Introspector};
 use super::issued_jwt::{self, Presented};
 use super::opaque;
-use super::outside::{Measure, OutsideToken};
+use super::outside::{OutsideToken, ValidationContext};
+use super::settings::IssuerSettings;
 use crate::client::ClientId;
-use crate::limits::MAX_WAITING_FOR_KEYS;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::Source;
-use writ_platform::bounded;
 use writ_platform::clock::Timestamp;
-use writ_platform::shares::Shares;
 
-/// One `[[subject_issuer]]`.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `iss` of its tokens, byte for byte.
-    pub issuer: String,
-    /// Where its keys come from.
-    pub keys: KeySource,
-    /// One of these must be in `aud` of access tokens and JWTs.
-    pub audience: Vec<String>,
-    /// What it signs with; asymmetric only.
-    pub algorithms: Vec<Algorithm>,
-    /// The sources that its tokens may be: access token, JWT, ID token.
-    pub token_types: Vec<Source>,
-    /// How its JWT access tokens look.
-    pub access_token_profile: AccessTokenProfile,
-    /// One of these client ids must be in `aud` of ID tokens.
-    pub id_token_audience: Vec<String>,
-    /// The claim that names the subject.
-    pub subject_claim: String,
-    /// The claim that tells the scope.
-    pub scope_claim: String,
-    /// Put before the subject.
-    pub subject_prefix: String,
-    /// What a token covers that tells no scope itself; empty: refused.
-    pub scopes: Vec<Purpose>,
-    /// How long the last good keys serve while the issuer is away.
-    pub jwks_stale: Duration,
-    /// Trusted for HTTPS to this issuer instead of the system's roots, PEM.
-    pub ca: Option<PathBuf>,
-    /// Where it says what its access tokens are worth.
-    pub introspection: Option<introspection::Settings>,
-}
-
-impl Settings {
-    /// Whether any of its keys fits what it may sign with.
-    pub fn has_use_for(&self, keys: &KeySet) -> bool {
-        keys.keys().any(|key| self.algorithms.iter().any(|&algorithm| key.fits(algorithm)))
-    }
-}
-
-/// Where an issuer's keys come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
-    /// A file with a JWK set.
-    File(PathBuf),
-    /// An HTTPS address of a JWK set.
-    Uri(Url),
-    /// The issuer's metadata names the address.
-    Discovery,
-}
-
-/// How JWT access tokens of an issuer look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessTokenProfile {
-    /// RFC 9068: `typ` is `at+jwt`, and all its claims are there.
-    Rfc9068,
-    /// `typ` may be `JWT` or absent; only `iss`, `sub`, `aud` and `exp` are needed.
-    Legacy,
-}
-
-/// Why the subject issuers cannot be set up. That one does not answer is none of it.
+/// Why the subject issuers cannot be set up. An issuer that cannot be reached is no such error.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuersError {
     /// Two sections for one `iss`.
@@ -104,36 +42,36 @@ pub enum IssuersError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A `jwks_file` gives no keys.
+    /// A `jwks_file` has no usable key set.
     #[error("{} cannot be used", path.display())]
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: JwksError,
     },
-    /// This issuer can never be asked about a token with these settings.
+    /// With these settings this issuer can never be asked about a token.
     #[error("the subject issuer {issuer} cannot be asked about tokens")]
     Introspection {
         /// Its `iss`.
         issuer: String,
-        /// Why not.
+        /// The cause.
         source: introspection::SetupError,
     },
-    /// Nothing can ever be fetched from this issuer with these settings.
+    /// With these settings nothing can ever be fetched from this issuer.
     #[error("the keys of the subject issuer {issuer} cannot be fetched")]
     Remote {
         /// Its `iss`.
         issuer: String,
-        /// Why not.
+        /// The cause.
         source: remote::SetupError,
     },
 }
 
-/// The configured subject issuers and their keys.
+/// The configured subject issuers with their keys.
 #[derive(Debug)]
 pub struct Issuers {
     by_iss: BTreeMap<String, Issuer>,
@@ -143,32 +81,19 @@ pub struct Issuers {
 
 #[derive(Debug)]
 struct Issuer {
-    settings: Settings,
+    settings: IssuerSettings,
     default_scope: Option<Scope>,
-    keys: Keys,
+    /// A key of another issuer never verifies a token of this one.
+    keys: IssuerKeys,
     introspector: Option<Introspector>,
-    /// Who waits for its keys.
-    waiting: Arc<Shares<ClientId>>,
-}
-
-/// The keys of one issuer; a key of another is never looked at.
-#[derive(Debug)]
-enum Keys {
-    /// `broken`: the file could not be used when it was last looked at, and the log has said so.
-    File {
-        path: PathBuf,
-        set: ArcSwap<KeySet>,
-        broken: AtomicBool,
-    },
-    Remote(RemoteKeys),
 }
 
 impl Issuers {
-    /// Sets up the issuers: files are read, nothing is fetched yet. Where issuers introspect a Tokio runtime is needed.
+    /// Reads the files of the issuers; nothing is fetched yet. Where issuers introspect, a Tokio runtime is needed.
     ///
     /// # Errors
     /// [`IssuersError`] names the file or the issuer at fault.
-    pub fn new(settings: Vec<Settings>, clock_skew: Duration) -> Result<Self, IssuersError> {
+    pub fn new(settings: Vec<IssuerSettings>, clock_skew: Duration) -> Result<Self, IssuersError> {
         let mut by_iss = BTreeMap::new();
         let mut prefixes = BTreeMap::new();
         for settings in settings {
@@ -187,46 +112,22 @@ impl Issuers {
     /// Starts fetching the keys in the background, so that the first token need not wait. Needs a Tokio runtime.
     pub fn warm(&self) {
         for issuer in self.by_iss.values() {
-            if let Keys::Remote(keys) = &issuer.keys {
-                keys.warm();
-            }
+            issuer.keys.warm();
         }
     }
 
-    /// Reads the files again: keys, and what introspection needs. Of one that cannot be used the last good content
-    /// stays, and the log says so once: they are looked at every second.
+    /// Reads the files again: keys, and what introspection needs. If one cannot be used, its last valid content stays in
+    /// use, and the log says so once.
     pub fn reload_files(&self) {
-        for (iss, issuer) in &self.by_iss {
+        for issuer in self.by_iss.values() {
             if let Some(introspector) = &issuer.introspector {
                 introspector.reload_files();
             }
-            let Keys::File { path, set, broken } = &issuer.keys else { continue };
-            let read = read_keys(path);
-            let was_broken = broken.swap(read.is_err(), Ordering::Relaxed);
-            match read {
-                Ok(keys) => {
-                    if keys.left_out() != set.load().left_out() {
-                        tell_left_out(iss, &keys);
-                    }
-                    if was_broken {
-                        tracing::info!(
-                            issuer = iss,
-                            "the keys of a subject issuer can be read again, and are in force"
-                        );
-                    }
-                    set.store(Arc::new(keys));
-                }
-                Err(_) if was_broken => {}
-                Err(error) => tracing::error!(
-                    issuer = iss,
-                    error = &error as &dyn std::error::Error,
-                    "the keys of a subject issuer were not reloaded; the last good ones stay in force"
-                ),
-            }
+            issuer.keys.reload_file();
         }
     }
 
-    /// How far the clocks of others may differ from ours.
+    /// How far the clocks of issuers and clients may differ from ours.
     pub fn clock_skew(&self) -> Duration {
         self.clock_skew
     }
@@ -236,8 +137,8 @@ impl Issuers {
     ///
     /// # Errors
     /// [`SubjectError`], the first in the order of contract 3.6: form, issuer and key, signature, audience and other
-    /// claims, times. Of an access token that was asked about, what the issuer says of it, in the same order.
-    pub async fn verify(
+    /// claims, times. Of an access token that was introspected, what the issuer says of it, in the same order.
+    pub(super) async fn verify(
         &self,
         kind: Source,
         text: &str,
@@ -245,11 +146,11 @@ impl Issuers {
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<OutsideToken, SubjectError> {
-        let measure = |issuer| self.measure(issuer, client, policies, now);
+        let context = |issuer| self.context(issuer, client, policies, now);
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
-            let (issuer, introspector) = self.introspecting(client).ok_or_else(|| nobody_to_ask(text))?;
-            return opaque::read(text, introspector.ask(&client.client_id, text).await?, measure(issuer));
+            let (issuer, introspector) = self.introspecting(client).ok_or_else(|| no_introspection(text))?;
+            return opaque::read(text, introspector.introspect(&client.client_id, text).await?, context(issuer));
         }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer())?;
@@ -258,23 +159,24 @@ impl Issuers {
         let signed = presented.signed_with(&keys)?;
         let name = &issuer.settings.issuer;
         tracing::debug!(issuer = name, kid = key_id, ?algorithm, "the subject token is signed by its issuer");
-        let token = issued_jwt::read(kind, signed, measure(issuer))?;
+        let token = issued_jwt::read(kind, signed, context(issuer))?;
         match &issuer.introspector {
             Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
-                opaque::confirm(&token, &introspector.ask(&client.client_id, text).await?, measure(issuer))
+                let reply = introspector.introspect(&client.client_id, text).await?;
+                opaque::confirm(&token, &reply, context(issuer))
             }
             _ => Ok(token),
         }
     }
 
-    fn measure<'a>(
+    fn context<'a>(
         &'a self,
         issuer: &'a Issuer,
         client: &'a ClientPolicy,
         policies: &'a PolicySet,
         now: Timestamp,
-    ) -> Measure<'a> {
-        Measure {
+    ) -> ValidationContext<'a> {
+        ValidationContext {
             issuer: &issuer.settings,
             default_scope: issuer.default_scope.as_ref(),
             prefixes: &self.prefixes,
@@ -286,7 +188,7 @@ impl Issuers {
     }
 
     /// The one issuer that may see the opaque tokens of `client`, since they do not say whose they are: the one that
-    /// its policy names, else the only one that can be asked. A token is never shown to another (R-SUBJ-11).
+    /// its policy names, else the only one with introspection. A token is never sent to another (R-SUBJ-11).
     fn introspecting(&self, client: &ClientPolicy) -> Option<(&Issuer, &Introspector)> {
         let mut able = self.by_iss.values().filter_map(|issuer| Some((issuer, issuer.introspector.as_ref()?)));
         match &client.opaque_tokens_from {
@@ -299,14 +201,15 @@ impl Issuers {
     fn issuing(&self, kind: Source, iss: &str) -> Result<&Issuer, SubjectError> {
         let issuer = self.by_iss.get(iss);
         let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured whose name is its `iss`"))?;
-        let gives = issuer.settings.token_types.contains(&kind);
-        gives
+        let issues_kind = issuer.settings.token_types.contains(&kind);
+        issues_kind
             .then_some(issuer)
             .ok_or(IssuerUnknown.because("its issuer is not set up for tokens of this type (token_types)"))
     }
 }
 
-fn nobody_to_ask(text: &str) -> SubjectError {
+/// An opaque token that no issuer can be asked about, or another text that is not a JWT.
+fn no_introspection(text: &str) -> SubjectError {
     if text.bytes().filter(|&byte| byte == b'.').count() == 4 {
         return Malformed.because("it has five parts: it is encrypted, and only signed tokens are read");
     }
@@ -317,20 +220,8 @@ fn nobody_to_ask(text: &str) -> SubjectError {
 }
 
 impl Issuer {
-    fn new(settings: Settings) -> Result<Self, IssuersError> {
-        let keys = match &settings.keys {
-            KeySource::File(path) => {
-                let keys = read_keys(path)?;
-                tell_left_out(&settings.issuer, &keys);
-                let set = ArcSwap::from_pointee(keys);
-                Keys::File { path: path.clone(), set, broken: AtomicBool::new(false) }
-            }
-            KeySource::Uri(uri) => Keys::Remote(remote_keys(&settings, Location::JwksUri(uri.clone()))?),
-            KeySource::Discovery => {
-                let location = Location::Discovery { issuer: settings.issuer.clone() };
-                Keys::Remote(remote_keys(&settings, location)?)
-            }
-        };
+    fn new(settings: IssuerSettings) -> Result<Self, IssuersError> {
+        let keys = IssuerKeys::new(&settings)?;
         let words: Vec<_> = settings.scopes.iter().map(Purpose::as_str).collect();
         let introspector = settings.introspection.as_ref();
         let introspector = introspector.map(|asked| Introspector::new(&settings.issuer, asked, settings.ca.clone()));
@@ -338,24 +229,16 @@ impl Issuer {
             let issuer = settings.issuer.clone();
             IssuersError::Introspection { issuer, source }
         })?;
-        let waiting = Shares::new(MAX_WAITING_FOR_KEYS);
-        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector, waiting })
+        Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
     }
 
-    /// The keys that `token` names. An algorithm that this issuer does not use ends it before any key is asked for.
+    /// The keys that `token` names. Its algorithm must be one of this issuer's: else no key is looked up.
     async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
             return Err(SignatureInvalid.because("its alg is none of those that are configured for its issuer"));
         }
-        let keys = match &self.keys {
-            Keys::File { set, .. } => set.load().find(token.kid(), algorithm).map_err(KeyError::from),
-            Keys::Remote(keys) => {
-                let enter = || self.waiting.take(client.clone()).ok();
-                keys.key_if_admitted(token.kid(), algorithm, enter).await
-            }
-        };
-        keys.map_err(|error| match error {
+        self.keys.find(token.kid(), algorithm, client).await.map_err(|error| match error {
             KeyError::Unknown if token.kid().is_none() => {
                 KeyUnknown.because("its header has no kid, and its issuer does not publish just one key")
             }
@@ -367,612 +250,16 @@ impl Issuer {
     }
 }
 
-fn tell_left_out(issuer: &str, keys: &KeySet) {
-    if let Some(left_out) = keys.left_out() {
-        tracing::warn!(issuer, left_out, "keys of a subject issuer cannot be used; the others serve");
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, IssuersError> {
-    bounded::read(path).map_err(|source| IssuersError::File { path: path.to_owned(), source })
-}
-
-fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
-    KeySet::parse(&read(path)?).map_err(|source| IssuersError::KeyFile { path: path.to_owned(), source })
-}
-
-fn remote_keys(settings: &Settings, location: Location) -> Result<RemoteKeys, IssuersError> {
-    let observer = Some(count_fetches(settings.issuer.clone()));
-    RemoteKeys::new(&remote::Settings { observer, ..remote_settings(settings, location)? })
-        .map_err(|source| IssuersError::Remote { issuer: settings.issuer.clone(), source })
-}
-
-fn remote_settings(settings: &Settings, location: Location) -> Result<remote::Settings, IssuersError> {
-    let root_certificates_pem = settings.ca.as_deref().map(read).transpose()?;
-    Ok(remote::Settings { root_certificates_pem, max_stale: settings.jwks_stale, ..remote::Settings::new(location) })
-}
-
-/// Fetches the keys of an issuer once, as the service would; `None` where they are in a file.
+/// Asks the introspection endpoint of an issuer about a token that no server issued; `None` where it has none. Needs a
+/// Tokio runtime.
 ///
 /// # Errors
-/// Whatever is in the way; the causes are its sources.
-pub async fn fetch_keys(settings: &Settings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
-    let location = match &settings.keys {
-        KeySource::File(_) => return Ok(None),
-        KeySource::Uri(uri) => Location::JwksUri(uri.clone()),
-        KeySource::Discovery => Location::Discovery { issuer: settings.issuer.clone() },
-    };
-    remote::fetch_once(&remote_settings(settings, location)?).await.map(Some)
-}
-
-/// Asks the introspection endpoint of an issuer about a token that nobody issued; `None` where it has none. Needs a Tokio
-/// runtime.
-///
-/// # Errors
-/// Why it would be of no use, in words.
-pub async fn try_introspection(settings: &Settings, nobody: &ClientId) -> Result<Option<()>, String> {
+/// Why it could not be used, in words.
+pub async fn try_introspection(settings: &IssuerSettings, client: &ClientId) -> Result<Option<()>, String> {
     let Some(asked) = &settings.introspection else { return Ok(None) };
     let introspector = Introspector::new(&settings.issuer, asked, settings.ca.clone());
-    introspector.map_err(|error| error.to_string())?.try_out(nobody).await.map(Some)
-}
-
-fn count_fetches(issuer: String) -> remote::Observer {
-    for outcome in ["ok", "unchanged", "error"] {
-        metrics::counter!("writ_jwks_fetch_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
-    }
-    Arc::new(move |outcome| {
-        let outcome = match outcome {
-            FetchOutcome::Ok => "ok",
-            FetchOutcome::Unchanged => "unchanged",
-            FetchOutcome::Error => "error",
-        };
-        metrics::counter!("writ_jwks_fetch_total", "issuer" => issuer.clone(), "outcome" => outcome).increment(1);
-    })
+    introspector.map_err(|error| error.to_string())?.try_out(client).await.map(Some)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::LazyLock;
-
-    use aws_lc_rs::encoding::AsDer as _;
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::rsa::KeySize;
-    use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-        KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
-    };
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use futures_util::FutureExt as _;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::subject::SubjectFault;
-    use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
-
-    const OTHER: &str = "https://other.example";
-
-    fn base64(bytes: impl AsRef<[u8]>) -> String {
-        URL_SAFE_NO_PAD.encode(bytes)
-    }
-
-    fn joined(header: &str, claims: &str, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-        let signed_part = format!("{}.{}", base64(header), base64(claims));
-        let signature = sign(signed_part.as_bytes());
-        format!("{signed_part}.{}", base64(signature))
-    }
-
-    fn header(alg: &str, kid: &str) -> String {
-        json!({"typ": "at+jwt", "alg": alg, "kid": kid}).to_string()
-    }
-
-    struct EcKey(EcdsaKeyPair);
-
-    impl EcKey {
-        fn new() -> Self {
-            Self::on(&ECDSA_P256_SHA256_FIXED_SIGNING)
-        }
-
-        fn on(curve: &'static EcdsaSigningAlgorithm) -> Self {
-            Self(EcdsaKeyPair::generate(curve).unwrap())
-        }
-
-        fn jwk(&self, kid: &str) -> Value {
-            let (x, y) = self.0.public_key().as_ref()[1..].split_at((self.0.public_key().as_ref().len() - 1) / 2);
-            let curve = if x.len() == 32 { "P-256" } else { "P-384" };
-            json!({"kty": "EC", "crv": curve, "x": base64(x), "y": base64(y), "kid": kid})
-        }
-
-        fn sign(&self, message: &[u8]) -> Vec<u8> {
-            self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
-        }
-
-        fn token(&self, header: &str, claims: &Value) -> String {
-            joined(header, &claims.to_string(), |message| self.sign(message))
-        }
-
-        /// A token in which everything is right, if the issuer publishes this key as `kid`.
-        fn good(&self, kid: &str) -> String {
-            self.token(&header("ES256", kid), &good())
-        }
-    }
-
-    struct RsaKey(RsaKeyPair);
-
-    impl RsaKey {
-        fn jwk(&self, kid: &str, alg: &str) -> Value {
-            // PKCS #1 of 2048 bits: two headers, a zero, the modulus; the exponent is 65537.
-            let modulus = &self.0.public_key().as_ref()[9..265];
-            json!({"kty": "RSA", "n": base64(modulus), "e": "AQAB", "kid": kid, "alg": alg})
-        }
-
-        fn token(&self, alg: &str, kid: &str, encoding: &'static dyn RsaEncoding) -> String {
-            joined(&header(alg, kid), &good().to_string(), |message| {
-                let mut signature = vec![0; self.0.public_modulus_len()];
-                self.0.sign(encoding, &SystemRandom::new(), message, &mut signature).unwrap();
-                signature
-            })
-        }
-    }
-
-    /// Issuers with key files in a folder of their own.
-    struct Fixture {
-        folder: TempDir,
-        issuers: Issuers,
-    }
-
-    impl Fixture {
-        /// One issuer that publishes `keys`.
-        fn new(keys: &[Value]) -> Self {
-            Self::with(keys, |_| {})
-        }
-
-        fn with(keys: &[Value], change: impl FnOnce(&mut Settings)) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let mut settings = settings(ISSUER, publish(&folder, "a", keys));
-            change(&mut settings);
-            let issuers = Issuers::new(vec![settings], SKEW).unwrap();
-            Self { folder, issuers }
-        }
-
-        #[track_caller]
-        fn ask(&self, token: &str) -> Result<OutsideToken, SubjectFault> {
-            ask(&self.issuers, token)
-        }
-
-        #[track_caller]
-        fn refuses(&self, token: &str, expected: &SubjectFault) {
-            assert_eq!(self.ask(token).as_ref().err(), Some(expected), "{token:.300}");
-        }
-    }
-
-    fn publish(folder: &TempDir, name: &str, keys: &[Value]) -> KeySource {
-        let path = folder.path().join(name);
-        fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
-        KeySource::File(path)
-    }
-
-    /// With keys from files nothing is waited for.
-    #[track_caller]
-    fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectFault> {
-        let verified = issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
-        verified.map_err(|error| error.fault())
-    }
-
-    #[test]
-    fn a_token_signed_with_a_published_key_is_verified() {
-        let key = EcKey::new();
-        let fixture = Fixture::new(&[EcKey::new().jwk("other"), key.jwk("k")]);
-        assert_eq!(fixture.ask(&key.good("k")).unwrap().sub().as_str(), "alice");
-    }
-
-    /// A-044
-    #[test]
-    fn a_token_without_its_signature_is_refused() {
-        let key = EcKey::new();
-        let fixture = Fixture::new(&[key.jwk("k")]);
-        let good = key.good("k");
-        let (signed_part, signature) = good.rsplit_once('.').unwrap();
-        fixture.refuses(&format!("{signed_part}."), &SignatureInvalid);
-        fixture.refuses(signed_part, &Malformed);
-        let none = format!("{}.{}.", base64(header("none", "k")), base64(good.split('.').nth(1).unwrap()));
-        fixture.refuses(&none, &SignatureInvalid);
-        let other_claims = key.token(&header("ES256", "k"), &json!({"iss": ISSUER}));
-        let (other_part, _) = other_claims.rsplit_once('.').unwrap();
-        fixture.refuses(&format!("{other_part}.{signature}"), &SignatureInvalid);
-    }
-
-    /// A-045
-    #[test]
-    fn a_public_key_is_no_shared_secret() {
-        let key = EcKey::new();
-        let jwk = key.jwk("k");
-        let fixture = Fixture::with(std::slice::from_ref(&jwk), |settings| settings.algorithms.push(Algorithm::RS256));
-        let der = key.0.public_key().as_der().unwrap();
-        let point = key.0.public_key().as_ref();
-        for secret in
-            [vec![], jwk.to_string().into(), jwk["x"].to_string().into(), point.to_vec(), der.as_ref().to_vec()]
-        {
-            let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
-            let token = joined(&header("HS256", "k"), &good().to_string(), |message| {
-                aws_lc_rs::hmac::sign(&hmac, message).as_ref().to_vec()
-            });
-            fixture.refuses(&token, &SignatureInvalid);
-        }
-    }
-
-    /// A-046: the issuer's list, and the key's type, curve and `alg` must all allow the algorithm.
-    #[test]
-    fn an_algorithm_must_fit_the_issuer_and_the_key() {
-        let p256 = EcKey::new();
-        let p384 = EcKey::on(&ECDSA_P384_SHA384_FIXED_SIGNING);
-        let rsa = RsaKey(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
-        let keys = [p256.jwk("p256"), p384.jwk("p384"), rsa.jwk("rsa", "RS256")];
-        let narrow = Fixture::new(&keys);
-        let wide = Fixture::with(&keys, |settings| {
-            settings.algorithms = vec![Algorithm::ES256, Algorithm::ES384, Algorithm::RS256, Algorithm::PS256];
-        });
-        let es384 = p384.token(&header("ES384", "p384"), &good());
-        let rs256 = rsa.token("RS256", "rsa", &RSA_PKCS1_SHA256);
-        for token in [&es384, &rs256] {
-            narrow.refuses(token, &SignatureInvalid);
-            assert!(wide.ask(token).is_ok());
-        }
-        for token in [
-            rsa.token("PS256", "rsa", &RSA_PSS_SHA256),
-            rsa.token("ES256", "rsa", &RSA_PKCS1_SHA256),
-            rsa.token("RS256", "p256", &RSA_PKCS1_SHA256),
-            p384.token(&header("ES256", "p384"), &good()),
-            p256.token(&header("ES384", "p256"), &good()),
-            p256.token(&header("ES384", "p384"), &good()),
-            p256.token(&header("ES512", "p256"), &good()),
-        ] {
-            wide.refuses(&token, &SignatureInvalid);
-        }
-    }
-
-    /// A-047
-    #[test]
-    fn a_key_that_a_token_brings_is_not_trusted() {
-        let (ours, own) = (EcKey::new(), EcKey::new());
-        let fixture = Fixture::new(&[ours.jwk("k")]);
-        for (name, value) in
-            [("jwk", own.jwk("k")), ("jku", json!("https://evil.example")), ("x5c", json!([])), ("x5u", json!(""))]
-        {
-            let header = json!({"typ": "at+jwt", "alg": "ES256", "kid": "k", name: value}).to_string();
-            fixture.refuses(&own.token(&header, &good()), &Malformed);
-            fixture.refuses(&ours.token(&header, &good()), &Malformed);
-        }
-    }
-
-    /// A-048
-    #[test]
-    fn a_kid_is_compared_and_nothing_else() {
-        let key = EcKey::new();
-        let fixture = Fixture::new(&[key.jwk("k")]);
-        for kid in ["K", "k ", "../a", "/etc/passwd", "https://evil.example", "' OR 1=1 --", "%6b", &"k".repeat(256)] {
-            fixture.refuses(&key.good(kid), &KeyUnknown);
-        }
-        for kid in ["", "k\0", "k\r\n", "\u{1b}[2J", &"k".repeat(257), &"k".repeat(15_000)] {
-            fixture.refuses(&key.good(kid), &Malformed);
-        }
-        for kid in [json!(1), json!(["k"]), json!(null)] {
-            let header = json!({"typ": "at+jwt", "alg": "ES256", "kid": kid}).to_string();
-            fixture.refuses(&key.token(&header, &good()), &Malformed);
-        }
-    }
-
-    #[test]
-    fn a_token_without_kid_needs_an_issuer_with_one_key() {
-        let key = EcKey::new();
-        let token = key.token(r#"{"typ":"at+jwt","alg":"ES256"}"#, &good());
-        assert!(Fixture::new(&[key.jwk("k")]).ask(&token).is_ok());
-        Fixture::new(&[key.jwk("k"), EcKey::new().jwk("l")]).refuses(&token, &KeyUnknown);
-    }
-
-    /// A-050
-    #[test]
-    fn a_signature_that_is_none_is_refused() {
-        const ORDER: [u8; 32] = [
-            0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
-            0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
-        ];
-        let key = EcKey::new();
-        let fixture = Fixture::new(&[key.jwk("k")]);
-        let der = der_form(&key.sign(b"message"));
-        let short = key.sign(b"message")[..63].to_vec();
-        for signature in
-            [vec![0; 64], [[0; 32], ORDER].concat(), [ORDER, ORDER].concat(), vec![1; 64], der, short, vec![7; 9_000]]
-        {
-            let token = joined(&header("ES256", "k"), &good().to_string(), |_| signature);
-            fixture.refuses(&token, &SignatureInvalid);
-        }
-        let right = |message: &[u8]| der_form(&key.sign(message));
-        fixture.refuses(&joined(&header("ES256", "k"), &good().to_string(), right), &SignatureInvalid);
-    }
-
-    /// The other encoding of an ECDSA signature, RFC 3279 §2.2.3.
-    fn der_form(fixed: &[u8]) -> Vec<u8> {
-        let integer = |bytes: &[u8]| [&[2, 33, 0], bytes].concat();
-        let (r, s) = fixed.split_at(32);
-        [vec![0x30, 70], integer(r), integer(s)].concat()
-    }
-
-    /// A-059
-    #[test]
-    fn an_issuer_is_compared_byte_for_byte() {
-        let key = EcKey::new();
-        let fixture = Fixture::new(&[key.jwk("k")]);
-        for iss in [
-            "",
-            "https://login.example/",
-            "https://LOGIN.example",
-            "https://login.example:443",
-            "https://u@login.example",
-            "https://1ogin.example",
-            "http://login.example",
-            "file:///etc/passwd",
-            "http://169.254.169.254",
-            "https://127.0.0.1",
-        ] {
-            let mut claims = good();
-            claims["iss"] = json!(iss);
-            fixture.refuses(&key.token(&header("ES256", "k"), &claims), &IssuerUnknown);
-        }
-    }
-
-    #[test]
-    fn an_issuer_that_issues_no_access_tokens_is_unknown_for_them() {
-        let key = EcKey::new();
-        let fixture =
-            Fixture::with(&[key.jwk("k")], |settings| settings.token_types = vec![Source::IdToken, Source::Jwt]);
-        fixture.refuses(&key.good("k"), &IssuerUnknown);
-    }
-
-    /// A-060
-    #[test]
-    fn a_key_of_another_issuer_with_the_same_kid_does_not_serve() {
-        let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (EcKey::new(), EcKey::new());
-        let first = settings(ISSUER, publish(&folder, "a", &[a.jwk("k")]));
-        let mut second = settings(OTHER, publish(&folder, "b", &[b.jwk("k"), b.jwk("l")]));
-        second.subject_prefix = "b:".to_owned();
-        let issuers = Issuers::new(vec![first, second], SKEW).unwrap();
-        let mut of_other = good();
-        of_other["iss"] = json!(OTHER);
-        assert_eq!(ask(&issuers, &a.good("k")).unwrap().sub().as_str(), "alice");
-        let token = b.token(&header("ES256", "k"), &of_other);
-        assert_eq!(ask(&issuers, &token).unwrap().sub().as_str(), "b:alice");
-        assert_eq!(ask(&issuers, &b.good("k")).err(), Some(SignatureInvalid));
-        assert_eq!(ask(&issuers, &b.good("l")).err(), Some(KeyUnknown));
-        // The first issuer has no prefix of its own, and may not say what begins with the other's.
-        let mut foreign = good();
-        foreign["sub"] = json!("b:alice");
-        let answer = ask(&issuers, &a.token(&header("ES256", "k"), &foreign));
-        assert!(matches!(answer, Err(SubjectFault::ClaimsInvalid)), "{answer:?}");
-    }
-
-    /// R-SUBJ-07
-    #[test]
-    fn two_issuers_share_neither_name_nor_prefix() {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = publish(&folder, "a", &[EcKey::new().jwk("k")]);
-        let of = |issuer: &str, prefix: &str| {
-            let mut settings = settings(issuer, keys.clone());
-            prefix.clone_into(&mut settings.subject_prefix);
-            settings
-        };
-        let set_up = |all: Vec<Settings>| Issuers::new(all, SKEW).err();
-        assert!(matches!(set_up(vec![of("a", ""), of("b", "")]), Some(IssuersError::SharedPrefix(..))));
-        assert!(matches!(set_up(vec![of("a", ""), of("a", "")]), Some(IssuersError::Repeated(_))));
-        assert!(matches!(set_up(vec![of("a", ""), of("a", "b")]), Some(IssuersError::Repeated(_))));
-        assert!(set_up(vec![of("a", ""), of("b", "b")]).is_none());
-    }
-
-    #[test]
-    fn a_key_file_that_can_not_be_used_stops_the_start_and_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.json");
-        let set_up =
-            || Issuers::new(vec![settings(ISSUER, KeySource::File(path.clone()))], SKEW).err().unwrap().to_string();
-        assert!(set_up().contains("keys.json"), "missing");
-        for text in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA","kid":"k"}]}"#] {
-            fs::write(&path, text).unwrap();
-            assert!(set_up().contains("keys.json"), "{text}");
-        }
-    }
-
-    /// A-076
-    #[test]
-    fn a_key_that_is_gone_from_its_file_serves_no_more_and_a_broken_file_changes_nothing() {
-        let (old, new) = (EcKey::new(), EcKey::new());
-        let fixture = Fixture::new(&[old.jwk("old")]);
-        let path = fixture.folder.path().join("a");
-        fs::write(&path, "{").unwrap();
-        fixture.issuers.reload_files();
-        assert!(fixture.ask(&old.good("old")).is_ok());
-        fs::remove_file(&path).unwrap();
-        fixture.issuers.reload_files();
-        assert!(fixture.ask(&old.good("old")).is_ok());
-        publish(&fixture.folder, "a", &[new.jwk("new")]);
-        fixture.issuers.reload_files();
-        assert!(fixture.ask(&new.good("new")).is_ok());
-        fixture.refuses(&old.good("old"), &KeyUnknown);
-    }
-
-    /// A-070: what cannot be asked is away, not wrong; nobody else is held up.
-    #[tokio::test]
-    async fn an_issuer_that_is_away_is_unavailable_and_the_others_serve() {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca.pem");
-        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
-        let key = EcKey::new();
-        // Port 1 of this host: nobody listens there.
-        let mut away = settings(ISSUER, KeySource::Uri("https://127.0.0.1:1/jwks".parse().unwrap()));
-        away.ca = Some(ca.clone());
-        let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
-        here.subject_prefix = "b:".to_owned();
-        let issuers = Issuers::new(vec![away.clone(), here], SKEW).unwrap();
-        issuers.warm();
-        let ask = async |token: &str| {
-            issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).await.err().map(|e| e.fault())
-        };
-        let mut of_other = good();
-        of_other["iss"] = json!(OTHER);
-        assert_eq!(ask(&key.token(&header("ES256", "k"), &of_other)).await, None);
-        assert_eq!(ask(&key.good("k")).await, Some(IssuerUnavailable));
-        assert_eq!(ask(&key.token(&header("ES384", "k"), &good())).await, Some(SignatureInvalid));
-
-        away.ca = Some(folder.path().join("missing.pem"));
-        let error = Issuers::new(vec![away.clone()], SKEW).err().unwrap();
-        assert!(error.to_string().contains("missing.pem"), "{error}");
-        away.ca = Some(ca);
-        away.keys = KeySource::Uri("http://127.0.0.1:1/jwks".parse().unwrap());
-        assert!(matches!(Issuers::new(vec![away], SKEW), Err(IssuersError::Remote { .. })));
-    }
-
-    /// R-SUBJ-04, A-042: neither one client nor all of them wait in all places for an issuer that hangs.
-    #[tokio::test]
-    async fn those_who_wait_for_the_keys_of_an_issuer_are_bounded_as_a_whole_and_by_client() {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca.pem");
-        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
-        // It takes connections and says nothing.
-        let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let uri = format!("https://{}/jwks", hole.local_addr().unwrap());
-        let key = EcKey::new();
-        let mut hanging = settings(ISSUER, KeySource::Uri(uri.parse().unwrap()));
-        hanging.ca = Some(ca);
-        let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
-        here.subject_prefix = "b:".to_owned();
-        let issuers = Issuers::new(vec![hanging, here], SKEW).unwrap();
-        let (token, policies) = (key.good("k"), policies());
-        let clients: Vec<_> = (0..9)
-            .map(|number| ClientPolicy { client_id: format!("c{number}").parse().unwrap(), ..client() })
-            .collect();
-        let mut waiting = Vec::new();
-        let mut hoard = |client| {
-            let before = waiting.len();
-            loop {
-                let mut asked = Box::pin(issuers.verify(Source::AccessToken, &token, client, &policies, NOW));
-                match asked.as_mut().now_or_never() {
-                    None => waiting.push(asked),
-                    Some(refused) => {
-                        assert_eq!(refused.err().map(|error| error.fault()), Some(IssuerUnavailable));
-                        return waiting.len() - before;
-                    }
-                }
-            }
-        };
-        let held: Vec<_> = clients.iter().map(&mut hoard).collect();
-        assert!((MAX_WAITING_FOR_KEYS / 2..MAX_WAITING_FOR_KEYS).contains(&held[0]), "{held:?}");
-        assert!(held.iter().all(|held| *held > 0), "{held:?}");
-        assert!(held.iter().sum::<usize>() <= MAX_WAITING_FOR_KEYS);
-        let mut of_other = good();
-        of_other["iss"] = json!(OTHER);
-        let elsewhere = key.token(&header("ES256", "k"), &of_other);
-        let answer = issuers.verify(Source::AccessToken, &elsewhere, &clients[0], &policies, NOW).now_or_never();
-        assert!(matches!(answer, Some(Ok(_))), "who needs no word of that issuer does not wait");
-    }
-
-    /// CONTRACT 3.2, R-SUBJ-11
-    #[tokio::test]
-    async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ca, secret) = (folder.path().join("ca.pem"), folder.path().join("login.secret"));
-        fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
-        fs::write(&secret, "secret").unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-        let of = |issuer: &str, introspects: bool| {
-            let mut settings = settings(issuer, publish(&folder, "keys", &[EcKey::new().jwk("k")]));
-            issuer.clone_into(&mut settings.subject_prefix);
-            settings.ca = Some(ca.clone());
-            settings.introspection = introspects.then(|| introspection::Settings {
-                // Port 1 of this host: nobody listens there.
-                endpoint: "https://127.0.0.1:1/introspect".parse().unwrap(),
-                client_id: "writ".to_owned(),
-                client_secret_file: secret.clone(),
-                always: false,
-            });
-            settings
-        };
-        let chosen = |settings: Vec<Settings>, named: Option<&str>| {
-            let client = ClientPolicy { opaque_tokens_from: named.map(str::to_owned), ..client() };
-            let issuers = Issuers::new(settings, SKEW).unwrap();
-            issuers.introspecting(&client).map(|(issuer, _)| issuer.settings.issuer.clone())
-        };
-        assert_eq!(chosen(vec![of("a", false), of("b", true)], None).as_deref(), Some("b"));
-        assert_eq!(chosen(vec![of("a", true), of("b", true)], Some("b")).as_deref(), Some("b"));
-        assert_eq!(chosen(vec![of("a", false)], None), None, "none can be asked");
-        assert_eq!(chosen(vec![of("a", true), of("b", true)], None), None, "which one?");
-        assert_eq!(chosen(vec![of("a", false), of("b", true)], Some("a")), None, "never another than the named one");
-
-        let issuers = Issuers::new(vec![of("a", true)], SKEW).unwrap();
-        let ask = async |kind, text: &str| {
-            issuers.verify(kind, text, &client(), &policies(), NOW).await.err().map(|error| error.fault())
-        };
-        assert_eq!(ask(Source::AccessToken, "opaque").await, Some(IssuerUnavailable));
-        for (kind, text) in [(Source::AccessToken, "opa que"), (Source::Jwt, "opaque"), (Source::IdToken, "opaque")] {
-            assert_eq!(ask(kind, text).await, Some(Malformed), "{kind:?}");
-        }
-        fs::remove_file(&secret).unwrap();
-        let error = Issuers::new(vec![of("a", true)], SKEW).err().unwrap();
-        assert!(matches!(error, IssuersError::Introspection { .. }), "{error}");
-    }
-
-    #[test]
-    fn every_fetch_is_counted_by_issuer_and_outcome() {
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || {
-            let observe = count_fetches(ISSUER.to_owned());
-            for outcome in [FetchOutcome::Ok, FetchOutcome::Ok, FetchOutcome::Unchanged, FetchOutcome::Error] {
-                observe(outcome);
-            }
-        });
-        let page = recorder.handle().render();
-        for (outcome, count) in [("ok", 2), ("unchanged", 1), ("error", 1)] {
-            let line = format!("writ_jwks_fetch_total{{issuer=\"{ISSUER}\",outcome=\"{outcome}\"}} {count}");
-            assert!(page.contains(&line), "{page}");
-        }
-    }
-
-    static GOOD: LazyLock<(Issuers, String)> = LazyLock::new(|| {
-        let key = EcKey::new();
-        (Fixture::new(&[key.jwk("k")]).issuers, key.good("k"))
-    });
-
-    fn changed(text: &str, edits: &[(prop::sample::Index, u8, char)]) -> String {
-        let mut changed: Vec<char> = text.chars().collect();
-        for (at, how, with) in edits {
-            let at = at.index(changed.len());
-            match how {
-                0 => changed[at] = *with,
-                1 => changed.insert(at, *with),
-                _ => drop(changed.remove(at)),
-            }
-        }
-        changed.into_iter().collect()
-    }
-
-    proptest! {
-        /// R-SUBJ-01
-        #[test]
-        fn a_token_changed_anywhere_is_never_verified(
-            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u8, "[-A-Za-z0-9_.=+/ \\n\u{e9}]"), 1..4)
-        ) {
-            let (issuers, good) = &*GOOD;
-            let edits: Vec<_> = edits.into_iter().map(|(at, how, with)| (at, how, with.chars().next().unwrap())).collect();
-            let text = changed(good, &edits);
-            prop_assert_eq!(ask(issuers, &text).is_ok(), text == *good);
-        }
-
-        #[test]
-        fn any_text_is_answered(text in "\\PC{0,200}") {
-            prop_assert!(ask(&GOOD.0, &text).is_err());
-        }
-    }
-}
+mod tests;

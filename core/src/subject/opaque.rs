@@ -1,26 +1,27 @@
-//! An access token that only its issuer can read → whom it is about and what it covers, by the issuer's word.
+//! An opaque access token → a verified token, by the reply of its issuer's introspection endpoint (RFC 7662).
 //!
-//! The word is the reply of its introspection endpoint (RFC 7662). Like a signed token it is only taken within the
-//! issuer's settings: an active token that was meant for somebody else proves nothing here.
+//! The reply is validated like the claims of a signed token: an active token that was meant for another service is refused.
 
 use serde_json::value::RawValue;
 use writ_verifier::Members;
 
 use super::SubjectError;
 use super::SubjectFault::{ClaimsInvalid, Malformed};
-use super::issued_jwt::slip;
-use super::outside::{self, Measure, OutsideToken};
+use super::jwt::common_mistake;
+use super::members;
+use super::outside::{OutsideToken, ValidationContext};
 use crate::request::Source;
 
 /// The longest opaque token, in bytes.
 const MAX_LEN: usize = 4096;
 
-/// Whether an access token is opaque: it has not the two dots of a JWT.
+/// Whether an access token is opaque: it does not have the two dots of a JWT.
 pub(super) fn is_opaque(text: &str) -> bool {
     text.bytes().filter(|&byte| byte == b'.').count() != 2
 }
 
-/// Checks the form of an opaque token: 1 to 4096 characters of `b64token` (RFC 6750 §2.1). Nothing else is ever sent.
+/// Checks the form of an opaque token: 1 to 4096 characters of `b64token` (RFC 6750 §2.1). No other text is sent to an
+/// issuer.
 pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let token = text.trim_end_matches('=');
@@ -30,13 +31,14 @@ pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
         );
     }
     let fits = !token.is_empty() && token.bytes().all(plain);
-    let why = slip(text).unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
+    let why = common_mistake(text)
+        .unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
     fits.then_some(()).ok_or(Malformed.because(why))
 }
 
-/// What the issuer says about the active opaque token `text`. A reply without `aud` is refused, since the token may be
-/// meant for anybody; so is one whose subject holds the token, which must not travel in another (R-CLAIM-09).
-pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+/// Validates the `reply` about the active opaque token `text`. A reply without `aud` is refused, since the token may be
+/// meant for any service; so is one whose subject contains the token, which must not travel in another (R-CLAIM-09).
+pub(super) fn read(text: &str, reply: Members, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
     if reply.get("sub").is_none_or(|sub: String| sub.is_empty()) {
@@ -49,9 +51,13 @@ pub(super) fn read(text: &str, reply: Members, by: Measure<'_>) -> Result<Outsid
     Ok(token)
 }
 
-/// What the issuer says now about a JWT access token that was verified before. It may have taken back scope and time
-/// since it signed, so what it says stands in for what it signed; it may be silent, but not of another mind.
-pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) -> Result<OutsideToken, SubjectError> {
+/// Validates the `reply` about a JWT access token that was verified before. The issuer may have reduced scope and time since
+/// it signed: members of the reply replace claims. A reply may omit the subject, but not name another one.
+pub(super) fn confirm(
+    token: &OutsideToken,
+    reply: &Members,
+    by: ValidationContext<'_>,
+) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(reply, by)?;
     let denied = |name: &str| reply.raw(name).is_some() && reply.get::<String>(name) != token.claims().get(name);
     if denied("sub") || denied(&by.issuer.subject_claim) {
@@ -61,8 +67,8 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     let mut claims = token.claims().clone();
     for name in ["aud", "exp", "nbf", "iat", "cnf", "act", scope] {
         let Some(said) = reply.get::<&RawValue>(name) else { continue };
-        // An empty scope says nothing, and must not make room for the issuer's setting.
-        if name != scope || outside::scope(reply, scope)?.is_some() {
+        // An empty scope counts as absent, and must not lead to the issuer's default scope.
+        if name != scope || members::scope(reply, scope)?.is_some() {
             claims.set(name, &said).map_err(|_| SubjectError::from(Malformed))?;
         }
     }
@@ -70,12 +76,12 @@ pub(super) fn confirm(token: &OutsideToken, reply: &Members, by: Measure<'_>) ->
     Ok(by.complete(Source::AccessToken, claims)?.ending_with(token))
 }
 
-/// Where they are there, `iss` is the issuer's own, and no type is that of a refresh token, which is active too.
-fn is_of_access_token(reply: &Members, by: Measure<'_>) -> Result<(), SubjectError> {
+/// If present, `iss` must be the issuer's own, and no type that of a refresh token, which can be active too.
+fn is_of_access_token(reply: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     if reply.raw("iss").is_some() && reply.get::<String>("iss").as_ref() != Some(&by.issuer.issuer) {
         return Err(ClaimsInvalid.because("the issuer says that the token is another issuer's"));
     }
-    // `token_type` is the standard's; servers that call refresh tokens Bearer too tell them apart by the others.
+    // `token_type` is standard; servers that call refresh tokens Bearer too distinguish them by the others.
     for name in ["token_type", "token_use", "typ"].into_iter().filter(|name| reply.raw(name).is_some()) {
         let kind: String = reply.get(name).ok_or(ClaimsInvalid.because("the type of the token must be a string"))?;
         let kind = kind.to_ascii_lowercase();
@@ -93,14 +99,14 @@ mod tests {
     use super::*;
     use crate::policy::ClientPolicy;
     use crate::subject::SubjectFault::{self, AudienceMismatch, Expired, NotYetValid};
-    use crate::subject::issued_jwt::tests::{ISSUER, NOW, SKEW, client, good, policies, settings};
-    use crate::subject::issuers::{KeySource, Settings};
-    use crate::subject::outside::members;
+    use crate::subject::fixtures::{ISSUER, NOW, SKEW, client, good, policies, settings};
+    use crate::subject::members::members;
+    use crate::subject::settings::{IssuerSettings, KeySource};
     use writ_platform::clock::Timestamp;
 
     /// What the rules can be changed in.
     struct Setting {
-        issuer: Settings,
+        issuer: IssuerSettings,
         client: ClientPolicy,
         default_scope: Option<writ_verifier::Scope>,
     }
@@ -110,8 +116,8 @@ mod tests {
             Self { issuer: settings(ISSUER, KeySource::Discovery), client: client(), default_scope: None }
         }
 
-        fn measured<T>(&self, judge: impl FnOnce(Measure<'_>) -> T) -> T {
-            judge(Measure {
+        fn measured<T>(&self, judge: impl FnOnce(ValidationContext<'_>) -> T) -> T {
+            judge(ValidationContext {
                 issuer: &self.issuer,
                 default_scope: self.default_scope.as_ref(),
                 prefixes: &[String::new()],
@@ -269,7 +275,7 @@ mod tests {
         let bound = reply("cnf", json!({"x5t#S256": "a"}));
         assert!(matches!(setting.read(&bound), Err(ClaimsInvalid)));
         setting.client.vouches_for_bound_tokens = true;
-        assert!(setting.read(&bound).unwrap().is_bound());
+        assert!(setting.read(&bound).is_ok());
     }
 
     /// R-POL-05

@@ -1,6 +1,6 @@
-//! A JWT that the client signed itself: it vouches for a subject, once (TT §11.2.1).
+//! A JWT that the client signed itself, to vouch for a subject once (TT §11.2.1).
 //!
-//! Only its own keys count, those of its TLS certificate and of its policy; other clients' are never looked at.
+//! Only the client's own keys count: that of its TLS certificate and those of its policy.
 
 use std::time::Duration;
 
@@ -17,9 +17,11 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::SubjectError;
 use super::SubjectFault::{AudienceMismatch, ClaimsInvalid, IssuerUnknown, KeyUnknown, SignatureInvalid};
-use super::asserted::{AssertedSubject, SingleUse, subject};
-use super::issued_jwt::{issuer, parse_jws, wrong_typ};
-use super::outside::{Times, audience, members, text};
+use super::asserted::AssertedSubject;
+use super::facts::{SingleUse, Statement};
+use super::jwt::{self, issuer, wrong_typ};
+use super::members::{audience, members, subject, text};
+use super::times::Times;
 use crate::client::{ClientId, PeerCertificate};
 use crate::policy::ClientPolicy;
 use crate::request::Source;
@@ -32,14 +34,14 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
 /// `id-Ed25519` (RFC 8410 §3).
 const ED25519: &str = "1.3.101.112";
 
-/// By whom and when a token is presented.
+/// Who presents a token, to which service, and when.
 #[derive(Clone, Copy)]
-pub struct Presentation<'a> {
+pub(super) struct Presentation<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
     /// The certificate that its connection proved.
     pub certificate: &'a PeerCertificate,
-    /// Our own name, which must be in `aud`.
+    /// `iss` of this service, which must be in `aud`.
     pub issuer: &'a str,
     /// Tolerated between the client's clock and ours.
     pub clock_skew: Duration,
@@ -47,13 +49,13 @@ pub struct Presentation<'a> {
     pub now: Timestamp,
 }
 
-/// Verifies `text` as a token that its presenter signed. Whether its `jti` was used before is for the ledger to say, when
-/// the Txn-Token is made: a request that is refused for another reason spends nothing.
+/// Verifies `text` as a token that its presenter signed. The ledger checks whether its `jti` was used before, when the
+/// Txn-Token goes on record: a request that is refused for another reason uses up nothing.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
-pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
-    let jws = parse_jws(text)?;
+pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, SubjectError> {
+    let jws = jwt::parse(text)?;
     if !matches!(jws.typ.as_deref(), None | Some("jwt")) {
         return Err(wrong_typ(jws.typ.as_deref(), "self_signed", "`JWT` or absent"));
     }
@@ -83,10 +85,11 @@ pub fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject, Subje
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());
     let single_use = Some(SingleUse { id, made, keep_until: usable_until });
-    Ok(AssertedSubject { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use })
+    let statement = Statement { source: Source::SelfSigned, sub, claims, usable_until: Some(usable_until), single_use };
+    Ok(AssertedSubject::new(statement))
 }
 
-/// The keys that the token names: without a name, that of the TLS certificate.
+/// The keys that `kid` names; without `kid`, that of the TLS certificate.
 fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError> {
     const UNKNOWN: SubjectError = KeyUnknown.because(
         "its kid names neither the key of the client's certificate (by its thumbprint, RFC 7638) nor one of the jwks_file \
@@ -104,7 +107,7 @@ fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError>
     })
 }
 
-/// A certificate's key and its RFC 7638 thumbprint; `None` for a kind that signs no tokens.
+/// A certificate's key and its RFC 7638 thumbprint; `None` for a kind that cannot sign tokens.
 fn certificate_key(public_key: &[u8]) -> Option<(VerificationKey, String)> {
     let (_, info) = SubjectPublicKeyInfo::from_der(public_key).ok()?;
     let jwk = jwk(&info)?;
@@ -135,7 +138,7 @@ fn jwk(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
     }
 }
 
-/// `jti`, under the name of its client: another client's is another one (A-066).
+/// SHA-256 over client and `jti`: the same `jti` of another client is another one (A-066).
 fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectError> {
     const FORM: SubjectError = ClaimsInvalid.because("`jti` must have 1 to 255 characters, none a control character");
     let jti = text(claims, "jti")?;
@@ -158,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::subject::SubjectFault;
-    use crate::subject::issued_jwt::tests::{NOW, SKEW, client};
+    use crate::subject::fixtures::{NOW, SKEW, client};
 
     const OURS: &str = "https://tts.d.example";
 

@@ -1,25 +1,25 @@
-//! A JSON object that names a subject; nothing proves it but the client's own certificate (TT §11.2.2).
+//! A JSON object that names a subject; only the client's certificate stands behind it (TT §11.2.2).
 
 use std::time::Duration;
 
-use super::asserted::{AssertedSubject, subject};
-use super::outside::members;
+use super::asserted::{AssertedSubject, statement};
+use super::members::{members, subject};
 use super::{SubjectError, SubjectFault};
 use crate::request::Source;
 use writ_platform::clock::Timestamp;
 
-/// The longest object that is read, in bytes.
+/// The largest object that is read, in bytes.
 const MAX_LEN: usize = 16 * 1024;
 
 /// Reads `text`. An `exp` in it is honoured, with `clock_skew`; whatever else it says is for the policy to name.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, claims, times.
-pub fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
+pub(super) fn verify(text: &str, clock_skew: Duration, now: Timestamp) -> Result<AssertedSubject, SubjectError> {
     if text.len() > MAX_LEN {
         return Err(SubjectFault::Malformed.because("it is longer than 16 KiB"));
     }
     let claims = members(text.as_bytes())?;
     let sub = subject(&claims)?;
-    AssertedSubject::unproven(Source::UnsignedJson, sub, claims, clock_skew, now)
+    statement(Source::UnsignedJson, sub, claims, clock_skew, now).map(AssertedSubject::new)
 }

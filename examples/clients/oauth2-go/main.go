@@ -4,7 +4,7 @@
 //	oauth2-go ISSUER CERTS CLIENT PURPOSE access_token FILE
 //	oauth2-go ISSUER CERTS CLIENT PURPOSE unsigned_json SUBJECT
 //
-// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: refused.
+// CERTS is the folder with ca.pem, CLIENT.pem and CLIENT.key. Exit code 1: Writ refused the request.
 package main
 
 import (
@@ -31,8 +31,8 @@ const (
 	tokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
 )
 
-// overTLS is a client that proves who it is with its certificate.
-func overTLS(certs, client string) (*http.Client, error) {
+// mutualTLSClient authenticates with the certificate of the client.
+func mutualTLSClient(certs, client string) (*http.Client, error) {
 	certificate, err := tls.LoadX509KeyPair(certs+"/"+client+".pem", certs+"/"+client+".key")
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func overTLS(certs, client string) (*http.Client, error) {
 	return &http.Client{Transport: transport, Timeout: 15 * time.Second}, nil
 }
 
-// txnToken asks for one token. Nothing is kept: each transaction has a token of its own.
+// txnToken requests one token. It caches nothing: each transaction needs its own token.
 func txnToken(client *http.Client, config clientcredentials.Config) (string, error) {
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, client)
 	token, err := config.Token(ctx)
@@ -65,7 +65,7 @@ func txnToken(client *http.Client, config clientcredentials.Config) (string, err
 	return token.AccessToken, nil
 }
 
-// refusal is what Writ says instead of a token.
+// refusal is an error response of Writ (RFC 6749 section 5.2).
 type refusal struct {
 	Error       string `json:"error"`
 	Reason      string `json:"reason"`
@@ -74,29 +74,29 @@ type refusal struct {
 	retryAfter  int
 }
 
-// refused reads it from the error, or gives nil if it is another error.
-func refused(err error) *refusal {
+// parseRefusal reads the response from the error; it returns nil for any other error.
+func parseRefusal(err error) *refusal {
 	var retrieve *oauth2.RetrieveError
-	var said refusal
-	if !errors.As(err, &retrieve) || json.Unmarshal(retrieve.Body, &said) != nil {
+	var parsed refusal
+	if !errors.As(err, &retrieve) || json.Unmarshal(retrieve.Body, &parsed) != nil {
 		return nil
 	}
-	said.status = retrieve.Response.StatusCode
-	said.retryAfter, _ = strconv.Atoi(retrieve.Response.Header.Get("Retry-After"))
-	return &said
+	parsed.status = retrieve.Response.StatusCode
+	parsed.retryAfter, _ = strconv.Atoi(retrieve.Response.Header.Get("Retry-After"))
+	return &parsed
 }
 
-// patiently asks again when Writ says that it is worth trying, after the time that it names.
-func patiently(request func() (string, error)) (string, error) {
+// withRetry repeats the request if the error is temporary, after the time in Retry-After.
+func withRetry(request func() (string, error)) (string, error) {
 	for attempts := 3; ; {
 		token, err := request()
-		said := refused(err)
+		refusal := parseRefusal(err)
 		attempts--
-		if said == nil || said.Error != "temporarily_unavailable" || attempts == 0 {
+		if refusal == nil || refusal.Error != "temporarily_unavailable" || attempts == 0 {
 			return token, err
 		}
-		fmt.Fprintf(os.Stderr, "%s: asking again in %d s\n", said.Reason, said.retryAfter)
-		time.Sleep(time.Duration(said.retryAfter) * time.Second)
+		fmt.Fprintf(os.Stderr, "%s: retrying in %d s\n", refusal.Reason, refusal.retryAfter)
+		time.Sleep(time.Duration(refusal.retryAfter) * time.Second)
 	}
 }
 
@@ -131,11 +131,11 @@ func run(issuer, certs, client, purpose, source, input string) (string, error) {
 		config.EndpointParams.Set("subject_token", string(subject))
 		config.EndpointParams.Set("subject_token_type", tokenType+"unsigned_json")
 	}
-	connection, err := overTLS(certs, client)
+	connection, err := mutualTLSClient(certs, client)
 	if err != nil {
 		return "", err
 	}
-	return patiently(func() (string, error) { return txnToken(connection, config) })
+	return withRetry(func() (string, error) { return txnToken(connection, config) })
 }
 
 func main() {
@@ -145,8 +145,8 @@ func main() {
 		os.Exit(2)
 	}
 	token, err := run(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5])
-	if said := refused(err); said != nil {
-		fmt.Fprintf(os.Stderr, "refused: %s (%d %s): %s\n", said.Reason, said.status, said.Error, said.Description)
+	if refusal := parseRefusal(err); refusal != nil {
+		fmt.Fprintf(os.Stderr, "refused: %s (%d %s): %s\n", refusal.Reason, refusal.status, refusal.Error, refusal.Description)
 		os.Exit(1)
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-//! A line of the audit log → the request that it tells of, as far as it does.
+//! A line of the audit log → the request that it records, as far as it does.
 
 use serde::Deserialize;
 use writ_verifier::Members;
@@ -12,15 +12,15 @@ use writ_core::request::Source;
 pub(super) enum LineError {
     /// Not JSON, or of another kind.
     #[error(
-        "--from-audit: is no audit line of a token request in JSON (\"event\":\"token_issued\" or \"token_refused\")"
+        "--from-audit: is not an audit line of a token request in JSON (\"event\":\"token_issued\" or \"token_refused\")"
     )]
     Form,
-    /// It came to an end before there was anything to decide.
+    /// The request ended before there was anything to decide.
     #[error("--from-audit: the line names no {0}: the request ended with {1} before a policy could decide on it")]
     TooEarly(&'static str, String),
 }
 
-/// What a line tells.
+/// The fields of a line that matter here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Line {
     event: String,
@@ -37,14 +37,13 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Reads a line.
     pub(super) fn parse(text: &str) -> Result<Self, LineError> {
         let line: Self = serde_json::from_str(text.trim()).map_err(|_| LineError::Form)?;
         let known = matches!(line.event.as_str(), "token_issued" | "token_refused");
         known.then_some(line).ok_or(LineError::Form)
     }
 
-    /// The request, and what the line does not tell of it.
+    /// The request, and a sentence for each part that the line does not record and that is assumed.
     pub(super) fn trial(&self, world: &World) -> Result<(Trial, Vec<String>), LineError> {
         let reason = || self.reason.clone().unwrap_or_else(|| "-".to_owned());
         let missing = |what| move || LineError::TooEarly(what, reason());
@@ -62,41 +61,41 @@ impl Line {
             presented: None,
             age: None,
         };
-        let mut supposed = self.suppose(&mut trial, world);
+        let mut assumed = self.assume(&mut trial, world);
         if !matches!(source, Source::ExpiredTxnToken) {
-            supposed.push("no request_details and no request_context were sent (--details, --context)".to_owned());
+            assumed.push("no request_details and no request_context were sent (--details, --context)".to_owned());
         }
         if self.policies.as_deref().is_some_and(|digest| digest != world.policies.digest()) {
-            supposed.push("the policies in force then were others than these".to_owned());
+            assumed.push("the policies in force then were others than these".to_owned());
         }
-        Ok((trial, supposed))
+        Ok((trial, assumed))
     }
 
-    /// Fills in the proof; says what of it is made up.
-    fn suppose(&self, trial: &mut Trial, world: &World) -> Vec<String> {
-        let mut supposed = Vec::new();
+    /// Fills in the subject token; returns what is assumed of it.
+    fn assume(&self, trial: &mut Trial, world: &World) -> Vec<String> {
+        let mut assumed = Vec::new();
         if trial.source != Source::ClientCredentials {
-            supposed.push("the subject token is genuine".to_owned());
+            assumed.push("the subject token is genuine".to_owned());
         }
         let mut claims = Members::default();
         let mut set = |name: &str, value: &str| {
             claims.set(name, &value).expect("a string always makes JSON");
         };
         if trial.source != Source::ClientCredentials && trial.subject.is_none() {
-            supposed.push("the subject is somebody (--subject)".to_owned());
+            assumed.push("the subject is somebody (--subject)".to_owned());
             trial.subject = Some("somebody".to_owned());
         }
         match trial.source {
-            Source::ClientCredentials => return supposed,
+            Source::ClientCredentials => return assumed,
             Source::UnsignedJson | Source::SelfSigned => {
-                supposed.push("it has no other claims (--presented)".to_owned());
+                assumed.push("it has no other claims (--presented)".to_owned());
             }
             Source::AccessToken | Source::Jwt | Source::IdToken => {
                 self.subject_issuer.iter().for_each(|issuer| set("iss", issuer));
                 trial.subject_scope = granting(trial, world);
-                let covers = trial.subject_scope.as_deref().unwrap_or("nothing that is told");
-                supposed.push(format!("the subject token covers {covers} (--subject-scope)"));
-                supposed.push(
+                let covers = trial.subject_scope.as_deref().unwrap_or("nothing that is known");
+                assumed.push(format!("the subject token covers {covers} (--subject-scope)"));
+                assumed.push(
                     "it has no other claims, and was good for longer than the Txn-Token (--presented)".to_owned(),
                 );
             }
@@ -107,17 +106,17 @@ impl Line {
                 // A replacement goes on with the transaction; of a token that was refused, txn may be unknown.
                 self.txn.iter().filter(|_| redeems).for_each(|txn| set("txn", txn));
                 trial.subject_scope = Some(trial.scope.clone());
-                trial.age = self.delayed_by.map(Age::of);
-                supposed
+                trial.age = self.delayed_by.map(Age::from_secs);
+                assumed
                     .push(format!("the presented token is for {}, and {by} asked for it (--presented)", trial.scope));
-                supposed.push("it carries no tctx and no rctx (--presented)".to_owned());
+                assumed.push("it carries no tctx and no rctx (--presented)".to_owned());
             }
         }
         if self.actors.is_some() && trial.source.brings_claims() {
-            set("act", "told by the line");
+            set("act", "from the line");
         }
         trial.presented = Some(claims);
-        supposed
+        assumed
     }
 
     /// What became of the request.
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_tell_is_supposed_by_the_policies() {
+    fn what_a_line_does_not_tell_is_assumed_by_the_policies() {
         let world = world(&[("gateway", GATEWAY), ("job", JOB)]);
         let read = |line: serde_json::Value| Line::parse(&line.to_string()).unwrap().trial(&world);
         let line = |client: &str, source: &str| {
@@ -185,11 +184,11 @@ mod tests {
         let (trial, _) = read(line("job", "expired_txn_token")).unwrap();
         let claims = trial.presented.unwrap();
         assert_eq!((claims.raw("req_wl"), claims.raw("txn")), (Some("\"gateway\""), Some("\"t\"")));
-        assert_eq!((trial.subject_scope.as_deref(), trial.age), (Some("s"), Some(Age::of(7))));
+        assert_eq!((trial.subject_scope.as_deref(), trial.age), (Some("s"), Some(Age::from_secs(7))));
         let (trial, _) = read(line("gateway", "txn_token")).unwrap();
         assert_eq!(trial.presented.unwrap().raw("txn"), None, "its fifteen minutes are over");
-        let (trial, supposed) = read(line("gateway", "client_credentials")).unwrap();
-        assert_eq!((trial.subject.as_deref(), trial.presented.is_none(), supposed.len()), (Some("u"), true, 1));
+        let (trial, assumed) = read(line("gateway", "client_credentials")).unwrap();
+        assert_eq!((trial.subject.as_deref(), trial.presented.is_none(), assumed.len()), (Some("u"), true, 1));
         let early = read(json!({"event": "token_refused", "client": "job", "reason": "rate_limited"})).unwrap_err();
         assert_eq!(early, LineError::TooEarly("scope", "rate_limited".to_owned()));
     }

@@ -1,25 +1,25 @@
-//! What a token lacks of what was expected of it.
+//! The differences between a token and what a test expects of it.
 
 use writ_core::policy::exact::equal;
 use writ_verifier::Members;
 use writ_verifier::json::Limits;
 
-/// What is compared was read before, and within closer limits.
+/// Wider than the limits within which the texts were read before.
 const LIMITS: Limits = Limits { depth: 64, members: 10_000 };
 
 /// A value that is not what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// Its members from the outside in, like `tctx.desk`.
+    /// The names of its members, outermost first, like `tctx.desk`.
     pub(super) path: String,
-    /// What was expected, in JSON.
+    /// In JSON.
     pub(super) expected: String,
-    /// What is there.
+    /// In JSON; `None` if it is absent.
     pub(super) actual: Option<String>,
 }
 
-/// Where the object `actual` does not contain what `expected` has: each of its members, those of inner objects too; other
-/// values must be equal.
+/// Where the object `actual` does not contain `expected`: it must have each of its members, those of nested objects too;
+/// other values must be equal.
 pub(super) fn lacks(actual: &str, expected: &str) -> Vec<Difference> {
     let mut differences = Vec::new();
     compare("", Some(actual), expected, &mut differences);

@@ -1,4 +1,4 @@
-//! `policies/tests/*.toml`: what is expected of the policies, tried by the functions that decide.
+//! `policies/tests/*.toml`: expectations about the policies, checked by the functions that decide live requests.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::config::document::{Report, Section};
 use crate::config::{Problem, Severity};
 use writ_core::refusal::Reason;
 
-/// What stands for a token in `expect`.
+/// The value of `expect` for a request that gets a token.
 const ALLOW: &str = "allow";
 
 /// One `[[test]]`.
@@ -28,11 +28,10 @@ struct Test {
     trial: Trial,
     /// `allow`, or a reason.
     expect: String,
-    /// What the token must contain.
+    /// Members that the token must contain.
     claims: Members,
 }
 
-/// What became of one test.
 #[derive(Debug)]
 pub(super) struct TestResult {
     file: PathBuf,
@@ -40,14 +39,12 @@ pub(super) struct TestResult {
     name: String,
     expected: String,
     actual: String,
-    /// Members of the token that are not as expected.
     differences: Vec<Difference>,
-    /// The rule that refused, and what it compared.
+    /// The rule that refused, with its detail.
     why: Option<String>,
 }
 
 impl TestResult {
-    /// Whether everything was as expected.
     pub(super) fn passed(&self) -> bool {
         self.expected == self.actual && self.differences.is_empty()
     }
@@ -69,10 +66,10 @@ pub(super) fn files(directory: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("{}: holds no tests", folder.display())) } else { Ok(files) }
 }
 
-/// Tries every test of these files.
+/// Runs every test of these files.
 ///
 /// # Errors
-/// Everything that is wrong with the files; then none is tried.
+/// Every problem of the files; then no result is returned.
 pub(super) fn run(files: &[PathBuf], world: &World) -> Result<Vec<TestResult>, Vec<Problem>> {
     let (mut tests, mut problems) = (Vec::new(), Vec::new());
     for file in files {
@@ -129,7 +126,7 @@ fn test(table: &mut Section<'_>, file: &Path, index: usize) -> Option<Test> {
     let wants_claims = table.has("claims");
     let claims = table.members("claims").unwrap_or_default();
     if wants_claims && expect.as_deref().is_some_and(|expect| expect != ALLOW) {
-        table.error("claims", "has no place here: a refused request gets no token");
+        table.error("claims", "does not apply: a refused request gets no token");
     }
     let trial = Trial {
         client: client?,
@@ -161,9 +158,9 @@ impl Test {
         let token = verdict.outcome.as_ref().ok().and_then(|allowed| serde_json::to_string(&allowed.claims).ok());
         let wanted = serde_json::to_string(&self.claims).unwrap_or_default();
         let differences = token.map(|token| lacks(&token, &wanted)).unwrap_or_default();
-        let refused = verdict.trace.steps().last().filter(|_| verdict.outcome.is_err());
+        let refused = verdict.rules.last().filter(|_| verdict.outcome.is_err());
         TestResult {
-            why: refused.map(|step| format!("{}: {}", step.rule, step.detail)),
+            why: refused.map(|rule| format!("{}: {}", rule.rule, rule.detail)),
             file: self.file,
             line: self.line,
             name: self.name,
@@ -174,7 +171,7 @@ impl Test {
     }
 }
 
-/// What failed and how, and a line that counts.
+/// The failures, and a line with the counts.
 pub(super) fn to_text(results: &[TestResult]) -> String {
     let mut text = String::new();
     for result in results.iter().filter(|result| !result.passed()) {

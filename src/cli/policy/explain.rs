@@ -1,4 +1,4 @@
-//! A decision, told to people and to programs.
+//! The explanation of a decision, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -8,21 +8,21 @@ use writ_verifier::TxnClaims;
 use super::hint::hint;
 use super::trial::{Trial, Verdict, World};
 use crate::cli::printable;
-use writ_core::decision::Step;
+use writ_core::decision::AppliedRule;
 use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::Source;
 
 /// Rule by rule, the outcome, and what the token would say or what could be changed.
 pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String {
-    let mut text = rules(verdict.trace.steps());
+    let mut text = rules(&verdict.rules);
     match &verdict.outcome {
         Ok(allowed) => {
             let claims = serde_json::to_string_pretty(&allowed.claims).unwrap_or_default();
             let own = matches!(trial.source, Source::TxnToken | Source::ExpiredTxnToken);
             let txn = if own { "" } else { ", with a txn of its own" };
             let _ = write!(text, "\nallowed: the token would say{txn}\n\n{claims}\n\nNot checked here:\n");
-            for open in &allowed.open {
-                let _ = writeln!(text, "  - {open}");
+            for condition in &allowed.unchecked {
+                let _ = writeln!(text, "  - {condition}");
             }
         }
         Err(refusal) => {
@@ -35,15 +35,15 @@ pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String
 }
 
 /// A line for each: its outcome, its name, where it is written, and what was compared.
-fn rules(steps: &[Step]) -> String {
-    let place = |step: &Step| step.line.map(|line| format!("line {line}")).unwrap_or_default();
-    let name_width = steps.iter().map(|step| step.rule.len()).max().unwrap_or(0);
-    let place_width = steps.iter().map(|step| place(step).len()).max().unwrap_or(0);
+fn rules(rules: &[AppliedRule]) -> String {
+    let place = |rule: &AppliedRule| rule.line.map(|line| format!("line {line}")).unwrap_or_default();
+    let name_width = rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);
+    let place_width = rules.iter().map(|rule| place(rule).len()).max().unwrap_or(0);
     let mut text = String::new();
-    for step in steps {
-        let passed = if step.passed { "ok" } else { "NO" };
-        let (place, detail) = (place(step), printable(&step.detail));
-        let _ = writeln!(text, "  {passed}  {:name_width$}  {place:place_width$}  {detail}", step.rule);
+    for applied in rules {
+        let passed = if applied.passed { "ok" } else { "NO" };
+        let (place, detail) = (place(applied), printable(&applied.detail));
+        let _ = writeln!(text, "  {passed}  {:name_width$}  {place:place_width$}  {detail}", applied.rule);
     }
     text
 }
@@ -55,25 +55,25 @@ pub(super) fn to_json(verdict: &Verdict) -> String {
         allowed: bool,
         error: Option<&'static str>,
         reason: Option<&'static str>,
-        rules: Vec<Applied>,
+        rules: Vec<RuleLine>,
         claims: Option<&'a TxnClaims>,
     }
     #[derive(Serialize)]
-    struct Applied {
+    struct RuleLine {
         rule: &'static str,
         passed: bool,
         detail: String,
     }
-    let rule = |step: &Step| {
-        let line = step.line.map(|line| format!(" (line {line})")).unwrap_or_default();
-        Applied { rule: step.rule, passed: step.passed, detail: format!("{}{line}", step.detail) }
+    let rule = |applied: &AppliedRule| {
+        let line = applied.line.map(|line| format!(" (line {line})")).unwrap_or_default();
+        RuleLine { rule: applied.rule, passed: applied.passed, detail: format!("{}{line}", applied.detail) }
     };
     let reason = verdict.outcome.as_ref().err().map(Refusal::reason);
     let answer = Answer {
         allowed: reason.is_none(),
         error: reason.map(|reason| reason.error().as_str()),
         reason: reason.map(Reason::as_str),
-        rules: verdict.trace.steps().iter().map(rule).collect(),
+        rules: verdict.rules.iter().map(rule).collect(),
         claims: verdict.outcome.as_ref().ok().map(|allowed| allowed.claims.as_txn_claims()),
     };
     serde_json::to_string(&answer).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What somebody who was refused could change, and where: said to whoever writes the policies, never to a client.
+//! How a refused trial could be changed to pass, and where: for authors of policies, never for a client.
 
 use writ_verifier::Members;
 use writ_verifier::json::Limits;
@@ -12,11 +12,11 @@ use writ_core::request::RequestError;
 use writ_core::request::Source;
 use writ_core::subject::{SubjectError, SubjectFault};
 
-/// A sentence or two about a refusal.
+/// The cure for a refusal, in a sentence or two.
 pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &World) -> String {
     let Some(policy) = world.client(&trial.client) else { return unknown_client(trial, world) };
-    let last = verdict.trace.steps().last();
-    let line = last.and_then(|step| step.line);
+    let last = verdict.rules.last();
+    let line = last.and_then(|rule| rule.line);
     let rule = line.and_then(|line| policy.purposes.iter().rfind(|rule| rule.line <= line));
     let file = world.file(&trial.client).display().to_string();
     let at = line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}"));
@@ -26,7 +26,7 @@ pub(super) fn hint(trial: &Trial, refusal: &Refusal, verdict: &Verdict, world: &
         Refusal::Subject(error) => hint.of_subject(error),
         Refusal::Policy(denial) => hint.of_denial(denial),
         Refusal::TokenTooLarge => format!("{}: let tctx and rctx carry less, or raise tokens.max_size", hint.at),
-        // No decision on a trial ends with one of these.
+        // No trial ends with one of these.
         Refusal::Client(_)
         | Refusal::RateLimited(_)
         | Refusal::Pdp(_)
@@ -59,7 +59,7 @@ struct Hint<'a> {
     trial: &'a Trial,
     world: &'a World,
     policy: &'a ClientPolicy,
-    /// The table that said no.
+    /// The table that refused.
     rule: Option<&'a PurposeRule>,
     file: String,
     /// The file, and the line where there is one.
@@ -99,7 +99,7 @@ impl Hint<'_> {
             Denial::PurposeNotAllowed => self.no_purpose(),
             Denial::SourceNotAllowed => self.no_source(),
             Denial::ActorNotAllowed => format!(
-                "{at}: add actors = \"ignore\", if it shall not matter that somebody acts for the subject; each requested purpose must say so"
+                "{at}: add actors = \"ignore\", if it does not matter that an actor acts for the subject; each requested purpose must say so"
             ),
             Denial::SubjectNotAllowed => {
                 let sub = self.sub();
@@ -107,12 +107,12 @@ impl Hint<'_> {
                 if has { format!("{at}: add a pattern to subjects that fits {sub}") } else { format!("{at}: add subjects = [\"{sub}\"], or a pattern") }
             }
             Denial::ScopeUnknown => {
-                "tell what the token covers (--subject-scope); where its issuer tells no scope, `scopes` in writ.toml can".to_owned()
+                "say what the token covers (--subject-scope); for an issuer that sends no scope, set `scopes` in writ.toml".to_owned()
             }
             Denial::ScopeExceedsSubjectToken if self.trial.source.is_outside() => {
                 let covered = self.trial.subject_scope.clone();
                 let covered = covered.or_else(|| self.claims().get("scope")).unwrap_or_default();
-                format!("{at}: add to granted_by what the token covers ({covered}), if that shall be enough")
+                format!("{at}: add to granted_by what the token covers ({covered}), if that is enough")
             }
             Denial::ScopeExceedsSubjectToken => "ask for what the presented token is for; it can only get less".to_owned(),
             Denial::DetailsRejected(rejection) => self.rejected(rejection),
@@ -170,12 +170,12 @@ impl Hint<'_> {
             }
             Source::ExpiredTxnToken => ", and a [purpose.redemption] table",
             Source::UnsignedJson | Source::SelfSigned => ", and subjects with whom it may name",
-            Source::ClientCredentials => ", if no token of anybody shall be needed",
+            Source::ClientCredentials => ", if no subject token is needed",
             Source::AccessToken | Source::Jwt | Source::IdToken | Source::TxnToken => "",
         };
         if source.is_self_asserted() && self.rule.is_some_and(|rule| rule.redemption.is_some()) {
             return format!(
-                "{at}: who can redeem a purpose must not get it without a token; let another client have it"
+                "{at}: a client that can redeem a purpose must not get it without a token; give it to another client"
             );
         }
         format!("{at}: add \"{name}\" to accept{more}")
@@ -197,7 +197,7 @@ impl Hint<'_> {
         }
     }
 
-    /// The condition, and what stood in it.
+    /// The condition, and the values of the members that it reads.
     fn condition(&self) -> String {
         let members = self.rule.and_then(|rule| rule.when.as_ref()).map(|when| when.members()).unwrap_or_default();
         let values: Vec<_> = members.iter().map(|path| format!("{path} is {}", self.value(path))).collect();
@@ -205,7 +205,7 @@ impl Hint<'_> {
         format!("{}: `when` must be true{values}", self.at)
     }
 
-    /// What a condition finds under a name, as it was written.
+    /// The value of a member as a condition sees it.
     fn value(&self, path: &str) -> String {
         let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
         let redeems = own && self.rule.is_some_and(|rule| rule.redemption.is_some());
@@ -228,20 +228,20 @@ impl Hint<'_> {
         found.filter(|raw| raw != "null").unwrap_or_else(|| "not there".to_owned())
     }
 
-    /// The claims of the subject token, as far as they were told.
+    /// The claims of the subject token, as far as the trial gives them.
     fn claims(&self) -> Members {
         let mut claims = self.trial.presented.clone().unwrap_or_default();
-        for (name, told) in [("sub", &self.trial.subject), ("scope", &self.trial.subject_scope)] {
-            if let Some(told) = told.as_ref().filter(|_| claims.raw(name).is_none()) {
-                let _ = claims.set(name, told);
+        for (name, given) in [("sub", &self.trial.subject), ("scope", &self.trial.subject_scope)] {
+            if let Some(given) = given.as_ref().filter(|_| claims.raw(name).is_none()) {
+                let _ = claims.set(name, given);
             }
         }
         claims
     }
 
     fn sub(&self) -> String {
-        let told = self.trial.subject.clone().or_else(|| self.claims().get("sub"));
-        told.unwrap_or_else(|| self.policy.subject.to_string())
+        let given = self.trial.subject.clone().or_else(|| self.claims().get("sub"));
+        given.unwrap_or_else(|| self.policy.subject.to_string())
     }
 
     fn several(&self) -> bool {

@@ -1,7 +1,7 @@
-//! A request as somebody imagines it → what would be decided on it, by the very functions that decide.
+//! An imagined request → what would be decided on it, by the rules that decide live requests.
 //!
-//! Nothing is proven here and nothing is signed: what a verification would have found is taken from the trial. What
-//! takes the network, the store or the keys cannot be known; it is told in [`Allowed::open`].
+//! Nothing is verified and nothing is signed: what a verification would have found is taken from the trial. Checks that
+//! need the network, the store or the keys are not made; [`Allowed::unchecked`] lists them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use writ_verifier::{Members, Scope, TxnClaims};
 
 use crate::config::Config;
 use crate::config::document;
-use writ_core::claims::{self, Foreseen};
+use writ_core::claims::{self, ClaimsPreview};
 use writ_core::client::{ClientError, ClientId};
-use writ_core::decision::{Circumstances, Grant, GrantKind, Step, Trace, admit, decide};
+use writ_core::decision::{AppliedRule, Circumstances, Denial, GrantKind, Trace, TrialGrant, admit, decide_trial};
 use writ_core::keys::{SigningAlgorithm, token};
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_core::refusal::Refusal;
@@ -24,32 +24,26 @@ use writ_core::request::{
     CLIENT_CREDENTIALS, Form, RequestError, TOKEN_EXCHANGE, TXN_TOKEN_TYPE, TYPE_PREFIX, TokenRequest,
 };
 use writ_core::request::{Source, Subject};
-use writ_core::subject::outside;
-use writ_core::subject::{AssertedSubject, OutsideToken, OwnToken, SubjectError, SupposedBy, VerifiedSubject};
+use writ_core::subject::{AnySubject as _, AnyTxnToken as _, SubjectError, TrialPresenter, TrialSubject, members};
 use writ_platform::clock::Timestamp;
 
-/// What is not told of a Txn-Token: how long it lives.
+/// The lifetime of a Txn-Token, if the trial does not give one.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What is not told of an outside token: how long it is still good.
+/// How long a token of a subject issuer is still valid, if the trial does not say.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A request. What is not told is what it mostly is.
+/// An imagined request; what it leaves out has the most common value.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
-    /// The client that asks.
     pub(super) client: String,
-    /// The kind of proof.
     pub(super) source: Source,
-    /// The purposes asked for.
     pub(super) scope: String,
-    /// The final subject.
+    /// `sub` of the token.
     pub(super) subject: Option<String>,
     /// What the subject token covers.
     pub(super) subject_scope: Option<String>,
-    /// `request_details`.
     pub(super) details: Option<String>,
-    /// `request_context`.
     pub(super) context: Option<String>,
     /// The claims of the subject token.
     pub(super) presented: Option<Members>,
@@ -57,7 +51,7 @@ pub(super) struct Trial {
     pub(super) age: Option<Age>,
 }
 
-/// How long ago something expired; before its expiry less than nothing.
+/// The time since an expiry; negative before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Age {
     by: Duration,
@@ -65,8 +59,7 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// That many seconds ago.
-    pub(super) fn of(seconds: u64) -> Self {
+    pub(super) fn from_secs(seconds: u64) -> Self {
         Self { by: Duration::from_secs(seconds), ahead: false }
     }
 
@@ -75,7 +68,7 @@ impl Age {
     }
 }
 
-/// `40d`, or `-30s` for what lives for another half minute.
+/// `40d`, or `-30s` for a token that expires in half a minute.
 impl FromStr for Age {
     type Err = &'static str;
 
@@ -85,13 +78,12 @@ impl FromStr for Age {
     }
 }
 
-/// The trial is no request of its kind: something is missing, or has no place in it.
+/// The trial is not a request: something is missing, or does not apply to its source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct TrialError {
-    /// The part that it is about.
+    /// The option or the key of a test file.
     pub(super) key: &'static str,
-    /// What is wrong with it.
     pub(super) message: String,
 }
 
@@ -101,28 +93,21 @@ impl TrialError {
     }
 }
 
-/// Whom a token is about, where nothing says it.
+/// The subject of a token, if the trial does not give one.
 const SOMEONE: &str = "someone";
 
-/// What a decision needs besides the request.
+/// What a decision needs besides the request: policies, settings, the time.
 #[derive(Debug)]
 pub(super) struct World {
-    /// The policies.
     pub(super) policies: PolicySet,
-    /// Their folder.
     pub(super) directory: PathBuf,
-    /// What is the same in every token.
     pub(super) settings: claims::Settings,
-    /// Tolerated on outside tokens.
     pub(super) clock_skew: Duration,
-    /// What signs.
     pub(super) algorithm: SigningAlgorithm,
-    /// The instant of the request.
     pub(super) now: Timestamp,
 }
 
 impl World {
-    /// These policies, under this configuration.
     pub(super) fn new(config: Config, policies: PolicySet, now: Timestamp) -> Self {
         Self {
             policies,
@@ -134,7 +119,7 @@ impl World {
         }
     }
 
-    /// The policy of a client, by any name.
+    /// `None` if `name` is not a client id, or the client has no policy.
     pub(super) fn client(&self, name: &str) -> Option<&ClientPolicy> {
         let id: ClientId = name.parse().ok()?;
         self.policies.of(&id).map(AsRef::as_ref)
@@ -149,22 +134,21 @@ impl World {
 /// What was decided, and by which rules.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// The rules in the order in which they were applied.
-    pub(super) trace: Trace,
-    /// What came of them.
+    /// In the order in which they were applied; the last one decided. Those of the decision and, around them, those that
+    /// are no part of it.
+    pub(super) rules: Vec<AppliedRule>,
     pub(super) outcome: Result<Allowed, Refusal>,
 }
 
 /// A token that would be issued.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    /// What it would say.
-    pub(super) claims: Foreseen,
-    /// What must hold besides, and cannot be known here.
-    pub(super) open: Vec<String>,
+    pub(super) claims: ClaimsPreview,
+    /// Conditions for the token that a trial does not check, a sentence each.
+    pub(super) unchecked: Vec<String>,
 }
 
-/// What stands for the subject, as it would be verified.
+/// The subject of a trial before it is checked.
 enum Proof {
     Client,
     Named(Subject),
@@ -179,35 +163,39 @@ impl Trial {
     /// # Errors
     /// [`TrialError`], whatever the policies say.
     pub(super) fn decide(&self, world: &World) -> Result<Verdict, TrialError> {
-        let mut trace = Trace::default();
         let client = world.client(&self.client);
         let file = world.file(&self.client).display().to_string();
         let detail = if client.is_some() { file } else { format!("there is no {file}") };
-        trace.push(Step { rule: "client", line: None, passed: client.is_some(), detail: detail.into() });
+        let mut rules = vec![AppliedRule { rule: "client", line: None, passed: client.is_some(), detail }];
         let Some(client) = client else {
-            return Ok(Verdict { trace, outcome: Err(ClientError::Unknown.into()) });
+            return Ok(Verdict { rules, outcome: Err(ClientError::Unknown.into()) });
         };
         let proof = self.proof(client, world)?;
+        let mut trace = Trace::default();
         let outcome = self.outcome(client, proof, world, &mut trace);
-        Ok(Verdict { trace, outcome })
+        rules.extend(trace.applied_rules());
+        let outcome = outcome.map_err(|Refused { refusal, rule }| {
+            rules.extend(rule);
+            refusal
+        });
+        Ok(Verdict { rules, outcome })
     }
 
-    fn outcome(
+    fn outcome<'w>(
         &self,
-        client: &ClientPolicy,
+        client: &'w ClientPolicy,
         proof: Proof,
         world: &World,
-        trace: &mut Trace,
-    ) -> Result<Allowed, Refusal> {
-        let request = self.request(&proof, world).map_err(|error| refused("request", error, trace))?;
+        trace: &mut Trace<'w>,
+    ) -> Result<Allowed, Refused> {
+        let request = self.request(&proof, world).map_err(|error| Refused::by("request", error))?;
         let asked = admit(client, &request, trace)?;
-        let may_redeem = asked.redeeming_rule().is_some();
-        let subject = proof.verified(client, may_redeem, world);
-        let subject = subject.map_err(|error| refused("subject_token", error, trace))?;
+        let subject = proof.check(client, asked.may_redeem(), world);
+        let subject = subject.map_err(|error| Refused::by("subject_token", error))?;
         let source = subject.source();
         let at = Circumstances { now: world.now, max_replacements: world.settings.max_replacements };
-        let grant = decide(&asked, subject, at, trace)?;
-        world.issue(grant, source, trace)
+        let grant = decide_trial(&asked, subject, at, trace)?;
+        world.issue(&grant, source)
     }
 
     /// The form that the client would send, read as the service reads it.
@@ -265,15 +253,15 @@ impl Trial {
         }
     }
 
-    fn refuse(&self, key: &'static str, told: bool) -> Result<(), TrialError> {
-        let message = || format!("has no place in a request by {}", self.source.name());
-        if told { Err(TrialError::new(key, message())) } else { Ok(()) }
+    fn refuse(&self, key: &'static str, given: bool) -> Result<(), TrialError> {
+        let message = || format!("does not apply to a request by {}", self.source.name());
+        if given { Err(TrialError::new(key, message())) } else { Ok(()) }
     }
 
-    /// The final subject, `supposed` if nothing says it, and the claims of a token about it.
-    fn claims(&self, supposed: &str, world: &World) -> Result<(Subject, Members), TrialError> {
+    /// `sub` of the token, `default` if nothing gives one, and the claims of a token about it.
+    fn claims(&self, default: &str, world: &World) -> Result<(Subject, Members), TrialError> {
         let mut claims = self.presented.clone().unwrap_or_default();
-        let sub = self.subject.clone().or_else(|| claims.get("sub")).unwrap_or_else(|| supposed.to_owned());
+        let sub = self.subject.clone().or_else(|| claims.get("sub")).unwrap_or_else(|| default.to_owned());
         let sub = subject(&sub)?;
         if claims.raw("sub").is_none() {
             set(&mut claims, "sub", &sub);
@@ -284,7 +272,7 @@ impl Trial {
         Ok((sub, claims))
     }
 
-    /// What an outside token covers, by its own word or its issuer's settings. An ID token has no word of its own.
+    /// What the token of a subject issuer covers, by its own scope or its issuer's settings. An ID token has no scope.
     fn covered(&self, claims: &mut Members) -> Result<Option<Scope>, TrialError> {
         let scope = |text: &str| text.parse::<Scope>().map_err(|error| TrialError::new("subject_scope", error));
         let own_word = self.source != Source::IdToken;
@@ -295,23 +283,23 @@ impl Trial {
                 }
                 scope(text).map(Some)
             }
-            None if own_word => outside::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
+            None if own_word => members::scope(claims, "scope").map_err(|error| TrialError::new("presented", error)),
             None => Ok(None),
         }
     }
 
-    /// The claims of a Txn-Token: whatever can be made up is.
+    /// The claims of a Txn-Token, with a value for each that the trial leaves out.
     fn own_claims(&self, world: &World) -> Result<TxnClaims, TrialError> {
         let mut claims = self.presented.clone().unwrap_or_default();
         self.subject.iter().for_each(|sub| set(&mut claims, "sub", sub));
         self.subject_scope.iter().for_each(|scope| set(&mut claims, "scope", scope));
-        for (name, supposed) in [("sub", SOMEONE), ("scope", &self.scope), ("req_wl", SOMEONE)] {
+        for (name, default) in [("sub", SOMEONE), ("scope", &self.scope), ("req_wl", SOMEONE)] {
             if claims.raw(name).is_none() {
-                set(&mut claims, name, &supposed);
+                set(&mut claims, name, &default);
             }
         }
-        let told = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
-        let (iat, exp) = (told(&claims, "iat"), told(&claims, "exp"));
+        let time = |claims: &Members, name| claims.get(name).map(Timestamp::from_epoch);
+        let (iat, exp) = (time(&claims, "iat"), time(&claims, "exp"));
         let lifetime = iat.zip(exp).map_or(MINUTE, |(iat, exp)| exp.since(iat));
         let expiry = match (self.age, exp) {
             (Some(age), _) => age.expiry(world.now),
@@ -335,7 +323,7 @@ impl Trial {
 }
 
 impl Proof {
-    /// What would be sent as subject token. Of one that nobody made, a text that nothing else in the request can hold.
+    /// The text of the subject token; for one that does not exist, a text that cannot occur elsewhere in the request.
     fn text(&self) -> String {
         match self {
             Self::Asserted(Source::UnsignedJson, _, claims) => serde_json::to_string(claims).unwrap_or_default(),
@@ -343,75 +331,82 @@ impl Proof {
         }
     }
 
-    fn verified(self, client: &ClientPolicy, may_redeem: bool, world: &World) -> Result<VerifiedSubject, SubjectError> {
+    fn check(self, client: &ClientPolicy, may_redeem: bool, world: &World) -> Result<TrialSubject, SubjectError> {
         let World { policies, clock_skew, now, settings, .. } = world;
         let (clock_skew, now) = (*clock_skew, *now);
-        Ok(match self {
-            Self::Client => VerifiedSubject::Client,
-            Self::Named(sub) => VerifiedSubject::Named(sub),
-            Self::Asserted(source, sub, claims) => {
-                VerifiedSubject::Asserted(AssertedSubject::unproven(source, sub, claims, clock_skew, now)?)
-            }
+        match self {
+            Self::Client => Ok(TrialSubject::client()),
+            Self::Named(sub) => Ok(TrialSubject::named(sub)),
+            Self::Asserted(source, sub, claims) => TrialSubject::asserted(source, sub, claims, clock_skew, now),
             Self::Outside(source, sub, scope, claims) => {
-                let by = SupposedBy { client, policies, clock_skew, now };
-                VerifiedSubject::Outside(OutsideToken::supposed(source, sub, scope, claims, by)?)
+                let by = TrialPresenter { client, policies, clock_skew, now };
+                TrialSubject::outside(source, sub, scope, claims, by)
             }
-            Self::Own(claims) => {
-                let own = OwnToken::supposed(*claims, &settings.trust_domain, may_redeem, now)?;
-                VerifiedSubject::Own(Box::new(own))
-            }
-        })
+            Self::Own(claims) => TrialSubject::txn_token(*claims, &settings.trust_domain, may_redeem, now),
+        }
     }
 }
 
 impl World {
     /// What would come of a grant.
-    fn issue(&self, grant: Grant, source: Source, trace: &mut Trace) -> Result<Allowed, Refusal> {
-        let open = self.open(&grant, source);
-        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
-        let claims = Foreseen::new(grant, 1, self.now, &self.settings);
+    fn issue(&self, grant: &TrialGrant, source: Source) -> Result<Allowed, Refused> {
+        let claims = ClaimsPreview::of_trial(grant, self.now, &self.settings);
         let length = token::length(claims.as_txn_claims(), self.algorithm);
+        let redeems = matches!(grant.kind(), GrantKind::Redeem { .. });
         if !redeems && length > self.settings.max_size {
             let detail = format!("the token would have {length} bytes, at most {}", self.settings.max_size);
-            let step = Step { rule: "tokens.max_size", line: None, passed: false, detail: detail.into() };
-            trace.push(step);
-            return Err(Refusal::TokenTooLarge);
+            let rule = AppliedRule { rule: "tokens.max_size", line: None, passed: false, detail };
+            return Err(Refused { refusal: Refusal::TokenTooLarge, rule: Some(rule) });
         }
-        Ok(Allowed { claims, open })
+        Ok(Allowed { claims, unchecked: self.unchecked(grant, source) })
     }
 
     /// What a decision cannot know.
-    fn open(&self, grant: &Grant, source: Source) -> Vec<String> {
-        let mut open = Vec::new();
+    fn unchecked(&self, grant: &TrialGrant, source: Source) -> Vec<String> {
+        let mut unchecked = Vec::new();
         for purpose in grant.asks_pdp() {
-            open.push(format!("the decision point would be asked about {purpose}, and may say no"));
+            unchecked.push(format!("the decision point would be asked about {purpose}, and may say no"));
         }
         if let GrantKind::Redeem { max_uses, require_record, .. } = grant.kind() {
             if *require_record {
-                open.push("the presented token must be on record".to_owned());
+                unchecked.push("the presented token must be on record".to_owned());
             }
             let uses = if *max_uses == 1 { "use" } else { "uses" };
-            open.push(format!("at most {max_uses} {uses} of this transaction and purpose, over all clients"));
+            unchecked.push(format!("at most {max_uses} {uses} of this transaction and purpose, over all clients"));
         }
         if source == Source::SelfSigned {
-            open.push("its jti must not have been used before".to_owned());
+            unchecked.push("its jti must not have been used before".to_owned());
         }
-        open.push("whether a `writ block` entry stops this request".to_owned());
-        if grant.original().is_none_or(|original| original.alive)
+        unchecked.push("whether a `writ block` entry stops this request".to_owned());
+        if grant.original().is_none_or(|original| original.is_alive())
             && let Some(max_age) = self.policies.redeemable_for(grant.scope(), grant.client().as_str())
         {
             let until = grant.expiry(self.now) + max_age;
-            open.push(format!("the token would go on record, to be redeemed until {until} at the latest"));
+            unchecked.push(format!("the token would go on record, to be redeemed until {until} at the latest"));
         }
-        open
+        unchecked
     }
 }
 
-/// Takes down why a request was refused outside of the policy.
-fn refused(rule: &'static str, cause: impl Into<Refusal>, trace: &mut Trace) -> Refusal {
-    let refusal = cause.into();
-    trace.push(Step { rule, line: None, passed: false, detail: refusal.description().into() });
-    refusal
+/// A refused trial, with the rule that refused it where that is no part of the decision.
+struct Refused {
+    refusal: Refusal,
+    rule: Option<AppliedRule>,
+}
+
+impl Refused {
+    fn by(rule: &'static str, cause: impl Into<Refusal>) -> Self {
+        let refusal = cause.into();
+        let detail = refusal.description();
+        Self { rule: Some(AppliedRule { rule, line: None, passed: false, detail }), refusal }
+    }
+}
+
+/// The trace of the decision ends with the rule.
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self { refusal: denial.into(), rule: None }
+    }
 }
 
 fn subject(name: &str) -> Result<Subject, TrialError> {
@@ -429,8 +424,7 @@ pub(super) mod tests {
     use writ_verifier::json::Limits;
 
     use super::*;
-    use crate::config::policy::file::Settings;
-    use crate::config::policy::folder;
+    use crate::config::policy::{Settings, folder};
 
     const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
 
@@ -529,7 +523,7 @@ pub(super) mod tests {
         assert_eq!(own(old, None, r#"{"req_wl":"b","txn":"t"}"#).txn, "t");
     }
 
-    /// What the policy says of tokens holds for those that nobody verified, too.
+    /// What the policy says of tokens holds for those of a trial, too.
     #[test]
     fn an_outside_token_must_be_one_that_the_client_may_bring() {
         let world = world(&[("a", OUTSIDE), ("b", "subject = \"svc:b\"\n")]);
@@ -580,7 +574,7 @@ pub(super) mod tests {
         assert_eq!(reason(&sent(100), &world), "allow");
         assert_eq!(reason(&sent(1000), &world), "token_too_large");
         let verdict = sent(1000).decide(&world).unwrap();
-        assert_eq!(verdict.trace.steps().last().unwrap().rule, "tokens.max_size");
+        assert_eq!(verdict.rules.last().unwrap().rule, "tokens.max_size");
     }
 
     /// The last rule is the one that decided, wherever it lies.
@@ -591,7 +585,7 @@ pub(super) mod tests {
             let mut trial = Trial { subject_scope: Some("g".to_owned()), ..trial(Source::AccessToken) };
             change(&mut trial);
             let verdict = trial.decide(&world).unwrap();
-            let last = verdict.trace.steps().last().unwrap().clone();
+            let last = verdict.rules.last().unwrap().clone();
             assert_eq!(last.passed, verdict.outcome.is_ok(), "{last:?}");
             (last.rule, last.line)
         };
@@ -600,7 +594,7 @@ pub(super) mod tests {
         assert_eq!(with(|trial| trial.scope = "s  t".to_owned()), ("request", None));
         assert_eq!(with(|trial| trial.scope = "t".to_owned()), ("scope", None));
         assert_eq!(with(|trial| trial.source = Source::Jwt), ("accept", Some(6)));
-        assert_eq!(with(|trial| trial.age = Some(Age::of(60))), ("subject_token", None));
+        assert_eq!(with(|trial| trial.age = Some(Age::from_secs(60))), ("subject_token", None));
         assert_eq!(with(|trial| trial.subject_scope = Some("x".to_owned())), ("granted_by", Some(7)));
     }
 }

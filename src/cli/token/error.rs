@@ -1,15 +1,19 @@
 //! Why a service gives no answer.
 
+use writ_outbound::https::TlsError;
+
 use crate::cli::printable;
-use writ_outbound::https::CredentialsError;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
     #[error("--url takes the issuer alone, like https://localhost:8443 (without /token)")]
     Url,
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    /// A file without a certificate or key, or a key that does not belong to the certificate.
+    #[error("{0}")]
+    Credentials(&'static str),
+    #[error("the certificates and the key cannot be used: {0}")]
+    Tls(TlsError),
     /// No response: network, TLS, or the service ended the connection.
     #[error("no answer from the service: {0}")]
     Unreachable(String),

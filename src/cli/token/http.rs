@@ -10,7 +10,7 @@ use url::Url;
 
 use super::error::ServiceError;
 use writ_outbound::explain;
-use writ_outbound::https::{self, ClientConfig};
+use writ_outbound::https::{self, Tls, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A response of a TTS is far smaller.
@@ -76,7 +76,7 @@ impl Http {
         identity: Option<(&[u8], &[u8])>,
         resolve: &[Resolve],
     ) -> Result<Self, ServiceError> {
-        let tls = https::tls_config_from_pem(ca, identity)?;
+        let tls = tls(ca, identity)?;
         let at_port =
             |port| client(&tls, resolve.iter().filter(|entry| entry.port == port)).map(|client| (port, client));
         Ok(Self {
@@ -91,7 +91,7 @@ impl Http {
     }
 }
 
-fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
+fn client<'a>(tls: &Tls, resolve: impl Iterator<Item = &'a Resolve>) -> Result<Client, ServiceError> {
     let mut builder = https::client_builder(tls.clone()).timeout(TIMEOUT);
     for entry in resolve {
         // Port 0: the port of the URL is used.
@@ -101,8 +101,36 @@ fn client<'a>(tls: &ClientConfig, resolve: impl Iterator<Item = &'a Resolve>) ->
     builder.build().map_err(|error| unreachable(&error))
 }
 
+fn tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Tls, ServiceError> {
+    let tls = Tls::from_pem(ca, identity);
+    tls.map_err(|error| match (error, identity) {
+        (TlsError::NoCa, _) => ServiceError::Credentials("the file of the CA contains no certificate in PEM"),
+        (TlsError::UnusableCa, _) => ServiceError::Credentials(
+            "the file of the CA contains a certificate that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        (TlsError::NoCertificate, _) => {
+            ServiceError::Credentials("the file of the certificate contains no certificate in PEM")
+        }
+        (_, Some((_, key))) if is_encrypted(key) => ServiceError::Credentials(
+            "the file of the key contains an encrypted key; decrypt it: openssl pkey -in KEY -out KEY.plain",
+        ),
+        (TlsError::NoKey, _) => ServiceError::Credentials("the file of the key contains no private key in PEM"),
+        (TlsError::Mismatch, _) => ServiceError::Credentials("the key in the file does not belong to the certificate"),
+        (TlsError::UnusableCertificate, _) => ServiceError::Credentials(
+            "the file of the certificate contains one that TLS cannot use: not X.509 version 3, or damaged",
+        ),
+        (other @ TlsError::Library(_), _) => ServiceError::Tls(other),
+    })
+}
+
+/// PKCS #8 names the encryption in the label of its block, older formats in a header.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
+}
+
 /// Reads a whole response body of limited size.
-pub(super) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
+pub(in crate::cli) async fn body(mut response: Response) -> Result<Vec<u8>, ServiceError> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {

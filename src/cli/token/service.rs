@@ -233,8 +233,12 @@ mod tests {
         let key = PrivateKeyDer::from_pem_slice(&file("server.key")).unwrap();
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_client_cert_verifier(verifier);
-        let config =
-            config.with_single_cert(vec![CertificateDer::from_pem_slice(&file("server.pem")).unwrap()], key).unwrap();
+        let config = config
+            .with_single_cert(
+                CertificateDer::pem_slice_iter(&file("server.pem")).collect::<Result<_, _>>().unwrap(),
+                key,
+            )
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = format!("https://localhost:{port}");

@@ -1,4 +1,4 @@
-//! The folder of policies: read as a whole, checked as a whole, looked at again for changes.
+//! The folder of policies: read as a whole, checked as a whole, and checked again for changes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,20 +10,21 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::file::{self, Named, Reading, Settings};
+use super::file::{self, Reading};
 use super::reach;
-use crate::config::{Problem, Severity};
+use super::settings::{ReadNamed, Settings};
+use crate::config::problem::{Problem, Severity};
 use writ_core::client::Thumbprint;
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_platform::digest::sha256_of_parts;
 
-/// A set of policies and remarks about it, or everything that is wrong, warnings too.
+/// A set of policies and the warnings about it, or everything that is wrong, warnings too.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 
 /// Reads and checks every policy.
 ///
-/// A folder without one is remarked on as an error, since every client would be refused. It makes an empty set all the
-/// same: a service starts with it, and policies that are added later take effect.
+/// A folder without policies is reported as an error, since every client would be refused; it still makes an empty set,
+/// with which a service starts, and policies that are added later take effect.
 pub fn load(settings: &Settings) -> Checked {
     let folder = Folder::read(&settings.directory);
     let overlooked = overlooked(&settings.directory);
@@ -67,7 +68,7 @@ fn why_overlooked(path: &Path) -> Option<&'static str> {
     }
     if is_policy(&name) {
         let message = if path.exists() {
-            "is no plain file: a policy must be one"
+            "is not a regular file, as a policy must be"
         } else {
             "is a link to a file that is not there"
         };
@@ -78,7 +79,7 @@ fn why_overlooked(path: &Path) -> Option<&'static str> {
     if ends(&[".yaml", ".yml"]) {
         Some("is not read: policies are TOML files called CLIENT_ID.toml")
     } else if ends(&[".toml", ".toml.txt", ".tml", ".tom"]) {
-        Some("is not read: the name of a policy ends in .toml, in lower case and with nothing behind it")
+        Some("is not read: the name of a policy ends in .toml, in lower case and with nothing after it")
     } else {
         None
     }
@@ -89,25 +90,25 @@ fn is_policy(name: &str) -> bool {
     !name.starts_with('.') && name.as_bytes().ends_with(b".toml")
 }
 
-/// Looks for changes of the folder, every second or two.
+/// Detects changes of the folder.
 #[derive(Debug)]
 pub struct Watch {
     settings: Settings,
-    /// What was checked last, sound or not.
+    /// The digest of what was checked last, sound or not.
     seen: String,
-    /// What the last look found.
+    /// The digest that the last poll found.
     found: String,
 }
 
 impl Watch {
-    /// Watches for anything but what is in force.
+    /// Changes are those from the set `in_force`.
     pub fn new(settings: Settings, in_force: &PolicySet) -> Self {
         let seen = in_force.digest().to_owned();
         Self { settings, found: seen.clone(), seen }
     }
 
-    /// What the folder holds now, if it is something new. Told once, whether it is sound or not, and only when two
-    /// looks in a row have found the same, so that a file is not taken while it is being written.
+    /// The content of the folder, if it is new. It is returned once, sound or not, and only after two polls in a row have
+    /// found the same, so that a file is not read while it is being written.
     pub fn look(&mut self) -> Option<Checked> {
         let folder = Folder::read(&self.settings.directory);
         let digest = folder.digest();
@@ -120,7 +121,7 @@ impl Watch {
         Some(folder.check(&self.settings))
     }
 
-    /// What the folder holds now, new or not.
+    /// The content of the folder, new or not.
     pub fn load(&mut self) -> Checked {
         let folder = Folder::read(&self.settings.directory);
         self.seen = folder.digest();
@@ -133,15 +134,15 @@ impl Watch {
 struct Folder {
     /// Policies, by name.
     files: BTreeMap<PathBuf, Content>,
-    /// What policies name, wherever it is: keys and schemas.
+    /// The files that policies name, wherever they are: keys and schemas.
     named: BTreeMap<PathBuf, Content>,
 }
 
 /// The bytes of a file, or why it cannot be read.
 type Content = Result<Vec<u8>, String>;
 
-/// Far more than a policy needs; a device or a log by that name must not fill the memory.
-const LONGEST: u64 = 1024 * 1024;
+/// In bytes, far more than a policy needs; a device or a log under that name must not fill the memory.
+const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
 impl Folder {
     fn read(directory: &Path) -> Self {
@@ -178,7 +179,7 @@ impl Folder {
             self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
         let sound: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
         let mut problems = same_identities(&sound);
-        // Of a set with mistakes nobody can say what it would allow.
+        // What a set with errors would allow is unknown.
         if sound.len() == readings.len() && !sound.iter().any(|reading| reading.has_errors()) {
             problems.extend(reach::problems(&sound, settings));
         }
@@ -200,7 +201,7 @@ impl Folder {
     }
 }
 
-fn reading(path: &Path, content: &Content, settings: &Settings, named: Named<'_>) -> Result<Reading, Problem> {
+fn reading(path: &Path, content: &Content, settings: &Settings, named: ReadNamed<'_>) -> Result<Reading, Problem> {
     let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
     Ok(file::parse(path, text, settings, named))
@@ -225,7 +226,7 @@ fn policy_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Content>> {
 
 /// The bytes of one file; `None` for a folder.
 fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
-    // Mounted volumes link each file to another one inside the same folder; that is not the way out.
+    // Mounted volumes link each file to another one inside the same folder, which is allowed.
     let real = path.canonicalize().map_err(|cause| cause.to_string())?;
     if !real.starts_with(home) {
         return Err("is a link to a file outside of the folder".to_owned());
@@ -239,15 +240,15 @@ fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
 /// The bytes of a file, of a sensible size.
 fn plain_file(path: &Path) -> Content {
     let metadata = path.metadata().map_err(|cause| cause.to_string())?;
-    if !metadata.is_file() || metadata.len() > LONGEST {
+    if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE {
         return Err("is not a plain file of at most 1 MiB".to_owned());
     }
     let mut bytes = Vec::new();
-    let length = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    let length = File::open(path).and_then(|file| file.take(MAX_FILE_SIZE).read_to_end(&mut bytes));
     length.map(|_| bytes).map_err(|cause| cause.to_string())
 }
 
-/// A certificate that fits two policies would fit neither.
+/// A certificate that matches two policies would be refused.
 fn same_identities(readings: &[&Reading]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let known: Vec<_> = readings.iter().filter_map(|reading| Some((reading, reading.policy.as_ref()?))).collect();
@@ -333,7 +334,7 @@ mod tests {
         symlink("nowhere", path.join("gw.toml")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path.join("hw.toml")).unwrap();
         let refusal = refusal(path);
-        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is no plain file")] {
+        for (name, expected) in [("gw", "is a link to a file that is not there"), ("hw", "is not a regular file")] {
             assert!(refusal.contains(&format!("{name}.toml: warning: {expected}")), "{refusal}");
         }
         assert!(!refusal.contains("gw.toml: warning: is not read"), "{refusal}");

@@ -1,21 +1,23 @@
-//! What policies leave out of reach, or put within reach of more than may be meant: warnings about a set that is sound.
+//! Warnings about a sound set of policies: purposes that no client can get, and those that more clients can get than may
+//! be meant.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use writ_verifier::Purpose;
 
-use super::file::{Reading, Settings};
-use crate::config::{Problem, Severity};
+use super::file::Reading;
+use super::settings::Settings;
+use crate::config::problem::{Problem, Severity};
 use writ_core::client::ClientId;
 use writ_core::policy::{ClientPolicy, PurposeRule};
 use writ_core::request::Source;
 use writ_platform::clock::HumanDuration;
 
-/// What can be redeemed long after should be worth little while it lives.
-const LONGEST_FIRST: Duration = Duration::from_secs(60);
+/// The longest lifetime that raises no warning for a token that can be redeemed later.
+const ADVISED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Everything that should be known about policies none of which has a mistake.
+/// The warnings about policies without errors.
 pub(super) fn problems(readings: &[&Reading], settings: &Settings) -> Vec<Problem> {
     let set = Set { readings, settings };
     let mut problems = Vec::new();
@@ -43,7 +45,7 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// A warning at a key of the table; at its scope, where that key is not written.
+    /// A warning at a key of the table; at `scope` if that key is not written.
     fn warning(&self, key: &str, message: impl Display) -> Problem {
         let key = if self.rule.lines.contains_key(key) { key } else { "scope" };
         let key = format!("purpose[{}].{key}", self.index);
@@ -84,7 +86,7 @@ impl<'a> Set<'a> {
             .any(|rule| self.begins(rule) || (rule.accept.contains(&Source::TxnToken) && self.is_begun(purpose)))
     }
 
-    /// A table that only takes Txn-Tokens which nobody can have.
+    /// A table that accepts only Txn-Tokens which no client can get.
     fn out_of_reach(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
         if table.rule.accept == [Source::TxnToken] && !self.is_begun(purpose) {
@@ -93,7 +95,7 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// Redeeming tokens of a client that has no policy, or none for this, may be a slip of the pen.
+    /// A client in `issued_to` that cannot get such tokens is probably a mistake.
     fn redeemable_nowhere(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
         for client in table.rule.redemption.iter().flat_map(|redemption| &redemption.issued_to) {
@@ -108,8 +110,8 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// A purpose that can be redeemed is best kept for the work that is done later: whoever else can get it can do that
-    /// work at once (R-DELAY-06).
+    /// A purpose that can be redeemed is best kept for the delayed work: another client that can get it can do that work at
+    /// once (R-DELAY-06).
     fn begun_by_others(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let Some(redemption) = &table.rule.redemption else { return };
         let purpose = &table.rule.purpose;
@@ -127,7 +129,7 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// One purpose, two clients that redeem it: whoever is faster takes the other's uses.
+    /// Two clients that redeem one purpose compete for its uses.
     fn redeemed_twice(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         if table.rule.redemption.is_none() {
             return;
@@ -142,14 +144,14 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// R-DELAY-17: while it lives, a token serves whoever holds it.
+    /// R-DELAY-17: while it lives, a token is a bearer token.
     fn redeemed_and_long_lived(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
         let redeemed = |other: &Table<'_>| {
             let redemption = other.rule.redemption.as_ref().filter(|_| other.rule.purpose == *purpose);
             redemption.is_some_and(|redemption| redemption.issued_to.contains(client))
         };
-        if table.rule.lifetime > LONGEST_FIRST
+        if table.rule.lifetime > ADVISED_LIFETIME
             && self.begins(table.rule)
             && let Some(other) = self.tables().find(redeemed)
         {
@@ -171,7 +173,7 @@ mod tests {
     fn warnings(clients: &[(&str, &str)]) -> Vec<String> {
         let settings = Settings {
             directory: "/p".into(),
-            default_lifetime: LONGEST_FIRST,
+            default_lifetime: ADVISED_LIFETIME,
             max_lifetime: Duration::from_secs(300),
             retention: Duration::from_secs(400 * 86_400),
             outside_sources: vec![Source::AccessToken],

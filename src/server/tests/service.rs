@@ -115,7 +115,7 @@ impl Service {
         self.world.waiting.0.acquire().await.unwrap().forget();
     }
 
-    /// Tells the service to stop: its end, and what releases the request that waits.
+    /// Stops the service; returns its end, and what releases the request that waits.
     pub(super) fn stop(self) -> (Stopped, Arc<Notify>) {
         self.stop.send(()).unwrap();
         (self.running, Arc::clone(&self.world.release))

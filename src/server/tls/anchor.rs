@@ -1,4 +1,4 @@
-//! The CAs of `tls.client_ca`.
+//! The trust anchors: the CAs of `tls.client_ca`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::ClientCa;
 use super::refusal::{self, is_ca, key_id, may};
 use writ_platform::clock::Timestamp;
 
-/// A CA, by its name and key: what signs certificates and CRLs.
+/// The identity of a CA: the name and key that sign certificates and CRLs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CaKey {
     /// DER.
@@ -33,30 +33,30 @@ pub(super) struct Anchor {
     pub(super) ca: CaKey,
     pub(super) key_id: Option<Vec<u8>>,
     pub(super) signs_crls: bool,
-    /// For people.
+    /// Its subject, for messages.
     pub(super) name: String,
     pub(super) file: PathBuf,
-    /// Whose SPIFFE IDs it may vouch for; `None`: any name.
+    /// The trust domains to whose SPIFFE IDs it is limited; `None`: any name.
     pub(super) trust_domains: Option<Vec<String>>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
 
-/// Why a certificate cannot be an anchor.
+/// Why a certificate cannot be a trust anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoCa {
-    /// No X.509.
+    /// Not an X.509 certificate.
     #[error("cannot be read")]
     Unreadable,
-    /// Nothing in it says what it is for.
+    /// X.509 version 1 cannot say whether it is a CA.
     #[error(
         "is an X.509 certificate of version 1, which cannot say that it is a CA; issue it as version 3 with CA:TRUE"
     )]
     Version1,
-    /// A leaf.
-    #[error("is not a CA (basicConstraints lacks CA:TRUE); whoever has its key could issue clients")]
+    /// `basicConstraints` lacks `CA:TRUE`.
+    #[error("is not a CA (basicConstraints lacks CA:TRUE); as an anchor its key could issue client certificates")]
     NotCa,
-    /// A CA for something else.
+    /// `keyUsage` lacks `keyCertSign`.
     #[error("is a CA that may not sign certificates (keyUsage lacks keyCertSign)")]
     NoCertSign,
 }
@@ -93,7 +93,7 @@ impl Anchor {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// The second after which it vouches for nothing; the one before which it does not, if that is still to come.
+    /// The end of its validity, or its beginning if that is still to come.
     pub(super) fn edge(&self, now: Timestamp) -> Timestamp {
         if now < self.not_before { self.not_before } else { self.not_after }
     }

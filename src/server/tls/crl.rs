@@ -1,8 +1,9 @@
-//! Certificate revocation lists: what one says, which are in force for a CA, and whether a certificate is revoked.
+//! Certificate revocation lists: which are in force for a CA, and whether a certificate is revoked.
 //!
-//! A list belongs to whoever's key verifies its signature; the name alone says nothing, since a CA that was given a
-//! new key keeps its name. Of the lists of one key and one partition (RFC 5280 §5.2.5) the newest is in force,
-//! wherever it stands, and once one has been in force no older one is ever taken by this process (A-010).
+//! In: the lists of `tls.client_crls`. Out: for each CA the newest, and the verdict on a certificate. A list belongs to the
+//! CA whose key verifies its signature; the name is not enough, since a CA keeps its name when it gets a new key. Of the
+//! lists of one key and one partition (RFC 5280 §5.2.5) the newest is in force, whichever file it is in, and once one has
+//! been in force this process accepts no older one (A-010).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,7 +26,7 @@ use writ_platform::digest::sha256;
 /// How far the clock of a CA may be ahead of ours.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
 
-/// CAs whose lists are looked up once only.
+/// CAs whose lists are looked up only once.
 const MAX_KNOWN: usize = 1024;
 
 /// Lists of one issuer and partition that are kept while the key of their CA is unknown.
@@ -34,12 +35,11 @@ const MAX_UNCLAIMED: usize = 8;
 /// Issuers and partitions of which lists are kept while the keys of their CAs are unknown.
 const MAX_UNCLAIMED_PARTS: usize = 1024;
 
-/// What becomes of lists once there were too many.
+/// The consequence once there were too many lists.
 const IN_DOUBT: &str = "so many lists of CAs that no client presented were loaded that Writ cannot tell whether it is the \
-                        newest, and ignores it; restart Writ with the newest lists alone";
+                        newest, and ignores it; restart Writ with only the newest lists";
 
-/// Number and date. A list without number is older than one that has one: whoever numbers their lists does not stop
-/// doing so.
+/// Number and date. A list without a number is older than one with a number: a CA that numbers its lists does not stop.
 type Age = (Option<(usize, Vec<u8>)>, Timestamp);
 
 /// One list, as read.
@@ -47,7 +47,7 @@ pub(super) struct List {
     pub(super) file: PathBuf,
     /// DER.
     issuer: Vec<u8>,
-    /// For people.
+    /// For messages.
     pub(super) issuer_name: String,
     /// What is signed, with which algorithm, and the signature.
     message: Vec<u8>,
@@ -57,16 +57,16 @@ pub(super) struct List {
     /// Big-endian without leading zeros (RFC 5280 §5.2.3: up to 20 octets).
     number: Option<Vec<u8>>,
     this_update: Timestamp,
-    /// From then on it says nothing any more.
+    /// From then on it is stale.
     pub(super) next_update: Timestamp,
-    /// The issuing distribution point as it is encoded; `None`: the list is about every certificate of the CA.
+    /// The encoded issuing distribution point; `None`: the list covers every certificate of the CA.
     part: Option<Vec<u8>>,
     scope: Scope,
     /// Serial numbers without leading zeros.
     revoked: HashSet<Vec<u8>>,
 }
 
-/// Which certificates a list is about.
+/// The certificates that a list covers.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Scope {
     /// Of the issuing distribution point.
@@ -75,31 +75,31 @@ struct Scope {
     cas_only: bool,
 }
 
-/// Why a list cannot be used, whoever made it.
+/// Why a list cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadCrl {
-    /// No CRL.
+    /// Not a CRL.
     #[error("cannot be read")]
     Unreadable,
-    /// It says only what changed.
-    #[error("is a delta CRL; Writ needs whole ones")]
+    /// It contains only changes.
+    #[error("is a delta CRL; Writ needs complete CRLs")]
     Delta,
-    /// It is about certificates of other CAs.
-    #[error("is an indirect CRL, about certificates of several CAs; Writ needs one of each CA")]
+    /// It covers certificates of other CAs.
+    #[error("is an indirect CRL, for certificates of several CAs; Writ needs one CRL for each CA")]
     Indirect,
-    /// It is about some reasons only.
-    #[error("lists only some reasons of revocation; Writ needs lists of all")]
+    /// It covers only some reasons.
+    #[error("covers only some revocation reasons; Writ needs CRLs for all of them")]
     Reasons,
-    /// Its scope is not told by full names.
+    /// Its scope has no full name.
     #[error("has an issuing distribution point without a full name")]
     Point,
     /// No extensions.
     #[error("is a CRL of version 1; issue it as version 2, with a CRL number (openssl: crl_extensions)")]
     Version1,
-    /// It never ends.
-    #[error("has no nextUpdate, so that nobody can tell when it is stale")]
+    /// It never expires.
+    #[error("has no nextUpdate, so that it could never be found stale")]
     Endless,
-    /// An extension that changes what it means.
+    /// An unknown extension that changes its meaning.
     #[error("has a critical extension that Writ does not process")]
     Critical,
 }
@@ -141,7 +141,7 @@ impl List {
         })
     }
 
-    /// Until then it is dated ahead: the clock of its CA was wrong, or ours is.
+    /// Before then it is dated in the future: the clock of its CA was wrong, or the service's is.
     pub(super) fn counts_from(&self) -> Timestamp {
         self.this_update - CLOCK_SKEW
     }
@@ -155,8 +155,8 @@ impl List {
         self.has_issuer(&ca.name) && signed.is_by(&ca.key)
     }
 
-    /// Whether `other`, of the same key, is about the same certificates and tells later news: neither its number nor
-    /// its date is the lower one. Where the two disagree, neither is older, and both are in force.
+    /// Whether `other`, of the same key and partition, is newer: neither its number nor its date is lower. Where the two
+    /// disagree, neither list is older, and both are in force.
     fn is_older_than(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.age(), other.age());
         self.part == other.part && ours != theirs && ours.0 <= theirs.0 && ours.1 <= theirs.1
@@ -170,8 +170,8 @@ impl List {
         (self.issuer.clone(), self.part.clone())
     }
 
-    /// Whether it is about this certificate of its CA (RFC 5280 §6.3.3 (b)).
-    fn is_about(&self, certificate: &X509Certificate<'_>, is_client: bool) -> bool {
+    /// Whether it covers this certificate of its CA (RFC 5280 §6.3.3 (b)).
+    fn covers(&self, certificate: &X509Certificate<'_>, is_client: bool) -> bool {
         if self.part.is_none() {
             return true;
         }
@@ -187,7 +187,7 @@ impl List {
     }
 }
 
-/// What an operator looks for: the number, the times, how many it revokes, and where it is.
+/// For operators: file, number, times, and how many certificates it revokes.
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (", self.file.display())?;
@@ -217,7 +217,7 @@ fn significant(serial: &[u8]) -> Vec<u8> {
 }
 
 impl Scope {
-    /// `IssuingDistributionPoint`; what is in it beyond this, webpki has refused.
+    /// `IssuingDistributionPoint`, as far as webpki has not refused it.
     fn read(der: &[u8]) -> Option<Self> {
         let mut scope = Self::default();
         for field in sequence(der)? {
@@ -232,7 +232,7 @@ impl Scope {
     }
 }
 
-/// The addresses of a `CRLDistributionPoints`; points with reasons or another issuer are no whole lists of ours.
+/// The URIs of a `CRLDistributionPoints`, without points for some reasons or of another issuer.
 fn distribution_points(der: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut uris = Vec::new();
     for point in sequence(der)? {
@@ -274,26 +274,26 @@ fn values(mut der: &[u8]) -> Option<Vec<Any<'_>>> {
 /// The lists that are in force for one CA.
 pub(super) type InForce = Arc<[Arc<List>]>;
 
-/// Of these the newest, each once: of two that are the same, the first.
+/// The newest of these, without duplicates.
 fn newest(lists: &[Arc<List>]) -> InForce {
     let mut digests = HashSet::new();
     let is_newest = |list: &&Arc<List>| !lists.iter().any(|other| list.is_older_than(other));
     lists.iter().filter(is_newest).filter(|list| digests.insert(list.digest)).cloned().collect()
 }
 
-/// What has been loaded since the process began: no older list is ever taken.
+/// The lists loaded since the process started: no older one is ever accepted.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<Memory>);
+pub(super) struct CrlMemory(Mutex<Memory>);
 
-/// Whose lists, as they say themselves, and the partition.
+/// Issuer, as a list names it, and partition.
 type Series = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Default)]
 struct Memory {
-    /// What is in force for each CA whose key was met and that has a list. Every list of such a CA goes here at once.
+    /// The lists in force for each CA that was presented and has one. Every later list of such a CA is added here.
     of_cas: HashMap<CaKey, InForce>,
-    /// The lists of the others, of intermediate CAs as a rule: until a client presents one of these CAs, nobody can
-    /// tell which lists are genuine.
+    /// The lists of other CAs, usually of intermediates: until a client presents such a CA, its key is unknown and no
+    /// signature can be verified.
     unclaimed: HashMap<Series, Unclaimed>,
 }
 
@@ -301,7 +301,7 @@ struct Memory {
 #[derive(Default)]
 struct Unclaimed {
     lists: Vec<Arc<List>>,
-    /// The highest number and the latest date of those that were too many to be kept.
+    /// The highest number and the latest date of the lists that were not kept.
     forgotten: Option<Age>,
 }
 
@@ -319,7 +319,7 @@ impl Unclaimed {
         }
     }
 
-    /// Whether it is certain that no list that was forgotten is newer.
+    /// Whether no list that was not kept can be newer.
     fn outdates_forgotten(&self, list: &List) -> bool {
         let age = list.age();
         self.forgotten.as_ref().is_none_or(|last| age != *last && age.0 >= last.0 && age.1 >= last.1)
@@ -338,8 +338,7 @@ impl Memory {
         }
     }
 
-    /// The lists of a CA that is met for the first time. `None`: some could not be kept, and a newer one may have been
-    /// among them.
+    /// The lists of a CA that is presented for the first time. `None`: some were not kept, and one of those may have been newer.
     fn claim(&mut self, ca: &CaKey, files: &[Arc<List>]) -> Option<InForce> {
         let is_kept = |list: &Arc<List>| self.unclaimed.contains_key(&list.series());
         if files.iter().any(|list| !is_kept(list) && list.is_signed_by(ca)) {
@@ -364,7 +363,7 @@ impl Memory {
         Some(in_force)
     }
 
-    /// What an operator should know of a list of a CA that is not in `tls.client_ca`.
+    /// The warning about a list of a CA that is not in `tls.client_ca`.
     fn warning_on(&self, list: &List) -> Option<String> {
         let of_ca = self.of_cas.iter().find(|(ca, _)| list.is_signed_by(ca)).map(|(_, lists)| &**lists);
         let series = self.unclaimed.get(&list.series());
@@ -378,43 +377,42 @@ impl Memory {
     }
 }
 
-/// The lists of one reading of the files.
+/// The lists of the files as they were read.
 pub(super) struct Revocations {
     /// Whether revocation is checked at all.
     enabled: bool,
     lists: Vec<Arc<List>>,
-    /// What was made of them for each CA that was met.
+    /// The lists in force for each CA that was presented.
     in_force: Mutex<HashMap<CaKey, InForce>>,
-    seen: Arc<Seen>,
+    memory: Arc<CrlMemory>,
 }
 
 impl Revocations {
-    /// `lists` of files, without those from the future. Those of `cas`, whose keys are known, need no place among the
-    /// unclaimed ones.
-    pub(super) fn new(enabled: bool, lists: Vec<Arc<List>>, cas: &[&CaKey], seen: Arc<Seen>) -> Self {
-        let mut memory = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// `lists` of files, without those dated in the future. Those of `cas`, whose keys are known, are never unclaimed.
+    pub(super) fn new(enabled: bool, lists: Vec<Arc<List>>, cas: &[&CaKey], memory: Arc<CrlMemory>) -> Self {
+        let mut known = memory.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (of_cas, others): (Vec<_>, Vec<_>) =
             lists.iter().cloned().partition(|list| cas.iter().any(|ca| list.is_signed_by(ca)));
         for list in &of_cas {
-            memory.remember(list);
+            known.remember(list);
         }
         for ca in cas {
-            if !memory.of_cas.contains_key(*ca) {
-                memory.claim(ca, &of_cas);
+            if !known.of_cas.contains_key(*ca) {
+                known.claim(ca, &of_cas);
             }
         }
         for list in &others {
-            memory.remember(list);
+            known.remember(list);
         }
-        drop(memory);
-        Self { enabled, lists, in_force: Mutex::default(), seen }
+        drop(known);
+        Self { enabled, lists, in_force: Mutex::default(), memory }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
         self.enabled
     }
 
-    /// The newest lists of this CA: one for each partition, as a rule. Whoever may not sign lists has none.
+    /// The newest lists of this CA, usually one for each partition. A CA that may not sign lists has none.
     pub(super) fn in_force(&self, ca: &CaKey, signs_crls: bool) -> InForce {
         if !signs_crls {
             return Arc::from([]);
@@ -423,7 +421,7 @@ impl Revocations {
         if let Some(lists) = known.get(ca) {
             return Arc::clone(lists);
         }
-        let mut memory = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lists = match memory.of_cas.get(ca) {
             Some(lists) => Arc::clone(lists),
             None => memory.claim(ca, &self.lists).unwrap_or_else(|| Arc::from([])),
@@ -436,7 +434,7 @@ impl Revocations {
         lists
     }
 
-    /// Until when the certificate is known not to be revoked by its issuer.
+    /// The certificate is not revoked by its issuer; returns until when that is known.
     pub(super) fn check(
         &self,
         certificate: &X509Certificate<'_>,
@@ -445,10 +443,10 @@ impl Revocations {
         now: Timestamp,
     ) -> Result<Timestamp, Refusal> {
         let in_force = self.in_force(ca, signs_crls);
-        let about: Vec<_> = in_force.iter().filter(|list| list.is_about(certificate, is_client)).collect();
+        let covering: Vec<_> = in_force.iter().filter(|list| list.covers(certificate, is_client)).collect();
         let subject = || refusal::subject(certificate);
         let serial = significant(certificate.raw_serial());
-        if let Some(list) = about.iter().find(|list| list.revoked.contains(&serial)) {
+        if let Some(list) = covering.iter().find(|list| list.revoked.contains(&serial)) {
             return Err(Refusal::Revoked {
                 subject: subject(),
                 serial: refusal::serial(certificate),
@@ -456,7 +454,7 @@ impl Revocations {
             });
         }
         let issuer = refusal::name(certificate.issuer());
-        match first_to_end(&about) {
+        match first_to_expire(&covering) {
             None => Err(Refusal::NoCrl { issuer, subject: subject() }),
             Some(list) if list.next_update <= now => {
                 Err(Refusal::CrlExpired { issuer, subject: subject(), crl: list.to_string(), at: list.next_update })
@@ -466,9 +464,9 @@ impl Revocations {
     }
 }
 
-/// The list that is the first to be missed: of each partition the last one counts, and a list about everything makes
-/// up for all partitions.
-pub(super) fn first_to_end<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<List>> {
+/// The list whose expiry ends the revocation check: of each partition the last one counts, and a list for all certificates
+/// stands in for all partitions.
+pub(super) fn first_to_expire<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<List>> {
     let last = |part: &Option<Vec<u8>>| {
         lists.iter().copied().filter(|list| list.part == *part).max_by_key(|list| list.next_update)
     };
@@ -478,7 +476,7 @@ pub(super) fn first_to_end<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<List>>
     [whole, first_part].into_iter().flatten().max_by_key(|list| list.next_update)
 }
 
-/// Something about the lists that an operator should know.
+/// A remark about the lists for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remark {
     pub(super) is_warning: bool,
@@ -496,7 +494,7 @@ impl Remark {
 }
 
 impl Revocations {
-    /// What is in force for this CA and what is not, and why.
+    /// Which lists are in force for this CA, and why others are not.
     pub(super) fn remarks_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Remark> {
         let mut remarks = Vec::new();
         if !signs_crls {
@@ -536,7 +534,7 @@ impl Revocations {
             remarks.push(if rolled_back { Remark::warning(text) } else { Remark::note(text) });
         }
         let all: Vec<_> = in_force.iter().collect();
-        match first_to_end(&all) {
+        match first_to_expire(&all) {
             None => remarks.push(Remark::warning(format!(
                 "the CA {name} has no CRL that can be used; all of its certificates are refused"
             ))),
@@ -549,11 +547,11 @@ impl Revocations {
         remarks
     }
 
-    /// Lists that belong to none of `cas`.
-    pub(super) fn remarks_on_strangers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
-        let strangers = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
-        let memory = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers
+    /// Remarks on the lists that none of `cas` has signed.
+    pub(super) fn remarks_on_other_issuers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
+        let others = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
+        let memory = self.memory.0.lock().unwrap_or_else(PoisonError::into_inner);
+        others
             .map(|list| {
                 let issuer = &list.issuer_name;
                 let remark = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {

@@ -1,4 +1,4 @@
-//! The files as read, and what is made of them when they are complete and fit together.
+//! The files of `[tls]` → certificate and trust, if they are complete and fit together.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::anchor::{Anchor, NoCa};
-use super::crl::{BadCrl, List, Remark, Revocations, Seen, first_to_end};
+use super::crl::{BadCrl, CrlMemory, List, Remark, Revocations, first_to_expire};
 use super::refusal::{not_after, not_before};
 use super::verifier::Verifier;
 use super::{ClientCa, Settings};
@@ -24,9 +24,9 @@ use writ_platform::digest::sha256_of_parts;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", file.display())]
 pub struct TlsError {
-    /// The file.
+    /// Its path.
     pub file: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     #[source]
     pub problem: Problem,
 }
@@ -37,35 +37,35 @@ pub enum Problem {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    /// A block in it is not what the file is for, or there is none.
+    /// A PEM block is not of the expected kind, or there is none.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// It is DER where PEM is needed.
+    /// It is DER where PEM is required.
     #[error("is not PEM but DER; convert it with openssl x509 -inform DER")]
     Der,
-    /// It holds no private key that can be used.
-    #[error("holds no private key that can be used")]
+    /// No private key in it is of a supported kind.
+    #[error("contains no usable private key")]
     NoPrivateKey,
     /// A certificate in it cannot be read.
     #[error("block {0} (CERTIFICATE) cannot be read")]
     BadCertificate(usize),
-    /// A certificate that may not be an anchor.
+    /// A certificate in it cannot be a trust anchor.
     #[error("block {block} {why}")]
     NoCa {
-        /// Which block of the file.
+        /// The number of its PEM block.
         block: usize,
-        /// What is missing.
+        /// What it lacks.
         why: NoCa,
     },
     /// A CRL in it cannot be read or is of a kind that is not supported.
     #[error("block {block} {why}")]
     BadCrl {
-        /// Which block of the file; 1 where it is DER.
+        /// The number of its PEM block; 1 for DER.
         block: usize,
-        /// What is wrong.
+        /// The problem.
         why: BadCrl,
     },
-    /// The certificate belongs to another private key.
+    /// Certificate and private key do not match.
     #[error("is a certificate for another private key")]
     KeyMismatch,
     /// The certificate has expired.
@@ -82,7 +82,7 @@ impl Problem {
     }
 }
 
-/// The crypto of every listener.
+/// The cryptography of every listener.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -114,9 +114,9 @@ pub(super) struct ServerPair {
 }
 
 impl ServerPair {
-    /// A pair that belongs together and is valid at `now`.
+    /// Certificate and key, if they match and the certificate is valid at `now`.
     pub(super) fn parse(settings: &Settings, files: &PairFiles, now: Timestamp) -> Result<Self, TlsError> {
-        // Certificate and key may stand in one file.
+        // One file may contain certificate and key.
         let chain: Vec<_> = certificates(&files.certificate, &settings.certificate, pem::is_of_key)?
             .into_iter()
             .map(|(_, certificate)| certificate)
@@ -159,21 +159,21 @@ impl ClientFiles {
     }
 }
 
-/// Whose client certificates are believed, and which of them no more.
+/// The trusted client CAs with their revocations.
 pub(super) struct ClientTrust {
     pub(super) verifier: Verifier,
-    /// When the first CRL is missed.
+    /// When the first CRL in force expires.
     pub(super) crl_expires_at: Option<Timestamp>,
     pub(super) digest: [u8; 32],
-    /// When the time of a CRL comes that is dated ahead.
+    /// When a CRL that is dated in the future comes into force.
     due_at: Option<Timestamp>,
-    /// What there is to say about the files.
+    /// Remarks for the operator, by file.
     pub(super) remarks: Vec<(PathBuf, Remark)>,
 }
 
 impl ClientTrust {
-    /// What is made of the files; lists that are older than what was `seen` are not taken.
-    pub(super) fn parse(settings: &Settings, files: &ClientFiles, seen: &Arc<Seen>) -> Result<Self, TlsError> {
+    /// The trust of these files; a CRL that is older than one in `memory` is not used.
+    pub(super) fn parse(settings: &Settings, files: &ClientFiles, memory: &Arc<CrlMemory>) -> Result<Self, TlsError> {
         let now = files.read_at;
         let mut anchors = Vec::new();
         for (source, content) in settings.client_ca.iter().zip(&files.cas) {
@@ -193,42 +193,42 @@ impl ClientTrust {
             }
         }
         let cas: Vec<_> = anchors.iter().filter(|anchor| anchor.signs_crls).map(|anchor| &anchor.ca).collect();
-        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, &cas, Arc::clone(seen));
+        let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, &cas, Arc::clone(memory));
         let mut verifier = Verifier { anchors, revocations };
         let crl_expires_at = remark(&mut verifier, &mut remarks, now);
         Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, remarks })
     }
 
-    /// Whether the same files would be read otherwise by now.
+    /// Whether the same files have another meaning by now.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         self.due_at.is_some_and(|at| at <= now)
     }
 }
 
-/// What an operator should know of CAs and CRLs, and when the first CRL is missed.
+/// Adds the remarks on CAs and CRLs; returns when the first CRL in force expires.
 fn remark(verifier: &mut Verifier, remarks: &mut Vec<(PathBuf, Remark)>, now: Timestamp) -> Option<Timestamp> {
     let revocations = &verifier.revocations;
-    let mut missed: Option<Timestamp> = None;
-    let mut told = Vec::new();
+    let mut first_expiry: Option<Timestamp> = None;
+    let mut remarked = Vec::new();
     for anchor in &verifier.anchors {
         let (file, name) = (anchor.file(), &anchor.name);
         if !anchor.is_live(now) {
             let text = format!("the CA {name} is not valid now; all of its certificates are refused");
             remarks.push((file.to_owned(), Remark::warning(text)));
         }
-        if !revocations.is_enabled() || told.contains(&&anchor.ca) {
+        if !revocations.is_enabled() || remarked.contains(&&anchor.ca) {
             continue;
         }
-        told.push(&anchor.ca);
+        remarked.push(&anchor.ca);
         let of_ca = revocations.remarks_on(&anchor.ca, name, anchor.signs_crls, now);
         remarks.extend(of_ca.into_iter().map(|remark| (file.to_owned(), remark)));
         let in_force = revocations.in_force(&anchor.ca, anchor.signs_crls);
-        let ends = first_to_end(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
-        missed = missed.into_iter().chain(ends).min();
+        let ends = first_to_expire(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
+        first_expiry = first_expiry.into_iter().chain(ends).min();
     }
-    let strangers = revocations.remarks_on_strangers(&told);
-    remarks.extend(strangers.into_iter().map(|(list, remark)| (list.file.clone(), remark)));
-    missed
+    let others = revocations.remarks_on_other_issuers(&remarked);
+    remarks.extend(others.into_iter().map(|(list, remark)| (list.file.clone(), remark)));
+    first_expiry
 }
 
 /// The CAs of one file.
@@ -249,7 +249,8 @@ pub(super) fn lists_in(content: &[u8], file: &Path) -> Result<Vec<List>, TlsErro
     blocks.iter().map(list).collect()
 }
 
-/// CAs publish their lists as DER, so that is read too. No list at all would switch revocation off.
+/// CAs publish their lists as DER, so that is accepted too. A file without a list is an error: it would switch revocation off
+///
 fn crl_blocks(content: &[u8]) -> Result<Vec<pem::Block>, PemError> {
     if is_der(content) {
         return Ok(vec![pem::Block { number: 1, der: content.to_vec() }]);
@@ -257,12 +258,12 @@ fn crl_blocks(content: &[u8]) -> Result<Vec<pem::Block>, PemError> {
     pem::blocks(content, pem::CRL, |_| false)
 }
 
-/// Whether this begins like a long ASN.1 sequence, which no text does.
+/// Whether this begins like a long ASN.1 sequence, as no text does.
 fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, 0x80..=0x8f, ..])
 }
 
-/// The first and the last second in which a certificate is valid.
+/// The first and the last second of a certificate's validity.
 fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some((not_before(&parsed), not_after(&parsed)))

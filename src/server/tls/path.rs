@@ -1,10 +1,10 @@
-//! From the certificates that a client presents to the few paths that are worth a verification.
+//! The certificates that a client presents → the few paths that are worth a verification.
 //!
-//! Trying every way to put certificates of one name together costs a time that grows with the factorial of their
-//! count, and whoever connects chooses the certificates. So the count and the size are bounded; where names and key
-//! identifiers leave one way only, that is the path; and where they leave several, the search goes down from the
-//! trusted CAs and lets nothing count as an issuer whose own signature was not verified. A stranger then costs a
-//! bounded number of signatures, made with keys that the operator chose.
+//! The time to try every order of certificates with one name grows with the factorial of their count, and the client
+//! chooses the certificates. So their count and size are limited. Where names and key identifiers leave one way only, that
+//! is the path. Where they leave several, the search goes down from the trusted CAs and accepts as an issuer only what has
+//! a verified signature itself. An unknown client then costs a limited number of signature checks, with keys that the
+//! operator chose.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use super::anchor::Anchor;
 use super::refusal::{self, Refusal, is_ca, issuer_key_id, key_id};
 use super::signature::{Signed, encode};
 
-/// Six intermediates are the most that a path can have; the rest is for cross-signed ones and a root sent along.
+/// A path has at most six intermediates; the rest is for cross-signed ones and a root that is sent along.
 pub(super) const MAX_CERTIFICATES: usize = 10;
 /// All certificates together, in bytes.
 pub(super) const MAX_SIZE: usize = 32 * 1024;
@@ -35,7 +35,7 @@ pub(super) struct Link<'a> {
     key_id: Option<Vec<u8>>,
 }
 
-/// From the client up to a CA.
+/// A path from the client up to a CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Path {
     /// Indexes of links, the client first.
@@ -60,7 +60,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Takes a chain, the client's own certificate first, within the bounds.
+    /// Begins with a chain, the client's own certificate first, if it is within the limits.
     pub(super) fn new(chain: &'a [CertificateDer<'a>], anchors: &'a [Anchor]) -> Result<Self, Refusal> {
         let [client, others @ ..] = chain else { return Err(Refusal::NoCertificate) };
         if chain.len() > MAX_CERTIFICATES {
@@ -85,7 +85,7 @@ impl<'a> Search<'a> {
         Ok(Self { links, anchors, signatures: 0 })
     }
 
-    /// The paths to try, never none. Their signatures are still to be verified.
+    /// The paths to try, at least one. Their signatures are still to be verified.
     pub(super) fn paths(&mut self) -> Result<Vec<Path>, Refusal> {
         let mut links = vec![0];
         loop {
@@ -102,7 +102,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Who may have issued a certificate, by its name and, where that says more, by its key identifier.
+    /// The possible issuers of a certificate, by name and, where present, by key identifier.
     fn issuers(&self, of: usize) -> Vec<Issuer> {
         let child = &self.links[of];
         let name = child.parsed.issuer().as_raw();
@@ -157,7 +157,7 @@ impl<'a> Search<'a> {
         }
         let mut paths = Vec::new();
         let mut steps = MAX_CERTIFICATES * MAX_CERTIFICATES;
-        walk(&issued_by, &mut vec![0], &mut paths, &mut steps);
+        collect_paths(&issued_by, &mut vec![0], &mut paths, &mut steps);
         if !paths.is_empty() {
             return Ok(paths);
         }
@@ -168,8 +168,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Every way up, the shortest of each certificate first.
-fn walk(issued_by: &[Vec<Issuer>], links: &mut Vec<usize>, paths: &mut Vec<Path>, steps: &mut usize) {
+/// Collects every way up, the shortest of each certificate first.
+fn collect_paths(issued_by: &[Vec<Issuer>], links: &mut Vec<usize>, paths: &mut Vec<Path>, steps: &mut usize) {
     let last = links[links.len() - 1];
     for issuer in &issued_by[last] {
         if paths.len() == MAX_PATHS || *steps == 0 {
@@ -180,7 +180,7 @@ fn walk(issued_by: &[Vec<Issuer>], links: &mut Vec<usize>, paths: &mut Vec<Path>
             Issuer::Anchor(anchor) => paths.push(Path { links: links.clone(), anchor: *anchor }),
             Issuer::Link(link) if !links.contains(link) => {
                 links.push(*link);
-                walk(issued_by, links, paths, steps);
+                collect_paths(issued_by, links, paths, steps);
                 links.pop();
             }
             Issuer::Link(_) => {}
@@ -189,13 +189,13 @@ fn walk(issued_by: &[Vec<Issuer>], links: &mut Vec<usize>, paths: &mut Vec<Path>
 }
 
 impl<'a> Link<'a> {
-    /// `None` if it cannot be read: what a client sends along is only a hint.
+    /// `None` if it cannot be read: the other certificates of a client are only hints.
     fn read(der: &'a CertificateDer<'a>) -> Option<Self> {
         let (rest, parsed) = X509Certificate::from_der(der).ok()?;
         rest.is_empty().then(|| Self { der, issuer_key_id: issuer_key_id(&parsed), key_id: key_id(&parsed), parsed })
     }
 
-    /// Whether it is a trusted CA once more, which chains often end with.
+    /// Whether it is one of the trusted CAs, with which chains often end.
     fn repeats_one_of(&self, anchors: &[Anchor]) -> bool {
         let (name, key) = (self.parsed.subject().as_raw(), self.parsed.public_key().raw);
         self.parsed.issuer().as_raw() == name

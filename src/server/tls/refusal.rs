@@ -1,4 +1,4 @@
-//! Why a client certificate is refused, in words for the log; the peer gets an alert only.
+//! Why a client certificate is refused: a message for the log, and an alert for the client.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use x509_parser::x509::{X509Name, X509Version};
 
 use writ_platform::clock::Timestamp;
 
-/// The longest text that is taken from a stranger's certificate into a log line.
+/// The most characters of a certificate's text in a log line.
 const TEXT_SHOWN: usize = 200;
-/// As many alternative names are logged.
+/// The most alternative names in a log line.
 const NAMES_SHOWN: usize = 8;
 
 /// Why a chain is not accepted.
@@ -30,7 +30,7 @@ pub(in crate::server) enum Refusal {
     TooManyNames { names: usize, constraints: usize },
     #[error("the certificate cannot be read")]
     Unreadable,
-    #[error("the presented certificates can be put together in too many ways")]
+    #[error("the presented certificates form too many possible chains")]
     TooComplex,
     #[error(
         "no CA in tls.client_ca has the name of the issuer, {issuer}, and the client presented no certificate of it"
@@ -46,9 +46,9 @@ pub(in crate::server) enum Refusal {
     CaNotLive { ca: String, file: PathBuf, at: Timestamp },
     #[error("{subject} is not for clients: its extended key usage lacks clientAuth")]
     Usage { subject: String },
-    /// What webpki does not accept, and why.
-    #[error("{words}")]
-    Invalid { error: webpki::Error, words: String },
+    /// Refused by webpki.
+    #[error("{message}")]
+    Invalid { error: webpki::Error, message: String },
     #[error("{subject} (serial {serial}) is revoked by CRL {crl}")]
     Revoked { subject: String, serial: String, crl: String },
     #[error("there is no usable CRL of {issuer} in tls.client_crls for {subject}")]
@@ -63,7 +63,7 @@ pub(in crate::server) enum Refusal {
 }
 
 impl Refusal {
-    /// What rustls makes an alert of.
+    /// The error from which rustls derives the alert.
     pub(in crate::server) fn to_rustls(&self) -> Error {
         use CertificateError as Cause;
         match self {
@@ -89,75 +89,83 @@ impl Refusal {
         }
     }
 
-    /// What webpki says of the path `chain`, leaf first, in words that name the certificate at fault.
+    /// The refusal for webpki's verdict on the path `chain`, leaf first; it names the certificate at fault.
     pub(super) fn of_webpki(error: webpki::Error, chain: &[&X509Certificate<'_>], now: Timestamp) -> Self {
         use webpki::Error as Cause;
-        let leaf = || subject(chain[0]);
-        let first = |fits: &dyn Fn(&X509Certificate<'_>) -> bool| {
-            chain.iter().find(|certificate| fits(certificate)).map_or_else(leaf, |certificate| subject(certificate))
-        };
-        let words = match &error {
+        match &error {
             Cause::CertExpired { .. } => {
                 let expired = chain.iter().find(|certificate| now > not_after(certificate)).unwrap_or(&chain[0]);
-                return Self::Expired { subject: subject(expired), at: not_after(expired) };
+                Self::Expired { subject: subject(expired), at: not_after(expired) }
             }
             Cause::CertNotValidYet { .. } => {
                 let early = chain.iter().find(|certificate| now < not_before(certificate)).unwrap_or(&chain[0]);
-                return Self::NotYetValid { subject: subject(early), at: not_before(early) };
+                Self::NotYetValid { subject: subject(early), at: not_before(early) }
             }
-            Cause::InvalidSignatureForPublicKey => {
-                return Self::BadSignature { issuer: shown(&chain[0].issuer().to_string()) };
-            }
+            Cause::InvalidSignatureForPublicKey => Self::BadSignature { issuer: shown(&chain[0].issuer().to_string()) },
             Cause::RequiredEkuNotFoundContext(_) | Cause::EmptyEkuExtension => {
                 let without = |certificate: &X509Certificate<'_>| {
                     certificate.extended_key_usage().ok().flatten().is_some_and(|usage| !usage.value.client_auth)
                 };
-                return Self::Usage { subject: first(&without) };
+                Self::Usage { subject: first_that(chain, without) }
             }
-            Cause::UnsupportedCertVersion => {
-                let old = chain.iter().find(|certificate| certificate.version() != X509Version::V3);
-                let version = old.map_or(0, |certificate| certificate.version().0 + 1);
-                let name = old.map_or_else(leaf, |certificate| subject(certificate));
-                format!(
-                    "{name} is an X.509 certificate of version {version}; issue it as version 3 (openssl x509 -req \
-                     makes version 1 unless it is given an -extfile)"
-                )
-            }
-            Cause::UnsupportedCriticalExtension => {
-                let named =
-                    chain.iter().find_map(|certificate| Some((subject(certificate), unknown_critical(certificate)?)));
-                let (name, extension) = named.unwrap_or_else(|| (leaf(), "an extension".to_owned()));
-                format!("{name} has the critical extension {extension}, which Writ does not process")
-            }
-            Cause::NameConstraintViolation => violated_constraints(chain),
-            Cause::PathLenConstraintViolated => {
-                "the chain is longer than the path length constraint of one of its CAs allows".to_owned()
-            }
-            Cause::MaximumPathDepthExceeded => "the chain has more than 6 intermediate CAs".to_owned(),
-            Cause::CaUsedAsEndEntity => format!("{} is the certificate of a CA, not of a client", leaf()),
-            Cause::EndEntityUsedAsCa => {
-                let issuer =
-                    |certificate: &X509Certificate<'_>| !std::ptr::eq(certificate, chain[0]) && !is_ca(certificate);
-                format!("{} is not the certificate of a CA (basicConstraints), but signed another", first(&issuer))
-            }
-            Cause::UnsupportedSignatureAlgorithmContext(_)
-            | Cause::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-                "a certificate of the chain has a signature algorithm, key type or key size that is not supported"
-                    .to_owned()
-            }
-            Cause::SignatureAlgorithmMismatch => "a certificate names two different signature algorithms".to_owned(),
-            Cause::InvalidCertValidity => "a certificate ends before it begins".to_owned(),
-            Cause::InvalidSerialNumber => "a certificate has a serial number that is negative or too long".to_owned(),
-            Cause::MaximumNameConstraintComparisonsExceeded => {
-                "the names and name constraints are too many to compare".to_owned()
-            }
-            Cause::MalformedExtensions | Cause::ExtensionValueInvalid | Cause::MalformedNameConstraint => {
-                "an extension of a certificate cannot be read".to_owned()
-            }
-            _ => "a certificate of the chain cannot be read or uses what is not supported".to_owned(),
-        };
-        Self::Invalid { error, words }
+            _ => Self::Invalid { message: describe(&error, chain), error },
+        }
     }
+}
+
+/// What webpki refuses, in words that name the certificate at fault.
+fn describe(error: &webpki::Error, chain: &[&X509Certificate<'_>]) -> String {
+    use webpki::Error as Cause;
+    match error {
+        Cause::UnsupportedCertVersion => {
+            let old = chain.iter().find(|certificate| certificate.version() != X509Version::V3);
+            let version = old.map_or(0, |certificate| certificate.version().0 + 1);
+            let name = old.map_or_else(|| subject(chain[0]), |certificate| subject(certificate));
+            format!(
+                "{name} is an X.509 certificate of version {version}; issue it as version 3 (openssl x509 -req \
+                 makes version 1 unless it is given an -extfile)"
+            )
+        }
+        Cause::UnsupportedCriticalExtension => {
+            let named =
+                chain.iter().find_map(|certificate| Some((subject(certificate), unknown_critical(certificate)?)));
+            let (name, extension) = named.unwrap_or_else(|| (subject(chain[0]), "an extension".to_owned()));
+            format!("{name} has the critical extension {extension}, which Writ does not process")
+        }
+        Cause::NameConstraintViolation => violated_constraints(chain),
+        Cause::PathLenConstraintViolated => {
+            "the chain is longer than the path length constraint of one of its CAs allows".to_owned()
+        }
+        Cause::MaximumPathDepthExceeded => "the chain has more than 6 intermediate CAs".to_owned(),
+        Cause::CaUsedAsEndEntity => format!("{} is the certificate of a CA, not of a client", subject(chain[0])),
+        Cause::EndEntityUsedAsCa => {
+            let issuer =
+                |certificate: &X509Certificate<'_>| !std::ptr::eq(certificate, chain[0]) && !is_ca(certificate);
+            format!(
+                "{} is not the certificate of a CA (basicConstraints), but signed another",
+                first_that(chain, issuer)
+            )
+        }
+        Cause::UnsupportedSignatureAlgorithmContext(_) | Cause::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a certificate of the chain has a signature algorithm, key type or key size that is not supported"
+                .to_owned()
+        }
+        Cause::SignatureAlgorithmMismatch => "a certificate names two different signature algorithms".to_owned(),
+        Cause::InvalidCertValidity => "a certificate's notAfter lies before its notBefore".to_owned(),
+        Cause::InvalidSerialNumber => "a certificate has a serial number that is negative or too long".to_owned(),
+        Cause::MaximumNameConstraintComparisonsExceeded => {
+            "the names and name constraints are too many to compare".to_owned()
+        }
+        Cause::MalformedExtensions | Cause::ExtensionValueInvalid | Cause::MalformedNameConstraint => {
+            "an extension of a certificate cannot be read".to_owned()
+        }
+        _ => "a certificate of the chain cannot be read or uses an unsupported feature".to_owned(),
+    }
+}
+
+/// The subject of the first certificate of the chain that fits; of the leaf if none does.
+fn first_that(chain: &[&X509Certificate<'_>], fits: impl Fn(&X509Certificate<'_>) -> bool) -> String {
+    subject(chain.iter().find(|certificate| fits(certificate)).unwrap_or(&chain[0]))
 }
 
 /// A certificate as the log names it.
@@ -180,7 +188,7 @@ impl Described {
     }
 }
 
-/// The subject for people.
+/// The subject, for messages.
 pub(super) fn subject(certificate: &X509Certificate<'_>) -> String {
     name(certificate.subject())
 }
@@ -190,7 +198,7 @@ pub(super) fn name(name: &X509Name<'_>) -> String {
     if text.is_empty() { "(a certificate without subject)".to_owned() } else { text }
 }
 
-/// Its beginning, with whatever is not plain text escaped.
+/// The beginning of the text, with everything escaped that is not plain.
 pub(super) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (index, character) in text.chars().enumerate() {
@@ -198,7 +206,7 @@ pub(super) fn shown(text: &str) -> String {
             shown.push('…');
             break;
         }
-        // Also what reorders or hides text on a terminal.
+        // Also characters that reorder or hide text on a terminal.
         let plain = character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric();
         if plain { shown.push(character) } else { shown.extend(character.escape_default()) }
     }
@@ -258,7 +266,7 @@ fn alternative_name(name: &GeneralName<'_>) -> String {
     }
 }
 
-/// The first extension that is critical and beyond webpki.
+/// The first critical extension that webpki does not process.
 fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     // keyUsage, subjectAltName, basicConstraints, nameConstraints, cRLDistributionPoints, extKeyUsage
     const KNOWN: [&str; 6] = ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"];
@@ -275,7 +283,7 @@ fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     Some(named.map_or_else(|| shown(&oid), |(_, name)| format!("{name} ({oid})")))
 }
 
-/// webpki compares DNS names and IP addresses; of any other kind of name it refuses what is constrained.
+/// webpki evaluates constraints on DNS names and IP addresses; names of other kinds it refuses where they are constrained.
 fn violated_constraints(chain: &[&X509Certificate<'_>]) -> String {
     let constraining = chain.iter().find_map(|certificate| {
         let constraints = certificate.name_constraints().ok().flatten()?;
@@ -301,7 +309,7 @@ fn violated_constraints(chain: &[&X509Certificate<'_>]) -> String {
     }
 }
 
-/// Whether a key usage, if there is any, has this use.
+/// Whether the key usage has this bit; true without a key usage.
 pub(super) fn may(
     certificate: &X509Certificate<'_>,
     flag: impl Fn(&x509_parser::extensions::KeyUsage) -> bool,
@@ -320,7 +328,7 @@ pub(super) fn key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     })
 }
 
-/// The identifier of the key that signed a certificate, as far as it says so.
+/// The identifier of the key that signed a certificate, if it is stated.
 pub(super) fn issuer_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),

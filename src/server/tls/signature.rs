@@ -18,7 +18,7 @@ pub(super) struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    /// Whether this key, a `SubjectPublicKeyInfo` in DER, made it.
+    /// Whether it verifies with this key, a `SubjectPublicKeyInfo` in DER.
     pub(super) fn is_by(&self, key: &[u8]) -> bool {
         let Ok((_, key)) = SubjectPublicKeyInfo::from_der(key) else { return false };
         let Some(key_algorithm) = encode(&key.algorithm) else { return false };
@@ -30,7 +30,7 @@ impl Signed<'_> {
     }
 }
 
-/// The content of the sequence, which is how the algorithms are named.
+/// The content of the `AlgorithmIdentifier`, as webpki names algorithms.
 pub(super) fn encode(algorithm: &AlgorithmIdentifier<'_>) -> Option<Vec<u8>> {
     let mut content = algorithm.algorithm.to_der_vec().ok()?;
     if let Some(parameters) = &algorithm.parameters {

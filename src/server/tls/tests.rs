@@ -68,7 +68,7 @@ fn a_pair_that_does_not_fit_stops_the_start() {
     std::fs::write(&settings.private_key, ca.server().key).unwrap();
     assert!(problem(settings.clone()).ends_with("server.pem: is a certificate for another private key"));
     std::fs::write(&settings.private_key, "").unwrap();
-    assert!(problem(settings.clone()).ends_with("server.key: holds no private key that can be used"));
+    assert!(problem(settings.clone()).ends_with("server.key: contains no usable private key"));
     let expired = ca.expired_client();
     std::fs::write(&settings.certificate, expired.pem).unwrap();
     std::fs::write(&settings.private_key, expired.key).unwrap();

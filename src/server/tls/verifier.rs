@@ -1,5 +1,8 @@
-//! Who may finish a handshake: webpki decides on each path that the CAs in force allow, then the CRLs and what the CA
-//! may vouch for. A self-signed certificate passes if a policy names its thumbprint.
+//! The verification of client certificates.
+//!
+//! In: the chain that a client presents. Out: whether it is accepted, and until when. webpki decides on each path to a CA in
+//! force; then the CRLs, and the names to which the CA is limited. A self-signed certificate is accepted if a policy
+//! registers its thumbprint.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,12 +25,12 @@ use super::{Accepted, Trust};
 use writ_core::client::{PeerCertificate, Thumbprint};
 use writ_platform::clock::Timestamp;
 
-/// A chain that may stand for a client.
+/// A chain that is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Believed {
-    /// Before then nothing changes unless the CAs, the CRLs or the policies do.
+pub(super) struct AcceptedChain {
+    /// Until then it remains accepted, unless CAs, CRLs or policies change.
     pub(super) until: Timestamp,
-    /// Its CA vouches for SPIFFE IDs only.
+    /// Its CA is limited to SPIFFE IDs.
     pub(super) spiffe_only: bool,
 }
 
@@ -38,27 +41,27 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Whether this chain, leaf first, is believed at `now`.
+    /// Whether this chain, leaf first, is accepted at `now`.
     pub(super) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         registered: &HashSet<Thumbprint>,
         now: Timestamp,
-    ) -> Result<Believed, Refusal> {
+    ) -> Result<AcceptedChain, Refusal> {
         let leaf = chain.first().ok_or(Refusal::NoCertificate)?;
         let is_registered = registered.contains(&Thumbprint::of(leaf));
         if is_registered
             && let Ok(certificate) = PeerCertificate::parse(leaf)
             && certificate.is_self_issued()
         {
-            return Ok(Believed { until: verify_self_signed(leaf, now)?, spiffe_only: false });
+            return Ok(AcceptedChain { until: verify_self_signed(leaf, now)?, spiffe_only: false });
         }
         let mut search = Search::new(chain, &self.anchors)?;
         let mut outcome = Err(Refusal::TooComplex);
         for (index, path) in search.paths()?.into_iter().enumerate() {
             match self.verify_path(&search, &path, is_registered, now) {
-                Ok(believed) if !believed.spiffe_only => return Ok(believed),
-                Ok(believed) => outcome = Ok(believed),
+                Ok(accepted) if !accepted.spiffe_only => return Ok(accepted),
+                Ok(accepted) => outcome = Ok(accepted),
                 Err(refusal) if index == 0 => outcome = Err(refusal),
                 Err(_) => {}
             }
@@ -72,7 +75,7 @@ impl Verifier {
         path: &Path,
         is_registered: bool,
         now: Timestamp,
-    ) -> Result<Believed, Refusal> {
+    ) -> Result<AcceptedChain, Refusal> {
         let anchor = &self.anchors[path.anchor];
         let links: Vec<_> = path.links.iter().map(|&index| &search.links[index]).collect();
         let chain: Vec<_> = links.iter().map(|link| &link.parsed).collect();
@@ -84,7 +87,7 @@ impl Verifier {
                 leaf.verify_for_usage(ALGORITHMS.all, anchors, &intermediates, time, usage, None, None).map(drop)
             })
             .map_err(|error| Refusal::of_webpki(error, &chain, now))?;
-        // webpki never looks at the validity of a CA itself.
+        // webpki does not check the validity of a trust anchor.
         if !anchor.is_live(now) {
             let (ca, file) = (anchor.name.clone(), anchor.file.clone());
             return Err(Refusal::CaNotLive { ca, file, at: anchor.edge(now) });
@@ -93,13 +96,13 @@ impl Verifier {
             check_vouching(anchor, links[0].der)?;
         }
         let ends = chain.iter().map(|certificate| not_after(certificate)).chain([anchor.edge(now)]);
-        // The second after the last one in which all are valid.
+        // The second after the last in which all are valid.
         let ends = ends.min().unwrap_or(now) + Duration::from_secs(1);
         let until = self.check_revocation(&chain, anchor, now)?.map_or(ends, |crl| crl.min(ends));
-        Ok(Believed { until, spiffe_only: anchor.trust_domains.is_some() })
+        Ok(AcceptedChain { until, spiffe_only: anchor.trust_domains.is_some() })
     }
 
-    /// When the first CRL ends that says that no certificate of the path is revoked.
+    /// No certificate of the path is revoked; returns when the first of the CRLs that say so expires.
     fn check_revocation(
         &self,
         chain: &[&X509Certificate<'_>],
@@ -122,8 +125,8 @@ impl Verifier {
     }
 }
 
-/// An X.509-SVID counts only if the CA may vouch for its trust domain; of a CA that is held to trust domains no other
-/// kind of name counts (R-AUTHN-07).
+/// An X.509-SVID is accepted only from a CA that may vouch for its trust domain; from a CA that is limited to trust domains,
+/// no other kind of name is (R-AUTHN-07).
 fn check_vouching(anchor: &Anchor, leaf: &CertificateDer<'_>) -> Result<(), Refusal> {
     let certificate = PeerCertificate::parse(leaf).map_err(|_| Refusal::Unreadable)?;
     if anchor.vouches_for(certificate.spiffe_trust_domain()) {
@@ -136,8 +139,8 @@ fn check_vouching(anchor: &Anchor, leaf: &CertificateDer<'_>) -> Result<(), Refu
     })
 }
 
-/// RFC 8705 §2.2: the thumbprint is the trust; what remains is the time and the purpose. The handshake's
-/// signature is verified like any other.
+/// RFC 8705 §2.2: the registered thumbprint is the trust, so only validity and usage remain to be checked. The
+/// handshake's signature is verified like any other.
 fn verify_self_signed(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<Timestamp, Refusal> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Refusal::Unreadable)?;
     let subject = || refusal::subject(&parsed);
@@ -156,7 +159,7 @@ fn verify_self_signed(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<Times
     }
 }
 
-/// What became of the certificate in a handshake.
+/// The outcome of the verification in a handshake.
 #[derive(Debug)]
 pub(in crate::server) enum Verdict {
     Accepted(Accepted),
@@ -164,20 +167,20 @@ pub(in crate::server) enum Verdict {
 }
 
 tokio::task_local! {
-    /// Where the handshake of a task learns of the verdict: rustls passes on no more than an alert.
+    /// Passes the verdict to the task of the handshake: rustls passes on only an alert.
     pub(in crate::server) static VERDICT: Arc<std::sync::OnceLock<Verdict>>;
 }
 
-/// Asks the [`Trust`] of the moment in every handshake.
+/// Verifies by the [`Trust`] as it is at the moment of the handshake.
 #[derive(Debug)]
-pub(super) struct SwapVerifier(pub(super) Arc<Trust>);
+pub(super) struct CurrentVerifier(pub(super) Arc<Trust>);
 
-impl ClientCertVerifier for SwapVerifier {
+impl ClientCertVerifier for CurrentVerifier {
     fn client_auth_mandatory(&self) -> bool {
         true
     }
 
-    /// No hints: self-signed certificates have no CA to be named, and a borrowed list cannot be swapped.
+    /// No hints: self-signed certificates have no CA to name, and a borrowed list cannot be replaced.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -199,7 +202,7 @@ impl ClientCertVerifier for SwapVerifier {
                 (Verdict::Refused(refusal, described), Err(error))
             }
         };
-        // Outside of a handshake of ours nobody wants to know.
+        // Set only within a handshake of the listener.
         let _ = VERDICT.try_with(|slot| slot.set(verdict));
         result
     }

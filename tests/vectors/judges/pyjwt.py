@@ -1,6 +1,6 @@
-"""Judges the vectors with PyJWT, by the rules of ../README.md.
+"""Verifies the vectors with PyJWT, by the rules of ../README.md.
 
-    python pyjwt.py FOLDER      needs PyJWT and cryptography; exit code 1 if a verdict differs
+    python pyjwt.py FOLDER      needs PyJWT and cryptography; exit code 1 if a verdict is not as expected
 """
 
 import base64
@@ -13,7 +13,7 @@ from pathlib import Path
 import jwt
 
 ALGORITHMS = {"ES256", "ES384", "EdDSA", "RS256", "PS256"}
-OTHERS = {"RS384", "RS512", "PS384", "PS512"}  # fit no published key, but are no nonsense
+OTHERS = {"RS384", "RS512", "PS384", "PS512"}  # valid algorithms that no published key uses
 FORBIDDEN = {"crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c", "epk", "p2c"}
 SCOPE = re.compile(r"[!#-\[\]-~]+( [!#-\[\]-~]+)*")
 LONGEST, DEEPEST, AHEAD = 16 * 1024, 16, 30
@@ -23,19 +23,19 @@ class Refused(Exception):
     pass
 
 
-def decoded(part: str) -> bytes:
+def decode(part: str) -> bytes:
     data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
         raise ValueError("not canonical")
     return data
 
 
-def read(data: bytes) -> dict:
-    """One JSON object, strictly."""
+def parse_object(data: bytes) -> dict:
+    """Parses exactly one JSON object without repeated names."""
 
     def members(pairs: list) -> dict:
         if len({name for name, _ in pairs}) < len(pairs):
-            raise ValueError("a name twice")
+            raise ValueError("repeated name")
         return dict(pairs)
 
     def constant(_: str) -> None:
@@ -43,7 +43,7 @@ def read(data: bytes) -> dict:
 
     def check(value: object, depth: int) -> None:
         if isinstance(value, str):
-            value.encode()  # half a surrogate pair has no UTF-8
+            value.encode()  # an unpaired surrogate has no UTF-8 encoding
         if isinstance(value, (dict, list)):
             if depth == DEEPEST:
                 raise ValueError("too deep")
@@ -57,11 +57,11 @@ def read(data: bytes) -> dict:
     return value
 
 
-def header_of(token: str) -> tuple[dict, bytes]:
+def parse_header(token: str) -> tuple[dict, bytes]:
     if len(token.encode()) > LONGEST or token.count(".") != 2:
         raise ValueError("not a compact JWS")
-    head, payload, _ = map(decoded, token.split("."))
-    header = read(head)
+    head, payload, _ = map(decode, token.split("."))
+    header = parse_object(head)
     if not all(isinstance(header.get(name, ""), str) for name in ("typ", "kid", "cty")):
         raise ValueError("not a string")
     kid = header.get("kid", "-")
@@ -72,11 +72,11 @@ def header_of(token: str) -> tuple[dict, bytes]:
     return header, payload
 
 
-def claims_of(payload: bytes) -> dict:
-    claims = read(payload)
+def parse_claims(payload: bytes) -> dict:
+    claims = parse_object(payload)
 
-    def need(fits: bool) -> None:
-        if not fits:
+    def ensure(condition: bool) -> None:
+        if not condition:
             raise ValueError("claims")
 
     def is_text(value: object) -> bool:
@@ -85,25 +85,25 @@ def claims_of(payload: bytes) -> dict:
     def is_count(value: object) -> bool:
         return type(value) is int and 0 <= value < 2**64
 
-    need(is_count(claims["iat"]) and is_count(claims["exp"]) and claims["exp"] > claims["iat"])
-    need(is_count(claims.get("nbf", 0)))
-    need(all(is_text(claims[name]) for name in ("txn", "sub", "req_wl")))
-    need(isinstance(claims.get("iss", ""), str))
-    need(isinstance(claims["scope"], str) and SCOPE.fullmatch(claims["scope"]) is not None)
+    ensure(is_count(claims["iat"]) and is_count(claims["exp"]) and claims["exp"] > claims["iat"])
+    ensure(is_count(claims.get("nbf", 0)))
+    ensure(all(is_text(claims[name]) for name in ("txn", "sub", "req_wl")))
+    ensure(isinstance(claims.get("iss", ""), str))
+    ensure(isinstance(claims["scope"], str) and SCOPE.fullmatch(claims["scope"]) is not None)
     audience = claims["aud"]
-    need(is_text(audience) or (isinstance(audience, list) and len(audience) == 1 and is_text(audience[0])))
+    ensure(is_text(audience) or (isinstance(audience, list) and len(audience) == 1 and is_text(audience[0])))
     chain = claims.get("req_wl_chain", [])
-    need(isinstance(chain, list) and all(isinstance(client, str) for client in chain))
-    need(isinstance(claims.get("tctx", {}), dict) and isinstance(claims.get("rctx", {}), dict))
+    ensure(isinstance(chain, list) and all(isinstance(client, str) for client in chain))
+    ensure(isinstance(claims.get("tctx", {}), dict) and isinstance(claims.get("rctx", {}), dict))
     if "delayed" in claims.get("rctx", {}):
         delayed = claims["rctx"]["delayed"]
-        need(isinstance(delayed, dict) and all(is_count(delayed[name]) for name in ("iat", "exp", "use")))
+        ensure(isinstance(delayed, dict) and all(is_count(delayed[name]) for name in ("iat", "exp", "use")))
     return claims
 
 
 def verify(token: str, keys: dict[str, jwt.PyJWK], domain: str, issuer: str | None, now: int) -> dict:
     try:
-        header, payload = header_of(token)
+        header, payload = parse_header(token)
     except (ValueError, RecursionError):
         raise Refused("token_malformed") from None
     if header.get("typ", "").lower().removeprefix("application/") != "txntoken+jwt":
@@ -116,7 +116,7 @@ def verify(token: str, keys: dict[str, jwt.PyJWK], domain: str, issuer: str | No
     except jwt.PyJWTError:
         raise Refused("token_signature_invalid") from None
     try:
-        claims = claims_of(payload)
+        claims = parse_claims(payload)
     except (ValueError, KeyError, RecursionError):
         raise Refused("token_claims_invalid") from None
     if claims["aud"] not in (domain, [domain]):
@@ -133,7 +133,7 @@ def verify(token: str, keys: dict[str, jwt.PyJWK], domain: str, issuer: str | No
 def main(folder: Path) -> int:
     keys = {key.key_id: key for key in jwt.PyJWKSet.from_json((folder / "jwks.json").read_text()).keys}
     vectors = json.loads((folder / "tokens.json").read_text(encoding="utf-8"), parse_float=Decimal)
-    differ = 0
+    differences = 0
     for vector in vectors:
         try:
             claims = verify(vector["token"], keys, vector["audience"], vector.get("issuer"), vector["now"])
@@ -141,10 +141,10 @@ def main(folder: Path) -> int:
         except Refused as refused:
             verdict = str(refused)
         if verdict != vector["expect"]:
-            differ += 1
-            print(f"{vector['name']}: PyJWT says {verdict}, expected {vector['expect']}")
-    print(f"PyJWT {jwt.__version__}: {len(vectors) - differ} of {len(vectors)} vectors as expected")
-    return 1 if differ or not vectors else 0
+            differences += 1
+            print(f"{vector['name']}: PyJWT returned {verdict}, expected {vector['expect']}")
+    print(f"PyJWT {jwt.__version__}: {len(vectors) - differences} of {len(vectors)} vectors as expected")
+    return 1 if differences or not vectors else 0
 
 
 if __name__ == "__main__":

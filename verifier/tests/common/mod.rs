@@ -1,5 +1,5 @@
-//! What the tests share: a signer, good claims, and a publisher of keys on the loopback interface.
-#![expect(dead_code, unreachable_pub, reason = "each test program uses its part")]
+//! Shared by the tests: a signer, valid claims, and a key publisher on the loopback interface.
+#![expect(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 pub mod publisher;
 pub mod signer;
@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-/// Epoch seconds.
+/// Seconds since the Unix epoch.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The claims of a good Txn-Token, issued now.
+/// The claims of a valid Txn-Token, issued now.
 pub fn claims() -> Value {
     json!({
         "iss": "https://tts.example", "iat": now(), "exp": now() + 60, "aud": "d.example", "txn": "t-1",

@@ -1,4 +1,4 @@
-//! An HTTPS server that publishes what a test wants, and counts who asks.
+//! An HTTPS server that publishes the responses of a test, and records the requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,13 +10,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-/// What is answered at one path.
+/// The response at one path.
 #[derive(Clone, Default)]
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The answer waits until there is a permit.
+    /// The response waits for a permit.
     pub gate: Option<Arc<Semaphore>>,
     /// The body never ends.
     pub endless: bool,
@@ -48,7 +48,7 @@ struct State {
     requests: Vec<String>,
 }
 
-/// A running publisher; it ends with its runtime.
+/// A running publisher; it stops with its runtime.
 pub struct Publisher {
     pub port: u16,
     pub root_pem: String,
@@ -76,12 +76,12 @@ impl Publisher {
         format!("https://localhost:{}{path}", self.port)
     }
 
-    /// From now on answers so at `path`.
+    /// Sets the response at `path`.
     pub fn publish(&self, path: &str, reply: Reply) {
         self.state.lock().unwrap().replies.insert(path.to_owned(), reply);
     }
 
-    /// The heads of all requests so far.
+    /// The request line and headers of all requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -90,15 +90,15 @@ impl Publisher {
         self.state.lock().unwrap().requests.len()
     }
 
-    /// Waits until there were this many requests.
-    pub async fn reached(&self, count: usize) {
+    /// Waits until `count` requests have arrived.
+    pub async fn wait_for_requests(&self, count: usize) {
         tokio::time::timeout(std::time::Duration::from_secs(10), async {
             while self.count() < count {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         })
         .await
-        .expect("the publisher is asked in time");
+        .expect("the requests arrive in time");
     }
 }
 
@@ -106,13 +106,13 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<S
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
         tokio::spawn(async move {
-            // A client that hangs up is part of several tests.
-            let _ = answer(stream, acceptor, state).await;
+            // Several tests close the connection early.
+            let _ = serve(stream, acceptor, state).await;
         });
     }
 }
 
-async fn answer(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> std::io::Result<()> {
     let mut stream = acceptor.accept(stream).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! Keys that sign, for tests.
+//! Signing keys for tests.
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::KeySize;
@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
-/// A new key pair.
+/// A key pair with the algorithm that it signs with.
 pub struct Signer {
     pub kid: String,
     pub algorithm: Algorithm,
@@ -30,15 +30,15 @@ impl Signer {
                 EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &rng).unwrap().as_ref(),
             ),
             Algorithm::EdDSA => EncodingKey::from_ed_der(Ed25519KeyPair::generate_pkcs8(&rng).unwrap().as_ref()),
-            _ => rsa(),
+            _ => generate_rsa(),
         };
         Self { kid: kid.to_owned(), algorithm, key }
     }
 
-    /// The public half.
+    /// The public key as a JWK.
     pub fn jwk(&self) -> Value {
         let mut jwk = match self.algorithm {
-            Algorithm::EdDSA => self.ed25519(),
+            Algorithm::EdDSA => self.ed25519_jwk(),
             other => serde_json::to_value(Jwk::from_encoding_key(&self.key, other).unwrap()).unwrap(),
         };
         jwk["kid"] = json!(self.kid);
@@ -47,7 +47,7 @@ impl Signer {
         jwk
     }
 
-    fn ed25519(&self) -> Value {
+    fn ed25519_jwk(&self) -> Value {
         let pair = Ed25519KeyPair::from_pkcs8(self.key.as_bytes()).unwrap();
         json!({"kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(pair.public_key())})
     }
@@ -58,7 +58,7 @@ impl Signer {
         self.sign(&header, &claims.to_string())
     }
 
-    /// Whatever is wanted, signed well.
+    /// A JWS with a valid signature over any header and payload.
     pub fn sign(&self, header: &Value, payload: &str) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
         let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &self.key, self.algorithm).unwrap();
@@ -66,7 +66,7 @@ impl Signer {
     }
 }
 
-fn rsa() -> EncodingKey {
+fn generate_rsa() -> EncodingKey {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     let der: Pkcs8V1Der<'_> = pair.as_der().unwrap();
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));

@@ -1,7 +1,7 @@
-//! What an expression comes to, by the rules of CEL, save that no number is ever rounded: what cannot be exact is a fault.
+//! Evaluation by the rules of CEL, except that no number is rounded: a result that cannot be exact is a fault.
 //!
-//! An evaluation visits each part of its expression once at most. What a part costs depends on what was sent, so that is
-//! counted, and strings and lists do not grow without end.
+//! An evaluation visits each part of its expression at most once. The cost of a part depends on what was sent, so it is
+//! counted, and the size of strings and lists is bounded.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -13,13 +13,13 @@ use writ_verifier::json;
 
 use crate::policy::number::{Decimal, Number, Operator};
 
-/// How many values, or bytes of a text, an evaluation may look at.
+/// The most values and bytes of text that an evaluation may read.
 const MOST_STEPS: usize = 1_000_000;
 
-/// The longest text and list that is put together.
+/// The longest text or list that an evaluation may build.
 const LONGEST: usize = 65_536;
 
-/// Why an expression comes to nothing.
+/// Why an expression has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fault(pub(super) &'static str);
 
@@ -51,7 +51,7 @@ impl Value {
         Self::Map(Rc::new(members.into_iter().map(|(name, value)| (Self::text(name), value)).collect()))
     }
 
-    /// What was sent; a number that cannot be told from others is a fault.
+    /// A value of the request; a number that cannot be told from others is a fault.
     pub(super) fn sent(value: &json::Value) -> Result<Self, Fault> {
         Ok(match value {
             json::Value::Null => Self::Null,
@@ -72,7 +72,7 @@ impl Value {
 /// One evaluation.
 pub(super) struct Evaluation<'a> {
     facts: HashMap<&'static str, Value>,
-    /// The numbers with a point or an exponent that the expression writes, by where they stand.
+    /// The numbers with a point or an exponent in the expression, by the id of their part.
     literals: &'a HashMap<u64, Decimal>,
     steps: Cell<usize>,
 }
@@ -146,7 +146,7 @@ impl<'a> Evaluation<'a> {
                 let Value::Bool(holds) = self.value(condition)? else { return Err(WRONG_TYPE) };
                 self.value(if holds { then } else { otherwise })
             }
-            // What one side says may settle it, whatever is wrong with the other.
+            // One side may decide, even if the other is a fault.
             (None, [one, other]) if name == operators::LOGICAL_AND => self.either(one, other, false),
             (None, [one, other]) if name == operators::LOGICAL_OR => self.either(one, other, true),
             (None, [one]) => self.of_one(name, self.value(one)?),

@@ -8,7 +8,7 @@ use super::compile::{Index, Keywords, Pattern, Subschema, Type};
 use crate::policy::exact;
 use crate::policy::number::Decimal;
 
-/// How much an application may do: subschemas applied, members and elements looked at, characters matched.
+/// How much an application may do: subschemas applied, members and elements visited, characters matched.
 const MOST_STEPS: usize = 500_000;
 
 /// What it takes to apply one subschema, beside what its keywords take.
@@ -20,20 +20,19 @@ const DEEPEST: usize = 256;
 /// Why a value does not fit.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// A keyword says no.
+    /// A keyword refuses the value.
     Unfit {
         /// Names and numbers from the outside in.
         path: Vec<String>,
-        /// The keyword.
         keyword: &'static str,
-        /// Where the subschema stands that has it.
+        /// JSON pointer to its subschema.
         place: String,
     },
-    /// To say it would take more than it may.
+    /// The work exceeds its bound.
     TooMuch,
 }
 
-/// What subschemas have looked at of one object or array: the rest is unevaluated.
+/// The members and elements of one object or array that subschemas have evaluated.
 #[derive(Default)]
 struct Seen<'a> {
     all: bool,
@@ -107,7 +106,7 @@ impl<'a> Application<'a> {
         outcome
     }
 
-    /// Whether it fits: that it does not is no reason to stop.
+    /// Whether it fits; a value that does not is no error here.
     fn try_apply(&mut self, index: Index, value: &'a Value) -> Result<Option<Seen<'a>>, Stop> {
         let depth = self.path.len();
         match self.apply(index, value) {
@@ -233,7 +232,7 @@ impl<'a> Application<'a> {
         self.require(most.is_none_or(|most| count <= most), names.1, keywords)
     }
 
-    /// The subschemas that look at the same value.
+    /// The subschemas that apply to the same value.
     fn beside(&mut self, keywords: &'a Keywords, value: &'a Value) -> Result<Seen<'a>, Stop> {
         let mut seen = Seen::default();
         for index in keywords.references.iter().chain(&keywords.all_of) {
@@ -376,7 +375,7 @@ impl<'a> Application<'a> {
         Ok(())
     }
 
-    /// Where no others are allowed it is the object that does not fit, not what stands in the member.
+    /// Where no other members are allowed, it is the object that does not fit, not the value of the member.
     fn additional(
         &mut self,
         index: Index,
@@ -423,7 +422,7 @@ impl<'a> Application<'a> {
     }
 }
 
-/// How many digits have to be read to know its numbers.
+/// The number of digits in its numbers.
 fn digits(value: &Value) -> usize {
     match value {
         Value::Number(digits) => digits.len(),

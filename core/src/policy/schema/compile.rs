@@ -1,4 +1,4 @@
-//! The text of a schema → what is applied to details: each subschema once, with its references resolved.
+//! The text of a schema → its compiled form: each subschema once, with its references resolved.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -10,13 +10,13 @@ use super::{DRAFT, SchemaError};
 use crate::policy::exact;
 use crate::policy::number::Decimal;
 
-/// Where a subschema is in the list of all.
+/// The index of a subschema in the list of all.
 pub(super) type Index = usize;
 
-/// What a document without `$id` is called.
-const NAMELESS: &str = "json-schema:///";
+/// The base URI of a document without `$id`.
+const DEFAULT_BASE_URI: &str = "json-schema:///";
 
-/// How many subschemas may come to look at one value, and how long a chain of them leads there.
+/// How many subschemas may apply to one value, and how long a chain of references may be.
 const MOST_AT_ONCE: usize = 1000;
 const LONGEST_CHAIN: usize = 64;
 
@@ -45,7 +45,7 @@ const ONE: [&str; 12] = [
     "unevaluatedProperties",
     "additionalItems",
 ];
-/// Keywords of JSON Schema 2020-12 that say where or what a schema is, and refuse nothing.
+/// Keywords of JSON Schema 2020-12 that identify or annotate a schema and refuse nothing.
 const ANNOTATIONS: [&str; 17] = [
     "$schema",
     "$id",
@@ -72,22 +72,21 @@ const NAMED: [&str; 6] =
 /// A schema and all in it.
 pub(super) struct Compiled {
     pub(super) subschemas: Vec<Subschema>,
-    /// Where keywords stand that JSON Schema does not have, as JSON pointers: they refuse nothing.
+    /// JSON pointers to keywords that JSON Schema does not have.
     pub(super) ignored: Vec<String>,
 }
 
 /// A subschema.
 pub(super) enum Subschema {
-    /// Everything fits, or nothing.
+    /// `true` or `false`.
     Any(bool),
-    /// What each keyword asks for.
     Keywords(Box<Keywords>),
 }
 
 /// The keywords of a subschema.
 #[derive(Default)]
 pub(super) struct Keywords {
-    /// Where it stands in the document, as a JSON pointer.
+    /// JSON pointer to it.
     pub(super) place: String,
     pub(super) references: Vec<Index>,
     pub(super) types: Option<Vec<Type>>,
@@ -131,7 +130,7 @@ pub(super) struct Keywords {
 }
 
 impl Keywords {
-    /// The subschemas that look at the same value as this one.
+    /// The subschemas that apply to the same value as this one.
     fn beside(&self) -> impl Iterator<Item = Index> {
         let lists = [&self.references, &self.all_of].into_iter().chain(&self.any_of).chain(&self.one_of).flatten();
         let single = [self.not, self.condition, self.then, self.otherwise].into_iter().flatten();
@@ -154,7 +153,7 @@ pub(super) enum Type {
 /// A regular expression, run by the engine whose time grows with the text alone.
 pub(super) struct Pattern {
     regex: Regex,
-    /// How large its program is: what a character may cost.
+    /// The size of its program, and so the cost of matching one character.
     pub(super) weight: usize,
 }
 
@@ -216,7 +215,7 @@ fn in_rust(ecma: &str) -> Option<String> {
 
 /// All subschemas; the first is the schema itself.
 pub(super) fn compile(document: &Value) -> Result<Compiled, SchemaError> {
-    let base = Url::parse(NAMELESS).map_err(|_| SchemaError::Form)?;
+    let base = Url::parse(DEFAULT_BASE_URI).map_err(|_| SchemaError::Form)?;
     let mut names = Names::default();
     names.collect(document, "", &base, true)?;
     let mut compiler = Compiler {
@@ -238,7 +237,7 @@ pub(super) fn compile(document: &Value) -> Result<Compiled, SchemaError> {
     Ok(Compiled { subschemas: compiler.subschemas, ignored: compiler.ignored })
 }
 
-/// Refuses what would apply itself, or very many subschemas, to one value.
+/// Refuses a subschema that applies itself, or very many others, to one value.
 fn bounded(subschemas: &[Subschema]) -> Result<(), SchemaError> {
     fn count(all: &[Subschema], index: Index, chain: usize, counted: &mut HashMap<Index, usize>) -> Option<usize> {
         if let Some(count) = counted.get(&index) {
@@ -263,10 +262,10 @@ fn bounded(subschemas: &[Subschema]) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// What references may name.
+/// The targets of references.
 #[derive(Default)]
 struct Names {
-    /// The documents within the document, by name and by place.
+    /// The embedded documents, by URI and by JSON pointer.
     resources: HashMap<String, String>,
     bases: BTreeMap<String, Url>,
     anchors: HashMap<(String, String), String>,
@@ -290,7 +289,7 @@ impl Names {
         let mut base = base.clone();
         if let Some(id) = text("$id")? {
             let named = base.join(id).ok().filter(|url| url.fragment().is_none_or(str::is_empty));
-            base = named.ok_or_else(|| unsound(place, "$id is no name of a document"))?;
+            base = named.ok_or_else(|| unsound(place, "$id is not the URI of a document"))?;
             base.set_fragment(None);
         }
         if is_root || text("$id")?.is_some() {
@@ -326,7 +325,7 @@ impl Names {
         Ok(())
     }
 
-    /// What names at a place are relative to.
+    /// The base URI at a place.
     fn base(&self, outer: &Url, place: &str) -> Url {
         self.bases.get(place).unwrap_or(outer).clone()
     }
@@ -468,7 +467,7 @@ impl<'a> Compiler<'a> {
                     "properties" => drop(keywords.properties.insert(member.clone(), index)),
                     "patternProperties" => keywords.pattern_properties.push((self.pattern(keyword, member)?, index)),
                     "dependentSchemas" => keywords.dependent_schemas.push((member.clone(), index)),
-                    _ => {} // definitions: only looked at, so that all of a file is sound
+                    _ => {} // definitions: compiled, so that errors in them are found
                 }
             }
         } else if !ANNOTATIONS.contains(&name) && !name.starts_with("x-") {
@@ -491,7 +490,7 @@ impl<'a> Compiler<'a> {
         self.target(keyword).map(|(index, _)| index)
     }
 
-    /// With one anchor of that name there is nothing to choose between.
+    /// An anchor that exists once is not dynamic.
     fn dynamic_reference(&mut self, keyword: &Keyword<'a, '_>) -> Result<Index, SchemaError> {
         let (index, anchor) = self.target(keyword)?;
         if anchor.and_then(|anchor| self.names.dynamic.get(&anchor).copied()).unwrap_or(0) > 1 {
@@ -500,7 +499,7 @@ impl<'a> Compiler<'a> {
         Ok(index)
     }
 
-    /// What a reference names, and the anchor if it does so by one.
+    /// The target of a reference, and the anchor if it uses one.
     fn target(&mut self, keyword: &Keyword<'a, '_>) -> Result<(Index, Option<String>), SchemaError> {
         let Value::String(reference) = keyword.value else { return Err(keyword.must_be("a string")) };
         let outside = || keyword.unsound("leads to nothing in this file, and nothing is fetched");
@@ -516,7 +515,7 @@ impl<'a> Compiler<'a> {
             let place = self.names.anchors.get(&(url.into(), fragment.clone())).cloned().ok_or_else(outside)?;
             (place, Some(fragment))
         };
-        // The names on the way decide what those further in are relative to.
+        // An `$id` on the way changes the base URI of what is inside.
         let mut schema = self.document;
         let mut passed = String::new();
         let mut base = self.names.base(keyword.base, "");
@@ -566,7 +565,7 @@ impl<'a> Keyword<'a, '_> {
         if !number.is_whole() || number.is_negative() {
             return Err(self.must_be("a whole number from 0 up"));
         }
-        // More than can be counted is never reached.
+        // A bound beyond `usize` is never reached.
         Ok(number.plain().and_then(|digits| digits.parse().ok()).unwrap_or(usize::MAX))
     }
 

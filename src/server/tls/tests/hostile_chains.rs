@@ -103,7 +103,7 @@ fn ring(
     chain
 }
 
-/// The chains of strangers, and of one who has an intermediate CA of ours.
+/// The chains of unknown clients, and of a client with an intermediate CA that the service trusts.
 fn hostile(root: &Ca) -> Vec<Hostile> {
     let mut all = Vec::new();
     let mut add = |kind: String, chain| all.push(Hostile { kind, chain });
@@ -324,9 +324,9 @@ fn any_of_two_certificates_of_a_ca_will_do() {
     }
 }
 
-/// The words that an operator reads.
+/// As operators read it.
 #[test]
-fn a_refusal_says_why_in_words() {
+fn a_refusal_says_why() {
     let (folder, ca) = (folder(), Ca::new("ca"));
     let trust = Trust::load(pki::settings(folder.path(), &ca)).unwrap();
     let refused = |chain: &[CertificateDer<'static>]| verify_chain(&trust, chain).unwrap_err().to_string();
@@ -354,7 +354,7 @@ fn a_refusal_says_why_in_words() {
         |params: &mut CertificateParams| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     let team = ca.intermediate("team", short);
     let too_deep = team.intermediate("deeper", nothing);
-    for (chain, words) in [
+    for (chain, expected) in [
         (
             leaf(&policies),
             "CN=client has the critical extension certificatePolicies (2.5.29.32), which Writ does not process",
@@ -383,7 +383,7 @@ fn a_refusal_says_why_in_words() {
         (vec![vec![1, 2, 3].into()], "the certificate cannot be read"),
     ] {
         let told = refused(&chain);
-        assert!(told.starts_with(words), "{told}\n{words}");
+        assert!(told.starts_with(expected), "{told}\n{expected}");
     }
     let hidden = "a\u{202e}\nb".to_owned() + &"x".repeat(500);
     let odd = Ca::new(&hidden).client(1).der;

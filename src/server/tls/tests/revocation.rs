@@ -330,7 +330,7 @@ fn a_ca_that_may_not_sign_crls_has_none() {
 
 /// What a delta or an indirect list leaves out would be taken for not revoked.
 #[test]
-fn lists_that_say_only_a_part_are_refused_with_words() {
+fn partial_lists_are_refused_with_a_reason() {
     use x509_parser::asn1_rs::FromDer as _;
     let (folder, ca) = (folder(), Ca::new("ca"));
     let crl = ca.crl(1, &[7]);
@@ -343,6 +343,6 @@ fn lists_that_say_only_a_part_are_refused_with_words() {
     delta[at + 2] = 27;
     let settings = settings(folder.path(), &[&ca], &[&crl]);
     std::fs::write(&settings.client_crls[0], delta).unwrap();
-    assert!(problem(settings.clone()).ends_with("0.crl: block 1 is a delta CRL; Writ needs whole ones"));
+    assert!(problem(settings.clone()).ends_with("0.crl: block 1 is a delta CRL; Writ needs complete CRLs"));
     assert!(said(&settings).contains("error: ") && said(&settings).contains("is a delta CRL"));
 }

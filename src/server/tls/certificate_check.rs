@@ -1,7 +1,7 @@
-//! A certificate that Writ shows and its private key: whether they can ever be accepted.
+//! A certificate that Writ presents and its private key: whether peers can accept them.
 //!
-//! TLS itself accepts more: a service starts with a certificate that each of its clients refuses. What a peer would
-//! refuse is found here beforehand.
+//! TLS itself is more lenient: a service starts with a certificate that all of its clients refuse. This finds beforehand
+//! what a peer would refuse.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,23 +17,34 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
-use super::problem::Severity;
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A certificate with less time left is warned about.
+/// A certificate with less time left raises a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
-/// Certificates that are renewed by a machine every day are warned about in the last third of their life instead.
+/// Certificates with shorter lives are renewed automatically: they raise a warning in the last third of their life.
 const SHORT_LIVED: Duration = Duration::from_secs(2 * 86_400);
 
-/// What is wrong, without the file's name.
-pub(super) type Finding = (Severity, String);
+/// What peers do with such a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// They refuse it.
+    Error,
+    /// Some refuse it, or all will soon.
+    Warning,
+}
 
-/// What the certificate is shown for.
-pub(super) enum Usage<'a> {
+/// A problem, without the name of the file.
+pub(crate) type Finding = (Severity, String);
+
+/// Leaf first.
+pub(crate) type Chain = Vec<CertificateDer<'static>>;
+
+/// What the certificate is used for.
+pub(crate) enum Usage<'a> {
     /// A server that is called by this host name, if it is known.
     Server(Option<&'a str>),
     /// A client.
@@ -49,8 +60,8 @@ impl Usage<'_> {
     }
 }
 
-/// Every certificate in a file, in its order; blocks that `skip` knows by their labels are passed over.
-pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Every certificate in a file, in its order, without the blocks whose labels `skip` selects.
+pub(crate) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Chain, String> {
     let content = bounded::read(path).map_err(|cause| cause.to_string())?;
     let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
         PemError::Nothing(_) if content.starts_with(b"\x30") => {
@@ -66,7 +77,7 @@ pub(super) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Vec
 }
 
 /// The private key in a file that strangers cannot read.
-pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let content = secret_file::read(path).map_err(|cause| cause.reason())?;
     if content.starts_with(b"\xef\xbb\xbf") {
         return Err("begins with a byte order mark; save it as plain text without one".to_owned());
@@ -75,7 +86,7 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let is_encrypted =
         labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") || has_line(&content, "Proc-Type: 4,ENCRYPTED");
     if is_encrypted {
-        return Err("is encrypted, and there is nobody to type the password at startup; decrypt it \
+        return Err("is encrypted, and no password can be entered at startup; decrypt it \
              (openssl pkey -in KEY -out KEY.plain), keep its mode at 0600, and guard it like the sealing key"
             .to_owned());
     }
@@ -99,8 +110,9 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     }
 }
 
-/// What a peer would find wrong with the certificate that is shown at `now`; `key` belongs to it, if it could be read.
-pub(super) fn judge(
+/// What a peer would refuse about the certificate at `now`; `key` is its key with the setting that names it, if the key
+/// could be read.
+pub(crate) fn judge(
     chain: &[CertificateDer<'_>],
     key: Option<(&PrivateKeyDer<'_>, &str)>,
     usage: &Usage<'_>,
@@ -112,7 +124,7 @@ pub(super) fn judge(
     if let Some((key, setting)) = key
         && let Some(mismatch) = mismatch(&parsed, key, setting)
     {
-        // Whatever else is wrong with it, it is the wrong certificate.
+        // It is the wrong certificate: other findings would mislead.
         return vec![(Severity::Error, mismatch)];
     }
     found.extend(form(leaf));
@@ -128,7 +140,7 @@ pub(super) fn judge(
 }
 
 /// Whether a server certificate is for this host, DNS name or address, as a client would see it.
-pub(super) fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
+pub(crate) fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(certificate), ServerName::try_from(host)) else {
         return false;
@@ -453,10 +465,10 @@ mod tests {
         let der = key.serialize_der();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         for (text, expected) in [
-            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is encrypted, and there is nobody"),
+            (block("ENCRYPTED PRIVATE KEY", "AAAA").into_bytes(), "is encrypted, and no password"),
             (
                 block("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\r\nDEK-Info: AES-256-CBC,00\n\nAAAA").into_bytes(),
-                "is encrypted, and there is nobody",
+                "is encrypted, and no password",
             ),
             (certificate.clone().into_bytes(), "holds no private key (PEM), but a block of the kind \"CERTIFICATE\""),
             (block("OPENSSH PRIVATE KEY", "AAAA").into_bytes(), "holds a \"OPENSSH PRIVATE KEY\" that cannot be read"),

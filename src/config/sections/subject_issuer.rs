@@ -1,15 +1,14 @@
-//! `[[subject_issuer]]`: who signs the tokens that are exchanged.
+//! `[[subject_issuer]]`: the issuers of the tokens that are exchanged.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
-use super::document::Section;
-use super::file::https_url;
 use writ_core::request::Source;
-use writ_core::subject::introspection;
-use writ_core::subject::issuers::{AccessTokenProfile, KeySource, Settings};
+use writ_core::subject::settings::{AccessTokenProfile, IntrospectionSettings, IssuerSettings, KeySource};
+
+use crate::config::address::{endpoint, https_url};
+use crate::config::document::{Section, non_empty};
 
 const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
@@ -24,7 +23,7 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// Reads every issuer; `own` is the name of this service, which must not be one of them.
-pub(super) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<Settings> {
+pub(crate) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<IssuerSettings> {
     let mut names = BTreeMap::new();
     let mut prefixes = BTreeMap::new();
     let mut all = Vec::new();
@@ -33,17 +32,17 @@ pub(super) fn read_all(tables: Vec<Section<'_>>, own: Option<&str>) -> Vec<Setti
         if Some(settings.issuer.as_str()) == own {
             table.error("issuer", "is this service itself: its own tokens are exchanged as txn_token only");
         }
-        once(&table, "issuer", &mut names, &settings.issuer);
-        once(&table, "subject_prefix", &mut prefixes, &settings.subject_prefix);
+        check_unique(&table, "issuer", &mut names, &settings.issuer);
+        check_unique(&table, "subject_prefix", &mut prefixes, &settings.subject_prefix);
         all.push(settings);
         table.finish();
     }
     all
 }
 
-/// Complains if an issuer in an earlier line has the same `value`.
-fn once(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usize>, value: &str) {
-    if table.complained(key) {
+/// Reports an issuer in an earlier line with the same `value`.
+fn check_unique(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usize>, value: &str) {
+    if table.has_error(key) {
         return;
     }
     if let Some(line) = seen.insert(value.to_owned(), table.line()) {
@@ -51,36 +50,36 @@ fn once(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usize>, valu
     }
 }
 
-/// One issuer; what is missing in it was complained about.
-fn read(table: &mut Section<'_>) -> Settings {
+/// One issuer; what is missing in it was reported.
+fn read(table: &mut Section<'_>) -> IssuerSettings {
     table.require(&["issuer"]);
     let keys = key_source(table);
     let issuer = table.parse("issuer", |text| name(text, keys.as_ref()));
-    let token_types = table.list("token_types", token_type).unwrap_or_else(|| vec![Source::AccessToken]);
+    let token_types = table.or_default("token_types", |table, key| table.list(key, token_type));
     let profiles = [("rfc9068", AccessTokenProfile::Rfc9068), ("legacy", AccessTokenProfile::Legacy)];
-    let settings = Settings {
+    let settings = IssuerSettings {
         issuer: issuer.unwrap_or_default(),
         keys: keys.unwrap_or(KeySource::Discovery),
-        audience: table.list("audience", filled).unwrap_or_default(),
-        algorithms: table.list("algorithms", algorithm).unwrap_or_else(|| vec![Algorithm::RS256, Algorithm::ES256]),
-        access_token_profile: table.choice("jwt_access_tokens", &profiles).unwrap_or(AccessTokenProfile::Rfc9068),
-        id_token_audience: table.list("id_token_audience", filled).unwrap_or_default(),
-        subject_claim: table.parse("subject_claim", filled).unwrap_or_else(|| "sub".to_owned()),
-        scope_claim: table.parse("scope_claim", filled).unwrap_or_else(|| "scope".to_owned()),
-        subject_prefix: table.parse("subject_prefix", prefix).unwrap_or_default(),
-        scopes: table.list("scopes", str::parse).unwrap_or_default(),
-        jwks_stale: table.duration("jwks_stale").unwrap_or(Duration::from_secs(86_400)),
+        audience: table.list("audience", non_empty).unwrap_or_default(),
+        algorithms: table.or_default("algorithms", |table, key| table.list(key, algorithm)),
+        access_token_profile: table.or_default("jwt_access_tokens", |table, key| table.choice(key, &profiles)),
+        id_token_audience: table.list("id_token_audience", non_empty).unwrap_or_default(),
+        subject_claim: table.or_default("subject_claim", |table, key| table.parse(key, non_empty)),
+        scope_claim: table.or_default("scope_claim", |table, key| table.parse(key, non_empty)),
+        subject_prefix: table.or_default("subject_prefix", |table, key| table.parse(key, prefix)),
+        scopes: table.or_default("scopes", |table, key| table.list(key, str::parse)),
+        jwks_stale: table.or_default("jwks_stale", Section::duration),
         ca: table.path("ca"),
         introspection: introspection(table),
         token_types,
     };
-    complain_of_gaps(table, &settings);
-    complain_of_confusion(table, &settings);
+    check_gaps(table, &settings);
+    check_confusion(table, &settings);
     settings
 }
 
 /// Lists without which every token would be refused.
-fn complain_of_gaps(table: &Section<'_>, settings: &Settings) {
+fn check_gaps(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let for_access = takes(Source::AccessToken) || takes(Source::Jwt);
     for (key, needed, why) in [
@@ -97,14 +96,14 @@ fn complain_of_gaps(table: &Section<'_>, settings: &Settings) {
             "must name the client ids that \"id_token\" may be issued to",
         ),
     ] {
-        if needed && !table.complained(key) {
+        if needed && !table.has_error(key) {
             table.error(key, why);
         }
     }
 }
 
 /// Kinds of token that nothing would tell apart (R-SUBJ-05).
-fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
+fn check_confusion(table: &Section<'_>, settings: &IssuerSettings) {
     let takes = |source| settings.token_types.contains(&source);
     let legacy = takes(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
     if legacy && takes(Source::Jwt) {
@@ -125,33 +124,33 @@ fn complain_of_confusion(table: &Section<'_>, settings: &Settings) {
     }
 }
 
-/// `None` if it is not written, or not complete; that was complained about.
-fn introspection(table: &mut Section<'_>) -> Option<introspection::Settings> {
+/// `None` if it is not written, or not complete, which was reported.
+fn introspection(table: &mut Section<'_>) -> Option<IntrospectionSettings> {
     let mut written = table.table("introspection")?;
     written.require(&["endpoint", "client_id", "client_secret_file"]);
-    let endpoint = written.parse("endpoint", address);
-    let client_id = written.parse("client_id", filled);
+    let endpoint = written.parse("endpoint", endpoint);
+    let client_id = written.parse("client_id", non_empty);
     let client_secret_file = written.path("client_secret_file");
-    let always = written.flag("always").unwrap_or(false);
+    let always = written.or_default("always", Section::flag);
     written.finish();
     let (endpoint, client_id, client_secret_file) = (endpoint?, client_id?, client_secret_file?);
-    Some(introspection::Settings { endpoint, client_id, client_secret_file, always })
+    Some(IntrospectionSettings { endpoint, client_id, client_secret_file, always })
 }
 
 fn key_source(table: &mut Section<'_>) -> Option<KeySource> {
     let both = table.has("jwks_uri") && table.has("jwks_file");
     let file = table.path("jwks_file").map(KeySource::File);
     let written = table.has("jwks_uri");
-    let uri = table.parse("jwks_uri", address).map(KeySource::Uri);
+    let uri = table.parse("jwks_uri", endpoint).map(KeySource::Uri);
     if both {
         table.error("jwks_file", "cannot stand beside jwks_uri: the keys come from one of them");
     }
-    // A wrong address must not look like a wish for discovery.
+    // A wrong address must not turn into discovery.
     if written { uri } else { file.or(Some(KeySource::Discovery)) }
 }
 
-/// `iss` is a name, and some issuers have one that is no https address, though all their endpoints are; but keys that are
-/// discovered by a name belong to whoever answers under it.
+/// `iss` may be any name, even if the endpoints of the issuer must be https; but keys can only be discovered from an https
+/// address, whose host proves itself by its certificate.
 fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("must be the `iss` of its tokens");
@@ -163,16 +162,10 @@ fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Unlike a name, what is called may have a query.
-fn address(text: &str) -> Result<url::Url, &'static str> {
-    https_url(text.split('?').next().unwrap_or_default())?;
-    url::Url::parse(text).map_err(|_| "must be an https:// address")
-}
-
 fn token_type(name: &str) -> Result<Source, &'static str> {
     Source::from_name(name)
         .filter(|source| source.is_outside())
-        .ok_or("must be of \"access_token\", \"jwt\", \"id_token\"")
+        .ok_or("must be one of \"access_token\", \"jwt\", \"id_token\"")
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, String> {
@@ -182,15 +175,11 @@ fn algorithm(name: &str) -> Result<Algorithm, String> {
     let found = ALGORITHMS.iter().find(|(known, _)| *known == name);
     found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {
         let names: Vec<_> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
-        format!("must be of {}", names.join(", "))
+        format!("must be one of {}", names.join(", "))
     })
 }
 
 fn prefix(text: &str) -> Result<String, &'static str> {
     let fits = text.len() <= 128 && !text.chars().any(char::is_control);
     fits.then(|| text.to_owned()).ok_or("must have at most 128 bytes and no control characters")
-}
-
-fn filled(text: &str) -> Result<String, &'static str> {
-    (!text.is_empty()).then(|| text.to_owned()).ok_or("must not be empty")
 }

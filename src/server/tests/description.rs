@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::super::routes::{Methods, Route};
-use super::{HttpRefusal, http};
+use crate::server::response::{HttpRefusal, http};
+use crate::server::routes::{Methods, Route};
 use writ_core::refusal::Reason;
 use writ_core::refusal::samples::all;
 use writ_core::request::{Form, TokenRequest, subject_token_types};

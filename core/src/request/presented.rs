@@ -1,0 +1,93 @@
+//! What a client presents for the subject, as received: nothing of it is proven yet.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::TYPE_PREFIX;
+use super::source::Source;
+use super::subject::Subject;
+
+/// What a client presents for the subject, as received.
+#[derive(Debug)]
+pub enum Presented {
+    /// Nothing but its certificate: the client itself is the subject.
+    Client,
+    /// The subject that the client names (`requested_subject`).
+    Named(Subject),
+    /// An access token of a subject issuer.
+    AccessToken(TokenText),
+    /// Any other JWT of a subject issuer.
+    Jwt(TokenText),
+    /// An ID token of a subject issuer.
+    IdToken(TokenText),
+    /// A JWT that the client signed.
+    SelfSigned(TokenText),
+    /// A JSON object that the client vouches for.
+    UnsignedJson(TokenText),
+    /// A Txn-Token of ours, alive or expired.
+    TxnToken(TokenText),
+}
+
+impl Presented {
+    /// The sources that this can be verified as.
+    pub fn sources(&self) -> &'static [Source] {
+        match self {
+            Self::Client | Self::Named(_) => &[Source::ClientCredentials],
+            Self::AccessToken(_) => &[Source::AccessToken],
+            Self::Jwt(_) => &[Source::Jwt],
+            Self::IdToken(_) => &[Source::IdToken],
+            Self::SelfSigned(_) => &[Source::SelfSigned],
+            Self::UnsignedJson(_) => &[Source::UnsignedJson],
+            Self::TxnToken(_) => &[Source::TxnToken, Source::ExpiredTxnToken],
+        }
+    }
+
+    /// `None` if no token is presented: for the client itself and a named subject.
+    pub fn token(&self) -> Option<&TokenText> {
+        match self {
+            Self::Client | Self::Named(_) => None,
+            Self::AccessToken(token)
+            | Self::Jwt(token)
+            | Self::IdToken(token)
+            | Self::SelfSigned(token)
+            | Self::UnsignedJson(token)
+            | Self::TxnToken(token) => Some(token),
+        }
+    }
+}
+
+/// Every supported `subject_token_type`, for the metadata: one for each source that comes as a token.
+pub fn subject_token_types() -> Vec<String> {
+    let own_type = |source: &Source| match source {
+        Source::AccessToken
+        | Source::Jwt
+        | Source::IdToken
+        | Source::SelfSigned
+        | Source::UnsignedJson
+        | Source::TxnToken => true,
+        // One comes as `txn_token`, the other without any token.
+        Source::ExpiredTxnToken | Source::ClientCredentials => false,
+    };
+    Source::ALL.into_iter().filter(own_type).map(|source| format!("{TYPE_PREFIX}{}", source.name())).collect()
+}
+
+/// A token as received: wiped after use, never shown.
+pub struct TokenText(pub(super) Zeroizing<String>);
+
+impl TokenText {
+    pub(super) fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+
+    /// The text, to verify it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}

@@ -1,0 +1,167 @@
+//! The keys of one issuer: in a file that is read again when it changes, or fetched and cached.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::Algorithm;
+use writ_verifier::jwks::{Candidates, KeySet};
+use writ_verifier::remote::{self, FetchOutcome, KeyError, Location, RemoteKeys};
+
+use super::IssuersError;
+use crate::client::ClientId;
+use crate::limits::MAX_WAITING_FOR_KEYS;
+use crate::subject::settings::{IssuerSettings, KeySource};
+use writ_platform::bounded;
+use writ_platform::shares::Shares;
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) enum IssuerKeys {
+    File(KeyFile),
+    Remote {
+        keys: RemoteKeys,
+        /// The clients that wait for a fetch.
+        waiting: Arc<Shares<ClientId>>,
+    },
+}
+
+impl IssuerKeys {
+    /// Reads the file, or prepares fetching; nothing is fetched yet.
+    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, IssuersError> {
+        let location = match location(settings) {
+            Ok(location) => location,
+            Err(path) => return KeyFile::open(&settings.issuer, path).map(Self::File),
+        };
+        let observer = Some(count_fetches(settings.issuer.clone()));
+        let keys = RemoteKeys::new(&remote::Settings { observer, ..remote_settings(settings, location)? });
+        let keys = keys.map_err(|source| IssuersError::Remote { issuer: settings.issuer.clone(), source })?;
+        Ok(Self::Remote { keys, waiting: Shares::new(MAX_WAITING_FOR_KEYS) })
+    }
+
+    /// Starts fetching in the background. Needs a Tokio runtime.
+    pub(super) fn warm(&self) {
+        if let Self::Remote { keys, .. } = self {
+            keys.warm();
+        }
+    }
+
+    pub(super) fn reload_file(&self) {
+        if let Self::File(file) = self {
+            file.reload();
+        }
+    }
+
+    /// The keys that may have signed a token with this `kid` and `alg`; `client` may have to wait for a fetch.
+    pub(super) async fn find(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        client: &ClientId,
+    ) -> Result<Candidates, KeyError> {
+        match self {
+            Self::File(file) => Ok(file.keys.load().find(kid, algorithm)?),
+            Self::Remote { keys, waiting } => {
+                keys.key_if_admitted(kid, algorithm, || waiting.take(client.clone()).ok()).await
+            }
+        }
+    }
+}
+
+/// A JWK set in a file.
+#[derive(Debug)]
+pub(super) struct KeyFile {
+    issuer: String,
+    path: PathBuf,
+    keys: ArcSwap<KeySet>,
+    /// The file could not be used the last time, and the log has said so.
+    broken: AtomicBool,
+}
+
+impl KeyFile {
+    fn open(issuer: &str, path: &Path) -> Result<Self, IssuersError> {
+        let keys = read_keys(path)?;
+        warn_of_unusable_keys(issuer, &keys);
+        let (issuer, path) = (issuer.to_owned(), path.to_owned());
+        Ok(Self { issuer, path, keys: ArcSwap::from_pointee(keys), broken: AtomicBool::new(false) })
+    }
+
+    /// Reads the file again. If it cannot be used, the last valid keys stay in use, and the log says so once: this is
+    /// called every second.
+    fn reload(&self) {
+        let read = read_keys(&self.path);
+        let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
+        match read {
+            Ok(keys) => {
+                if keys.left_out() != self.keys.load().left_out() {
+                    warn_of_unusable_keys(&self.issuer, &keys);
+                }
+                if was_broken {
+                    tracing::info!(
+                        issuer = self.issuer,
+                        "the keys of a subject issuer can be read again, and are in force"
+                    );
+                }
+                self.keys.store(Arc::new(keys));
+            }
+            Err(_) if was_broken => {}
+            Err(error) => tracing::error!(
+                issuer = self.issuer,
+                error = &error as &dyn std::error::Error,
+                "the keys of a subject issuer were not reloaded; the last good ones stay in force"
+            ),
+        }
+    }
+}
+
+fn warn_of_unusable_keys(issuer: &str, keys: &KeySet) {
+    if let Some(left_out) = keys.left_out() {
+        tracing::warn!(issuer, left_out, "keys of a subject issuer cannot be used; the others remain in use");
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, IssuersError> {
+    bounded::read(path).map_err(|source| IssuersError::File { path: path.to_owned(), source })
+}
+
+fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
+    KeySet::parse(&read(path)?).map_err(|source| IssuersError::KeyFile { path: path.to_owned(), source })
+}
+
+/// Where keys are fetched from, or the file that they are in.
+fn location(settings: &IssuerSettings) -> Result<Location, &Path> {
+    match &settings.keys {
+        KeySource::File(path) => Err(path),
+        KeySource::Uri(uri) => Ok(Location::JwksUri(uri.clone())),
+        KeySource::Discovery => Ok(Location::Discovery { issuer: settings.issuer.clone() }),
+    }
+}
+
+fn remote_settings(settings: &IssuerSettings, location: Location) -> Result<remote::Settings, IssuersError> {
+    let root_certificates_pem = settings.ca.as_deref().map(read).transpose()?;
+    Ok(remote::Settings { root_certificates_pem, max_stale: settings.jwks_stale, ..remote::Settings::new(location) })
+}
+
+/// Fetches the keys of an issuer once, as the service would; `None` where they are in a file.
+///
+/// # Errors
+/// Whatever prevented it; the causes are its sources.
+pub async fn fetch_keys(settings: &IssuerSettings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
+    let Ok(location) = location(settings) else { return Ok(None) };
+    remote::fetch_once(&remote_settings(settings, location)?).await.map(Some)
+}
+
+pub(super) fn count_fetches(issuer: String) -> remote::Observer {
+    for outcome in ["ok", "unchanged", "error"] {
+        metrics::counter!("writ_jwks_fetch_total", "issuer" => issuer.clone(), "outcome" => outcome).absolute(0);
+    }
+    Arc::new(move |outcome| {
+        let outcome = match outcome {
+            FetchOutcome::Ok => "ok",
+            FetchOutcome::Unchanged => "unchanged",
+            FetchOutcome::Error => "error",
+        };
+        metrics::counter!("writ_jwks_fetch_total", "issuer" => issuer.clone(), "outcome" => outcome).increment(1);
+    })
+}

@@ -1,0 +1,182 @@
+//! The claims of a subject token as text → members, and typed reads of single claims.
+
+use writ_verifier::json::{self, Limits};
+use writ_verifier::{Members, Purpose, Scope};
+
+use super::SubjectError;
+use super::SubjectFault::{ClaimsInvalid, Malformed};
+use crate::request::Subject;
+
+/// How deep and how wide the claims of an outside token may be: people are in hundreds of groups.
+pub const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
+
+/// The names that a message may repeat: well-known ones. Any other may be anything that was sent.
+const KNOWN_CLAIMS: [&str; 40] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "act",
+    "may_act",
+    "scope",
+    "scp",
+    "client_id",
+    "cnf",
+    "azp",
+    "nonce",
+    "auth_time",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    "acr",
+    "amr",
+    "sid",
+    "events",
+    "htm",
+    "htu",
+    "email",
+    "name",
+    "groups",
+    "roles",
+    "entitlements",
+    "active",
+    "token_type",
+    "token_use",
+    "typ",
+    "username",
+    "preferred_username",
+    "txn",
+    "tctx",
+    "rctx",
+    "req_wl",
+];
+
+/// The name of a claim as a message may repeat it.
+pub(super) fn shown(name: &str) -> &str {
+    KNOWN_CLAIMS.iter().find(|known| **known == name).copied().unwrap_or("the configured claim")
+}
+
+/// Parses an unambiguous JSON object: claims, or a reply.
+///
+/// A time like `1e400` is accepted, though it is not a double: the check of times reports it.
+pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
+    let text = std::str::from_utf8(text).map_err(|_| Malformed.because("its claims are not UTF-8"))?;
+    let object = || serde_json::from_str::<Members>(text);
+    let checked = json::check(text, LIMITS);
+    let claims = match (checked, object()) {
+        (Ok(()), claims) => return claims.map_err(|_| Malformed.because("its claims are no JSON object")),
+        (Err(error), Err(_)) => return Err(Malformed.because_of(format!("its claims are {error}"))),
+        (Err(error), Ok(_)) if error.to_string().contains("too many") => {
+            return Err(Malformed.because("an array or object in its claims has more than 2048 members"));
+        }
+        (Err(error), Ok(claims)) => {
+            if let Some(name) = repeated(&claims) {
+                return Err(Malformed.because_of(format!("the claim `{name}` stands twice")));
+            }
+            let timeless = timeless(&claims).and_then(|text| json::check(&text, LIMITS).ok());
+            timeless.ok_or_else(|| Malformed.because_of(format!("its claims are {error}")))?;
+            claims
+        }
+    };
+    Ok(claims)
+}
+
+/// The first well-known claim that is repeated.
+fn repeated(claims: &Members) -> Option<&'static str> {
+    let count = |name: &str| claims.iter().filter(|(other, _)| *other == name).count();
+    KNOWN_CLAIMS.into_iter().find(|name| count(name) > 1)
+}
+
+/// The claims with 0 for every number in a claim of time.
+fn timeless(claims: &Members) -> Option<String> {
+    let mut claims = claims.clone();
+    for name in ["exp", "iat", "nbf"] {
+        if claims.raw(name).is_some_and(|value| value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
+            claims.set(name, &0).ok()?;
+        }
+    }
+    serde_json::to_string(&claims).ok()
+}
+
+/// A required claim that is a string.
+pub(super) fn text(claims: &Members, name: &str) -> Result<String, SubjectError> {
+    let fault = |fault: &str| ClaimsInvalid.because_of(format!("`{}` {fault}", shown(name)));
+    if claims.raw(name).is_none() {
+        return Err(fault("is missing"));
+    }
+    claims.get(name).ok_or_else(|| fault("must be a string"))
+}
+
+/// `aud`, in either of its forms.
+pub(super) fn audience(claims: &Members) -> Result<Audience, SubjectError> {
+    if claims.raw("aud").is_none() {
+        return Err(ClaimsInvalid.because("`aud` is missing"));
+    }
+    claims.get("aud").ok_or(ClaimsInvalid.because("`aud` must be a string or an array of strings"))
+}
+
+/// A claim is not a [`Subject`].
+pub(super) const SUBJECT_FORM: SubjectError =
+    ClaimsInvalid.because("the subject must have 1 to 255 characters, none a control character, and hold no token");
+
+/// `sub`, without any issuer's prefix.
+pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
+    text(claims, "sub")?.parse().map_err(|_| SUBJECT_FORM)
+}
+
+/// The scope in the claim `name`: RFC 6749 §3.3 with single spaces only; or, as many issuers write it, an array with one
+/// word in each element. An empty string or array counts as absent.
+///
+/// # Errors
+/// [`SubjectError`] if the claim is anything else.
+pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
+    const FORM: SubjectError =
+        ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
+    if claims.raw(name).is_none() {
+        return Ok(None);
+    }
+    let text = match claims.get(name).ok_or(FORM)? {
+        Words::Text(text) => text,
+        // An element with a space in it would become two words.
+        Words::List(words) if words.iter().any(|word| word.parse::<Purpose>().is_err()) => return Err(FORM),
+        Words::List(words) => words.join(" "),
+    };
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| FORM) }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Words {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// `aud` (RFC 7519 §4.1.3).
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub(super) enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    /// Whether one of `these` is among its names.
+    pub(super) fn names_one_of(&self, these: &[String]) -> bool {
+        self.names().iter().any(|name| these.contains(name))
+    }
+
+    /// Whether it has one name.
+    pub(super) fn is_single(&self) -> bool {
+        self.names().len() == 1
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The strict parser.
+
+use std::collections::HashSet;
+
+use super::value::Value;
+
+/// Limits on the structure that [`parse`] accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Maximum nesting depth of objects and arrays; 1 allows a flat object.
+    pub depth: usize,
+    /// Maximum number of members of one object, and of elements of one array.
+    pub members: usize,
+}
+
+impl Limits {
+    /// Depth 16 and 256 members: for tokens and request parameters.
+    pub const DEFAULT: Self = Self { depth: 16, members: 256 };
+
+    /// Depth 64 and 100 000 members: for files and responses outside the request path.
+    pub const DOCUMENT: Self = Self { depth: 64, members: 100_000 };
+}
+
+/// The text is not exactly one unambiguous JSON value within the [`Limits`].
+///
+/// The message contains the position (line and column, from 1), and nothing of a text that [`parse`] refused.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid or ambiguous JSON: {0}")]
+pub struct JsonError(pub(super) Cause);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("{fault} at line {line} column {column}")]
+    Syntax { fault: &'static str, line: usize, column: usize },
+    #[error(transparent)]
+    Value(#[from] serde_json::Error),
+}
+
+/// Parses exactly one JSON value (RFC 8259) without repeated member names, within `limits`.
+///
+/// # Errors
+/// [`JsonError`] for invalid syntax, trailing data, a repeated member name, a number outside the range of an IEEE 754
+/// double, or a structure beyond `limits`.
+pub fn parse(text: &str, limits: Limits) -> Result<Value, JsonError> {
+    let mut reader = Reader { text, position: 0, limits };
+    let value = reader.read_value(0)?;
+    reader.skip_whitespace();
+    if reader.position == text.len() { Ok(value) } else { Err(reader.error("trailing characters")) }
+}
+
+/// Checks that [`parse`] accepts `text`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn check(text: &str, limits: Limits) -> Result<(), JsonError> {
+    parse(text, limits).map(drop)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    position: usize,
+    limits: Limits,
+}
+
+impl Reader<'_> {
+    /// An error at the current position. It does not repeat the text, which is untrusted input.
+    fn error(&self, fault: &'static str) -> JsonError {
+        let lines = self.text.as_bytes()[..self.position].split(|&byte| byte == b'\n');
+        let (line, column) = lines.fold((0, 0), |(line, _), text| (line + 1, text.len() + 1));
+        JsonError(Cause::Syntax { fault, line, column })
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.position).copied()
+    }
+
+    /// Consumes the next byte if it is `byte`, and returns whether it did.
+    fn consume(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.position += usize::from(found);
+        found
+    }
+
+    fn skip_whitespace(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.position += 1;
+        }
+    }
+
+    fn read_value(&mut self, depth: usize) -> Result<Value, JsonError> {
+        self.skip_whitespace();
+        match self.peek() {
+            Some(b'{') => self.enter(depth)?.read_object(depth + 1),
+            Some(b'[') => self.enter(depth)?.read_array(depth + 1),
+            Some(b'"') => self.read_string().map(Value::String),
+            Some(b'-' | b'0'..=b'9') => self.read_number().map(Value::Number),
+            Some(b't') => self.read_literal("true", Value::Bool(true)),
+            Some(b'f') => self.read_literal("false", Value::Bool(false)),
+            Some(b'n') => self.read_literal("null", Value::Null),
+            Some(_) => Err(self.error("expected a value")),
+            None => Err(self.error("unexpected end of text")),
+        }
+    }
+
+    /// Consumes the opening bracket of an object or array at nesting `depth`.
+    fn enter(&mut self, depth: usize) -> Result<&mut Self, JsonError> {
+        if depth == self.limits.depth {
+            return Err(self.error("too deeply nested"));
+        }
+        self.position += 1;
+        Ok(self)
+    }
+
+    fn read_literal(&mut self, literal: &str, value: Value) -> Result<Value, JsonError> {
+        if !self.text[self.position..].starts_with(literal) {
+            return Err(self.error("expected a value"));
+        }
+        self.position += literal.len();
+        Ok(value)
+    }
+
+    fn read_array(&mut self, depth: usize) -> Result<Value, JsonError> {
+        let mut elements = Vec::new();
+        self.skip_whitespace();
+        if self.consume(b']') {
+            return Ok(Value::Array(elements));
+        }
+        loop {
+            if elements.len() == self.limits.members {
+                return Err(self.error("too many elements"));
+            }
+            elements.push(self.read_value(depth)?);
+            self.skip_whitespace();
+            if self.consume(b']') {
+                return Ok(Value::Array(elements));
+            }
+            if !self.consume(b',') {
+                return Err(self.error("expected `,` or `]`"));
+            }
+        }
+    }
+
+    fn read_object(&mut self, depth: usize) -> Result<Value, JsonError> {
+        let mut members = Vec::new();
+        let mut names = HashSet::new();
+        self.skip_whitespace();
+        if self.consume(b'}') {
+            return Ok(Value::Object(members));
+        }
+        loop {
+            self.skip_whitespace();
+            if self.peek() != Some(b'"') {
+                return Err(self.error("expected a member name"));
+            }
+            if members.len() == self.limits.members {
+                return Err(self.error("too many members"));
+            }
+            let name = self.read_string()?;
+            if !names.insert(name.clone()) {
+                return Err(self.error("repeated member name"));
+            }
+            self.skip_whitespace();
+            if !self.consume(b':') {
+                return Err(self.error("expected `:`"));
+            }
+            let value = self.read_value(depth)?;
+            members.push((name, value));
+            self.skip_whitespace();
+            if self.consume(b'}') {
+                return Ok(Value::Object(members));
+            }
+            if !self.consume(b',') {
+                return Err(self.error("expected `,` or `}`"));
+            }
+        }
+    }
+
+    fn read_number(&mut self) -> Result<String, JsonError> {
+        let start = self.position;
+        self.consume(b'-');
+        if !self.consume(b'0') {
+            self.skip_digits()?;
+        }
+        if self.consume(b'.') {
+            self.skip_digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.position += 1;
+            if !self.consume(b'-') {
+                self.consume(b'+');
+            }
+            self.skip_digits()?;
+        }
+        let text = &self.text[start..self.position];
+        let in_range = text.parse::<f64>().is_ok_and(f64::is_finite);
+        if in_range { Ok(text.to_owned()) } else { Err(self.error("number out of range")) }
+    }
+
+    fn skip_digits(&mut self) -> Result<(), JsonError> {
+        let start = self.position;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.position += 1;
+        }
+        if self.position > start { Ok(()) } else { Err(self.error("invalid number")) }
+    }
+
+    fn read_string(&mut self) -> Result<String, JsonError> {
+        self.position += 1;
+        let mut string = String::new();
+        loop {
+            let rest = self.text.as_bytes()[self.position..].iter();
+            let plain = rest.take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count();
+            string.push_str(&self.text[self.position..self.position + plain]);
+            self.position += plain;
+            match self.peek() {
+                Some(b'"') => {
+                    self.position += 1;
+                    return Ok(string);
+                }
+                Some(b'\\') => {
+                    self.position += 1;
+                    string.push(self.read_escape()?);
+                }
+                Some(_) => return Err(self.error("control character in a string")),
+                None => return Err(self.error("unexpected end of text")),
+            }
+        }
+    }
+
+    fn read_escape(&mut self) -> Result<char, JsonError> {
+        let escape = self.peek();
+        self.position += 1;
+        Ok(match escape {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.read_code_unit()?;
+                let code = if (0xd800..0xdc00).contains(&unit) {
+                    let low = if self.consume(b'\\') && self.consume(b'u') { self.read_code_unit()? } else { 0 };
+                    if !(0xdc00..0xe000).contains(&low) {
+                        return Err(self.error("unpaired surrogate"));
+                    }
+                    0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+                } else {
+                    unit
+                };
+                char::from_u32(code).ok_or_else(|| self.error("unpaired surrogate"))?
+            }
+            _ => {
+                self.position -= 1;
+                return Err(self.error("invalid escape"));
+            }
+        })
+    }
+
+    /// The four hexadecimal digits of `\uXXXX`: one UTF-16 code unit.
+    fn read_code_unit(&mut self) -> Result<u32, JsonError> {
+        let digits = self
+            .text
+            .get(self.position..self.position + 4)
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let unit = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let unit = unit.ok_or_else(|| self.error("invalid escape"))?;
+        self.position += 4;
+        Ok(unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn is_refused(text: &str) -> bool {
+        check(text, Limits::DEFAULT).is_err()
+    }
+
+    #[test]
+    fn a_repeated_name_is_refused_at_any_depth_and_through_escapes() {
+        assert!(is_refused(r#"{"a":1,"a":1}"#));
+        assert!(is_refused(r#"{"a":1,"\u0061":2}"#));
+        assert!(is_refused(r#"[{"x":{"b":1,"b":2}}]"#));
+        assert!(!is_refused(r#"{"a":{"a":1},"b":[{"a":1},{"a":2}]}"#));
+    }
+
+    #[test]
+    fn anything_but_one_json_value_is_refused() {
+        for text in ["", "{}{}", "{} x", "NaN", "{'a':1}", "{\"a\":1,}", "\u{feff}{}", "1e400", "{\"a\":1e400}"] {
+            assert!(is_refused(text), "{text}");
+        }
+        let message = check("{\"a\":\n 01}", Limits::DEFAULT).expect_err("a number has no leading zero").to_string();
+        assert_eq!(message, "invalid or ambiguous JSON: expected `,` or `}` at line 2 column 3");
+    }
+
+    #[test]
+    fn structure_beyond_the_limits_is_refused() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!is_refused(&nested(16)));
+        assert!(is_refused(&nested(17)));
+        assert!(is_refused(&nested(100_000)));
+        let wide = |n| format!("[{}]", vec!["0"; n].join(","));
+        assert!(!is_refused(&wide(256)));
+        assert!(is_refused(&wide(257)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// This parser accepts what `serde_json` accepts, except repeated names, and reads the same strings.
+        #[test]
+        fn the_parser_agrees_with_serde_json(
+            text in r#"[ \n]{0,1}(-?(0|[1-9][0-9]{0,3})(\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?|"([a-z€]|\\[nu"\\/bq]|\\u(d83d|de00|00e4|[0-9a-f]{3,4})){0,3}"|true|null|fals|\[[0-9, ]{0,4}\]|\{("[ab]":[0-9]|,| ){0,4}\})[ x]{0,1}"#
+        ) {
+            let theirs: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            let ours = parse(&text, Limits::DEFAULT);
+            let is_repeated = matches!(&ours, Err(JsonError(Cause::Syntax { fault: "repeated member name", .. })));
+            prop_assert!(is_repeated || ours.is_ok() == theirs.is_some(), "{text}: {ours:?} {theirs:?}");
+            if let (Ok(Value::String(ours)), Some(theirs)) = (ours, theirs) {
+                prop_assert_eq!(Some(ours.as_str()), theirs.as_str());
+            }
+        }
+    }
+}
