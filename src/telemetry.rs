@@ -28,7 +28,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 72] = [
+const MODULES: [&str; 74] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -63,6 +63,7 @@ const MODULES: [&str; 72] = [
     "writ_core::keys::mirror",
     "writ_core::keys::rotation",
     "writ_core::ledger",
+    "writ_core::lifetime",
     "writ_core::limits",
     "writ_core::pdp",
     "writ_core::permit",
@@ -72,6 +73,7 @@ const MODULES: [&str; 72] = [
     "writ_core::subject",
     "writ_core::subject::introspection",
     "writ_core::subject::issuers",
+    "writ_core::subject::issuers::keys",
     "writ_outbound",
     "writ_outbound::breaker",
     "writ_outbound::call",
