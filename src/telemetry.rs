@@ -28,7 +28,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 74] = [
+const MODULES: [&str; 82] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -92,12 +92,20 @@ const MODULES: [&str; 74] = [
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
     "writ_store",
+    "writ_store::blocks",
+    "writ_store::clock",
     "writ_store::database",
     "writ_store::engine",
     "writ_store::folder",
+    "writ_store::ledger",
     "writ_store::quiet",
+    "writ_store::records",
     "writ_store::repair",
+    "writ_store::ring",
     "writ_store::seal",
+    "writ_store::table",
+    "writ_store::times",
+    "writ_store::transaction",
     "writ_store::working_copy",
     "writ_store::writer",
     "writ_verifier",
