@@ -1,7 +1,7 @@
 //! `POST /token`: the flow of an exchange.
 //!
 //! In: an [`IncomingRequest`]. Out: a token that is signed, on record and in the audit log, or a [`Refusal`] that is in the
-//! audit log. [`TokenService::issue`] names every step in its order.
+//! audit log. `TokenService::issue` names every step in its order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
