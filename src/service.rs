@@ -1,8 +1,8 @@
 //! Composition root: builds and runs the service.
 //!
-//! In the order of its life: [`startup`] loads the [`files`], opens the persistent [`state`], and connects the
-//! [`handlers`] to the listeners; [`readiness`], [`maintenance`], [`reload`] and the [`admin`] socket work beside them;
-//! [`shutdown`] ends it. Settings, a log and metrics come in; requests are answered until it is stopped.
+//! In the order of its life: `startup` loads the `files`, opens the persistent `state`, and connects the
+//! `handlers` to the listeners; `readiness`, `maintenance`, `reload` and the `admin` socket work beside them;
+//! `shutdown` ends it. Settings, a log and metrics come in; requests are answered until it is stopped.
 
 pub mod admin;
 mod error;

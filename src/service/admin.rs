@@ -1,6 +1,6 @@
 //! Operators' commands on the key ring, the kill switch and the clock.
 //!
-//! A running service performs them for the command line over a Unix socket ([`socket`], [`protocol`]); where no service
+//! A running service performs them for the command line over a Unix socket (`socket`, `protocol`); where no service
 //! has the store open, the command line performs them itself.
 
 mod protocol;
