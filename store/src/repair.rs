@@ -90,8 +90,11 @@ impl Remains {
 pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
-    // A seal that cannot be read proves nothing.
-    let seal = Seal::open(path).ok().flatten();
+    let seal = match Seal::open(path) {
+        // A damaged seal proves nothing. A disk that does not return it is no reason to distrust the records.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+        seal => seal.map_err(|source| io_error(&folder::seal(path), source))?,
+    };
     let mut remains = Remains { sealed: seal.as_ref().map(|seal| seal.sealed().clone()), ..Remains::default() };
     // From its snapshot sled finds records behind a damaged place that it does not find without, and the other way round.
     for source in SOURCES {
