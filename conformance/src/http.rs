@@ -27,7 +27,7 @@ pub(crate) enum HttpError {
     #[error("no answer from the service: {0}")]
     Unreachable(String),
     /// The body is longer than 256 KiB.
-    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
+    #[error("the answer is not from a Transaction Token Service (HTTP status {0})")]
     TooLong(u16),
 }
 
