@@ -3,6 +3,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod server;
+mod server;
 pub mod service;
 mod telemetry;

@@ -23,14 +23,14 @@ mod request;
 mod response;
 mod routes;
 mod settings;
-pub mod tls;
+pub(crate) mod tls;
 
 pub(crate) use self::documents::{CertificateError, DocumentServer};
 pub(crate) use self::handlers::{Handlers, RejectedRequest};
-pub use self::listeners::{Addresses, ListenError};
+pub(crate) use self::listeners::{Addresses, ListenError};
 pub(crate) use self::listeners::{Listeners, Running};
 pub(crate) use self::response::HttpRefusal;
-pub use self::settings::Settings;
+pub(crate) use self::settings::Settings;
 
 #[cfg(test)]
 mod pki;

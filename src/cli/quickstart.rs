@@ -188,7 +188,7 @@ fn print_next_steps(folder: &Folder, page: &Page) -> Result<(), QuickstartError>
          The keys of the story are history. These commands work as they are, in another shell."
     })?;
     for (text, command) in [
-        ("The gateway exchanges Ann's access token (good for an hour):", story::REFUND.curl(folder)),
+        ("The gateway exchanges Ann's access token (valid for an hour):", story::REFUND.curl(folder)),
         ("The mail delivery agent gets a token for Bob's mailbox:", story::DELIVER.curl(folder)),
         (
             "The purge job redeems the stored token; for 60 s the same call returns the same claims, then it is \

@@ -21,7 +21,7 @@ use writ_core::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
-/// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
+/// The files that a configuration names, except policies, and the settings that they must fit; as far as it could be read.
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(super) tls: tls::Settings,
@@ -112,7 +112,7 @@ impl Findings<'_> {
             );
             self.add(Severity::Warning, "tls.certificate", &tls.certificate, &text);
         }
-        // What the listeners would report about trust and revocation.
+        // The findings of the listeners about trust and revocation.
         for finding in tls::examine_clients(tls, self.now) {
             let (severity, key, text) = match finding {
                 Finding::Error(key, text) => (Severity::Error, key, text),
@@ -127,7 +127,7 @@ impl Findings<'_> {
 
     /// A certificate and its key, each with the setting that names it; the chain, if it can be read.
     fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path), usage: &Usage<'_>) -> Option<Chain> {
-        // Certificate and key may stand in one file.
+        // Certificate and key may be in one file.
         let chain =
             self.report(certificate.0, certificate.1, certificate_check::read_chain(certificate.1, pem::is_of_key));
         let key = self.report(private_key.0, private_key.1, certificate_check::read_key(private_key.1));
@@ -146,7 +146,7 @@ impl Findings<'_> {
         Some(chain)
     }
 
-    /// Whatever else would keep the listeners from starting.
+    /// Any other error of the listeners' files.
     fn of_trust(&mut self) {
         // A file is reported once.
         let tls = &self.named.tls;
@@ -218,8 +218,8 @@ impl Findings<'_> {
         }
     }
 
-    /// Reports an error of the file that `key` names, unless the key itself is wrong or may stand in a line that is not TOML:
-    /// the file at its default is not the one that is meant.
+    /// Reports an error of the file that `key` names, unless the key itself is wrong or may be in a line that is not TOML:
+    /// its default would then name the wrong file.
     fn report<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
         if !self.named.places.is_certain(key) {
             return None;
@@ -229,7 +229,7 @@ impl Findings<'_> {
 
     fn warn_of_group(&mut self, key: &str, path: &Path) {
         if secret_file::group_can_read(path) {
-            self.add(Severity::Warning, key, path, "can be read by its group; 0600 would keep it to its owner");
+            self.add(Severity::Warning, key, path, "can be read by its group; mode 0600 limits it to its owner");
         }
     }
 

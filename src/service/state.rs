@@ -1,4 +1,4 @@
-//! What outlives the process: the store, and the key ring, ledger and kill switch in it.
+//! The state that outlives the process: the store, and the key ring, ledger and kill switch in it.
 
 use std::future::Future;
 use std::path::PathBuf;

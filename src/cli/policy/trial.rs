@@ -1,6 +1,6 @@
-//! An imagined request → what would be decided on it, by the rules that decide live requests.
+//! An imagined request → the decision on it, by the rules that decide live requests.
 //!
-//! Nothing is verified and nothing is signed: what a verification would have found is taken from the trial. Checks that
+//! Nothing is verified and nothing is signed: the trial gives the result of the verification. Checks that
 //! need the network, the store or the keys are not made; [`Allowed::unchecked`] lists them.
 
 use std::fmt;
@@ -96,7 +96,7 @@ impl TrialError {
 /// The subject of a token, if the trial does not give one.
 const SOMEONE: &str = "someone";
 
-/// What a decision needs besides the request: policies, settings, the time.
+/// The input of a decision besides the request: policies, settings, the time.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) policies: PolicySet,
@@ -131,7 +131,7 @@ impl World {
     }
 }
 
-/// What was decided, and by which rules.
+/// The decision, and the rules that led to it.
 #[derive(Debug)]
 pub(super) struct Verdict {
     /// In the order in which they were applied; the last one decided. Those of the decision and, around them, those that
@@ -158,7 +158,7 @@ enum Proof {
 }
 
 impl Trial {
-    /// What would be decided.
+    /// Decides.
     ///
     /// # Errors
     /// [`TrialError`], whatever the policies say.
@@ -348,7 +348,7 @@ impl Proof {
 }
 
 impl World {
-    /// What would come of a grant.
+    /// The token that a grant would yield, or why it could not be issued.
     fn issue(&self, grant: &TrialGrant, source: Source) -> Result<Allowed, Refused> {
         let claims = ClaimsPreview::of_trial(grant, self.now, &self.settings);
         let length = token::length(claims.as_txn_claims(), self.algorithm);
@@ -361,11 +361,11 @@ impl World {
         Ok(Allowed { claims, unchecked: self.unchecked(grant, source) })
     }
 
-    /// What a decision cannot know.
+    /// The checks that need the network, the store or the keys.
     fn unchecked(&self, grant: &TrialGrant, source: Source) -> Vec<String> {
         let mut unchecked = Vec::new();
         for purpose in grant.asks_pdp() {
-            unchecked.push(format!("the decision point would be asked about {purpose}, and may say no"));
+            unchecked.push(format!("the decision point would be asked about {purpose}, and may refuse"));
         }
         if let GrantKind::Redeem { max_uses, require_record, .. } = grant.kind() {
             if *require_record {

@@ -59,7 +59,7 @@ impl Issuer {
         Ok(Self { key, kid, jwks })
     }
 
-    /// An access token for `subject`, good for [`LIFETIME`].
+    /// An access token for `subject`, valid for [`LIFETIME`].
     pub(super) fn access_token(
         &self,
         subject: &str,

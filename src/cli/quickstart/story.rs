@@ -74,7 +74,7 @@ impl Story<'_> {
         self.page.chapter("An access token becomes a Txn-Token")?;
         self.page.text(
             "Ann asks the shop for a refund. Her access token reaches the gateway, and should go no further: it can do \
-             much, and it is good for an hour. For the calls behind it the gateway gets a Txn-Token, for this one \
+             much, and it is valid for an hour. For the calls behind it the gateway gets a Txn-Token, for this one \
              transaction and this one purpose. Its policy (policies/gateway.toml) says so: order.refund, granted by \
              the scope orders.write.",
         )?;
@@ -85,7 +85,7 @@ impl Story<'_> {
         verified.require_scope(REFUND.scope).map_err(not_accepted)?;
         self.page.text(
             "The refund service, downstream, accepted this token: it has the published keys and need not call any service. \
-             Nothing of the access token is in it but Ann's name.",
+             Of the access token it contains only Ann's name.",
         )?;
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Story<'_> {
     async fn deliver(&mut self) -> Result<(), StoryError> {
         self.page.chapter("A job without any token")?;
         self.page.text(
-            "Mail for Bob arrives at night, and Bob is asleep: there is no access token of his. The mail delivery agent \
+            "Mail for Bob arrives at night, and Bob is asleep: he has no access token. The mail delivery agent \
              has its certificate, and a policy that lets it name subjects in *@trust-domain.example for \
              mailbox.deliver. That is enough, and nothing long-lived is stored anywhere.",
         )?;
@@ -124,7 +124,7 @@ impl Story<'_> {
         differ("txn", &claim(&stored[0], "txn")?, &claim(&stored[1], "txn")?)?;
         let until = stored[0].redeemable_until.ok_or_else(|| missing("redeemable_until"))?;
         self.page.text(&format!(
-            "With the token came redeemable_until: {until} ({}). The token is on record, and some policy can redeem it.",
+            "The answer also contains redeemable_until: {until} ({}). The token is on record, and a policy allows its redemption.",
             Timestamp::from_epoch(until),
         ))?;
         Ok(stored)
@@ -190,7 +190,7 @@ impl Story<'_> {
         let delayed = verified.require_delayed(Duration::ZERO).map_err(not_accepted)?;
         same("rctx.delayed.exp", &stored.exp(), &delayed.exp)?;
         self.page.text(&format!(
-            "The account store, downstream, accepted it, and as what it is: rctx.delayed says that it stands for a \
+            "The account store, downstream, accepted it, and knows that it is delayed work: rctx.delayed says that it replaces a \
              token that expired at {}, and req_wl_chain names both workloads.",
             Timestamp::from_epoch(delayed.exp),
         ))?;

@@ -64,7 +64,7 @@ fn the_shortest_file_has_every_default() {
     assert_eq!(config.listener.drain_timeout, Duration::from_secs(20));
     assert_eq!(config.clock_skew, Duration::from_secs(10));
     assert_eq!(config.jwks_max_age, Duration::from_secs(600));
-    assert_eq!(config.max_lifetime, Duration::from_secs(300));
+    assert_eq!(config.policies.max_lifetime, Duration::from_secs(300));
     assert!(config.claims.include_iss);
     assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
     assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
@@ -214,7 +214,7 @@ fn each_rule_complains_at_its_key() {
     for (text, expected) in [
         ("[listen]\nexchange = \"off\"", "4: listen.exchange: must be an IP address and a port"),
         ("[listen]\ndiscovery = \"0.0.0.0\"", "4: listen.discovery: must be \"off\", or an IP address"),
-        ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
+        ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is also the address of another"),
         ("[listen]\nops = \"127.0.0.1:8443\"", "4: listen.ops: has the port of another listener, and one"),
         ("[listen]\nops = \"127.0.0.1:1\"\nexchange = \"[::]:1\"", "4: listen.ops: has the port of another"),
         ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
@@ -371,7 +371,7 @@ fn each_rule_about_subject_issuers_complains_at_its_key() {
         (format!("{ISSUER}jwks_uri = \"http://x/jwks\""), "6: subject_issuer[0].jwks_uri: must be an https://"),
         (
             format!("{ISSUER}jwks_uri = \"https://x\"\njwks_file = \"k\""),
-            "7: subject_issuer[0].jwks_file: cannot stand beside jwks_uri",
+            "7: subject_issuer[0].jwks_file: cannot be combined with jwks_uri",
         ),
         (format!("{ISSUER}algorithms = [\"HS256\"]"), "6: subject_issuer[0].algorithms: \"HS256\" is not asymmetric"),
         (format!("{ISSUER}algorithms = [\"none\"]"), "6: subject_issuer[0].algorithms: \"none\" is not asymmetric"),

@@ -1,5 +1,5 @@
-//! Warnings about a sound set of policies: purposes that no client can get, and those that more clients can get than may
-//! be meant.
+//! Warnings about a valid set of policies: purposes that no client can get, and those that more clients can get than was
+//! probably intended.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl<'a> Set<'a> {
     fn out_of_reach(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
         if table.rule.accept == [Source::TxnToken] && !self.is_begun(purpose) {
-            let message = format!("takes only Txn-Tokens for \"{purpose}\", which no client can get");
+            let message = format!("accepts only Txn-Tokens for \"{purpose}\", which no client can get");
             problems.push(table.warning("accept", message));
         }
     }
@@ -110,7 +110,7 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// A purpose that can be redeemed is best kept for the delayed work: another client that can get it can do that work at
+    /// A purpose that can be redeemed should serve delayed work only: another client that can get it can do that work at
     /// once (R-DELAY-06).
     fn begun_by_others(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let Some(redemption) = &table.rule.redemption else { return };
@@ -123,8 +123,7 @@ impl<'a> Set<'a> {
             .collect();
         clients.dedup();
         for client in clients {
-            let message =
-                format!("\"{client}\" can get \"{purpose}\" too: keep a purpose of its own for what is done later");
+            let message = format!("\"{client}\" can also get \"{purpose}\": use a separate purpose for delayed work");
             problems.push(table.warning("redemption.issued_to", message));
         }
     }
@@ -139,7 +138,7 @@ impl<'a> Set<'a> {
         let mut earlier = self.tables().take_while(|other| other.policy.client_id != *client).filter(redeems);
         if let Some(other) = earlier.next() {
             let other = &other.policy.client_id;
-            let message = format!("\"{other}\" can redeem \"{purpose}\" too: they share the uses of each transaction");
+            let message = format!("\"{other}\" can also redeem \"{purpose}\": they share the uses of each transaction");
             problems.push(table.warning("redemption", message));
         }
     }
@@ -157,7 +156,7 @@ impl<'a> Set<'a> {
         {
             let (by, lifetime) = (&other.policy.client_id, HumanDuration(table.rule.lifetime));
             let message = format!(
-                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: let them live \"1m\" at most, not \"{lifetime}\""
+                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: set a lifetime of at most \"1m\", not \"{lifetime}\""
             );
             problems.push(table.warning("lifetime", message));
         }
@@ -219,7 +218,7 @@ mod tests {
         let found = warnings(&[("a", &purpose("txn_token", ""))]);
         assert_eq!(
             found,
-            ["a.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"s\", which no client can get"]
+            ["a.toml:5: purpose[0].accept: warning: accepts only Txn-Tokens for \"s\", which no client can get"]
         );
         let never = "job.toml:6: purpose[0].redemption.issued_to: warning: \"a\" can never get a token for \"s\" that could be redeemed";
         for start in
@@ -248,7 +247,7 @@ mod tests {
         let start = purpose("access_token", "");
         let found = warnings(&[("a", &start), ("job", &redeem("\"a\"")), ("other", &redeem("\"a\""))]);
         let expected =
-            "other.toml:6: purpose[0].redemption: warning: \"job\" can redeem \"s\" too: they share the uses";
+            "other.toml:6: purpose[0].redemption: warning: \"job\" can also redeem \"s\": they share the uses";
         assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
     }
 

@@ -1,4 +1,4 @@
-//! `[tokens]`: what is the same in every token.
+//! `[tokens]`: lifetimes and limits of all tokens.
 
 use std::time::Duration;
 

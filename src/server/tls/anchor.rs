@@ -44,7 +44,7 @@ pub(super) struct Anchor {
 
 /// Why a certificate cannot be a trust anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoCa {
+pub(crate) enum NoCa {
     /// Not an X.509 certificate.
     #[error("cannot be read")]
     Unreadable,

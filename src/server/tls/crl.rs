@@ -23,7 +23,7 @@ use super::signature::{Signed, encode};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// How far the clock of a CA may be ahead of ours.
+/// How far the clock of a CA may be ahead of the local one.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
 
 /// CAs whose lists are looked up only once.
@@ -36,8 +36,8 @@ const MAX_UNCLAIMED: usize = 8;
 const MAX_UNCLAIMED_PARTS: usize = 1024;
 
 /// The consequence once there were too many lists.
-const IN_DOUBT: &str = "so many lists of CAs that no client presented were loaded that Writ cannot tell whether it is the \
-                        newest, and ignores it; restart Writ with only the newest lists";
+const IN_DOUBT: &str = "it is ignored: too many CRLs of CAs that no client presented were loaded to know whether it is the \
+                        newest; restart Writ with only the newest CRLs";
 
 /// Number and date. A list without a number is older than one with a number: a CA that numbers its lists does not stop.
 type Age = (Option<(usize, Vec<u8>)>, Timestamp);
@@ -77,7 +77,7 @@ struct Scope {
 
 /// Why a list cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadCrl {
+pub(crate) enum BadCrl {
     /// Not a CRL.
     #[error("cannot be read")]
     Unreadable,
@@ -301,7 +301,7 @@ struct Memory {
 #[derive(Default)]
 struct Unclaimed {
     lists: Vec<Arc<List>>,
-    /// The highest number and the latest date of the lists that were not kept.
+    /// The highest number and the latest date of the discarded lists.
     forgotten: Option<Age>,
 }
 
@@ -319,7 +319,7 @@ impl Unclaimed {
         }
     }
 
-    /// Whether no list that was not kept can be newer.
+    /// Whether no discarded list can be newer.
     fn outdates_forgotten(&self, list: &List) -> bool {
         let age = list.age();
         self.forgotten.as_ref().is_none_or(|last| age != *last && age.0 >= last.0 && age.1 >= last.1)
@@ -338,7 +338,7 @@ impl Memory {
         }
     }
 
-    /// The lists of a CA that is presented for the first time. `None`: some were not kept, and one of those may have been newer.
+    /// The lists of a CA that is presented for the first time. `None`: some were discarded, and one of those may have been newer.
     fn claim(&mut self, ca: &CaKey, files: &[Arc<List>]) -> Option<InForce> {
         let is_kept = |list: &Arc<List>| self.unclaimed.contains_key(&list.series());
         if files.iter().any(|list| !is_kept(list) && list.is_signed_by(ca)) {
@@ -369,11 +369,11 @@ impl Memory {
         let series = self.unclaimed.get(&list.series());
         let issuer = &list.issuer_name;
         if of_ca.is_none() && series.is_none_or(|series| !series.outdates_forgotten(list)) {
-            return Some(format!("CRL {list} is of {issuer}, which is not in tls.client_ca; {IN_DOUBT}"));
+            return Some(format!("CRL {list} is from {issuer}, which is not in tls.client_ca; {IN_DOUBT}"));
         }
         let known = of_ca.or_else(|| series.map(|series| series.lists.as_slice()))?;
         let newer = known.iter().find(|other| list.is_older_than(other))?;
-        Some(format!("CRL {list} is of {issuer} and older than {newer}; it is ignored if one CA signed both"))
+        Some(format!("CRL {list} is from {issuer} and older than {newer}; it is ignored if one CA signed both"))
     }
 }
 
@@ -476,14 +476,14 @@ pub(super) fn first_to_expire<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<Lis
     [whole, first_part].into_iter().flatten().max_by_key(|list| list.next_update)
 }
 
-/// A remark about the lists for the operator.
+/// A message to the operator about the lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Remark {
+pub(super) struct Notice {
     pub(super) is_warning: bool,
     pub(super) text: String,
 }
 
-impl Remark {
+impl Notice {
     pub(super) fn warning(text: String) -> Self {
         Self { is_warning: true, text }
     }
@@ -495,79 +495,79 @@ impl Remark {
 
 impl Revocations {
     /// Which lists are in force for this CA, and why others are not.
-    pub(super) fn remarks_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Remark> {
-        let mut remarks = Vec::new();
+    pub(super) fn notices_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Notice> {
+        let mut notices = Vec::new();
         if !signs_crls {
-            remarks.push(Remark::warning(format!(
+            notices.push(Notice::warning(format!(
                 "the CA {name} may not sign CRLs (keyUsage lacks cRLSign); all of its certificates are refused"
             )));
-            return remarks;
+            return notices;
         }
         let in_force = self.in_force(ca, true);
         let is_in_force = |list: &List| in_force.iter().any(|other| other.digest == list.digest);
         for list in &*in_force {
             let on_disk = self.lists.iter().any(|other| other.digest == list.digest);
             if on_disk {
-                remarks.push(Remark::note(format!("in force for the CA {name}: CRL {list}")));
+                notices.push(Notice::note(format!("in force for the CA {name}: CRL {list}")));
             } else {
-                remarks.push(Remark::warning(format!(
-                    "CRL {list} of the CA {name} was in force and is in no file any more; it stays in force"
+                notices.push(Notice::warning(format!(
+                    "CRL {list} of the CA {name} was in force and was removed from the files; it stays in force"
                 )));
             }
             let twin = in_force.iter().any(|other| other.digest != list.digest && other.part == list.part);
             if twin && on_disk {
-                remarks.push(Remark::warning(format!(
+                notices.push(Notice::warning(format!(
                     "CRL {list} of the CA {name} and another one disagree about which is newer, or have the same number \
-                     and date but not the same content; what either revokes is refused"
+                     and date but not the same content; certificates that either one revokes are refused"
                 )));
             }
         }
         for list in self.lists.iter().filter(|list| list.is_signed_by(ca) && !is_in_force(list)) {
             if in_force.is_empty() {
-                remarks.push(Remark::warning(format!("CRL {list} is of {name}; {IN_DOUBT}")));
+                notices.push(Notice::warning(format!("CRL {list} is from {name}; {IN_DOUBT}")));
                 continue;
             }
             let newer = in_force.iter().find(|other| list.is_older_than(other));
             let newer = newer.map_or_else(String::new, ToString::to_string);
             let rolled_back = !self.lists.iter().any(|other| list.is_older_than(other) && other.is_signed_by(ca));
             let text = format!("CRL {list} of the CA {name} is older than the one in force, {newer}, and ignored");
-            remarks.push(if rolled_back { Remark::warning(text) } else { Remark::note(text) });
+            notices.push(if rolled_back { Notice::warning(text) } else { Notice::note(text) });
         }
         let all: Vec<_> = in_force.iter().collect();
         match first_to_expire(&all) {
-            None => remarks.push(Remark::warning(format!(
+            None => notices.push(Notice::warning(format!(
                 "the CA {name} has no CRL that can be used; all of its certificates are refused"
             ))),
-            Some(list) if list.next_update <= now => remarks.push(Remark::warning(format!(
+            Some(list) if list.next_update <= now => notices.push(Notice::warning(format!(
                 "CRL {list} of the CA {name} expired at {}; certificates of this CA are refused",
                 list.next_update
             ))),
             Some(_) => {}
         }
-        remarks
+        notices
     }
 
-    /// Remarks on the lists that none of `cas` has signed.
-    pub(super) fn remarks_on_other_issuers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
+    /// Messages about the lists that none of `cas` has signed.
+    pub(super) fn notices_on_other_issuers(&self, cas: &[&CaKey]) -> Vec<(&List, Notice)> {
         let others = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
         let memory = self.memory.0.lock().unwrap_or_else(PoisonError::into_inner);
         others
             .map(|list| {
                 let issuer = &list.issuer_name;
-                let remark = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {
-                    Remark::warning(format!(
+                let notice = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {
+                    Notice::warning(format!(
                         "CRL {list} is not signed by the key of any CA {issuer} in tls.client_ca (a bad signature, or \
                          another CA of that name), and ignored for them"
                     ))
                 } else if let Some(text) = memory.warning_on(list) {
-                    Remark::warning(text)
+                    Notice::warning(text)
                 } else {
-                    Remark::note(format!(
-                        "CRL {list} is of {issuer}, which is not in tls.client_ca; it serves only if this is an \
+                    Notice::note(format!(
+                        "CRL {list} is from {issuer}, which is not in tls.client_ca; it is used only if this is an \
                          intermediate CA whose certificate clients present"
                     ))
                 };
-                (&**list, remark)
+                (&**list, notice)
             })
             .collect()
     }

@@ -124,9 +124,9 @@ fn no_number_of_steps_leads_back_to_an_older_crl() {
     std::fs::write(&trust.settings.client_ca[0].file, &ca.pem).unwrap();
     change(&trust, &old);
     assert_eq!(verify(&trust, &ca.client(7)), REVOKED);
-    let remarks = &trust.clients.load().remarks;
-    let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-    assert!(told("is older than the one in force") && told("is in no file any more"), "{remarks:?}");
+    let notices = &trust.clients.load().notices;
+    let told = |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+    assert!(told("is older than the one in force") && told("was removed from the files"), "{notices:?}");
     change(&trust, &ca.crl(3, &[]));
     assert_eq!(verify(&trust, &ca.client(7)), Ok(()));
 }
@@ -195,7 +195,7 @@ fn an_intermediate_is_revoked_too() {
     assert!(matches!(verify_chain(&trust, &chain(7)), Err(Refusal::Revoked { .. })));
     let strange = said(&settings(folder.path(), &[&root], &[&of_root, &of_team]));
     assert!(
-        strange.contains("note: ") && strange.contains("is of CN=team, which is not in tls.client_ca"),
+        strange.contains("note: ") && strange.contains("is from CN=team, which is not in tls.client_ca"),
         "{strange}"
     );
 
@@ -237,9 +237,9 @@ fn no_older_crl_of_an_intermediate_comes_back_unasked() {
             for list in &steps {
                 change(&trust, list);
             }
-            let remarks = &trust.clients.load().remarks;
-            let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-            assert!(told("is of CN=team and older than "), "{remarks:?}");
+            let notices = &trust.clients.load().notices;
+            let told = |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+            assert!(told("is from CN=team and older than "), "{notices:?}");
             is_revoked(&trust);
         }
     }
@@ -255,9 +255,9 @@ fn no_older_crl_of_an_intermediate_comes_back_unasked() {
         change(&trust, list);
         assert!(matches!(verify_chain(&trust, &chain(8)), Err(Refusal::NoCrl { .. })));
     }
-    let remarks = &trust.clients.load().remarks;
-    let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-    assert!(told("so many lists of CAs that no client presented"), "{remarks:?}");
+    let notices = &trust.clients.load().notices;
+    let told = |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+    assert!(told("so many lists of CAs that no client presented"), "{notices:?}");
     change(&trust, &team.crl(99, &[7]));
     is_revoked(&trust);
 }
