@@ -47,12 +47,11 @@ impl Service {
         self.addresses
     }
 
-    /// The policies in force.
     pub(crate) fn policies(&self) -> Arc<PolicySet> {
         self.policies.snapshot()
     }
 
-    /// Notify it to have the files read again at once.
+    /// Notifying it reloads the files at once.
     pub(crate) fn reload_trigger(&self) -> Arc<Notify> {
         Arc::clone(&self.reload)
     }

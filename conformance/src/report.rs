@@ -104,7 +104,7 @@ impl Verdict {
         Self::new(if is_met { Outcome::Passed } else { Outcome::Noted }, actual)
     }
 
-    /// For something unexpected: noted where the standards allow it, else failed.
+    /// For something unexpected: noted where the standards allow it, otherwise failed.
     pub(crate) fn unexpected(is_allowed: bool, actual: impl Into<String>) -> Self {
         Self::new(if is_allowed { Outcome::Noted } else { Outcome::Failed }, actual)
     }

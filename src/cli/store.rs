@@ -43,8 +43,8 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
-        Sub::Repair { trust_ledger: true } => ended(trust_ledger(&config).await),
-        Sub::Repair { trust_ledger: false } => ended(repair(&config).await),
+        Sub::Repair { trust_ledger: true } => exit_code(trust_ledger(&config).await),
+        Sub::Repair { trust_ledger: false } => exit_code(repair(&config).await),
         Sub::TrustClock => match operate(&config, &Command::TrustClock).await {
             Reply::Done(_) => {
                 println!("the current time, {}, is accepted as correct", Timestamp::now());
@@ -58,7 +58,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     }
 }
 
-fn ended(outcome: Result<(), StartError>) -> ExitCode {
+fn exit_code(outcome: Result<(), StartError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -67,17 +67,17 @@ fn ended(outcome: Result<(), StartError>) -> ExitCode {
 
 /// Rebuilds the store from the records that can be read and trusted; a lost key history is restored from the key files.
 async fn repair(config: &Config) -> Result<(), StartError> {
-    let Some(damage) = damage(config).await? else { return Ok(()) };
+    let Some(damage) = find_damage(config).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
     let mut remains = repair::survey(&config.store)?;
     if !matches!(damage, StartError::Store(_)) {
-        // The records match their seal and are wrong all the same: an old copy of both was restored.
+        // The records match their seal and are still wrong: an old copy of both was restored.
         remains = remains.without_proof();
     }
     let mut rebuilt = Some(rebuilt).filter(|_| !remains.has_whole_ring());
-    let mut salvage = kept_of(&remains, rebuilt.as_ref(), now);
-    print_aside(repair::replace(&config.store, &salvage)?.as_deref());
+    let mut salvage = select_records(&remains, rebuilt.as_ref(), now);
+    print_previous_files(repair::replace(&config.store, &salvage)?.as_deref());
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
         // A failing disk says nothing about the seal: the result stays, and the operator repeats the repair.
@@ -86,7 +86,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
             // The key files are newer than the store, so its seal is out of date.
             remains = remains.without_proof();
             rebuilt = Some(rebuild(config, now).await?);
-            salvage = kept_of(&remains, rebuilt.as_ref(), now);
+            salvage = select_records(&remains, rebuilt.as_ref(), now);
             repair::replace(&config.store, &salvage)?;
             PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
         }
@@ -100,7 +100,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
 }
 
 /// The records of a damaged store to keep. Without a rebuilt ring, the ring is kept unchanged.
-fn kept_of(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Salvage {
+fn select_records(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Salvage {
     remains.salvage(rebuilt.map(Rebuilt::ring), &blocks::readable(remains.blocks()), now)
 }
 
@@ -135,12 +135,12 @@ fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>) {
 
 /// Accepts the records as they are, with the keys of the key files where those are newer.
 async fn trust_ledger(config: &Config) -> Result<(), StartError> {
-    if damage(config).await?.is_none() {
+    if find_damage(config).await?.is_none() {
         return Ok(());
     }
     let remains = repair::survey(&config.store)?;
     match repair::reseal(&config.store) {
-        Ok(aside) => print_aside(aside.as_deref()),
+        Ok(aside) => print_previous_files(aside.as_deref()),
         Err(error @ OpenError::Damaged { .. }) => {
             eprintln!("the records cannot be accepted as they are: some of them cannot be read");
             eprintln!("`writ store repair` without --trust-ledger keeps the records that can be read and trusted");
@@ -166,7 +166,7 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
 }
 
 /// The damage of the store; `None` if it opens.
-async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
+async fn find_damage(config: &Config) -> Result<Option<StartError>, StartError> {
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
@@ -220,7 +220,7 @@ fn print_blocks(Kept { kept, sealed, .. }: Kept) {
     println!("compare `writ block list` with block_added and block_removed in the log, and add the missing ones again");
 }
 
-fn print_aside(aside: Option<&Path>) {
+fn print_previous_files(aside: Option<&Path>) {
     if let Some(aside) = aside {
         println!("the previous files are now in {}", aside.display());
     }

@@ -97,8 +97,8 @@ fn parse(path: &Path, text: &str, overrides: &Overrides) -> Reading {
     let files = written.files(places.clone());
     let mut problems = report.into_problems();
     problems.extend(overrides.unknown(&SECTIONS));
-    let sound = !problems.iter().any(Problem::is_error);
-    let config = sound.then(|| written.settle(policies.clone(), places)).flatten().map(Box::new);
+    let is_valid = !problems.iter().any(Problem::is_error);
+    let config = is_valid.then(|| written.settle(policies.clone(), places)).flatten().map(Box::new);
     Reading { config, policies: Some(policies), files: Some(files), trust_domain, issuer, problems }
 }
 
@@ -226,7 +226,7 @@ fn trust_domain(root: &mut Section<'_>) -> Option<TrustDomain> {
     trust_domain
 }
 
-/// Reads one section, with the variables for it in place of what is written, and reports what is left in it.
+/// Reads one section, with its variables in place of values of the file, and reports unknown keys.
 fn with<'a, T>(
     root: &mut Section<'a>,
     overrides: &'a Overrides,

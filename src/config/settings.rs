@@ -25,7 +25,7 @@ pub(crate) struct Config {
     pub(crate) claims: claims::Settings,
     /// How far the clocks of subject issuers may differ; at most two minutes (R-SUBJ-06).
     pub(crate) clock_skew: Duration,
-    /// How long verifiers may keep the JWKS and the metadata.
+    /// How long verifiers may cache the JWKS and the metadata.
     pub(crate) jwks_max_age: Duration,
     /// Algorithm, rotation and sealing of the signing keys.
     pub(crate) keys: keys::Settings,
@@ -33,9 +33,7 @@ pub(crate) struct Config {
     pub(crate) store: writ_store::Settings,
     /// The folder of the policies, and the limits on what they may allow.
     pub(crate) policies: policy::Settings,
-    /// Rate limits.
     pub(crate) limits: limits::Settings,
-    /// The external decision point.
     pub(crate) pdp: Option<writ_outbound::Settings>,
     /// The issuers of the tokens that are exchanged.
     pub(crate) subject_issuers: Vec<IssuerSettings>,

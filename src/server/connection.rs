@@ -285,7 +285,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The result of sending, or an error if the peer has not taken the bytes in time.
+    /// The result of sending, or an error if the peer has not accepted the bytes in time.
     fn within_time<T>(&mut self, context: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if sent.is_pending() && self.is_overdue(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -401,9 +401,9 @@ mod tests {
     }
 
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
-        let (ours, theirs) = duplex(64);
+        let (io, peer) = duplex(64);
         let activity = ConnectionActivity::new(TimeLimits { request, age: AGE }, false, Arc::default(), Arc::default());
-        (Connection::new(ours, activity, None, None), theirs)
+        (Connection::new(io, activity, None, None), peer)
     }
 
     #[tokio::test]

@@ -141,7 +141,7 @@ mod tests {
         }
         assert_eq!(admitted(&frame(DATA, 0)), 256, "empty");
         assert_eq!(admitted(&frame(DATA, 1)), 256, "small");
-        assert_eq!(admitted(&[frame(HEADERS, 40), frame(RST_STREAM, 4)].concat()), 60, "requests taken back");
+        assert_eq!(admitted(&[frame(HEADERS, 40), frame(RST_STREAM, 4)].concat()), 60, "requests that are reset");
     }
 
     #[test]

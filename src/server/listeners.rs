@@ -42,12 +42,10 @@ pub(crate) enum ListenError {
     Bind {
         /// The key in `[listen]`.
         listener: &'static str,
-        /// The configured address.
         address: SocketAddr,
-        /// Why the system refuses it.
         error: io::Error,
     },
-    /// The TLS versions and the cryptography provider do not fit.
+    /// The cryptography provider does not support the TLS versions.
     #[error("TLS cannot be configured: {0}")]
     Tls(#[from] rustls::Error),
     /// A server ended without being stopped.
@@ -58,11 +56,8 @@ pub(crate) enum ListenError {
 /// The bound addresses; where port 0 was configured, with the port that the system chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addresses {
-    /// The exchange listener.
     pub(crate) exchange: SocketAddr,
-    /// The discovery listener.
     pub(crate) discovery: Option<SocketAddr>,
-    /// The ops listener.
     pub(crate) ops: Option<SocketAddr>,
 }
 
@@ -145,11 +140,10 @@ impl Listeners {
     }
 }
 
-/// The running listeners.
 #[derive(Debug)]
 pub(crate) struct Running {
     servers: JoinSet<io::Result<()>>,
-    /// The listeners for clients.
+    /// The exchange and discovery listeners.
     front: Vec<ServerHandle>,
     ops: Option<ServerHandle>,
     draining: Arc<AtomicBool>,

@@ -63,7 +63,7 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
     if values.next().is_some() { None } else { value.to_str().ok() }
 }
 
-/// The client's own id if it sent exactly one, of harmless characters, else a new one.
+/// The client's own id if it sent exactly one, of harmless characters; otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = |text: &&str| (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(is_harmless);

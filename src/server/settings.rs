@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     /// Plain HTTP: `/livez`, `/readyz`, `/metrics`.
     pub(crate) ops: Option<SocketAddr>,
     /// Whether HTTP/2 is offered.
-    pub http2: bool,
+    pub(crate) http2: bool,
     /// Certificates, trust and versions.
     pub(crate) tls: tls::Settings,
     /// The most connections of each listener at one time.

@@ -225,12 +225,12 @@ pub(super) fn check_all(refused: &[RefusedRequest], unmet: Option<&Verdict>, rep
 
 fn judge_all(refused: &[RefusedRequest], holds: fn(&RefusedRequest) -> bool) -> Verdict {
     let all = refused.len();
-    let wrong: Vec<&RefusedRequest> = refused.iter().filter(|request| !holds(request)).collect();
-    match wrong.first() {
+    let failing: Vec<&RefusedRequest> = refused.iter().filter(|request| !holds(request)).collect();
+    match failing.first() {
         _ if all == 0 => Verdict::not_tried("nothing was refused"),
         None => Verdict::passed(format!("true of all {all}")),
         Some(RefusedRequest { name, response, .. }) => {
-            let (count, summary) = (wrong.len(), response.summary());
+            let (count, summary) = (failing.len(), response.summary());
             Verdict::failed(format!("not true of {count} of {all}, the first is {name} ({summary})"))
         }
     }

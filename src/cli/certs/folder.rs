@@ -31,7 +31,6 @@ const RESERVED: [&str; 4] = ["ca", "ca.crl", "sealing", "server"];
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::cli) struct Files {
     pub(in crate::cli) created: Vec<PathBuf>,
-    /// Files that existed already.
     pub(in crate::cli) kept: Vec<PathBuf>,
 }
 
@@ -43,7 +42,7 @@ impl fmt::Display for Files {
     }
 }
 
-/// Creates what is missing of a development CA (`ca.pem`, `ca.key`), a server certificate (`server.pem`, `server.key`)
+/// Creates the missing files of a development CA (`ca.pem`, `ca.key`), a server certificate (`server.pem`, `server.key`)
 /// for localhost, `tts.trust-domain.example` and `names`, and a sealing key (`sealing.key`).
 ///
 /// Keys have mode 0600, certificates 0644; no file is overwritten.

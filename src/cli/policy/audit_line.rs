@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_tell_is_assumed_by_the_policies() {
+    fn parts_that_a_line_lacks_are_assumed_from_the_policies() {
         let world = world(&[("gateway", GATEWAY), ("job", JOB)]);
         let read = |line: serde_json::Value| Line::parse(&line.to_string()).unwrap().trial(&world);
         let line = |client: &str, source: &str| {

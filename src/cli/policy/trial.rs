@@ -161,7 +161,7 @@ impl Trial {
     /// Decides.
     ///
     /// # Errors
-    /// [`TrialError`], whatever the policies say.
+    /// [`TrialError`], regardless of the policies.
     pub(super) fn decide(&self, world: &World) -> Result<Verdict, TrialError> {
         let client = world.client(&self.client);
         let file = world.file(&self.client).display().to_string();
@@ -498,7 +498,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_told_of_a_txn_token_is_made_up() {
+    fn missing_claims_of_a_txn_token_get_default_values() {
         let world = world(&[("unconcerned", "")]);
         let own = |source, age: Option<&str>, claims: &str| {
             let presented = Some(members(claims));
@@ -513,9 +513,9 @@ pub(super) mod tests {
         assert_eq!(times(own(old, None, least)), [-60, 0]);
         assert_eq!(times(own(old, Some("1h"), least)), [-3660, -3600]);
         assert_eq!(times(own(old, Some("-30s"), least)), [-30, 30], "the age decides whether it is alive");
-        let told = r#"{"req_wl":"b","iat":1790000010,"exp":1790000040}"#;
-        assert_eq!(times(own(new, None, told)), [10, 40]);
-        assert_eq!(times(own(new, Some("0s"), told)), [-30, 0]);
+        let claims = r#"{"req_wl":"b","iat":1790000010,"exp":1790000040}"#;
+        assert_eq!(times(own(new, None, claims)), [10, 40]);
+        assert_eq!(times(own(new, Some("0s"), claims)), [-30, 0]);
         let claims = own(old, Some("1h"), least);
         assert_eq!((claims.aud.as_str(), claims.sub.as_str()), ("d.example", "u-1"));
         let began = Uuid::parse_str(&claims.txn).unwrap().get_timestamp().unwrap().to_unix().0;
@@ -523,7 +523,7 @@ pub(super) mod tests {
         assert_eq!(own(old, None, r#"{"req_wl":"b","txn":"t"}"#).txn, "t");
     }
 
-    /// What the policy says of tokens holds for those of a trial, too.
+    /// The policy's rules about tokens apply to those of a trial, too.
     #[test]
     fn an_outside_token_must_be_one_that_the_client_may_bring() {
         let world = world(&[("a", OUTSIDE), ("b", "subject = \"svc:b\"\n")]);
@@ -541,14 +541,14 @@ pub(super) mod tests {
         assert_eq!(outside("u-1", Some("g"), r#"{"exp":1789999991}"#), "allow", "the skew is tolerated");
         assert_eq!(outside("u-1", Some("g"), r#"{"exp":1789999990}"#), "subject_token_expired");
         assert_eq!(outside("u-1", Some("g"), r#"{"nbf":1790000011}"#), "subject_token_not_yet_valid");
-        // What an ID token says of scopes is nothing, whatever it is called.
+        // An ID token has no scope, even if it has a claim of that name.
         let presented = Some(members(r#"{"scope":"g"}"#));
         assert_eq!(reason(&Trial { presented, ..trial(Source::IdToken) }, &world), "scope_unknown");
     }
 
     /// As the service reads them: of plain JSON only `exp` is a time.
     #[test]
-    fn what_a_client_vouches_for_has_its_time() {
+    fn the_claims_that_a_client_vouches_for_have_times() {
         let text = "[[purpose]]\nscope = \"s\"\naccept = [\"self_signed\", \"unsigned_json\"]\nsubjects = [\"*\"]\n";
         let world = world(&[("a", text)]);
         let vouched =
@@ -577,7 +577,7 @@ pub(super) mod tests {
         assert_eq!(verdict.rules.last().unwrap().rule, "tokens.max_size");
     }
 
-    /// The last rule is the one that decided, wherever it lies.
+    /// The last rule is the one that decided, inside the decision or outside of it.
     #[test]
     fn every_refusal_is_the_last_rule() {
         let world = world(&[("a", OUTSIDE)]);

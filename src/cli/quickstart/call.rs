@@ -45,7 +45,7 @@ pub(super) enum CallError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Service(#[from] ServiceError),
-    #[error("the service answered with something that is not a token")]
+    #[error("the answer of the service is not a token")]
     Token,
 }
 

@@ -20,7 +20,6 @@ use writ_platform::clock::Timestamp;
 pub(super) const NAME: &str = "https://login.trust-domain.example";
 /// `aud` of its tokens.
 pub(super) const AUDIENCE: &str = "https://api.trust-domain.example";
-/// Lifetime of its tokens.
 pub(super) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Why the toy issuer cannot run.

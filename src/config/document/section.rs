@@ -1,4 +1,4 @@
-//! One table of a file, taken key by key.
+//! One table of a file, read key by key.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -229,7 +229,7 @@ impl<'a> Section<'a> {
         pairs.into_iter().collect()
     }
 
-    /// A table, as the JSON object that says the same; numbers keep their digits.
+    /// A table, as a JSON object; numbers keep their digits.
     pub(crate) fn members(&mut self, key: &'static str) -> Option<Members> {
         let entry = self.take(key)?;
         if !matches!(entry.value, DeValue::Table(_)) {

@@ -74,7 +74,6 @@ fn client(root: &mut Section<'_>, path: &Path, context: Context<'_>) -> Option<C
     })
 }
 
-/// The client's own keys.
 fn keys(root: &mut Section<'_>, context: Context<'_>) -> Option<KeySet> {
     let path = root.path("jwks_file")?;
     let keys = (context.read)(&path).and_then(|document| KeySet::parse(&document).map_err(|cause| cause.to_string()));

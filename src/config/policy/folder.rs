@@ -28,13 +28,13 @@ pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 pub fn load(settings: &Settings) -> Checked {
     let folder = Folder::read(&settings.directory);
     let overlooked = overlooked(&settings.directory);
-    let (set, mut remarks) = folder.check(settings).map_err(|mut problems| {
+    let (set, mut warnings) = folder.check(settings).map_err(|mut problems| {
         problems.extend(overlooked.iter().cloned());
         problems
     })?;
-    remarks.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
-    remarks.extend(overlooked);
-    Ok((set, remarks))
+    warnings.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
+    warnings.extend(overlooked);
+    Ok((set, warnings))
 }
 
 const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn only_toml_files_that_lie_open_in_the_folder_are_policies() {
+    fn only_toml_files_directly_in_the_folder_are_policies() {
         let folder = folder(&["a", "b"]);
         let path = folder.path();
         for name in [".hidden.toml", "README.md", "c.toml.bak", "c.toml~"] {
@@ -448,7 +448,7 @@ mod tests {
 
     /// A-089
     #[test]
-    fn a_change_is_told_once_it_has_settled_and_only_once() {
+    fn a_change_is_reported_once_after_it_has_settled() {
         let folder = folder(&["a", "b"]);
         let path = folder.path();
         let (set, _) = load(&settings(path)).unwrap();
@@ -458,8 +458,8 @@ mod tests {
         fs::write(path.join("b.toml"), "broken").unwrap();
         assert!(watch.poll().is_none(), "it may still be being written");
         assert!(watch.poll().unwrap().is_err());
-        assert!(watch.poll().is_none(), "told already");
-        assert!(watch.load().is_err(), "asked for, it is told again");
+        assert!(watch.poll().is_none(), "reported already");
+        assert!(watch.load().is_err(), "an explicit load reports it again");
 
         fs::remove_file(path.join("b.toml")).unwrap();
         assert!(watch.poll().is_none());

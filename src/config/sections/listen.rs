@@ -32,16 +32,16 @@ pub(crate) fn read(listen: &mut Section<'_>) -> Listen {
 }
 
 fn check_conflicts(listen: &Section<'_>, read: &Listen) {
-    let mut taken = vec![read.exchange];
+    let mut used = vec![read.exchange];
     for (key, address) in [("discovery", read.discovery), ("ops", read.ops)] {
         // Port 0: the system chooses a free port.
         let Some(address) = address.filter(|address| address.port() != 0) else { continue };
-        if taken.contains(&address) {
+        if used.contains(&address) {
             listen.error(key, "is also the address of another listener");
-        } else if taken.iter().any(|other| overlap(*other, address)) {
+        } else if used.iter().any(|other| overlap(*other, address)) {
             listen.error(key, "has the port of another listener, and one of the two listens on every address");
         }
-        taken.push(address);
+        used.push(address);
     }
 }
 

@@ -78,28 +78,20 @@ struct Scope {
 /// Why a list cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadCrl {
-    /// Not a CRL.
     #[error("cannot be read")]
     Unreadable,
-    /// It contains only changes.
     #[error("is a delta CRL; Writ needs complete CRLs")]
     Delta,
-    /// It covers certificates of other CAs.
     #[error("is an indirect CRL, for certificates of several CAs; Writ needs one CRL for each CA")]
     Indirect,
-    /// It covers only some reasons.
     #[error("covers only some revocation reasons; Writ needs CRLs for all of them")]
     Reasons,
-    /// Its scope has no full name.
     #[error("has an issuing distribution point without a full name")]
     Point,
-    /// No extensions.
     #[error("is a CRL of version 1; issue it as version 2, with a CRL number (openssl: crl_extensions)")]
     Version1,
-    /// It never expires.
-    #[error("has no nextUpdate, so that it could never be found stale")]
+    #[error("has no nextUpdate, so that it would never expire")]
     Endless,
-    /// An unknown extension that changes its meaning.
     #[error("has a critical extension that Writ does not process")]
     Critical,
 }
@@ -158,8 +150,8 @@ impl List {
     /// Whether `other`, of the same key and partition, is newer: neither its number nor its date is lower. Where the two
     /// disagree, neither list is older, and both are in force.
     fn is_older_than(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.age(), other.age());
-        self.part == other.part && ours != theirs && ours.0 <= theirs.0 && ours.1 <= theirs.1
+        let (own, others) = (self.age(), other.age());
+        self.part == other.part && own != others && own.0 <= others.0 && own.1 <= others.1
     }
 
     fn age(&self) -> Age {

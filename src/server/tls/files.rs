@@ -24,29 +24,22 @@ use writ_platform::digest::sha256_of_parts;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", file.display())]
 pub(crate) struct TlsError {
-    /// Its path.
     pub(crate) file: PathBuf,
-    /// The problem.
     #[source]
     pub(crate) problem: Problem,
 }
 
-/// What is wrong with a TLS file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
-    /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
     /// A PEM block is not of the expected kind, or there is none.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// It is DER where PEM is required.
     #[error("is not PEM but DER; convert it with openssl x509 -inform DER")]
     Der,
-    /// No private key in it is of a supported kind.
     #[error("contains no usable private key")]
     NoPrivateKey,
-    /// A certificate in it cannot be read.
     #[error("block {0} (CERTIFICATE) cannot be read")]
     BadCertificate(usize),
     /// A certificate in it cannot be a trust anchor.
@@ -54,7 +47,6 @@ pub(crate) enum Problem {
     NoCa {
         /// The number of its PEM block.
         block: usize,
-        /// What it lacks.
         why: NoCa,
     },
     /// A CRL in it cannot be read or is of a kind that is not supported.
@@ -62,16 +54,12 @@ pub(crate) enum Problem {
     BadCrl {
         /// The number of its PEM block; 1 for DER.
         block: usize,
-        /// The problem.
         why: BadCrl,
     },
-    /// Certificate and private key do not match.
     #[error("is a certificate for another private key")]
     KeyMismatch,
-    /// The certificate has expired.
     #[error("expired at {0}")]
     Expired(Timestamp),
-    /// The certificate is not valid yet.
     #[error("is not valid before {0}")]
     NotYetValid(Timestamp),
 }
