@@ -226,7 +226,7 @@ fn a_refusal_ends_with_what_to_change_and_where() {
             trade(r#"--details {"quantity":1e3} --presented {"level":"eyJhbGciOiJub25lIn0.e30.x"}"#),
             "details_rejected",
             "/policies/gateway.toml: ".into(),
-            "level holds a token",
+            "level contains a token",
         ),
         (
             trade(r#"--details {"quantity":5000} --presented {"level":1}"#),
@@ -268,7 +268,7 @@ fn a_refused_redemption_ends_with_what_to_change_and_where() {
             "/policies/batch.toml, line 9: ",
             "add \"other\" to issued_to",
         ),
-        (later(stored, "--age 2h --details {}"), "parameter_unsupported", "leave request_details out", "keeps its own"),
+        (later(stored, "--age 2h --details {}"), "parameter_unsupported", "leave out request_details", "keeps its own"),
         (
             later(&stored.replace("accounts", "accounts\",\"rctx\":{\"delayed\":1},\"x\":\""), ""),
             "redemption_not_allowed",
@@ -682,7 +682,7 @@ fn check_warns_of_what_is_out_of_reach_or_within_reach_of_two() {
     let text = setup.run(&["check"]).exits(0).stdout;
     for expected in [
         "/accounts.toml:8: purpose[0].lifetime: warning: \"batch\" redeems tokens for \"account.purge\"",
-        "/second.toml:8: purpose[0].redemption: warning: \"batch\" can redeem \"account.purge\" too",
+        "/second.toml:8: purpose[0].redemption: warning: \"batch\" can also redeem \"account.purge\"",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"stray\" can never get a token",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"gone\" has no policy",
         "/stray.toml:5: purpose[0].accept: warning: accepts only Txn-Tokens for \"x\"",

@@ -107,7 +107,7 @@ async fn ask_pdp(
 ) -> Result<String, String> {
     let pdp = Pdp::new(settings.clone(), trust_domain.clone()).map_err(|error| error.to_string())?;
     match pdp.try_out(client).await {
-        Ok(decision) => Ok(format!("answers a test request with a decision ({decision})")),
+        Ok(decision) => Ok(format!("answers with a decision on a test request ({decision})")),
         Err(Fault::Unreachable(cause)) => Err(format!("no decision from {}: {cause}", address(settings))),
         Err(fault) => Err(format!("no decision from {}: {fault}", address(settings))),
     }
