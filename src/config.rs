@@ -1,6 +1,6 @@
 //! `writ.toml` and the policy files → settings; the only module that reads TOML.
 //!
-//! In: files, and environment variables that replace single values. Out: a [`Config`] and a
+//! In: files, and environment variables that replace single values. Out: a `Config` and a
 //! [`PolicySet`](writ_core::policy::PolicySet), or every [`Problem`] of the files in one run. Each module imports
 //! only from those after it: `file`, `files` → `settings` → `policy`, `sections` → `environment` → `document` → `defaults`,
 //! `problem`.

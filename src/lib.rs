@@ -1,5 +1,5 @@
 //! Writ, a Transaction Token Service: [`cli`] runs the commands, [`service`] builds the service from [`config`] and
-//! [`server`]. The domain is in `writ-core`.
+//! `server`. The domain is in `writ-core`.
 
 pub mod cli;
 pub mod config;

@@ -16,7 +16,7 @@ pub(crate) enum Outcome {
     Passed,
     /// Against the draft or a standard that it builds on.
     Failed,
-    /// Allowed, but not what the standards recommend or what Writ does.
+    /// Allowed, but different from what the standards recommend or Writ does.
     Noted,
     /// The target does not offer what would be tested, or an option of the command is missing.
     NotApplicable,
@@ -24,7 +24,6 @@ pub(crate) enum Outcome {
     NotTried,
 }
 
-/// What a check does and expects.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     /// Stable: programs read it.

@@ -36,7 +36,7 @@ pub(super) struct Args {
 enum Command {
     /// What would be decided on a request and why, rule by rule
     Explain(Box<ExplainArgs>),
-    /// Run the expectations beside the policies
+    /// Run the tests of the policies
     Test {
         /// Files with [[test]] tables; by default all in the folder `tests` of the policies
         #[arg(value_name = "FILE")]
@@ -102,7 +102,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     })
 }
 
-/// The policies as they are now; their problems go to standard error. Warnings are left to `writ check`.
+/// Loads the policies; prints their errors on standard error. `writ check` reports warnings.
 fn world(config: &Path) -> Result<World, ExitCode> {
     let config = load(config)?;
     match folder::load(&config.policies) {
@@ -129,7 +129,7 @@ impl ExplainArgs {
         Ok(if verdict.outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
     }
 
-    /// The request, and what an audit line leaves open of it.
+    /// The request, and the assumptions about parts that an audit line lacks.
     fn trial(self, world: &World) -> Result<(Trial, String), String> {
         let Some(line) = &self.from_audit else {
             let (Some(client), Some(source), Some(scope)) = (self.client, self.source, self.scope) else {

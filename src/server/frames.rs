@@ -22,7 +22,7 @@ const EARNED_BY_REQUEST: u32 = 16;
 /// More than a request earns: a peer that resets each of its requests runs out.
 const COST_OF_RESET: u32 = 20;
 const COST: u32 = 1;
-/// `DATA` with at least so many bytes is free.
+/// `DATA` with at least this many bytes is free.
 const FULL_DATA: usize = 256;
 
 const DATA: u8 = 0;

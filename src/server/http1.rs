@@ -9,7 +9,7 @@
 
 /// Bytes of a line that are buffered until its end arrives.
 const MAX_BUFFERED: usize = 16 * 1024;
-/// What the framework rejects wherever a line could begin or continue.
+/// Bytes that the framework rejects wherever a line could begin or continue.
 const MALFORMED: &[u8] = b"\r\0";
 const UPGRADE: &[u8] = b"upgrade";
 /// As long as [`UPGRADE`].

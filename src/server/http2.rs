@@ -93,7 +93,7 @@ where
     }
 }
 
-/// What the answer to a request depends on, beside its head and body.
+/// State of a request besides its head and body.
 struct StreamInfo {
     is_head: bool,
     fields: usize,

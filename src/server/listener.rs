@@ -29,7 +29,7 @@ use super::response::{self, HttpRefusal};
 use super::settings::Settings;
 use writ_platform::shares::{NoPlace, Place, Shares};
 
-/// What all listeners have in common.
+/// The settings and state that all listeners share.
 #[derive(Clone)]
 pub(super) struct ListenerFactory {
     limits: TimeLimits,

@@ -14,7 +14,7 @@ use super::tls::{Accepted, Refusal, Trust};
 use writ_core::client::{CertificateError, PeerCertificate};
 use writ_platform::clock::Timestamp;
 
-/// The chain of a client as it passed the handshake, and what it was accepted for.
+/// The chain of a client that passed the handshake, and the result of its verification.
 pub(super) struct Peer {
     certificate: RefCell<Arc<PeerCertificate>>,
     chain: Vec<CertificateDer<'static>>,

@@ -105,7 +105,7 @@ struct LoggedFaults {
 pub(in crate::server) struct Accepted {
     /// [`Trust::generation`] at the verification.
     generation: u64,
-    /// From then on it must be verified again, since a certificate or a CRL has expired.
+    /// When it must be verified again, since a certificate or a CRL has expired.
     until: Timestamp,
     /// Whether its CA is limited to SPIFFE IDs.
     pub(in crate::server) spiffe_only: bool,

@@ -81,7 +81,7 @@ impl Upkeep {
             tracing::warn!(%error, "the ledger could not be swept");
             return false;
         }
-        // Removing a block too early would let through what it stops: wait a full interval after a start or a clock step.
+        // Removing a block too early would let blocked requests through: wait a full interval after a start or a clock step.
         if self.clock.steady_for() >= SWEEP_INTERVAL
             && let Err(error) = self.blocks.expire(now).await
         {

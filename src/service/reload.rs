@@ -63,7 +63,7 @@ impl Reloader {
         }
     }
 
-    /// Puts changed certificates in force; policies are only read. With `at_once`, also those that have not changed.
+    /// Puts changed certificates in force, and reads changed policies; with `at_once`, unchanged policies too.
     fn check(&mut self, at_once: bool) -> Changes {
         let listeners = self.files.trust.reload().is_some();
         let pdp = self.files.pdp.as_ref().is_some_and(|pdp| reload_pdp(pdp));

@@ -33,7 +33,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How long a token of a subject issuer is still valid, if the trial does not say.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An imagined request; what it leaves out has the most common value.
+/// An imagined request; absent parts have the most common value.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
     pub(super) client: String,
@@ -41,7 +41,7 @@ pub(super) struct Trial {
     pub(super) scope: String,
     /// `sub` of the token.
     pub(super) subject: Option<String>,
-    /// What the subject token covers.
+    /// The scope of the subject token.
     pub(super) subject_scope: Option<String>,
     pub(super) details: Option<String>,
     pub(super) context: Option<String>,
@@ -125,7 +125,7 @@ impl World {
         self.policies.of(&id).map(AsRef::as_ref)
     }
 
-    /// Where the policy of a client is, or would be.
+    /// The path of a client's policy, whether or not it exists.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.toml"))
     }
@@ -272,7 +272,7 @@ impl Trial {
         Ok((sub, claims))
     }
 
-    /// What the token of a subject issuer covers, by its own scope or its issuer's settings. An ID token has no scope.
+    /// The scope of a token of a subject issuer, by its own claim or its issuer's settings. An ID token has none.
     fn covered(&self, claims: &mut Members) -> Result<Option<Scope>, TrialError> {
         let scope = |text: &str| text.parse::<Scope>().map_err(|error| TrialError::new("subject_scope", error));
         let own_word = self.source != Source::IdToken;
@@ -388,7 +388,7 @@ impl World {
     }
 }
 
-/// A refused trial, with the rule that refused it where that is no part of the decision.
+/// A refused trial, with the rule that refused it if that is outside of the decision.
 struct Refused {
     refusal: Refusal,
     rule: Option<AppliedRule>,

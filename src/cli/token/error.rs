@@ -4,7 +4,6 @@ use writ_outbound::https::TlsError;
 
 use crate::cli::printable;
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
     #[error("--url must be the issuer alone, like https://localhost:8443 (without /token)")]

@@ -38,7 +38,7 @@ pub(super) fn names(path: &Path, text: &str) -> Vec<PathBuf> {
     table.get("jwks_file").into_iter().chain(schemas).filter_map(|name| Some(folder.join(name.as_str()?))).collect()
 }
 
-/// Reads the text of the file at `path`, whose name is that of the client; `read` reads the files that it names.
+/// Parses the file at `path`, which is named after the client; `read` reads the files that it names.
 pub(super) fn parse(path: &Path, text: &str, settings: &Settings, read: ReadNamed<'_>) -> Reading {
     let (report, table) = Report::parse(path, text);
     let mut root = Section::root(&report, table);

@@ -1,4 +1,4 @@
-//! `[tls]`: the certificate of the service, and who signs those of its clients.
+//! `[tls]`: the certificate of the service, and the CAs of its clients.
 
 use writ_core::client::is_spiffe_trust_domain;
 

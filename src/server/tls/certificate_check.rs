@@ -28,7 +28,7 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// Certificates with shorter lives are renewed automatically: they raise a warning in the last third of their life.
 const SHORT_LIVED: Duration = Duration::from_secs(2 * 86_400);
 
-/// What peers do with such a certificate.
+/// The reaction of peers to such a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
     /// They refuse it.
@@ -43,7 +43,6 @@ pub(crate) type Finding = (Severity, String);
 /// Leaf first.
 pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
-/// What the certificate is used for.
 pub(crate) enum Usage<'a> {
     /// A server that is called by this host name, if it is known.
     Server(Option<&'a str>),

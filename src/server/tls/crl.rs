@@ -49,7 +49,7 @@ pub(super) struct List {
     issuer: Vec<u8>,
     /// For messages.
     pub(super) issuer_name: String,
-    /// What is signed, with which algorithm, and the signature.
+    /// The signed bytes, the algorithm and the signature.
     message: Vec<u8>,
     algorithm: Vec<u8>,
     signature: Vec<u8>,
@@ -57,7 +57,7 @@ pub(super) struct List {
     /// Big-endian without leading zeros (RFC 5280 §5.2.3: up to 20 octets).
     number: Option<Vec<u8>>,
     this_update: Timestamp,
-    /// From then on it is stale.
+    /// When it becomes stale.
     pub(super) next_update: Timestamp,
     /// The encoded issuing distribution point; `None`: the list covers every certificate of the CA.
     part: Option<Vec<u8>>,
@@ -197,7 +197,7 @@ impl fmt::Display for List {
     }
 }
 
-/// As decimal where it has a usual size, else in hexadecimal.
+/// In decimal if it fits 128 bits, otherwise in hexadecimal.
 fn decimal(number: &[u8]) -> String {
     let small = (number.len() <= 16).then(|| number.iter().fold(0_u128, |all, byte| all << 8 | u128::from(*byte)));
     small.map_or_else(|| format!("0x{}", hex(number)), |number| number.to_string())
