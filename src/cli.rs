@@ -36,7 +36,7 @@ const USAGE: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(name = "writ", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
-    /// As after the command, for commands that read a configuration
+    /// The same as `--config` after the command
     #[arg(long, hide = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -59,7 +59,7 @@ enum Command {
     Keys(keys::Args),
     /// The kill switch: stop issuing, replacing and redeeming for what it names
     Block(block::Args),
-    /// Repair the store, or accept the present time as right
+    /// Repair the store, or accept the current time as correct
     Store(store::Args),
     /// Manage a development CA and client certificates; never for production
     Certs(certs::Args),

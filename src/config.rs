@@ -1,8 +1,9 @@
 //! `writ.toml` and the policy files → settings; the only module that reads TOML.
 //!
-//! In: files, and environment variables that replace single values. Out: a [`Config`] and a
-//! [`PolicySet`](writ_core::policy::PolicySet), or every [`Problem`] of the files in one run. Modules further down know
-//! nothing of those above them: `file`, `files` → `settings` → `policy`, `sections` → `environment` → `document` → `defaults`, `problem`.
+//! In: files, and environment variables that replace single values. Out: a `Config` and a
+//! [`PolicySet`](writ_core::policy::PolicySet), or every [`Problem`] of the files in one run. Each module imports
+//! only from those after it: `file`, `files` → `settings` → `policy`, `sections` → `environment` → `document` → `defaults`,
+//! `problem`.
 
 mod address;
 mod defaults;
@@ -16,5 +17,6 @@ mod sections;
 mod settings;
 
 pub(crate) use self::address::origin;
-pub use self::problem::{Problem, Severity};
-pub use self::settings::Config;
+pub use self::problem::Problem;
+pub(crate) use self::problem::Severity;
+pub(crate) use self::settings::Config;

@@ -1,8 +1,8 @@
 //! Writ, a Transaction Token Service: [`cli`] runs the commands, [`service`] builds the service from [`config`] and
-//! [`server`]. The domain is in `writ-core`.
+//! `server`. The domain is in `writ-core`.
 
 pub mod cli;
 pub mod config;
-pub mod server;
+mod server;
 pub mod service;
 mod telemetry;

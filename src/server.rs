@@ -1,8 +1,8 @@
 //! HTTP and TLS: the only module that knows actix and rustls.
 //!
 //! In: `Settings`, [`Trust`](tls::Trust), and the service below as `Handlers`. Out: running listeners. A socket becomes
-//! a connection (after a TLS handshake where there is TLS), its requests pass the middleware, and what is left of them, a
-//! certificate and bytes, goes to a handler. No decision is made here.
+//! a connection (after a TLS handshake where there is TLS), its requests pass the middleware, and their certificate and
+//! bytes go to a handler. No decision is made here.
 
 mod connection;
 mod discovery;
@@ -23,14 +23,14 @@ mod request;
 mod response;
 mod routes;
 mod settings;
-pub mod tls;
+pub(crate) mod tls;
 
 pub(crate) use self::documents::{CertificateError, DocumentServer};
 pub(crate) use self::handlers::{Handlers, RejectedRequest};
-pub use self::listeners::{Addresses, ListenError};
+pub(crate) use self::listeners::{Addresses, ListenError};
 pub(crate) use self::listeners::{Listeners, Running};
 pub(crate) use self::response::HttpRefusal;
-pub use self::settings::Settings;
+pub(crate) use self::settings::Settings;
 
 #[cfg(test)]
 mod pki;

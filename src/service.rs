@@ -1,7 +1,7 @@
 //! Composition root: builds and runs the service.
 //!
 //! In the order of its life: `startup` loads the `files`, opens the persistent `state`, and connects the
-//! `handlers` to the listeners; `readiness`, `maintenance`, `reload` and the `admin` socket work beside them;
+//! `handlers` to the listeners; `readiness`, `maintenance`, `reload` and the `admin` socket run beside them;
 //! `shutdown` ends it. Settings, a log and metrics come in; requests are answered until it is stopped.
 
 pub mod admin;
@@ -47,12 +47,11 @@ impl Service {
         self.addresses
     }
 
-    /// The policies in force.
     pub(crate) fn policies(&self) -> Arc<PolicySet> {
         self.policies.snapshot()
     }
 
-    /// Notify it to have the files read again at once.
+    /// Notifying it reloads the files at once.
     pub(crate) fn reload_trigger(&self) -> Arc<Notify> {
         Arc::clone(&self.reload)
     }

@@ -709,7 +709,7 @@ fn no_call_of_a_repair_can_be_cut_off_or_fail_so_that_something_is_lost() {
         support::cli::run(command)
     };
     let clean = Run::new(Some(&template));
-    repair(&clean, &clean.store(), Some((Fault::Eio, 0))).exits(0).says("redemption goes on as before");
+    repair(&clean, &clean.store(), Some((Fault::Eio, 0))).exits(0).says("redemption continues as before");
     let calls = clean.calls();
     let cases: Vec<_> = Fault::ALL
         .into_iter()

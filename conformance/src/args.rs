@@ -56,7 +56,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
-/// On whose behalf the client asks.
+/// The subject of the request.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct SubjectArgs {
@@ -83,7 +83,7 @@ impl Args {
 }
 
 impl SubjectArgs {
-    /// The subject token, unless the client asks for itself.
+    /// The subject token, unless the client itself is the subject.
     pub(crate) fn read(&self, token_type: &str) -> Result<Option<SubjectToken>, FileError> {
         let Some(file) = &self.subject_token else { return Ok(None) };
         Ok(Some(SubjectToken { token: files::read_text(file)?, token_type: token_type.to_owned() }))

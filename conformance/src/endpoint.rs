@@ -20,7 +20,6 @@ impl TokenEndpoint {
         self.target.post_form(Caller::Client, &self.url, form).await
     }
 
-    /// Sends the valid request.
     pub(crate) async fn request_token(&self) -> Result<Response, HttpError> {
         self.send(&self.request.form()).await
     }

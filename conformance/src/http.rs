@@ -27,7 +27,7 @@ pub(crate) enum HttpError {
     #[error("no answer from the service: {0}")]
     Unreachable(String),
     /// The body is longer than 256 KiB.
-    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
+    #[error("the answer is not from a Transaction Token Service (HTTP status {0})")]
     TooLong(u16),
 }
 
@@ -156,7 +156,7 @@ fn credentials_error(option: &str, problem: impl std::fmt::Display) -> HttpError
     HttpError::Credentials(format!("{option}: {problem}"))
 }
 
-/// The origin of the URL and the last cause, which is the one that says something: no path and no query.
+/// The origin of the URL and the last cause, which is the specific one: no path and no query.
 pub(crate) fn unreachable(error: &reqwest::Error) -> HttpError {
     let mut cause: &dyn Error = error;
     while let Some(source) = cause.source() {

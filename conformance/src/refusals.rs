@@ -11,7 +11,7 @@ use crate::endpoint::TokenEndpoint;
 use crate::report::{Report, Rule, Verdict};
 use crate::response::Response;
 
-/// Makes every request that is refused whatever the subject token is. `unmet`: why refusals would prove nothing.
+/// Makes every request that is refused regardless of the subject token. `unmet`: why refusals would prove nothing.
 pub(crate) async fn check(
     endpoint: &TokenEndpoint,
     other_scope: Option<&str>,

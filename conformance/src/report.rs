@@ -1,4 +1,4 @@
-//! What was tested and with which outcome, for people and for programs. Tokens and secrets are redacted here.
+//! The checks and their outcomes, as text and as JSON. Tokens and secrets are redacted here.
 
 use std::fmt;
 
@@ -16,15 +16,14 @@ pub(crate) enum Outcome {
     Passed,
     /// Against the draft or a standard that it builds on.
     Failed,
-    /// Allowed, but not what the standards recommend or what Writ does.
+    /// Allowed, but different from what the standards recommend or Writ does.
     Noted,
     /// The target does not offer what would be tested, or an option of the command is missing.
     NotApplicable,
-    /// Something that the check needs went wrong before.
+    /// An earlier failure makes the check impossible.
     NotTried,
 }
 
-/// What a check does and expects.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     /// Stable: programs read it.
@@ -38,7 +37,7 @@ pub(crate) struct Rule {
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
-    /// What the target did, or why there is nothing to judge.
+    /// What the target did, or why the check was not made.
     actual: String,
 }
 
@@ -104,7 +103,7 @@ impl Verdict {
         Self::new(if is_met { Outcome::Passed } else { Outcome::Noted }, actual)
     }
 
-    /// For something unexpected: noted where the standards allow it, else failed.
+    /// For something unexpected: noted where the standards allow it, otherwise failed.
     pub(crate) fn unexpected(is_allowed: bool, actual: impl Into<String>) -> Self {
         Self::new(if is_allowed { Outcome::Noted } else { Outcome::Failed }, actual)
     }
@@ -174,7 +173,7 @@ fn contains_jwt(word: &str) -> bool {
     word.find("eyJ").is_some_and(|at| word[at..].contains('.'))
 }
 
-/// The text of somebody else must not control the terminal.
+/// Text of the target must not control the terminal.
 fn escape_control(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
@@ -187,7 +186,7 @@ impl fmt::Display for Report {
         for (Rule { name, requirement, action, expected }, verdict) in &self.lines {
             let (outcome, actual) = (verdict.outcome.word(), &verdict.actual);
             write!(f, "{outcome:outcome_width$}{requirement:requirement_width$}")?;
-            writeln!(f, "{name}: {action}; came: {actual}; expected: {expected}")?;
+            writeln!(f, "{name}: {action}; actual: {actual}; expected: {expected}")?;
         }
         let counts = Outcome::ALL.map(|outcome| format!("{} {}", self.count(outcome), outcome.word()));
         write!(f, "{}", counts.join(", "))
@@ -248,7 +247,7 @@ mod tests {
         let mut report = report("a\u{1b}[2Jb");
         report.add(Rule::new("m", "R-REQ-02", "a", "e"), Verdict::passed("c"));
         let shown = report.to_string();
-        assert!(shown.contains("R-REQ-01  n: action; came: a\\u{1b}[2Jb; expected: expected\n"), "{shown}");
+        assert!(shown.contains("R-REQ-01  n: action; actual: a\\u{1b}[2Jb; expected: expected\n"), "{shown}");
         assert!(shown.ends_with("1 passed, 1 FAILED, 0 noted, 0 not applicable, 0 could not be tried"), "{shown}");
         assert!(report.has_failed());
         let json = report.to_json("https://t");

@@ -1,4 +1,4 @@
-//! A valid token request: what a conforming service answers with a Txn-Token.
+//! A valid token request, which a conforming service answers with a Txn-Token.
 
 use writ_verifier::Scope;
 use zeroize::Zeroizing;
@@ -14,9 +14,9 @@ pub(crate) const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
 pub(crate) struct TokenRequest {
     pub(crate) audience: String,
     pub(crate) scope: Scope,
-    /// `None`: the client asks for itself (`client_credentials`).
+    /// `None`: the client itself is the subject (`client_credentials`).
     pub(crate) subject_token: Option<SubjectToken>,
-    /// `--parameter`: what authenticates the client beside its certificate.
+    /// `--parameter`: credentials of the client besides its certificate.
     pub(crate) parameters: Vec<(String, String)>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct SubjectToken {
 }
 
 impl SubjectToken {
-    /// A token that proves nothing and is no secret: plain JSON, a type of Writ's own.
+    /// A token that needs no secret: plain JSON, a type that only Writ defines.
     pub(crate) fn is_unsigned_json(&self) -> bool {
         self.token_type.ends_with(":unsigned_json")
     }

@@ -91,7 +91,7 @@ async fn check_replacement(
     report: &mut Report,
 ) -> Result<(), Verdict> {
     let (replaced, action) = ("replaced a Txn-Token", "compared the purposes of both tokens");
-    let keeps = Rule::new("replacement-keeps", "R-SUBJ-20", replaced, "a token with the same txn, sub and aud");
+    let unchanged = Rule::new("replacement-keeps", "R-SUBJ-20", replaced, "a token with the same txn, sub and aud");
     let within = Rule::new("replacement-scope", "R-SUBJ-21", action, "none that the first token lacks");
     let replaced = match fresh {
         Err(unmet) => Err(unmet.clone()),
@@ -99,12 +99,12 @@ async fn check_replacement(
     };
     match replaced {
         Err(verdict) => {
-            report.add(keeps, verdict.clone());
+            report.add(unchanged, verdict.clone());
             report.add(within, verdict.clone());
             Err(verdict)
         }
         Ok((original, replacement)) => {
-            report.add(keeps, judge_kept(original, &replacement));
+            report.add(unchanged, judge_unchanged(original, &replacement));
             report.add(within, judge_purposes(original, &replacement));
             Ok(())
         }
@@ -122,7 +122,7 @@ async fn replace(endpoint: &TokenEndpoint, original: &IssuedToken) -> Result<Iss
     decode(&response)
 }
 
-fn judge_kept(original: &IssuedToken, replacement: &IssuedToken) -> Verdict {
+fn judge_unchanged(original: &IssuedToken, replacement: &IssuedToken) -> Verdict {
     let changed = ["txn", "sub", "aud"].into_iter().find(|name| original.claim(name) != replacement.claim(name));
     match changed {
         None => Verdict::passed("the same"),

@@ -76,9 +76,9 @@ fn decode_object(part: &str) -> Option<Map<String, Value>> {
     json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?, Limits::DEFAULT).ok()
 }
 
-/// Whether `asked` has every purpose of `granted`.
-pub(crate) fn is_within(granted: &Scope, asked: &Scope) -> bool {
-    granted.purposes().iter().all(|purpose| asked.contains(purpose.as_str()))
+/// Whether `requested` has every purpose of `granted`.
+pub(crate) fn is_within(granted: &Scope, requested: &Scope) -> bool {
+    granted.purposes().iter().all(|purpose| requested.contains(purpose.as_str()))
 }
 
 /// The same JWT with another signature of the same length.

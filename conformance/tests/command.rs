@@ -81,7 +81,7 @@ fn another_service_that_conforms_fails_nothing() {
     assert_eq!(report.names("not_tried"), ["txn-token-expired"], "{:#}", report.json);
 }
 
-/// The lines for people: outcome, requirement, check, what was done, what came, what was expected.
+/// The text report: outcome, requirement, check, action, actual and expected result.
 #[test]
 fn people_read_a_line_for_each_check() {
     let scene = Scene::new(Fault::SaysBearer, 60);
@@ -90,7 +90,7 @@ fn people_read_a_line_for_each_check() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     for line in [
-        "FAILED              R-RESP-01    issue-token-type: checked token_type; came: \"Bearer\"; expected: N_A",
+        "FAILED              R-RESP-01    issue-token-type: checked token_type; actual: \"Bearer\"; expected: N_A",
         "could not be tried  R-SUBJ-23    txn-token-expired: ",
         "not applicable      R-POL-02     scope-other: ",
     ] {

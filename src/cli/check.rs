@@ -1,4 +1,4 @@
-//! `writ check`: reports in one run everything that would keep the service from starting, and what should be known before.
+//! `writ check`: reports in one run everything that would prevent the service from starting, and risks.
 
 mod online;
 
@@ -219,8 +219,8 @@ mod tests {
                 fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
             }
             let (code, text) = checked(&folder);
-            let sound = mode == 0o640 || expected.is_empty();
-            assert_eq!((code == 0, text == "ok\n"), (sound, expected.is_empty()), "{text}");
+            let is_valid = mode == 0o640 || expected.is_empty();
+            assert_eq!((code == 0, text == "ok\n"), (is_valid, expected.is_empty()), "{text}");
             assert!(expected.is_empty() || text.contains(&format!("{key}{expected}")), "{text}");
         }
     }
@@ -283,13 +283,13 @@ mod tests {
         let folder = complete();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        for (mode, sound) in [(0o700, true), (0o755, false), (0o1777, false), (0o770, false)] {
+        for (mode, is_valid) in [(0o700, true), (0o755, false), (0o1777, false), (0o770, false)] {
             fs::set_permissions(&data, fs::Permissions::from_mode(mode)).unwrap();
             let (code, text) = checked(&folder);
-            assert_eq!((code == 0, text == "ok\n"), (sound, sound), "{mode:o}: {text}");
+            assert_eq!((code == 0, text == "ok\n"), (is_valid, is_valid), "{mode:o}: {text}");
             let expected =
                 format!("writ.toml: store.path: data has mode {mode:04o}: the store must be its owner's alone");
-            assert!(sound || text.contains(&expected), "{text}");
+            assert!(is_valid || text.contains(&expected), "{text}");
         }
     }
 

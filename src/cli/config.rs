@@ -26,7 +26,7 @@ pub(super) struct OptionalConfig {
 }
 
 impl OptionalConfig {
-    /// What the file says, valid or not; `None` if none is named and the default one does not exist.
+    /// Reads the file, valid or not; `None` if none is named and the default one does not exist.
     pub(super) fn read(&self) -> Result<Option<file::Reading>, Problem> {
         let path = match &self.config {
             Some(path) => path.as_path(),

@@ -46,7 +46,7 @@ const ISSUER: &str = "https://localhost:8443";
 const CLIENT: &str = "batch-job";
 const PURPOSE: &str = "report.create";
 
-/// Creates what is missing, and prints the next steps.
+/// Creates the missing files, and prints the next steps.
 pub(super) fn run(args: &Args) -> Result<ExitCode, InitError> {
     let report = init(args)?;
     let output = |source| CertsError::Io { path: PathBuf::from("standard output"), source };

@@ -33,7 +33,7 @@ enum Sub {
         #[arg(long)]
         wait: bool,
     },
-    /// End a key at once: it leaves the JWKS, and what it signed is refused
+    /// Revoke a key at once: it leaves the JWKS, and tokens that it signed are refused
     Revoke {
         /// The key's name; one in 64 begins with a hyphen
         #[arg(allow_hyphen_values = true)]

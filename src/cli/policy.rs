@@ -1,4 +1,4 @@
-//! `writ policy`: shows what policies would decide. It needs the policies and `writ.toml`; no network, store, keys or
+//! `writ policy`: shows how policies would decide. Reads the policies and `writ.toml`; needs no network, store, keys or
 //! certificates.
 
 mod audit_line;
@@ -36,7 +36,7 @@ pub(super) struct Args {
 enum Command {
     /// What would be decided on a request and why, rule by rule
     Explain(Box<ExplainArgs>),
-    /// Run the expectations beside the policies
+    /// Run the tests of the policies
     Test {
         /// Files with [[test]] tables; by default all in the folder `tests` of the policies
         #[arg(value_name = "FILE")]
@@ -49,10 +49,10 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// The client that asks
+    /// The client that sends the request
     #[arg(long, value_name = "ID", required_unless_present = "from_audit")]
     client: Option<String>,
-    /// What it brings, as policies name it: `access_token`, `client_credentials`, `expired_txn_token` …
+    /// The source of the subject, as policies name it: `access_token`, `client_credentials`, `expired_txn_token` …
     #[arg(long, required_unless_present = "from_audit", value_parser = source)]
     source: Option<Source>,
     /// The purposes, separated by spaces
@@ -61,7 +61,7 @@ struct ExplainArgs {
     /// The final subject; by default `sub` of --presented, with `client_credentials` the client itself
     #[arg(long)]
     subject: Option<String>,
-    /// What the subject token covers, by its own word or the `scopes` of its issuer
+    /// The scope of the subject token, by its own claim or the `scopes` of its issuer
     #[arg(long, value_name = "SCOPE")]
     subject_scope: Option<String>,
     /// `request_details`: one JSON object
@@ -77,7 +77,7 @@ struct ExplainArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     age: Option<Age>,
     /// A line of the audit log, `-` for standard input: explains that request, as far as the line records it; the other
-    /// options say more
+    /// options add what it lacks
     #[arg(long, value_name = "LINE")]
     from_audit: Option<String>,
     /// Answer in JSON, for programs
@@ -85,7 +85,7 @@ struct ExplainArgs {
     json: bool,
 }
 
-/// Does what the command line asks for. A refused request and an expectation that fails are exit code 1.
+/// The exit code is 1 for a refused request or a failed expectation.
 pub(super) fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let world = match world(config) {
@@ -102,7 +102,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     })
 }
 
-/// The policies as they are now; their problems go to standard error. Warnings are left to `writ check`.
+/// Loads the policies; prints their errors on standard error. `writ check` reports warnings.
 fn world(config: &Path) -> Result<World, ExitCode> {
     let config = load(config)?;
     match folder::load(&config.policies) {
@@ -129,7 +129,7 @@ impl ExplainArgs {
         Ok(if verdict.outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
     }
 
-    /// The request, and what an audit line leaves open of it.
+    /// The request, and the assumptions about parts that an audit line lacks.
     fn trial(self, world: &World) -> Result<(Trial, String), String> {
         let Some(line) = &self.from_audit else {
             let (Some(client), Some(source), Some(scope)) = (self.client, self.source, self.scope) else {
@@ -187,7 +187,7 @@ fn source(name: &str) -> Result<Source, String> {
 
 fn object(text: &str) -> Result<Members, &'static str> {
     Members::parse(text, members::LIMITS)
-        .map_err(|_| "must be one JSON object, in which no member stands twice, of at most 16 levels and 2048 members")
+        .map_err(|_| "must be one JSON object, without repeated members, of at most 16 levels and 2048 members")
 }
 
 fn read_stdin() -> Result<String, String> {

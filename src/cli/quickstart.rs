@@ -105,7 +105,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
     let mut outcome = Err(QuickstartError::Interrupted);
     let story = async {
         tokio::select! {
-            ended = story::tell(&folder, &mut page) => outcome = ended.map_err(QuickstartError::from),
+            ended = story::run(&folder, &mut page) => outcome = ended.map_err(QuickstartError::from),
             () = &mut stop => {}
         }
     };
@@ -121,7 +121,7 @@ async fn perform(args: &Args) -> Result<(), QuickstartError> {
     Ok(service.until(stop).await?)
 }
 
-/// The surroundings of the service as long as quickstart runs: toy issuer, log, metrics.
+/// The environment of the service: toy issuer, log, metrics.
 struct Host<'a> {
     folder: &'a Folder,
     log: Log,
@@ -131,7 +131,7 @@ struct Host<'a> {
 
 impl<'a> Host<'a> {
     async fn new(folder: &'a Folder) -> Result<Self, QuickstartError> {
-        folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
+        folder.store_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
         let (certificate, key) = (folder.pem("server.pem")?, folder.pem("server.key")?);
         let issuer = folder.issuer.serve(folder.ports.issuer, &certificate, &key).await?;
         let log = Log::start_monitored(Format::Json, folder.log()?)?;
@@ -139,8 +139,8 @@ impl<'a> Host<'a> {
         Ok(Self { folder, log, metrics: telemetry::install_metrics()?, _issuer: issuer })
     }
 
-    /// Starts the service with the configuration of the folder and these overrides. Those of the environment are not used:
-    /// they belong to another service.
+    /// Starts the service with the configuration of the folder and these overrides. Variables of the
+    /// environment are ignored: they belong to another service.
     async fn start(&self, settings: &[(&str, &str)]) -> Result<Service, QuickstartError> {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let (config, _) = Config::load(&self.folder.config(), settings).map_err(QuickstartError::Config)?;
@@ -159,8 +159,8 @@ fn print_introduction(folder: &Folder, page: &Page) -> io::Result<()> {
     page.text("The service runs in this process, on its real listeners:")?;
     page.lines(addresses(folder))?;
     page.text(
-        "For the story time runs fast: a Txn-Token lives 2 s instead of 60 s, and a key signs for 3 s instead of 24 h, \
-         so that weeks pass in seconds. Everything else is as in production. What is overridden:",
+        "In the story time runs fast: a Txn-Token lives 2 s instead of 60 s, and a key signs for 3 s instead of 24 h, \
+         so that weeks pass in seconds. All other settings are those of production. The overridden settings:",
     )?;
     page.lines(STORY.map(|(name, value)| format!("{name}={value}")))
 }
@@ -176,19 +176,18 @@ fn addresses(folder: &Folder) -> [String; 5] {
     ]
 }
 
-/// Prints what the reader can try now.
 fn print_next_steps(folder: &Folder, page: &Page) -> Result<(), QuickstartError> {
-    folder.keep_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
+    folder.store_token(folder::ACCESS_TOKEN, &folder.access_token()?)?;
     page.title("Your turn")?;
     page.text(if folder.has_store {
-        "The service was restarted with ordinary times on the store of the first run, and the stored token is that of the \
-         first run: if it was redeemed before, the service says so. These commands work as they are, in another shell."
+        "The service was restarted with normal lifetimes on the store of the first run, and the stored token is from the \
+         first run: if it was redeemed before, the service refuses it. Run these commands in another shell."
     } else {
-        "The service was restarted on the same store with ordinary times: a Txn-Token lives 60 s, a key signs for 24 h. \
-         The keys of the story are history. These commands work as they are, in another shell."
+        "The service was restarted on the same store with normal lifetimes: a Txn-Token lives 60 s, a key signs for 24 h. \
+         The keys of the story are history. Run these commands in another shell."
     })?;
     for (text, command) in [
-        ("The gateway exchanges Ann's access token (good for an hour):", story::REFUND.curl(folder)),
+        ("The gateway exchanges Ann's access token (valid for an hour):", story::REFUND.curl(folder)),
         ("The mail delivery agent gets a token for Bob's mailbox:", story::DELIVER.curl(folder)),
         (
             "The purge job redeems the stored token; for 60 s the same call returns the same claims, then it is \
@@ -206,7 +205,7 @@ fn print_next_steps(folder: &Folder, page: &Page) -> Result<(), QuickstartError>
         page.text(text)?;
         page.command(&command)?;
     }
-    page.text("Change a policy, and it takes effect within seconds; the folder is yours.")?;
+    page.text("Change a policy: it takes effect within seconds.")?;
     let ports = folder.ports;
     if (ports.exchange, ports.discovery) != (8443, 8444) {
         let (exchange, discovery) = (ports.exchange, ports.discovery);

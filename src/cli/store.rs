@@ -1,4 +1,4 @@
-//! `writ store`: mend the store, or take the present time as right.
+//! `writ store`: repairs the store, or accepts the current time as correct.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,17 +26,16 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Sub {
-    /// Rebuild a damaged store from what can be read of it and from the key files; says what is kept and what is lost
+    /// Rebuild a damaged store from its readable records and from the key files, and report what is kept and what is lost
     Repair {
-        /// Take the records as they are found, after restoring a backup: uses counted since then are forgotten
+        /// Accept the records of a restored backup as they are: uses counted since then are forgotten
         #[arg(long)]
         trust_ledger: bool,
     },
-    /// Take the present time as right, after checking the clock
+    /// Accept the current time as correct, after checking the clock
     TrustClock,
 }
 
-/// Does what the command line asks for.
 pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
     let config = match load(config) {
@@ -44,11 +43,11 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
-        Sub::Repair { trust_ledger: true } => ended(trust_ledger(&config).await),
-        Sub::Repair { trust_ledger: false } => ended(repair(&config).await),
+        Sub::Repair { trust_ledger: true } => exit_code(trust_ledger(&config).await),
+        Sub::Repair { trust_ledger: false } => exit_code(repair(&config).await),
         Sub::TrustClock => match operate(&config, &Command::TrustClock).await {
             Reply::Done(_) => {
-                println!("the present time, {}, counts as right from now on", Timestamp::now());
+                println!("the current time, {}, is accepted as correct", Timestamp::now());
                 ExitCode::SUCCESS
             }
             Reply::Refused(why) | Reply::Failed(why) => {
@@ -59,35 +58,35 @@ pub(super) async fn run(args: Args) -> ExitCode {
     }
 }
 
-fn ended(outcome: Result<(), StartError>) -> ExitCode {
+fn exit_code(outcome: Result<(), StartError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
 }
 
-/// Keeps what can be trusted of what can be read; the key history comes back from its files, where the store lost it.
+/// Rebuilds the store from the records that can be read and trusted; a lost key history is restored from the key files.
 async fn repair(config: &Config) -> Result<(), StartError> {
-    let Some(damage) = damage(config).await? else { return Ok(()) };
+    let Some(damage) = find_damage(config).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
     let mut remains = repair::survey(&config.store)?;
     if !matches!(damage, StartError::Store(_)) {
-        // The records are those that were sealed, and yet they are wrong: the seal went back in time with them.
+        // The records match their seal and are still wrong: an old copy of both was restored.
         remains = remains.without_proof();
     }
     let mut rebuilt = Some(rebuilt).filter(|_| !remains.has_whole_ring());
-    let mut salvage = kept_of(&remains, rebuilt.as_ref(), now);
-    print_aside(repair::replace(&config.store, &salvage)?.as_deref());
+    let mut salvage = select_records(&remains, rebuilt.as_ref(), now);
+    print_previous_files(repair::replace(&config.store, &salvage)?.as_deref());
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
-        // A disk that fails once more is no proof against the seal: what was written stays, and the repair is done again.
+        // A failing disk says nothing about the seal: the result stays, and the operator repeats the repair.
         Err(error @ StartError::Store(_)) => return Err(error),
         Err(error) if error.is_damage() && rebuilt.is_none() => {
-            // The key files know better than the store, so its seal is out of date.
+            // The key files are newer than the store, so its seal is out of date.
             remains = remains.without_proof();
             rebuilt = Some(rebuild(config, now).await?);
-            salvage = kept_of(&remains, rebuilt.as_ref(), now);
+            salvage = select_records(&remains, rebuilt.as_ref(), now);
             repair::replace(&config.store, &salvage)?;
             PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
         }
@@ -100,15 +99,15 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What is kept of a damaged store. Without a rebuilt ring, the ring is kept as it is.
-fn kept_of(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Salvage {
+/// The records of a damaged store to keep. Without a rebuilt ring, the ring is kept unchanged.
+fn select_records(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) -> Salvage {
     remains.salvage(rebuilt.map(Rebuilt::ring), &blocks::readable(remains.blocks()), now)
 }
 
 fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>) {
     match rebuilt {
         Some(rebuilt) => print_keys(rebuilt),
-        None => println!("the key ring and its history are kept as they were"),
+        None => println!("the key ring and its history are unchanged"),
     }
     println!("the ledger:");
     for (Kept { kept, sealed, is_complete }, what) in [
@@ -119,32 +118,32 @@ fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>) {
         match sealed {
             Some(sealed) if is_complete && kept as u64 == sealed => println!("  {what}: all {sealed} kept"),
             Some(sealed) => println!("  {what}: {kept} of {sealed} kept"),
-            None => println!("  {what}: {kept} kept, of an unknown number"),
+            None => println!("  {what}: {kept} kept (the original number is unknown)"),
         }
     }
     print_blocks(salvage.blocks);
     match salvage.redemption_floor {
-        None => println!("no count of uses is lost: redemption goes on as before"),
+        None => println!("no count of uses is lost: redemption continues as before"),
         Some(floor) => println!(
-            "counts of uses may be lost: tokens issued up to {floor} are not redeemed any more (redemption_not_on_record)"
+            "counts of uses may be lost: tokens issued up to {floor} can no longer be redeemed (redemption_not_on_record)"
         ),
     }
     if let Some(floor) = salvage.single_use_floor {
-        println!("self-signed tokens made up to {floor} are refused: whether they were used may be lost");
+        println!("self-signed tokens made up to {floor} are refused: the records of their use may be lost");
     }
 }
 
-/// The records are taken as they are. Where the key files know more than they do, the keys come from the files.
+/// Accepts the records as they are, with the keys of the key files where those are newer.
 async fn trust_ledger(config: &Config) -> Result<(), StartError> {
-    if damage(config).await?.is_none() {
+    if find_damage(config).await?.is_none() {
         return Ok(());
     }
     let remains = repair::survey(&config.store)?;
     match repair::reseal(&config.store) {
-        Ok(aside) => print_aside(aside.as_deref()),
+        Ok(aside) => print_previous_files(aside.as_deref()),
         Err(error @ OpenError::Damaged { .. }) => {
-            eprintln!("the records cannot be taken as they are, since not all of them can be read");
-            eprintln!("`writ store repair` without --trust-ledger keeps those that can be read and trusted");
+            eprintln!("the records cannot be accepted as they are: some of them cannot be read");
+            eprintln!("`writ store repair` without --trust-ledger keeps the records that can be read and trusted");
             return Err(error.into());
         }
         Err(error) => return Err(error.into()),
@@ -157,8 +156,8 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
         Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
         Err(error) => return Err(error),
     };
-    println!("the ledger is taken as it is: {} counts of uses", remains.counts_of_uses());
-    println!("uses that were counted after it was saved are forgotten");
+    println!("the ledger is accepted as it is: {} counts of uses", remains.counts_of_uses());
+    println!("uses counted after the backup was made are forgotten");
     let blocks = remains.all_blocks();
     print_blocks(blocks);
     let (trust_ledger, blocks) = (true, blocks.kept as u64);
@@ -166,12 +165,12 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What is wrong with the store; a sound one is left alone.
-async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
+/// The damage of the store; `None` if it opens.
+async fn find_damage(config: &Config) -> Result<Option<StartError>, StartError> {
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
-            println!("the store opens: there is nothing to repair, and nothing was done");
+            println!("the store opens: there is nothing to repair, and nothing was changed");
             Ok(None)
         }
         Err(error) if error.is_damage() => {
@@ -182,7 +181,7 @@ async fn damage(config: &Config) -> Result<Option<StartError>, StartError> {
     }
 }
 
-/// The key history according to the key files, with fresh keys that sign.
+/// The key history from the key files, with new signing keys.
 async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError> {
     let sealing = sealing_keys(&config.keys)?;
     let folder = writ_store::key_folder(&config.store);
@@ -196,7 +195,7 @@ async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError>
     Ok(rebuilt)
 }
 
-/// Puts the keys of the key files into the store, and checks that it opens now.
+/// Writes the keys of the key files to the store, and checks that it opens.
 async fn replace_keys(config: &Config) -> Result<usize, StartError> {
     let rebuilt = rebuild(config, Timestamp::now()).await?;
     let store = Store::open(&config.store).await?;
@@ -209,20 +208,20 @@ async fn replace_keys(config: &Config) -> Result<usize, StartError> {
 }
 
 fn print_keys(rebuilt: &Rebuilt) {
-    println!("{} keys are back in the history; a new current key signs from now on", rebuilt.known);
+    println!("{} keys are restored to the history; a new current key signs from now on", rebuilt.known);
 }
 
-/// A block that is lost is not in force any more: whoever added it must know.
+/// A lost block is no longer enforced: the operator must add it again.
 fn print_blocks(Kept { kept, sealed, .. }: Kept) {
     match sealed {
         Some(sealed) => println!("blocks: {kept} of {sealed} kept"),
-        None => println!("blocks: {kept} kept, of an unknown number"),
+        None => println!("blocks: {kept} kept (the original number is unknown)"),
     }
-    println!("compare `writ block list` with block_added and block_removed in the log, and add again what is missing");
+    println!("compare `writ block list` with block_added and block_removed in the log, and add the missing ones again");
 }
 
-fn print_aside(aside: Option<&Path>) {
+fn print_previous_files(aside: Option<&Path>) {
     if let Some(aside) = aside {
-        println!("what was there is now in {}", aside.display());
+        println!("the previous files are now in {}", aside.display());
     }
 }

@@ -30,13 +30,13 @@ pub(crate) fn origin(text: &str) -> Result<String, &'static str> {
 /// An `https` address without user, query and fragment.
 pub(super) fn https_url(text: &str) -> Result<Url, &'static str> {
     const FORM: &str = "must be an https:// address without user, query and fragment";
-    // The parser forgives white space; who compares the text does not.
+    // The parser ignores white space, but addresses are compared as text.
     let plain = text.starts_with("https://") && text.bytes().all(|b| b.is_ascii_graphic());
     let url = Url::parse(text).ok().filter(|_| plain && !text.contains(['@', '?', '#'])).ok_or(FORM)?;
     url.has_host().then_some(url).ok_or(FORM)
 }
 
-/// An `https` address without user and fragment: what is called may have a query.
+/// An `https` address without user and fragment; an address that Writ calls may have a query.
 pub(super) fn endpoint(text: &str) -> Result<Url, &'static str> {
     https_url(text.split('?').next().unwrap_or_default())?;
     Url::parse(text).map_err(|_| "must be an https:// address")

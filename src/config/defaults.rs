@@ -1,7 +1,7 @@
 //! The default of every key of `writ.toml` that has one.
 //!
-//! This is their only source: they are read like what an operator writes, and tests compare `writ.toml` and the
-//! reference with them. What a key means, and what follows from its value, is said there.
+//! This is their only source: they are read like values in a file, and tests compare `writ.toml` and the reference with
+//! them, which explain the meaning of each key.
 
 /// Keys with their tables, and the values as TOML.
 const DEFAULTS: [(&str, &str); 39] = [

@@ -1,7 +1,7 @@
-//! A TOML file as it is written: values are taken key by key, and every problem knows its line.
+//! A TOML file, read key by key; every problem has its line.
 //!
 //! Reading does not stop at the first mistake. A value that is wrong is reported and then replaced by its default or
-//! left out; what was made of a file with an error in its [`Report`] must not be used.
+//! left out; the values of a file whose [`Report`] has an error must not be used.
 
 mod report;
 mod section;

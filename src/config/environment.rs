@@ -25,8 +25,8 @@ struct Override {
     text: String,
 }
 
-/// The environment of this process. Names that are not UTF-8 name no setting; in values, what is not UTF-8 is replaced
-/// by U+FFFD, which no setting accepts as a number, an address or the path of a file that is there.
+/// The environment of this process. Names that are not UTF-8 are ignored; in values, bytes that are not UTF-8 become
+/// U+FFFD, which no setting accepts as a number, an address or the path of an existing file.
 pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
@@ -46,7 +46,7 @@ impl Overrides {
         Self { sections, log }
     }
 
-    /// Replaces what is written in the section `name` by its variables.
+    /// Replaces values of the section `name` by its variables.
     pub(crate) fn apply<'a>(&'a self, name: &str, section: &mut Section<'a>) {
         for set in self.sections.get(name).into_iter().flatten() {
             section.replace(&set.key, &set.variable, &set.text);
@@ -71,7 +71,7 @@ impl Overrides {
                 line: 0,
                 key: set.variable.clone(),
                 message: format!(
-                    "fits no setting: there is no section `{name}` that variables can change{}",
+                    "is not a setting: there is no section `{name}` that variables can change{}",
                     did_you_mean(name, known)
                 ),
             })

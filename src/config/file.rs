@@ -1,4 +1,4 @@
-//! `writ.toml` as a whole: its sections, put together and with the variables of the environment in place.
+//! `writ.toml` as a whole: its sections, with the variables of the environment in place.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,10 @@ use super::settings::Config;
 use crate::server::{self, tls};
 
 impl Config {
-    /// Reads the file at `path`; variables of `environment` that name a setting replace what it says. With the settings
-    /// come the warnings.
+    /// Reads the file at `path`; variables of `environment` replace single settings. Returns the settings with the warnings.
     ///
     /// # Errors
-    /// Everything that is wrong, warnings too.
+    /// All problems, including warnings.
     pub(crate) fn load(
         path: &Path,
         environment: impl Iterator<Item = (String, String)>,
@@ -37,14 +36,14 @@ impl Config {
     }
 }
 
-/// What was made of a file.
+/// The result of reading a file.
 #[derive(Debug)]
 pub(crate) struct Reading {
     /// The settings, if there is no error.
     pub(crate) config: Option<Box<Config>>,
-    /// Where the policies are and what they may say; with defaults for what could not be read.
+    /// The settings of the policies, with defaults for those that could not be read.
     pub(crate) policies: Option<policy::Settings>,
-    /// The other files that are named, likewise.
+    /// The other files that the file names, with the same defaults.
     pub(crate) files: Option<Named>,
     /// As far as it could be read.
     pub(crate) trust_domain: Option<TrustDomain>,
@@ -54,7 +53,7 @@ pub(crate) struct Reading {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Reads the file at `path`, with the variables of `environment` in place of what it says.
+/// Reads the file at `path`; variables of `environment` replace single settings.
 pub(crate) fn read(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Reading {
     let overrides = Overrides::new(environment);
     let text = bounded::read(path).and_then(|bytes| {
@@ -98,8 +97,8 @@ fn parse(path: &Path, text: &str, overrides: &Overrides) -> Reading {
     let files = written.files(places.clone());
     let mut problems = report.into_problems();
     problems.extend(overrides.unknown(&SECTIONS));
-    let sound = !problems.iter().any(Problem::is_error);
-    let config = sound.then(|| written.settle(policies.clone(), places)).flatten().map(Box::new);
+    let is_valid = !problems.iter().any(Problem::is_error);
+    let config = is_valid.then(|| written.settle(policies.clone(), places)).flatten().map(Box::new);
     Reading { config, policies: Some(policies), files: Some(files), trust_domain, issuer, problems }
 }
 
@@ -199,7 +198,6 @@ impl Written {
             },
             clock_skew: tokens.clock_skew,
             jwks_max_age: tokens.jwks_max_age,
-            max_lifetime: tokens.max_lifetime,
             keys: keys::Settings {
                 algorithm: keys.algorithm,
                 times: keys.times?,
@@ -221,14 +219,14 @@ impl Written {
 fn trust_domain(root: &mut Section<'_>) -> Option<TrustDomain> {
     let trust_domain: Option<TrustDomain> = root.parse("trust_domain", str::parse);
     if trust_domain.as_ref().is_some_and(|name| name.as_str().contains("://")) {
-        let text = "is an address; what is meant is usually a name alone, like trust-domain.example, and `audience` of every \
-            request must be exactly this";
+        let text = "is a URL; a trust domain is usually a plain name, like trust-domain.example, and `audience` of every request \
+            must equal it exactly";
         root.warning("trust_domain", text);
     }
     trust_domain
 }
 
-/// Reads one section, with the variables for it in place of what is written, and reports what is left in it.
+/// Reads one section, with its variables in place of values of the file, and reports unknown keys.
 fn with<'a, T>(
     root: &mut Section<'a>,
     overrides: &'a Overrides,

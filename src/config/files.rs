@@ -21,7 +21,7 @@ use writ_core::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 use writ_platform::{bounded, secret_file};
 
-/// The files that a configuration names, policies aside, and what they must fit: as far as it could be read.
+/// The files that a configuration names, except policies, and the settings that they must fit; as far as it could be read.
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(super) tls: tls::Settings,
@@ -77,12 +77,12 @@ impl Named {
 
     pub(crate) fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let mut found = Findings { named: self, now, problems: Vec::new() };
-        found.of_tls();
-        found.of_trust();
-        found.of_store();
-        found.of_sealing_keys();
-        found.of_pdp();
-        found.of_issuers();
+        found.check_tls();
+        found.check_trust();
+        found.check_store();
+        found.check_sealing_keys();
+        found.check_pdp();
+        found.check_issuers();
         found.problems
     }
 }
@@ -94,10 +94,10 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn of_tls(&mut self) {
+    fn check_tls(&mut self) {
         let tls = &self.named.tls;
         let host = self.named.issuer.as_deref().and_then(host_of);
-        let chain = self.of_pair(
+        let chain = self.check_pair(
             ("tls.certificate", &tls.certificate),
             ("tls.private_key", &tls.private_key),
             &Usage::Server(host.as_deref()),
@@ -112,7 +112,7 @@ impl Findings<'_> {
             );
             self.add(Severity::Warning, "tls.certificate", &tls.certificate, &text);
         }
-        // What the listeners would report about trust and revocation.
+        // The findings of the listeners about trust and revocation.
         for finding in tls::examine_clients(tls, self.now) {
             let (severity, key, text) = match finding {
                 Finding::Error(key, text) => (Severity::Error, key, text),
@@ -126,13 +126,18 @@ impl Findings<'_> {
     }
 
     /// A certificate and its key, each with the setting that names it; the chain, if it can be read.
-    fn of_pair(&mut self, certificate: (&str, &Path), private_key: (&str, &Path), usage: &Usage<'_>) -> Option<Chain> {
-        // Certificate and key may stand in one file.
+    fn check_pair(
+        &mut self,
+        certificate: (&str, &Path),
+        private_key: (&str, &Path),
+        usage: &Usage<'_>,
+    ) -> Option<Chain> {
+        // Certificate and key may be in one file.
         let chain =
             self.report(certificate.0, certificate.1, certificate_check::read_chain(certificate.1, pem::is_of_key));
         let key = self.report(private_key.0, private_key.1, certificate_check::read_key(private_key.1));
         if key.is_some() {
-            self.warn_of_group(private_key.0, private_key.1);
+            self.warn_if_group_can_read(private_key.0, private_key.1);
         }
         let chain = chain?;
         let key = key.as_ref().map(|key| (key, private_key.0));
@@ -146,8 +151,8 @@ impl Findings<'_> {
         Some(chain)
     }
 
-    /// Whatever else would keep the listeners from starting.
-    fn of_trust(&mut self) {
+    /// Any other error of the listeners' files.
+    fn check_trust(&mut self) {
         // A file is reported once.
         let tls = &self.named.tls;
         if !self.problems.iter().any(Problem::is_error)
@@ -161,7 +166,7 @@ impl Findings<'_> {
     }
 
     /// The permissions of its folder. It is not opened: a running service may use it.
-    fn of_store(&mut self) {
+    fn check_store(&mut self) {
         if let Err(error) = writ_store::judge(&self.named.store)
             && self.named.places.is_certain("store.path")
         {
@@ -169,29 +174,29 @@ impl Findings<'_> {
         }
     }
 
-    fn of_sealing_keys(&mut self) {
+    fn check_sealing_keys(&mut self) {
         let named = self.named;
         let current = std::iter::once(("keys.sealing_key", &named.sealing_key));
         let previous = named.previous_sealing_keys.iter().map(|path| ("keys.previous_sealing_keys", path));
         for (key, path) in current.chain(previous) {
             if self.report(key, path, sealing_key(path)).is_some() {
-                self.warn_of_group(key, path);
+                self.warn_if_group_can_read(key, path);
             }
         }
     }
 
-    fn of_pdp(&mut self) {
+    fn check_pdp(&mut self) {
         let Some(pdp) = &self.named.pdp else { return };
         if let Some(ca) = &pdp.ca {
             self.report("pdp.ca", ca, certificate_check::read_chain(ca, |_| false));
         }
         if let Some(identity) = &pdp.identity {
             let (certificate, key) = (&identity.certificate, &identity.private_key);
-            self.of_pair(("pdp.certificate", certificate), ("pdp.private_key", key), &Usage::Client);
+            self.check_pair(("pdp.certificate", certificate), ("pdp.private_key", key), &Usage::Client);
         }
     }
 
-    fn of_issuers(&mut self) {
+    fn check_issuers(&mut self) {
         for (index, issuer) in self.named.subject_issuers.iter().enumerate() {
             if let KeySource::File(path) = &issuer.keys {
                 let key = format!("subject_issuer[{index}].jwks_file");
@@ -201,11 +206,13 @@ impl Findings<'_> {
                     self.add(Severity::Warning, &key, path, text);
                 }
             }
-            if let Some(asked) = &issuer.introspection {
-                let (key, path) =
-                    (format!("subject_issuer[{index}].introspection.client_secret_file"), &asked.client_secret_file);
+            if let Some(introspection) = &issuer.introspection {
+                let (key, path) = (
+                    format!("subject_issuer[{index}].introspection.client_secret_file"),
+                    &introspection.client_secret_file,
+                );
                 if self.report(&key, path, client_secret(path)).is_some() {
-                    self.warn_of_group(&key, path);
+                    self.warn_if_group_can_read(&key, path);
                 }
             }
             if let Some(path) = &issuer.ca {
@@ -218,8 +225,8 @@ impl Findings<'_> {
         }
     }
 
-    /// Reports an error of the file that `key` names, unless the key itself is wrong or may stand in a line that is not TOML:
-    /// the file at its default is not the one that is meant.
+    /// Reports an error of the file that `key` names, unless the key itself is wrong or may be in a line that is not TOML:
+    /// its default would then name the wrong file.
     fn report<T>(&mut self, key: &str, path: &Path, result: Result<T, String>) -> Option<T> {
         if !self.named.places.is_certain(key) {
             return None;
@@ -227,9 +234,9 @@ impl Findings<'_> {
         result.map_err(|cause| self.add(Severity::Error, key, path, &cause)).ok()
     }
 
-    fn warn_of_group(&mut self, key: &str, path: &Path) {
+    fn warn_if_group_can_read(&mut self, key: &str, path: &Path) {
         if secret_file::group_can_read(path) {
-            self.add(Severity::Warning, key, path, "can be read by its group; 0600 would keep it to its owner");
+            self.add(Severity::Warning, key, path, "can be read by its group; mode 0600 limits it to its owner");
         }
     }
 

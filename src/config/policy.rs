@@ -1,4 +1,4 @@
-//! Policy files → a [`PolicySet`](writ_core::policy::PolicySet), or what is wrong with them, by line.
+//! Policy files → a [`PolicySet`](writ_core::policy::PolicySet), or their problems, by line.
 
 mod details;
 mod file;

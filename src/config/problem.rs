@@ -1,4 +1,4 @@
-//! What is wrong with what an operator wrote, and where.
+//! Problems in an operator's files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use serde::{Serialize, Serializer};
 /// Whether the service can start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It cannot start.
+pub(crate) enum Severity {
+    /// The service cannot start.
     Error,
-    /// It can, at a risk.
+    /// The service can start, at a risk.
     Warning,
-    /// Nothing is wrong; states what is in force.
+    /// Not a problem: information about the settings in force.
     Note,
 }
 
@@ -21,21 +21,21 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Errors keep the service from starting.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// The file, or `environment`.
     #[serde(serialize_with = "lossy")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// From 1; 0 if there is no line.
-    pub line: usize,
+    pub(crate) line: usize,
     /// The key with its tables, such as `keys.retention`, or the variable; empty if it is about the file as a whole.
-    pub key: String,
-    /// What is wrong, and how to correct it.
-    pub message: String,
+    pub(crate) key: String,
+    /// The problem and its cure.
+    pub(crate) message: String,
 }
 
 impl Problem {
     /// An error about a file as a whole.
-    pub fn of_file(file: &Path, message: impl fmt::Display) -> Self {
+    pub(crate) fn of_file(file: &Path, message: impl fmt::Display) -> Self {
         Self {
             severity: Severity::Error,
             file: file.to_owned(),
@@ -46,7 +46,7 @@ impl Problem {
     }
 
     /// Whether the service cannot start with this.
-    pub fn is_error(&self) -> bool {
+    pub(crate) fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 }

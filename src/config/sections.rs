@@ -1,4 +1,4 @@
-//! The sections of `writ.toml`, one module for each: its keys, and what must hold between them.
+//! The sections of `writ.toml`, one module for each: its keys, and the conditions between them.
 
 pub(super) mod keys;
 pub(super) mod limits;

@@ -1,4 +1,4 @@
-//! What a sound `writ.toml` says: the settings of every module.
+//! The settings of a valid `writ.toml`, for each module.
 
 use std::time::Duration;
 
@@ -10,37 +10,33 @@ use super::document::Places;
 use super::policy;
 use crate::server;
 
-/// All settings of one service. They fit one another: a file with an error makes none.
+/// All settings of one service, consistent with each other: a file with an error yields none.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// `aud` of every Txn-Token.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// `iss`, `aud` of self-signed subject tokens, and the base of the service's addresses: `https://host:port`.
-    pub issuer: String,
+    pub(crate) issuer: String,
     /// The base of the address of the JWKS, for the metadata.
-    pub discovery_url: String,
+    pub(crate) discovery_url: String,
     /// Addresses, TLS and bounds of the listeners.
-    pub listener: server::Settings,
-    /// What is the same in every token.
-    pub claims: claims::Settings,
+    pub(crate) listener: server::Settings,
+    /// The claims that are the same in every token.
+    pub(crate) claims: claims::Settings,
     /// How far the clocks of subject issuers may differ; at most two minutes (R-SUBJ-06).
-    pub clock_skew: Duration,
-    /// How long verifiers may keep the JWKS and the metadata.
-    pub jwks_max_age: Duration,
-    /// The upper bound of every lifetime.
-    pub max_lifetime: Duration,
-    /// How keys are made, kept and replaced.
-    pub keys: keys::Settings,
-    /// Where the records are.
-    pub store: writ_store::Settings,
-    /// Where the policies are, and what they may say.
-    pub policies: policy::Settings,
-    /// How many requests a client may make.
-    pub limits: limits::Settings,
-    /// The external decision point.
-    pub pdp: Option<writ_outbound::Settings>,
+    pub(crate) clock_skew: Duration,
+    /// How long verifiers may cache the JWKS and the metadata.
+    pub(crate) jwks_max_age: Duration,
+    /// Algorithm, rotation and sealing of the signing keys.
+    pub(crate) keys: keys::Settings,
+    /// The folder of the store.
+    pub(crate) store: writ_store::Settings,
+    /// The folder of the policies, and the limits on what they may allow.
+    pub(crate) policies: policy::Settings,
+    pub(crate) limits: limits::Settings,
+    pub(crate) pdp: Option<writ_outbound::Settings>,
     /// The issuers of the tokens that are exchanged.
-    pub subject_issuers: Vec<IssuerSettings>,
-    /// Where each key stands in the file, for problems of the files that it names.
+    pub(crate) subject_issuers: Vec<IssuerSettings>,
+    /// The line of each key, for problems of the files that the keys name.
     pub(crate) places: Places,
 }

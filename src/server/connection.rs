@@ -1,9 +1,9 @@
 //! One connection: its bytes and its time limits.
 //!
-//! In: a byte stream after accept or TLS handshake. Out: the same stream, filtered ([`http1`], [`frames`]), which reads as
-//! closed when its time is over. The framework limits the time of the first head and of idle HTTP/1.1 connections, nothing
-//! else. [`ConnectionActivity`] limits the rest: later heads, bodies that never end after they were refused, answers that
-//! the client does not read, idle HTTP/2, and age.
+//! In: a byte stream after accept or TLS handshake. Out: the same stream, filtered ([`http1`], [`frames`]), which reports
+//! its end once a time limit has passed. The framework limits only the time of the first head and of idle HTTP/1.1
+//! connections. [`ConnectionActivity`] limits the rest: later heads, refused bodies that never end, answers that the
+//! client does not read, idle HTTP/2, and age.
 
 use std::cell::Cell;
 use std::io;
@@ -24,16 +24,16 @@ use writ_platform::shares::Place;
 
 /// The longest wait for the next request on a connection.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long what a client still sends is read after the last answer: closing at once would reset the connection, and the
-/// answer could be lost.
+/// How long input is still read after the last answer: closing at once would reset the connection, and the answer could
+/// be lost.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// Bytes read at one time.
 const READ_SIZE: usize = 4096;
 /// How often an active connection checks its deadline.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Requests that one HTTP/2 connection may have unanswered: those that were reset may still be at work.
+/// The most unanswered requests of one HTTP/2 connection. A request that the peer has reset counts until its work ends.
 const MAX_UNANSWERED: u32 = 2 * frames::MAX_STREAMS;
-/// How long the framework's own timers have to end a connection first, since they can still answer.
+/// The head start of the framework's own timers, which can still send an answer.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// The time limits of a connection (`[limits]`).
@@ -83,7 +83,7 @@ pub(super) struct ConnectionActivity {
     changed: Cell<Instant>,
     /// When the first bytes of the next request arrived.
     head_began: Cell<Option<Instant>>,
-    /// The peer has sent more frames than it may.
+    /// The peer has exceeded its limit of frames.
     flooded: Cell<bool>,
     /// No further request is accepted.
     closing: Cell<bool>,
@@ -128,7 +128,7 @@ impl ConnectionActivity {
         self.opened.elapsed() >= self.limits.age
     }
 
-    /// Whether the peer has gone beyond what one connection may do.
+    /// Whether the peer has exceeded the limits of a connection.
     pub(super) fn is_overrun(&self) -> bool {
         self.flooded.get() || self.unanswered.get() > MAX_UNANSWERED
     }
@@ -150,7 +150,7 @@ impl ConnectionActivity {
         oldest.min(self.changed.get() + self.idle_timeout())
     }
 
-    /// How long the connection may stay as it is since the last change.
+    /// How long the connection may remain without a change.
     fn idle_timeout(&self) -> Duration {
         match self.unanswered.get() {
             // Requests end by their own deadline; this is for answers that the client does not read.
@@ -212,7 +212,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A byte stream that ends when its time is over, and that passes on only well-formed requests.
+/// A byte stream that ends at its deadline and passes on only well-formed requests.
 pub(super) struct Connection<S> {
     io: S,
     filter: http1::RequestFilter,
@@ -226,7 +226,7 @@ pub(super) struct Connection<S> {
     _place: Option<Place<String>>,
     timer: Pin<Box<Sleep>>,
     ended: bool,
-    /// Everything has been sent; what still arrives is discarded.
+    /// Everything has been sent; further input is discarded.
     is_shut: bool,
 }
 
@@ -264,7 +264,7 @@ impl<S> Connection<S> {
         self.peer.as_ref()
     }
 
-    /// Whether the time is over; if not, the task is woken at the next check.
+    /// Whether the deadline has passed; if not, the task is woken at the next check.
     fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
@@ -285,7 +285,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The result of sending, or an error if the peer has not taken the bytes in time.
+    /// The result of sending, or an error if the peer has not accepted the bytes in time.
     fn within_time<T>(&mut self, context: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if sent.is_pending() && self.is_overdue(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -295,7 +295,7 @@ impl<S> Connection<S> {
 }
 
 impl<S: AsyncRead + Unpin> Connection<S> {
-    /// Reads frames and counts them. From a peer that has sent too many nothing more is read; it is only sent the error.
+    /// Reads and counts frames. After too many of them reading stops, and the peer only receives the error.
     fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.flooded.get() {
             return Poll::Pending;
@@ -311,7 +311,7 @@ impl<S: AsyncRead + Unpin> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Discards what still arrives, so that the last answer gets through: closing a socket with unread bytes resets it.
+    /// Discards further input, so that the last answer arrives: closing a socket with unread bytes resets it.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.timer.as_mut().poll(context).is_ready() {
@@ -337,8 +337,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             return Poll::Ready(Ok(()));
         }
         if self.is_overdue(context) {
-            // To the framework the peer has closed, so it closes in good order, with so much time for what it still has to
-            // write.
+            // The framework sees the end of the stream, and gets this long to write what is left and to close.
             self.ended = true;
             self.timer.as_mut().reset(Instant::now() + LINGER);
             return Poll::Ready(Ok(()));
@@ -402,9 +401,9 @@ mod tests {
     }
 
     fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
-        let (ours, theirs) = duplex(64);
+        let (io, peer) = duplex(64);
         let activity = ConnectionActivity::new(TimeLimits { request, age: AGE }, false, Arc::default(), Arc::default());
-        (Connection::new(ours, activity, None, None), theirs)
+        (Connection::new(io, activity, None, None), peer)
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ fn serve(route: Route, media: &'static str, document: &Document, max_age: Durati
 }
 
 fn answer(request: &HttpRequest, media: &'static str, body: Vec<u8>, max_age: Duration) -> HttpResponse {
-    // On the exchange listener a revoked client gets nothing at all.
+    // On the exchange listener a revoked client gets no document either.
     if of_connection::<Peer>(request).is_some()
         && let Err(refusal) = peer::admitted(request)
     {

@@ -1,7 +1,7 @@
-//! The endpoints of the exchange listener: HTTP in, HTTP out.
+//! The endpoints of the exchange listener.
 //!
 //! In: a request whose certificate passed the handshake. Out: an [`IncomingRequest`] for its handler, whose result becomes
-//! the answer; or a refusal that needs no handler (size, media type, capacity, certificate).
+//! the answer; or a refusal without the handler (size, media type, capacity, certificate).
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Endpoints {
         self.serve(Route::Introspect, &self.handlers.introspect, response::introspected, config);
     }
 
-    /// Hands the requests of `route` to `handler`, and answers with what `answer` makes of the result.
+    /// Serves `route` by `handler`; `answer` turns its result into a response.
     fn serve<T: 'static>(
         &self,
         route: Route,
@@ -100,7 +100,7 @@ impl RequestReader {
     }
 }
 
-/// Why there is no body.
+/// Why the body was not read.
 enum Unread {
     Refused(HttpRefusal),
     /// It ended early or is not HTTP: answered without JSON, and the connection ends.
@@ -143,7 +143,7 @@ fn is_form(content_type: &str) -> bool {
 const OWS: [char; 2] = [' ', '\t'];
 
 /// The parameters after a media type, each with its value: `*( OWS ";" OWS [ parameter ] )` (RFC 9110 §5.6.6), so that
-/// there may be nothing between two semicolons or after the last. `None` if the text has another form.
+/// a parameter may be empty. `None` if the text has another form.
 fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
     let is_token_char = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let token = |text| str::find(text, |c| !is_token_char(c)).unwrap_or(str::len(text));
@@ -172,7 +172,7 @@ fn parameters(mut text: &str) -> Option<Vec<(&str, String)>> {
     }
 }
 
-/// The value of a quoted string whose first quote has been read, and what follows its last.
+/// The value of a quoted string after its opening quote, and the text after its closing quote.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let (mut value, mut chars) = (String::new(), text.char_indices());
     loop {
@@ -184,7 +184,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The body, up to [`MAX_BODY`] whatever its head announced.
+/// The body, up to [`MAX_BODY`] regardless of the announced length.
 async fn read_body(mut body: Payload) -> Result<Vec<u8>, Unread> {
     let mut read = Vec::new();
     while let Some(chunk) = body.next().await {

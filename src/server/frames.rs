@@ -22,7 +22,7 @@ const EARNED_BY_REQUEST: u32 = 16;
 /// More than a request earns: a peer that resets each of its requests runs out.
 const COST_OF_RESET: u32 = 20;
 const COST: u32 = 1;
-/// `DATA` with at least so many bytes is free.
+/// `DATA` with at least this many bytes is free.
 const FULL_DATA: usize = 256;
 
 const DATA: u8 = 0;
@@ -141,7 +141,7 @@ mod tests {
         }
         assert_eq!(admitted(&frame(DATA, 0)), 256, "empty");
         assert_eq!(admitted(&frame(DATA, 1)), 256, "small");
-        assert_eq!(admitted(&[frame(HEADERS, 40), frame(RST_STREAM, 4)].concat()), 60, "requests taken back");
+        assert_eq!(admitted(&[frame(HEADERS, 40), frame(RST_STREAM, 4)].concat()), 60, "requests that are reset");
     }
 
     #[test]

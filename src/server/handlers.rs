@@ -1,4 +1,4 @@
-//! What the listeners call: the service below them, as functions.
+//! The interface between the listeners and the service: functions that the listeners call.
 //!
 //! In: an [`IncomingRequest`]. Out: a result, which [`response`](super::response) turns into HTTP.
 
@@ -24,7 +24,7 @@ pub(super) type RejectionRecorder = Arc<dyn Fn(RejectedRequest<'_>) -> LocalBoxF
 /// The client whose share of the concurrent requests a certificate uses; `None`: that of all unknown certificates.
 pub(super) type ShareOf = Arc<dyn Fn(&PeerCertificate) -> Option<ClientId> + Send + Sync>;
 
-/// Renders a document as it is at this moment.
+/// Renders the current version of a document.
 pub(super) type Document = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
 
 /// A request to an endpoint that the listener answered alone.
@@ -34,11 +34,8 @@ pub(crate) struct RejectedRequest<'a> {
     pub(crate) request_id: &'a str,
     /// From `traceparent`.
     pub(crate) trace_id: Option<&'a str>,
-    /// Where it was sent.
     pub(crate) endpoint: Endpoint,
-    /// The client's certificate.
     pub(crate) certificate: &'a PeerCertificate,
-    /// The answer.
     pub(crate) refusal: HttpRefusal,
 }
 
@@ -49,17 +46,15 @@ pub(crate) struct Handlers {
     pub(crate) token: Handler<Issued>,
     /// `POST /introspect`.
     pub(crate) introspect: Handler<Introspected>,
-    /// Whose share of the concurrent requests each of these two uses.
     pub(crate) share_of: ShareOf,
-    /// Records those that never reached them.
+    /// Called for each request to `/token` or `/introspect` that was refused before it reached its handler.
     pub(crate) rejected: RejectionRecorder,
-    /// The JWKS.
     pub(crate) jwks: Document,
     /// The metadata of RFC 8414.
     pub(crate) metadata: Document,
     /// `max-age` of both (`tokens.jwks_max_age`).
     pub(crate) documents_max_age: Duration,
-    /// The parts that keep the service from being ready; empty if it is ready.
+    /// The failing parts; empty if the service is ready.
     pub(crate) failing: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// The metrics in the Prometheus text format.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,

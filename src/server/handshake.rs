@@ -142,7 +142,7 @@ impl Failure {
     }
 }
 
-/// An error of rustls in plain words; what concerns the certificate is in the verdict.
+/// Describes a rustls error. Problems of the certificate are described by the verdict.
 fn describe(error: &Error) -> String {
     let fixed = match error {
         Error::AlertReceived(alert) => return describe_alert(*alert),
@@ -163,14 +163,14 @@ fn describe(error: &Error) -> String {
             "the client offers no signature scheme that fits the key of Writ's certificate"
         }
         Error::PeerIncompatible(_) => "the client and Writ have no TLS parameters in common",
-        Error::NoApplicationProtocol => "the client asks for a protocol (ALPN) other than those Writ speaks",
-        Error::InvalidMessage(_) => "what the client sent is not TLS, plain HTTP perhaps, or is malformed",
+        Error::NoApplicationProtocol => "the client offers no application protocol (ALPN) that Writ supports",
+        Error::InvalidMessage(_) => "the client sent malformed TLS, or no TLS at all (perhaps plain HTTP)",
         Error::InvalidCertificate(CertificateError::BadSignature) | Error::DecryptError => {
-            "the client did not prove that it has the private key of its certificate, or sent what cannot be decrypted"
+            "the client did not prove possession of the private key of its certificate, or sent a message that cannot be decrypted"
         }
         Error::InvalidCertificate(_) => "the client's certificate is not accepted",
         Error::PeerSentOversizedRecord => "the client sent a record that is too large",
-        _ => "the client broke the rules of the TLS protocol",
+        _ => "the client violated the TLS protocol",
     };
     fixed.to_owned()
 }
@@ -178,25 +178,25 @@ fn describe(error: &Error) -> String {
 fn describe_alert(alert: AlertDescription) -> String {
     use AlertDescription as Alert;
     let cause = match alert {
-        Alert::UnknownCA => "the client does not know the CA of Writ's certificate",
-        Alert::CertificateExpired => "for the client Writ's certificate has expired",
-        Alert::CertificateRevoked => "for the client Writ's certificate is revoked",
+        Alert::UnknownCA => "the client does not trust the CA of Writ's certificate",
+        Alert::CertificateExpired => "the client considers Writ's certificate expired",
+        Alert::CertificateRevoked => "the client considers Writ's certificate revoked",
         Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate => {
             "the client does not accept Writ's certificate"
         }
-        Alert::ProtocolVersion => "the client does not speak the version of TLS that Writ chose",
+        Alert::ProtocolVersion => "the client does not support the TLS version that Writ chose",
         _ => "the client ended the handshake",
     };
     format!("{cause} (it sent the alert {})", name_of(alert))
 }
 
-/// Lets the alert arrive: closing a socket with unread bytes would reset the connection, and the peer would lose the alert.
+/// Waits until the alert can arrive: closing a socket with unread bytes would reset the connection and lose the alert.
 async fn linger(mut socket: TcpStream) {
     let drained = async {
         socket.shutdown().await?;
         tokio::io::copy(&mut socket.take(LAST_BYTES), &mut tokio::io::sink()).await
     };
-    // In any case the socket is closed after this.
+    // The socket is closed either way.
     let _ = timeout(LINGER, drained).await;
 }
 
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(failed.refused_by, "peer");
         assert_eq!(
             failed.cause,
-            "the client does not know the CA of Writ's certificate (it sent the alert unknown_ca)"
+            "the client does not trust the CA of Writ's certificate (it sent the alert unknown_ca)"
         );
         let failed = failure(Error::InvalidMessage(InvalidMessage::InvalidContentType));
         assert_eq!((failed.refused_by, failed.cause.contains("plain HTTP")), ("writ", true));

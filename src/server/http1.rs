@@ -9,7 +9,7 @@
 
 /// Bytes of a line that are buffered until its end arrives.
 const MAX_BUFFERED: usize = 16 * 1024;
-/// What the framework rejects wherever a line could begin or continue.
+/// Bytes that the framework rejects wherever a line could begin or continue.
 const MALFORMED: &[u8] = b"\r\0";
 const UPGRADE: &[u8] = b"upgrade";
 /// As long as [`UPGRADE`].
@@ -65,16 +65,16 @@ impl RequestFilter {
     /// Appends to `output` what the framework may parse of `input`.
     pub(super) fn pass(&mut self, mut input: &[u8], output: &mut Vec<u8>) {
         while !input.is_empty() {
-            let taken = match self.state {
+            let consumed = match self.state {
                 State::Body(left) => {
-                    let (taken, left) = copy(left, input, output);
+                    let (consumed, left) = copy(left, input, output);
                     self.state = if left == 0 { self.head.after() } else { State::Body(left) };
-                    taken
+                    consumed
                 }
                 State::Chunk(left) => {
-                    let (taken, left) = copy(left, input, output);
+                    let (consumed, left) = copy(left, input, output);
                     self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
-                    taken
+                    consumed
                 }
                 State::Tunnel => {
                     output.extend_from_slice(input);
@@ -89,14 +89,14 @@ impl RequestFilter {
                     })
                 }
             };
-            input = &input[taken..];
+            input = &input[consumed..];
         }
     }
 
     /// Takes bytes up to the end of the line, or all of them; returns how many.
     fn lines(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, Malformed> {
         for (at, &byte) in input.iter().enumerate() {
-            // CR and LF stand together or not at all.
+            // CR must be followed by LF, and LF preceded by CR.
             if byte == 0 || (self.last == b'\r') != (byte == b'\n') {
                 return Err(Malformed);
             }
@@ -280,9 +280,9 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
 
 /// Passes on up to `left` bytes; returns how many, and how many are still to come.
 fn copy(left: u64, input: &[u8], output: &mut Vec<u8>) -> (usize, u64) {
-    let taken = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
-    output.extend_from_slice(&input[..taken]);
-    (taken, left - taken as u64)
+    let consumed = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+    output.extend_from_slice(&input[..consumed]);
+    (consumed, left - consumed as u64)
 }
 
 #[cfg(test)]
@@ -301,7 +301,7 @@ mod tests {
     #[derive(Debug, Default, PartialEq)]
     struct Read {
         requests: Vec<(String, Vec<u8>)>,
-        /// Those of them whose end has come.
+        /// Of these, how many are complete.
         complete: usize,
         is_error: bool,
     }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_offers_nothing_is_passed_on_as_it_is() {
+    fn requests_without_an_upgrade_are_passed_on_unchanged() {
         for request in [
             NEXT.to_owned(),
             format!("\r\n\r\n{NEXT}"),
@@ -411,7 +411,7 @@ mod tests {
         }
     }
 
-    /// whatever the framework would make of it, it is an error, and nothing after it is a request.
+    /// it is an error however the framework would parse it, and nothing after it is a request.
     #[test]
     fn a_line_that_could_be_read_in_two_ways_is_an_error() {
         let good = post("Content-Length: 3\r\n", "a=b");
@@ -510,7 +510,7 @@ mod tests {
         assert_eq!(read(&passed(kept.as_bytes())).complete, 2);
     }
 
-    /// A request and what it says.
+    /// A request and its framing.
     fn request() -> impl Strategy<Value = (String, (String, Vec<u8>))> {
         let offer = prop::sample::select(vec![
             "",

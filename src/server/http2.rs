@@ -34,9 +34,9 @@ const MAX_FIELDS: usize = 96;
 const MAX_HEADER_LIST: u32 = 8 * 1024;
 /// Bytes of one body that a peer may send ahead of its reader: more than any body that is read.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The same for all bodies whose requests are not answered yet: the most that is kept of them.
+/// The same for all bodies of unanswered requests together.
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// Bytes kept of one answer that the peer does not take.
+/// Bytes buffered of an answer while the peer does not read it.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves the requests of `connection` by `app` until it ends.
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// What the answer to a request depends on, beside its head and body.
+/// State of a request besides its head and body.
 struct StreamInfo {
     is_head: bool,
     fields: usize,

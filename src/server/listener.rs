@@ -29,7 +29,7 @@ use super::response::{self, HttpRefusal};
 use super::settings::Settings;
 use writ_platform::shares::{NoPlace, Place, Shares};
 
-/// What all listeners have in common.
+/// The settings and state that all listeners share.
 #[derive(Clone)]
 pub(super) struct ListenerFactory {
     limits: TimeLimits,
@@ -37,7 +37,7 @@ pub(super) struct ListenerFactory {
     drain_seconds: u64,
     rejected: RejectionRecorder,
     draining: Arc<AtomicBool>,
-    /// Of the clients' listeners; connections of operators are not counted.
+    /// Of the client listeners; ops connections are not counted.
     traffic: Arc<Traffic>,
 }
 
@@ -113,7 +113,7 @@ impl ListenerFactory {
         Ok(builder.listen(name, socket, service)?.run())
     }
 
-    /// Signals are handled by the process: the framework's own handlers would end all servers with the first.
+    /// Signals are handled by the process: the framework's own handlers would end all servers at the first one.
     fn builder(&self, workers: usize) -> ServerBuilder {
         Server::build()
             .workers(workers)
@@ -171,7 +171,7 @@ where
             }
         })
         .finish(app(middleware, routes))
-        .map_err(|error| tracing::debug!(%error, "a connection broke"));
+        .map_err(|error| tracing::debug!(%error, "a connection failed"));
     fn_factory(move || {
         let (http1, http2) = (http1.new_service(()), http2.new_service(()));
         async move {
@@ -192,7 +192,7 @@ where
     })
 }
 
-/// The routes behind the middleware; what fits none of them is not found.
+/// The routes behind the middleware; any other path gets 404.
 fn app(
     middleware: Rc<Middleware>,
     routes: impl Fn(&mut ServiceConfig) + 'static,
@@ -205,20 +205,20 @@ fn app(
     map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response())
 }
 
-/// Takes one of the listener's connections from the share of the client's certificate, so that no certificate can have all
-/// of them. Without one the connection ends.
+/// Reserves one of the listener's connections for the client's certificate. `None` if its share is used up: the connection
+/// is then closed, so that no certificate can use all of them.
 fn take_place(secured: &Secured, connections: &Arc<Shares<String>>) -> Result<Option<Place<String>>, NoPlace> {
     let Some(peer) = &secured.peer else { return Ok(None) };
     let certificate = peer.certificate();
     let certificate = certificate.x5t_s256();
     let place = connections.take(certificate.to_owned());
     if place.is_err() {
-        tracing::info!(certificate, "a connection was closed: its certificate has as many as it may have");
+        tracing::info!(certificate, "a connection was closed: its certificate has reached its share of connections");
     }
     place.map(Some)
 }
 
-/// Answers are small and awaited: none may wait for the acknowledgement of the one before.
+/// Disables Nagle's algorithm, which would delay small answers.
 fn set_nodelay(socket: &TcpStream) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "a socket refused TCP_NODELAY");

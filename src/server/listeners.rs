@@ -36,18 +36,16 @@ const STOP_STEP: Duration = Duration::from_secs(1);
 
 /// Why the service cannot listen, or stopped doing so.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub(crate) enum ListenError {
     /// The address is in use, or is not an address of this host.
     #[error("listen.{listener}: cannot listen on {address}: {error}")]
     Bind {
         /// The key in `[listen]`.
         listener: &'static str,
-        /// The configured address.
         address: SocketAddr,
-        /// Why the system refuses it.
         error: io::Error,
     },
-    /// The TLS versions and the cryptography provider do not fit.
+    /// The cryptography provider does not support the TLS versions.
     #[error("TLS cannot be configured: {0}")]
     Tls(#[from] rustls::Error),
     /// A server ended without being stopped.
@@ -57,13 +55,10 @@ pub enum ListenError {
 
 /// The bound addresses; where port 0 was configured, with the port that the system chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// The exchange listener.
-    pub exchange: SocketAddr,
-    /// The discovery listener.
-    pub discovery: Option<SocketAddr>,
-    /// The ops listener.
-    pub ops: Option<SocketAddr>,
+pub(crate) struct Addresses {
+    pub(crate) exchange: SocketAddr,
+    pub(crate) discovery: Option<SocketAddr>,
+    pub(crate) ops: Option<SocketAddr>,
 }
 
 /// Bound sockets: clients can connect, and wait until [`Listeners::start`].
@@ -145,11 +140,10 @@ impl Listeners {
     }
 }
 
-/// The running listeners.
 #[derive(Debug)]
 pub(crate) struct Running {
     servers: JoinSet<io::Result<()>>,
-    /// The listeners for clients.
+    /// The exchange and discovery listeners.
     front: Vec<ServerHandle>,
     ops: Option<ServerHandle>,
     draining: Arc<AtomicBool>,
@@ -158,9 +152,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Serves until `stop`, then lets what is in flight finish for at most the drain timeout.
+    /// Serves until `stop`, then lets requests in flight finish, for at most the drain timeout.
     ///
-    /// The ops listener ends last, so that others can see the service leave.
+    /// The ops listener ends last, so that `/readyz` reports the shutdown.
     ///
     /// # Errors
     /// [`ListenError::Ended`] if a server ended by itself.
@@ -187,7 +181,7 @@ impl Running {
         );
         let graceful = !self.drain_timeout.is_zero();
         let front = join_all(self.front.iter().map(|server| server.stop(graceful)));
-        // The servers keep to this time themselves; a worker that hangs must not keep the process alive.
+        // The servers enforce this timeout themselves; a worker that hangs must not keep the process alive.
         if timeout(self.drain_timeout + STOP_STEP, front).await.is_err() {
             tracing::warn!("a worker did not stop in time");
         }

@@ -18,7 +18,7 @@ pub(crate) struct Settings {
     pub(crate) algorithm: SigningAlgorithm,
 }
 
-/// Only what is true of the service: no endpoint, grant or method that it lacks. Purposes are not published.
+/// Only endpoints, grants and methods that the service has. Purposes are not published.
 #[derive(Serialize)]
 struct Document<'a> {
     issuer: &'a str,

@@ -1,6 +1,6 @@
-//! What holds for every request of every listener: one answer whatever happens, by one deadline, with the same headers.
+//! The middleware of every listener: each request gets exactly one answer, by its deadline, with the standard headers.
 //!
-//! It is the listener's panic boundary. A panic within a flow never comes here: the flow records it as its outcome.
+//! It is the listener's panic boundary. A panic within a flow never reaches it: the flow records it as its outcome.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -53,7 +53,7 @@ impl Middleware {
         let context = &pending.context;
         request.extensions_mut().insert(context.clone());
         let span = tracing::info_span!("request", request_id = context.request_id, trace_id = context.trace_id);
-        // No clone of the request may live across this call: the framework takes it apart.
+        // No clone of the request may live across this call: the framework needs to own it alone.
         let work = AssertUnwindSafe(next.call(request)).catch_unwind().instrument(span);
         match timeout_at(context.answer_due.into(), work).await {
             Ok(Ok(Ok(answer))) => {
@@ -74,7 +74,7 @@ struct PendingAnswer {
     guard: Option<RequestGuard>,
     /// The connection has reached its maximum age.
     is_last: bool,
-    /// Whose request to which endpoint it is, where each answer is audited.
+    /// The endpoint and the peer, if each answer of the endpoint is audited.
     audited: Option<(Endpoint, Rc<Peer>)>,
     rejected: RejectionRecorder,
 }
@@ -96,7 +96,7 @@ impl PendingAnswer {
         InternalError::from_response("request failed", self.complete(answer).await).into()
     }
 
-    /// Records the answer if no flow does, and completes its headers.
+    /// Records the answer unless a flow does, and completes its headers.
     async fn complete(self, mut answer: HttpResponse) -> HttpResponse {
         self.record_rejection(&answer).await;
         ResponseHeaders { request_id: &self.context.request_id, closes_connection: self.is_last }.apply(&mut answer);

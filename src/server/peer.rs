@@ -1,6 +1,6 @@
 //! The client at the other end of a connection: accepted in the handshake, checked again with each request.
 //!
-//! In: the chain that the client proved. Out: its certificate, as long as it would still be accepted.
+//! In: the chain that passed the handshake. Out: the client's certificate, as long as it would still pass one.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::tls::{Accepted, Refusal, Trust};
 use writ_core::client::{CertificateError, PeerCertificate};
 use writ_platform::clock::Timestamp;
 
-/// The chain of a client as it passed the handshake, and what it was accepted for.
+/// The chain of a client that passed the handshake, and the result of its verification.
 pub(super) struct Peer {
     certificate: RefCell<Arc<PeerCertificate>>,
     chain: Vec<CertificateDer<'static>>,
@@ -33,7 +33,7 @@ impl Peer {
         Ok(Self { certificate: RefCell::new(Arc::new(certificate)), chain, trust, accepted: Cell::new(accepted) })
     }
 
-    /// The certificate as it was accepted last, perhaps no longer.
+    /// The certificate as last accepted; it may have expired or been revoked since.
     pub(super) fn certificate(&self) -> Arc<PeerCertificate> {
         Arc::clone(&self.certificate.borrow())
     }
@@ -45,7 +45,7 @@ impl Peer {
         if !self.trust.still_holds(before, now) {
             let accepted = self.trust.verify(&self.chain, now)?;
             if accepted.spiffe_only != before.spiffe_only {
-                // From the chain again: names that did not count before may count now.
+                // Parsed again: the reloaded trust may allow other names.
                 let certificate = read_leaf(&self.chain, accepted).map_err(|_| Refusal::Unreadable)?;
                 self.certificate.replace(Arc::new(certificate));
             }
@@ -55,7 +55,7 @@ impl Peer {
     }
 }
 
-/// The client's certificate, if it would pass a handshake now; without a certificate no request is let in.
+/// The client's certificate, if it would pass a handshake now; a request without one is refused.
 pub(super) fn admitted(request: &HttpRequest) -> Result<Arc<PeerCertificate>, HttpRefusal> {
     let peer = of_connection::<Peer>(request).ok_or(HttpRefusal::CertificateRefused)?;
     peer.admit(Timestamp::now()).map_err(|refusal| {

@@ -101,7 +101,7 @@ impl Ca {
         self.client_until(-1)
     }
 
-    /// Ends in so many seconds.
+    /// Ends in this many seconds.
     pub(super) fn client_until(&self, seconds: i64) -> Leaf {
         self.leaf("client", |params| validity(params, -3600, seconds))
     }

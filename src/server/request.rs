@@ -1,4 +1,4 @@
-//! What holds for one request from its arrival to its answer: its names and its time limits.
+//! The context of a request: its ids and its deadlines.
 //!
 //! In: the head of the request. Out: a [`RequestContext`] among the request's extensions.
 
@@ -13,16 +13,15 @@ use uuid::Uuid;
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 
-/// The names and the time limits of one request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestContext {
     /// `X-Request-Id`, in answers, logs and audit events.
     pub(super) request_id: String,
     /// From `traceparent`.
     pub(super) trace_id: Option<String>,
-    /// When the answer is due; whatever is not done by then is a timeout.
+    /// After this the client receives a timeout.
     pub(super) answer_due: Instant,
-    /// When a flow stops waiting for others, so that it can still say so.
+    /// After this a flow stops waiting for the store or another service, so that it can still report why.
     pub(super) work_due: Instant,
     handed_over: Rc<Cell<bool>>,
 }
@@ -40,7 +39,7 @@ impl RequestContext {
         }
     }
 
-    /// From now on a flow records the outcome, even if the client has disconnected.
+    /// Marks the request as handed to a flow, which records the outcome even if the client disconnects.
     pub(super) fn hand_over(&self) {
         self.handed_over.set(true);
     }
@@ -50,8 +49,8 @@ impl RequestContext {
     }
 }
 
-/// What belongs to the connection of a request: the framework stores it with HTTP/1.1 connections, the service itself with
-/// each HTTP/2 request.
+/// The data of the connection that a request arrived on: the framework stores it with HTTP/1.1 connections,
+/// [`http2`](super::http2) with each request.
 pub(super) fn of_connection<T: 'static>(request: &HttpRequest) -> Option<Rc<T>> {
     let from_extensions = || request.extensions().get::<Rc<T>>().cloned();
     request.conn_data::<Rc<T>>().cloned().or_else(from_extensions)
@@ -64,7 +63,7 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
     if values.next().is_some() { None } else { value.to_str().ok() }
 }
 
-/// The client's own id if it sent exactly one, of harmless characters, else a new one.
+/// The client's own id if it sent exactly one, of harmless characters; otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = |text: &&str| (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(is_harmless);

@@ -1,4 +1,4 @@
-//! What a flow or the listener answers → HTTP.
+//! Results of flows and refusals of the listener → HTTP responses.
 //!
 //! In: a token, the answer to an introspection, or a refusal. Out: status, headers and JSON.
 
@@ -28,8 +28,8 @@ pub(crate) enum HttpRefusal {
     /// No resource has this path.
     #[error("there is no such resource")]
     NotFound,
-    /// The resource does not take this method; the value is `Allow`.
-    #[error("this resource takes only {0}")]
+    /// The resource does not allow this method; the value is `Allow`.
+    #[error("this resource allows only {0}")]
     MethodNotAllowed(&'static str),
     /// Head, body and work took longer than `limits.request_timeout`.
     #[error("the request took too long")]
@@ -40,7 +40,7 @@ pub(crate) enum HttpRefusal {
     /// The body is not a plain form.
     #[error("the body must be application/x-www-form-urlencoded, in UTF-8 and without content coding")]
     MediaTypeUnsupported,
-    /// The certificate was accepted in the handshake and would not be now.
+    /// The certificate passed the handshake but would not pass one now.
     #[error("the client's certificate is no longer accepted")]
     CertificateRefused,
     /// A fault of the service; its cause is only in the log.
@@ -85,7 +85,7 @@ impl HttpRefusal {
     }
 }
 
-/// RFC 6749 §5.2, with `reason` and with the times that decided, so that a client needs no clock of its own.
+/// RFC 6749 §5.2, with `reason` and the times that decided, so that a client does not depend on its own clock.
 #[derive(Serialize)]
 struct ErrorBody {
     error: &'static str,

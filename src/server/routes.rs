@@ -1,5 +1,5 @@
-//! The routes of all listeners, as data: from them the framework's resources are made, and `docs/openapi.json` is compared
-//! with them.
+//! The routes of all listeners, as data: the framework's resources are built from them, and a test compares
+//! `docs/openapi.json` with them.
 
 use actix_web::http::Method;
 use actix_web::{FromRequest, Handler, HttpResponse, Resource, guard, web};
@@ -19,7 +19,6 @@ pub(super) enum Route {
     Metrics,
 }
 
-/// The methods that a resource takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Methods {
     Post,
@@ -27,7 +26,6 @@ pub(super) enum Methods {
 }
 
 impl Route {
-    /// Every route.
     pub(super) const ALL: [Self; 7] =
         [Self::Token, Self::Introspect, Self::Jwks, Self::Metadata, Self::Livez, Self::Readyz, Self::Metrics];
 
@@ -71,13 +69,13 @@ impl Route {
     /// decodes it: `/%74oken` is `/token`.
     pub(super) fn audited(method: &Method, path: &str) -> Option<Endpoint> {
         let endpoints = [(Self::Token, Endpoint::Token), (Self::Introspect, Endpoint::Introspection)];
-        let is_asked = |(route, _): &(Self, Endpoint)| path == route.path() && *method == Method::POST;
-        endpoints.into_iter().find(is_asked).map(|(_, endpoint)| endpoint)
+        let matches = |(route, _): &(Self, Endpoint)| path == route.path() && *method == Method::POST;
+        endpoints.into_iter().find(matches).map(|(_, endpoint)| endpoint)
     }
 }
 
 impl Methods {
-    /// As in the header `Allow`.
+    /// The value of the header `Allow`.
     pub(super) const fn allow(self) -> &'static str {
         match self {
             Self::Post => "POST",

@@ -1,4 +1,4 @@
-//! Where and how the service listens.
+//! Settings of the listeners.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use super::tls;
 
 /// `[listen]`, `[tls]`, and of `[limits]` what concerns connections and requests.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// TLS with client certificates: `/token`, `/introspect`, discovery.
-    pub exchange: SocketAddr,
+    pub(crate) exchange: SocketAddr,
     /// TLS without client certificates: discovery.
-    pub discovery: Option<SocketAddr>,
+    pub(crate) discovery: Option<SocketAddr>,
     /// Plain HTTP: `/livez`, `/readyz`, `/metrics`.
-    pub ops: Option<SocketAddr>,
+    pub(crate) ops: Option<SocketAddr>,
     /// Whether HTTP/2 is offered.
-    pub http2: bool,
+    pub(crate) http2: bool,
     /// Certificates, trust and versions.
-    pub tls: tls::Settings,
+    pub(crate) tls: tls::Settings,
     /// The most connections of each listener at one time.
-    pub max_connections: usize,
+    pub(crate) max_connections: usize,
     /// From the first byte of a request to its answer.
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
     /// After this age a connection is closed with its next answer.
-    pub connection_max_age: Duration,
-    /// How long requests in flight may take at shutdown.
-    pub drain_timeout: Duration,
+    pub(crate) connection_max_age: Duration,
+    /// At shutdown, requests in flight are cut off after this.
+    pub(crate) drain_timeout: Duration,
 }

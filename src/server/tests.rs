@@ -1,4 +1,4 @@
-//! The listeners on real sockets, with stub handlers that do what the body says.
+//! The listeners on real sockets, with stub handlers that the body of a request controls.
 
 mod description;
 mod service;
@@ -115,7 +115,7 @@ async fn no_certificate_can_have_all_connections() {
 
 ///
 #[tokio::test]
-async fn what_reaches_no_handler_is_answered_in_json_and_recorded() {
+async fn requests_that_reach_no_handler_are_answered_in_json_and_recorded() {
     let service = Service::start(|_| ());
     let leaf = service.ca.client(1);
     for (request, status, reason) in [

@@ -26,11 +26,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-pub use self::anchor::NoCa;
-pub use self::crl::BadCrl;
 use self::crl::CrlMemory;
+pub(crate) use self::files::TlsError;
 use self::files::{ClientTrust, ServerPair};
-pub use self::files::{Problem, TlsError};
 pub(in crate::server) use self::refusal::Refusal;
 use self::verifier::CurrentVerifier;
 pub(in crate::server) use self::verifier::{VERDICT, Verdict};
@@ -39,31 +37,30 @@ use writ_platform::clock::Timestamp;
 
 /// `[tls]`.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The server's chain, PEM.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// Its private key, PEM.
-    pub private_key: PathBuf,
+    pub(crate) private_key: PathBuf,
     /// The CAs of client certificates.
-    pub client_ca: Vec<ClientCa>,
+    pub(crate) client_ca: Vec<ClientCa>,
     /// Their CRLs, PEM or DER; if empty, revocation is not checked.
-    pub client_crls: Vec<PathBuf>,
+    pub(crate) client_crls: Vec<PathBuf>,
     /// The oldest version spoken.
-    pub min_version: MinVersion,
+    pub(crate) min_version: MinVersion,
 }
 
 /// A file with CAs of clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientCa {
-    /// PEM.
-    pub file: PathBuf,
+pub(crate) struct ClientCa {
+    pub(crate) file: PathBuf,
     /// The trust domains to whose SPIFFE IDs these CAs are limited; `None`: any name.
-    pub trust_domains: Option<Vec<String>>,
+    pub(crate) trust_domains: Option<Vec<String>>,
 }
 
 /// The oldest version of TLS that is accepted (`tls.min_version`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinVersion {
+pub(crate) enum MinVersion {
     /// TLS 1.2, with forward secrecy and AEAD only.
     Tls12,
     /// TLS 1.3.
@@ -83,7 +80,7 @@ static TLS13_AND_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
 /// The server's certificate, and the client certificates that the exchange listener accepts.
-pub struct Trust {
+pub(crate) struct Trust {
     settings: Settings,
     pair: ArcSwap<ServerPair>,
     clients: ArcSwap<ClientTrust>,
@@ -108,7 +105,7 @@ struct LoggedFaults {
 pub(in crate::server) struct Accepted {
     /// [`Trust::generation`] at the verification.
     generation: u64,
-    /// From then on it must be verified again, since a certificate or a CRL has expired.
+    /// When it must be verified again, since a certificate or a CRL has expired.
     until: Timestamp,
     /// Whether its CA is limited to SPIFFE IDs.
     pub(in crate::server) spiffe_only: bool,
@@ -116,17 +113,16 @@ pub(in crate::server) struct Accepted {
 
 /// A finding about the files of client CAs and CRLs, with the key that names the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The service cannot start with it.
+pub(crate) enum Finding {
+    /// The service cannot start.
     Error(&'static str, String),
-    /// It can, but at a risk.
+    /// The service can start, at a risk.
     Warning(&'static str, String),
-    /// For information.
     Note(&'static str, String),
 }
 
-/// Checks each of the files of client CAs and CRLs as a start would.
-pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
+/// Checks the files of client CAs and CRLs as a startup would.
+pub(crate) fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut check = |key, outcome: Result<(), TlsError>| {
         findings.extend(outcome.err().map(|error| Finding::Error(key, error.to_string())));
@@ -143,11 +139,11 @@ pub fn examine_clients(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     let crl_memory = Arc::default();
     match files::read_clients(settings, now).and_then(|files| ClientTrust::parse(settings, &files, &crl_memory)) {
         Ok(clients) => {
-            for (file, remark) in clients.remarks {
+            for (file, notice) in clients.notices {
                 let is_crl = settings.client_crls.contains(&file);
                 let key = if is_crl || !settings.client_crls.is_empty() { "tls.client_crls" } else { "tls.client_ca" };
-                let text = format!("{}: {}", file.display(), remark.text);
-                findings.push(if remark.is_warning { Finding::Warning(key, text) } else { Finding::Note(key, text) });
+                let text = format!("{}: {}", file.display(), notice.text);
+                findings.push(if notice.is_warning { Finding::Warning(key, text) } else { Finding::Note(key, text) });
             }
         }
         Err(error) => findings.push(Finding::Error("tls.client_ca", error.to_string())),
@@ -168,17 +164,16 @@ impl Fault {
     }
 }
 
-/// What a reload has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reloaded {
-    /// The server's certificate and key.
-    pub certificate: bool,
-    /// The client CAs and their CRLs.
-    pub clients: bool,
+pub(crate) struct Reloaded {
+    /// The server's certificate or key has changed.
+    pub(crate) certificate: bool,
+    /// The client CAs or their CRLs have changed.
+    pub(crate) clients: bool,
     /// When the server's certificate expires.
-    pub certificate_expires_at: Timestamp,
+    pub(crate) certificate_expires_at: Timestamp,
     /// When the first CRL expires; `None` without CRLs.
-    pub crl_expires_at: Option<Timestamp>,
+    pub(crate) crl_expires_at: Option<Timestamp>,
 }
 
 impl Trust {
@@ -186,7 +181,7 @@ impl Trust {
     ///
     /// # Errors
     /// [`TlsError`] names the file that is missing, not PEM, expired, or does not fit the others.
-    pub fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
+    pub(crate) fn load(settings: Settings) -> Result<Arc<Self>, TlsError> {
         let now = Timestamp::now();
         let pair = ServerPair::parse(&settings, &files::read_pair(&settings)?, now)?;
         let crl_memory = Arc::default();
@@ -204,10 +199,11 @@ impl Trust {
         Ok(Arc::new(trust))
     }
 
-    /// Reads the files again. What is complete and valid comes into force; the rest stays as it was.
+    /// Reads the files again. The server's pair and the client trust are each replaced if they are complete and valid, and
+    /// stay in force otherwise.
     ///
     /// A fault is logged once for each state of the files. `None`: nothing changed.
-    pub fn reload(&self) -> Option<Reloaded> {
+    pub(crate) fn reload(&self) -> Option<Reloaded> {
         let now = Timestamp::now();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = log_once(self.reload_pair(now), &mut logged.certificate);
@@ -226,7 +222,7 @@ impl Trust {
     }
 
     /// Sets the thumbprints (`x5t#S256`) of the self-signed certificates that the policies in force register.
-    pub fn register(&self, thumbprints: HashSet<Thumbprint>) {
+    pub(crate) fn register(&self, thumbprints: HashSet<Thumbprint>) {
         if **self.registered.load() != thumbprints {
             self.registered.store(Arc::new(thumbprints));
             self.generation.fetch_add(1, Ordering::AcqRel);
@@ -293,9 +289,9 @@ impl Trust {
         }
         let clients = ClientTrust::parse(&self.settings, &read, &self.crl_memory);
         let clients = clients.map_err(|error| Fault::new(&error, Some(digest)))?;
-        for (file, remark) in &clients.remarks {
-            let (file, text) = (file.display(), &remark.text);
-            if remark.is_warning { tracing::warn!("{file}: {text}") } else { tracing::info!("{file}: {text}") }
+        for (file, notice) in &clients.notices {
+            let (file, text) = (file.display(), &notice.text);
+            if notice.is_warning { tracing::warn!("{file}: {text}") } else { tracing::info!("{file}: {text}") }
         }
         self.clients.store(Arc::new(clients));
         Ok(true)
@@ -324,7 +320,7 @@ fn log_once(outcome: Result<bool, Fault>, last: &mut Option<Fault>) -> bool {
         Ok(changed) => {
             let was_refused = last.take().is_some();
             if was_refused && !changed {
-                tracing::info!("the TLS files that were refused are put right: they are again what is in force");
+                tracing::info!("the refused TLS files were corrected: they are again the files in force");
             }
             if changed {
                 metrics::counter!("writ_tls_reload_total", "outcome" => "ok").increment(1);
@@ -335,7 +331,7 @@ fn log_once(outcome: Result<bool, Fault>, last: &mut Option<Fault>) -> bool {
             if last.as_ref() != Some(&fault) {
                 tracing::error!(
                     error = fault.text,
-                    "what changed in the TLS files is refused; the last good set stays"
+                    "the changed TLS files are refused; the previous ones stay in force"
                 );
                 metrics::counter!("writ_tls_reload_total", "outcome" => "rejected").increment(1);
                 *last = Some(fault);

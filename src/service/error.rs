@@ -28,16 +28,11 @@ pub(crate) enum StartError {
     Secret(#[from] SecretFileError),
     /// The file does not contain a valid sealing key, or not the one that the store was sealed with.
     #[error("{path}: {source}")]
-    SealingKey {
-        /// The file.
-        path: String,
-        /// What is wrong with its content.
-        source: SealError,
-    },
+    SealingKey { path: String, source: SealError },
     /// Commands do not create a store.
     #[error("no store exists in {}; `writ serve` creates it", .0.display())]
     NoStore(PathBuf),
-    /// The key files are those of another service. Nothing was changed.
+    /// The key files belong to another service. The store is unchanged.
     #[error("{} belongs to another trust domain", .0.display())]
     ForeignFile(PathBuf),
     /// The store cannot be opened.

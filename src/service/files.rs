@@ -1,4 +1,4 @@
-//! What the service loads from files beside its configuration, and reloads when they change.
+//! The files that the service loads besides its configuration, and reloads when they change.
 
 use std::sync::Arc;
 

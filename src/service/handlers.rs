@@ -1,4 +1,4 @@
-//! What the listeners call: the handlers of the endpoints, the documents, readiness and metrics.
+//! Connects the listeners to the service: endpoints, documents, readiness and metrics.
 
 use std::sync::Arc;
 

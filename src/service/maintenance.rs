@@ -68,20 +68,20 @@ impl Upkeep {
             } else if !self.store.is_well() {
                 // A failed store accepts no other writes, so only this probe can find that it works again.
                 if let Err(error) = self.ledger.probe(now).await {
-                    tracing::warn!(%error, "the store does not work yet");
+                    tracing::warn!(%error, "the store is still unavailable");
                 }
             }
             sleep(UPKEEP_INTERVAL).await;
         }
     }
 
-    /// False if something is left to sweep.
+    /// False if expired records are left.
     async fn sweep(&self, now: Timestamp) -> bool {
         if let Err(error) = self.ledger.expire(self.keys.oldest_signature(), now).await {
             tracing::warn!(%error, "the ledger could not be swept");
             return false;
         }
-        // Removing a block too early would let through what it stops: wait a full interval after a start or a clock step.
+        // Removing a block too early would let blocked requests through: wait a full interval after a start or a clock step.
         if self.clock.steady_for() >= SWEEP_INTERVAL
             && let Err(error) = self.blocks.expire(now).await
         {

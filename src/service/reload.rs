@@ -25,7 +25,6 @@ pub(super) struct Reloader {
     audit: Audit,
 }
 
-/// What one check of the files found.
 struct Changes {
     certificates: bool,
     policies: Option<Checked>,
@@ -64,17 +63,17 @@ impl Reloader {
         }
     }
 
-    /// Puts changed certificates in force; policies are only read. With `at_once`, also those that have not changed.
+    /// Puts changed certificates in force, and reads changed policies; with `at_once`, unchanged policies too.
     fn check(&mut self, at_once: bool) -> Changes {
         let listeners = self.files.trust.reload().is_some();
         let pdp = self.files.pdp.as_ref().is_some_and(|pdp| reload_pdp(pdp));
-        let policies = if at_once { Some(self.watch.load()) } else { self.watch.look() };
+        let policies = if at_once { Some(self.watch.load()) } else { self.watch.poll() };
         self.files.issuers.reload_files();
         Changes { certificates: listeners || pdp, policies }
     }
 
-    /// Puts a valid set in force as a whole; of an invalid one, nothing. False if there was nothing to log: the set is
-    /// the one in force.
+    /// Puts a valid set in force as a whole, and no part of an invalid one. False if the set is already in force, so that
+    /// there is nothing to log.
     async fn apply_policies(&mut self, checked: Checked) -> bool {
         let was_rejected = std::mem::replace(&mut self.rejected, checked.is_err());
         let (set, warnings) = match checked {
@@ -127,7 +126,7 @@ impl Reloader {
     }
 }
 
-/// Whether changed certificates of `[pdp]` are in force.
+/// Whether changed certificates of `[pdp]` were put in force.
 fn reload_pdp(pdp: &Pdp) -> bool {
     match pdp.reload() {
         None => false,

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Service;
 use crate::server::ListenError;
 
-/// How long work may take whose clients have gone.
+/// How long requests of disconnected clients may still take.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the service ended without being stopped.
@@ -33,9 +33,9 @@ impl Service {
             }
         };
         let outcome = running.until(stop).await;
-        // Their clients have gone, but what they counted must reach the log.
+        // Their clients have disconnected, but the uses that they counted must reach the log.
         if timeout(SHUTDOWN_GRACE, in_flight.recv()).await.is_err() {
-            tracing::warn!("requests whose clients had gone were cut off");
+            tracing::warn!("requests of disconnected clients were cut off");
         }
         // A step of the key ring writes files, and would go on writing them if it were cut off.
         let resting = timeout(SHUTDOWN_GRACE, keys.pause()).await;

@@ -1,4 +1,4 @@
-//! What outlives the process: the store, and the key ring, ledger and kill switch in it.
+//! The state that outlives the process: the store, and the key ring, ledger and kill switch in it.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use writ_platform::clock::Timestamp;
 use writ_platform::secret_file;
 use writ_store::Store;
 
-/// The open store and what it holds; a running service has it, or a command while no service runs.
+/// The open store and its contents: of a running service, or of a command while no service runs.
 pub(crate) struct PersistentState {
     pub(crate) store: Store,
     pub(crate) keys: Arc<KeyRing>,
@@ -27,7 +27,7 @@ pub(crate) struct PersistentState {
 impl PersistentState {
     /// Opens the store, or creates it; changes of the key ring on the way are recorded in `audit`.
     ///
-    /// Where the sealing key is wrong or the store belongs to another trust domain, nothing in it has changed.
+    /// If the sealing key is wrong or the store belongs to another trust domain, the store is unchanged.
     pub(crate) async fn open(config: &Config, audit: &Audit) -> Result<Self, StartError> {
         let sealing = sealing_keys(&config.keys)?;
         let store = Store::open(&config.store).await?;
@@ -85,7 +85,7 @@ fn expect_store(config: &Config) -> Result<(), StartError> {
     if writ_store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
 }
 
-/// Names the file where the sealing key is not the one that the store was sealed with.
+/// Adds the file name to the error of a wrong sealing key.
 fn name_sealing_key(settings: &keys::Settings, error: KeysError) -> StartError {
     match error {
         KeysError::Seal(source @ SealError::Closed) => {

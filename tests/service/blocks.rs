@@ -399,7 +399,7 @@ fn a_repaired_store_has_its_blocks() {
     fs::remove_file(writ.setup.path("data/seal")).unwrap();
     writ.run(&["serve"]).exits(2).says("writ store repair");
     let told = writ.run(&["store", "repair"]).exits(0);
-    told.says("blocks: 1 kept, of an unknown number").says("writ block list");
+    told.says("blocks: 1 kept (the original number is unknown)").says("writ block list");
     writ.start();
     blocked(&deliver(&writ, "ann"));
     deliver(&writ, "bob").issued();
@@ -413,7 +413,7 @@ fn a_repair_reports_lost_blocks() {
     assert_eq!(writ.terminate(), 0);
     fs::remove_file(database(&writ)).unwrap();
     let told = writ.run(&["store", "repair"]).exits(0);
-    told.says("blocks: 0 of 1 kept").says("add again what is missing").says("\"blocks\":0");
+    told.says("blocks: 0 of 1 kept").says("add the missing ones again").says("\"blocks\":0");
     writ.start();
     assert_eq!(list(&writ), Vec::<Value>::new());
 }
@@ -431,7 +431,7 @@ fn a_rolled_back_store_has_the_blocks_of_its_time() {
         assert_eq!(writ.terminate(), 0);
         fs::write(database(&writ), backup).unwrap();
         writ.run(&["serve"]).exits(2).says("writ store repair");
-        writ.run(repair).exits(0).says("blocks: 1 of 2 kept").says("add again what is missing");
+        writ.run(repair).exits(0).says("blocks: 1 of 2 kept").says("add the missing ones again");
         writ.start();
         blocked(&deliver(&writ, "ann"));
         deliver(&writ, "bob").issued();

@@ -94,7 +94,7 @@ fn an_older_list_does_not_come_back_in_steps() {
     let (old, new) = (setup.ca.crl(1, &[]), setup.ca.crl(2, &[&revoked]));
     setup.write("certs/a.crl", &new);
     let writ = setup.start();
-    change(&writ, &Ca::root("another").crl(1, &[]), "was in force and is in no file any more");
+    change(&writ, &Ca::root("another").crl(1, &[]), "was in force and was removed from the files");
     is_revoked(&writ, &revoked);
     change(&writ, &old, "is older than the one in force");
     is_revoked(&writ, &revoked);
@@ -155,7 +155,7 @@ fn check_says_what_is_in_force_for_each_ca() {
     let said = setup.run(&["check"]).exits(0);
     let said = said.says("in force for the CA CN=clients and servers: CRL ").says("(number 1, ");
     let said = said.says("the CA CN=second authority has no CRL that can be used; all of its certificates are refused");
-    said.says("is of CN=third authority, which is not in tls.client_ca");
+    said.says("is from CN=third authority, which is not in tls.client_ca");
     let json = setup.run(&["check", "--json"]).exits(0).json();
     let notes = json["problems"].as_array().unwrap().iter().filter(|problem| problem["severity"] == "note").count();
     assert_eq!((json["ok"].as_bool(), notes), (Some(true), 2), "{json}");

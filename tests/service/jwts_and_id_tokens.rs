@@ -163,7 +163,7 @@ fn legacy_access_tokens_and_other_jwts_of_one_issuer_are_not_configured_together
         table.insert("id_token_audience".into(), vec!["web-app", AUDIENCE].into());
     };
     let setup = Setup::new().issuer_with(&issuer, same);
-    setup.run(&["check"]).exits(2).says("nothing would tell ID tokens from other tokens");
+    setup.run(&["check"]).exits(2).says("ID tokens could not be told apart from other tokens");
 }
 
 /// R-SUBJ-12

@@ -275,8 +275,8 @@ fn its_certificates_are_renewed_without_a_restart() {
         writ.setup.write("certs/pdp-client.pem", "no certificate");
         writ.hup();
     };
-    let is_refusal = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("[pdp] are refused"));
-    writ.expect_log("what is wrong", broken, is_refusal);
+    let told = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("[pdp] are refused"));
+    writ.expect_log("what is wrong", broken, told);
     ask(&writ, "trade.settle").issued();
 }
 

@@ -115,9 +115,10 @@ fn a_rejected_change_that_is_corrected_is_logged() {
     writ.expect_log("the mended set", || write("policies/mailer.toml", &client_policy("mailer", MAILER)), told);
     assert!(!writ.audit().iter().any(|line| line["event"] == "policies_reloaded"));
     let good = fs::read_to_string(writ.setup.path("certs/ca.pem")).unwrap();
-    let refused = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("TLS files is refused");
+    let refused = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("TLS files are refused");
     writ.expect_log("the broken trust", || write("certs/ca.pem", "nothing"), refused);
-    let told = |line: &Value| line["level"] == "INFO" && line.to_string().contains("TLS files that were refused");
+    let told =
+        |line: &Value| line["level"] == "INFO" && line.to_string().contains("the refused TLS files were corrected");
     writ.expect_log("the mended trust", || write("certs/ca.pem", &good), told);
     deliver(&writ).issued();
 }

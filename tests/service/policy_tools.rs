@@ -195,15 +195,20 @@ fn a_refusal_ends_with_what_to_change_and_where() {
             trade("").replace("trade.stocks", "read"),
             "scope_exceeds_subject_token",
             gateway(6),
-            "add to granted_by what the token covers (read)",
+            "add the scope of the token (read) to granted_by",
         ),
         (
             trade("").replace(" --subject-scope trade.stocks", ""),
             "scope_unknown",
-            "say what the token covers".into(),
+            "give the scope of the token".into(),
             "--subject-scope",
         ),
-        (trade("").replace("u-1", "v-1"), "subject_not_allowed", gateway(7), "add a pattern to subjects that fits v-1"),
+        (
+            trade("").replace("u-1", "v-1"),
+            "subject_not_allowed",
+            gateway(7),
+            "add a pattern to subjects that matches v-1",
+        ),
         (
             "--client mailer --source client_credentials --scope mailbox.report --subject v".into(),
             "subject_not_allowed",
@@ -215,13 +220,13 @@ fn a_refusal_ends_with_what_to_change_and_where() {
             trade(r#"--details {"quantity":1}"#),
             "subject_token_claims_invalid",
             gateway(10),
-            "take the member out of tctx.subject",
+            "remove the member from tctx.subject",
         ),
         (
             trade(r#"--details {"quantity":1e3} --presented {"level":"eyJhbGciOiJub25lIn0.e30.x"}"#),
             "details_rejected",
             "/policies/gateway.toml: ".into(),
-            "level holds a token",
+            "level contains a token",
         ),
         (
             trade(r#"--details {"quantity":5000} --presented {"level":1}"#),
@@ -263,17 +268,12 @@ fn a_refused_redemption_ends_with_what_to_change_and_where() {
             "/policies/batch.toml, line 9: ",
             "add \"other\" to issued_to",
         ),
-        (
-            later(stored, "--age 2h --details {}"),
-            "parameter_unsupported",
-            "leave request_details out",
-            "carries its own over",
-        ),
+        (later(stored, "--age 2h --details {}"), "parameter_unsupported", "leave out request_details", "keeps its own"),
         (
             later(&stored.replace("accounts", "accounts\",\"rctx\":{\"delayed\":1},\"x\":\""), ""),
             "redemption_not_allowed",
             "a redeemed token",
-            "serves nothing again",
+            "cannot be exchanged",
         ),
         (
             later(stored, "--age 2h")
@@ -467,13 +467,13 @@ fn a_request_is_explained_from_its_line_in_the_audit_log() {
     let expired = scene::expired(&writ);
     let redeemed = line_of("batch", &scene::redeem(&expired));
     let output = explain(&redeemed, &[]).exits(0);
-    let output = output.says("Then: a token was issued.").says("accounts asked for it (--presented)");
+    let output = output.says("Then: a token was issued.").says("accounts requested it (--presented)");
     assert!(output.stdout.contains(expired.txn()), "{output:#?}");
     let presented = r#"{"req_wl":"other"}"#;
     explain(&redeemed, &["--presented", presented]).exits(1).says("redemption_not_allowed");
     assert!(!explain(&redeemed, &[]).stdout.contains("others than these"));
     writ.setup.write("policies/new.toml", &client_policy("new", ""));
-    explain(&redeemed, &[]).exits(0).says("the policies in force then were others than these");
+    explain(&redeemed, &[]).exits(0).says("the policies in force then were different from these");
 
     writ.setup.write("line", &format!("{refused}\n"));
     let mut command = writ.setup.command(&["policy", "explain", "--from-audit", "-", "--json"]);
@@ -682,11 +682,11 @@ fn check_warns_of_what_is_out_of_reach_or_within_reach_of_two() {
     let text = setup.run(&["check"]).exits(0).stdout;
     for expected in [
         "/accounts.toml:8: purpose[0].lifetime: warning: \"batch\" redeems tokens for \"account.purge\"",
-        "/second.toml:8: purpose[0].redemption: warning: \"batch\" can redeem \"account.purge\" too",
+        "/second.toml:8: purpose[0].redemption: warning: \"batch\" can also redeem \"account.purge\"",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"stray\" can never get a token",
         "/second.toml:9: purpose[0].redemption.issued_to: warning: \"gone\" has no policy",
-        "/stray.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"x\"",
-        "/stray.toml:8: purpose[1].accept: warning: takes \"jwt\", which no [[subject_issuer]] has in token_types: no client",
+        "/stray.toml:5: purpose[0].accept: warning: accepts only Txn-Tokens for \"x\"",
+        "/stray.toml:8: purpose[1].accept: warning: accepts \"jwt\", which no [[subject_issuer]] has in token_types: no client",
         "ok, 6 warnings",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

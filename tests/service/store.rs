@@ -219,9 +219,10 @@ fn a_repair_keeps_counts_records_blocks_and_keys_that_are_complete() {
     harm(&writ, tokens);
     damaged(&writ);
     let told = writ.run(&["store", "repair"]).exits(0);
-    let told = told.says("of tokens 3 records were found and 2 sealed").says("the key ring and its history are kept");
+    let told =
+        told.says("of tokens 3 records were found and 2 sealed").says("the key ring and its history are unchanged");
     let told = told.says("counts of uses: all 1 kept").says("tokens on record for redemption: 2 of 2 kept");
-    told.says("blocks: 1 of 1 kept").says("redemption goes on as before");
+    told.says("blocks: 1 of 1 kept").says("redemption continues as before");
     writ.start();
     assert_eq!(writ.keys(), keys);
     first.wait_until_expired();
@@ -274,7 +275,7 @@ fn the_ledger_can_be_trusted_without_seal_and_snapshot() {
             Some(content) => fs::write(path, content).unwrap(),
         }
         damaged(&writ);
-        writ.run(&["store", "repair", "--trust-ledger"]).exits(0).says("the ledger is taken as it is");
+        writ.run(&["store", "repair", "--trust-ledger"]).exits(0).says("the ledger is accepted as it is");
         writ.start();
         try_redeem(&writ, &original).issued();
     }
@@ -286,7 +287,7 @@ fn a_ledger_that_cannot_be_read_is_not_trusted() {
     let (writ, _) = stopped();
     fs::remove_file(database(&writ)).unwrap();
     let refused = writ.run(&["store", "repair", "--trust-ledger"]).exits(2);
-    refused.says("not all of them can be read").says("without --trust-ledger");
+    refused.says("some of them cannot be read").says("without --trust-ledger");
     writ.run(&["store", "repair"]).exits(0);
 }
 

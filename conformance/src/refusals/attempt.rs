@@ -1,4 +1,4 @@
-//! One request that should be refused, and what must hold for all refusals.
+//! One request that should be refused, and the checks of all refusals.
 
 use serde_json::Value;
 
@@ -162,7 +162,7 @@ impl Refusal {
     }
 }
 
-/// What must hold for every refusal of a request that is well-formed HTTP: name, requirement, action, expectation, test.
+/// The checks of every refusal of a well-formed HTTP request: name, requirement, action, expectation, test.
 type CommonRule = (&'static str, &'static str, &'static str, &'static str, fn(&RefusedRequest) -> bool);
 
 const COMMON_RULES: [CommonRule; 5] = [
@@ -215,7 +215,7 @@ impl RefusedRequest {
     }
 }
 
-/// Adds the checks of what must hold for every refusal.
+/// Adds the checks that every refusal must pass.
 pub(super) fn check_all(refused: &[RefusedRequest], unmet: Option<&Verdict>, report: &mut Report) {
     for (name, requirement, action, expected, holds) in COMMON_RULES {
         let verdict = unmet.cloned().unwrap_or_else(|| judge_all(refused, holds));
@@ -225,12 +225,12 @@ pub(super) fn check_all(refused: &[RefusedRequest], unmet: Option<&Verdict>, rep
 
 fn judge_all(refused: &[RefusedRequest], holds: fn(&RefusedRequest) -> bool) -> Verdict {
     let all = refused.len();
-    let wrong: Vec<&RefusedRequest> = refused.iter().filter(|request| !holds(request)).collect();
-    match wrong.first() {
+    let failing: Vec<&RefusedRequest> = refused.iter().filter(|request| !holds(request)).collect();
+    match failing.first() {
         _ if all == 0 => Verdict::not_tried("nothing was refused"),
         None => Verdict::passed(format!("true of all {all}")),
         Some(RefusedRequest { name, response, .. }) => {
-            let (count, summary) = (wrong.len(), response.summary());
+            let (count, summary) = (failing.len(), response.summary());
             Verdict::failed(format!("not true of {count} of {all}, the first is {name} ({summary})"))
         }
     }

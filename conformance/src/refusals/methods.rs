@@ -48,7 +48,7 @@ fn judge_refusal(response: &Response) -> Verdict {
     Verdict::required((400..500).contains(&response.status), response.summary())
 }
 
-/// The URL with every parameter that is no secret.
+/// The URL with every parameter that is not a secret.
 fn with_query(endpoint: &Url, form: &Form) -> Url {
     let mut url = endpoint.clone();
     for name in ["grant_type", "requested_token_type", "audience", "scope"] {

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::jose::{self, Key};
 use super::{ACCESS_TOKEN, TOKEN_EXCHANGE, TOKEN_TYPE, TRUST_DOMAIN, TXN_TOKEN, now};
 
-/// The purposes of the only client. Whoever presents a Txn-Token may request any.
+/// The purposes of the only client. With a Txn-Token it may request any.
 pub(crate) const PURPOSE: &str = "trade.execute";
 pub(crate) const OTHER_PURPOSE: &str = "trade.report";
 /// A purpose that the client may not request.

@@ -81,7 +81,7 @@ pub(crate) enum Fault {
     TakesEmpty(&'static str),
     /// Uses the first value of this parameter.
     TakesRepeated(&'static str),
-    /// Issues a Txn-Token whatever type is requested, unless it is one of OAuth's own.
+    /// Issues a Txn-Token for any requested type except those of OAuth.
     TakesUnknownRequestedType,
     /// Issues access tokens as well, as an authorization server may.
     IssuesAccessTokens,
@@ -94,7 +94,7 @@ pub(crate) enum Fault {
     TakesType(&'static str),
     TakesUnsigned,
     TakesBrokenSignatures,
-    /// A code that RFC 8693 does not have for subject tokens.
+    /// A code that RFC 8693 does not define for subject tokens.
     InvalidGrant,
     /// Accepts this parameter with this value: `request_details` or `request_context`.
     TakesContext(&'static str, &'static str),

@@ -46,7 +46,6 @@ pub(crate) enum AuthorityError {
     Make(#[from] rcgen::Error),
 }
 
-/// A subject alternative name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum San {
     Dns(String),

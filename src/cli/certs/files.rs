@@ -55,7 +55,7 @@ fn create_with(path: &Path, text: &str, mode: u32) -> Result<PathBuf, CertsError
     Ok(path.to_owned())
 }
 
-/// A sealing key lost in a crash takes with it everything that it sealed, so file and directory entry are synced.
+/// Syncs file and directory entry: without its sealing key everything that it sealed is lost.
 fn write_through(mut file: File, path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

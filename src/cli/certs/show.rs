@@ -117,12 +117,12 @@ impl Shown {
         for (_, kind, value) in &self.names {
             line("name", &format!("{kind} {value}"));
         }
-        let remark = match () {
+        let note = match () {
             () if now >= self.until => ": EXPIRED",
             () if now < self.from => ": NOT YET",
             () => "",
         };
-        line("valid", &format!("{} to {}{remark}", self.from, self.until));
+        line("valid", &format!("{} to {}{note}", self.from, self.until));
         let usages = if self.usages.is_empty() { "any".to_owned() } else { self.usages.join(", ") };
         let is_for_clients = self.usages.is_empty() || self.usages.contains(&"clientAuth");
         line(

@@ -55,7 +55,7 @@ pub(super) async fn call_all(named: &Named, trust_domain: Option<&TrustDomain>) 
         match issuers::try_introspection(issuer, &client).await {
             Ok(None) => {}
             Ok(Some(())) => {
-                let message = "answers, and takes Writ for its client".to_owned();
+                let message = "answers, and accepts Writ as its client".to_owned();
                 all.add(named, at("introspection.endpoint"), Ok(message));
             }
             Err(cause) => all.add(named, at("introspection.endpoint"), Err(cause)),
@@ -107,7 +107,7 @@ async fn ask_pdp(
 ) -> Result<String, String> {
     let pdp = Pdp::new(settings.clone(), trust_domain.clone()).map_err(|error| error.to_string())?;
     match pdp.try_out(client).await {
-        Ok(decision) => Ok(format!("answers with a decision (about nobody: {decision})")),
+        Ok(decision) => Ok(format!("answers with a decision on a test request ({decision})")),
         Err(Fault::Unreachable(cause)) => Err(format!("no decision from {}: {cause}", address(settings))),
         Err(fault) => Err(format!("no decision from {}: {fault}", address(settings))),
     }

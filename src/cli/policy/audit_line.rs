@@ -15,7 +15,7 @@ pub(super) enum LineError {
         "--from-audit: is not an audit line of a token request in JSON (\"event\":\"token_issued\" or \"token_refused\")"
     )]
     Form,
-    /// The request ended before there was anything to decide.
+    /// The request ended before the decision.
     #[error("--from-audit: the line names no {0}: the request ended with {1} before a policy could decide on it")]
     TooEarly(&'static str, String),
 }
@@ -66,12 +66,12 @@ impl Line {
             assumed.push("no request_details and no request_context were sent (--details, --context)".to_owned());
         }
         if self.policies.as_deref().is_some_and(|digest| digest != world.policies.digest()) {
-            assumed.push("the policies in force then were others than these".to_owned());
+            assumed.push("the policies in force then were different from these".to_owned());
         }
         Ok((trial, assumed))
     }
 
-    /// Fills in the subject token; returns what is assumed of it.
+    /// Fills in the subject token; returns the assumptions about it.
     fn assume(&self, trial: &mut Trial, world: &World) -> Vec<String> {
         let mut assumed = Vec::new();
         if trial.source != Source::ClientCredentials {
@@ -96,7 +96,7 @@ impl Line {
                 let covers = trial.subject_scope.as_deref().unwrap_or("nothing that is known");
                 assumed.push(format!("the subject token covers {covers} (--subject-scope)"));
                 assumed.push(
-                    "it has no other claims, and was good for longer than the Txn-Token (--presented)".to_owned(),
+                    "it has no other claims, and was valid for longer than the Txn-Token (--presented)".to_owned(),
                 );
             }
             Source::TxnToken | Source::ExpiredTxnToken => {
@@ -108,7 +108,7 @@ impl Line {
                 trial.subject_scope = Some(trial.scope.clone());
                 trial.age = self.delayed_by.map(Age::from_secs);
                 assumed
-                    .push(format!("the presented token is for {}, and {by} asked for it (--presented)", trial.scope));
+                    .push(format!("the presented token is for {}, and {by} requested it (--presented)", trial.scope));
                 assumed.push("it carries no tctx and no rctx (--presented)".to_owned());
             }
         }
@@ -119,7 +119,6 @@ impl Line {
         assumed
     }
 
-    /// What became of the request.
     pub(super) fn outcome(&self) -> String {
         match &self.reason {
             Some(reason) => format!("refused, {reason}"),
@@ -128,21 +127,21 @@ impl Line {
     }
 }
 
-/// The rules of the asked purposes that accept the source.
+/// The rules of the requested purposes that accept the source.
 fn rules<'w>(trial: &'w Trial, world: &'w World) -> impl Iterator<Item = &'w PurposeRule> {
     let purposes = world.client(&trial.client).map(|policy| policy.purposes.as_slice()).unwrap_or_default();
-    let asked = |rule: &&PurposeRule| trial.scope.split(' ').any(|word| word == rule.purpose.as_str());
-    purposes.iter().filter(asked).filter(|rule| rule.accept.contains(&trial.source))
+    let is_requested = |rule: &&PurposeRule| trial.scope.split(' ').any(|word| word == rule.purpose.as_str());
+    purposes.iter().filter(is_requested).filter(|rule| rule.accept.contains(&trial.source))
 }
 
-/// Scopes that grant what is asked for.
+/// Scopes that grant the requested purposes.
 fn granting(trial: &Trial, world: &World) -> Option<String> {
     let scopes: Vec<_> =
         rules(trial, world).filter_map(|rule| rule.granted_by.first()).map(ToString::to_string).collect();
     (!scopes.is_empty()).then(|| scopes.join(" "))
 }
 
-/// Whose tokens can be redeemed for it.
+/// The client whose tokens can be redeemed.
 fn redeemed(trial: &Trial, world: &World) -> Option<String> {
     rules(trial, world).find_map(|rule| rule.redemption.as_ref()?.issued_to.first()).map(ToString::to_string)
 }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_tell_is_assumed_by_the_policies() {
+    fn parts_that_a_line_lacks_are_assumed_from_the_policies() {
         let world = world(&[("gateway", GATEWAY), ("job", JOB)]);
         let read = |line: serde_json::Value| Line::parse(&line.to_string()).unwrap().trial(&world);
         let line = |client: &str, source: &str| {

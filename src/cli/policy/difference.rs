@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_value_lacks_is_named_by_its_path() {
+    fn a_missing_member_is_named_by_its_path() {
         let token = r#"{"sub":"ann","n":1.50,"tctx":{"desk":"retail","l":[1,2]}}"#;
         for expected in ["{}", r#"{"n":1.5}"#, r#"{"tctx":{}}"#, r#"{"tctx":{"l":[1,2.0]},"sub":"ann"}"#] {
             assert_eq!(lacks(token, expected), [], "{expected}");

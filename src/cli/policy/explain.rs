@@ -12,7 +12,7 @@ use writ_core::decision::AppliedRule;
 use writ_core::refusal::{Reason, Refusal};
 use writ_core::request::Source;
 
-/// Rule by rule, the outcome, and what the token would say or what could be changed.
+/// Each rule, the outcome, and the claims of the token or a hint how to change the outcome.
 pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String {
     let mut text = rules(&verdict.rules);
     match &verdict.outcome {
@@ -34,7 +34,7 @@ pub(super) fn to_text(trial: &Trial, verdict: &Verdict, world: &World) -> String
     text
 }
 
-/// A line for each: its outcome, its name, where it is written, and what was compared.
+/// One line a rule: outcome, name, line in the file, compared values.
 fn rules(rules: &[AppliedRule]) -> String {
     let place = |rule: &AppliedRule| rule.line.map(|line| format!("line {line}")).unwrap_or_default();
     let name_width = rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);

@@ -50,7 +50,7 @@ fn unknown_client(trial: &Trial, world: &World) -> String {
 fn of_request(error: &RequestError) -> String {
     match error {
         RequestError::Scope(_) => "a scope is one or more purposes separated by single spaces".to_owned(),
-        RequestError::Malformed(name, _) => format!("{name} must be one JSON object in which no member stands twice"),
+        RequestError::Malformed(name, _) => format!("{name} must be one JSON object without repeated members"),
         other => format!("{other}: no policy changes this"),
     }
 }
@@ -71,25 +71,25 @@ impl Hint<'_> {
         let own = matches!(self.trial.source, Source::TxnToken | Source::ExpiredTxnToken);
         match error.fault() {
             SubjectFault::Expired { .. } if own => format!(
-                "{}: an expired Txn-Token serves only where a purpose has a [purpose.redemption] table",
+                "{}: an expired Txn-Token is accepted only for a purpose with a [purpose.redemption] table",
                 self.file
             ),
             SubjectFault::Expired { .. } => {
-                "the client needs a fresh token: no policy lets an expired one pass".to_owned()
+                "the client needs a fresh token: no policy accepts an expired one".to_owned()
             }
-            SubjectFault::Redeemed => "a redeemed token serves nothing again: redeem the original once more".to_owned(),
+            SubjectFault::Redeemed => "a redeemed token cannot be exchanged: redeem the original again".to_owned(),
             SubjectFault::AudienceMismatch if own => {
                 format!("the token is not for {}", self.world.settings.trust_domain)
             }
             SubjectFault::AudienceMismatch => {
-                format!("{}: subject_token_audience must have a value that stands in `aud` of the token", self.file)
+                format!("{}: subject_token_audience must contain a value of `aud` of the token", self.file)
             }
             SubjectFault::ClaimsInvalid
                 if self.trial.presented.as_ref().is_some_and(|claims| claims.raw("cnf").is_some()) =>
             {
                 format!("{}: set vouches_for_bound_tokens, if this client checks the proof of such tokens", self.file)
             }
-            _ => format!("{error}: give the token other claims; no policy changes this"),
+            _ => format!("{error}: change the claims of the token; no policy changes this"),
         }
     }
 
@@ -99,43 +99,43 @@ impl Hint<'_> {
             Denial::PurposeNotAllowed => self.no_purpose(),
             Denial::SourceNotAllowed => self.no_source(),
             Denial::ActorNotAllowed => format!(
-                "{at}: add actors = \"ignore\", if it does not matter that an actor acts for the subject; each requested purpose must say so"
+                "{at}: add actors = \"ignore\", if an actor may act for the subject; each requested purpose needs it"
             ),
             Denial::SubjectNotAllowed => {
                 let sub = self.sub();
                 let has = self.rule.is_some_and(|rule| rule.subjects.is_some());
-                if has { format!("{at}: add a pattern to subjects that fits {sub}") } else { format!("{at}: add subjects = [\"{sub}\"], or a pattern") }
+                if has { format!("{at}: add a pattern to subjects that matches {sub}") } else { format!("{at}: add subjects = [\"{sub}\"], or a pattern") }
             }
             Denial::ScopeUnknown => {
-                "say what the token covers (--subject-scope); for an issuer that sends no scope, set `scopes` in writ.toml".to_owned()
+                "give the scope of the token (--subject-scope); for an issuer that sends no scope, set `scopes` in writ.toml".to_owned()
             }
             Denial::ScopeExceedsSubjectToken if self.trial.source.is_outside() => {
                 let covered = self.trial.subject_scope.clone();
                 let covered = covered.or_else(|| self.claims().get("scope")).unwrap_or_default();
-                format!("{at}: add to granted_by what the token covers ({covered}), if that is enough")
+                format!("{at}: add the scope of the token ({covered}) to granted_by, if that is enough")
             }
-            Denial::ScopeExceedsSubjectToken => "ask for what the presented token is for; it can only get less".to_owned(),
+            Denial::ScopeExceedsSubjectToken => "request only purposes of the presented token".to_owned(),
             Denial::DetailsRejected(rejection) => self.rejected(rejection),
             Denial::ClaimMissing => {
-                format!("{at}: take the member out of tctx.subject, or bring a token that has the claim (--presented)")
+                format!("{at}: remove the member from tctx.subject, or present a token with that claim (--presented)")
             }
             Denial::ClaimUnreadable => {
-                format!("{at}: take the member out of tctx.subject, or ask for a token that carries less")
+                format!("{at}: remove the member from tctx.subject, or request a token with less in it")
             }
             Denial::ConditionFailed => self.condition(),
             Denial::ReplacementLimit => {
-                "a new transaction is needed; tokens.max_replacements in writ.toml says how often one token follows another".to_owned()
+                "a new transaction is needed; tokens.max_replacements in writ.toml limits how often a token can be replaced".to_owned()
             }
-            Denial::UnsupportedOnRedemption(name) => format!("leave {name} out: a redeemed token carries its own over"),
+            Denial::UnsupportedOnRedemption(name) => format!("leave out {name}: a redeemed token keeps its own"),
             Denial::RedemptionNotAllowed if self.several() => {
-                "only a token with a single purpose can be redeemed: ask for the purposes one by one".to_owned()
+                "only a token with a single purpose can be redeemed: request a token for each purpose".to_owned()
             }
             Denial::RedemptionNotAllowed => {
                 let by = self.claims().get::<String>("req_wl").unwrap_or_default();
                 format!("{at}: add \"{by}\" to issued_to, if its tokens may be redeemed")
             }
-            Denial::RedemptionTooEarly { redeemable_at } => format!("{at}: shorten min_age, or come again at {redeemable_at}"),
-            Denial::RedemptionTooOld { .. } => format!("{at}: a longer max_age takes older tokens"),
+            Denial::RedemptionTooEarly { redeemable_at } => format!("{at}: shorten min_age, or try again at {redeemable_at}"),
+            Denial::RedemptionTooOld { .. } => format!("{at}: a longer max_age accepts older tokens"),
         }
     }
 
@@ -169,7 +169,7 @@ impl Hint<'_> {
                 ", and granted_by with the scopes that allow it"
             }
             Source::ExpiredTxnToken => ", and a [purpose.redemption] table",
-            Source::UnsignedJson | Source::SelfSigned => ", and subjects with whom it may name",
+            Source::UnsignedJson | Source::SelfSigned => ", and subjects with those that it may name",
             Source::ClientCredentials => ", if no subject token is needed",
             Source::AccessToken | Source::Jwt | Source::IdToken | Source::TxnToken => "",
         };
@@ -186,14 +186,14 @@ impl Hint<'_> {
         match rejection {
             Rejection::Unfit(_) => format!("{at}: send details that fit the schema named there, or change the schema"),
             Rejection::TwoValues(name) => {
-                format!("{at}: {name} has a value already, and keeps it: let one side of the two give it up")
+                format!("{at}: {name} would have two values: remove one of them")
             }
             Rejection::Unreadable(_) => {
                 format!(
-                    "{at}: copy less; a token has at most 16 levels, and 256 members in one place, its own included"
+                    "{at}: copy less; a token has at most 16 levels, and 256 members in one object, its own included"
                 )
             }
-            Rejection::HoldsToken(name) => format!("{at}: {name} holds a token; no token travels in another"),
+            Rejection::HoldsToken(name) => format!("{at}: {name} contains a token; a token must not contain another"),
         }
     }
 

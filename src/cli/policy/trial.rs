@@ -1,6 +1,6 @@
-//! An imagined request → what would be decided on it, by the rules that decide live requests.
+//! An imagined request → the decision on it, by the rules that decide live requests.
 //!
-//! Nothing is verified and nothing is signed: what a verification would have found is taken from the trial. Checks that
+//! Nothing is verified and nothing is signed: the trial gives the result of the verification. Checks that
 //! need the network, the store or the keys are not made; [`Allowed::unchecked`] lists them.
 
 use std::fmt;
@@ -33,7 +33,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How long a token of a subject issuer is still valid, if the trial does not say.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An imagined request; what it leaves out has the most common value.
+/// An imagined request; absent parts have the most common value.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
     pub(super) client: String,
@@ -41,7 +41,7 @@ pub(super) struct Trial {
     pub(super) scope: String,
     /// `sub` of the token.
     pub(super) subject: Option<String>,
-    /// What the subject token covers.
+    /// The scope of the subject token.
     pub(super) subject_scope: Option<String>,
     pub(super) details: Option<String>,
     pub(super) context: Option<String>,
@@ -96,7 +96,7 @@ impl TrialError {
 /// The subject of a token, if the trial does not give one.
 const SOMEONE: &str = "someone";
 
-/// What a decision needs besides the request: policies, settings, the time.
+/// The input of a decision besides the request: policies, settings, the time.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) policies: PolicySet,
@@ -125,13 +125,13 @@ impl World {
         self.policies.of(&id).map(AsRef::as_ref)
     }
 
-    /// Where the policy of a client is, or would be.
+    /// The path of a client's policy, whether or not it exists.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.toml"))
     }
 }
 
-/// What was decided, and by which rules.
+/// The decision, and the rules that led to it.
 #[derive(Debug)]
 pub(super) struct Verdict {
     /// In the order in which they were applied; the last one decided. Those of the decision and, around them, those that
@@ -158,10 +158,10 @@ enum Proof {
 }
 
 impl Trial {
-    /// What would be decided.
+    /// Decides.
     ///
     /// # Errors
-    /// [`TrialError`], whatever the policies say.
+    /// [`TrialError`], regardless of the policies.
     pub(super) fn decide(&self, world: &World) -> Result<Verdict, TrialError> {
         let client = world.client(&self.client);
         let file = world.file(&self.client).display().to_string();
@@ -272,7 +272,7 @@ impl Trial {
         Ok((sub, claims))
     }
 
-    /// What the token of a subject issuer covers, by its own scope or its issuer's settings. An ID token has no scope.
+    /// The scope of a token of a subject issuer, by its own claim or its issuer's settings. An ID token has none.
     fn covered(&self, claims: &mut Members) -> Result<Option<Scope>, TrialError> {
         let scope = |text: &str| text.parse::<Scope>().map_err(|error| TrialError::new("subject_scope", error));
         let own_word = self.source != Source::IdToken;
@@ -348,7 +348,7 @@ impl Proof {
 }
 
 impl World {
-    /// What would come of a grant.
+    /// The token that a grant would yield, or why it could not be issued.
     fn issue(&self, grant: &TrialGrant, source: Source) -> Result<Allowed, Refused> {
         let claims = ClaimsPreview::of_trial(grant, self.now, &self.settings);
         let length = token::length(claims.as_txn_claims(), self.algorithm);
@@ -361,11 +361,11 @@ impl World {
         Ok(Allowed { claims, unchecked: self.unchecked(grant, source) })
     }
 
-    /// What a decision cannot know.
+    /// The checks that need the network, the store or the keys.
     fn unchecked(&self, grant: &TrialGrant, source: Source) -> Vec<String> {
         let mut unchecked = Vec::new();
         for purpose in grant.asks_pdp() {
-            unchecked.push(format!("the decision point would be asked about {purpose}, and may say no"));
+            unchecked.push(format!("the decision point would be asked about {purpose}, and may refuse"));
         }
         if let GrantKind::Redeem { max_uses, require_record, .. } = grant.kind() {
             if *require_record {
@@ -388,7 +388,7 @@ impl World {
     }
 }
 
-/// A refused trial, with the rule that refused it where that is no part of the decision.
+/// A refused trial, with the rule that refused it if that is outside of the decision.
 struct Refused {
     refusal: Refusal,
     rule: Option<AppliedRule>,
@@ -498,7 +498,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_told_of_a_txn_token_is_made_up() {
+    fn missing_claims_of_a_txn_token_get_default_values() {
         let world = world(&[("unconcerned", "")]);
         let own = |source, age: Option<&str>, claims: &str| {
             let presented = Some(members(claims));
@@ -513,9 +513,9 @@ pub(super) mod tests {
         assert_eq!(times(own(old, None, least)), [-60, 0]);
         assert_eq!(times(own(old, Some("1h"), least)), [-3660, -3600]);
         assert_eq!(times(own(old, Some("-30s"), least)), [-30, 30], "the age decides whether it is alive");
-        let told = r#"{"req_wl":"b","iat":1790000010,"exp":1790000040}"#;
-        assert_eq!(times(own(new, None, told)), [10, 40]);
-        assert_eq!(times(own(new, Some("0s"), told)), [-30, 0]);
+        let claims = r#"{"req_wl":"b","iat":1790000010,"exp":1790000040}"#;
+        assert_eq!(times(own(new, None, claims)), [10, 40]);
+        assert_eq!(times(own(new, Some("0s"), claims)), [-30, 0]);
         let claims = own(old, Some("1h"), least);
         assert_eq!((claims.aud.as_str(), claims.sub.as_str()), ("d.example", "u-1"));
         let began = Uuid::parse_str(&claims.txn).unwrap().get_timestamp().unwrap().to_unix().0;
@@ -523,7 +523,7 @@ pub(super) mod tests {
         assert_eq!(own(old, None, r#"{"req_wl":"b","txn":"t"}"#).txn, "t");
     }
 
-    /// What the policy says of tokens holds for those of a trial, too.
+    /// The policy's rules about tokens apply to those of a trial, too.
     #[test]
     fn an_outside_token_must_be_one_that_the_client_may_bring() {
         let world = world(&[("a", OUTSIDE), ("b", "subject = \"svc:b\"\n")]);
@@ -541,14 +541,14 @@ pub(super) mod tests {
         assert_eq!(outside("u-1", Some("g"), r#"{"exp":1789999991}"#), "allow", "the skew is tolerated");
         assert_eq!(outside("u-1", Some("g"), r#"{"exp":1789999990}"#), "subject_token_expired");
         assert_eq!(outside("u-1", Some("g"), r#"{"nbf":1790000011}"#), "subject_token_not_yet_valid");
-        // What an ID token says of scopes is nothing, whatever it is called.
+        // An ID token has no scope, even if it has a claim of that name.
         let presented = Some(members(r#"{"scope":"g"}"#));
         assert_eq!(reason(&Trial { presented, ..trial(Source::IdToken) }, &world), "scope_unknown");
     }
 
     /// As the service reads them: of plain JSON only `exp` is a time.
     #[test]
-    fn what_a_client_vouches_for_has_its_time() {
+    fn the_claims_that_a_client_vouches_for_have_times() {
         let text = "[[purpose]]\nscope = \"s\"\naccept = [\"self_signed\", \"unsigned_json\"]\nsubjects = [\"*\"]\n";
         let world = world(&[("a", text)]);
         let vouched =
@@ -577,7 +577,7 @@ pub(super) mod tests {
         assert_eq!(verdict.rules.last().unwrap().rule, "tokens.max_size");
     }
 
-    /// The last rule is the one that decided, wherever it lies.
+    /// The last rule is the one that decided, inside the decision or outside of it.
     #[test]
     fn every_refusal_is_the_last_rule() {
         let world = world(&[("a", OUTSIDE)]);

@@ -19,7 +19,6 @@ const TXN_TOKEN: &str = "urn:ietf:params:oauth:token-type:txn_token";
 /// The longest line of a command.
 const WIDTH: usize = 94;
 
-/// What a client requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) client: &'static str,
@@ -27,7 +26,7 @@ pub(super) struct Call {
     pub(super) proof: Proof,
 }
 
-/// What the client presents besides its certificate.
+/// The credential besides the client's certificate.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Proof {
     /// An access token in this file of the folder.
@@ -38,14 +37,13 @@ pub(super) enum Proof {
     Subject(&'static str),
 }
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(transparent)]
     Service(#[from] ServiceError),
-    #[error("the service answered with something that is not a token")]
+    #[error("the answer of the service is not a token")]
     Token,
 }
 

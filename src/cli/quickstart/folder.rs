@@ -30,7 +30,7 @@ const EXPECTATIONS: [(&str, &str); 4] = [
     ("purge-job", include_str!("../../../policies/tests/purge-job.toml")),
 ];
 const TEMPLATE: &str = include_str!("writ.toml");
-/// Marks a folder as created by quickstart, and keeps it out of git.
+/// Marks a folder as created by quickstart, and excludes it from git.
 const MARK: (&str, &str) = (".gitignore", "# Made by `writ quickstart`: keys and tokens, nothing for git.\n*\n");
 /// The store of the story, if an earlier run left one in `data`.
 pub(super) const STAGE: &str = "story-data";
@@ -81,7 +81,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Creates what is missing in `dir`, and keeps what exists.
+    /// Creates the missing files in `dir`, and keeps the others.
     pub(super) fn prepare(dir: &Path, now: Timestamp) -> Result<Self, FolderError> {
         let root = open_folder(dir)?;
         let log = lock(&root)?;
@@ -145,8 +145,8 @@ impl Folder {
         fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error(&path))
     }
 
-    /// Stores a token without a line end, so that `curl` can send the file as it is.
-    pub(super) fn keep_token(&self, name: &str, token: &str) -> Result<(), FolderError> {
+    /// Stores a token without a line end, so that `curl` can send the file unchanged.
+    pub(super) fn store_token(&self, name: &str, token: &str) -> Result<(), FolderError> {
         let path = self.root.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&path)(error)),
@@ -348,8 +348,8 @@ mod tests {
     fn a_stored_token_has_no_line_end() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::prepare(dir.path(), NOW).unwrap();
-        folder.keep_token("t.jwt", "a.b.c").unwrap();
-        folder.keep_token("t.jwt", "d.e.f").unwrap();
+        folder.store_token("t.jwt", "a.b.c").unwrap();
+        folder.store_token("t.jwt", "d.e.f").unwrap();
         assert_eq!(fs::read(dir.path().join("t.jwt")).unwrap(), b"d.e.f");
         assert_eq!(*folder.token("t.jwt").unwrap(), "d.e.f");
     }

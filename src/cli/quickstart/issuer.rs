@@ -20,7 +20,6 @@ use writ_platform::clock::Timestamp;
 pub(super) const NAME: &str = "https://login.trust-domain.example";
 /// `aud` of its tokens.
 pub(super) const AUDIENCE: &str = "https://api.trust-domain.example";
-/// Lifetime of its tokens.
 pub(super) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Why the toy issuer cannot run.
@@ -59,7 +58,7 @@ impl Issuer {
         Ok(Self { key, kid, jwks })
     }
 
-    /// An access token for `subject`, good for [`LIFETIME`].
+    /// An access token for `subject`, valid for [`LIFETIME`].
     pub(super) fn access_token(
         &self,
         subject: &str,

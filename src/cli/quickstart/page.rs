@@ -49,8 +49,7 @@ impl Page {
         self.lines(parts.into_iter().flat_map(|(name, members)| block(name, members)))
     }
 
-    /// A refusal.
-    pub(super) fn answer(&self, answer: &Value) -> io::Result<()> {
+    pub(super) fn refusal(&self, answer: &Value) -> io::Result<()> {
         self.lines(format!("{answer:#}").lines())
     }
 

@@ -67,7 +67,7 @@ impl Ports {
     }
 }
 
-/// The text of the first line `key = "text"`: in the template, each key that holds a port stands in one table only.
+/// The text of the first line `key = "text"`: in the template, each key that holds a port is in one table only.
 fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let after = text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.trim_start().strip_prefix('='))?;
     after.trim_start().strip_prefix('"')?.split('"').next()

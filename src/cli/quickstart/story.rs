@@ -45,8 +45,8 @@ pub(super) enum StoryError {
     Output(#[from] io::Error),
 }
 
-/// Tells the story on `page`, with the service that runs in `folder`.
-pub(super) async fn tell(folder: &Folder, page: &mut Page) -> Result<(), StoryError> {
+/// Runs the story against the service in `folder`, and prints it on `page`.
+pub(super) async fn run(folder: &Folder, page: &mut Page) -> Result<(), StoryError> {
     let verifier = Verifier::builder(TRUST_DOMAIN)
         .jwks_url(format!("https://127.0.0.1:{}/.well-known/jwks.json", folder.ports.discovery))
         .root_certificate_pem(folder.pem("ca.pem")?)?
@@ -65,7 +65,7 @@ pub(super) async fn tell(folder: &Folder, page: &mut Page) -> Result<(), StoryEr
 struct Story<'a> {
     folder: &'a Folder,
     page: &'a mut Page,
-    /// A downstream service, which knows only where the keys are published.
+    /// A downstream service, which knows only the URL of the published keys.
     verifier: Verifier,
 }
 
@@ -74,18 +74,18 @@ impl Story<'_> {
         self.page.chapter("An access token becomes a Txn-Token")?;
         self.page.text(
             "Ann asks the shop for a refund. Her access token reaches the gateway, and should go no further: it can do \
-             much, and it is good for an hour. For the calls behind it the gateway gets a Txn-Token, for this one \
+             much, and it is valid for an hour. For the calls behind it the gateway gets a Txn-Token, for this one \
              transaction and this one purpose. Its policy (policies/gateway.toml) says so: order.refund, granted by \
              the scope orders.write.",
         )?;
-        let issued = self.issued(REFUND).await?;
-        let verified = self.verified(&issued).await?;
+        let issued = self.expect_issued(REFUND).await?;
+        let verified = self.verify(&issued).await?;
         self.show(&issued, REFUND)?;
-        same("sub", ANN, verified.subject())?;
+        check_equal("sub", ANN, verified.subject())?;
         verified.require_scope(REFUND.scope).map_err(not_accepted)?;
         self.page.text(
             "The refund service, downstream, accepted this token: it has the published keys and need not call any service. \
-             Nothing of the access token is in it but Ann's name.",
+             Of the access token it contains only Ann's name.",
         )?;
         Ok(())
     }
@@ -93,14 +93,14 @@ impl Story<'_> {
     async fn deliver(&mut self) -> Result<(), StoryError> {
         self.page.chapter("A job without any token")?;
         self.page.text(
-            "Mail for Bob arrives at night, and Bob is asleep: there is no access token of his. The mail delivery agent \
+            "Mail for Bob arrives at night, and Bob is asleep: he has no access token. The mail delivery agent \
              has its certificate, and a policy that lets it name subjects in *@trust-domain.example for \
              mailbox.deliver. That is enough, and nothing long-lived is stored anywhere.",
         )?;
-        let issued = self.issued(DELIVER).await?;
-        let verified = self.verified(&issued).await?;
+        let issued = self.expect_issued(DELIVER).await?;
+        let verified = self.verify(&issued).await?;
         self.show(&issued, DELIVER)?;
-        same("sub", "bob@trust-domain.example", verified.subject())?;
+        check_equal("sub", "bob@trust-domain.example", verified.subject())?;
         verified.require_scope(DELIVER.scope).map_err(not_accepted)?;
         self.page.text("The mailbox service, downstream, accepted it.")?;
         Ok(())
@@ -114,17 +114,18 @@ impl Story<'_> {
              expired, and then only the purge job can use it. A second cancellation is stored for you, for \
              after the story.",
         )?;
-        let stored = [self.issued(CANCEL).await?, self.issued(CANCEL).await?];
-        self.folder.keep_token(STORY_TOKEN, &stored[0].token)?;
-        // The stored token of an earlier run belongs to the store that the service goes on with.
+        let stored = [self.expect_issued(CANCEL).await?, self.expect_issued(CANCEL).await?];
+        self.folder.store_token(STORY_TOKEN, &stored[0].token)?;
+        // After the story the service uses the earlier store again, with the token stored then.
         if !self.folder.has_store {
-            self.folder.keep_token(STORED_TOKEN, &stored[1].token)?;
+            self.folder.store_token(STORED_TOKEN, &stored[1].token)?;
         }
         self.show(&stored[0], CANCEL)?;
-        differ("txn", &claim(&stored[0], "txn")?, &claim(&stored[1], "txn")?)?;
+        check_different("txn", &claim(&stored[0], "txn")?, &claim(&stored[1], "txn")?)?;
         let until = stored[0].redeemable_until.ok_or_else(|| missing("redeemable_until"))?;
         self.page.text(&format!(
-            "With the token came redeemable_until: {until} ({}). The token is on record, and some policy can redeem it.",
+            "The answer also contains redeemable_until: {until} ({}). The token is on record, and a policy allows its \
+             redemption.",
             Timestamp::from_epoch(until),
         ))?;
         Ok(stored)
@@ -133,10 +134,10 @@ impl Story<'_> {
     async fn outlive_the_key(&mut self, stored: &[Issued]) -> Result<(), StoryError> {
         self.page.chapter("The days go by")?;
         let last = stored.iter().map(Issued::exp).max().unwrap_or_default();
-        until_expired(last).await;
-        self.refused_downstream(&stored[0]).await?;
+        wait_until_expired(last).await;
+        self.expect_expired(&stored[0]).await?;
         self.page.text(
-            "The tokens have expired, and no downstream service accepts them any more. The keys move on: next, current, \
+            "The tokens have expired, and downstream services no longer accept them. The keys rotate: next, current, \
              previous, and then out of the published set. The private half of the key that signed the stored tokens \
              was destroyed when it stopped signing.",
         )?;
@@ -170,28 +171,28 @@ impl Story<'_> {
     }
 
     async fn redeem(&mut self, stored: &Issued) -> Result<Issued, StoryError> {
-        // Both requests come before the text, since the new token is valid for seconds only.
-        second_begins().await;
-        let redeemed = self.issued(STORY_PURGE).await?;
-        let verified = self.verified(&redeemed).await?;
-        let again = self.issued(STORY_PURGE).await?;
+        // Both requests are sent before the text is printed, since the new token is valid for seconds only.
+        wait_for_next_second().await;
+        let redeemed = self.expect_issued(STORY_PURGE).await?;
+        let verified = self.verify(&redeemed).await?;
+        let again = self.expect_issued(STORY_PURGE).await?;
 
         self.page.chapter("The stored token is redeemed")?;
         self.page.text(
             "The 40 days are over. The purge job presents the expired token with its own certificate. The service knows \
              the public key that signed it, finds the token on record, counts this use before it answers, and issues a \
-             new token for the same transaction, subject and purpose.",
+             new token for the check_equal transaction, subject and purpose.",
         )?;
         self.show(&redeemed, STORY_PURGE)?;
         for name in ["txn", "sub", "aud", "scope"] {
-            same(name, &claim(stored, name)?, &claim(&redeemed, name)?)?;
+            check_equal(name, &claim(stored, name)?, &claim(&redeemed, name)?)?;
         }
-        same("req_wl_chain", "account-service, purge-job", &verified.requesting_workloads().join(", "))?;
+        check_equal("req_wl_chain", "account-service, purge-job", &verified.requesting_workloads().join(", "))?;
         let delayed = verified.require_delayed(Duration::ZERO).map_err(not_accepted)?;
-        same("rctx.delayed.exp", &stored.exp(), &delayed.exp)?;
+        check_equal("rctx.delayed.exp", &stored.exp(), &delayed.exp)?;
         self.page.text(&format!(
-            "The account store, downstream, accepted it, and as what it is: rctx.delayed says that it stands for a \
-             token that expired at {}, and req_wl_chain names both workloads.",
+            "The account store, downstream, accepted it, and knows that it is delayed work: rctx.delayed says that it \
+             replaces a token that expired at {}, and req_wl_chain names both workloads.",
             Timestamp::from_epoch(delayed.exp),
         ))?;
         self.retry(&redeemed, &again)?;
@@ -202,13 +203,13 @@ impl Story<'_> {
         self.page.chapter("A lost answer costs nothing")?;
         self.page.text(
             "The policy of the purge job allows one use. But suppose the answer was lost on its way. While the new token \
-             is alive, the same call by the same client returns the same claims again, and does not count as a use.",
+             is alive, the check_equal call by the check_equal client returns the check_equal claims again, and does not count as a use.",
         )?;
-        same("the claims", &redeemed.claims_text(), &again.claims_text())?;
-        for (answer, token) in [("first answer", redeemed), ("once more", again)] {
+        check_equal("the claims", &redeemed.claims_text(), &again.claims_text())?;
+        for (answer, token) in [("first answer", redeemed), ("second answer", again)] {
             let number = token.use_number().ok_or_else(|| missing("rctx.delayed.use"))?;
             let (iat, exp) = (claim(token, "iat")?, token.exp());
-            self.page.note(&format!("{answer:<12}  iat {iat}  exp {exp}  use {number}"))?;
+            self.page.note(&format!("{answer:<13}  iat {iat}  exp {exp}  use {number}"))?;
         }
         self.page.note("")?;
         Ok(())
@@ -216,28 +217,29 @@ impl Story<'_> {
 
     async fn exhaust(&mut self, redeemed: &Issued) -> Result<(), StoryError> {
         self.page.chapter("The only use is spent")?;
-        self.page
-            .text("Once the new token has expired, the same call would be a second use. The policy allows only one.")?;
-        until_expired(redeemed.exp()).await;
-        let answer = self.refused(STORY_PURGE, "redemption_exhausted").await?;
-        self.page.answer(&answer)?;
+        self.page.text(
+            "Once the new token has expired, the check_equal call would be a second use. The policy allows only one.",
+        )?;
+        wait_until_expired(redeemed.exp()).await;
+        let answer = self.expect_refused(STORY_PURGE, "redemption_exhausted").await?;
+        self.page.refusal(&answer)?;
         Ok(())
     }
 
     async fn steal(&mut self) -> Result<(), StoryError> {
         self.page.chapter("A thief has the stored token")?;
         self.page.text(
-            "The second stored token was never redeemed. Suppose it leaks: from a backup, say, into the hands of the \
+            "The second stored token was never redeemed. Suppose it leaks, from a backup for example, to the \
              mail delivery agent, which has a certificate of this trust domain. It cannot use the token: no policy lets \
              it redeem anything.",
         )?;
-        let answer = self.refused(THEFT, "purpose_not_allowed").await?;
-        self.page.answer(&answer)?;
+        let answer = self.expect_refused(THEFT, "purpose_not_allowed").await?;
+        self.page.refusal(&answer)?;
         self.page.command(&THEFT.curl(self.folder))?;
         Ok(())
     }
 
-    async fn issued(&self, call: Call) -> Result<Issued, StoryError> {
+    async fn expect_issued(&self, call: Call) -> Result<Issued, StoryError> {
         match call.send(self.folder).await? {
             Outcome::Issued(issued) => Ok(issued),
             Outcome::Refused(answer) => {
@@ -246,7 +248,7 @@ impl Story<'_> {
         }
     }
 
-    async fn refused(&self, call: Call, reason: &str) -> Result<Value, StoryError> {
+    async fn expect_refused(&self, call: Call, reason: &str) -> Result<Value, StoryError> {
         match call.send(self.folder).await? {
             Outcome::Refused(answer) if answer["reason"] == reason => Ok(answer),
             Outcome::Refused(answer) => Err(unexpected(reason, answer)),
@@ -254,11 +256,11 @@ impl Story<'_> {
         }
     }
 
-    async fn verified(&self, issued: &Issued) -> Result<TxnToken, StoryError> {
+    async fn verify(&self, issued: &Issued) -> Result<TxnToken, StoryError> {
         self.verifier.verify(issued.token.as_str()).await.map_err(not_accepted)
     }
 
-    async fn refused_downstream(&self, issued: &Issued) -> Result<(), StoryError> {
+    async fn expect_expired(&self, issued: &Issued) -> Result<(), StoryError> {
         match self.verifier.verify(issued.token.as_str()).await {
             Err(VerifyError::Expired { .. }) => Ok(()),
             Err(error) => Err(unexpected("an expired token", error)),
@@ -268,7 +270,7 @@ impl Story<'_> {
 
     fn show(&mut self, issued: &Issued, call: Call) -> Result<(), StoryError> {
         self.page.token([("header", &issued.header), ("claims", &issued.claims)])?;
-        self.page.text("The same call by hand:")?;
+        self.page.text("The check_equal call by hand:")?;
         Ok(self.page.command(&call.curl(self.folder))?)
     }
 }
@@ -286,15 +288,15 @@ fn short(kid: &str, is_marked: bool) -> String {
 }
 
 /// Waits until a token with this `exp` has expired.
-async fn until_expired(exp: u64) {
+async fn wait_until_expired(exp: u64) {
     while Timestamp::now().epoch() < exp {
         sleep(POLL_INTERVAL / 4).await;
     }
 }
 
 /// Waits for the next full second: lifetimes are counted in whole seconds, and the next token gets its full one.
-async fn second_begins() {
-    until_expired(Timestamp::now().epoch() + 1).await;
+async fn wait_for_next_second() {
+    wait_until_expired(Timestamp::now().epoch() + 1).await;
 }
 
 /// The raw text of a claim; of a string, its value.
@@ -303,11 +305,11 @@ fn claim(issued: &Issued, name: &str) -> Result<String, StoryError> {
     Ok(serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()))
 }
 
-fn same<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<(), StoryError> {
+fn check_equal<T: PartialEq + Display + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<(), StoryError> {
     if expected == actual { Ok(()) } else { Err(unexpected(format!("{what} = {expected}"), actual)) }
 }
 
-fn differ(what: &str, one: &str, other: &str) -> Result<(), StoryError> {
+fn check_different(what: &str, one: &str, other: &str) -> Result<(), StoryError> {
     if one == other { Err(unexpected(format!("two different {what}"), one)) } else { Ok(()) }
 }
 

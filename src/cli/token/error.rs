@@ -4,10 +4,9 @@ use writ_outbound::https::TlsError;
 
 use crate::cli::printable;
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
-    #[error("--url takes the issuer alone, like https://localhost:8443 (without /token)")]
+    #[error("--url must be the issuer alone, like https://localhost:8443 (without /token)")]
     Url,
     /// A file without a certificate or key, or a key that does not belong to the certificate.
     #[error("{0}")]
@@ -26,6 +25,6 @@ pub(crate) enum ServiceError {
         expected: String,
     },
     /// The response is not that of a TTS; its HTTP status.
-    #[error("the answer is not one of a Transaction Token Service (HTTP status {0})")]
+    #[error("the answer is not from a Transaction Token Service (HTTP status {0})")]
     Answer(u16),
 }

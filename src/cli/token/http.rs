@@ -25,7 +25,7 @@ pub(crate) struct Resolve {
     addresses: Vec<IpAddr>,
 }
 
-/// `HOST:PORT:ADDRESS[,ADDRESS]…`; an IPv6 address may stand in brackets.
+/// `HOST:PORT:ADDRESS[,ADDRESS]…`; an IPv6 address may be in brackets.
 impl FromStr for Resolve {
     type Err = &'static str;
 

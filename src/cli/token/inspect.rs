@@ -12,7 +12,7 @@ use writ_platform::clock::Timestamp;
 #[error("not a signed JWT: three parts of base64url, the first two of JSON")]
 pub(crate) struct InspectError;
 
-/// Header and claims of a JWT with the order and the numbers as they were written. Nothing is verified.
+/// Header and claims of a JWT in their original order and with all digits. Nothing is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decoded {
     header: Members,

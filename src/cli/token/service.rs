@@ -302,7 +302,7 @@ mod tests {
         let metadata = |issuer: &str| {
             http("200 OK", &format!(r#"{{"issuer":"{issuer}","txn_token_trust_domains_supported":["d.example"]}}"#))
         };
-        // The port is known only once it is taken.
+        // The port is known only once it is bound.
         let (url, asked) = answering(dir.path(), &metadata("https://localhost:@PORT"));
         assert_eq!(service(&url).trust_domain().await.unwrap(), "d.example");
         assert!(asked.join().unwrap().starts_with("GET /.well-known/oauth-authorization-server HTTP"));

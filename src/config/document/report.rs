@@ -1,4 +1,4 @@
-//! The problems of one file, and where in it each key stands.
+//! The problems of one file, and the place of each key.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use crate::config::problem::{Problem, Severity};
 
-/// The problems of one file, and where in it each key that was read stands.
+/// The problems of one file, and the place of each key that was read.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(super) file: PathBuf,
@@ -21,21 +21,21 @@ pub(crate) struct Report {
     pub(super) places: RefCell<BTreeMap<String, Place>>,
 }
 
-/// Where a value stands: a line, from 1, or an environment variable.
+/// The place of a value: a line, from 1, or an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Line(usize),
     Variable(String),
 }
 
-/// Where each key of a file stands, for problems that are found after it was read.
+/// The place of each key of a file, for problems that are found after it was read.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     file: PathBuf,
     of_keys: BTreeMap<String, Place>,
     /// Keys whose values are wrong.
     wrong: BTreeSet<String>,
-    /// Lines that are not TOML: a key without a place may stand in one of them.
+    /// Lines that are not TOML: a key without a place may be in one of them.
     broken: BTreeSet<Place>,
 }
 
@@ -85,7 +85,7 @@ impl Report {
         self.newlines.partition_point(|&end| end < offset) + 1
     }
 
-    /// One slip confuses all that follows in its line: only the first problem of a line is of use.
+    /// One mistake confuses the rest of its line: only the first problem of a line is useful.
     fn add_syntax(&mut self, place: Place, message: &str) {
         if self.broken.contains(&place) {
             return;
@@ -108,7 +108,7 @@ impl Places {
         problem(&self.file, severity, self.of_keys.get(key).unwrap_or(&Place::Line(0)), key, message)
     }
 
-    /// Whether the value that was read for `key`, or its default, is what the file says.
+    /// Whether the value that was read for `key`, or its default, is certainly the one in the file.
     pub(crate) fn is_certain(&self, key: &str) -> bool {
         let is_whole = match self.of_keys.get(key) {
             Some(place) => !self.broken.contains(place),

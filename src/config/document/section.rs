@@ -1,4 +1,4 @@
-//! One table of a file, taken key by key.
+//! One table of a file, read key by key.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,14 +23,14 @@ pub(crate) struct Section<'a> {
     prefix: String,
     place: Place,
     entries: BTreeMap<String, Entry<'a>>,
-    /// The keys that were asked for, to suggest where one is misspelt.
+    /// The keys that were read, to suggest one for a misspelt key.
     known: Vec<&'static str>,
 }
 
 struct Entry<'a> {
     place: Place,
     value: DeValue<'a>,
-    /// The text of a variable, which counts as it stands where a string is wanted: `1.3`, `12`.
+    /// The text of a variable, used without quotes where a string is expected: `1.3`, `12`.
     bare: Option<&'a str>,
     is_default: bool,
 }
@@ -56,7 +56,7 @@ impl<'a> Section<'a> {
         Self { report, prefix, place, entries, known: Vec::new() }
     }
 
-    /// Replaces what is written by the text of an environment variable: a TOML value or a bare string.
+    /// Replaces the value of `key` by the text of an environment variable: a TOML value or a bare string.
     pub(crate) fn replace(&mut self, key: &str, variable: &str, text: &'a str) {
         let value = DeValue::parse(text).map_or_else(|_| DeValue::String(text.into()), toml::Spanned::into_inner);
         let entry = Entry { place: Place::Variable(variable.to_owned()), value, bare: Some(text), is_default: false };
@@ -115,12 +115,12 @@ impl<'a> Section<'a> {
         self.report.places.borrow().iter().filter_map(line).collect()
     }
 
-    /// Whether `key` is written and was not taken yet.
+    /// Whether the file has `key`, and it has not been taken yet.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// A string that `read` makes something of.
+    /// A string, parsed by `read`.
     pub(crate) fn parse<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -135,7 +135,7 @@ impl<'a> Section<'a> {
         self.parse(key, |text| Ok::<_, String>(text.to_owned()))
     }
 
-    /// One of a few words.
+    /// One of the named choices.
     pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         self.parse(key, |text| {
             let names = || choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
@@ -189,7 +189,7 @@ impl<'a> Section<'a> {
         self.list(key, |text| path(&folder, text))
     }
 
-    /// A list of strings that `read` makes something of; each bad one is reported at its own line.
+    /// A list of strings, each parsed by `read`; each error is reported at its own line.
     pub(crate) fn list<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -229,7 +229,7 @@ impl<'a> Section<'a> {
         pairs.into_iter().collect()
     }
 
-    /// A table, as the JSON object that says the same; numbers keep their digits.
+    /// A table, as a JSON object; numbers keep their digits.
     pub(crate) fn members(&mut self, key: &'static str) -> Option<Members> {
         let entry = self.take(key)?;
         if !matches!(entry.value, DeValue::Table(_)) {
@@ -310,7 +310,7 @@ impl<'a> Section<'a> {
         value.unwrap_or_else(|| self.default(key, read))
     }
 
-    /// The [default](defaults) of `key`, which is read like what an operator writes.
+    /// The [default](defaults) of `key`, read like a value in the file.
     pub(crate) fn default<T>(
         &mut self,
         key: &'static str,

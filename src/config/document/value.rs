@@ -57,7 +57,7 @@ pub(super) fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
     usable.then(|| folder.join(text)).ok_or("must be a path")
 }
 
-/// In seconds, a hundred years: beyond any use, and far from where sums overflow.
+/// In seconds, a hundred years: longer than any use, and too short to overflow sums.
 pub(super) const MAX_SECONDS: u64 = 36_500 * 86_400;
 
 /// A duration such as `"60s"` or `"1h30m"`; `"0s"` too.

@@ -64,7 +64,7 @@ fn the_shortest_file_has_every_default() {
     assert_eq!(config.listener.drain_timeout, Duration::from_secs(20));
     assert_eq!(config.clock_skew, Duration::from_secs(10));
     assert_eq!(config.jwks_max_age, Duration::from_secs(600));
-    assert_eq!(config.max_lifetime, Duration::from_secs(300));
+    assert_eq!(config.policies.max_lifetime, Duration::from_secs(300));
     assert!(config.claims.include_iss);
     assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
     assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
@@ -79,7 +79,7 @@ fn the_shortest_file_has_every_default() {
 }
 
 #[test]
-fn the_example_says_what_the_defaults_say() {
+fn the_values_of_the_example_are_the_defaults() {
     let example = config(EXAMPLE, &[]);
     let from = EXAMPLE.find("[[subject_issuer]]\n").unwrap();
     let least = "trust_domain = \"trust-domain.example\"\nissuer = \"https://tts.trust-domain.example:8443\"\n";
@@ -130,19 +130,19 @@ fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
 }
 
 /// Letters exchanged with their neighbour, left out or doubled, capitals, hyphens.
-fn slips(word: &str) -> Vec<String> {
+fn misspellings(word: &str) -> Vec<String> {
     let letters: Vec<char> = word.chars().collect();
-    let mut slips = vec![word.to_uppercase(), word.replace('_', "-")];
+    let mut misspellings = vec![word.to_uppercase(), word.replace('_', "-")];
     for at in 0..letters.len() {
         let (before, after) = (&letters[..at], &letters[at + 1..]);
-        slips.push([before, after].concat().iter().collect());
-        slips.push([before, &letters[at..=at], &letters[at..=at], after].concat().iter().collect());
+        misspellings.push([before, after].concat().iter().collect());
+        misspellings.push([before, &letters[at..=at], &letters[at..=at], after].concat().iter().collect());
         if let Some((next, rest)) = after.split_first() {
-            slips.push([before, &[*next, letters[at]], rest].concat().iter().collect());
+            misspellings.push([before, &[*next, letters[at]], rest].concat().iter().collect());
         }
     }
-    slips.retain(|slip| slip != word);
-    slips
+    misspellings.retain(|misspelling| misspelling != word);
+    misspellings
 }
 
 /// nor a table.
@@ -157,11 +157,11 @@ fn every_table_of_the_example_is_reported_where_it_is_misspelt() {
         if !is_header || !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
             continue;
         }
-        for slip in slips(name) {
+        for misspelling in misspellings(name) {
             tried += 1;
-            let misspelt = header.replace(name, &slip);
+            let misspelt = header.replace(name, &misspelling);
             let problems = reading(&[&lines[..index], &[misspelt.as_str()]].concat().join("\n"), &[]).problems;
-            let meant = format!("unknown key `{slip}`: did you mean `{name}`?");
+            let meant = format!("unknown key `{misspelling}`: did you mean `{name}`?");
             let named = |problem: &Problem| problem.line == index + 1 && problem.message == meant;
             assert!(problems.iter().any(named), "{misspelt}: {problems:?}");
         }
@@ -214,7 +214,7 @@ fn each_rule_complains_at_its_key() {
     for (text, expected) in [
         ("[listen]\nexchange = \"off\"", "4: listen.exchange: must be an IP address and a port"),
         ("[listen]\ndiscovery = \"0.0.0.0\"", "4: listen.discovery: must be \"off\", or an IP address"),
-        ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is the address of another"),
+        ("[listen]\nops = \"[::1]:1\"\nexchange = \"[::1]:1\"", "4: listen.ops: is also the address of another"),
         ("[listen]\nops = \"127.0.0.1:8443\"", "4: listen.ops: has the port of another listener, and one"),
         ("[listen]\nops = \"127.0.0.1:1\"\nexchange = \"[::]:1\"", "4: listen.ops: has the port of another"),
         ("[listen]\ndiscovery_url = \"http://x\"", "4: listen.discovery_url: must begin with https://"),
@@ -367,17 +367,17 @@ fn each_rule_about_subject_issuers_complains_at_its_key() {
             ISSUER.replace("https://login.example", "https://tts.d.example:8443"),
             "4: subject_issuer[0].issuer: is this service itself",
         ),
-        (ISSUER.replace("[\"a\"]", "[]"), "5: subject_issuer[0].audience: must say"),
+        (ISSUER.replace("[\"a\"]", "[]"), "5: subject_issuer[0].audience: must name the values of aud"),
         (format!("{ISSUER}jwks_uri = \"http://x/jwks\""), "6: subject_issuer[0].jwks_uri: must be an https://"),
         (
             format!("{ISSUER}jwks_uri = \"https://x\"\njwks_file = \"k\""),
-            "7: subject_issuer[0].jwks_file: cannot stand beside jwks_uri",
+            "7: subject_issuer[0].jwks_file: cannot be combined with jwks_uri",
         ),
         (format!("{ISSUER}algorithms = [\"HS256\"]"), "6: subject_issuer[0].algorithms: \"HS256\" is not asymmetric"),
         (format!("{ISSUER}algorithms = [\"none\"]"), "6: subject_issuer[0].algorithms: \"none\" is not asymmetric"),
         (format!("{ISSUER}algorithms = [\"es256\"]"), "6: subject_issuer[0].algorithms: must be one of RS256"),
-        (format!("{ISSUER}algorithms = []"), "6: subject_issuer[0].algorithms: must name one"),
-        (format!("{ISSUER}token_types = []"), "6: subject_issuer[0].token_types: must name one"),
+        (format!("{ISSUER}algorithms = []"), "6: subject_issuer[0].algorithms: must name at least one"),
+        (format!("{ISSUER}token_types = []"), "6: subject_issuer[0].token_types: must name at least one"),
         (format!("{ISSUER}token_types = [\"txn_token\"]"), "6: subject_issuer[0].token_types: must be one of"),
         (format!("{ISSUER}token_types = [\"id_token\"]"), "subject_issuer[0].id_token_audience: must name the client"),
         (format!("{ISSUER}jwt_access_tokens = \"any\""), "6: subject_issuer[0].jwt_access_tokens: must be one of"),
@@ -387,7 +387,7 @@ fn each_rule_about_subject_issuers_complains_at_its_key() {
         ),
         (
             format!("{ISSUER}token_types = [\"id_token\", \"jwt\"]\nid_token_audience = [\"b\", \"a\"]"),
-            "7: subject_issuer[0].id_token_audience: names \"a\", as audience does",
+            "7: subject_issuer[0].id_token_audience: contains \"a\", as audience does",
         ),
         (format!("{ISSUER}scopes = [\"a b\"]"), "6: subject_issuer[0].scopes: a purpose is"),
         (introspection("endpoint", "\"http://x\""), "6: subject_issuer[0].introspection.endpoint: must be an https:"),
@@ -424,7 +424,7 @@ fn each_rule_about_subject_issuers_complains_at_its_key() {
     assert_eq!(introspection.endpoint.as_str(), "https://login.example/introspect?v=1");
     assert_eq!(introspection.client_secret_file, Path::new("/etc/writ/login.secret"));
     assert!(introspection.always);
-    // `typ` tells access tokens of RFC 9068 from all others.
+    // `typ` distinguishes access tokens of RFC 9068 from all others.
     let ids = "id_token_audience = [\"a\"]\n";
     assert!(about(&format!("{ISSUER}{ids}token_types = [\"access_token\", \"id_token\"]")).is_empty());
     let all = "token_types = [\"access_token\", \"jwt\", \"id_token\"]\nid_token_audience = [\"b\"]";

@@ -11,10 +11,10 @@ use writ_verifier::Delayed;
 use super::settings::Context;
 use crate::config::document::Section;
 
-/// The keys that say what goes into `tctx` and `rctx`.
+/// The keys that determine `tctx` and `rctx`.
 const KEYS: [&str; 3] = ["request_details", "tctx", "rctx"];
 
-/// `request_details`, `tctx` and `rctx`; what is wrong in them was reported.
+/// `request_details`, `tctx` and `rctx`; their problems have been reported.
 pub(super) fn mapping(table: &mut Section<'_>, accept: &[Source], context: Context<'_>) -> Mapping {
     if accept == [Source::ExpiredTxnToken] {
         for key in KEYS {

@@ -38,7 +38,7 @@ pub(super) fn names(path: &Path, text: &str) -> Vec<PathBuf> {
     table.get("jwks_file").into_iter().chain(schemas).filter_map(|name| Some(folder.join(name.as_str()?))).collect()
 }
 
-/// Reads the text of the file at `path`, whose name is that of the client; `read` reads the files that it names.
+/// Parses the file at `path`, which is named after the client; `read` reads the files that it names.
 pub(super) fn parse(path: &Path, text: &str, settings: &Settings, read: ReadNamed<'_>) -> Reading {
     let (report, table) = Report::parse(path, text);
     let mut root = Section::root(&report, table);
@@ -74,7 +74,6 @@ fn client(root: &mut Section<'_>, path: &Path, context: Context<'_>) -> Option<C
     })
 }
 
-/// The client's own keys.
 fn keys(root: &mut Section<'_>, context: Context<'_>) -> Option<KeySet> {
     let path = root.path("jwks_file")?;
     let keys = (context.read)(&path).and_then(|document| KeySet::parse(&document).map_err(|cause| cause.to_string()));

@@ -18,7 +18,7 @@ use writ_core::client::Thumbprint;
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_platform::digest::sha256_of_parts;
 
-/// A set of policies and the warnings about it, or everything that is wrong, warnings too.
+/// A set of policies with its warnings, or all problems including warnings.
 pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 
 /// Reads and checks every policy.
@@ -28,19 +28,19 @@ pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 pub fn load(settings: &Settings) -> Checked {
     let folder = Folder::read(&settings.directory);
     let overlooked = overlooked(&settings.directory);
-    let (set, mut remarks) = folder.check(settings).map_err(|mut problems| {
+    let (set, mut warnings) = folder.check(settings).map_err(|mut problems| {
         problems.extend(overlooked.iter().cloned());
         problems
     })?;
-    remarks.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
-    remarks.extend(overlooked);
-    Ok((set, remarks))
+    warnings.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
+    warnings.extend(overlooked);
+    Ok((set, warnings))
 }
 
 const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
     CLIENT_ID.toml, directly in it";
 
-/// Files and folders beside the policies that look as if they were meant to be read, each as a warning.
+/// A warning for each file or folder beside the policies that is not read but may have been meant to be.
 fn overlooked(directory: &Path) -> Vec<Problem> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -92,9 +92,9 @@ fn is_policy(name: &str) -> bool {
 
 /// Detects changes of the folder.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     settings: Settings,
-    /// The digest of what was checked last, sound or not.
+    /// The digest of the content that was checked last, valid or not.
     seen: String,
     /// The digest that the last poll found.
     found: String,
@@ -102,14 +102,14 @@ pub struct Watch {
 
 impl Watch {
     /// Changes are those from the set `in_force`.
-    pub fn new(settings: Settings, in_force: &PolicySet) -> Self {
+    pub(crate) fn new(settings: Settings, in_force: &PolicySet) -> Self {
         let seen = in_force.digest().to_owned();
         Self { settings, found: seen.clone(), seen }
     }
 
-    /// The content of the folder, if it is new. It is returned once, sound or not, and only after two polls in a row have
-    /// found the same, so that a file is not read while it is being written.
-    pub fn look(&mut self) -> Option<Checked> {
+    /// Checks the content of the folder if it is new: once, and only after two polls in a row have found the same, so that
+    /// a file is not read while it is being written.
+    pub(crate) fn poll(&mut self) -> Option<Checked> {
         let folder = Folder::read(&self.settings.directory);
         let digest = folder.digest();
         let settled = digest == self.found;
@@ -121,8 +121,8 @@ impl Watch {
         Some(folder.check(&self.settings))
     }
 
-    /// The content of the folder, new or not.
-    pub fn load(&mut self) -> Checked {
+    /// Checks the content of the folder, new or not.
+    pub(crate) fn load(&mut self) -> Checked {
         let folder = Folder::read(&self.settings.directory);
         self.seen = folder.digest();
         self.found.clone_from(&self.seen);
@@ -130,7 +130,7 @@ impl Watch {
     }
 }
 
-/// The files as they are.
+/// The bytes of all files.
 struct Folder {
     /// Policies, by name.
     files: BTreeMap<PathBuf, Content>,
@@ -165,7 +165,7 @@ impl Folder {
         let parts = files.chain(named).flat_map(|(name, content)| {
             let content = match content {
                 Ok(bytes) => Cow::Borrowed(bytes.as_slice()),
-                // Unlike any content: never the digest of a sound set.
+                // Unlike any content: never the digest of a valid set.
                 Err(reason) => Cow::Owned(format!("\0{reason}").into_bytes()),
             };
             [Cow::Borrowed(name.as_bytes()), content]
@@ -177,11 +177,11 @@ impl Folder {
         let named = |path: &Path| self.named.get(path).cloned().unwrap_or_else(|| plain_file(path));
         let readings: Vec<_> =
             self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
-        let sound: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
-        let mut problems = same_identities(&sound);
-        // What a set with errors would allow is unknown.
-        if sound.len() == readings.len() && !sound.iter().any(|reading| reading.has_errors()) {
-            problems.extend(reach::problems(&sound, settings));
+        let valid: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
+        let mut problems = same_identities(&valid);
+        // Warnings about reach need valid policies.
+        if valid.len() == readings.len() && !valid.iter().any(|reading| reading.has_errors()) {
+            problems.extend(reach::problems(&valid, settings));
         }
         let mut policies = Vec::new();
         for reading in readings {
@@ -207,7 +207,7 @@ fn reading(path: &Path, content: &Content, settings: &Settings, named: ReadNamed
     Ok(file::parse(path, text, settings, named))
 }
 
-/// Every `*.toml` directly in the folder whose name does not start with a dot; folders are left alone.
+/// Every `*.toml` directly in the folder whose name does not start with a dot; folders are ignored.
 fn policy_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Content>> {
     let home = directory.canonicalize()?;
     let mut files = BTreeMap::new();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn only_toml_files_that_lie_open_in_the_folder_are_policies() {
+    fn only_toml_files_directly_in_the_folder_are_policies() {
         let folder = folder(&["a", "b"]);
         let path = folder.path();
         for name in [".hidden.toml", "README.md", "c.toml.bak", "c.toml~"] {
@@ -436,42 +436,42 @@ mod tests {
         fs::write(path.join("schemas/s.json"), "{}").unwrap();
         let (set, _) = load(&settings(path)).unwrap();
         let mut watch = Watch::new(settings(path), &set);
-        assert!(watch.look().is_none());
+        assert!(watch.poll().is_none());
         fs::write(path.join("schemas/s.json"), "{\"type\":\"object\"}").unwrap();
-        assert!(watch.look().is_none());
-        let (changed, _) = watch.look().unwrap().unwrap();
+        assert!(watch.poll().is_none());
+        let (changed, _) = watch.poll().unwrap().unwrap();
         assert_ne!(changed.digest(), set.digest());
         fs::write(path.join("schemas/s.json"), "{").unwrap();
-        assert!(watch.look().is_none());
-        assert!(watch.look().unwrap().is_err());
+        assert!(watch.poll().is_none());
+        assert!(watch.poll().unwrap().is_err());
     }
 
     /// A-089
     #[test]
-    fn a_change_is_told_once_it_has_settled_and_only_once() {
+    fn a_change_is_reported_once_after_it_has_settled() {
         let folder = folder(&["a", "b"]);
         let path = folder.path();
         let (set, _) = load(&settings(path)).unwrap();
         let mut watch = Watch::new(settings(path), &set);
-        assert!(watch.look().is_none() && watch.look().is_none());
+        assert!(watch.poll().is_none() && watch.poll().is_none());
 
         fs::write(path.join("b.toml"), "broken").unwrap();
-        assert!(watch.look().is_none(), "it may still be being written");
-        assert!(watch.look().unwrap().is_err());
-        assert!(watch.look().is_none(), "told already");
-        assert!(watch.load().is_err(), "asked for, it is told again");
+        assert!(watch.poll().is_none(), "it may still be being written");
+        assert!(watch.poll().unwrap().is_err());
+        assert!(watch.poll().is_none(), "reported already");
+        assert!(watch.load().is_err(), "an explicit load reports it again");
 
         fs::remove_file(path.join("b.toml")).unwrap();
-        assert!(watch.look().is_none());
-        let (set, _) = watch.look().unwrap().unwrap();
+        assert!(watch.poll().is_none());
+        let (set, _) = watch.poll().unwrap().unwrap();
         assert_eq!(set.iter().count(), 1);
-        assert!(watch.look().is_none());
+        assert!(watch.poll().is_none());
 
         fs::remove_dir_all(path).unwrap();
-        assert!(watch.look().is_none());
-        assert!(watch.look().unwrap().is_err(), "a folder that is gone is a broken change");
+        assert!(watch.poll().is_none());
+        assert!(watch.poll().unwrap().is_err(), "a folder that is gone is a broken change");
         fs::create_dir(path).unwrap();
-        assert!(watch.look().is_none());
-        assert_eq!(watch.look().unwrap().unwrap().0.iter().count(), 0);
+        assert!(watch.poll().is_none());
+        assert_eq!(watch.poll().unwrap().unwrap().0.iter().count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! `[[purpose]]`: who gets a purpose, and what must hold between its keys.
+//! `[[purpose]]`: who gets a purpose, and the conditions between its keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn purpose(table: &mut Section<'_>, context: Context<'_>) -> Option<PurposeRule>
 fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
     let accepts = |source| rule.accept.contains(&source);
     if rule.accept.is_empty() && !table.has_error("accept") {
-        table.gap("accept", "must name one source or more");
+        table.gap("accept", "must name at least one source");
     }
     for (index, source) in rule.accept.iter().enumerate() {
         if rule.accept[..index].contains(source) {
@@ -115,7 +115,7 @@ fn check_sources(table: &Section<'_>, rule: &PurposeRule, settings: &Settings) {
             let nothing = if nothing { ": no client can get this purpose" } else { "" };
             table.warning(
                 "accept",
-                format_args!("takes \"{name}\", which no [[subject_issuer]] has in token_types{nothing}"),
+                format_args!("accepts \"{name}\", which no [[subject_issuer]] has in token_types{nothing}"),
             );
         }
     }

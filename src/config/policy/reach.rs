@@ -1,5 +1,5 @@
-//! Warnings about a sound set of policies: purposes that no client can get, and those that more clients can get than may
-//! be meant.
+//! Warnings about a valid set of policies: purposes that no client can get, and those that more clients can get than was
+//! probably intended.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -22,11 +22,11 @@ pub(super) fn problems(readings: &[&Reading], settings: &Settings) -> Vec<Proble
     let set = Set { readings, settings };
     let mut problems = Vec::new();
     for table in set.tables() {
-        set.out_of_reach(&table, &mut problems);
-        set.redeemable_nowhere(&table, &mut problems);
-        set.begun_by_others(&table, &mut problems);
-        set.redeemed_twice(&table, &mut problems);
-        set.redeemed_and_long_lived(&table, &mut problems);
+        set.warn_unreachable(&table, &mut problems);
+        set.warn_not_redeemable(&table, &mut problems);
+        set.warn_other_clients(&table, &mut problems);
+        set.warn_shared_uses(&table, &mut problems);
+        set.warn_long_lifetime(&table, &mut problems);
     }
     problems
 }
@@ -67,7 +67,7 @@ impl<'a> Set<'a> {
     }
 
     /// Whether a transaction for its purpose can begin by this table.
-    fn begins(&self, rule: &PurposeRule) -> bool {
+    fn can_begin(&self, rule: &PurposeRule) -> bool {
         let begins = |source: &Source| {
             !matches!(source, Source::TxnToken | Source::ExpiredTxnToken) && self.settings.has(*source)
         };
@@ -75,33 +75,33 @@ impl<'a> Set<'a> {
     }
 
     /// Whether some client can begin a transaction for it.
-    fn is_begun(&self, purpose: &Purpose) -> bool {
-        self.tables().any(|table| table.rule.purpose == *purpose && self.begins(table.rule))
+    fn can_begin_somewhere(&self, purpose: &Purpose) -> bool {
+        self.tables().any(|table| table.rule.purpose == *purpose && self.can_begin(table.rule))
     }
 
     /// Whether a client can get a token for the purpose that can be redeemed: new, or by replacement.
-    fn obtains(&self, policy: &ClientPolicy, purpose: &Purpose) -> bool {
-        policy
-            .rules(purpose)
-            .any(|rule| self.begins(rule) || (rule.accept.contains(&Source::TxnToken) && self.is_begun(purpose)))
+    fn can_obtain(&self, policy: &ClientPolicy, purpose: &Purpose) -> bool {
+        policy.rules(purpose).any(|rule| {
+            self.can_begin(rule) || (rule.accept.contains(&Source::TxnToken) && self.can_begin_somewhere(purpose))
+        })
     }
 
     /// A table that accepts only Txn-Tokens which no client can get.
-    fn out_of_reach(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+    fn warn_unreachable(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
-        if table.rule.accept == [Source::TxnToken] && !self.is_begun(purpose) {
-            let message = format!("takes only Txn-Tokens for \"{purpose}\", which no client can get");
+        if table.rule.accept == [Source::TxnToken] && !self.can_begin_somewhere(purpose) {
+            let message = format!("accepts only Txn-Tokens for \"{purpose}\", which no client can get");
             problems.push(table.warning("accept", message));
         }
     }
 
     /// A client in `issued_to` that cannot get such tokens is probably a mistake.
-    fn redeemable_nowhere(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+    fn warn_not_redeemable(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
         for client in table.rule.redemption.iter().flat_map(|redemption| &redemption.issued_to) {
             let message = match self.policy(client) {
                 None => format!("\"{client}\" has no policy"),
-                Some(policy) if !self.obtains(policy, purpose) => {
+                Some(policy) if !self.can_obtain(policy, purpose) => {
                     format!("\"{client}\" can never get a token for \"{purpose}\" that could be redeemed")
                 }
                 Some(_) => continue,
@@ -110,27 +110,26 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// A purpose that can be redeemed is best kept for the delayed work: another client that can get it can do that work at
+    /// A purpose that can be redeemed should serve delayed work only: another client that can get it can do that work at
     /// once (R-DELAY-06).
-    fn begun_by_others(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+    fn warn_other_clients(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let Some(redemption) = &table.rule.redemption else { return };
         let purpose = &table.rule.purpose;
         let mut clients: Vec<&ClientId> = self
             .tables()
-            .filter(|other| other.rule.purpose == *purpose && self.begins(other.rule))
+            .filter(|other| other.rule.purpose == *purpose && self.can_begin(other.rule))
             .map(|other| &other.policy.client_id)
             .filter(|client| !redemption.issued_to.contains(client))
             .collect();
         clients.dedup();
         for client in clients {
-            let message =
-                format!("\"{client}\" can get \"{purpose}\" too: keep a purpose of its own for what is done later");
+            let message = format!("\"{client}\" can also get \"{purpose}\": use a separate purpose for delayed work");
             problems.push(table.warning("redemption.issued_to", message));
         }
     }
 
     /// Two clients that redeem one purpose compete for its uses.
-    fn redeemed_twice(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+    fn warn_shared_uses(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         if table.rule.redemption.is_none() {
             return;
         }
@@ -139,25 +138,25 @@ impl<'a> Set<'a> {
         let mut earlier = self.tables().take_while(|other| other.policy.client_id != *client).filter(redeems);
         if let Some(other) = earlier.next() {
             let other = &other.policy.client_id;
-            let message = format!("\"{other}\" can redeem \"{purpose}\" too: they share the uses of each transaction");
+            let message = format!("\"{other}\" can also redeem \"{purpose}\": they share the uses of each transaction");
             problems.push(table.warning("redemption", message));
         }
     }
 
     /// R-DELAY-17: while it lives, a token is a bearer token.
-    fn redeemed_and_long_lived(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
+    fn warn_long_lifetime(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
         let redeemed = |other: &Table<'_>| {
             let redemption = other.rule.redemption.as_ref().filter(|_| other.rule.purpose == *purpose);
             redemption.is_some_and(|redemption| redemption.issued_to.contains(client))
         };
         if table.rule.lifetime > ADVISED_LIFETIME
-            && self.begins(table.rule)
+            && self.can_begin(table.rule)
             && let Some(other) = self.tables().find(redeemed)
         {
             let (by, lifetime) = (&other.policy.client_id, HumanDuration(table.rule.lifetime));
             let message = format!(
-                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: let them live \"1m\" at most, not \"{lifetime}\""
+                "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: set a lifetime of at most \"1m\", not \"{lifetime}\""
             );
             problems.push(table.warning("lifetime", message));
         }
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_about_policies_that_meet() {
+    fn consistent_policies_raise_no_warning() {
         let none: [String; 0] = [];
         let start = purpose("access_token", "");
         assert_eq!(warnings(&[("a", &start), ("job", &redeem("\"a\""))]), none);
@@ -215,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_nobody_can_get_can_be_neither_replaced_nor_redeemed() {
+    fn tokens_that_no_client_can_get_can_be_neither_replaced_nor_redeemed() {
         let found = warnings(&[("a", &purpose("txn_token", ""))]);
         assert_eq!(
             found,
-            ["a.toml:5: purpose[0].accept: warning: takes only Txn-Tokens for \"s\", which no client can get"]
+            ["a.toml:5: purpose[0].accept: warning: accepts only Txn-Tokens for \"s\", which no client can get"]
         );
         let never = "job.toml:6: purpose[0].redemption.issued_to: warning: \"a\" can never get a token for \"s\" that could be redeemed";
         for start in
@@ -234,27 +233,27 @@ mod tests {
 
     /// R-DELAY-06
     #[test]
-    fn a_redeemable_purpose_that_others_can_get_too_is_told_of() {
+    fn a_redeemable_purpose_that_other_clients_can_get_raises_a_warning() {
         let (start, job) = (purpose("access_token", ""), redeem("\"a\""));
         let relay = purpose("txn_token", "");
         assert_eq!(warnings(&[("a", &start), ("job", &job), ("relay", &relay)]), Vec::<String>::new());
         let found = warnings(&[("a", &start), ("job", &job), ("other", &purpose("unsigned_json", ""))]);
-        let expected = "job.toml:6: purpose[0].redemption.issued_to: warning: \"other\" can get \"s\" too";
+        let expected = "job.toml:6: purpose[0].redemption.issued_to: warning: \"other\" can also get \"s\"";
         assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
     }
 
     #[test]
-    fn a_second_client_that_redeems_a_purpose_is_told_of() {
+    fn a_second_client_that_redeems_a_purpose_raises_a_warning() {
         let start = purpose("access_token", "");
         let found = warnings(&[("a", &start), ("job", &redeem("\"a\"")), ("other", &redeem("\"a\""))]);
         let expected =
-            "other.toml:6: purpose[0].redemption: warning: \"job\" can redeem \"s\" too: they share the uses";
+            "other.toml:6: purpose[0].redemption: warning: \"job\" can also redeem \"s\": they share the uses";
         assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
     }
 
     /// R-DELAY-17
     #[test]
-    fn what_is_redeemed_later_should_not_live_long_before() {
+    fn tokens_for_redemption_should_live_a_minute_at_most() {
         let long = purpose("access_token", "lifetime = \"61s\"");
         let found = warnings(&[("a", &long), ("job", &redeem("\"a\""))]);
         let expected = "a.toml:7: purpose[0].lifetime: warning: \"job\" redeems tokens for \"s\" after they expire";

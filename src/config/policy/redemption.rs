@@ -6,7 +6,7 @@ use writ_platform::clock::HumanDuration;
 use super::settings::Settings;
 use crate::config::document::Section;
 
-/// `[purpose.redemption]`; what is wrong in it was reported.
+/// `[purpose.redemption]`; its problems have been reported.
 pub(super) fn redemption(table: &mut Section<'_>, settings: &Settings) -> Redemption {
     table.require(&["issued_to", "max_age"]);
     let issued_to = table.list("issued_to", str::parse);
@@ -36,7 +36,7 @@ pub(super) fn redemption(table: &mut Section<'_>, settings: &Settings) -> Redemp
     if !read.require_record {
         table.warning(
             "require_record",
-            "tokens that are not on record can be redeemed: whoever gets hold of a signing key of the past can make them",
+            "tokens that are not on record can be redeemed: anyone who obtains a past signing key can forge them",
         );
     }
     read

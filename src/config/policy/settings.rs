@@ -1,11 +1,11 @@
-//! What a policy is read with.
+//! The settings by which policies are read and checked.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use writ_core::request::Source;
 
-/// Where the policies are, and what they may say.
+/// The folder of the policies, and the settings that limit what they may allow.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The folder with one file a client.
@@ -25,7 +25,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether there can be such a proof: an outside one needs an issuer.
+    /// Whether some client can use this source: an outside one needs an issuer.
     pub(super) fn has(&self, source: Source) -> bool {
         !source.is_outside() || self.outside_sources.contains(&source)
     }

@@ -1,4 +1,4 @@
-//! `[keys]`: how signing keys are made, kept and replaced.
+//! `[keys]`: algorithm, rotation and sealing of the signing keys.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::document::Section;
 pub(crate) struct Keys {
     pub(crate) algorithm: SigningAlgorithm,
     pub(crate) retention: Duration,
-    /// `None` if the times cannot hold together.
+    /// `None` if the times contradict each other.
     pub(crate) times: Option<KeyTimes>,
     pub(crate) sealing: PathBuf,
     pub(crate) previous_sealing: Vec<PathBuf>,

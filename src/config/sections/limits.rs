@@ -1,4 +1,4 @@
-//! `[limits]`: what protects the service from too many requests.
+//! `[limits]`: limits on connections, requests and time.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -25,26 +25,27 @@ pub(crate) fn read(listen: &mut Section<'_>) -> Listen {
     };
     check_conflicts(listen, &read);
     if read.ops.is_some_and(|ops| !ops.ip().is_loopback()) {
-        listen.warning("ops", "is not a loopback address: metrics are readable, without TLS, by whoever reaches it");
+        listen
+            .warning("ops", "is not a loopback address: metrics are readable, without TLS, by anyone who can reach it");
     }
     read
 }
 
 fn check_conflicts(listen: &Section<'_>, read: &Listen) {
-    let mut taken = vec![read.exchange];
+    let mut used = vec![read.exchange];
     for (key, address) in [("discovery", read.discovery), ("ops", read.ops)] {
-        // Port 0 is a free one, a new one each time.
+        // Port 0: the system chooses a free port.
         let Some(address) = address.filter(|address| address.port() != 0) else { continue };
-        if taken.contains(&address) {
-            listen.error(key, "is the address of another listener too");
-        } else if taken.iter().any(|other| overlap(*other, address)) {
-            listen.error(key, "has the port of another listener, and one of the two is for every address");
+        if used.contains(&address) {
+            listen.error(key, "is also the address of another listener");
+        } else if used.iter().any(|other| overlap(*other, address)) {
+            listen.error(key, "has the port of another listener, and one of the two listens on every address");
         }
-        taken.push(address);
+        used.push(address);
     }
 }
 
-/// Whether a listener for every address leaves none for the other. One for IPv6 takes the addresses of IPv4 too.
+/// Whether one of the two listens on every address, including that of the other. The IPv6 wildcard includes IPv4.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |all: SocketAddr, of: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || of.is_ipv4());
     one.port() == other.port() && (covers(one, other) || covers(other, one))

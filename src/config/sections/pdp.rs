@@ -8,15 +8,15 @@ use crate::config::address::https_url;
 use crate::config::document::Section;
 
 pub(crate) struct Pdp {
-    /// Whether there is to be one, even if its settings are wrong.
+    /// Whether the section is present, even if its settings are wrong.
     pub(crate) is_written: bool,
     pub(crate) settings: Option<writ_outbound::Settings>,
 }
 
 const KEYS: [&str; 5] = ["endpoint", "timeout", "ca", "certificate", "private_key"];
 
-/// Reads the section; `has_section` says whether the file has it, and a variable can take its place. `max_timeout` is
-/// the time that a whole request has.
+/// Reads the section, which is present if the file has it (`has_section`) or a variable sets one of its keys.
+/// `max_timeout` is the time limit of a whole request.
 pub(crate) fn read(pdp: &mut Section<'_>, has_section: bool, max_timeout: Duration) -> Pdp {
     let is_written = has_section || KEYS.iter().any(|key| pdp.has(key));
     if is_written {

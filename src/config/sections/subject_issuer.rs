@@ -50,7 +50,7 @@ fn check_unique(table: &Section<'_>, key: &str, seen: &mut BTreeMap<String, usiz
     }
 }
 
-/// One issuer; what is missing in it was reported.
+/// One issuer; missing settings have been reported.
 fn read(table: &mut Section<'_>) -> IssuerSettings {
     table.require(&["issuer"]);
     let keys = key_source(table);
@@ -78,22 +78,22 @@ fn read(table: &mut Section<'_>) -> IssuerSettings {
     settings
 }
 
-/// Lists without which every token would be refused.
+/// Reports lists without which every token would be refused.
 fn check_gaps(table: &Section<'_>, settings: &IssuerSettings) {
-    let takes = |source| settings.token_types.contains(&source);
-    let for_access = takes(Source::AccessToken) || takes(Source::Jwt);
+    let accepts = |source| settings.token_types.contains(&source);
+    let for_access = accepts(Source::AccessToken) || accepts(Source::Jwt);
     for (key, needed, why) in [
-        ("token_types", settings.token_types.is_empty(), "must name one type of token or more"),
-        ("algorithms", settings.algorithms.is_empty(), "must name one algorithm or more"),
+        ("token_types", settings.token_types.is_empty(), "must name at least one type of token"),
+        ("algorithms", settings.algorithms.is_empty(), "must name at least one algorithm"),
         (
             "audience",
             for_access && settings.audience.is_empty(),
-            "must say what \"access_token\" and \"jwt\" have in aud when they are meant for exchange here",
+            "must name the values of aud in access tokens and JWTs that may be exchanged here",
         ),
         (
             "id_token_audience",
-            takes(Source::IdToken) && settings.id_token_audience.is_empty(),
-            "must name the client ids that \"id_token\" may be issued to",
+            accepts(Source::IdToken) && settings.id_token_audience.is_empty(),
+            "must name the client IDs to which ID tokens may be issued",
         ),
     ] {
         if needed && !table.has_error(key) {
@@ -102,29 +102,29 @@ fn check_gaps(table: &Section<'_>, settings: &IssuerSettings) {
     }
 }
 
-/// Kinds of token that nothing would tell apart (R-SUBJ-05).
+/// Reports kinds of token that could not be told apart (R-SUBJ-05).
 fn check_confusion(table: &Section<'_>, settings: &IssuerSettings) {
-    let takes = |source| settings.token_types.contains(&source);
-    let legacy = takes(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
-    if legacy && takes(Source::Jwt) {
+    let accepts = |source| settings.token_types.contains(&source);
+    let legacy = accepts(Source::AccessToken) && settings.access_token_profile == AccessTokenProfile::Legacy;
+    if legacy && accepts(Source::Jwt) {
         table.error(
             "token_types",
-            "cannot have \"jwt\" beside \"access_token\" where jwt_access_tokens is \"legacy\": nothing tells the two apart",
+            "cannot have \"jwt\" beside \"access_token\" where jwt_access_tokens is \"legacy\": the two cannot be told apart",
         );
     }
-    if settings.introspection.is_some() && !takes(Source::AccessToken) {
+    if settings.introspection.is_some() && !accepts(Source::AccessToken) {
         table.error("introspection", "is for access tokens, which token_types does not name");
     }
     let both = settings.audience.iter().find(|name| settings.id_token_audience.contains(name));
-    if let Some(name) = both.filter(|_| takes(Source::IdToken) && (legacy || takes(Source::Jwt))) {
+    if let Some(name) = both.filter(|_| accepts(Source::IdToken) && (legacy || accepts(Source::Jwt))) {
         table.error(
             "id_token_audience",
-            format_args!("names \"{name}\", as audience does: nothing would tell ID tokens from other tokens"),
+            format_args!("contains \"{name}\", as audience does: ID tokens could not be told apart from other tokens"),
         );
     }
 }
 
-/// `None` if it is not written, or not complete, which was reported.
+/// `None` if the table is absent, or incomplete, which has been reported.
 fn introspection(table: &mut Section<'_>) -> Option<IntrospectionSettings> {
     let mut written = table.table("introspection")?;
     written.require(&["endpoint", "client_id", "client_secret_file"]);
@@ -143,14 +143,14 @@ fn key_source(table: &mut Section<'_>) -> Option<KeySource> {
     let written = table.has("jwks_uri");
     let uri = table.parse("jwks_uri", endpoint).map(KeySource::Uri);
     if both {
-        table.error("jwks_file", "cannot stand beside jwks_uri: the keys come from one of them");
+        table.error("jwks_file", "cannot be combined with jwks_uri: the keys come from one of them");
     }
     // A wrong address must not turn into discovery.
     if written { uri } else { file.or(Some(KeySource::Discovery)) }
 }
 
-/// `iss` may be any name, even if the endpoints of the issuer must be https; but keys can only be discovered from an https
-/// address, whose host proves itself by its certificate.
+/// `iss` may be any name, although the endpoints of the issuer must be https. Keys can only be discovered from an https
+/// address, since only there a certificate authenticates the host.
 fn name(text: &str, keys: Option<&KeySource>) -> Result<String, &'static str> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("must be the `iss` of its tokens");
@@ -170,7 +170,7 @@ fn token_type(name: &str) -> Result<Source, &'static str> {
 
 fn algorithm(name: &str) -> Result<Algorithm, String> {
     if name.starts_with("HS") || name.eq_ignore_ascii_case("none") {
-        return Err(format!("\"{name}\" is not asymmetric: whoever could verify could sign too"));
+        return Err(format!("\"{name}\" is not asymmetric: every verifier could also sign"));
     }
     let found = ALGORITHMS.iter().find(|(known, _)| *known == name);
     found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {

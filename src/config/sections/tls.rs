@@ -1,4 +1,4 @@
-//! `[tls]`: the certificate of the service, and who signs those of its clients.
+//! `[tls]`: the certificate of the service, and the CAs of its clients.
 
 use writ_core::client::is_spiffe_trust_domain;
 
@@ -16,7 +16,7 @@ pub(crate) fn read(tls: &mut Section<'_>) -> tls::Settings {
     }
 }
 
-/// One file, or a table for each that says what its CAs may vouch for.
+/// One file, or a table for each file with the trust domains that its CAs may vouch for.
 fn client_ca(tls: &mut Section<'_>) -> Vec<tls::ClientCa> {
     if !tls.has_list("client_ca") {
         return vec![tls::ClientCa { file: tls.or_default("client_ca", Section::path), trust_domains: None }];
@@ -38,7 +38,7 @@ fn client_ca(tls: &mut Section<'_>) -> Vec<tls::ClientCa> {
             table.error("trust_domains", "must not be empty: no certificate of these CAs would be accepted");
         }
         table.finish();
-        // A limit that cannot be read must not become none.
+        // An unreadable limit must not turn into no limit.
         let trust_domains = if is_limited { Some(trust_domains.unwrap_or_default()) } else { None };
         all.extend(file.map(|file| tls::ClientCa { file, trust_domains }));
     }

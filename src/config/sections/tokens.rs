@@ -1,4 +1,4 @@
-//! `[tokens]`: what is the same in every token.
+//! `[tokens]`: lifetimes and limits of all tokens.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) fn read(tokens: &mut Section<'_>) -> Tokens {
     let max_lifetime = tokens.or_default("max_lifetime", Section::duration);
     let lifetime = tokens.duration("lifetime");
     let read = Tokens {
-        // A maximum below the default lowers it, too.
+        // A maximum below the default lifetime lowers that.
         lifetime: lifetime.unwrap_or_else(|| tokens.default("lifetime", Section::duration).min(max_lifetime)),
         max_lifetime,
         clock_skew: tokens.or_default("clock_skew", Section::duration_or_zero),

@@ -161,7 +161,7 @@ fn rows_of_reference(page: &str) -> BTreeSet<Row> {
         };
         let statuses: Vec<u16> = statuses.split(',').map(|status| status.trim().parse().unwrap()).collect();
         let error = error.trim().trim_matches('`').to_owned();
-        // Names stand between backticks; what follows each may begin with its own status.
+        // Names are in backticks, each perhaps followed by its own status.
         let parts: Vec<_> = reasons.split('`').collect();
         for (number, pair) in parts[1..].chunks(2).enumerate() {
             let own = pair.get(1).and_then(|text| text.trim().strip_prefix('(')?.get(..3)?.parse().ok());
@@ -214,14 +214,14 @@ fn every_refusal_in_the_examples_has_the_words_of_the_code() {
     let plain = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "0");
     let flows = all().into_iter().map(|cause| (cause.reason().as_str(), plain(&cause.description())));
     let listener = all_of_listener().into_iter().map(|cause| (cause.reason().as_str(), plain(&cause.to_string())));
-    let ours: BTreeSet<_> = flows.chain(listener).collect();
+    let of_code: BTreeSet<_> = flows.chain(listener).collect();
     let description = description();
     for answer in description["components"]["responses"].as_object().unwrap().values() {
         let content = &answer["content"]["application/json"];
         let named = content["examples"].as_object().into_iter().flat_map(|examples| examples.values());
         for example in named.map(|example| &example["value"]).chain(content.get("example")) {
             let words = (example["reason"].as_str().unwrap(), plain(example["error_description"].as_str().unwrap()));
-            assert!(ours.contains(&words), "{words:?}");
+            assert!(of_code.contains(&words), "{words:?}");
         }
     }
 }

@@ -122,7 +122,7 @@ impl Service {
     }
 }
 
-/// The first word of the body says what happens to the request.
+/// The first word of the body determines the outcome of the request.
 fn handlers(world: &Arc<World>) -> Handlers {
     let (work, recorded, failing) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
     Handlers {

@@ -33,7 +33,7 @@ pub(super) struct Anchor {
     pub(super) ca: CaKey,
     pub(super) key_id: Option<Vec<u8>>,
     pub(super) signs_crls: bool,
-    /// Its subject, for messages.
+    /// The subject, for messages.
     pub(super) name: String,
     pub(super) file: PathBuf,
     /// The trust domains to whose SPIFFE IDs it is limited; `None`: any name.
@@ -44,19 +44,15 @@ pub(super) struct Anchor {
 
 /// Why a certificate cannot be a trust anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoCa {
-    /// Not an X.509 certificate.
+pub(crate) enum NoCa {
     #[error("cannot be read")]
     Unreadable,
-    /// X.509 version 1 cannot say whether it is a CA.
     #[error(
         "is an X.509 certificate of version 1, which cannot say that it is a CA; issue it as version 3 with CA:TRUE"
     )]
     Version1,
-    /// `basicConstraints` lacks `CA:TRUE`.
     #[error("is not a CA (basicConstraints lacks CA:TRUE); as an anchor its key could issue client certificates")]
     NotCa,
-    /// `keyUsage` lacks `keyCertSign`.
     #[error("is a CA that may not sign certificates (keyUsage lacks keyCertSign)")]
     NoCertSign,
 }
@@ -93,8 +89,8 @@ impl Anchor {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// The end of its validity, or its beginning if that is still to come.
-    pub(super) fn edge(&self, now: Timestamp) -> Timestamp {
+    /// The end of the validity period, or its beginning if that is in the future.
+    pub(super) fn validity_limit(&self, now: Timestamp) -> Timestamp {
         if now < self.not_before { self.not_before } else { self.not_after }
     }
 

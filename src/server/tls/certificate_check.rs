@@ -28,7 +28,7 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// Certificates with shorter lives are renewed automatically: they raise a warning in the last third of their life.
 const SHORT_LIVED: Duration = Duration::from_secs(2 * 86_400);
 
-/// What peers do with such a certificate.
+/// The reaction of peers to such a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
     /// They refuse it.
@@ -43,7 +43,6 @@ pub(crate) type Finding = (Severity, String);
 /// Leaf first.
 pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
-/// What the certificate is used for.
 pub(crate) enum Usage<'a> {
     /// A server that is called by this host name, if it is known.
     Server(Option<&'a str>),
@@ -60,7 +59,7 @@ impl Usage<'_> {
     }
 }
 
-/// Every certificate in a file, in its order, without the blocks whose labels `skip` selects.
+/// The certificates of a file in their order, without the blocks whose labels `skip` selects.
 pub(crate) fn read_chain(path: &Path, skip: impl Fn(&str) -> bool) -> Result<Chain, String> {
     let content = bounded::read(path).map_err(|cause| cause.to_string())?;
     let blocks = pem::blocks(&content, pem::CERTIFICATE, skip).map_err(|cause| match cause {
@@ -87,7 +86,7 @@ pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
         labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") || has_line(&content, "Proc-Type: 4,ENCRYPTED");
     if is_encrypted {
         return Err("is encrypted, and no password can be entered at startup; decrypt it \
-             (openssl pkey -in KEY -out KEY.plain), keep its mode at 0600, and guard it like the sealing key"
+             (openssl pkey -in KEY -out KEY.plain), keep its mode at 0600, and protect it like the sealing key"
             .to_owned());
     }
     let key = PrivateKeyDer::from_pem_slice(&content).map_err(|_| match labels.first() {
@@ -169,7 +168,7 @@ fn form(leaf: &X509Certificate<'_>) -> Vec<Finding> {
     if leaf.version().0 != 2 {
         found.push((
             Severity::Error,
-            "is an X.509 certificate of version 1; only version 3 has the names that peers look for".to_owned(),
+            "is an X.509 certificate of version 1; only version 3 has the names that peers check".to_owned(),
         ));
     }
     let is_weak = SHA1_AND_OLDER.contains(&leaf.signature_algorithm.algorithm.to_id_string().as_str());
@@ -228,7 +227,7 @@ fn usages(leaf: &X509Certificate<'_>, usage: &Usage<'_>) -> Vec<Finding> {
     if leaf.key_usage().is_ok_and(|usage| usage.is_some_and(|usage| !usage.value.digital_signature())) {
         found.push((
             Severity::Warning,
-            "lacks the key usage digitalSignature, which TLS 1.3 asks for (RFC 8446, section 4.4.2.2)".to_owned(),
+            "lacks the key usage digitalSignature, which TLS 1.3 requires (RFC 8446, section 4.4.2.2)".to_owned(),
         ));
     }
     found
@@ -246,7 +245,7 @@ fn names(leaf: &X509Certificate<'_>, der: &CertificateDer<'_>, host: &str) -> Op
     let names = leaf.subject_alternative_name().ok().flatten();
     let names: Vec<_> = names.iter().flat_map(|names| &names.value.general_names).filter_map(host_name).collect();
     let has = match names.split_last() {
-        None => "for no host: it has no subject alternative name of a host, and a CN does not count".to_owned(),
+        None => "for no host: it has no subject alternative name of a host, and the CN is ignored".to_owned(),
         Some((only, [])) => format!("only for {only}"),
         Some((last, first)) => format!("only for {} and {last}", first.join(", ")),
     };

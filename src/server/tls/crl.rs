@@ -23,7 +23,7 @@ use super::signature::{Signed, encode};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// How far the clock of a CA may be ahead of ours.
+/// How far the clock of a CA may be ahead of the local one.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
 
 /// CAs whose lists are looked up only once.
@@ -36,8 +36,8 @@ const MAX_UNCLAIMED: usize = 8;
 const MAX_UNCLAIMED_PARTS: usize = 1024;
 
 /// The consequence once there were too many lists.
-const IN_DOUBT: &str = "so many lists of CAs that no client presented were loaded that Writ cannot tell whether it is the \
-                        newest, and ignores it; restart Writ with only the newest lists";
+const IN_DOUBT: &str = "it is ignored: too many CRLs of CAs that no client presented were loaded to know whether it is the \
+                        newest; restart Writ with only the newest CRLs";
 
 /// Number and date. A list without a number is older than one with a number: a CA that numbers its lists does not stop.
 type Age = (Option<(usize, Vec<u8>)>, Timestamp);
@@ -49,7 +49,7 @@ pub(super) struct List {
     issuer: Vec<u8>,
     /// For messages.
     pub(super) issuer_name: String,
-    /// What is signed, with which algorithm, and the signature.
+    /// The signed bytes, the algorithm and the signature.
     message: Vec<u8>,
     algorithm: Vec<u8>,
     signature: Vec<u8>,
@@ -57,7 +57,7 @@ pub(super) struct List {
     /// Big-endian without leading zeros (RFC 5280 §5.2.3: up to 20 octets).
     number: Option<Vec<u8>>,
     this_update: Timestamp,
-    /// From then on it is stale.
+    /// When it becomes stale.
     pub(super) next_update: Timestamp,
     /// The encoded issuing distribution point; `None`: the list covers every certificate of the CA.
     part: Option<Vec<u8>>,
@@ -77,29 +77,21 @@ struct Scope {
 
 /// Why a list cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadCrl {
-    /// Not a CRL.
+pub(crate) enum BadCrl {
     #[error("cannot be read")]
     Unreadable,
-    /// It contains only changes.
     #[error("is a delta CRL; Writ needs complete CRLs")]
     Delta,
-    /// It covers certificates of other CAs.
     #[error("is an indirect CRL, for certificates of several CAs; Writ needs one CRL for each CA")]
     Indirect,
-    /// It covers only some reasons.
     #[error("covers only some revocation reasons; Writ needs CRLs for all of them")]
     Reasons,
-    /// Its scope has no full name.
     #[error("has an issuing distribution point without a full name")]
     Point,
-    /// No extensions.
     #[error("is a CRL of version 1; issue it as version 2, with a CRL number (openssl: crl_extensions)")]
     Version1,
-    /// It never expires.
-    #[error("has no nextUpdate, so that it could never be found stale")]
+    #[error("has no nextUpdate, so that it would never expire")]
     Endless,
-    /// An unknown extension that changes its meaning.
     #[error("has a critical extension that Writ does not process")]
     Critical,
 }
@@ -158,8 +150,8 @@ impl List {
     /// Whether `other`, of the same key and partition, is newer: neither its number nor its date is lower. Where the two
     /// disagree, neither list is older, and both are in force.
     fn is_older_than(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.age(), other.age());
-        self.part == other.part && ours != theirs && ours.0 <= theirs.0 && ours.1 <= theirs.1
+        let (own, others) = (self.age(), other.age());
+        self.part == other.part && own != others && own.0 <= others.0 && own.1 <= others.1
     }
 
     fn age(&self) -> Age {
@@ -205,7 +197,7 @@ impl fmt::Display for List {
     }
 }
 
-/// As decimal where it has a usual size, else in hexadecimal.
+/// In decimal if it fits 128 bits, otherwise in hexadecimal.
 fn decimal(number: &[u8]) -> String {
     let small = (number.len() <= 16).then(|| number.iter().fold(0_u128, |all, byte| all << 8 | u128::from(*byte)));
     small.map_or_else(|| format!("0x{}", hex(number)), |number| number.to_string())
@@ -301,7 +293,7 @@ struct Memory {
 #[derive(Default)]
 struct Unclaimed {
     lists: Vec<Arc<List>>,
-    /// The highest number and the latest date of the lists that were not kept.
+    /// The highest number and the latest date of the discarded lists.
     forgotten: Option<Age>,
 }
 
@@ -319,7 +311,7 @@ impl Unclaimed {
         }
     }
 
-    /// Whether no list that was not kept can be newer.
+    /// Whether no discarded list can be newer.
     fn outdates_forgotten(&self, list: &List) -> bool {
         let age = list.age();
         self.forgotten.as_ref().is_none_or(|last| age != *last && age.0 >= last.0 && age.1 >= last.1)
@@ -338,7 +330,7 @@ impl Memory {
         }
     }
 
-    /// The lists of a CA that is presented for the first time. `None`: some were not kept, and one of those may have been newer.
+    /// The lists of a CA that is presented for the first time. `None`: some were discarded, and one of those may have been newer.
     fn claim(&mut self, ca: &CaKey, files: &[Arc<List>]) -> Option<InForce> {
         let is_kept = |list: &Arc<List>| self.unclaimed.contains_key(&list.series());
         if files.iter().any(|list| !is_kept(list) && list.is_signed_by(ca)) {
@@ -369,11 +361,11 @@ impl Memory {
         let series = self.unclaimed.get(&list.series());
         let issuer = &list.issuer_name;
         if of_ca.is_none() && series.is_none_or(|series| !series.outdates_forgotten(list)) {
-            return Some(format!("CRL {list} is of {issuer}, which is not in tls.client_ca; {IN_DOUBT}"));
+            return Some(format!("CRL {list} is from {issuer}, which is not in tls.client_ca; {IN_DOUBT}"));
         }
         let known = of_ca.or_else(|| series.map(|series| series.lists.as_slice()))?;
         let newer = known.iter().find(|other| list.is_older_than(other))?;
-        Some(format!("CRL {list} is of {issuer} and older than {newer}; it is ignored if one CA signed both"))
+        Some(format!("CRL {list} is from {issuer} and older than {newer}; it is ignored if one CA signed both"))
     }
 }
 
@@ -476,14 +468,14 @@ pub(super) fn first_to_expire<'a>(lists: &[&'a Arc<List>]) -> Option<&'a Arc<Lis
     [whole, first_part].into_iter().flatten().max_by_key(|list| list.next_update)
 }
 
-/// A remark about the lists for the operator.
+/// A message to the operator about the lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Remark {
+pub(super) struct Notice {
     pub(super) is_warning: bool,
     pub(super) text: String,
 }
 
-impl Remark {
+impl Notice {
     pub(super) fn warning(text: String) -> Self {
         Self { is_warning: true, text }
     }
@@ -495,79 +487,79 @@ impl Remark {
 
 impl Revocations {
     /// Which lists are in force for this CA, and why others are not.
-    pub(super) fn remarks_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Remark> {
-        let mut remarks = Vec::new();
+    pub(super) fn notices_on(&self, ca: &CaKey, name: &str, signs_crls: bool, now: Timestamp) -> Vec<Notice> {
+        let mut notices = Vec::new();
         if !signs_crls {
-            remarks.push(Remark::warning(format!(
+            notices.push(Notice::warning(format!(
                 "the CA {name} may not sign CRLs (keyUsage lacks cRLSign); all of its certificates are refused"
             )));
-            return remarks;
+            return notices;
         }
         let in_force = self.in_force(ca, true);
         let is_in_force = |list: &List| in_force.iter().any(|other| other.digest == list.digest);
         for list in &*in_force {
             let on_disk = self.lists.iter().any(|other| other.digest == list.digest);
             if on_disk {
-                remarks.push(Remark::note(format!("in force for the CA {name}: CRL {list}")));
+                notices.push(Notice::note(format!("in force for the CA {name}: CRL {list}")));
             } else {
-                remarks.push(Remark::warning(format!(
-                    "CRL {list} of the CA {name} was in force and is in no file any more; it stays in force"
+                notices.push(Notice::warning(format!(
+                    "CRL {list} of the CA {name} was in force and was removed from the files; it stays in force"
                 )));
             }
             let twin = in_force.iter().any(|other| other.digest != list.digest && other.part == list.part);
             if twin && on_disk {
-                remarks.push(Remark::warning(format!(
+                notices.push(Notice::warning(format!(
                     "CRL {list} of the CA {name} and another one disagree about which is newer, or have the same number \
-                     and date but not the same content; what either revokes is refused"
+                     and date but not the same content; certificates that either one revokes are refused"
                 )));
             }
         }
         for list in self.lists.iter().filter(|list| list.is_signed_by(ca) && !is_in_force(list)) {
             if in_force.is_empty() {
-                remarks.push(Remark::warning(format!("CRL {list} is of {name}; {IN_DOUBT}")));
+                notices.push(Notice::warning(format!("CRL {list} is from {name}; {IN_DOUBT}")));
                 continue;
             }
             let newer = in_force.iter().find(|other| list.is_older_than(other));
             let newer = newer.map_or_else(String::new, ToString::to_string);
             let rolled_back = !self.lists.iter().any(|other| list.is_older_than(other) && other.is_signed_by(ca));
             let text = format!("CRL {list} of the CA {name} is older than the one in force, {newer}, and ignored");
-            remarks.push(if rolled_back { Remark::warning(text) } else { Remark::note(text) });
+            notices.push(if rolled_back { Notice::warning(text) } else { Notice::note(text) });
         }
         let all: Vec<_> = in_force.iter().collect();
         match first_to_expire(&all) {
-            None => remarks.push(Remark::warning(format!(
+            None => notices.push(Notice::warning(format!(
                 "the CA {name} has no CRL that can be used; all of its certificates are refused"
             ))),
-            Some(list) if list.next_update <= now => remarks.push(Remark::warning(format!(
+            Some(list) if list.next_update <= now => notices.push(Notice::warning(format!(
                 "CRL {list} of the CA {name} expired at {}; certificates of this CA are refused",
                 list.next_update
             ))),
             Some(_) => {}
         }
-        remarks
+        notices
     }
 
-    /// Remarks on the lists that none of `cas` has signed.
-    pub(super) fn remarks_on_other_issuers(&self, cas: &[&CaKey]) -> Vec<(&List, Remark)> {
+    /// Messages about the lists that none of `cas` has signed.
+    pub(super) fn notices_on_other_issuers(&self, cas: &[&CaKey]) -> Vec<(&List, Notice)> {
         let others = self.lists.iter().filter(|list| !cas.iter().any(|ca| list.is_signed_by(ca)));
         let memory = self.memory.0.lock().unwrap_or_else(PoisonError::into_inner);
         others
             .map(|list| {
                 let issuer = &list.issuer_name;
-                let remark = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {
-                    Remark::warning(format!(
+                let notice = if cas.iter().any(|ca| list.has_issuer(&ca.name)) {
+                    Notice::warning(format!(
                         "CRL {list} is not signed by the key of any CA {issuer} in tls.client_ca (a bad signature, or \
                          another CA of that name), and ignored for them"
                     ))
                 } else if let Some(text) = memory.warning_on(list) {
-                    Remark::warning(text)
+                    Notice::warning(text)
                 } else {
-                    Remark::note(format!(
-                        "CRL {list} is of {issuer}, which is not in tls.client_ca; it serves only if this is an \
+                    Notice::note(format!(
+                        "CRL {list} is from {issuer}, which is not in tls.client_ca; it is used only if this is an \
                          intermediate CA whose certificate clients present"
                     ))
                 };
-                (&**list, remark)
+                (&**list, notice)
             })
             .collect()
     }

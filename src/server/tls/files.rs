@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::anchor::{Anchor, NoCa};
-use super::crl::{BadCrl, CrlMemory, List, Remark, Revocations, first_to_expire};
+use super::crl::{BadCrl, CrlMemory, List, Notice, Revocations, first_to_expire};
 use super::refusal::{not_after, not_before};
 use super::verifier::Verifier;
 use super::{ClientCa, Settings};
@@ -23,30 +23,23 @@ use writ_platform::digest::sha256_of_parts;
 /// A file that cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", file.display())]
-pub struct TlsError {
-    /// Its path.
-    pub file: PathBuf,
-    /// The problem.
+pub(crate) struct TlsError {
+    pub(crate) file: PathBuf,
     #[source]
-    pub problem: Problem,
+    pub(crate) problem: Problem,
 }
 
-/// What is wrong with a TLS file.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// It cannot be read.
+pub(crate) enum Problem {
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
     /// A PEM block is not of the expected kind, or there is none.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// It is DER where PEM is required.
     #[error("is not PEM but DER; convert it with openssl x509 -inform DER")]
     Der,
-    /// No private key in it is of a supported kind.
     #[error("contains no usable private key")]
     NoPrivateKey,
-    /// A certificate in it cannot be read.
     #[error("block {0} (CERTIFICATE) cannot be read")]
     BadCertificate(usize),
     /// A certificate in it cannot be a trust anchor.
@@ -54,7 +47,6 @@ pub enum Problem {
     NoCa {
         /// The number of its PEM block.
         block: usize,
-        /// What it lacks.
         why: NoCa,
     },
     /// A CRL in it cannot be read or is of a kind that is not supported.
@@ -62,16 +54,12 @@ pub enum Problem {
     BadCrl {
         /// The number of its PEM block; 1 for DER.
         block: usize,
-        /// The problem.
         why: BadCrl,
     },
-    /// Certificate and private key do not match.
     #[error("is a certificate for another private key")]
     KeyMismatch,
-    /// The certificate has expired.
     #[error("expired at {0}")]
     Expired(Timestamp),
-    /// The certificate is not valid yet.
     #[error("is not valid before {0}")]
     NotYetValid(Timestamp),
 }
@@ -167,8 +155,8 @@ pub(super) struct ClientTrust {
     pub(super) digest: [u8; 32],
     /// When a CRL that is dated in the future comes into force.
     due_at: Option<Timestamp>,
-    /// Remarks for the operator, by file.
-    pub(super) remarks: Vec<(PathBuf, Remark)>,
+    /// Notices for the operator, by file.
+    pub(super) notices: Vec<(PathBuf, Notice)>,
 }
 
 impl ClientTrust {
@@ -179,14 +167,14 @@ impl ClientTrust {
         for (source, content) in settings.client_ca.iter().zip(&files.cas) {
             anchors.extend(anchors_in(content, source)?);
         }
-        let (mut lists, mut remarks) = (Vec::new(), Vec::new());
+        let (mut lists, mut notices) = (Vec::new(), Vec::new());
         let mut due_at: Option<Timestamp> = None;
         for (file, content) in settings.client_crls.iter().zip(&files.crls) {
             for list in lists_in(content, file)? {
                 if list.counts_from() > now {
                     due_at = due_at.into_iter().chain([list.counts_from()]).min();
                     let text = format!("CRL {list} of {} is from the future, and ignored until then", list.issuer_name);
-                    remarks.push((list.file.clone(), Remark::warning(text)));
+                    notices.push((list.file.clone(), Notice::warning(text)));
                 } else {
                     lists.push(Arc::new(list));
                 }
@@ -195,8 +183,8 @@ impl ClientTrust {
         let cas: Vec<_> = anchors.iter().filter(|anchor| anchor.signs_crls).map(|anchor| &anchor.ca).collect();
         let revocations = Revocations::new(!settings.client_crls.is_empty(), lists, &cas, Arc::clone(memory));
         let mut verifier = Verifier { anchors, revocations };
-        let crl_expires_at = remark(&mut verifier, &mut remarks, now);
-        Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, remarks })
+        let crl_expires_at = notice(&mut verifier, &mut notices, now);
+        Ok(Self { verifier, crl_expires_at, digest: files.digest(), due_at, notices })
     }
 
     /// Whether the same files have another meaning by now.
@@ -205,29 +193,29 @@ impl ClientTrust {
     }
 }
 
-/// Adds the remarks on CAs and CRLs; returns when the first CRL in force expires.
-fn remark(verifier: &mut Verifier, remarks: &mut Vec<(PathBuf, Remark)>, now: Timestamp) -> Option<Timestamp> {
+/// Adds the notices on CAs and CRLs; returns when the first CRL in force expires.
+fn notice(verifier: &mut Verifier, notices: &mut Vec<(PathBuf, Notice)>, now: Timestamp) -> Option<Timestamp> {
     let revocations = &verifier.revocations;
     let mut first_expiry: Option<Timestamp> = None;
-    let mut remarked = Vec::new();
+    let mut noticeed = Vec::new();
     for anchor in &verifier.anchors {
         let (file, name) = (anchor.file(), &anchor.name);
         if !anchor.is_live(now) {
             let text = format!("the CA {name} is not valid now; all of its certificates are refused");
-            remarks.push((file.to_owned(), Remark::warning(text)));
+            notices.push((file.to_owned(), Notice::warning(text)));
         }
-        if !revocations.is_enabled() || remarked.contains(&&anchor.ca) {
+        if !revocations.is_enabled() || noticeed.contains(&&anchor.ca) {
             continue;
         }
-        remarked.push(&anchor.ca);
-        let of_ca = revocations.remarks_on(&anchor.ca, name, anchor.signs_crls, now);
-        remarks.extend(of_ca.into_iter().map(|remark| (file.to_owned(), remark)));
+        noticeed.push(&anchor.ca);
+        let of_ca = revocations.notices_on(&anchor.ca, name, anchor.signs_crls, now);
+        notices.extend(of_ca.into_iter().map(|notice| (file.to_owned(), notice)));
         let in_force = revocations.in_force(&anchor.ca, anchor.signs_crls);
         let ends = first_to_expire(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
         first_expiry = first_expiry.into_iter().chain(ends).min();
     }
-    let others = revocations.remarks_on_other_issuers(&remarked);
-    remarks.extend(others.into_iter().map(|(list, remark)| (list.file.clone(), remark)));
+    let others = revocations.notices_on_other_issuers(&noticeed);
+    notices.extend(others.into_iter().map(|(list, notice)| (list.file.clone(), notice)));
     first_expiry
 }
 

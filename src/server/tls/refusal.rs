@@ -113,7 +113,7 @@ impl Refusal {
     }
 }
 
-/// What webpki refuses, in words that name the certificate at fault.
+/// Describes webpki's refusal, and names the certificate at fault.
 fn describe(error: &webpki::Error, chain: &[&X509Certificate<'_>]) -> String {
     use webpki::Error as Cause;
     match error {
@@ -151,7 +151,7 @@ fn describe(error: &webpki::Error, chain: &[&X509Certificate<'_>]) -> String {
                 .to_owned()
         }
         Cause::SignatureAlgorithmMismatch => "a certificate names two different signature algorithms".to_owned(),
-        Cause::InvalidCertValidity => "a certificate's notAfter lies before its notBefore".to_owned(),
+        Cause::InvalidCertValidity => "a certificate's notAfter is before its notBefore".to_owned(),
         Cause::InvalidSerialNumber => "a certificate has a serial number that is negative or too long".to_owned(),
         Cause::MaximumNameConstraintComparisonsExceeded => {
             "the names and name constraints are too many to compare".to_owned()

@@ -9,7 +9,7 @@ use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 pub(super) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
     LazyLock::new(|| rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms);
 
-/// A signature and what it covers.
+/// A signature and the bytes that it covers.
 pub(super) struct Signed<'a> {
     pub(super) message: &'a [u8],
     /// As [`encode`] writes it.

@@ -29,8 +29,8 @@ fn verify_chain(trust: &Trust, chain: &[CertificateDer<'_>]) -> Result<(), Refus
     trust.verify(chain, Timestamp::now()).map(drop)
 }
 
-/// What `writ check` says of the files.
-fn said(settings: &Settings) -> String {
+/// The messages of `writ check` about the files.
+fn check_messages(settings: &Settings) -> String {
     let findings = examine_clients(settings, Timestamp::now()).into_iter().map(|finding| match finding {
         Finding::Error(key, text) => format!("{key}: error: {text}"),
         Finding::Warning(key, text) => format!("{key}: warning: {text}"),
@@ -88,15 +88,15 @@ fn revocation_fails_closed() {
     assert_eq!(verify(&trust, &ca.client(7)), Err(rustls::CertificateError::Revoked));
     assert_eq!(verify(&trust, &other.client(8)), Err(rustls::CertificateError::UnknownRevocationStatus));
     assert!(
-        said(&settings).contains("warning") && said(&settings).contains("CN=other has no CRL"),
+        check_messages(&settings).contains("warning") && check_messages(&settings).contains("CN=other has no CRL"),
         "{}",
-        said(&settings)
+        check_messages(&settings)
     );
 
     settings = with_crl(folder.path(), &ca, &ca.crl_until(1, &[], 2021));
     let stale = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&stale, &ca.client(8)), Err(rustls::CertificateError::ExpiredRevocationList));
-    assert!(said(&settings).contains("expired at 2021-01-01"), "{}", said(&settings));
+    assert!(check_messages(&settings).contains("expired at 2021-01-01"), "{}", check_messages(&settings));
 }
 
 ///
@@ -115,7 +115,10 @@ fn a_certificate_of_an_expired_ca_is_expired() {
     std::fs::write(&settings.client_ca[0].file, &old.pem).unwrap();
     let trust = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&trust, &old.client(1)), Err(rustls::CertificateError::Expired));
-    assert!(said(&settings).contains("warning: ") && said(&settings).contains("the CA CN=old is not valid now"));
+    assert!(
+        check_messages(&settings).contains("warning: ")
+            && check_messages(&settings).contains("the CA CN=old is not valid now")
+    );
 }
 
 ///
@@ -138,7 +141,7 @@ fn a_self_signed_certificate_passes_only_if_it_is_registered_and_in_time() {
     assert_eq!(verify(&trust, &known), Err(rustls::CertificateError::UnknownIssuer));
 }
 
-/// A thumbprint says nothing about a certificate that a CA answers for.
+/// A thumbprint does not make a certificate of a CA acceptable.
 #[test]
 fn a_registered_certificate_of_a_stranger_is_still_unknown() {
     let (folder, ca) = (folder(), Ca::new("ca"));
@@ -163,7 +166,7 @@ fn a_broken_change_keeps_the_last_good_set() {
     assert!(Arc::ptr_eq(&shown, &trust.pair.load().key));
 }
 
-/// One broken part must not keep the other from taking effect.
+/// A broken part does not prevent the other from taking effect.
 #[test]
 fn a_crl_takes_effect_beside_a_broken_pair() {
     let (folder, ca) = (folder(), Ca::new("ca"));
@@ -223,7 +226,7 @@ fn an_anchor_is_a_ca() {
         std::fs::write(&settings.client_ca[0].file, format!("{}{second}", ca.pem)).unwrap();
         let complained = problem(settings.clone());
         assert!(complained.contains(complaint), "{complained}");
-        assert!(said(&settings).contains(complaint), "{}", said(&settings));
+        assert!(check_messages(&settings).contains(complaint), "{}", check_messages(&settings));
     }
     std::fs::write(&settings.client_ca[0].file, format!("\u{feff}{}\u{feff}{}", ca.pem, Ca::new("b").pem)).unwrap();
     assert_eq!(Trust::load(settings).unwrap().clients.load().verifier.anchors.len(), 2);

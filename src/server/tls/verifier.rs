@@ -90,12 +90,12 @@ impl Verifier {
         // webpki does not check the validity of a trust anchor.
         if !anchor.is_live(now) {
             let (ca, file) = (anchor.name.clone(), anchor.file.clone());
-            return Err(Refusal::CaNotLive { ca, file, at: anchor.edge(now) });
+            return Err(Refusal::CaNotLive { ca, file, at: anchor.validity_limit(now) });
         }
         if !is_registered {
             check_vouching(anchor, links[0].der)?;
         }
-        let ends = chain.iter().map(|certificate| not_after(certificate)).chain([anchor.edge(now)]);
+        let ends = chain.iter().map(|certificate| not_after(certificate)).chain([anchor.validity_limit(now)]);
         // The second after the last in which all are valid.
         let ends = ends.min().unwrap_or(now) + Duration::from_secs(1);
         let until = self.check_revocation(&chain, anchor, now)?.map_or(ends, |crl| crl.min(ends));
@@ -171,7 +171,7 @@ tokio::task_local! {
     pub(in crate::server) static VERDICT: Arc<std::sync::OnceLock<Verdict>>;
 }
 
-/// Verifies by the [`Trust`] as it is at the moment of the handshake.
+/// Verifies by the [`Trust`] in force during the handshake.
 #[derive(Debug)]
 pub(super) struct CurrentVerifier(pub(super) Arc<Trust>);
 

@@ -46,7 +46,7 @@ pub enum Command {
     },
     /// Lists every block.
     BlockList,
-    /// Accepts the present time as right.
+    /// Accepts the current time as correct.
     TrustClock,
 }
 

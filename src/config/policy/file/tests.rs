@@ -140,7 +140,7 @@ fn each_rule_complains_at_its_key() {
         ("[[purpose]]\naccept = [\"txn_token\"]\npdp = false".into(), "3: purpose[0].scope: is missing"),
         ("[[purpose]]\nscope = \"s\"".into(), "3: purpose[0].accept: is missing"),
         ("[[purpose]]\nscope = \"s t\"\naccept = [\"txn_token\"]".into(), "4: purpose[0].scope: a purpose is"),
-        (purpose(&[], ""), "5: purpose[0].accept: must name one source"),
+        (purpose(&[], ""), "5: purpose[0].accept: must name at least one source"),
         (purpose(&["token"], ""), "5: purpose[0].accept: must be one of \"access_token\""),
         (purpose(&["txn_token", "txn_token"], ""), "5: purpose[0].accept: names \"txn_token\" twice"),
         (
@@ -160,7 +160,7 @@ fn each_rule_complains_at_its_key() {
         (access(""), "3: purpose[0].granted_by: must name the scopes"),
         (access("granted_by = []"), "6: purpose[0].granted_by: must name the scopes"),
         (access("granted_by = [\"a b\"]"), "6: purpose[0].granted_by: a purpose is"),
-        (purpose(&["jwt"], "granted_by = [\"x\"]"), "5: purpose[0].accept: warning: takes \"jwt\", which no"),
+        (purpose(&["jwt"], "granted_by = [\"x\"]"), "5: purpose[0].accept: warning: accepts \"jwt\", which no"),
         (purpose(&["expired_txn_token"], ""), "3: purpose[0].redemption: is missing"),
         (purpose(&["expired_txn_token"], "redemption = true"), "6: purpose[0].redemption: must be a table"),
         (redeem(&["txn_token"], AGED), "6: purpose[0].redemption: does not apply"),

@@ -35,7 +35,7 @@ fn certificate(
     params.signed_by(key, issuer).unwrap().der().clone()
 }
 
-/// An RSA key of any size and exponent that nobody has, and what it pretends to sign.
+/// A made-up RSA key of any size and exponent, and a forged signature by it.
 struct PretendedRsa(Vec<u8>, usize);
 
 impl PretendedRsa {
@@ -138,7 +138,7 @@ fn hostile(root: &Ca) -> Vec<Hostile> {
     }
     let leaf = ring(&["ca"], 1, KEYS[0], false);
     add("one certificate many times".to_owned(), [&leaf[..1], &vec![leaf[1].clone(); 9]].concat());
-    // Somebody with an intermediate CA of ours can make every signature good.
+    // An attacker with a trusted intermediate CA can make every signature valid.
     let insider = root.intermediate("LOOP", |_| ());
     let mut loops = vec![insider.der.clone()];
     let mut issuers = vec![insider.issuer];
@@ -276,7 +276,7 @@ fn honest_chains_pass() {
     let below = team.intermediate("below", |_| ());
     let stranger = Ca::new("stranger");
     let client = |ca: &Ca| ca.client(1).der;
-    // Two certificates of one name and key: one of ours, one of a root that is not trusted here.
+    // Two certificates of one name and key: one under a trusted root, one under another root.
     let crossed = team.cross_signed_by(&other);
     // The CA was given a new key; its old one answers for it.
     let renewed = root.intermediate("root", |_| ());
@@ -382,11 +382,11 @@ fn a_refusal_says_why() {
         (vec![], "the client presented no certificate"),
         (vec![vec![1, 2, 3].into()], "the certificate cannot be read"),
     ] {
-        let told = refused(&chain);
-        assert!(told.starts_with(expected), "{told}\n{expected}");
+        let message = refused(&chain);
+        assert!(message.starts_with(expected), "{message}\n{expected}");
     }
     let hidden = "a\u{202e}\nb".to_owned() + &"x".repeat(500);
     let odd = Ca::new(&hidden).client(1).der;
-    let told = refused(&[odd]);
-    assert!(told.len() < 600 && told.contains("a\\u{202e}\\nb") && told.contains('…'), "{told}");
+    let message = refused(&[odd]);
+    assert!(message.len() < 600 && message.contains("a\\u{202e}\\nb") && message.contains('…'), "{message}");
 }

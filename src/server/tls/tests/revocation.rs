@@ -33,7 +33,7 @@ const REVOKED: Result<(), CertificateError> = Err(CertificateError::Revoked);
 const NO_CRL: Result<(), CertificateError> = Err(CertificateError::UnknownRevocationStatus);
 
 #[test]
-fn the_newest_crl_is_in_force_wherever_it_stands() {
+fn the_newest_crl_is_in_force_whichever_file_it_is_in() {
     let (folder, ca) = (folder(), Ca::new("ca"));
     let (old, new, expired) = (ca.crl(1, &[]), ca.crl(3, &[7]), ca.crl_until(2, &[], 2021));
     let (both, reverse) = (format!("{old}{new}"), format!("{new}{old}"));
@@ -51,12 +51,13 @@ fn the_newest_crl_is_in_force_wherever_it_stands() {
         let trust = Trust::load(settings.clone()).unwrap();
         assert_eq!(verify(&trust, &ca.client(7)), REVOKED);
         assert_eq!(verify(&trust, &ca.client(8)), Ok(()));
-        let said = said(&settings);
-        assert!(said.contains("note: ") && said.contains("in force for the CA CN=ca: CRL "), "{said}");
+        let messages = check_messages(&settings);
+        assert!(messages.contains("note: ") && messages.contains("in force for the CA CN=ca: CRL "), "{messages}");
         assert!(
-            said.contains("(number 3, thisUpdate 2020-01-01T00:00:00Z, nextUpdate 2099-01-01T00:00:00Z, 1 revoked)")
+            messages
+                .contains("(number 3, thisUpdate 2020-01-01T00:00:00Z, nextUpdate 2099-01-01T00:00:00Z, 1 revoked)")
         );
-        assert!(!said.contains("warning"), "{said}");
+        assert!(!messages.contains("warning"), "{messages}");
     }
     let stale = load(folder.path(), &[&ca], &[&ca.crl(1, &[]), &expired]);
     assert_eq!(
@@ -82,7 +83,7 @@ fn crls_come_in_der_and_with_text() {
     }
 }
 
-/// A CA that was given a new key keeps its name; both are trusted for a while, each with a CRL of its own.
+/// A CA that was given a new key keeps its name; both are trusted for a while, each with its own CRL.
 #[test]
 fn each_key_of_one_name_has_its_own_crl() {
     let (folder, old, new) = (folder(), Ca::new("ca"), Ca::new("ca"));
@@ -124,9 +125,9 @@ fn no_number_of_steps_leads_back_to_an_older_crl() {
     std::fs::write(&trust.settings.client_ca[0].file, &ca.pem).unwrap();
     change(&trust, &old);
     assert_eq!(verify(&trust, &ca.client(7)), REVOKED);
-    let remarks = &trust.clients.load().remarks;
-    let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-    assert!(told("is older than the one in force") && told("is in no file any more"), "{remarks:?}");
+    let notices = &trust.clients.load().notices;
+    let has_warning = |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+    assert!(has_warning("is older than the one in force") && has_warning("was removed from the files"), "{notices:?}");
     change(&trust, &ca.crl(3, &[]));
     assert_eq!(verify(&trust, &ca.client(7)), Ok(()));
 }
@@ -144,8 +145,8 @@ fn a_forged_or_future_crl_blocks_no_genuine_one() {
             let trust = Trust::load(settings.clone()).unwrap();
             assert_eq!(verify(&trust, &ca.client(7)), REVOKED);
             assert_eq!(verify(&trust, &ca.client(8)), Ok(()));
-            assert!(said(&settings).contains(complaint), "{}", said(&settings));
-            // Alone it is no list at all, and takes nothing away that was in force.
+            assert!(check_messages(&settings).contains(complaint), "{}", check_messages(&settings));
+            // Alone it is not a list, and replaces nothing in force.
             change(&trust, &bad);
             assert_eq!(verify(&trust, &ca.client(7)), REVOKED);
         }
@@ -179,7 +180,11 @@ fn where_neither_of_two_crls_is_newer_both_count() {
         let settings = settings(folder.path(), &[&ca], &[&ca.crl(2, &[7]), &second]);
         let trust = Trust::load(settings.clone()).unwrap();
         assert_eq!([7, 8, 9].map(|serial| verify(&trust, &ca.client(serial))), [REVOKED, REVOKED, Ok(())]);
-        assert!(said(&settings).contains("what either revokes is refused"), "{}", said(&settings));
+        assert!(
+            check_messages(&settings).contains("certificates that either one revokes are refused"),
+            "{}",
+            check_messages(&settings)
+        );
     }
 }
 
@@ -193,9 +198,9 @@ fn an_intermediate_is_revoked_too() {
     let trust = load(folder.path(), &[&root], &[&of_root, &of_team]);
     assert_eq!(verify_chain(&trust, &chain(8)), Ok(()));
     assert!(matches!(verify_chain(&trust, &chain(7)), Err(Refusal::Revoked { .. })));
-    let strange = said(&settings(folder.path(), &[&root], &[&of_root, &of_team]));
+    let strange = check_messages(&settings(folder.path(), &[&root], &[&of_root, &of_team]));
     assert!(
-        strange.contains("note: ") && strange.contains("is of CN=team, which is not in tls.client_ca"),
+        strange.contains("note: ") && strange.contains("is from CN=team, which is not in tls.client_ca"),
         "{strange}"
     );
 
@@ -212,7 +217,7 @@ fn an_intermediate_is_revoked_too() {
 
 /// A-010, for a CA that no client presented while the newer list was in the files.
 #[test]
-fn no_older_crl_of_an_intermediate_comes_back_unasked() {
+fn no_older_crl_of_an_intermediate_comes_back_in_force() {
     let (folder, root) = (folder(), Ca::new("root"));
     let (team, twin) = (root.intermediate("team", |_| {}), Ca::new("team"));
     let chain = |serial| [team.client(serial).der, team.der.clone()];
@@ -237,13 +242,14 @@ fn no_older_crl_of_an_intermediate_comes_back_unasked() {
             for list in &steps {
                 change(&trust, list);
             }
-            let remarks = &trust.clients.load().remarks;
-            let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-            assert!(told("is of CN=team and older than "), "{remarks:?}");
+            let notices = &trust.clients.load().notices;
+            let has_warning =
+                |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+            assert!(has_warning("is from CN=team and older than "), "{notices:?}");
             is_revoked(&trust);
         }
     }
-    // More than are kept: in order they do no harm.
+    // More than are kept: in their order they are harmless.
     let trust = start(&old);
     (2..40).for_each(|number| change(&trust, &team.crl(number, &[7])));
     change(&trust, &old);
@@ -255,16 +261,16 @@ fn no_older_crl_of_an_intermediate_comes_back_unasked() {
         change(&trust, list);
         assert!(matches!(verify_chain(&trust, &chain(8)), Err(Refusal::NoCrl { .. })));
     }
-    let remarks = &trust.clients.load().remarks;
-    let told = |text: &str| remarks.iter().any(|(_, remark)| remark.is_warning && remark.text.contains(text));
-    assert!(told("so many lists of CAs that no client presented"), "{remarks:?}");
+    let notices = &trust.clients.load().notices;
+    let has_warning = |text: &str| notices.iter().any(|(_, notice)| notice.is_warning && notice.text.contains(text));
+    assert!(has_warning("too many CRLs of CAs that no client presented"), "{notices:?}");
     change(&trust, &team.crl(99, &[7]));
     is_revoked(&trust);
 }
 
 /// of how many CAs ever the files hold lists.
 #[test]
-fn what_cannot_be_kept_is_never_in_force() {
+fn discarded_crls_are_never_in_force() {
     let (folder, root, filler) = (folder(), Ca::new("root"), Ca::new("filler"));
     let team = root.intermediate("team", |_| {});
     let chain = [team.client(8).der, team.der.clone()];
@@ -319,16 +325,20 @@ fn a_ca_that_may_not_sign_crls_has_none() {
     let mut params = pki::ca_params("ca");
     let ca = Ca::root(params.clone());
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    // The same name and key; only its certificate says less.
+    // The same name and key; only its certificate allows less.
     let certificate = params.self_signed(ca.issuer.key()).unwrap();
     let settings = settings(folder.path(), &[&ca], &[&ca.crl(1, &[])]);
     std::fs::write(&settings.client_ca[0].file, certificate.pem()).unwrap();
     let trust = Trust::load(settings.clone()).unwrap();
     assert_eq!(verify(&trust, &ca.client(8)), NO_CRL);
-    assert!(said(&settings).contains("the CA CN=ca may not sign CRLs (keyUsage lacks cRLSign)"), "{}", said(&settings));
+    assert!(
+        check_messages(&settings).contains("the CA CN=ca may not sign CRLs (keyUsage lacks cRLSign)"),
+        "{}",
+        check_messages(&settings)
+    );
 }
 
-/// What a delta or an indirect list leaves out would be taken for not revoked.
+/// A certificate that a delta or an indirect list leaves out would count as not revoked.
 #[test]
 fn partial_lists_are_refused_with_a_reason() {
     use x509_parser::asn1_rs::FromDer as _;
@@ -344,5 +354,5 @@ fn partial_lists_are_refused_with_a_reason() {
     let settings = settings(folder.path(), &[&ca], &[&crl]);
     std::fs::write(&settings.client_crls[0], delta).unwrap();
     assert!(problem(settings.clone()).ends_with("0.crl: block 1 is a delta CRL; Writ needs complete CRLs"));
-    assert!(said(&settings).contains("error: ") && said(&settings).contains("is a delta CRL"));
+    assert!(check_messages(&settings).contains("error: ") && check_messages(&settings).contains("is a delta CRL"));
 }
