@@ -1,9 +1,10 @@
-//! The one thread that owns the database: reads, decides transactions in turn, and writes those that wait as one batch.
+//! The only thread that owns the database: it reads, decides transactions in order, and writes all queued ones as one
+//! batch.
 //!
-//! Plain reads are answered from what the last batch left, so that a value that is not yet durable is never seen. A
-//! transaction sees what those before it in the batch write, and so it is answered with them: when all is durable, or
-//! with their failure. After a failed write the thread goes on reading what was acknowledged, and opens the database
-//! anew as soon as the disk takes data.
+//! Plain reads return the state after the last batch, never a value that is not yet durable. A transaction sees the
+//! writes of those before it in its batch, and so is answered with them: when the batch is durable, or has failed.
+//! After a failed write the thread continues to answer reads with acknowledged values, and reopens the database as soon
+//! as the disk accepts writes.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,17 +26,18 @@ use super::transaction::{Decided, Finish, Job, View};
 use super::working_copy;
 use super::{OpenError, StoreError};
 
-/// How many requests wait before those who send them do.
+/// How many requests are queued before senders wait.
 const QUEUE_LEN: usize = 1024;
-/// How much is written as one batch.
+/// The maximum size of one batch, in transactions and in bytes.
 const GROUP_LEN: usize = 256;
 const GROUP_BYTES: usize = 256 * 1024;
-/// How long after a fault, or a failed attempt, the database is opened anew; counted by the next request.
+/// The time between a fault, or a failed attempt, and the next attempt to reopen the database, made by the next
+/// request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the thread is asked for; records by their full names.
+/// A request to the thread. Record keys include the table prefix.
 pub(super) enum Command {
     Read { key: Vec<u8>, answer: Answer<Option<Vec<u8>>> },
     Page { table: Table, after: Option<Vec<u8>>, answer: Answer<Page> },
@@ -44,32 +46,32 @@ pub(super) enum Command {
     Close { answer: oneshot::Sender<()> },
 }
 
-/// What anyone may know without asking the thread that owns the records, which keeps it up to date.
+/// Figures that can be read without a request to the thread, which updates them.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    /// How many durable records each table has, in the order of [`Table::ALL`].
+    /// The number of durable records of each table, in the order of [`Table::ALL`].
     counts: [AtomicU64; Table::ALL.len()],
-    /// Epoch seconds of the last event that is durable.
+    /// The last durable event, in seconds since 1970.
     last_event: AtomicU64,
 }
 
 struct Writer {
     path: PathBuf,
-    /// None only while it is being opened anew, or could not be.
+    /// `None` while the database is being reopened, or if that failed.
     engine: Option<Engine>,
     fault: Option<Suspension>,
     figures: Arc<Figures>,
-    /// Last, so that it is freed when all else is closed.
+    /// Dropped last: released once everything else is closed.
     lock: Lock,
 }
 
-/// Why nothing is written, and when the next attempt is due.
+/// Why nothing can be written, and when the next attempt is due.
 struct Suspension {
     reason: String,
     retry_at: Instant,
 }
 
-/// Transactions that were decided in one go, and who waits for them.
+/// The current batch: its writes, and the callers that wait for it.
 #[derive(Default)]
 struct Group {
     writes: Writes,
@@ -94,7 +96,7 @@ pub(super) async fn spawn(path: PathBuf, figures: Arc<Figures>) -> Result<mpsc::
         }
     });
     spawned.map_err(|source| folder::io_error(&at, source))?;
-    opening.await.map_err(|_| folder::io_error(&at, io::Error::other("the store's thread is gone")))??;
+    opening.await.map_err(|_| folder::io_error(&at, io::Error::other("the store's thread has ended")))??;
     Ok(sender)
 }
 
@@ -111,7 +113,7 @@ impl Figures {
         for (table, count) in Table::ALL.into_iter().zip(&self.counts) {
             count.store(engine.records(table), Ordering::Relaxed);
         }
-        // A record that cannot be read is reported when the clock is opened; where the database fails, it is as before.
+        // `EventClock::check_records` reports a malformed record; after a fault the figure stays as it was.
         if let Ok(record) = engine.read(&Table::Clock.record(times::LAST_EVENT)) {
             let last_event = times::parse(record.as_deref()).unwrap_or_default();
             self.last_event.store(last_event.epoch(), Ordering::Release);
@@ -144,12 +146,12 @@ impl Writer {
         }
         drop(self);
         if let Some(answer) = closing {
-            // The caller may no longer wait; it is closed all the same.
+            // The caller may have stopped waiting.
             let _ = answer.send(());
         }
     }
 
-    /// Answers what waits; returns the sender to answer once it is closed.
+    /// Serves all queued commands; returns the sender to answer once the database is closed.
     fn serve(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let mut group = Group::default();
         let mut closing = None;
@@ -179,7 +181,7 @@ impl Writer {
     }
 
     fn page(&mut self, table: Table, after: Option<&[u8]>) -> Result<Page, StoreError> {
-        self.sound()?.page(table, after).map_err(|fault| self.suspend(&fault))
+        self.usable_engine()?.page(table, after).map_err(|fault| self.suspend(&fault))
     }
 
     fn keep(&mut self) -> Result<(), StoreError> {
@@ -189,8 +191,8 @@ impl Writer {
         }
     }
 
-    /// The engine, if nothing is known against it.
-    fn sound(&self) -> Result<&Engine, StoreError> {
+    /// The engine, unless it is suspended.
+    fn usable_engine(&self) -> Result<&Engine, StoreError> {
         match (&self.engine, &self.fault) {
             (Some(engine), None) => Ok(engine),
             _ => Err(self.unavailable()),
@@ -199,7 +201,7 @@ impl Writer {
 
     fn admit(&mut self, group: &mut Group, job: Box<dyn Job>) {
         let nothing = Writes::new();
-        // After a fault what the batch has accepted so far will fail with it: only what is acknowledged counts.
+        // After a fault, the writes accepted so far in this batch will fail too: only acknowledged values count.
         let decided = match (&self.engine, &self.fault) {
             (Some(engine), None) => job.decide(&View::new(engine, &group.writes)),
             (Some(engine), Some(_)) if !job.needs_disk() => job.decide(&View::new(engine, &nothing)),
@@ -244,7 +246,7 @@ impl Writer {
         StoreError::Unavailable(self.fault.as_ref().map_or_else(String::new, |fault| fault.reason.clone()))
     }
 
-    /// Opens the database anew after a fault. What is found must be as sealed: with the failed batch or without it.
+    /// Reopens the database after a fault. Its records must match the seal: with the failed batch or without it.
     fn resume_if_due(&mut self) {
         if self.fault.as_ref().is_none_or(|fault| Instant::now() < fault.retry_at) {
             return;
@@ -262,11 +264,11 @@ impl Writer {
 
     fn resume(&mut self) -> Result<Engine, OpenError> {
         if !self.lock.is_in_place() {
-            // Another process may have written since: what this one knows counts for nothing.
+            // Another process may have written since, so the state in memory is worthless.
             self.engine = None;
             self.lock = Lock::acquire(&self.path)?;
         }
-        // As long as the disk takes nothing, the old one still answers reads.
+        // While the disk accepts no writes, the old engine still answers reads.
         working_copy::probe(&self.path)?;
         self.engine = None;
         quietly(|| Engine::open(&self.path)).unwrap_or_else(|panic| Err(damaged(&self.path, panic)))
@@ -281,7 +283,7 @@ impl Group {
     }
 }
 
-/// The caller may no longer wait, which changes nothing.
+/// Ignores a caller that has stopped waiting.
 fn reply<T>(answer: Answer<T>, outcome: Result<T, StoreError>) {
     let _ = answer.send(outcome);
 }
