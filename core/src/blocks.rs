@@ -1,8 +1,8 @@
-//! The kill switch: for what an operator has blocked, no token is issued, replaced or redeemed.
+//! The kill switch: no token is issued, replaced or redeemed for what an operator has blocked.
 //!
 //! An entry ([`Block`]) names a transaction, a subject, a client, a purpose, or several of these, which must then all
-//! match. The entries in force are in memory, where every request meets them ([`Blocks::check_client`],
-//! [`Blocks::check`]), and in the store, so that they hold after a restart. In doubt an entry is in force.
+//! match. The entries in force are in memory, where every request is checked against them ([`Blocks::check_client`],
+//! [`Blocks::check`]), and in the store, so that they survive a restart. In doubt an entry is in force.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use writ_platform::clock::Timestamp;
 use writ_store::blocks::{BlockStore, StoredBlock, is_over};
 use writ_store::{Store, StoreError};
 
-/// An operator has stopped what was asked for.
+/// An operator has blocked the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an operator has stopped this; that can pass, so keep the token and try again later")]
 pub struct Blocked;
 
-/// The name of a transaction (`txn`) as an operator writes it: 1 to 255 characters, none a control character.
+/// The `txn` of a transaction as an operator writes it: 1 to 255 characters, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Txn(String);
 
 /// The text is not a [`Txn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a txn has 1 to 255 characters, none a control character")]
+#[error("a txn has 1 to 255 characters, none of them a control character")]
 pub struct TxnError;
 
-/// What one entry stops: everything that all of its selectors match.
+/// What one entry blocks: every request that all of its selectors match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Selectors", into = "Selectors")]
 pub struct Block(Selectors);
@@ -43,16 +43,16 @@ pub struct Block(Selectors);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selectors {
-    /// Everything. Stands alone.
+    /// Blocks everything. It excludes the other selectors.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// The transaction. A new one has no name yet, so this stops replacement and redemption.
+    /// The transaction. A new one has no `txn` yet, so this blocks only replacement and redemption.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<Txn>,
-    /// Whom the Txn-Token would be for.
+    /// `sub` of the Txn-Token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<Subject>,
-    /// The client that asks, or one that asked for a token of the transaction before.
+    /// The requesting client, or one that requested an earlier token of the transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientId>,
     /// One of the purposes.
@@ -63,10 +63,10 @@ pub struct Selectors {
 /// The selectors do not make a [`Block`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorsError {
-    /// None is given: that would block everything, which must be stated.
+    /// No selector is given. Blocking everything must be requested explicitly.
     #[error("say what to stop: a txn, a sub, a client, a purpose, or all")]
     Nothing,
-    /// `all` with others: either could be meant.
+    /// `all` is combined with other selectors, so the intent is ambiguous.
     #[error("all stands alone: with it, no txn, sub, client or purpose")]
     AllAndMore,
 }
@@ -74,15 +74,15 @@ pub enum SelectorsError {
 /// A [`Block`] with its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it stops.
+    /// Its selectors.
     pub block: Block,
-    /// Since when.
+    /// The time from which it is in force.
     pub added_at: Timestamp,
-    /// The first second in which it is not in force any more; `None`: for good.
+    /// The first second in which it is no longer in force; `None`: it has no end.
     pub until: Option<Timestamp>,
 }
 
-/// One entry as operators and programs see it: `null` for what it does not name, times in RFC 3339.
+/// One entry as listed for operators and programs: selectors that are not set are `null`, times are RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockLine {
     /// The transaction.
@@ -91,41 +91,41 @@ pub struct BlockLine {
     pub sub: Option<Subject>,
     /// The client.
     pub client: Option<ClientId>,
-    /// The purpose. If none of the four is named, the entry stops everything.
+    /// The purpose. If none of the four selectors is set, the entry blocks everything.
     pub purpose: Option<Purpose>,
-    /// Since when.
+    /// The time from which it is in force.
     pub added_at: String,
-    /// Until when; `None`: for good.
+    /// The time at which it ends; `None`: it has no end.
     pub until: Option<String>,
 }
 
-/// What an entry may match: what a grant is about, or what a token says.
+/// The properties of a grant or a token that entries are matched against.
 #[derive(Debug)]
 pub struct BlockTarget<'a> {
-    /// `None` for a new transaction, which has no name yet.
+    /// `None` for a new transaction, which has no `txn` yet.
     txn: Option<&'a str>,
     sub: &'a str,
-    /// Whoever asks, and whoever asked before.
+    /// The requesting client, and those that requested earlier tokens of the transaction.
     clients: Vec<&'a str>,
     scope: &'a Scope,
 }
 
-/// Why the kill switch could not be set.
+/// Why an entry of the kill switch could not be read, added or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum BlocksError {
-    /// It would never have been in force.
+    /// Its end has already passed.
     #[error("the time until which to stop it has passed")]
     Past,
-    /// There is nothing to remove.
+    /// No entry has these selectors.
     #[error("there is no such block")]
     NoSuch,
-    /// The store did not take the entry. In a running service it is in force nevertheless.
+    /// The store did not record the entry. In a running service it is in force nevertheless.
     #[error("it is not on record ({0}); a running service still enforces it, until it ends")]
     NotKept(StoreError),
-    /// The store does not answer. Nothing has changed.
+    /// The store is unavailable. Nothing has changed.
     #[error(transparent)]
     Unavailable(StoreError),
-    /// An entry is not one that Writ wrote.
+    /// A stored entry is malformed.
     #[error("a record of the kill switch cannot be read; see `writ store repair`")]
     Unreadable,
 }
@@ -144,12 +144,12 @@ pub struct Blocks {
     records: BlockStore,
     /// In the order in which they were added.
     entries: ArcSwap<Vec<Entry>>,
-    /// One change at a time.
+    /// Serialises changes.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Block {
-    /// Whether all that it names matches.
+    /// Whether all of its selectors match `target`.
     pub fn stops(&self, target: &BlockTarget<'_>) -> bool {
         let Selectors { all: _, txn, sub, client, purpose } = &self.0;
         txn.as_ref().is_none_or(|txn| target.txn == Some(txn.as_str()))
@@ -158,7 +158,7 @@ impl Block {
             && purpose.as_ref().is_none_or(|purpose| target.scope.purposes().contains(purpose))
     }
 
-    /// Whether it stops whatever this client asks for.
+    /// Whether it blocks every request of this client.
     fn stops_client(&self, asking: &ClientId) -> bool {
         match &self.0 {
             Selectors { all: _, txn: None, sub: None, client, purpose: None } => {
@@ -168,7 +168,7 @@ impl Block {
         }
     }
 
-    /// Its selectors as JSON. They have one form only: an entry is known by it.
+    /// Its selectors as canonical JSON, which identifies the entry in the store.
     fn to_json(&self) -> String {
         serde_json::to_string(&self.0).expect("texts under fixed names always make JSON")
     }
@@ -203,7 +203,7 @@ impl Entry {
         StoredBlock { selectors: self.block.to_json(), added_at: self.added_at, until: self.until }
     }
 
-    /// As operators see it.
+    /// The entry as listed for operators.
     pub fn line(&self) -> BlockLine {
         let Selectors { all: _, txn, sub, client, purpose } = self.block.0.clone();
         let until = self.until.map(|until| until.to_string());
@@ -221,7 +221,7 @@ impl TryFrom<StoredBlock> for Entry {
 }
 
 impl<'a> BlockTarget<'a> {
-    /// What `grant` is about.
+    /// The properties of `grant`.
     pub fn of_grant(grant: &'a Grant) -> Self {
         let original = grant.original().map(OwnToken::claims);
         let mut clients = vec![grant.client().as_str()];
@@ -229,19 +229,19 @@ impl<'a> BlockTarget<'a> {
         Self { txn: original.map(|claims| claims.txn.as_str()), sub: grant.sub(), clients, scope: grant.scope() }
     }
 
-    /// What a token of ours is about.
+    /// The properties of a token that this service issued.
     pub fn of_token(claims: &'a TxnClaims) -> Self {
         Self { txn: Some(&claims.txn), sub: &claims.sub, clients: chain(claims).collect(), scope: &claims.scope }
     }
 }
 
-/// Every client that asked for a token of the transaction.
+/// Every client that requested a token of the transaction.
 fn chain(claims: &TxnClaims) -> impl Iterator<Item = &str> {
     claims.req_wl_chain.iter().chain([&claims.req_wl]).map(String::as_str)
 }
 
 impl Blocks {
-    /// The entries kept in `store`.
+    /// Loads the entries from `store`.
     ///
     /// # Errors
     /// [`BlocksError::Unavailable`], [`BlocksError::Unreadable`].
@@ -253,7 +253,7 @@ impl Blocks {
         Ok(Self { records, entries: ArcSwap::from_pointee(entries), turn: tokio::sync::Mutex::default() })
     }
 
-    /// Refuses a client that gets nothing at all, whatever it asks for and presents.
+    /// Refuses a client whose every request is blocked, by an entry that names only the client or everything.
     ///
     /// # Errors
     /// [`Blocked`].
@@ -261,8 +261,8 @@ impl Blocks {
         self.refuse_if(now, |block| block.stops_client(client))
     }
 
-    /// Refuses what any entry matches, those included that [`check_client`](Self::check_client) checks: they may be
-    /// newer than the request, or name a client that asked for the token before.
+    /// Refuses a target that any entry matches, including the entries that [`check_client`](Self::check_client) checks:
+    /// they may be newer than the request, or name a client that requested an earlier token.
     ///
     /// # Errors
     /// [`Blocked`].
@@ -276,16 +276,16 @@ impl Blocks {
         if stopped { Err(Blocked) } else { Ok(()) }
     }
 
-    /// Every entry, oldest first, those included whose time has passed but which are still kept.
+    /// Every entry, oldest first, including those that have ended but are not yet dropped.
     pub fn list(&self) -> Vec<BlockLine> {
         self.entries.load().iter().map(Entry::line).collect()
     }
 
-    /// Puts `block` in force until `until`, or for good; on record when this returns. If it is in force already, this
-    /// time counts from now on.
+    /// Puts `block` in force until `until`, or without end; it is on record when this returns. If it is already in force,
+    /// the new end replaces the old one.
     ///
     /// # Errors
-    /// [`BlocksError::Past`]; [`BlocksError::NotKept`]: in force, but perhaps not after a restart.
+    /// [`BlocksError::Past`]; [`BlocksError::NotKept`]: it is in force, but may not survive a restart.
     pub async fn add(&self, block: Block, until: Option<Timestamp>, now: Timestamp) -> Result<Entry, BlocksError> {
         if until.is_some_and(|until| until <= now) {
             return Err(BlocksError::Past);
@@ -297,13 +297,13 @@ impl Blocks {
         entries.retain(|other| other.block != entry.block);
         entries.push(entry.clone());
         entries.sort_by_key(|entry| entry.added_at);
-        // Even if the disk is full: a block is in force at once.
+        // In force at once, even if the disk is full.
         self.entries.store(Arc::new(entries));
         self.records.add(&entry.stored()).await.map_err(BlocksError::NotKept)?;
         Ok(entry)
     }
 
-    /// Ends the entry for exactly these selectors; off the record when this returns.
+    /// Removes the entry with exactly these selectors; it is off the record when this returns.
     ///
     /// # Errors
     /// [`BlocksError::NoSuch`]; [`BlocksError::Unavailable`]: it is still in force.
@@ -311,13 +311,13 @@ impl Blocks {
         let _turn = self.turn.lock().await;
         let entries = self.entries.load_full();
         let entry = entries.iter().find(|entry| entry.block == *block).ok_or(BlocksError::NoSuch)?;
-        // First from the store: what is not in force must not come back.
+        // Removed from the store first, so that it cannot return after a restart.
         self.records.remove(&block.to_json()).await?;
         self.retain(|entry| entry.block != *block);
         Ok(entry.clone())
     }
 
-    /// Drops entries whose time passed long ago.
+    /// Drops entries that ended long ago.
     ///
     /// # Errors
     /// [`BlocksError::Unavailable`].
@@ -334,13 +334,13 @@ impl Blocks {
     }
 }
 
-/// Those of the entries found in a damaged store that are entries of the kill switch, to be carried over.
+/// Of the entries found in a damaged store, those that are valid and can be carried over.
 pub fn readable(found: Vec<StoredBlock>) -> Vec<StoredBlock> {
     found.into_iter().filter(|block| Entry::try_from(block.clone()).is_ok()).collect()
 }
 
 impl Txn {
-    /// The name as text.
+    /// The `txn` as sent in requests and tokens.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,9 +1,8 @@
-//! Uses of tokens are counted, and tokens recorded, before anything leaves.
+//! The ledger counts uses and records tokens, durably, before a token is sent.
 //!
-//! In: a [`Permit`]. Out: a [`Term`], from when to when its token lives. For a redemption a use is durable before the
-//! token that it pays for is made; a token that can be redeemed is on record before it leaves. Uses are counted by
-//! transaction and purpose, never by a token's text or hash: an ECDSA signature has a second valid form, and the tokens of
-//! one transaction share their uses.
+//! In: a [`Permit`]. Out: a [`Term`], the `iat` and `exp` of its token. For a redemption, the use is durable before its
+//! token is made; a redeemable token is on record before it is sent. Uses are counted per transaction and purpose, never by
+//! a token's text or hash: an ECDSA signature has a second valid form, and the tokens of one transaction share their uses.
 
 use crate::decision::{Grant, GrantKind, began};
 use crate::lifetime::TRANSACTION_SPAN;
@@ -16,28 +15,28 @@ use writ_store::{Store, StoreError, ledger as stored};
 
 pub use writ_store::ledger::Redeemable;
 
-/// Why nothing was counted or recorded.
+/// Why no use was counted or nothing was recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The token was not recorded when it was issued, or the record was lost or has run out.
+    /// The token was not recorded when it was issued, or its record was lost or has expired.
     #[error("the token is not on record")]
     NotOnRecord,
-    /// All uses are spent, and the token of the last one is not this client's to repeat.
+    /// All uses are spent, and this client may not repeat the last one.
     #[error("the token has already been redeemed as often as it may be")]
     Exhausted,
-    /// What may be used once was used before.
+    /// A single-use identifier was used before.
     #[error("the subject token was used before")]
     Replayed,
-    /// The clock is behind the last recorded event: no age can be trusted.
+    /// The clock is behind the last recorded event, so no age can be trusted.
     #[error("the clock of this service is behind its records")]
     ClockBehind,
-    /// Nothing can be read or written just now.
+    /// The store cannot be read or written at present.
     #[error("the store is not available")]
     Unavailable(#[source] StoreError),
-    /// The store does not answer in the time that is left.
+    /// The store did not answer before the deadline.
     #[error("the store does not answer in time")]
     Late,
-    /// A record is not one that Writ wrote.
+    /// A record is malformed.
     #[error("the store holds a record that cannot be read")]
     Unreadable,
 }
@@ -51,7 +50,7 @@ impl From<StoreError> for LedgerError {
     }
 }
 
-/// From when to when a token lives, and which use it is. Only [`Ledger::spend`] gives one.
+/// `iat` and `exp` of a token, and the use that it spends. Only [`Ledger::spend`] makes one.
 ///
 /// ```compile_fail,E0451
 /// # use writ_platform::clock::Timestamp;
@@ -77,7 +76,7 @@ impl Term {
         self.exp
     }
 
-    /// The use, on a redemption.
+    /// The spent use; `None` unless it is a redemption.
     pub fn spent(&self) -> Option<Spent> {
         self.spent
     }
@@ -85,7 +84,7 @@ impl Term {
 
 #[cfg(test)]
 impl Term {
-    /// A term that no ledger gave, for tests of what is done with terms.
+    /// A term that no ledger returned, for tests.
     pub(crate) fn for_tests(iat: Timestamp, exp: Timestamp, spent: Option<Spent>) -> Self {
         Self { iat, exp, spent }
     }
@@ -96,16 +95,16 @@ impl Term {
 pub struct Spent {
     /// Its number, from 1.
     pub use_number: u32,
-    /// Whether it was counted before: the last answer is given again.
+    /// Whether it was counted before, so that the last answer is repeated.
     pub retry: bool,
 }
 
-/// What goes on record with a new token.
+/// What is recorded with a new token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Entry<'a> {
     /// The token, if some policy can redeem it.
     pub token: Option<Redeemable<'a>>,
-    /// What is used with it.
+    /// The identifier that it uses up.
     pub single_use: Option<SingleUse>,
 }
 
@@ -123,7 +122,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger kept in `store`.
+    /// Opens the ledger in `store`.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
@@ -133,7 +132,7 @@ impl Ledger {
         Ok(Self { records: store.ledger(), clock })
     }
 
-    /// Refuses a clock that lies behind what was recorded.
+    /// Refuses a clock that is behind the last recorded event.
     ///
     /// # Errors
     /// [`LedgerError::ClockBehind`].
@@ -141,7 +140,7 @@ impl Ledger {
         if self.clock.is_behind(now) { Err(LedgerError::ClockBehind) } else { Ok(()) }
     }
 
-    /// Takes `now` as right, though later events are on record: an operator has checked the clock.
+    /// Accepts `now` although later events are on record, because an operator has checked the clock.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
@@ -149,11 +148,11 @@ impl Ledger {
         Ok(self.clock.trust(now).await?)
     }
 
-    /// Puts on record what leaves with a new token: the token itself, if some policy can redeem it, and what is used with
-    /// it. All of it is durable when this returns, or nothing is written.
+    /// Records a new token, if some policy can redeem it, and the identifier that it uses up. When this returns, all of it
+    /// is durable or nothing is written.
     ///
     /// # Errors
-    /// [`LedgerError::Replayed`] if what can be used once was used, or may have been; [`LedgerError::ClockBehind`],
+    /// [`LedgerError::Replayed`] if the identifier was used, or may have been; [`LedgerError::ClockBehind`],
     /// [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
     pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<(), LedgerError> {
         let single_use =
@@ -165,11 +164,11 @@ impl Ledger {
         }
     }
 
-    /// From when to when the token of `permit` lives. For a redemption a use is counted, durably when this returns,
-    /// or the last one is repeated.
+    /// Sets the term of the token of `permit`. For a redemption, counts a use, which is durable when this returns, or
+    /// repeats the last one.
     ///
     /// # Errors
-    /// [`LedgerError`], each variant; nothing is counted then.
+    /// Any [`LedgerError`]; no use is counted then, except perhaps after [`LedgerError::Unavailable`].
     pub async fn spend(&self, permit: &Permit, now: Timestamp) -> Result<Term, LedgerError> {
         let grant = permit.grant();
         match grant.kind() {
@@ -211,10 +210,11 @@ impl Ledger {
         }
     }
 
-    /// Drops what can decide nothing any more: records past their time, and counts of transactions whose every token
-    /// was signed by keys that left the history, the oldest of which now begins at `oldest_key`.
+    /// Drops records that no decision needs any more: expired ones, and counts of transactions whose tokens were all signed
+    /// before `oldest_key`, the start of the oldest key in the history.
     ///
-    /// That is an event: it is on record before anything goes, so that a clock that comes back is found behind.
+    /// Dropping is an event, recorded before anything is removed: if the clock was wrong and is corrected, it is then found
+    /// to be behind.
     ///
     /// # Errors
     /// [`LedgerError::ClockBehind`], [`LedgerError::Unavailable`], [`LedgerError::Unreadable`].
@@ -222,7 +222,7 @@ impl Ledger {
         recorded(self.records.expire(oldest_key - TRANSACTION_SPAN, now).await?)
     }
 
-    /// Brings `writ_ledger_records` up to date.
+    /// Updates `writ_ledger_records`.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; counts stay far below 2^52")]
     pub fn observe(&self) {
         let stored::LedgerCounts { tokens, uses, single_use } = self.records.counts();
@@ -231,7 +231,7 @@ impl Ledger {
         }
     }
 
-    /// Writes what is known anyway, to find out whether the store works again.
+    /// Records the present time as an event, to find out whether the store can be written again.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`], [`LedgerError::ClockBehind`].

@@ -45,7 +45,7 @@ impl Installed {
     }
 }
 
-/// A kill switch with the store that it is kept in.
+/// A kill switch with its store.
 struct Opened {
     blocks: Blocks,
     store: Store,
@@ -59,7 +59,7 @@ impl std::ops::Deref for Opened {
     }
 }
 
-/// Whether the subject is stopped.
+/// Whether the subject is blocked.
 fn is_stopped(blocks: &Blocks, sub: &str, now: Timestamp) -> bool {
     let scope = "a".parse().unwrap();
     blocks.check(&BlockTarget { sub, ..target(None, &["gateway"], &scope) }, now).is_err()
@@ -120,7 +120,7 @@ fn a_new_transaction_has_no_name_to_be_stopped_by() {
     assert!(!stops(json!({"txn": "t", "sub": "u-1"})));
 }
 
-/// The client that asks, and all that asked before.
+/// The requesting client, and all that requested earlier tokens.
 #[test]
 fn a_client_is_found_in_the_chain_of_a_token() {
     let mut original = OwnToken::expired("t", 1, NOW.epoch());
@@ -139,7 +139,7 @@ fn a_client_is_found_in_the_chain_of_a_token() {
     }
 }
 
-/// CONTRACT 3.6: before its subject token is verified, a client learns only that it gets nothing at all.
+/// CONTRACT 3.6: before its subject token is verified, a client learns only whether all of its requests are blocked.
 #[tokio::test]
 async fn a_client_is_stopped_early_only_if_it_gets_nothing_at_all() {
     let (job, other) = ("job".parse().unwrap(), "other".parse().unwrap());
@@ -212,7 +212,7 @@ async fn adding_again_replaces_the_end() {
     assert_eq!(installed.restarted(blocks).await.list(), before);
 }
 
-/// A-129: a clock that runs ahead for a day ends nothing for good.
+/// A-129: a clock that is a day ahead ends no block permanently.
 #[tokio::test]
 async fn only_what_passed_long_ago_is_dropped() {
     let installed = Installed::new();
@@ -227,7 +227,7 @@ async fn only_what_passed_long_ago_is_dropped() {
     assert_eq!(blocks.list().len(), 1);
 }
 
-/// A-102: in doubt it is stopped.
+/// A-102: in doubt the block is in force.
 #[tokio::test]
 async fn without_a_store_what_is_to_be_stopped_is_stopped_and_goes_on_only_on_record() {
     let installed = Installed::new();
@@ -242,7 +242,7 @@ async fn without_a_store_what_is_to_be_stopped_is_stopped_and_goes_on_only_on_re
     assert!(is_stopped(&blocks, "u-1", NOW));
 }
 
-/// On disk for good: another form of the same selectors would be another record.
+/// The form on disk never changes: another form of the same selectors would be another record.
 #[test]
 fn selectors_have_one_form() {
     assert_eq!(block(json!({"all": true})).to_json(), r#"{"all":true}"#);
@@ -250,7 +250,7 @@ fn selectors_have_one_form() {
     assert_eq!(block(all).to_json(), r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#);
 }
 
-/// A-122: what was stopped might go on.
+/// A-122: a lost block would let requests through.
 #[tokio::test]
 async fn a_record_that_cannot_be_read_stops_the_start_and_is_not_carried_over() {
     let installed = Installed::new();

@@ -7,9 +7,9 @@
 //!   private half:           sealed        signs               destroyed           destroyed           destroyed
 //! ```
 //!
-//! A key in any of these states may be revoked: it leaves the ring for good, and its name is remembered. Nothing here
-//! reads a clock, a file or a random number. A transition takes the instant and the fresh key that it needs and gives
-//! a new ring; until that is stored, the old one is in force.
+//! A key in any of these states can be revoked: it leaves the ring permanently, and its `kid` is remembered. Nothing here
+//! reads a clock, a file or a random number. A transition takes the instant and the fresh key that it needs and returns a
+//! new ring; until that is stored, the old one is in force.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,19 +30,19 @@ pub use self::life::{KeyLife, KeyState};
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
-/// Every key of this trust domain, in its place. There is always exactly one that signs.
+/// Every key of this trust domain, by state. Exactly one signs at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ring {
-    /// Grows by one with each transition.
+    /// Increases by one with each transition.
     version: u64,
     /// Published, so that verifiers hold it before it signs.
     next: NextKey,
     /// The only key that signs.
     current: CurrentKey,
-    /// Still published: its tokens are alive. None before the first rotation.
+    /// Still published, because its tokens may be alive. `None` before the first rotation.
     previous: Option<RetiredKey>,
-    /// What is not published any more, or never again. Kept in records of its own.
+    /// Keys that are no longer published. Stored in separate records.
     #[serde(skip)]
     past: BTreeMap<Kid, PastKey>,
 }
@@ -60,7 +60,7 @@ pub struct SigningKey {
 pub struct NextKey {
     #[serde(flatten)]
     key: SigningKey,
-    /// Since when it is published for certain.
+    /// The time since when it is certainly published.
     published_from: Timestamp,
 }
 
@@ -70,14 +70,14 @@ pub struct CurrentKey {
     #[serde(flatten)]
     key: SigningKey,
     signs_from: Timestamp,
-    /// When it is to stop, by the times in force while it signed: so much of its span is known to whoever finds the
-    /// ring after a crash.
+    /// The planned end of its span, by the times in force while it signed. After a crash, this bounds the span of the key
+    /// that was found.
     planned_until: Timestamp,
     #[serde(with = "times::seconds")]
     longest_lifetime: Duration,
 }
 
-/// A public key and the span in which its private half signed. No private half is left.
+/// A public key and the span in which its private half signed. The private half is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetiredKey {
     public: PublicKey,
@@ -94,40 +94,41 @@ pub struct RetiredKey {
 pub enum PastKey {
     /// Validates expired tokens in redemption, and nothing else.
     Historical(RetiredKey),
-    /// Validates nothing, for ever.
+    /// Never validates anything again.
     Revoked(RevokedKey),
-    /// Past its retention: only its name is known.
+    /// Past its retention: only its `kid` is known.
     Forgotten,
 }
 
-/// What is remembered of a revoked key.
+/// The remaining facts about a revoked key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokedKey {
     public: PublicKey,
     created_at: Timestamp,
-    /// None if it never signed.
+    /// `None` if it never signed.
     signed: Option<Span>,
     revoked_at: Timestamp,
 }
 
-/// The whole seconds in which a key signed, the last one included: start rounded down, end up.
+/// The seconds in which a key signed, both ends included: start rounded down, end rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     from: Timestamp,
     until: Timestamp,
 }
 
-/// What is due.
+/// A step that can be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// `current` has signed for its period, and `next` and `previous` were published for long enough.
+    /// `current` has signed for its period, and `next` and `previous` have been published long enough.
     Promote,
     /// A historical key is past its retention.
     Forget,
 }
 
 impl Span {
-    /// From `from` until `until`, or just one second if that is earlier: clocks step back, spans do not.
+    /// The span from `from` until `until`; one second if `until` is earlier, because a clock may step back and a span
+    /// cannot.
     pub fn new(from: Timestamp, until: Timestamp) -> Self {
         Self { from, until: until.max(from) }
     }
@@ -148,7 +149,7 @@ impl Span {
 }
 
 impl SigningKey {
-    /// A key made at `created_at`, with its private half under seal.
+    /// A key generated at `created_at`, with its sealed private half.
     pub fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
         Self { public, created_at, sealed }
     }
@@ -158,7 +159,7 @@ impl SigningKey {
         &self.public
     }
 
-    /// The private half under seal.
+    /// The sealed private half.
     pub fn sealed(&self) -> &Sealed {
         &self.sealed
     }
@@ -192,7 +193,7 @@ impl RetiredKey {
 }
 
 impl PastKey {
-    /// Whether this can be the key named `kid`.
+    /// Whether `kid` can be the id of this key.
     pub(super) fn is(&self, kid: &Kid) -> bool {
         match self {
             Self::Historical(key) => key.public.kid() == kid,
@@ -202,15 +203,14 @@ impl PastKey {
     }
 }
 
-/// What the ring holds, and what is due.
 impl Ring {
-    /// The first start: `current` signs at once, without lead, since no verifier holds an older JWKS.
+    /// The ring of a first start: `current` signs at once, without lead, since no verifier has an older JWKS.
     pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
         let current = CurrentKey::new(current, now, times);
         Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
     }
 
-    /// The same ring with the keys of its past, which are stored apart; `None` if a key would then be in two places.
+    /// Adds the past keys, which are stored separately; `None` if a key would then be in two states.
     #[must_use]
     pub fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
         let ring = Self { past, ..self };
@@ -219,7 +219,7 @@ impl Ring {
         (apart && published.iter().all(|kid| !ring.past.contains_key(*kid))).then_some(ring)
     }
 
-    /// Grows with each transition.
+    /// Increases by one with each transition.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -234,23 +234,23 @@ impl Ring {
         &self.next.key
     }
 
-    /// Since when `current` signs.
+    /// The first second in which `current` signs.
     pub fn signs_from(&self) -> Timestamp {
         self.current.signs_from
     }
 
-    /// The keys that are not published, by name.
+    /// The keys that are not published, by `kid`.
     pub fn past(&self) -> &BTreeMap<Kid, PastKey> {
         &self.past
     }
 
-    /// What the JWKS holds: next, current and, once there is one, previous (R-KEYS-03).
+    /// The keys in the JWKS: next, current and, after the first rotation, previous (R-KEYS-03).
     pub fn published(&self) -> impl Iterator<Item = &PublicKey> {
         let previous = self.previous.as_ref().map(|key| &key.public);
         [&self.next.key.public, &self.current.key.public].into_iter().chain(previous)
     }
 
-    /// The first step that is due at `now`; none when the ring is as it should be.
+    /// The first step that is due at `now`; `None` if no step is due.
     pub fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
         if self.promotion_due(times) <= now {
             Some(Step::Promote)
@@ -265,21 +265,20 @@ impl Ring {
         self.forget_due(times).map_or(promotion, |forget| forget.min(promotion))
     }
 
-    /// When `current` gives way: after its period, and not before its successor can follow.
+    /// When `current` is due for replacement: after its period, but not before `next` may sign.
     pub fn promotion_due(&self, times: KeyTimes) -> Timestamp {
         (self.current.signs_from + times.rotation_period()).max(self.rotatable_from(times))
     }
 
-    /// From when `next` may sign and `previous` need not be published any more (R-KEYS-04).
+    /// The time from which `next` may sign and `previous` need no longer be published (R-KEYS-04).
     pub fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
         let led = self.next.published_from + times.lead();
         let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
-    /// When the span of `current` ended, if the service was down until `now`: as planned, or with the last event that
-    /// is on record.
-    pub fn ended(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
+    /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.
+    pub fn end_of_span(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
         self.current.planned_until.max(last_event).min(now)
     }
 

@@ -33,7 +33,7 @@ impl Installed {
         Opened { ledger: Ledger::open(store.clone()).await.unwrap(), store }
     }
 
-    /// The ledger after a repair at that second that could prove nothing.
+    /// The ledger after a repair at that second, without any proof of completeness.
     async fn distrusted(&self, seconds: u64) -> Opened {
         let remains = repair::survey(&self.settings()).unwrap().without_proof();
         repair::replace(&self.settings(), &remains.salvage(None, &[], at(seconds))).unwrap();
@@ -41,7 +41,7 @@ impl Installed {
     }
 }
 
-/// A ledger with the store that it is kept in.
+/// A ledger with its store.
 struct Opened {
     ledger: Ledger,
     store: Store,
@@ -84,7 +84,7 @@ async fn recorded(ledger: &Ledger, number: u8) {
     ledger.record(token(number, at(90 * DAY)), at(0)).await.unwrap();
 }
 
-/// An entry for something that can be used once, made at that second.
+/// An entry for a single-use identifier created at that second.
 fn once(id: u8, made: u64) -> Entry<'static> {
     let single_use = SingleUse { id: [id; 32], made: at(made), keep_until: at(made + 310) };
     Entry { token: None, single_use: Some(single_use) }
@@ -103,7 +103,7 @@ async fn what_can_be_used_once_is_used_once_across_restarts() {
     ledger.record(once(2, 0), at(2)).await.unwrap();
 }
 
-/// the last event alone would not tell, once it was taken back in two steps.
+/// the last event is not enough if an operator sets it back in two steps.
 #[tokio::test]
 async fn what_a_wrong_clock_forgot_is_not_used_again_however_it_was_set_right() {
     const HOUR: u64 = 3600;
@@ -118,7 +118,7 @@ async fn what_a_wrong_clock_forgot_is_not_used_again_however_it_was_set_right() 
     ledger.record(once(2, 3), at(3)).await.unwrap();
 }
 
-/// All or nothing: a token that comes with something used is not on record either.
+/// All or nothing: a token with a used identifier is not recorded either.
 #[tokio::test]
 async fn nothing_is_recorded_beside_a_replay() {
     let installed = Installed::new();
@@ -141,7 +141,7 @@ async fn what_was_made_before_a_repair_is_used_no_more() {
     ledger.record(once(1, 101), at(101)).await.unwrap();
 }
 
-/// kept until it cannot be used anyway, and two days more.
+/// kept until it has expired anyway, and for two more days.
 #[tokio::test]
 async fn what_was_used_is_remembered_for_longer_than_it_could_be_used() {
     let installed = Installed::new();
@@ -296,12 +296,12 @@ async fn used() -> Installed {
 }
 
 impl Installed {
-    /// A record of no meaning in a table, written past the seal.
+    /// Writes a meaningless record to a table, bypassing the seal.
     fn damage(&self, table: u8) {
         sled::open(self.settings().path).unwrap().insert([table, 1], b"?").unwrap();
     }
 
-    /// What is kept at that second, and the ledger made of it.
+    /// The result of a repair at that second, and the ledger made from it.
     async fn repaired(&self, seconds: u64) -> (Salvage, Opened) {
         let salvage = repair::survey(&self.settings()).unwrap().salvage(None, &[], at(seconds));
         repair::replace(&self.settings(), &salvage).unwrap();
@@ -314,7 +314,7 @@ fn kept(salvage: &Salvage) -> (usize, usize, usize) {
 }
 
 #[tokio::test]
-async fn a_repair_takes_nothing_from_tables_that_are_complete() {
+async fn a_repair_removes_nothing_from_complete_tables() {
     let tokens = 4;
     for harmed in [None, Some(tokens)] {
         let installed = used().await;
@@ -370,7 +370,7 @@ async fn a_repair_that_may_have_lost_identifiers_refuses_all_that_were_made_befo
     assert_eq!(spent(&ledger, &grant("job", 2, 2), at(202)).await, Some((2, false)));
 }
 
-/// What an earlier repair refuses stays refused, also when all is complete or the clock is behind.
+/// What an earlier repair refuses stays refused, even if everything is complete or the clock is behind.
 #[tokio::test]
 async fn a_later_repair_does_not_forget_an_earlier_one() {
     let lenient = |iat| Permit::from(Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, false));
@@ -401,7 +401,7 @@ async fn a_repair_keeps_in_mind_by_which_time_things_were_dropped() {
     assert!(matches!(ledger.record(once(1, 0), at(2)).await, Err(LedgerError::Replayed)));
 }
 
-/// The tokens of a transaction share their uses, and those of before are lost.
+/// The tokens of a transaction share their uses, and the earlier ones are lost.
 #[tokio::test]
 async fn a_transaction_that_began_before_a_repair_is_not_redeemed_with_a_later_token() {
     let installed = Installed::new();
@@ -434,7 +434,7 @@ async fn a_clock_behind_the_last_event_is_refused_until_it_is_trusted() {
     assert!(restarted(ledger, &installed).await.check_clock(behind(DAY)).is_ok());
 }
 
-/// Keys have events too: the ledger neither overlooks nor overwrites their times.
+/// Key changes are events too: the ledger neither ignores nor overwrites their times.
 #[tokio::test]
 async fn the_time_of_an_event_that_others_recorded_stands() {
     let installed = Installed::new();
@@ -474,7 +474,7 @@ async fn expiring_drops_only_what_can_decide_nothing() {
     assert_eq!(ledger.left(), (0, 0));
 }
 
-/// going back from a time by which things were dropped is noticed.
+/// setting the clock back before a time at which records were dropped is detected.
 #[tokio::test]
 async fn expiring_something_is_an_event() {
     let installed = Installed::new();
@@ -490,7 +490,7 @@ async fn expiring_something_is_an_event() {
     assert!(matches!(behind, Err(LedgerError::ClockBehind)), "by a clock that is behind nothing is swept");
 }
 
-/// what was dropped by a wrong clock is not used a second time by the right one.
+/// what was dropped under a wrong clock is not used a second time under the right one.
 #[tokio::test]
 async fn what_may_have_been_forgotten_is_used_no_more_once_the_clock_is_trusted_again() {
     let installed = Installed::new();
@@ -508,7 +508,7 @@ async fn what_may_have_been_forgotten_is_used_no_more_once_the_clock_is_trusted_
     refuses(&restarted(ledger, &installed).await, 4).await;
 }
 
-/// A clock that was ahead by less than what is kept for longer has dropped nothing that matters.
+/// A clock that was ahead by less than the safety margin has dropped nothing that matters.
 #[tokio::test]
 async fn a_small_correction_of_the_clock_forgets_nothing() {
     let installed = Installed::new();
@@ -519,7 +519,7 @@ async fn a_small_correction_of_the_clock_forgets_nothing() {
     assert!(matches!(ledger.record(once(1, 0), at(6)).await, Err(LedgerError::Replayed)));
 }
 
-/// What comes by the batch does not go one by one.
+/// Records written in batches are dropped in batches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_keeps_pace_with_recording() {
     const COUNT: u16 = 3000;
@@ -548,9 +548,9 @@ async fn dropping_keeps_pace_with_recording() {
     assert!(dropping < 4 * recording, "{COUNT} records came in {recording:?} and went in {dropping:?}");
 }
 
-/// Whatever became of who asked, the gauge is the number of records.
+/// The gauge is the number of records, whether or not callers waited.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_count_is_right_whatever_was_cut_off() {
+async fn the_count_is_right_after_cancelled_requests() {
     let installed = Installed::new();
     let ledger = installed.ledger().await;
     for number in 0..100 {

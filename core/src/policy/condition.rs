@@ -1,9 +1,8 @@
 //! `when`: a CEL expression over the facts of a request.
 //!
 //! It is compiled when the policy is read. Loops and unknown names are refused then, so an evaluation visits each part of
-//! its at most 1024 characters once. Anything but `true` refuses the request: `false`, a
-//! member that is missing, a wrong type, a division by zero. No number is rounded: not those sent, not those written in
-//! the expression, and not what is computed of them.
+//! the expression (at most 1024 bytes) once. Any result but `true` refuses the request: `false`, a missing member, a wrong
+//! type, a division by zero. No number is rounded: neither those of the request, nor those in the expression, nor results.
 
 mod evaluate;
 
@@ -58,18 +57,18 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()
 /// Why a text is not a condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConditionError {
-    /// Counted in bytes.
+    /// The limit is in bytes.
     #[error("must be at most {MAX_LENGTH} characters")]
     TooLong,
-    /// With the message of the parser.
+    /// The text is the parser's message.
     #[error("is not a CEL expression: {0}")]
     Syntax(String),
     /// A variable, member or function that does not exist.
     #[error("has an unknown name `{name}`; known are {known}")]
     Name {
-        /// As written.
+        /// The name as written.
         name: String,
-        /// The names that exist there.
+        /// The names that exist in its place.
         known: String,
     },
     /// A macro that visits the elements of a list.
@@ -95,7 +94,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) client: &'a str,
     /// `sub` of the token to be issued.
     pub(crate) sub: &'a str,
-    /// The claims of the subject token; none without one.
+    /// The claims of the subject token; empty without one.
     pub(crate) claims: &'a Members,
     /// The requested purposes.
     pub(crate) scope: &'a Scope,
@@ -117,7 +116,7 @@ impl Condition {
             return Err(ConditionError::TooLong);
         }
         let syntax = |errors: cel::ParseErrors| {
-            // What stops the parser itself, a depth that is too great, comes as a structure inside of the text.
+            // If the nesting is too deep, the parser's message contains a `Debug` form of its error.
             let describe = |error: &cel::ParseError| {
                 let is_depth = error.msg.contains("Error {");
                 let at = format!("{} (character {})", error.msg, error.pos.1);
@@ -132,12 +131,11 @@ impl Condition {
         Ok(Self { program, source: source.to_owned(), literals })
     }
 
-    /// The expression as written.
     pub(crate) fn source(&self) -> &str {
         &self.source
     }
 
-    /// The members of `details` that it reads.
+    /// The members of `details` in the expression.
     pub fn members_of_details(&self) -> Vec<&str> {
         let mut names = Vec::new();
         visit(self.program.expression(), &mut |part| {
@@ -150,12 +148,12 @@ impl Condition {
         names
     }
 
-    /// The members that it reads, like `details.quantity` or `subject.claims.level`; each once.
+    /// The members in the expression, like `details.quantity` or `subject.claims.level`; each once.
     pub fn members(&self) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
         visit(self.program.expression(), &mut |part| {
             let Some(path) = path(&part.expr) else { return };
-            // The longest paths come first: their beginnings are not listed.
+            // The longest paths come first; their prefixes are not listed.
             let known =
                 |other: &String| other.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
             if path.contains('.') && !paths.iter().any(known) {
@@ -165,10 +163,10 @@ impl Condition {
         paths
     }
 
-    /// Evaluates it.
+    /// Evaluates the expression.
     ///
     /// # Errors
-    /// Why it is neither true nor false: for the log.
+    /// The reason why it is neither true nor false, for the log.
     pub(crate) fn holds(&self, facts: Facts<'_>) -> Result<bool, &'static str> {
         let value = facts_by_name(facts)
             .and_then(|facts| Evaluation::new(facts, &self.literals).value(self.program.expression()));
@@ -207,7 +205,7 @@ fn facts_by_name(facts: Facts<'_>) -> Result<HashMap<&'static str, Value>, Fault
     ]))
 }
 
-/// The numbers with a point or an exponent, as they are written: the parsed expression has them as doubles only.
+/// The numbers with a point or an exponent, as written: the parsed expression has them only as doubles.
 fn literals(program: &Program, source: &str) -> Option<HashMap<u64, Decimal>> {
     let mut literals = Some(HashMap::new());
     visit(program.expression(), &mut |part| {
@@ -270,7 +268,7 @@ fn is_fact(operand: &IdedExpr, fact: &str) -> bool {
     matches!(&operand.expr, Expr::Ident(name) if name == fact)
 }
 
-/// A variable, or a member of one at any depth, as it is written.
+/// The path of a variable, or of a member of one at any depth, as written.
 fn path(expression: &Expr) -> Option<String> {
     match expression {
         Expr::Ident(name) => Some(name.clone()),
@@ -279,7 +277,7 @@ fn path(expression: &Expr) -> Option<String> {
     }
 }
 
-/// Calls `see` on every part of an expression, outer parts first; the expansion of a macro is one part.
+/// Calls `see` for every part of an expression, outer parts first; the expansion of a macro is one part.
 fn visit<'a>(expression: &'a IdedExpr, see: &mut impl FnMut(&'a IdedExpr)) {
     see(expression);
     match &expression.expr {

@@ -1,6 +1,6 @@
-//! The JSON Schema (2020-12) that request details must fit before anything is copied from them.
+//! The JSON Schema (2020-12) by which request details are validated before anything is copied from them.
 //!
-//! A schema is one document: a `$ref` that leads out of it is refused when the policy is read, and nothing is ever fetched.
+//! A schema is one document: a `$ref` to another is refused when the policy is read, and nothing is ever fetched.
 //! Numbers are compared exactly, in the details and in the schema. The cost of applying a schema is bounded: a schema that
 //! is expensive for any details is refused when it is read, expensive details when they are sent.
 
@@ -22,7 +22,7 @@ const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 /// The bounds of a schema document.
 const LIMITS: Limits = Limits { depth: 64, members: 10_000 };
 
-/// Keywords through which a member can be described elsewhere than in `properties`.
+/// Keywords that can describe members outside of `properties`.
 const INDIRECT: [&str; 10] = [
     "$ref",
     "$dynamicRef",
@@ -48,7 +48,7 @@ pub enum SchemaError {
     /// A keyword has an invalid value.
     #[error("is not a valid JSON Schema: {0}")]
     Unsound(String),
-    /// It recurses on one value without end, or nearly so.
+    /// It recurses without end on one value, or applies too many subschemas to it.
     #[error(
         "has at #{0} a subschema that applies itself, or more than a thousand others, to one value: it must be simpler"
     )]
@@ -58,9 +58,9 @@ pub enum SchemaError {
 /// The details do not fit the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unfit {
-    /// The member of the details that does not fit, where it is a single one and its name is of plain characters.
+    /// The member of the details that does not fit, if it is a single one with a plain name.
     pub(crate) member: Option<String>,
-    /// What does not fit, for the author of the schema: it repeats what was sent.
+    /// The mismatch, for the author of the schema: it contains values of the request.
     pub(crate) why: String,
 }
 
@@ -97,28 +97,28 @@ impl Schema {
         Ok(Self { subschemas, properties, closed, ignored })
     }
 
-    /// Whether the schema describes a member; `None` if that cannot be told from `properties` alone.
+    /// Whether the schema describes a member; `None` if `properties` alone does not determine that.
     pub fn describes(&self, member: &str) -> Option<bool> {
         self.properties.as_ref().map(|properties| properties.contains(member))
     }
 
-    /// JSON pointers to keywords that JSON Schema does not have: they have no effect and are mostly misspelt.
+    /// JSON pointers to keywords that JSON Schema does not define: they have no effect, and are usually misspelt.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 
-    /// Whether details may have described members only.
+    /// Whether details may have only described members.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Checks details; those that cannot be compared exactly, or within bounds, do not fit.
+    /// Validates details; those that cannot be compared exactly, or within the work limit, do not fit.
     ///
     /// # Errors
     /// [`Unfit`].
     pub(crate) fn admit(&self, details: &Members) -> Result<(), Unfit> {
         let values = details.iter().map(|(name, raw)| {
-            // A number that cannot be told from others would fit where they fit.
+            // A number that cannot be represented exactly could be confused with one that fits.
             let value = exact::read(raw).filter(|value| exact::canonical(value).is_some());
             let why = "a number in it has an exponent beyond all bounds".to_owned();
             Ok((name.to_owned(), value.ok_or_else(|| Unfit { member: member(name), why })?))
@@ -143,7 +143,7 @@ impl fmt::Debug for Schema {
     }
 }
 
-/// The name, if it is of plain characters: the sender chose it.
+/// The name, if it is plain: the sender chose it.
 fn member(name: &str) -> Option<String> {
     is_plain(name).then(|| name.to_owned())
 }

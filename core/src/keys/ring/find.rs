@@ -1,52 +1,52 @@
-//! What the `kid` of a token means: which key, and when it signed.
+//! Looks up the `kid` of a token: which key it is, and when it signed.
 
 use std::time::Duration;
 
 use super::{KeyLife, KeyState, PublicKey, RetiredKey, Ring};
 use writ_platform::clock::Timestamp;
 
-/// What a `kid` means.
+/// The result of looking up a `kid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// In the JWKS: next, current or previous.
+    /// A key in the JWKS: next, current or previous.
     Published(VerifyingKey),
-    /// For redemption only.
+    /// A key that validates tokens for redemption only.
     Historical(VerifyingKey),
-    /// Revoked: validates nothing.
+    /// A revoked key, which validates nothing.
     Revoked,
-    /// Ours, past its retention.
+    /// A key of this ring that is past its retention.
     Forgotten,
-    /// Never ours.
+    /// Never a key of this ring.
     Unknown,
 }
 
-/// A key of ours, as one who verifies needs it.
+/// A key of this ring, with the facts needed for verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyingKey {
     /// The public half.
     pub public: PublicKey,
-    /// Where in its life the key is.
+    /// The state of the key.
     pub state: KeyState,
-    /// The longest that a token lives which this key signed.
+    /// The maximum lifetime of tokens that this key signed.
     pub longest_lifetime: Duration,
-    /// The first second in which it signed; none for `next`.
+    /// The first second in which it signed; `None` for `next`.
     signs_from: Option<Timestamp>,
-    /// The last second in which it signed; none while it signs.
+    /// The last second in which it signed; `None` while it signs.
     signs_until: Option<Timestamp>,
 }
 
 impl VerifyingKey {
-    /// The first second in which it signed; none for `next`.
+    /// The first second in which it signed; `None` for `next`.
     pub fn signs_from(&self) -> Option<Timestamp> {
         self.signs_from
     }
 
-    /// The last second in which it signed; none while it signs.
+    /// The last second in which it signed; `None` while it signs.
     pub fn signs_until(&self) -> Option<Timestamp> {
         self.signs_until
     }
 
-    /// Whether the key signed at `iat`. A token from outside its span is forged (R-DELAY-09).
+    /// Whether `iat` is in the key's span. A token from outside the span is forged (R-DELAY-09).
     pub fn signed_at(&self, iat: Timestamp) -> bool {
         self.signs_from.is_some_and(|from| from <= iat) && self.signs_until.is_none_or(|until| iat <= until)
     }
@@ -72,7 +72,7 @@ impl VerifyingKey {
 }
 
 impl Ring {
-    /// What `kid` means here.
+    /// Looks up a key by its `kid`.
     pub fn find(&self, kid: &str) -> Found {
         match self.life(kid) {
             Some(KeyLife::Next { public, .. }) => Found::Published(VerifyingKey::waiting(public)),

@@ -1,5 +1,4 @@
-//! All that is known of one key but its private half: what is listed, what its file holds, and what a ring is rebuilt
-//! from.
+//! The life of one key, without its private half: the basis of listings, key files and rebuilt rings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CurrentKey, KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
 use writ_platform::clock::Timestamp;
 
-/// Where in its life a key is.
+/// The state in the life of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
@@ -17,18 +16,18 @@ pub enum KeyState {
     Next,
     /// Signs.
     Current,
-    /// Published, signs no more.
+    /// Published, no longer signs.
     Previous,
-    /// Not published, kept for redemption.
+    /// Not published, validates tokens for redemption.
     Historical,
     /// Validates nothing.
     Revoked,
-    /// Only its name is kept.
+    /// Past its retention; only its `kid` is known.
     Forgotten,
 }
 
 impl KeyState {
-    /// The states of keys of which more than the name is known.
+    /// The states of keys of which more than the `kid` is known.
     pub const KNOWN: [Self; 5] = [Self::Next, Self::Current, Self::Previous, Self::Historical, Self::Revoked];
 
     /// The name in metrics, listings and records.
@@ -44,7 +43,7 @@ impl KeyState {
     }
 }
 
-/// Everything that is known of one key, save its private half.
+/// Everything that is known of one key, except its private half.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum KeyLife {
@@ -52,20 +51,20 @@ pub enum KeyLife {
     Next {
         /// The public half.
         public: PublicKey,
-        /// When it was made.
+        /// When it was generated.
         created_at: Timestamp,
     },
-    /// Signs; the end of its span is the planned one.
+    /// Signs. The end of its span is the planned one.
     Current(RetiredKey),
-    /// Published, signs no more.
+    /// Published, no longer signs.
     Previous(RetiredKey),
-    /// Kept for redemption.
+    /// Not published, validates tokens for redemption.
     Historical(RetiredKey),
     /// Validates nothing.
     Revoked(RevokedKey),
     /// Past its retention.
     Forgotten {
-        /// All that is left.
+        /// The only remaining fact.
         kid: Kid,
     },
 }
@@ -76,13 +75,13 @@ impl KeyLife {
         Self::Historical(RetiredKey { public, created_at: signed.from, signed, longest_lifetime })
     }
 
-    /// A key that was revoked elsewhere, as was learnt at `now`.
+    /// A key that was revoked elsewhere, known since `now`.
     pub fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
         let created_at = signed.map_or(now, Span::from);
         Self::Revoked(RevokedKey { public, created_at, signed, revoked_at: now })
     }
 
-    /// The key's name.
+    /// The key id, known of every key.
     pub fn kid(&self) -> &Kid {
         match self {
             Self::Forgotten { kid } => kid,
@@ -92,7 +91,7 @@ impl KeyLife {
         }
     }
 
-    /// Where in its life the key is.
+    /// The state of the key.
     pub fn state(&self) -> KeyState {
         match self {
             Self::Next { .. } => KeyState::Next,
@@ -104,7 +103,7 @@ impl KeyLife {
         }
     }
 
-    /// The public half; none of a forgotten key.
+    /// The public half; `None` for a forgotten key.
     pub fn public(&self) -> Option<&PublicKey> {
         match self {
             Self::Forgotten { .. } => None,
@@ -114,7 +113,7 @@ impl KeyLife {
         }
     }
 
-    /// When it was made; of a forgotten key that is not known any more.
+    /// When it was generated; `None` for a forgotten key.
     pub fn created_at(&self) -> Option<Timestamp> {
         match self {
             Self::Forgotten { .. } => None,
@@ -124,7 +123,7 @@ impl KeyLife {
         }
     }
 
-    /// When it signed; for `current` until the planned end.
+    /// The span in which it signed; for `current` until the planned end.
     pub fn signed(&self) -> Option<Span> {
         match self {
             Self::Next { .. } | Self::Forgotten { .. } => None,
@@ -141,7 +140,7 @@ impl Ring {
         [self.next.key.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
     }
 
-    /// The life of the key named `kid`; `None` if it was never ours.
+    /// The life of the key with this `kid`; `None` if it was never in this ring.
     pub fn life(&self, kid: &str) -> Option<KeyLife> {
         if self.next.key.is(kid) {
             Some(self.next.key.life())
@@ -157,8 +156,8 @@ impl Ring {
         self.previous.clone().map(KeyLife::Previous)
     }
 
-    /// A ring that begins anew at `now` with what is known of the keys before it: the one that signed last stays
-    /// published as `previous`, the others that signed are historical, revoked and forgotten ones stay so.
+    /// A ring that starts at `now` with the known lives of earlier keys: the one that signed last stays published as
+    /// `previous`, the others that signed become historical, revoked and forgotten ones stay so.
     pub fn rebuilt(
         lives: impl IntoIterator<Item = KeyLife>,
         current: SigningKey,
@@ -175,8 +174,8 @@ impl Ring {
         ring
     }
 
-    /// Adds what is known of keys from elsewhere to the history; keys that are here already stay as they are. With it
-    /// comes how many were added.
+    /// Adds keys from elsewhere to the history; keys that are already in the ring are not changed. Also returns the number
+    /// of added keys.
     #[must_use]
     pub fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
         let mut ring = self.following();
@@ -211,7 +210,7 @@ impl PastKey {
     }
 }
 
-/// What is over, and the keys that signed and may still be of use. A key that never signed is neither.
+/// Splits lives into past keys, and keys that signed and may still validate tokens. Keys that never signed are dropped.
 fn past_and_retired(
     lives: impl IntoIterator<Item = KeyLife>,
     now: Timestamp,

@@ -54,7 +54,7 @@ fn every_fact_can_be_asked_for() {
 
 /// A-086
 #[test]
-fn whatever_is_not_true_refuses() {
+fn any_result_but_true_refuses() {
     for (source, details) in [
         ("details.quantity <= 1000", "{}"),
         ("details.quantity <= 1000", r#"{"quantity":"10"}"#),
@@ -76,7 +76,7 @@ fn whatever_is_not_true_refuses() {
     }
 }
 
-/// A number is what its digits say, sent, written or computed.
+/// Numbers are exact, whether sent, written or computed.
 #[test]
 fn digits_beyond_64_bits_count() {
     const LARGE: &str = r#"{"quantity":100000000000000000001}"#;
@@ -121,7 +121,7 @@ fn digits_beyond_64_bits_count() {
     }
 }
 
-/// CEL as it is written elsewhere: what one side settles, types that do not mix, members and elements.
+/// The semantics of standard CEL: short-circuit operators, types that do not mix, members and elements.
 #[test]
 fn an_expression_means_what_it_means_in_cel() {
     let details = r#"{"n":7,"x":1.5,"t":"äb","l":[1,"a",{"b":null}],"o":{"k":true}}"#;
@@ -174,9 +174,9 @@ fn an_expression_means_what_it_means_in_cel() {
     }
 }
 
-/// What was sent may be large, and an expression may name it often.
+/// A value of the request may be large, and an expression may use it often.
 #[test]
-fn an_evaluation_ends_early_whatever_it_is_given() {
+fn an_evaluation_is_bounded_for_any_input() {
     let list = vec!["\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\""; 250].join(",");
     let details = format!(r#"{{"t":"{}","l":[{list}],"d":0.{}1}}"#, "a".repeat(16_000), "0".repeat(400));
     let why = |source: &str| {
@@ -192,11 +192,11 @@ fn an_evaluation_ends_early_whatever_it_is_given() {
     assert_eq!(why(&format!("size({}) > 0", repeated("details.t", " + ", 80))), too_long);
     let lists = format!("[{}]", repeated("details", ",", 40));
     let costly = format!("{lists} == {lists} && true");
-    assert_eq!(why(&costly), Err("it takes more work than an evaluation may"));
+    assert_eq!(why(&costly), Err("it takes more work than an evaluation is allowed"));
     let searched = repeated("details.t.contains('ab')", " || ", 32);
     assert_eq!(why(&searched), Ok(false));
     let product = format!("{} > 0.0", repeated("details.d", " * ", 60));
-    assert_eq!(why(&product), Err("a number would be too large, too long, or none"));
+    assert_eq!(why(&product), Err("a number would be too large or too long, or does not exist"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn members_of_details_are_known_by_name() {
     assert_eq!(condition.members_of_details(), ["a", "b"]);
 }
 
-/// As deep as a kilobyte can be: an answer, and no overflow of the stack.
+/// The deepest nesting in a kilobyte gets an answer and does not overflow the stack.
 #[test]
 fn a_deep_expression_is_answered() {
     for source in ["(".repeat(1000), format!("{}true{}", "(".repeat(500), ")".repeat(500)), "!".repeat(1000) + "true"] {

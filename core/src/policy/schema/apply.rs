@@ -8,13 +8,13 @@ use super::compile::{Index, Keywords, Pattern, Subschema, Type};
 use crate::policy::exact;
 use crate::policy::number::Decimal;
 
-/// How much an application may do: subschemas applied, members and elements visited, characters matched.
+/// The work limit of one application: subschemas applied, members and elements visited, characters matched.
 const MOST_STEPS: usize = 500_000;
 
-/// What it takes to apply one subschema, beside what its keywords take.
+/// The cost of applying one subschema, in addition to that of its keywords.
 const STEPS_OF_ONE: usize = 5;
 
-/// How deep subschemas may lie within one another, over all levels of the value.
+/// The maximum nesting of subschemas, over all levels of the value.
 const DEEPEST: usize = 256;
 
 /// Why a value does not fit.
@@ -22,7 +22,7 @@ const DEEPEST: usize = 256;
 pub(super) enum Stop {
     /// A keyword refuses the value.
     Unfit {
-        /// Names and numbers from the outside in.
+        /// Member names and element indices, outermost first.
         path: Vec<String>,
         keyword: &'static str,
         /// JSON pointer to its subschema.
@@ -61,7 +61,7 @@ pub(super) fn apply(subschemas: &[Subschema], value: &Value) -> Result<(), Stop>
 
 struct Application<'a> {
     subschemas: &'a [Subschema],
-    /// Whether it matters what was seen.
+    /// Whether the evaluated members and elements must be tracked.
     remembers: bool,
     steps: usize,
     depth: usize,
@@ -106,7 +106,7 @@ impl<'a> Application<'a> {
         outcome
     }
 
-    /// Whether it fits; a value that does not is no error here.
+    /// `None` if the value does not fit, which is not an error here.
     fn try_apply(&mut self, index: Index, value: &'a Value) -> Result<Option<Seen<'a>>, Stop> {
         let depth = self.path.len();
         match self.apply(index, value) {
@@ -341,7 +341,7 @@ impl<'a> Application<'a> {
         for (name, value) in members {
             self.spend(1)?;
             if let Some(index) = keywords.property_names {
-                // A name is a string like others.
+                // A name is a string.
                 let fits = self.name_fits(index, name)?;
                 self.require(fits, "propertyNames", keywords)?;
             }
@@ -375,7 +375,7 @@ impl<'a> Application<'a> {
         Ok(())
     }
 
-    /// Where no other members are allowed, it is the object that does not fit, not the value of the member.
+    /// If no other members are allowed, the object does not fit, rather than the value of the member.
     fn additional(
         &mut self,
         index: Index,

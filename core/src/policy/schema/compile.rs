@@ -16,18 +16,18 @@ pub(super) type Index = usize;
 /// The base URI of a document without `$id`.
 const DEFAULT_BASE_URI: &str = "json-schema:///";
 
-/// How many subschemas may apply to one value, and how long a chain of references may be.
+/// The maximum number of subschemas that apply to one value, and of references in a chain.
 const MOST_AT_ONCE: usize = 1000;
 const LONGEST_CHAIN: usize = 64;
 
-/// The largest program, in bytes, that a pattern may become, and the size that counts as one.
+/// The maximum compiled size of a pattern in bytes, and the size of one unit.
 const LARGEST_PATTERN: usize = 4 << 20;
 const UNIT_OF_PATTERN: usize = 16 << 10;
 
-/// How many such units the patterns of a schema may have together.
+/// The maximum number of units of all patterns of a schema.
 const MOST_UNITS: usize = 1024;
 
-/// What a pattern may remember of a text while it is matched.
+/// The cache size in bytes while a pattern is matched.
 const MEMORY_OF_PATTERN: usize = 256 << 10;
 
 /// Keywords whose value is a schema, a list of schemas, or an object of them.
@@ -69,10 +69,10 @@ const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const NAMED: [&str; 6] =
     ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 
-/// A schema and all in it.
+/// A compiled schema.
 pub(super) struct Compiled {
     pub(super) subschemas: Vec<Subschema>,
-    /// JSON pointers to keywords that JSON Schema does not have.
+    /// JSON pointers to keywords that JSON Schema does not define.
     pub(super) ignored: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ pub(super) enum Type {
     Object,
 }
 
-/// A regular expression, run by the engine whose time grows with the text alone.
+/// A regular expression, run by an engine whose time is linear in the length of the text.
 pub(super) struct Pattern {
     regex: Regex,
     /// The size of its program, and so the cost of matching one character.
@@ -176,8 +176,8 @@ impl Pattern {
     }
 }
 
-/// A regular expression of ECMA-262 (`u`) in the engine's syntax, where the same signs mean something else to it and the
-/// crate that translates classes lets them pass; `None` for one that ECMA-262 does not have, or that sets modifiers.
+/// Translates a regular expression of ECMA-262 (`u`) to the engine's syntax, where the same characters have another meaning
+/// and the crate that translates classes does not change them; `None` if it is not valid in ECMA-262, or sets modifiers.
 fn in_rust(ecma: &str) -> Option<String> {
     if !jsonschema_regex::is_valid_ecma_regex(ecma) {
         return None;
@@ -188,7 +188,7 @@ fn in_rust(ecma: &str) -> Option<String> {
         let length = if first == '\\' { 1 + rest[1..].chars().next()?.len_utf8() } else { first.len_utf8() };
         let (sign, tail) = rest.split_at(length);
         match sign {
-            // A class of nothing or of everything, which the engine reads on as a class with a bracket.
+            // An empty or all-matching class, which the engine would parse as a class that contains a bracket.
             "[" if !in_class && (tail.starts_with(']') || tail.starts_with("^]")) => return None,
             "(" if !in_class && tail.strip_prefix('?').is_some_and(|kind| !kind.starts_with([':', '<', '=', '!'])) => {
                 return None;
@@ -294,7 +294,7 @@ impl Names {
         }
         if is_root || text("$id")?.is_some() {
             if self.resources.insert(base.to_string(), place.to_owned()).is_some() {
-                return Err(unsound(place, "its $id stands twice"));
+                return Err(unsound(place, "its $id is not unique"));
             }
             self.bases.insert(place.to_owned(), base.clone());
         }
@@ -302,7 +302,7 @@ impl Names {
             let Some(anchor) = text(name)? else { continue };
             let other = self.anchors.insert((base.to_string(), anchor.clone()), place.to_owned());
             if other.is_some_and(|other| other != place) {
-                return Err(unsound(place, &format!("its {name} stands twice")));
+                return Err(unsound(place, &format!("its {name} is not unique")));
             }
             if name == "$dynamicAnchor" {
                 *self.dynamic.entry(anchor.clone()).or_default() += 1;
@@ -343,7 +343,7 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    /// Where the schema at a place is, or will be.
+    /// The index of the schema at a place, which is compiled later if it is new.
     fn index(&mut self, schema: &'a Value, place: String, outer: &Url) -> Index {
         if let Some(index) = self.found.get(&place) {
             return *index;
@@ -467,7 +467,7 @@ impl<'a> Compiler<'a> {
                     "properties" => drop(keywords.properties.insert(member.clone(), index)),
                     "patternProperties" => keywords.pattern_properties.push((self.pattern(keyword, member)?, index)),
                     "dependentSchemas" => keywords.dependent_schemas.push((member.clone(), index)),
-                    _ => {} // definitions: compiled, so that errors in them are found
+                    _ => {} // definitions are compiled so that errors in them are found
                 }
             }
         } else if !ANNOTATIONS.contains(&name) && !name.starts_with("x-") {
@@ -490,7 +490,7 @@ impl<'a> Compiler<'a> {
         self.target(keyword).map(|(index, _)| index)
     }
 
-    /// An anchor that exists once is not dynamic.
+    /// Resolves to an anchor that exists once, so that it is not dynamic.
     fn dynamic_reference(&mut self, keyword: &Keyword<'a, '_>) -> Result<Index, SchemaError> {
         let (index, anchor) = self.target(keyword)?;
         if anchor.and_then(|anchor| self.names.dynamic.get(&anchor).copied()).unwrap_or(0) > 1 {
@@ -502,7 +502,7 @@ impl<'a> Compiler<'a> {
     /// The target of a reference, and the anchor if it uses one.
     fn target(&mut self, keyword: &Keyword<'a, '_>) -> Result<(Index, Option<String>), SchemaError> {
         let Value::String(reference) = keyword.value else { return Err(keyword.must_be("a string")) };
-        let outside = || keyword.unsound("leads to nothing in this file, and nothing is fetched");
+        let outside = || keyword.unsound("does not refer to anything in this file, and nothing is fetched");
         let mut url = keyword.base.join(reference).map_err(|_| outside())?;
         let fragment = decoded(url.fragment().unwrap_or_default()).ok_or_else(outside)?;
         url.set_fragment(None);
@@ -515,7 +515,7 @@ impl<'a> Compiler<'a> {
             let place = self.names.anchors.get(&(url.into(), fragment.clone())).cloned().ok_or_else(outside)?;
             (place, Some(fragment))
         };
-        // An `$id` on the way changes the base URI of what is inside.
+        // An `$id` on the path changes the base URI of the schemas inside.
         let mut schema = self.document;
         let mut passed = String::new();
         let mut base = self.names.base(keyword.base, "");
@@ -534,7 +534,7 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// A keyword with its value, and where it stands.
+/// A keyword with its value and its place.
 struct Keyword<'a, 'b> {
     name: &'a str,
     value: &'a Value,
@@ -605,7 +605,7 @@ impl<'a> Keyword<'a, '_> {
             _ => None,
         };
         let types: Option<Vec<_>> = names.iter().map(of_name).collect();
-        types.filter(|types| !types.is_empty()).ok_or_else(|| self.unsound("names a type that there is not"))
+        types.filter(|types| !types.is_empty()).ok_or_else(|| self.unsound("names a type that does not exist"))
     }
 }
 

@@ -27,7 +27,7 @@ fn outcome(schema: &Schema, details: &str) -> Result<(), Option<String>> {
 
 /// A misspelt keyword refuses nothing.
 #[test]
-fn keywords_that_json_schema_does_not_have_are_told() {
+fn keywords_that_json_schema_does_not_have_are_reported() {
     let text = r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"t","x-owner":"o","requierd":["a"],
         "properties":{"requierd":{"additionalItems":false,"format":"date"}},"allOf":[{"maximun":1}]}"#;
     let mut ignored = Schema::parse(text.as_bytes()).unwrap().ignored().to_vec();
@@ -52,7 +52,7 @@ fn details_must_fit() {
     }
 }
 
-/// The name of a member is the sender's word: it is repeated only if it is a plain one.
+/// The sender chooses the names of members, so they are repeated only if plain.
 #[test]
 fn strange_names_are_not_repeated() {
     let numbers = schema(r#"{"additionalProperties": {"type": "number"}}"#);
@@ -96,7 +96,7 @@ fn a_limit_holds_to_the_last_digit() {
 
 /// A-085
 #[test]
-fn what_is_no_schema_of_its_own_is_refused() {
+fn invalid_and_external_schemas_are_refused() {
     let complaint = |text: &str| Schema::parse(text.as_bytes()).expect_err(text).to_string();
     for (text, expected) in [
         ("", "is not a JSON Schema: it must be one JSON object"),
@@ -117,7 +117,7 @@ fn what_is_no_schema_of_its_own_is_refused() {
     assert!(Schema::parse(br##"{"$defs":{"n":{"type":"number"}},"properties":{"a":{"$ref":"#/$defs/n"}}}"##).is_ok());
 }
 
-/// What a schema says, keyword by keyword; each line has a value that fits and one that does not.
+/// Each keyword, with a value that fits and one that does not.
 #[test]
 fn keywords_mean_what_they_mean_in_json_schema() {
     for (keywords, fitting, unfit) in [
@@ -217,8 +217,8 @@ fn patterns_mean_what_they_mean_in_ecma_262() {
     }
 }
 
-/// A-085: what would look at one value again and again, whatever it is, is no schema; and what some details would
-/// make very slow refuses those.
+/// A-085: a schema that applies to one value without end is refused; one that some details would make very slow refuses
+/// those details.
 #[test]
 fn no_schema_keeps_a_worker_busy() {
     let doubling = |keyword: &str| {
@@ -348,7 +348,7 @@ fn any_value() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// Where a double loses nothing, another implementation comes to the same.
+    /// For values without rounding, another implementation has the same result.
     #[test]
     fn a_value_fits_where_another_implementation_says_so(inner in any_schema(), value in any_value()) {
         let text = format!(r#"{{"properties":{{"n":{inner}}},"$defs":{{"r":{{"items":{{"type":"number"}}}}}}}}"#);
@@ -359,7 +359,7 @@ proptest! {
         prop_assert_eq!(outcome(&schema(&text), &details).is_ok(), fits, "{} {}", inner, details);
     }
 
-    /// Every keyword that asks for a number or compares one, at any depth, against fractions.
+    /// Every keyword that compares numbers, at any depth, against fractions.
     #[test]
     fn limits_hold_as_those_of_fractions(limit in near(), value in near(), same in any::<bool>(), depth in 0..3_usize) {
         let value = if same { limit.clone() } else { value };
