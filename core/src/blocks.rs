@@ -1,8 +1,8 @@
 //! The kill switch: no token is issued, replaced or redeemed for what an operator has blocked.
 //!
 //! An entry ([`Block`]) names a transaction, a subject, a client, a purpose, or several of these, which must then all
-//! match. The entries in force are in memory, where every request is checked against them ([`Blocks::check_client`],
-//! [`Blocks::check`]), and in the store, so that they survive a restart. In doubt an entry is in force.
+//! match. The entries in force are in memory, where every request is checked against them (`Blocks::check_client`,
+//! `Blocks::check`), and in the store, so that they survive a restart. In doubt an entry is in force.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub enum SelectorsError {
     #[error("say what to stop: a txn, a sub, a client, a purpose, or all")]
     Nothing,
     /// `all` is combined with other selectors, so the intent is ambiguous.
-    #[error("all stands alone: with it, no txn, sub, client or purpose")]
+    #[error("all cannot be combined with txn, sub, client or purpose")]
     AllAndMore,
 }
 
@@ -101,7 +101,7 @@ pub struct BlockLine {
 
 /// The properties of a grant or a token that entries are matched against.
 #[derive(Debug)]
-pub struct BlockTarget<'a> {
+pub(crate) struct BlockTarget<'a> {
     /// `None` for a new transaction, which has no `txn` yet.
     txn: Option<&'a str>,
     sub: &'a str,
@@ -114,7 +114,7 @@ pub struct BlockTarget<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum BlocksError {
     /// Its end has already passed.
-    #[error("the time until which to stop it has passed")]
+    #[error("the end of the block is in the past")]
     Past,
     /// No entry has these selectors.
     #[error("there is no such block")]
@@ -150,7 +150,7 @@ pub struct Blocks {
 
 impl Block {
     /// Whether all of its selectors match `target`.
-    pub fn stops(&self, target: &BlockTarget<'_>) -> bool {
+    pub(crate) fn stops(&self, target: &BlockTarget<'_>) -> bool {
         let Selectors { all: _, txn, sub, client, purpose } = &self.0;
         txn.as_ref().is_none_or(|txn| target.txn == Some(txn.as_str()))
             && sub.as_ref().is_none_or(|sub| sub.as_str() == target.sub)
@@ -222,7 +222,7 @@ impl TryFrom<StoredBlock> for Entry {
 
 impl<'a> BlockTarget<'a> {
     /// The properties of `grant`.
-    pub fn of_grant(grant: &'a Grant) -> Self {
+    pub(crate) fn of_grant(grant: &'a Grant) -> Self {
         let original = grant.original().map(OwnToken::claims);
         let mut clients = vec![grant.client().as_str()];
         clients.extend(original.into_iter().flat_map(chain));
@@ -230,7 +230,7 @@ impl<'a> BlockTarget<'a> {
     }
 
     /// The properties of a token that this service issued.
-    pub fn of_token(claims: &'a TxnClaims) -> Self {
+    pub(crate) fn of_token(claims: &'a TxnClaims) -> Self {
         Self { txn: Some(&claims.txn), sub: &claims.sub, clients: chain(claims).collect(), scope: &claims.scope }
     }
 }
@@ -257,7 +257,7 @@ impl Blocks {
     ///
     /// # Errors
     /// [`Blocked`].
-    pub fn check_client(&self, client: &ClientId, now: Timestamp) -> Result<(), Blocked> {
+    pub(crate) fn check_client(&self, client: &ClientId, now: Timestamp) -> Result<(), Blocked> {
         self.refuse_if(now, |block| block.stops_client(client))
     }
 
@@ -266,7 +266,7 @@ impl Blocks {
     ///
     /// # Errors
     /// [`Blocked`].
-    pub fn check(&self, target: &BlockTarget<'_>, now: Timestamp) -> Result<(), Blocked> {
+    pub(crate) fn check(&self, target: &BlockTarget<'_>, now: Timestamp) -> Result<(), Blocked> {
         self.refuse_if(now, |block| block.stops(target))
     }
 

@@ -10,7 +10,7 @@ mod near;
 pub use certificate::{CertificateError, PeerCertificate};
 pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
 pub use name::{NameError, to_rfc4514};
-pub use near::{find_near_match, offered};
+pub(crate) use near::{find_near_match, offered};
 
 use std::fmt;
 use std::str::FromStr;
@@ -115,7 +115,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The one that `client_id` names, or the only one.
-    pub fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
+    pub(crate) fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
         match (client_id, self.0.as_slice()) {
             (Some(id), all) => all.iter().find(|client| client.as_str() == id).copied().ok_or(ClientError::IdMismatch),
             (None, [only]) => Ok(only),

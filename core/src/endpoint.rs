@@ -224,7 +224,7 @@ pub fn known_key(found: Found) -> KnownKey {
             state: key.state.as_str(),
             from: key.signs_from(),
             until: key.signs_until(),
-            longest_lifetime: key.longest_lifetime,
+            max_lifetime: key.max_lifetime,
         })
     };
     match found {

@@ -279,11 +279,11 @@ fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued,
 
 /// At most 500 characters of the text, without words as long as tokens and keys.
 fn presentable(text: &str) -> String {
-    const LONGEST_WORD: usize = 40;
+    const MAX_WORD_LEN: usize = 40;
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
     let mut shown = String::new();
     for piece in text.split_inclusive(|c| !in_word(c)).take(200) {
-        if piece.len() > LONGEST_WORD { shown.push('…') } else { shown.push_str(piece) }
+        if piece.len() > MAX_WORD_LEN { shown.push('…') } else { shown.push_str(piece) }
     }
     shown.chars().take(500).collect()
 }

@@ -43,7 +43,7 @@ mod rotation;
 pub use self::token::{Signer, TxnToken};
 
 /// How much later than its `iat` a token may be sent while a successor of its key is being stored.
-const HAND_OVER: Duration = Duration::from_secs(5);
+const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 
 /// How keys are generated, stored and replaced.
 #[derive(Debug, Clone)]
@@ -116,7 +116,7 @@ pub enum KeysError {
     #[error(transparent)]
     Store(StoreError),
     /// The store was changed by another instance during every attempt; the step was not taken.
-    #[error("another instance changes the key ring at the same time")]
+    #[error("another instance is changing the key ring")]
     Conflict,
     /// The current key is long overdue for rotation, because the store does not record its successor.
     #[error("the signing key is overdue for rotation: the store has not recorded a successor")]
@@ -141,7 +141,7 @@ pub enum KeysError {
     #[error(transparent)]
     Signing(#[from] SigningError),
     /// The claims cannot be serialised.
-    #[error("the claims cannot be written as JSON that could be read again")]
+    #[error("the claims cannot be written as JSON")]
     Claims,
     /// A rotation was requested before it is possible.
     #[error(transparent)]
@@ -175,7 +175,7 @@ impl KeyRing {
         let last = ring.promotion_due(self.times) + self.times.rotation_period();
         let wanted = now.max(ring.signs_from());
         let instant = state.closing.map_or(wanted, |end| wanted.min(end));
-        if instant > last || wanted.since(instant) > HAND_OVER {
+        if instant > last || wanted.since(instant) > HAND_OVER_GRACE {
             self.wake.notify_one();
             return Err(KeysError::Overdue);
         }
@@ -202,7 +202,7 @@ impl KeyRing {
     }
 
     /// The number of keys in each state.
-    pub fn states(&self) -> BTreeMap<KeyState, usize> {
+    pub(crate) fn states(&self) -> BTreeMap<KeyState, usize> {
         let mut states = BTreeMap::new();
         for life in self.active().ring.lives() {
             *states.entry(life.state()).or_default() += 1;

@@ -77,7 +77,7 @@ impl Term {
     }
 
     /// The spent use; `None` unless it is a redemption.
-    pub fn spent(&self) -> Option<Spent> {
+    pub(crate) fn spent(&self) -> Option<Spent> {
         self.spent
     }
 }
@@ -96,7 +96,7 @@ pub struct Spent {
     /// Its number, from 1.
     pub use_number: u32,
     /// Whether it was counted before, so that the last answer is repeated.
-    pub retry: bool,
+    pub(crate) retry: bool,
 }
 
 /// What is recorded with a new token.

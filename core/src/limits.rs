@@ -14,7 +14,7 @@ use crate::client::ClientId;
 pub const MAX_IN_WORK: usize = 1024;
 
 /// How many requests may wait for the keys of one issuer: they share one fetch, so each costs only a place.
-pub const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
+pub(crate) const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
 
 /// `[limits]`, as far as it concerns one client.
 #[derive(Debug, Clone, Copy)]

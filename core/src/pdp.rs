@@ -1,6 +1,6 @@
 //! The external policy decision point (PDP): a service of the operator that may refuse what local policy granted.
 //!
-//! In: a [`Question`] about a grant. Out: nothing, if every purpose is allowed, else a [`PdpError`]. It is called with the
+//! In: a question about a grant. Out: nothing, if every purpose is allowed, else a [`PdpError`]. It is called with the
 //! access evaluation request of the `AuthZEN` Authorization API 1.0, once for each granted purpose whose rule has
 //! `pdp = true`. A token is issued only if the answer is `{"decision": true}` with status 200.
 
@@ -34,7 +34,7 @@ pub enum Fault {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The deadline of the request passed.
-    #[error("the request had no time left")]
+    #[error("the deadline of the request has passed")]
     Late,
     /// Not 200.
     #[error("the answer was {0}")]
@@ -58,7 +58,7 @@ pub struct Proof<'a> {
 
 /// The question to the PDP about a grant.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub(crate) struct Question<'a> {
     grant: &'a Grant,
     proof: Proof<'a>,
     details: Option<&'a Members>,
@@ -70,7 +70,12 @@ impl<'a> Question<'a> {
     /// The question about `grant`; `None` unless the rule of one of its purposes has `pdp = true`.
     ///
     /// Details and context are those of the request; for a redemption, which has none, those of the transaction.
-    pub fn about(grant: &'a Grant, request: &'a TokenRequest, proof: Proof<'a>, request_id: &'a str) -> Option<Self> {
+    pub(crate) fn about(
+        grant: &'a Grant,
+        request: &'a TokenRequest,
+        proof: Proof<'a>,
+        request_id: &'a str,
+    ) -> Option<Self> {
         if grant.asks_pdp().is_empty() {
             return None;
         }
@@ -150,7 +155,7 @@ impl Pdp {
     ///
     /// # Errors
     /// [`PdpError`].
-    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
+    pub(crate) async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
             let call = self.outbound.post(question.grant.client().as_str(), to_request(question.request_id, body));

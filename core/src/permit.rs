@@ -22,7 +22,7 @@ pub(crate) struct Inquiry<'a> {
 
 /// A grant that the PDP has approved, or whose purposes do not require its approval.
 #[derive(Debug)]
-pub struct ApprovedGrant {
+pub(crate) struct ApprovedGrant {
     grant: Grant,
     pdp_asked: bool,
 }
@@ -98,7 +98,7 @@ impl Permit {
     ///
     /// # Errors
     /// [`Blocked`] if an entry matches the transaction, its subject, one of its clients or one of its purposes.
-    pub fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
+    pub(crate) fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
         let ApprovedGrant { grant, .. } = approved;
         blocks.check(&BlockTarget::of_grant(&grant), now)?;
         Ok(Self { grant })

@@ -141,7 +141,7 @@ pub struct PurposeRule {
 
 impl PurposeRule {
     /// The line of a key; that of the table if the key is not set.
-    pub fn line_of(&self, key: &str) -> usize {
+    pub(crate) fn line_of(&self, key: &str) -> usize {
         self.lines.get(key).copied().unwrap_or(self.line)
     }
 
@@ -218,7 +218,7 @@ impl PolicySet {
     }
 
     /// Whether `sub` is the own subject of any client. No token of a subject issuer may claim it.
-    pub fn is_own_subject(&self, sub: &str) -> bool {
+    pub(crate) fn is_own_subject(&self, sub: &str) -> bool {
         self.iter().any(|policy| policy.subject.as_str() == sub)
     }
 }

@@ -306,7 +306,7 @@ mod tests {
         let cause = Refusal::from(PdpError::Unavailable(Fault::Late)).cause();
         assert_eq!(
             cause,
-            "the external decision point is not available just now; try again: the request had no time left"
+            "the external decision point is not available just now; try again: the deadline of the request has passed"
         );
         for refusal in all() {
             let (cause, debug) = (refusal.cause(), format!("{refusal:?}"));

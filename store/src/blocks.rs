@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use writ_platform::clock::Timestamp;
 
 use super::StoreError;
-use super::clock::SPARE;
+use super::clock::RETENTION_MARGIN;
 use super::records::Records;
 use super::table::{Change, Record, Table};
 
@@ -70,7 +70,7 @@ impl BlockStore {
         self.records.transact(|_| Ok((change, ()))).await
     }
 
-    /// Drops entries that ended more than [`SPARE`] before `now`.
+    /// Drops entries that ended more than two days before `now`.
     ///
     /// # Errors
     /// [`StoreError`]; some may have been dropped.
@@ -92,7 +92,7 @@ impl BlockStore {
 
 /// Whether [`BlockStore::expire`] drops an entry that was in force until `until`.
 pub fn is_over(until: Timestamp, now: Timestamp) -> bool {
-    until + SPARE < now
+    until + RETENTION_MARGIN < now
 }
 
 /// `None` if the selectors are not valid JSON.

@@ -18,7 +18,7 @@ use super::times::{self, LAST_EVENT};
 use super::transaction::{Undecided, View};
 
 /// Records are kept this much longer than needed, so that a clock that is a day ahead drops nothing early.
-pub const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+pub(crate) const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 pub(crate) const REDEMPTION_FLOOR: &[u8] = b"redemption_floor";
 pub(crate) const SINGLE_USE_FLOOR: &[u8] = b"single_use_floor";
@@ -83,7 +83,7 @@ impl EventClock {
         let trust = move |view: &View<'_>| {
             let mut change = Change::new().put(Table::Clock, LAST_EVENT, times::value(now));
             // The last event is not enough: an operator may set it back in two steps.
-            if last_event(view)?.max(swept(view)?) > now + SPARE {
+            if last_event(view)?.max(swept(view)?) > now + RETENTION_MARGIN {
                 let floor = single_use_floor(view)?.max(now);
                 change = change.put(Table::Meta, SINGLE_USE_FLOOR, times::value(floor));
             }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn crash_between_seal_and_batch_is_no_damage() {
+    fn crash_between_seal_and_batch_is_not_damage() {
         let folder = folder();
         let mut engine = open(folder.path()).unwrap();
         engine.commit(&writes([(b"a", Some(b"1"))])).unwrap();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use writ_platform::clock::Timestamp;
 
 use super::StoreError;
-use super::clock::{self, EventClock, EventOutcome, SPARE};
+use super::clock::{self, EventClock, EventOutcome, RETENTION_MARGIN};
 use super::records::Records;
 use super::table::{Change, Table};
 use super::times;
@@ -185,7 +185,7 @@ impl LedgerStore {
         self.records.transact_or_read(move |view| decide_spend(view, &key, this, terms, now)).await
     }
 
-    /// Drops records that no decision needs any more: tokens and identifiers that expired more than [`SPARE`] before
+    /// Drops records that no decision needs any more: tokens and identifiers that expired more than two days before
     /// `now`, and the counts of transactions whose latest presented token was issued before `counts_before`.
     ///
     /// A missing count would grant uses, so counts are never dropped by the clock. Dropping is an event, durable before
@@ -197,11 +197,11 @@ impl LedgerStore {
         if self.clock.is_behind(now) {
             return Ok(EventOutcome::ClockBehind);
         }
-        let is_over = |record: &TokenRecord| record.keep_until + SPARE < now;
+        let is_over = |record: &TokenRecord| record.keep_until + RETENTION_MARGIN < now;
         if self.drop_over(Table::Tokens, is_over, now).await? == EventOutcome::ClockBehind {
             return Ok(EventOutcome::ClockBehind);
         }
-        let is_over = |keep_until: &Timestamp| *keep_until + SPARE < now;
+        let is_over = |keep_until: &Timestamp| *keep_until + RETENTION_MARGIN < now;
         if self.drop_over(Table::Single, is_over, now).await? == EventOutcome::ClockBehind {
             return Ok(EventOutcome::ClockBehind);
         }

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn second_opening_is_told_who_has_the_store() {
+    async fn second_opening_names_the_process_with_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { path: folder.path().join("store") };
         let _store = Store::open(&settings).await.unwrap();

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn survey_tells_what_is_complete_and_takes_nothing() {
+    async fn survey_reports_what_is_complete_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_are_complete_whatever_became_of_the_files_beside_them() {
+    async fn records_are_complete_even_if_other_files_are_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn resealed_store_is_taken_as_it_is() {
+    async fn resealed_store_is_accepted_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;

@@ -20,7 +20,7 @@ const NO_INSTALLATION: &str = "the record that names the store cannot be read";
 const NO_PAST_KEY: &str = "a record of the history cannot be read";
 
 /// How many past keys one transaction writes into a store in use.
-const AT_ONCE: usize = 50;
+const BATCH_LEN: usize = 50;
 
 /// The key ring of one store; clones share it.
 #[derive(Debug, Clone)]
@@ -156,7 +156,7 @@ impl RingStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn overwrite(&self, ring: &RingRecords) -> Result<(), StoreError> {
-        for several in ring.past.chunks(AT_ONCE) {
+        for several in ring.past.chunks(BATCH_LEN) {
             let change = put_past(Change::new(), several);
             self.records.transact(|_| Ok((change, ()))).await?;
         }

@@ -29,8 +29,8 @@ use super::{OpenError, StoreError};
 /// How many requests are queued before senders wait.
 const QUEUE_LEN: usize = 1024;
 /// The maximum size of one batch, in transactions and in bytes.
-const GROUP_LEN: usize = 256;
-const GROUP_BYTES: usize = 256 * 1024;
+const BATCH_LEN: usize = 256;
+const BATCH_BYTES: usize = 256 * 1024;
 /// The time between a fault, or a failed attempt, and the next attempt to reopen the database, made by the next
 /// request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -73,7 +73,7 @@ struct Suspension {
 
 /// The current batch: its writes, and the callers that wait for it.
 #[derive(Default)]
-struct Group {
+struct Batch {
     writes: Writes,
     bytes: usize,
     waiting: Vec<Finish>,
@@ -153,7 +153,7 @@ impl Writer {
 
     /// Serves all queued commands; returns the sender to answer once the database is closed.
     fn serve(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-        let mut group = Group::default();
+        let mut batch = Batch::default();
         let mut closing = None;
         let mut served = 0;
         let mut next = Some(first);
@@ -162,16 +162,16 @@ impl Writer {
                 Command::Read { key, answer } => reply(answer, self.read(&key)),
                 Command::Page { table, after, answer } => reply(answer, self.page(table, after.as_deref())),
                 Command::Transact(job) if job.is_abandoned() => {}
-                Command::Transact(job) => self.admit(&mut group, job),
+                Command::Transact(job) => self.admit(&mut batch, job),
                 Command::Keep { answer } => reply(answer, self.keep()),
                 Command::Close { answer } => closing = Some(answer),
             }
             served += 1;
-            if closing.is_none() && served < GROUP_LEN && group.bytes < GROUP_BYTES {
+            if closing.is_none() && served < BATCH_LEN && batch.bytes < BATCH_BYTES {
                 next = commands.try_recv().ok();
             }
         }
-        self.commit(group);
+        self.commit(batch);
         closing
     }
 
@@ -199,16 +199,16 @@ impl Writer {
         }
     }
 
-    fn admit(&mut self, group: &mut Group, job: Box<dyn Job>) {
+    fn admit(&mut self, batch: &mut Batch, job: Box<dyn Job>) {
         let nothing = Writes::new();
         // After a fault, the writes accepted so far in this batch will fail too: only acknowledged values count.
         let decided = match (&self.engine, &self.fault) {
-            (Some(engine), None) => job.decide(&View::new(engine, &group.writes)),
+            (Some(engine), None) => job.decide(&View::new(engine, &batch.writes)),
             (Some(engine), Some(_)) if !job.needs_disk() => job.decide(&View::new(engine, &nothing)),
             _ => return job.refuse(self.unavailable()),
         };
         match decided {
-            Decided::Change(change, finish) if self.fault.is_none() => group.accept(change, finish),
+            Decided::Change(change, finish) if self.fault.is_none() => batch.accept(change, finish),
             Decided::Change(change, finish) if change.writes.is_empty() => finish(Ok(())),
             Decided::Change(_, finish) => finish(Err(self.unavailable())),
             Decided::Failed(fault, finish) => finish(self.suspend(&fault)),
@@ -216,16 +216,16 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: Group) {
+    fn commit(&mut self, batch: Batch) {
         let written = match (&mut self.engine, &self.fault) {
-            (Some(_), None) if !group.writes.is_empty() && !self.lock.is_in_place() => {
+            (Some(_), None) if !batch.writes.is_empty() && !self.lock.is_in_place() => {
                 Err(self.suspend(&Fault("its lock file was removed or replaced".to_owned())))
             }
-            (Some(engine), None) => engine.commit(&group.writes).map_err(|fault| self.suspend(&fault)),
+            (Some(engine), None) => engine.commit(&batch.writes).map_err(|fault| self.suspend(&fault)),
             _ => Err(self.unavailable()),
         };
         self.publish_figures();
-        for finish in group.waiting {
+        for finish in batch.waiting {
             finish(written.clone());
         }
     }
@@ -275,7 +275,7 @@ impl Writer {
     }
 }
 
-impl Group {
+impl Batch {
     fn accept(&mut self, change: Change, finish: Finish) {
         self.bytes += change.len();
         self.writes.extend(change.writes);

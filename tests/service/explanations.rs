@@ -149,7 +149,7 @@ fn a_refusal_says_which_claim_is_wrong_and_how() {
             (draft().claim("cnf", json!({"jkt": "x"})), claims, "vouches_for_bound_tokens"),
             (draft().claim("act", json!({"sub": "x"})), claims, "the claim `act`"),
             (draft().claim("sub", "gateway"), claims, "a client's own"),
-            (draft().claim("aud", "https://other.example"), audience, "nothing of what is configured for its issuer"),
+            (draft().claim("aud", "https://other.example"), audience, "none of the audiences configured for its issuer"),
             (draft().claim("nbf", now() + 3600), later, "`nbf` is 3"),
             (draft().claim("iat", now() + 3600), later, "`iat` is 3"),
             (draft().without("iss"), unknown, "`iss` is missing"),
@@ -158,7 +158,7 @@ fn a_refusal_says_which_claim_is_wrong_and_how() {
             (draft().header("alg", "none"), signature, "its alg is none"),
             (draft().header("alg", "HS256"), signature, "its alg is symmetric"),
             (draft().header("alg", "ES512"), signature, "its alg is not supported"),
-            (draft().header("alg", "ES384"), signature, "none of those that are configured for its issuer"),
+            (draft().header("alg", "ES384"), signature, "not one of those configured for its issuer"),
             (draft().header("alg", "RS256"), signature, "its alg does not fit the key"),
         ]
         .map(|(draft, reason, told)| (draft, reason, told.to_owned())),
@@ -169,10 +169,10 @@ fn a_refusal_says_which_claim_is_wrong_and_how() {
     }
     let stranger = Key::es256("issuer-1");
     let token = draft().signed_by(&stranger).mint();
-    explained(&writ, &present(&writ, "access_token", &token), signature, "did not make it", &token);
+    explained(&writ, &present(&writ, "access_token", &token), signature, "was not made with the key", &token);
     let token = draft().header("kid", "unheard-of").mint();
     let answer = present(&writ, "access_token", &token);
-    explained(&writ, &answer, "subject_token_key_unknown", "publishes none with the kid", &token);
+    explained(&writ, &answer, "subject_token_key_unknown", "publishes no key with the kid", &token);
     let token = issuer.id_token().claim("aud", vec!["web-app", "other"]).mint();
     explained(&writ, &present(&writ, "id_token", &token), claims, "`azp` is missing", &token);
     let token = issuer.id_token().without("sub").mint();

@@ -70,7 +70,7 @@ fn a_block_says_what_it_stops() {
     let refused = |selectors: Value| serde_json::from_value::<Block>(selectors).unwrap_err().to_string();
     assert!(refused(json!({})).starts_with("say what to stop"));
     assert!(refused(json!({"all": false, "sub": null})).starts_with("say what to stop"));
-    assert!(refused(json!({"all": true, "sub": "u-1"})).starts_with("all stands alone"));
+    assert!(refused(json!({"all": true, "sub": "u-1"})).starts_with("all cannot be combined"));
     assert!(refused(json!({"sub": "u-1", "kid": "k"})).contains("kid"), "left out, it would stop more");
     for selectors in [
         json!({"txn": ""}),

@@ -100,7 +100,7 @@ impl PeerCertificate {
     }
 
     /// All names in it, for logs: at most 16, each cut to 256 characters.
-    pub fn offered(&self) -> &[(IdentityKind, String)] {
+    pub(crate) fn offered(&self) -> &[(IdentityKind, String)] {
         &self.offered
     }
 

@@ -101,7 +101,7 @@ pub(super) enum Registered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not a name in the form of RFC 4514.
-    #[error("not a subject as RFC 4514 writes it (CN=…,O=…): {0}")]
+    #[error("not a subject in the form of RFC 4514 (CN=…,O=…): {0}")]
     SubjectDn(NameError),
     /// Not one host name.
     #[error("not a DNS name in ASCII, without wildcard and final dot")]
@@ -110,7 +110,9 @@ pub enum IdentityError {
     #[error("not a URI in ASCII with a scheme")]
     SanUri,
     /// A SPIFFE ID that no certificate may hold.
-    #[error("not a SPIFFE ID as certificates hold it: spiffe://trust-domain/path, lower-case trust domain, plain path")]
+    #[error(
+        "not a SPIFFE ID in the form used in certificates: spiffe://trust-domain/path, lower-case trust domain, plain path"
+    )]
     Spiffe,
     /// Not an IP address.
     #[error("not an IP address")]

@@ -5,14 +5,14 @@ use super::identity::is_spiffe;
 use super::{ClientId, Identity, IdentityKind, PeerCertificate};
 
 /// The names in a certificate in one line, escaped: `san_uri spiffe://…; subject_dn CN=…`.
-pub fn offered(certificate: &PeerCertificate) -> String {
+pub(crate) fn offered(certificate: &PeerCertificate) -> String {
     let short = |kind: IdentityKind| kind.name().trim_start_matches("tls_client_auth_");
     let names = certificate.offered().iter();
     names.map(|(kind, text)| format!("{} {}", short(*kind), text.escape_debug())).collect::<Vec<_>>().join("; ")
 }
 
 /// The client whose identity a certificate nearly has, and how it differs. Linear in the number of clients.
-pub fn find_near_match<'a>(
+pub(crate) fn find_near_match<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
 ) -> Option<String> {

@@ -304,7 +304,7 @@ fn a_replacement_may_add_members_and_change_none() {
         Ok(serde_json::to_string(&carried.tctx).unwrap())
     };
     let added = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.1,"note":"n"}"#)).unwrap();
-    assert_eq!(added, r#"{"amount":0.10,"note":"n"}"#, "no claim is copied from a token of ours");
+    assert_eq!(added, r#"{"amount":0.10,"note":"n"}"#, "no claim is copied from a Txn-Token");
     let changed = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.2}"#)).unwrap_err();
     assert_eq!(changed, Denial::DetailsRejected(Rejection::TwoValues("amount".into())));
     let fixed = tctx(copying(r#"{"amount":1}"#), &asking("a")).unwrap_err();

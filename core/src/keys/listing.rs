@@ -22,19 +22,19 @@ pub struct KeyLine {
     pub state: KeyState,
     /// When it was generated.
     #[serde(with = "rfc3339")]
-    pub created_at: Option<Timestamp>,
+    pub(crate) created_at: Option<Timestamp>,
     /// The first second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_from: Option<Timestamp>,
+    pub(crate) signs_from: Option<Timestamp>,
     /// The last second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_until: Option<Timestamp>,
+    pub(crate) signs_until: Option<Timestamp>,
     /// For a key that no longer signs: when it will leave the JWKS.
     #[serde(with = "rfc3339")]
-    pub published_until: Option<Timestamp>,
+    pub(crate) published_until: Option<Timestamp>,
     /// For a key that no longer signs: until when it validates tokens for redemption.
     #[serde(with = "rfc3339")]
-    pub retained_until: Option<Timestamp>,
+    pub(crate) retained_until: Option<Timestamp>,
 }
 
 /// Public halves and lives of keys, in the form for transfer from one store to another.
@@ -56,10 +56,10 @@ pub struct ExportedKey {
     pub state: KeyState,
     /// The first second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_from: Option<Timestamp>,
+    pub(crate) signs_from: Option<Timestamp>,
     /// The last second in which it signed; `None` while it signs.
     #[serde(with = "rfc3339")]
-    pub signs_until: Option<Timestamp>,
+    pub(crate) signs_until: Option<Timestamp>,
 }
 
 /// Why an export cannot be imported.

@@ -56,7 +56,7 @@ pub enum FileError {
     #[error("the content does not match its checksum")]
     Checksum,
     /// The content belongs to another key.
-    #[error("the file does not have its key's name")]
+    #[error("the file is not named after its key")]
     Name,
     /// From another installation.
     #[error("the key belongs to another trust domain")]

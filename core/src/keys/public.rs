@@ -110,7 +110,7 @@ impl PublicKey {
     }
 
     /// Whether `signature` over `message` was made with this key's private half.
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let signature = URL_SAFE_NO_PAD.encode(signature);
         let algorithm = self.algorithm().into();
         matches!(jsonwebtoken::crypto::verify(&signature, message, self.decoding_key(), algorithm), Ok(true))

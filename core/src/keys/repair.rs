@@ -28,7 +28,7 @@ pub struct Rebuilt {
 }
 
 impl Rebuilt {
-    /// Builds a ring of the keys in the files of `key_folder` and fresh keys; see [`Ring::rebuilt`].
+    /// Builds a ring of the keys in the files of `key_folder` and fresh keys.
     ///
     /// # Errors
     /// [`KeysError`] if the folder cannot be read or a key cannot be generated. Damaged files are not an error.
@@ -71,7 +71,7 @@ pub enum Problem {
     #[error("{0}")]
     Record(KeysError),
     /// The ring in force is not the one that is stored.
-    #[error("the store has another key ring than the one in force")]
+    #[error("the store has a different key ring from the one in use")]
     NotInForce,
     /// A file cannot be used.
     #[error("{0}")]

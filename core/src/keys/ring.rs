@@ -26,14 +26,15 @@ mod times;
 mod transitions;
 
 pub use self::find::{Found, VerifyingKey};
-pub use self::life::{KeyLife, KeyState};
+pub(crate) use self::life::KeyLife;
+pub use self::life::KeyState;
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
 /// Every key of this trust domain, by state. Exactly one signs at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ring {
+pub(crate) struct Ring {
     /// Increases by one with each transition.
     version: u64,
     /// Published, so that verifiers hold it before it signs.
@@ -49,7 +50,7 @@ pub struct Ring {
 
 /// A key with both halves, the private one sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SigningKey {
+pub(crate) struct SigningKey {
     public: PublicKey,
     created_at: Timestamp,
     sealed: Sealed,
@@ -57,7 +58,7 @@ pub struct SigningKey {
 
 /// The key that will sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NextKey {
+pub(crate) struct NextKey {
     #[serde(flatten)]
     key: SigningKey,
     /// The time since when it is certainly published.
@@ -66,7 +67,7 @@ pub struct NextKey {
 
 /// The key that signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CurrentKey {
+pub(crate) struct CurrentKey {
     #[serde(flatten)]
     key: SigningKey,
     signs_from: Timestamp,
@@ -79,7 +80,7 @@ pub struct CurrentKey {
 
 /// A public key and the span in which its private half signed. The private half is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetiredKey {
+pub(crate) struct RetiredKey {
     public: PublicKey,
     created_at: Timestamp,
     signed: Span,
@@ -91,7 +92,7 @@ pub struct RetiredKey {
 /// A key that is not published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum PastKey {
+pub(crate) enum PastKey {
     /// Validates expired tokens in redemption, and nothing else.
     Historical(RetiredKey),
     /// Never validates anything again.
@@ -102,7 +103,7 @@ pub enum PastKey {
 
 /// The remaining facts about a revoked key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RevokedKey {
+pub(crate) struct RevokedKey {
     public: PublicKey,
     created_at: Timestamp,
     /// `None` if it never signed.
@@ -112,14 +113,14 @@ pub struct RevokedKey {
 
 /// The seconds in which a key signed, both ends included: start rounded down, end rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Span {
+pub(crate) struct Span {
     from: Timestamp,
     until: Timestamp,
 }
 
 /// A step that can be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// `current` has signed for its period, and `next` and `previous` have been published long enough.
     Promote,
     /// A historical key is past its retention.
@@ -129,17 +130,17 @@ pub enum Step {
 impl Span {
     /// The span from `from` until `until`; one second if `until` is earlier, because a clock may step back and a span
     /// cannot.
-    pub fn new(from: Timestamp, until: Timestamp) -> Self {
+    pub(crate) fn new(from: Timestamp, until: Timestamp) -> Self {
         Self { from, until: until.max(from) }
     }
 
     /// The first second.
-    pub fn from(self) -> Timestamp {
+    pub(crate) fn from(self) -> Timestamp {
         self.from
     }
 
     /// The last second.
-    pub fn until(self) -> Timestamp {
+    pub(crate) fn until(self) -> Timestamp {
         self.until
     }
 
@@ -150,17 +151,17 @@ impl Span {
 
 impl SigningKey {
     /// A key generated at `created_at`, with its sealed private half.
-    pub fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
+    pub(crate) fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
         Self { public, created_at, sealed }
     }
 
     /// The public half.
-    pub fn public(&self) -> &PublicKey {
+    pub(crate) fn public(&self) -> &PublicKey {
         &self.public
     }
 
     /// The sealed private half.
-    pub fn sealed(&self) -> &Sealed {
+    pub(crate) fn sealed(&self) -> &Sealed {
         &self.sealed
     }
 
@@ -205,14 +206,14 @@ impl PastKey {
 
 impl Ring {
     /// The ring of a first start: `current` signs at once, without lead, since no verifier has an older JWKS.
-    pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
+    pub(crate) fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
         let current = CurrentKey::new(current, now, times);
         Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
     }
 
     /// Adds the past keys, which are stored separately; `None` if a key would then be in two states.
     #[must_use]
-    pub fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
+    pub(crate) fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
         let ring = Self { past, ..self };
         let published: Vec<&Kid> = ring.published().map(PublicKey::kid).collect();
         let apart = published.iter().enumerate().all(|(index, kid)| !published[..index].contains(kid));
@@ -220,38 +221,38 @@ impl Ring {
     }
 
     /// Increases by one with each transition.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
     /// The key that signs.
-    pub fn current(&self) -> &SigningKey {
+    pub(crate) fn current(&self) -> &SigningKey {
         &self.current.key
     }
 
     /// The key that will sign.
-    pub fn next(&self) -> &SigningKey {
+    pub(crate) fn next(&self) -> &SigningKey {
         &self.next.key
     }
 
     /// The first second in which `current` signs.
-    pub fn signs_from(&self) -> Timestamp {
+    pub(crate) fn signs_from(&self) -> Timestamp {
         self.current.signs_from
     }
 
     /// The keys that are not published, by `kid`.
-    pub fn past(&self) -> &BTreeMap<Kid, PastKey> {
+    pub(crate) fn past(&self) -> &BTreeMap<Kid, PastKey> {
         &self.past
     }
 
     /// The keys in the JWKS: next, current and, after the first rotation, previous (R-KEYS-03).
-    pub fn published(&self) -> impl Iterator<Item = &PublicKey> {
+    pub(crate) fn published(&self) -> impl Iterator<Item = &PublicKey> {
         let previous = self.previous.as_ref().map(|key| &key.public);
         [&self.next.key.public, &self.current.key.public].into_iter().chain(previous)
     }
 
     /// The first step that is due at `now`; `None` if no step is due.
-    pub fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
+    pub(crate) fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
         if self.promotion_due(times) <= now {
             Some(Step::Promote)
         } else {
@@ -260,25 +261,25 @@ impl Ring {
     }
 
     /// When the next step is due.
-    pub fn next_due(&self, times: KeyTimes) -> Timestamp {
+    pub(crate) fn next_due(&self, times: KeyTimes) -> Timestamp {
         let promotion = self.promotion_due(times);
         self.forget_due(times).map_or(promotion, |forget| forget.min(promotion))
     }
 
     /// When `current` is due for replacement: after its period, but not before `next` may sign.
-    pub fn promotion_due(&self, times: KeyTimes) -> Timestamp {
+    pub(crate) fn promotion_due(&self, times: KeyTimes) -> Timestamp {
         (self.current.signs_from + times.rotation_period()).max(self.rotatable_from(times))
     }
 
     /// The time from which `next` may sign and `previous` need no longer be published (R-KEYS-04).
-    pub fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
+    pub(crate) fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
         let led = self.next.published_from + times.lead();
         let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
     /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.
-    pub fn end_of_span(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
+    pub(crate) fn end_of_span(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
         self.current.planned_until.max(last_event).min(now)
     }
 

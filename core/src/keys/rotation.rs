@@ -20,15 +20,15 @@ use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
 
 /// The longest sleep of the timer, because clocks can step.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+const MAX_SLEEP: Duration = Duration::from_secs(5);
 /// The delay of the first retry after a failure; it doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The longest delay between two attempts.
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How often a step is attempted if other instances change the ring first.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// How many imported keys are stored at once, so that they fit into one transaction of the store.
-const IMPORTED_AT_ONCE: usize = 50;
+const IMPORT_BATCH_LEN: usize = 50;
 
 /// State that is kept between steps.
 #[derive(Default)]
@@ -120,7 +120,7 @@ impl KeyRing {
     /// [`KeysError::Import`] if a key has no signing times; nothing is added then.
     pub async fn import(&self, export: listing::Export, now: Timestamp) -> Result<usize, KeysError> {
         let before = self.active().ring.past().len();
-        for lives in export.lives(now)?.chunks(IMPORTED_AT_ONCE) {
+        for lives in export.lives(now)?.chunks(IMPORT_BATCH_LEN) {
             self.step(now, |ring, _, _| {
                 let (ring, added) = ring.import(lives.iter().cloned(), now);
                 Ok((added > 0).then_some(ring))
@@ -143,7 +143,7 @@ impl KeyRing {
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
     ) -> Result<Vec<KeyEvent>, KeysError> {
         let mut state = self.rotation.lock().await;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut state, now, &follow).await {
                 Err(KeysError::Conflict) => {}
                 outcome => return outcome.map(|()| std::mem::take(&mut state.unreported)),
@@ -235,21 +235,21 @@ impl KeyRing {
     /// Takes every step when it is due, for as long as the service runs. A failed step is retried, while the current key
     /// continues to sign. A forgotten key cannot be restored, so none is forgotten while the clock is unsettled.
     pub async fn run(&self, clock: &Clock, on_event: impl Fn(KeyEvent)) -> Infallible {
-        let mut retry = FIRST_RETRY;
+        let mut retry = MIN_RETRY_DELAY;
         loop {
             let may_forget = clock.is_settled();
             match self.on_time(clock, may_forget).await {
                 Ok(events) => {
                     events.into_iter().for_each(&on_event);
-                    retry = FIRST_RETRY;
+                    retry = MIN_RETRY_DELAY;
                     let due = self.next_due(may_forget);
                     // Elapsed or woken, the ring is checked again.
-                    let _ = timeout(clock.until(due).min(LONGEST_SLEEP), self.wake.notified()).await;
+                    let _ = timeout(clock.until(due).min(MAX_SLEEP), self.wake.notified()).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "the key ring could not take a step; the current key continues to sign");
                     sleep(retry).await;
-                    retry = LAST_RETRY.min(retry * 2);
+                    retry = MAX_RETRY_DELAY.min(retry * 2);
                 }
             }
         }

@@ -22,7 +22,7 @@ pub struct SealingKeys {
 /// A sealed private half: nonce, ciphertext and tag; base64 in JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Sealed(Vec<u8>);
+pub(crate) struct Sealed(Vec<u8>);
 
 /// A decrypted private half.
 pub(super) struct Opened {

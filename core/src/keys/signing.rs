@@ -38,7 +38,7 @@ pub enum SigningError {
     #[error("the private key cannot be read")]
     Rejected,
     /// Signing failed.
-    #[error("the key did not sign")]
+    #[error("signing failed")]
     Signature,
     /// The public half does not verify the private half's signature (R-KEYS-12).
     #[error("the key failed its self-test")]

@@ -361,7 +361,7 @@ async fn without_the_files_nothing_is_stored_and_the_step_is_taken_later() {
 
 /// the files were written, the store was not.
 #[tokio::test]
-async fn files_of_a_step_that_was_never_taken_are_put_right_at_the_next_start() {
+async fn files_of_a_step_that_was_not_taken_are_repaired_at_the_next_start() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let active = keys.active();
@@ -523,7 +523,7 @@ async fn a_ring_is_replaced_in_a_store_that_was_rolled_back() {
 }
 
 #[tokio::test]
-async fn changed_and_missing_files_are_found_and_written_anew() {
+async fn changed_and_missing_files_are_found_and_rewritten() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let [next, current] = published(&keys).try_into().unwrap();

@@ -37,7 +37,7 @@ impl Signer {
     }
 
     /// The `iat` of issued tokens.
-    pub fn instant(&self) -> Timestamp {
+    pub(crate) fn instant(&self) -> Timestamp {
         self.instant
     }
 

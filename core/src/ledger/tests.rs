@@ -105,7 +105,7 @@ async fn what_can_be_used_once_is_used_once_across_restarts() {
 
 /// the last event is not enough if an operator sets it back in two steps.
 #[tokio::test]
-async fn what_a_wrong_clock_forgot_is_not_used_again_however_it_was_set_right() {
+async fn identifiers_dropped_under_a_wrong_clock_are_not_used_again() {
     const HOUR: u64 = 3600;
     let installed = Installed::new();
     let ledger = installed.ledger().await;
@@ -133,7 +133,7 @@ async fn nothing_is_recorded_beside_a_replay() {
 
 /// After a repair it is not known what was used before it.
 #[tokio::test]
-async fn what_was_made_before_a_repair_is_used_no_more() {
+async fn identifiers_created_before_a_repair_are_refused() {
     let installed = Installed::new();
     installed.ledger().await.store.close().await;
     let ledger = installed.distrusted(100).await;
@@ -492,7 +492,7 @@ async fn expiring_something_is_an_event() {
 
 /// what was dropped under a wrong clock is not used a second time under the right one.
 #[tokio::test]
-async fn what_may_have_been_forgotten_is_used_no_more_once_the_clock_is_trusted_again() {
+async fn possibly_dropped_identifiers_are_refused_once_the_clock_is_trusted() {
     let installed = Installed::new();
     let ledger = installed.ledger().await;
     ledger.record(once(1, 0), at(1)).await.unwrap();

@@ -75,7 +75,7 @@ pub enum ConditionError {
     #[error("must not loop: `all`, `exists`, `exists_one`, `map` and `filter` are not available")]
     Loop,
     /// A number that cannot be represented exactly.
-    #[error("holds a number that cannot be read to its last digit")]
+    #[error("contains a number that cannot be represented exactly")]
     Number,
 }
 

@@ -6,6 +6,7 @@
 
 mod apply;
 mod compile;
+mod pattern;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -31,7 +31,7 @@ pub enum Presented {
 
 impl Presented {
     /// The sources that it may be verified as.
-    pub fn sources(&self) -> &'static [Source] {
+    pub(crate) fn sources(&self) -> &'static [Source] {
         match self {
             Self::Client | Self::Named(_) => &[Source::ClientCredentials],
             Self::AccessToken(_) => &[Source::AccessToken],

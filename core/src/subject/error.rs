@@ -68,7 +68,7 @@ pub struct SubjectError {
 
 impl SubjectFault {
     /// Adds `why` as the detail.
-    pub const fn because(self, why: &'static str) -> SubjectError {
+    pub(crate) const fn because(self, why: &'static str) -> SubjectError {
         SubjectError { fault: self, why: Cow::Borrowed(why) }
     }
 

@@ -178,7 +178,7 @@ enum NotActive {
     #[error("the token is not active")]
     Inactive,
     /// The reply may come from a proxy, so it proves nothing about the server.
-    #[error("the reply is not one JSON object with one meaning")]
+    #[error("the reply is not a JSON object without repeated members")]
     Unreadable,
     #[error("{0}")]
     Failed(String),

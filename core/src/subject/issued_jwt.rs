@@ -66,7 +66,7 @@ impl<'a> Presented<'a> {
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
         let genuine = keys.verify(&self.jws);
         let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
-        signed.ok_or(SignatureInvalid.because("the key that its header names did not make it"))
+        signed.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))
     }
 }
 
@@ -174,7 +174,7 @@ fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -
     }
     let azp = text(claims, "azp")?;
     let known = clients.contains(&azp);
-    known.then_some(()).ok_or(AudienceMismatch.because("`azp` is none of the clients in id_token_audience"))
+    known.then_some(()).ok_or(AudienceMismatch.because("`azp` is not one of the clients in id_token_audience"))
 }
 
 /// RFC 9068 §2.2; `iss` and `aud` are checked for every token.

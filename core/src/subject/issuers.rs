@@ -200,7 +200,7 @@ impl Issuers {
     /// The issuer with this exact `iss`, if it issues tokens of this kind.
     fn issuing(&self, kind: Source, iss: &str) -> Result<&Issuer, SubjectError> {
         let issuer = self.by_iss.get(iss);
-        let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured whose name is its `iss`"))?;
+        let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured with its `iss`"))?;
         let issues_kind = issuer.settings.token_types.contains(&kind);
         issues_kind
             .then_some(issuer)
@@ -236,13 +236,13 @@ impl Issuer {
     async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
-            return Err(SignatureInvalid.because("its alg is none of those that are configured for its issuer"));
+            return Err(SignatureInvalid.because("its alg is not one of those configured for its issuer"));
         }
         self.keys.find(token.kid(), algorithm, client).await.map_err(|error| match error {
             KeyError::Unknown if token.kid().is_none() => {
-                KeyUnknown.because("its header has no kid, and its issuer does not publish just one key")
+                KeyUnknown.because("its header has no kid, and its issuer does not publish exactly one key")
             }
-            KeyError::Unknown => KeyUnknown.because("its issuer publishes none with the kid of its header"),
+            KeyError::Unknown => KeyUnknown.because("its issuer publishes no key with the kid of its header"),
             KeyError::CoolingDown { retry_after } => KeyNotFetchedYet { retry_after }.into(),
             KeyError::Unfit => SignatureInvalid.because("its alg does not fit the key that its header names"),
             KeyError::Unavailable => IssuerUnavailable.into(),

@@ -126,7 +126,7 @@ impl ValidationContext<'_> {
             return Err(ClaimsInvalid.because("`aud` has more than 256 names"));
         }
         if !audience.names_one_of(ours) {
-            return Err(AudienceMismatch.because("`aud` names nothing of what is configured for its issuer"));
+            return Err(AudienceMismatch.because("`aud` contains none of the audiences configured for its issuer"));
         }
         check_audience_of(self.client, &audience)?;
         Ok(audience)
@@ -177,7 +177,7 @@ pub(super) fn check_audience_of(client: &ClientPolicy, audience: &Audience) -> R
 
 /// The error for a token without any of the audiences that the client's policy requires.
 pub(super) const NOT_FOR_CLIENT: SubjectError = AudienceMismatch
-    .because("`aud` names nothing of what the client is held to by its policy (subject_token_audience)");
+    .because("`aud` contains none of the audiences that the client's policy requires (subject_token_audience)");
 
 /// The client must have checked the proof of a token that is bound to a sender's key (`cnf`).
 pub(super) fn check_binding(claims: &Members, client: &ClientPolicy) -> Result<(), SubjectError> {

@@ -45,7 +45,7 @@ pub struct SignedBy {
     /// The last second in which it signed; `None` while it signs.
     pub until: Option<Timestamp>,
     /// The longest lifetime that was allowed while it signed.
-    pub longest_lifetime: Duration,
+    pub(crate) max_lifetime: Duration,
 }
 
 impl SignedBy {
@@ -270,10 +270,12 @@ impl Genuine {
         // A free retry repeats the claims of a redemption while they are valid, possibly with another current key.
         let last = if is_redeemed(&self.claims) { exp - 1 } else { iat };
         if !self.key.signed_within(Timestamp::from_epoch(iat), Timestamp::from_epoch(last)) {
-            return Err(SubjectFault::ClaimsInvalid.because("iat lies outside the time in which its key signed"));
+            return Err(SubjectFault::ClaimsInvalid.because("iat is outside the time in which its key signed"));
         }
-        if Duration::from_secs(exp - iat) > self.key.longest_lifetime {
-            return Err(SubjectFault::ClaimsInvalid.because("it lives longer than any token of its time"));
+        if Duration::from_secs(exp - iat) > self.key.max_lifetime {
+            return Err(
+                SubjectFault::ClaimsInvalid.because("its lifetime is longer than was allowed when it was issued")
+            );
         }
         Ok(())
     }

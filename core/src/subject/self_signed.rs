@@ -29,7 +29,7 @@ use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
 /// The longest time from `iat` to `exp` (R-SUBJ-16).
-const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// `id-Ed25519` (RFC 8410 §3).
 const ED25519: &str = "1.3.101.112";
@@ -66,9 +66,8 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
         );
     }
     if !keys(&jws, by)?.verify(&jws) {
-        return Err(
-            SignatureInvalid.because("the key that its header names did not make it, or its alg does not fit it")
-        );
+        return Err(SignatureInvalid
+            .because("it was not made with the key that its header names, or its alg does not fit that key"));
     }
     if !audience(&claims)?.names_one_of(&[by.issuer.to_owned()]) {
         return Err(AudienceMismatch.because("`aud` of a self-signed token must name the issuer of this service"));
@@ -77,10 +76,10 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
     let id = single_use(&by.client.client_id, &claims)?;
     let times = Times::read(&claims, by.now)?;
     let begins = times.iat.ok_or(ClaimsInvalid.because("`iat` is missing"))?;
-    let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= LONGEST_LIFETIME;
+    let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= MAX_TOKEN_LIFETIME;
     let lifetime = times.exp.and_then(|exp| exp.checked_sub(begins)).filter(|&lifetime| fits(lifetime));
     let ends =
-        lifetime.ok_or(ClaimsInvalid.because("`exp` must be there and after `iat`, by ten minutes at most"))? + begins;
+        lifetime.ok_or(ClaimsInvalid.because("`exp` must be present and at most ten minutes after `iat`"))? + begins;
     times.hold(by.now, by.clock_skew)?;
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());

@@ -9,7 +9,7 @@ use super::SubjectFault::{ClaimsInvalid, Expired, NotYetValid};
 use writ_platform::clock::Timestamp;
 
 /// A time before 2001-09-09 or later than this from now is a mistake or an attack.
-const FURTHEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+const MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 86_400);
 const EARLIEST: Duration = Duration::from_secs(1_000_000_000);
 
 /// The times of a token, since 1970; each is plausible.
@@ -66,7 +66,7 @@ fn numeric_date(text: &str, earliest: Duration, now: Timestamp) -> Result<Durati
         return Err(NO_NUMBER);
     }
     let seconds: f64 = text.parse().map_err(|_| NO_NUMBER)?;
-    let latest = Duration::from_secs((now + FURTHEST).epoch());
+    let latest = Duration::from_secs((now + MAX_AHEAD).epoch());
     if let Ok(milliseconds) = Duration::try_from_secs_f64(seconds / 1000.0)
         && (EARLIEST..=latest).contains(&milliseconds)
     {

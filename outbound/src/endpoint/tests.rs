@@ -26,7 +26,7 @@ use crate::files::Identity;
 use writ_platform::shares::Place;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-const AWAY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 const MOVED: &str = "HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n";
 const HANG_UP: &str = "";
 const SILENCE: &str = "silence";
@@ -176,13 +176,13 @@ fn a_pooled_connection_outlives_the_runtime_of_its_caller() {
 
 #[tokio::test]
 async fn a_call_that_breaks_or_fails_is_retried_once() {
-    for first in [AWAY, HANG_UP] {
-        let answers: &'static [&'static str] = if first == AWAY { &[AWAY, OK] } else { &[HANG_UP, OK] };
+    for first in [UNAVAILABLE, HANG_UP] {
+        let answers: &'static [&'static str] = if first == UNAVAILABLE { &[UNAVAILABLE, OK] } else { &[HANG_UP, OK] };
         let mut service = Service::start(answers).await;
         assert!(ask(&Outbound::new(service.settings()).unwrap()).await.is_ok(), "{first}");
         assert_eq!(service.asked().len(), 2, "{first}");
     }
-    let mut service = Service::start(&[AWAY]).await;
+    let mut service = Service::start(&[UNAVAILABLE]).await;
     let error = ask(&Outbound::new(service.settings()).unwrap()).await.unwrap_err();
     assert!(matches!(error, Unreachable::Failing(status) if status.as_u16() == 503), "{error}");
     assert_eq!(service.asked().len(), 2);

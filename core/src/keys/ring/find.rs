@@ -28,7 +28,7 @@ pub struct VerifyingKey {
     /// The state of the key.
     pub state: KeyState,
     /// The maximum lifetime of tokens that this key signed.
-    pub longest_lifetime: Duration,
+    pub(crate) max_lifetime: Duration,
     /// The first second in which it signed; `None` for `next`.
     signs_from: Option<Timestamp>,
     /// The last second in which it signed; `None` while it signs.
@@ -37,23 +37,24 @@ pub struct VerifyingKey {
 
 impl VerifyingKey {
     /// The first second in which it signed; `None` for `next`.
-    pub fn signs_from(&self) -> Option<Timestamp> {
+    pub(crate) fn signs_from(&self) -> Option<Timestamp> {
         self.signs_from
     }
 
     /// The last second in which it signed; `None` while it signs.
-    pub fn signs_until(&self) -> Option<Timestamp> {
+    pub(crate) fn signs_until(&self) -> Option<Timestamp> {
         self.signs_until
     }
 
-    /// Whether `iat` is in the key's span. A token from outside the span is forged (R-DELAY-09).
-    pub fn signed_at(&self, iat: Timestamp) -> bool {
+    /// Whether `iat` is in the key's span, for tests; `SignedBy::signed_within` checks tokens (R-DELAY-09).
+    #[cfg(test)]
+    pub(crate) fn signed_at(&self, iat: Timestamp) -> bool {
         self.signs_from.is_some_and(|from| from <= iat) && self.signs_until.is_none_or(|until| iat <= until)
     }
 
     fn waiting(public: PublicKey) -> Self {
-        let longest_lifetime = Duration::ZERO;
-        Self { public, state: KeyState::Next, longest_lifetime, signs_from: None, signs_until: None }
+        let max_lifetime = Duration::ZERO;
+        Self { public, state: KeyState::Next, max_lifetime, signs_from: None, signs_until: None }
     }
 
     fn signing(key: RetiredKey) -> Self {
@@ -64,7 +65,7 @@ impl VerifyingKey {
         Self {
             public: key.public,
             state,
-            longest_lifetime: key.longest_lifetime,
+            max_lifetime: key.longest_lifetime,
             signs_from: Some(key.signed.from()),
             signs_until: Some(key.signed.until()),
         }
@@ -73,7 +74,7 @@ impl VerifyingKey {
 
 impl Ring {
     /// Looks up a key by its `kid`.
-    pub fn find(&self, kid: &str) -> Found {
+    pub(crate) fn find(&self, kid: &str) -> Found {
         match self.life(kid) {
             Some(KeyLife::Next { public, .. }) => Found::Published(VerifyingKey::waiting(public)),
             Some(KeyLife::Current(key)) => Found::Published(VerifyingKey::signing(key)),

@@ -31,7 +31,7 @@ impl KeyState {
     pub const KNOWN: [Self; 5] = [Self::Next, Self::Current, Self::Previous, Self::Historical, Self::Revoked];
 
     /// The name in metrics, listings and records.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Next => "next",
             Self::Current => "current",
@@ -46,7 +46,7 @@ impl KeyState {
 /// Everything that is known of one key, except its private half.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum KeyLife {
+pub(crate) enum KeyLife {
     /// Has never signed.
     Next {
         /// The public half.
@@ -71,18 +71,18 @@ pub enum KeyLife {
 
 impl KeyLife {
     /// A key that signed elsewhere.
-    pub fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
+    pub(crate) fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
         Self::Historical(RetiredKey { public, created_at: signed.from, signed, longest_lifetime })
     }
 
     /// A key that was revoked elsewhere, known since `now`.
-    pub fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
+    pub(crate) fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
         let created_at = signed.map_or(now, Span::from);
         Self::Revoked(RevokedKey { public, created_at, signed, revoked_at: now })
     }
 
     /// The key id, known of every key.
-    pub fn kid(&self) -> &Kid {
+    pub(crate) fn kid(&self) -> &Kid {
         match self {
             Self::Forgotten { kid } => kid,
             Self::Next { public, .. } => public.kid(),
@@ -92,7 +92,7 @@ impl KeyLife {
     }
 
     /// The state of the key.
-    pub fn state(&self) -> KeyState {
+    pub(crate) fn state(&self) -> KeyState {
         match self {
             Self::Next { .. } => KeyState::Next,
             Self::Current(_) => KeyState::Current,
@@ -104,7 +104,7 @@ impl KeyLife {
     }
 
     /// The public half; `None` for a forgotten key.
-    pub fn public(&self) -> Option<&PublicKey> {
+    pub(crate) fn public(&self) -> Option<&PublicKey> {
         match self {
             Self::Forgotten { .. } => None,
             Self::Next { public, .. } => Some(public),
@@ -114,7 +114,7 @@ impl KeyLife {
     }
 
     /// When it was generated; `None` for a forgotten key.
-    pub fn created_at(&self) -> Option<Timestamp> {
+    pub(crate) fn created_at(&self) -> Option<Timestamp> {
         match self {
             Self::Forgotten { .. } => None,
             Self::Next { created_at, .. } => Some(*created_at),
@@ -124,7 +124,7 @@ impl KeyLife {
     }
 
     /// The span in which it signed; for `current` until the planned end.
-    pub fn signed(&self) -> Option<Span> {
+    pub(crate) fn signed(&self) -> Option<Span> {
         match self {
             Self::Next { .. } | Self::Forgotten { .. } => None,
             Self::Current(key) | Self::Previous(key) | Self::Historical(key) => Some(key.signed),
@@ -135,13 +135,13 @@ impl KeyLife {
 
 impl Ring {
     /// The life of every key: first the published ones, then the past.
-    pub fn lives(&self) -> impl Iterator<Item = KeyLife> {
+    pub(crate) fn lives(&self) -> impl Iterator<Item = KeyLife> {
         let past = self.past.iter().map(|(kid, key)| key.life(kid));
         [self.next.key.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
     }
 
     /// The life of the key with this `kid`; `None` if it was never in this ring.
-    pub fn life(&self, kid: &str) -> Option<KeyLife> {
+    pub(crate) fn life(&self, kid: &str) -> Option<KeyLife> {
         if self.next.key.is(kid) {
             Some(self.next.key.life())
         } else if self.current.key.is(kid) {
@@ -158,7 +158,7 @@ impl Ring {
 
     /// A ring that starts at `now` with the known lives of earlier keys: the one that signed last stays published as
     /// `previous`, the others that signed become historical, revoked and forgotten ones stay so.
-    pub fn rebuilt(
+    pub(crate) fn rebuilt(
         lives: impl IntoIterator<Item = KeyLife>,
         current: SigningKey,
         next: SigningKey,
@@ -177,7 +177,7 @@ impl Ring {
     /// Adds keys from elsewhere to the history; keys that are already in the ring are not changed. Also returns the number
     /// of added keys.
     #[must_use]
-    pub fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
+    pub(crate) fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
         let mut ring = self.following();
         let strangers = lives.into_iter().filter(|life| self.life(life.kid().as_str()).is_none());
         let (past, retired) = past_and_retired(strangers, now);

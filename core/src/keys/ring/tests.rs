@@ -161,7 +161,7 @@ fn a_longer_lifetime_is_on_record_before_the_key_signs_under_it() {
 
 /// stored, and cut off before it was published.
 #[test]
-fn a_start_within_the_lead_of_next_begins_it_anew() {
+fn a_start_within_the_lead_of_next_restarts_it() {
     let ring = first().adjust(times(), at(10)).unwrap();
     assert_eq!(ring.rotatable_from(times()), at(10 + 10 + 1));
     assert_eq!(ring.adjust(times(), at(11)), None);
@@ -216,7 +216,7 @@ fn a_ring_reads_back_as_it_was_written() {
 }
 
 #[test]
-fn a_key_in_two_places_is_no_ring() {
+fn a_key_in_two_states_is_refused() {
     let ring = first();
     let past = BTreeMap::from([(ring.next.key.public.kid().clone(), PastKey::Forgotten)]);
     assert_eq!(ring.clone().with_past(past), None);

@@ -37,7 +37,7 @@ impl KeyTimes {
     }
 
     /// How long a key signs (`keys.rotation_period`).
-    pub const fn rotation_period(self) -> Duration {
+    pub(crate) const fn rotation_period(self) -> Duration {
         self.rotation_period
     }
 
@@ -48,7 +48,7 @@ impl KeyTimes {
 
     /// How long a key is published before it signs: until no verifier has an older JWKS, plus a second, since the time
     /// of its generation is rounded down.
-    pub fn lead(self) -> Duration {
+    pub(crate) fn lead(self) -> Duration {
         self.jwks_max_age + Duration::from_secs(1)
     }
 

@@ -4,7 +4,7 @@ use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey,
 use writ_platform::clock::Timestamp;
 
 /// The number of keys that one step may forget, so that it fits into one transaction of the store.
-const AT_ONCE: usize = 50;
+const MAX_FORGOTTEN_AT_ONCE: usize = 50;
 
 /// `next` or `previous` has not been published long enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum RevokeError {
     #[error("there is no key with this kid")]
     Unknown,
     /// The key is already revoked.
-    #[error("the key is revoked already")]
+    #[error("the key is already revoked")]
     Already,
     /// The key is past its retention, so it validates nothing.
     #[error("the key is past its retention and no longer validates anything")]
@@ -31,7 +31,7 @@ pub enum RevokeError {
 impl Ring {
     /// `next` signs from `now`, `current` stopped at `end` and becomes `previous`, `previous` becomes historical, and
     /// `fresh` is introduced as `next`.
-    pub fn promote(
+    pub(crate) fn promote(
         &self,
         fresh: SigningKey,
         times: KeyTimes,
@@ -53,7 +53,13 @@ impl Ring {
 
     /// Revokes the key with this `kid`. If it was `current` or `next`, its successor takes its place at once, without lead,
     /// and `fresh` is introduced (R-KEYS-09).
-    pub fn revoke(&self, kid: &str, fresh: SigningKey, times: KeyTimes, now: Timestamp) -> Result<Self, RevokeError> {
+    pub(crate) fn revoke(
+        &self,
+        kid: &str,
+        fresh: SigningKey,
+        times: KeyTimes,
+        now: Timestamp,
+    ) -> Result<Self, RevokeError> {
         let mut ring = self.following();
         let revoked = ring.take_out(kid, fresh, times, now)?;
         ring.past.insert(revoked.public.kid().clone(), PastKey::Revoked(revoked));
@@ -88,10 +94,10 @@ impl Ring {
     /// Forgets historical keys past their retention, except for their `kid`. If there are many, some wait for the next
     /// step.
     #[must_use]
-    pub fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
+    pub(crate) fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
         let mut ring = self.following();
         let is_over = |key: &&mut PastKey| matches!(key, PastKey::Historical(key) if key.retained_until(times) < now);
-        for key in ring.past.values_mut().filter(is_over).take(AT_ONCE) {
+        for key in ring.past.values_mut().filter(is_over).take(MAX_FORGOTTEN_AT_ONCE) {
             *key = PastKey::Forgotten;
         }
         ring
@@ -100,7 +106,7 @@ impl Ring {
     /// The ring to record before `current` signs under `times`: with its maximum lifetime and the planned end of its span.
     /// The service may have stopped before it published `next`, so a start within the lead of `next` restarts the lead, but
     /// only within the first one. `None` if nothing changes.
-    pub fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
+    pub(crate) fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
         let mut ring = self.following();
         if now < ring.next.key.created_at + times.lead() {
             ring.next.published_from = ring.next.published_from.max(now);
@@ -111,7 +117,7 @@ impl Ring {
     }
 
     /// The same keys with their private halves sealed again.
-    pub fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
+    pub(crate) fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
         let mut ring = self.following();
         ring.next.key.sealed = seal(&self.next.key)?;
         ring.current.key.sealed = seal(&self.current.key)?;
@@ -119,7 +125,7 @@ impl Ring {
     }
 
     /// Extends the recorded span of `kid` until `last`. `None` if nothing changes.
-    pub fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
+    pub(crate) fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
         let mut ring = self.following();
         let previous = ring.previous.as_mut().filter(|key| key.is(kid.as_str()) && key.signed.until < last)?;
         previous.signed.until = last;
@@ -128,7 +134,7 @@ impl Ring {
 
     /// Cuts all times to `now`, because an operator has checked the clock: later times came from a wrong one.
     #[must_use]
-    pub fn trust_clock(&self, times: KeyTimes, now: Timestamp) -> Self {
+    pub(crate) fn trust_clock(&self, times: KeyTimes, now: Timestamp) -> Self {
         let mut ring = self.following();
         ring.next.cut(now);
         ring.current.cut(now);

@@ -14,10 +14,10 @@ use writ_verifier::json;
 use crate::policy::number::{Decimal, Number, Operator};
 
 /// The maximum number of values and bytes of text that an evaluation may read.
-const MOST_STEPS: usize = 1_000_000;
+const MAX_STEPS: usize = 1_000_000;
 
 /// The maximum length of a text (in bytes) or a list that an evaluation may build.
-const LONGEST: usize = 65_536;
+const MAX_LENGTH: usize = 65_536;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl<'a> Evaluation<'a> {
     fn spend(&self, steps: usize) -> Result<(), Fault> {
         let spent = self.steps.get().saturating_add(steps);
         self.steps.set(spent);
-        if spent > MOST_STEPS { Err(Fault("it takes more work than an evaluation is allowed")) } else { Ok(()) }
+        if spent > MAX_STEPS { Err(Fault("it takes more work than an evaluation is allowed")) } else { Ok(()) }
     }
 
     pub(super) fn value(&self, part: &IdedExpr) -> Result<Value, Fault> {
@@ -243,7 +243,7 @@ impl<'a> Evaluation<'a> {
 
     fn grow(&self, one: usize, other: usize) -> Result<(), Fault> {
         self.spend(one + other)?;
-        if one + other > LONGEST { Err(Fault("a text or a list would be too long")) } else { Ok(()) }
+        if one + other > MAX_LENGTH { Err(Fault("a text or a list would be too long")) } else { Ok(()) }
     }
 
     fn compare(&self, one: &Value, other: &Value) -> Result<Ordering, Fault> {

@@ -4,18 +4,19 @@ use std::collections::HashSet;
 
 use writ_verifier::json::Value;
 
-use super::compile::{Index, Keywords, Pattern, Subschema, Type};
+use super::compile::{Index, Keywords, Subschema, Type};
+use super::pattern::Pattern;
 use crate::policy::exact;
 use crate::policy::number::Decimal;
 
 /// The work limit of one application: subschemas applied, members and elements visited, characters matched.
-const MOST_STEPS: usize = 500_000;
+const MAX_STEPS: usize = 500_000;
 
 /// The cost of applying one subschema, in addition to that of its keywords.
-const STEPS_OF_ONE: usize = 5;
+const STEPS_PER_SUBSCHEMA: usize = 5;
 
 /// The maximum nesting of subschemas, over all levels of the value.
-const DEEPEST: usize = 256;
+const MAX_DEPTH: usize = 256;
 
 /// Why a value does not fit.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ enum Part<'a> {
 impl<'a> Application<'a> {
     fn spend(&mut self, steps: usize) -> Result<(), Stop> {
         self.steps = self.steps.saturating_add(steps);
-        if self.steps > MOST_STEPS { Err(Stop::TooMuch) } else { Ok(()) }
+        if self.steps > MAX_STEPS { Err(Stop::TooMuch) } else { Ok(()) }
     }
 
     fn unfit(&self, keyword: &'static str, place: &str) -> Stop {
@@ -92,8 +93,8 @@ impl<'a> Application<'a> {
     }
 
     fn apply(&mut self, index: Index, value: &'a Value) -> Result<Seen<'a>, Stop> {
-        self.spend(STEPS_OF_ONE)?;
-        if self.depth == DEEPEST {
+        self.spend(STEPS_PER_SUBSCHEMA)?;
+        if self.depth == MAX_DEPTH {
             return Err(Stop::TooMuch);
         }
         self.depth += 1;

@@ -356,7 +356,7 @@ fn a_key_file_that_can_not_be_used_stops_the_start_and_is_named() {
 
 ///
 #[test]
-fn a_key_that_is_gone_from_its_file_serves_no_more_and_a_broken_file_changes_nothing() {
+fn a_removed_key_is_no_longer_used_and_a_broken_file_changes_nothing() {
     let (old, new) = (EcKey::new(), EcKey::new());
     let fixture = Fixture::new(&[old.jwk("old")]);
     let path = fixture.folder.path().join("a");
@@ -448,7 +448,7 @@ async fn waiting_for_the_keys_of_an_issuer_is_limited_in_total_and_by_client() {
 
 /// CONTRACT 3.2, R-SUBJ-11
 #[tokio::test]
-async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
+async fn an_opaque_token_is_sent_to_at_most_one_issuer() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, secret) = (folder.path().join("ca.pem"), folder.path().join("login.secret"));
     fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();

@@ -32,7 +32,7 @@ impl Ours {
             state,
             from: Some(at(0) - Duration::from_secs(10)),
             until: Some(at(60)),
-            longest_lifetime: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(60),
         }
     }
 
