@@ -33,7 +33,7 @@ impl TokenDigest {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A token is about to leave the service.
+    /// A token is about to be sent to its client.
     TokenIssued(Box<Decision>),
     /// `POST /token` was refused.
     TokenRefused(Box<Decision>),
@@ -56,21 +56,21 @@ pub enum Event {
         /// Its key id.
         kid: String,
     },
-    /// Changed policies came into force.
+    /// Changed policies took effect.
     PoliciesReloaded {
         /// Their digest.
         policies: String,
         /// The number of clients in them.
         clients: usize,
     },
-    /// Changed policies were refused; those before stay in force.
+    /// Changed policies were refused; the previous ones stay in effect.
     PoliciesRejected {
         /// The number of problems in them.
         problems: usize,
         /// The first problem.
         first: String,
     },
-    /// Changed certificates, trust anchors or revocation lists came into force, on the listeners or for outbound calls.
+    /// Changed certificates, trust anchors or revocation lists took effect, on the listeners or for outbound calls.
     CertificatesReloaded,
     /// An operator added a block.
     BlockAdded {
@@ -133,7 +133,7 @@ impl Audit {
         Self(log)
     }
 
-    /// Fails if the log is known not to take lines, so that nothing is counted that could not be recorded.
+    /// Fails if the log is known to be unavailable, so that no use is counted that could not be recorded.
     ///
     /// # Errors
     /// [`LogError`].
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_told_by_its_selectors() {
+    fn a_block_is_logged_by_its_selectors() {
         let line = |block, until| {
             let block = serde_json::from_value(block).unwrap();
             serde_json::to_value(Event::BlockAdded { block, until }).unwrap()

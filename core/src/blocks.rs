@@ -1,8 +1,8 @@
-//! The kill switch: for what an operator has blocked, no token is issued, replaced or redeemed.
+//! The kill switch: no token is issued, replaced or redeemed for what an operator has blocked.
 //!
 //! An entry ([`Block`]) names a transaction, a subject, a client, a purpose, or several of these, which must then all
-//! match. The entries in force are in memory, where every request meets them ([`Blocks::check_client`],
-//! [`Blocks::check`]), and in the store, so that they hold after a restart. In doubt an entry is in force.
+//! match. The entries in force are in memory, where every request is checked against them (`Blocks::check_client`,
+//! `Blocks::check`), and in the store, so that they survive a restart. In doubt an entry is in force.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use writ_platform::clock::Timestamp;
 use writ_store::blocks::{BlockStore, StoredBlock, is_over};
 use writ_store::{Store, StoreError};
 
-/// An operator has stopped what was asked for.
+/// An operator has blocked the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an operator has stopped this; that can pass, so keep the token and try again later")]
 pub struct Blocked;
 
-/// The name of a transaction (`txn`) as an operator writes it: 1 to 255 characters, none a control character.
+/// The `txn` of a transaction as an operator writes it: 1 to 255 characters, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Txn(String);
 
 /// The text is not a [`Txn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a txn has 1 to 255 characters, none a control character")]
+#[error("a txn has 1 to 255 characters, none of them a control character")]
 pub struct TxnError;
 
-/// What one entry stops: everything that all of its selectors match.
+/// What one entry blocks: every request that all of its selectors match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Selectors", into = "Selectors")]
 pub struct Block(Selectors);
@@ -43,16 +43,16 @@ pub struct Block(Selectors);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selectors {
-    /// Everything. Stands alone.
+    /// Blocks everything. It excludes the other selectors.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// The transaction. A new one has no name yet, so this stops replacement and redemption.
+    /// The transaction. A new one has no `txn` yet, so this blocks only replacement and redemption.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<Txn>,
-    /// Whom the Txn-Token would be for.
+    /// `sub` of the Txn-Token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<Subject>,
-    /// The client that asks, or one that asked for a token of the transaction before.
+    /// The requesting client, or one that requested an earlier token of the transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientId>,
     /// One of the purposes.
@@ -63,26 +63,26 @@ pub struct Selectors {
 /// The selectors do not make a [`Block`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorsError {
-    /// None is given: that would block everything, which must be stated.
+    /// No selector is given. Blocking everything must be requested explicitly.
     #[error("say what to stop: a txn, a sub, a client, a purpose, or all")]
     Nothing,
-    /// `all` with others: either could be meant.
-    #[error("all stands alone: with it, no txn, sub, client or purpose")]
+    /// `all` is combined with other selectors, so the intent is ambiguous.
+    #[error("all cannot be combined with txn, sub, client or purpose")]
     AllAndMore,
 }
 
 /// A [`Block`] with its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it stops.
+    /// Its selectors.
     pub block: Block,
-    /// Since when.
+    /// The time from which it is in force.
     pub added_at: Timestamp,
-    /// The first second in which it is not in force any more; `None`: for good.
+    /// The first second in which it is no longer in force; `None`: it has no end.
     pub until: Option<Timestamp>,
 }
 
-/// One entry as operators and programs see it: `null` for what it does not name, times in RFC 3339.
+/// One entry as listed for operators and programs: selectors that are not set are `null`, times are RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockLine {
     /// The transaction.
@@ -91,41 +91,41 @@ pub struct BlockLine {
     pub sub: Option<Subject>,
     /// The client.
     pub client: Option<ClientId>,
-    /// The purpose. If none of the four is named, the entry stops everything.
+    /// The purpose. If none of the four selectors is set, the entry blocks everything.
     pub purpose: Option<Purpose>,
-    /// Since when.
+    /// The time from which it is in force.
     pub added_at: String,
-    /// Until when; `None`: for good.
+    /// The time at which it ends; `None`: it has no end.
     pub until: Option<String>,
 }
 
-/// What an entry may match: what a grant is about, or what a token says.
+/// The properties of a grant or a token that entries are matched against.
 #[derive(Debug)]
-pub struct BlockTarget<'a> {
-    /// `None` for a new transaction, which has no name yet.
+pub(crate) struct BlockTarget<'a> {
+    /// `None` for a new transaction, which has no `txn` yet.
     txn: Option<&'a str>,
     sub: &'a str,
-    /// Whoever asks, and whoever asked before.
+    /// The requesting client, and those that requested earlier tokens of the transaction.
     clients: Vec<&'a str>,
     scope: &'a Scope,
 }
 
-/// Why the kill switch could not be set.
+/// Why an entry of the kill switch could not be read, added or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum BlocksError {
-    /// It would never have been in force.
-    #[error("the time until which to stop it has passed")]
+    /// Its end has already passed.
+    #[error("the end of the block is in the past")]
     Past,
-    /// There is nothing to remove.
+    /// No entry has these selectors.
     #[error("there is no such block")]
     NoSuch,
-    /// The store did not take the entry. In a running service it is in force nevertheless.
+    /// The store did not record the entry. In a running service it is in force nevertheless.
     #[error("it is not on record ({0}); a running service still enforces it, until it ends")]
     NotKept(StoreError),
-    /// The store does not answer. Nothing has changed.
+    /// The store is unavailable. Nothing has changed.
     #[error(transparent)]
     Unavailable(StoreError),
-    /// An entry is not one that Writ wrote.
+    /// A stored entry is malformed.
     #[error("a record of the kill switch cannot be read; see `writ store repair`")]
     Unreadable,
 }
@@ -144,13 +144,13 @@ pub struct Blocks {
     records: BlockStore,
     /// In the order in which they were added.
     entries: ArcSwap<Vec<Entry>>,
-    /// One change at a time.
+    /// Serialises changes.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Block {
-    /// Whether all that it names matches.
-    pub fn stops(&self, target: &BlockTarget<'_>) -> bool {
+    /// Whether all of its selectors match `target`.
+    pub(crate) fn stops(&self, target: &BlockTarget<'_>) -> bool {
         let Selectors { all: _, txn, sub, client, purpose } = &self.0;
         txn.as_ref().is_none_or(|txn| target.txn == Some(txn.as_str()))
             && sub.as_ref().is_none_or(|sub| sub.as_str() == target.sub)
@@ -158,7 +158,7 @@ impl Block {
             && purpose.as_ref().is_none_or(|purpose| target.scope.purposes().contains(purpose))
     }
 
-    /// Whether it stops whatever this client asks for.
+    /// Whether it blocks every request of this client.
     fn stops_client(&self, asking: &ClientId) -> bool {
         match &self.0 {
             Selectors { all: _, txn: None, sub: None, client, purpose: None } => {
@@ -168,7 +168,7 @@ impl Block {
         }
     }
 
-    /// Its selectors as JSON. They have one form only: an entry is known by it.
+    /// Its selectors as canonical JSON, which identifies the entry in the store.
     fn to_json(&self) -> String {
         serde_json::to_string(&self.0).expect("texts under fixed names always make JSON")
     }
@@ -203,7 +203,7 @@ impl Entry {
         StoredBlock { selectors: self.block.to_json(), added_at: self.added_at, until: self.until }
     }
 
-    /// As operators see it.
+    /// The entry as listed for operators.
     pub fn line(&self) -> BlockLine {
         let Selectors { all: _, txn, sub, client, purpose } = self.block.0.clone();
         let until = self.until.map(|until| until.to_string());
@@ -221,27 +221,27 @@ impl TryFrom<StoredBlock> for Entry {
 }
 
 impl<'a> BlockTarget<'a> {
-    /// What `grant` is about.
-    pub fn of_grant(grant: &'a Grant) -> Self {
+    /// The properties of `grant`.
+    pub(crate) fn of_grant(grant: &'a Grant) -> Self {
         let original = grant.original().map(OwnToken::claims);
         let mut clients = vec![grant.client().as_str()];
         clients.extend(original.into_iter().flat_map(chain));
         Self { txn: original.map(|claims| claims.txn.as_str()), sub: grant.sub(), clients, scope: grant.scope() }
     }
 
-    /// What a token of ours is about.
-    pub fn of_token(claims: &'a TxnClaims) -> Self {
+    /// The properties of a token that this service issued.
+    pub(crate) fn of_token(claims: &'a TxnClaims) -> Self {
         Self { txn: Some(&claims.txn), sub: &claims.sub, clients: chain(claims).collect(), scope: &claims.scope }
     }
 }
 
-/// Every client that asked for a token of the transaction.
+/// Every client that requested a token of the transaction.
 fn chain(claims: &TxnClaims) -> impl Iterator<Item = &str> {
     claims.req_wl_chain.iter().chain([&claims.req_wl]).map(String::as_str)
 }
 
 impl Blocks {
-    /// The entries kept in `store`.
+    /// Loads the entries from `store`.
     ///
     /// # Errors
     /// [`BlocksError::Unavailable`], [`BlocksError::Unreadable`].
@@ -253,20 +253,20 @@ impl Blocks {
         Ok(Self { records, entries: ArcSwap::from_pointee(entries), turn: tokio::sync::Mutex::default() })
     }
 
-    /// Refuses a client that gets nothing at all, whatever it asks for and presents.
+    /// Refuses a client whose every request is blocked, by an entry that names only the client or everything.
     ///
     /// # Errors
     /// [`Blocked`].
-    pub fn check_client(&self, client: &ClientId, now: Timestamp) -> Result<(), Blocked> {
+    pub(crate) fn check_client(&self, client: &ClientId, now: Timestamp) -> Result<(), Blocked> {
         self.refuse_if(now, |block| block.stops_client(client))
     }
 
-    /// Refuses what any entry matches, those included that [`check_client`](Self::check_client) checks: they may be
-    /// newer than the request, or name a client that asked for the token before.
+    /// Refuses a target that any entry matches, including the entries that [`check_client`](Self::check_client) checks:
+    /// they may be newer than the request, or name a client that requested an earlier token.
     ///
     /// # Errors
     /// [`Blocked`].
-    pub fn check(&self, target: &BlockTarget<'_>, now: Timestamp) -> Result<(), Blocked> {
+    pub(crate) fn check(&self, target: &BlockTarget<'_>, now: Timestamp) -> Result<(), Blocked> {
         self.refuse_if(now, |block| block.stops(target))
     }
 
@@ -276,16 +276,16 @@ impl Blocks {
         if stopped { Err(Blocked) } else { Ok(()) }
     }
 
-    /// Every entry, oldest first, those included whose time has passed but which are still kept.
+    /// Every entry, oldest first, including those that have ended but are not yet dropped.
     pub fn list(&self) -> Vec<BlockLine> {
         self.entries.load().iter().map(Entry::line).collect()
     }
 
-    /// Puts `block` in force until `until`, or for good; on record when this returns. If it is in force already, this
-    /// time counts from now on.
+    /// Puts `block` in force until `until`, or without end; it is on record when this returns. If it is already in force,
+    /// the new end replaces the old one.
     ///
     /// # Errors
-    /// [`BlocksError::Past`]; [`BlocksError::NotKept`]: in force, but perhaps not after a restart.
+    /// [`BlocksError::Past`]; [`BlocksError::NotKept`]: it is in force, but may not survive a restart.
     pub async fn add(&self, block: Block, until: Option<Timestamp>, now: Timestamp) -> Result<Entry, BlocksError> {
         if until.is_some_and(|until| until <= now) {
             return Err(BlocksError::Past);
@@ -297,13 +297,13 @@ impl Blocks {
         entries.retain(|other| other.block != entry.block);
         entries.push(entry.clone());
         entries.sort_by_key(|entry| entry.added_at);
-        // Even if the disk is full: a block is in force at once.
+        // In force at once, even if the disk is full.
         self.entries.store(Arc::new(entries));
         self.records.add(&entry.stored()).await.map_err(BlocksError::NotKept)?;
         Ok(entry)
     }
 
-    /// Ends the entry for exactly these selectors; off the record when this returns.
+    /// Removes the entry with exactly these selectors; it is off the record when this returns.
     ///
     /// # Errors
     /// [`BlocksError::NoSuch`]; [`BlocksError::Unavailable`]: it is still in force.
@@ -311,13 +311,13 @@ impl Blocks {
         let _turn = self.turn.lock().await;
         let entries = self.entries.load_full();
         let entry = entries.iter().find(|entry| entry.block == *block).ok_or(BlocksError::NoSuch)?;
-        // First from the store: what is not in force must not come back.
+        // Removed from the store first, so that it cannot return after a restart.
         self.records.remove(&block.to_json()).await?;
         self.retain(|entry| entry.block != *block);
         Ok(entry.clone())
     }
 
-    /// Drops entries whose time passed long ago.
+    /// Drops entries that ended long ago.
     ///
     /// # Errors
     /// [`BlocksError::Unavailable`].
@@ -334,13 +334,13 @@ impl Blocks {
     }
 }
 
-/// Those of the entries found in a damaged store that are entries of the kill switch, to be carried over.
+/// Of the entries found in a damaged store, those that are valid and can be carried over.
 pub fn readable(found: Vec<StoredBlock>) -> Vec<StoredBlock> {
     found.into_iter().filter(|block| Entry::try_from(block.clone()).is_ok()).collect()
 }
 
 impl Txn {
-    /// The name as text.
+    /// The `txn` as sent in requests and tokens.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -364,295 +364,4 @@ impl TryFrom<String> for Txn {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use aws_lc_rs::digest::{SHA256, digest};
-    use serde_json::{Value, json};
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::subject::OwnToken;
-    use writ_store::{Settings, repair, testing};
-
-    const NOW: Timestamp = Timestamp::from_epoch(1_790_000_000);
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn block(selectors: Value) -> Block {
-        serde_json::from_value(selectors).unwrap()
-    }
-
-    fn target<'a>(txn: Option<&'a str>, clients: &[&'a str], scope: &'a Scope) -> BlockTarget<'a> {
-        BlockTarget { txn, sub: "u-1", clients: clients.to_vec(), scope }
-    }
-
-    struct Installed(TempDir);
-
-    impl Installed {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-
-        async fn store(&self) -> Store {
-            Store::open(&self.settings()).await.unwrap()
-        }
-
-        fn settings(&self) -> Settings {
-            Settings { path: self.0.path().join("data") }
-        }
-
-        async fn blocks(&self) -> Opened {
-            let store = self.store().await;
-            Opened { blocks: Blocks::open(store.clone()).await.unwrap(), store }
-        }
-
-        async fn restarted(&self, blocks: Opened) -> Opened {
-            blocks.store.close().await;
-            self.blocks().await
-        }
-    }
-
-    /// A kill switch with the store that it is kept in.
-    struct Opened {
-        blocks: Blocks,
-        store: Store,
-    }
-
-    impl std::ops::Deref for Opened {
-        type Target = Blocks;
-
-        fn deref(&self) -> &Blocks {
-            &self.blocks
-        }
-    }
-
-    /// Whether the subject is stopped.
-    fn is_stopped(blocks: &Blocks, sub: &str, now: Timestamp) -> bool {
-        let scope = "a".parse().unwrap();
-        blocks.check(&BlockTarget { sub, ..target(None, &["gateway"], &scope) }, now).is_err()
-    }
-
-    #[test]
-    fn a_block_says_what_it_stops() {
-        let refused = |selectors: Value| serde_json::from_value::<Block>(selectors).unwrap_err().to_string();
-        assert!(refused(json!({})).starts_with("say what to stop"));
-        assert!(refused(json!({"all": false, "sub": null})).starts_with("say what to stop"));
-        assert!(refused(json!({"all": true, "sub": "u-1"})).starts_with("all stands alone"));
-        assert!(refused(json!({"sub": "u-1", "kid": "k"})).contains("kid"), "left out, it would stop more");
-        for selectors in [
-            json!({"txn": ""}),
-            json!({"txn": "t\u{0}"}),
-            json!({"txn": "t".repeat(256)}),
-            json!({"sub": ""}),
-            json!({"sub": "u".repeat(256)}),
-            json!({"client": "no/name"}),
-            json!({"purpose": "two words"}),
-        ] {
-            assert!(serde_json::from_value::<Block>(selectors.clone()).is_err(), "{selectors}");
-        }
-    }
-
-    #[test]
-    fn every_selector_must_match() {
-        let scope = "a b".parse().unwrap();
-        let target = target(Some("t-1"), &["batch", "accounts"], &scope);
-        for (selectors, stops) in [
-            (json!({"all": true}), true),
-            (json!({"txn": "t-1"}), true),
-            (json!({"txn": "T-1"}), false),
-            (json!({"sub": "u-1"}), true),
-            (json!({"sub": "u-10"}), false),
-            (json!({"client": "batch"}), true),
-            (json!({"client": "accounts"}), true),
-            (json!({"client": "account"}), false),
-            (json!({"purpose": "a"}), true),
-            (json!({"purpose": "b"}), true),
-            (json!({"purpose": "ab"}), false),
-            (json!({"txn": "t-1", "sub": "u-1", "client": "accounts", "purpose": "b"}), true),
-            (json!({"txn": "t-2", "sub": "u-1", "client": "accounts", "purpose": "b"}), false),
-            (json!({"txn": "t-1", "sub": "u-2", "client": "accounts", "purpose": "b"}), false),
-            (json!({"txn": "t-1", "sub": "u-1", "client": "gateway", "purpose": "b"}), false),
-            (json!({"txn": "t-1", "sub": "u-1", "client": "accounts", "purpose": "c"}), false),
-        ] {
-            assert_eq!(block(selectors.clone()).stops(&target), stops, "{selectors}");
-        }
-    }
-
-    #[test]
-    fn a_new_transaction_has_no_name_to_be_stopped_by() {
-        let grant = Grant::issuing("gateway", "u-1", "a b", None);
-        let stops = |selectors| block(selectors).stops(&BlockTarget::of_grant(&grant));
-        assert!(stops(json!({"sub": "u-1", "client": "gateway", "purpose": "b"})));
-        assert!(!stops(json!({"txn": "t"})));
-        assert!(!stops(json!({"txn": "t", "sub": "u-1"})));
-    }
-
-    /// The client that asks, and all that asked before.
-    #[test]
-    fn a_client_is_found_in_the_chain_of_a_token() {
-        let mut original = OwnToken::expired("t", 1, NOW.epoch());
-        original.claims_mut().req_wl_chain = vec!["gateway".into(), "account-service".into()];
-        let claims = original.claims().clone();
-        let grant = Grant::redeeming("job", original, 1, true);
-        let clients = ["job", "account-service", "gateway", "other"];
-        let stopped = |target: &BlockTarget<'_>| clients.map(|client| block(json!({"client": client})).stops(target));
-        assert_eq!(stopped(&BlockTarget::of_grant(&grant)), [true, true, true, false]);
-        assert_eq!(stopped(&BlockTarget::of_token(&claims)), [false, true, true, false]);
-        let grant = Grant::redeeming("job", OwnToken::expired("t", 1, NOW.epoch()), 1, true);
-        assert_eq!(stopped(&BlockTarget::of_grant(&grant)), [true, true, false, false]);
-        for selectors in [json!({"txn": "t"}), json!({"sub": "u-1", "purpose": "account.purge"})] {
-            assert!(block(selectors.clone()).stops(&BlockTarget::of_grant(&grant)), "{selectors}");
-            assert!(block(selectors.clone()).stops(&BlockTarget::of_token(&claims)), "{selectors}");
-        }
-    }
-
-    /// CONTRACT 3.6: before its subject token is verified, a client learns only that it gets nothing at all.
-    #[tokio::test]
-    async fn a_client_is_stopped_early_only_if_it_gets_nothing_at_all() {
-        let (job, other) = ("job".parse().unwrap(), "other".parse().unwrap());
-        for (selectors, stopped) in [
-            (json!({"all": true}), (true, true)),
-            (json!({"client": "job"}), (true, false)),
-            (json!({"client": "job", "purpose": "a"}), (false, false)),
-            (json!({"client": "job", "sub": "u-1"}), (false, false)),
-            (json!({"client": "job", "txn": "t"}), (false, false)),
-            (json!({"sub": "u-1"}), (false, false)),
-        ] {
-            let installed = Installed::new();
-            let blocks = installed.blocks().await;
-            blocks.add(block(selectors.clone()), None, NOW).await.unwrap();
-            let early = |client| blocks.check_client(client, NOW).is_err();
-            assert_eq!((early(&job), early(&other)), stopped, "{selectors}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_stopped_stays_stopped_until_it_is_removed() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        blocks.add(block(json!({"sub": "u-1"})), None, NOW).await.unwrap();
-        assert!(is_stopped(&blocks, "u-1", NOW) && !is_stopped(&blocks, "u-2", NOW));
-        let blocks = installed.restarted(blocks).await;
-        assert!(is_stopped(&blocks, "u-1", NOW + 4000 * DAY));
-        let other = blocks.remove(&block(json!({"sub": "u-1", "client": "gateway"}))).await;
-        assert!(matches!(other, Err(BlocksError::NoSuch)), "exactly the same selectors, no fewer and no more");
-        blocks.remove(&block(json!({"sub": "u-1"}))).await.unwrap();
-        assert!(!is_stopped(&blocks, "u-1", NOW));
-        let blocks = installed.restarted(blocks).await;
-        assert!(!is_stopped(&blocks, "u-1", NOW));
-        assert!(matches!(blocks.remove(&block(json!({"sub": "u-1"}))).await, Err(BlocksError::NoSuch)));
-    }
-
-    #[tokio::test]
-    async fn a_block_ends_at_its_time() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        blocks.add(block(json!({"sub": "u-1"})), Some(NOW + DAY), NOW).await.unwrap();
-        assert!(is_stopped(&blocks, "u-1", NOW + DAY - Duration::from_secs(1)));
-        assert!(!is_stopped(&blocks, "u-1", NOW + DAY));
-        for past in [NOW, NOW - DAY] {
-            let refused = blocks.add(block(json!({"sub": "u-2"})), Some(past), NOW).await;
-            assert!(matches!(refused, Err(BlocksError::Past)));
-        }
-        assert_eq!(blocks.list().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn adding_again_replaces_the_end() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        let add = |until, now| blocks.add(block(json!({"sub": "u-1"})), until, now);
-        add(Some(NOW + DAY), NOW).await.unwrap();
-        blocks.add(block(json!({"all": true})), None, NOW + DAY / 4).await.unwrap();
-        add(None, NOW + DAY / 2).await.unwrap();
-        let line = |until: Option<Timestamp>, added_at: Timestamp| {
-            let until = until.map(|until| until.to_string());
-            json!({"txn": null, "sub": "u-1", "client": null, "purpose": null, "added_at": added_at.to_string(), "until": until})
-        };
-        let list = serde_json::to_value(blocks.list()).unwrap();
-        assert_eq!(list[0], line(None, NOW), "since then it has been stopped without a break");
-        assert_eq!((&list[1]["sub"], list.as_array().unwrap().len()), (&Value::Null, 2));
-        add(Some(NOW + DAY), NOW + DAY / 2).await.unwrap();
-        add(Some(NOW + 3 * DAY), NOW + 2 * DAY).await.unwrap();
-        assert_eq!(serde_json::to_value(&blocks.list()[1]).unwrap(), line(Some(NOW + 3 * DAY), NOW + 2 * DAY));
-        let before = blocks.list();
-        assert_eq!(installed.restarted(blocks).await.list(), before);
-    }
-
-    /// A-129: a clock that runs ahead for a day ends nothing for good.
-    #[tokio::test]
-    async fn only_what_passed_long_ago_is_dropped() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        blocks.add(block(json!({"sub": "u-1"})), Some(NOW + DAY), NOW).await.unwrap();
-        blocks.add(block(json!({"sub": "u-2"})), None, NOW).await.unwrap();
-        blocks.expire(NOW + 3 * DAY).await.unwrap();
-        assert!(is_stopped(&blocks, "u-1", NOW));
-        blocks.expire(NOW + 3 * DAY + Duration::from_secs(1)).await.unwrap();
-        let blocks = installed.restarted(blocks).await;
-        assert!(!is_stopped(&blocks, "u-1", NOW) && is_stopped(&blocks, "u-2", NOW));
-        assert_eq!(blocks.list().len(), 1);
-    }
-
-    /// A-102: in doubt it is stopped.
-    #[tokio::test]
-    async fn without_a_store_what_is_to_be_stopped_is_stopped_and_goes_on_only_on_record() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        blocks.add(block(json!({"sub": "u-1"})), None, NOW).await.unwrap();
-        blocks.store.clone().close().await;
-        let added = blocks.add(block(json!({"sub": "u-2"})), None, NOW).await;
-        assert!(matches!(added, Err(BlocksError::NotKept(_))));
-        assert!(is_stopped(&blocks, "u-2", NOW));
-        let removed = blocks.remove(&block(json!({"sub": "u-1"}))).await;
-        assert!(matches!(removed, Err(BlocksError::Unavailable(_))));
-        assert!(is_stopped(&blocks, "u-1", NOW));
-    }
-
-    /// On disk for good: another form of the same selectors would be another record.
-    #[test]
-    fn selectors_have_one_form() {
-        assert_eq!(block(json!({"all": true})).to_json(), r#"{"all":true}"#);
-        let all = json!({"purpose": "a", "client": "job", "sub": "u-1", "txn": "t"});
-        assert_eq!(block(all).to_json(), r#"{"txn":"t","sub":"u-1","client":"job","purpose":"a"}"#);
-    }
-
-    /// A-122: what was stopped might go on.
-    #[tokio::test]
-    async fn a_record_that_cannot_be_read_stops_the_start_and_is_not_carried_over() {
-        let installed = Installed::new();
-        let blocks = installed.blocks().await;
-        blocks.add(block(json!({"sub": "u-1"})), None, NOW).await.unwrap();
-        let (name, value) = testing::dump(&blocks.store).await.unwrap().into_iter().next().unwrap();
-        assert!(name.starts_with(b"blocks/"), "the first table by its name");
-        blocks.store.close().await;
-        let named = |selectors: &str| [b"blocks/", digest(&SHA256, selectors.as_bytes()).as_ref()].concat();
-        let record = |selectors: &str| format!(r#"{{"block":{selectors},"added_at":1,"until":null}}"#).into_bytes();
-        let other_form = r#"{"client":"job","sub":"u-1"}"#;
-        let damages = [
-            (b"blocks/elsewhere".to_vec(), value.clone()),
-            (name.clone(), record("{}")),
-            (name.clone(), value[1..].to_vec()),
-            (named("{}"), record("{}")),
-            (named(other_form), record(other_form)),
-        ];
-        for (damaged, content) in damages {
-            let store = installed.store().await;
-            testing::write(&store, &[(&damaged, Some(&content))]).await.unwrap();
-            assert!(matches!(Blocks::open(store.clone()).await, Err(BlocksError::Unreadable)));
-            store.close().await;
-            let remains = repair::survey(&installed.settings()).unwrap();
-            let kept = readable(remains.blocks());
-            let expected = usize::from(damaged != name);
-            let salvage = remains.salvage(None, &kept, NOW);
-            assert_eq!((kept.len(), salvage.blocks.kept), (expected, expected), "{}", content.escape_ascii());
-            repair::replace(&installed.settings(), &salvage).unwrap();
-            assert_eq!(installed.blocks().await.list().len(), expected);
-            let store = installed.store().await;
-            testing::write(&store, &[(&name, Some(&value))]).await.unwrap();
-            store.close().await;
-        }
-        let blocks = installed.blocks().await;
-        assert!(is_stopped(&blocks, "u-1", NOW));
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Permit and term → the claims of a Txn-Token.
 //!
-//! In: a [`Permit`] and the [`Term`] that the ledger gives for it. Out: [`Claims`], which a key signs. Between the two there
-//! is a [`ClaimsDraft`], so that no use is counted for a token that could not be read.
+//! In: a [`Permit`] and the [`Term`] that the ledger returns for it. Out: [`Claims`], which a key signs. Between the two is
+//! a [`ClaimsDraft`], so that no use is counted for a token that its readers would refuse.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -15,12 +15,12 @@ use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
 /// The largest `tokens.max_size`, in bytes. A redeemed token is longer than its original (the mark, the chain, the name of
-/// another client, the signature of another algorithm) and must still be readable.
+/// another client, the signature of another algorithm) and must still be accepted by readers.
 pub const LARGEST: u32 = 14_336;
 
 const _: () = assert!(LARGEST as usize + 2048 == TOKEN_MAX);
 
-/// What is the same in every token (`[tokens]`).
+/// Settings that apply to every token (`[tokens]`).
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `aud`.
@@ -35,10 +35,10 @@ pub struct Settings {
     pub max_replacements: u32,
 }
 
-/// The claims of a token that policy, PDP and kill switch permit and the ledger gave a term: the only thing that a key
-/// signs. Only [`ClaimsDraft::complete`] makes them.
+/// The claims of a token that policy, PDP and kill switch permit and for which the ledger set a term. A key signs nothing
+/// else. Only [`ClaimsDraft::complete`] creates them.
 ///
-/// They cannot be written down:
+/// They cannot be constructed:
 ///
 /// ```compile_fail,E0423
 /// use writ_core::claims::Claims;
@@ -48,7 +48,7 @@ pub struct Settings {
 /// }
 /// ```
 ///
-/// or be read from JSON:
+/// or read from JSON:
 ///
 /// ```compile_fail,E0277
 /// let forged: writ_core::claims::Claims = serde_json::from_str("{}").unwrap();
@@ -74,10 +74,10 @@ impl Claims {
     }
 }
 
-/// The claims of a permitted token before its term is known: `iat` and `exp` are as if it were issued at once, and the
-/// number of a use is the largest. They were read back, so that every reader understands what the token will say.
+/// The claims of a permitted token before its term is known: `iat` and `exp` are as if it were issued now, and the use
+/// number is the largest. They were parsed back, so that every reader will accept the token.
 ///
-/// They cannot be signed, before a use is spent:
+/// They cannot be signed before a use is spent:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::{claims::ClaimsDraft, keys::Signer};
@@ -101,17 +101,17 @@ pub struct ClaimsDraft {
     claims: TxnClaims,
 }
 
-/// A token with these claims would be refused by its readers, or say something else to them.
+/// Readers would refuse a token with these claims, or read other values from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the claims cannot be read back")]
 pub struct Unreadable;
 
 impl ClaimsDraft {
-    /// The claims that `permit` allows. A new transaction gets a fresh `txn` (`UUIDv7`, R-CLAIM-03); one that goes on
-    /// keeps its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
+    /// The claims that `permit` allows. A new transaction gets a fresh `txn` (`UUIDv7`, R-CLAIM-03); an existing one keeps
+    /// its `txn`, `sub` and all its members (R-SUBJ-20, R-DELAY-15).
     ///
     /// # Errors
-    /// [`Unreadable`], whatever the decision did not find.
+    /// [`Unreadable`], for claims that the decision did not already refuse.
     pub fn new(permit: Permit, now: Timestamp, settings: &Settings) -> Result<Self, Unreadable> {
         let claims = write(permit.grant(), now, u32::MAX, settings);
         let text = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
@@ -119,17 +119,17 @@ impl ClaimsDraft {
         if same { Ok(Self { permit, claims }) } else { Err(Unreadable) }
     }
 
-    /// What allows them.
+    /// The permit that allows these claims.
     pub fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    /// The claims with the largest numbers that they can have.
+    /// The claims with the largest numbers possible.
     pub fn as_txn_claims(&self) -> &TxnClaims {
         &self.claims
     }
 
-    /// The claims for the time that `term` gives. Only numbers are put in their places, which no reader refuses.
+    /// Completes the claims with the times and the use number of `term`: only numbers change, which no reader refuses.
     pub fn complete(self, term: Term) -> Claims {
         let Self { permit, mut claims } = self;
         (claims.iat, claims.exp) = (term.iat().epoch(), term.exp().epoch());
@@ -140,7 +140,7 @@ impl ClaimsDraft {
     }
 }
 
-/// What the token of a trial would say; of a redemption, that of its first use. No key signs it:
+/// The claims that a trial would lead to; for a redemption, those of its first use. No key signs them:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::{claims::ClaimsPreview, keys::Signer};
@@ -193,7 +193,7 @@ fn write<T: AnyTxnToken>(grant: &Grant<T>, now: Timestamp, use_number: u32, sett
 
 #[cfg(test)]
 impl Claims {
-    /// Claims that no policy granted, for tests of what is done with claims.
+    /// Claims that no policy granted, for tests.
     pub(crate) fn about(sub: &str) -> Self {
         Self(
             serde_json::from_value(serde_json::json!({
@@ -205,7 +205,7 @@ impl Claims {
     }
 }
 
-/// `txn`, `sub` and the chain of a token that follows on `original`: the client is put at its end (R-SUBJ-24).
+/// `txn`, `sub` and the chain of a token that succeeds `original`; the client is appended to the chain (R-SUBJ-24).
 fn carried_over(original: &TxnClaims, client: &str) -> (String, String, Vec<String>) {
     let mut chain = original.req_wl_chain.clone();
     if chain.is_empty() {
@@ -215,7 +215,7 @@ fn carried_over(original: &TxnClaims, client: &str) -> (String, String, Vec<Stri
     (original.txn.clone(), original.sub.clone(), chain)
 }
 
-/// Lets verifiers see where a redeemed token comes from (R-DELAY-16).
+/// Marks a redeemed token, so that verifiers can see its origin (R-DELAY-16).
 fn mark_delayed(rctx: &mut Members, original: &TxnClaims, use_number: u32) {
     let delayed = Delayed { iat: original.iat, exp: original.exp, use_number };
     rctx.set(Delayed::MEMBER, &delayed).expect("three numbers under fixed names always make JSON");
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(redeemed(original)["req_wl_chain"], json!(["gateway", "account-service", "job"]));
     }
 
-    /// Numbers stay as they were written, whatever a double could hold.
+    /// Numbers stay as written, even if a double cannot represent them.
     #[test]
     fn what_is_carried_over_is_not_rounded() {
         let mut original = OwnToken::expired("t", 1, NOW - 3600);

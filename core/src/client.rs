@@ -10,7 +10,7 @@ mod near;
 pub use certificate::{CertificateError, PeerCertificate};
 pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
 pub use name::{NameError, to_rfc4514};
-pub use near::{nearly, offered};
+pub(crate) use near::{find_near_match, offered};
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,7 +30,7 @@ pub struct ClientId(String);
 pub struct ClientIdError;
 
 impl ClientId {
-    /// As `client_id` and `req_wl` have it.
+    /// The value of `client_id` and `req_wl`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,14 +60,13 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// Why a certificate does not identify a client. An unknown certificate gets the first error, whichever client the request
-/// names.
+/// Why a certificate does not identify a client. An unknown certificate gets the first error, regardless of `client_id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// No policy names this certificate.
     #[error("no client is registered with this certificate")]
     Unknown,
-    /// Several policies name it, and the request has no `client_id`.
+    /// Several policies name the certificate, and the request has no `client_id`.
     #[error("the certificate belongs to several clients; client_id must name one")]
     Ambiguous,
     /// It does not belong to the client that `client_id` names.
@@ -81,7 +80,7 @@ pub struct Candidates<'a>(Vec<&'a ClientId>);
 
 /// Finds the clients that `certificate` belongs to among all that are registered.
 ///
-/// If its thumbprint is registered, only that counts: perhaps no CA vouches for the names in such a certificate.
+/// If its thumbprint is registered, only that counts: the names in such a certificate may not be certified by any CA.
 pub fn candidates<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
@@ -116,7 +115,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The one that `client_id` names, or the only one.
-    pub fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
+    pub(crate) fn choose(&self, client_id: Option<&str>) -> Result<&'a ClientId, ClientError> {
         match (client_id, self.0.as_slice()) {
             (Some(id), all) => all.iter().find(|client| client.as_str() == id).copied().ok_or(ClientError::IdMismatch),
             (None, [only]) => Ok(only),
@@ -228,9 +227,9 @@ mod tests {
         assert!(!certificate.matches(&identity(IdentityKind::SanIp, "10.0.0.1")));
     }
 
-    /// A-016: a directory name among the alternative names is no subject.
+    /// A-016: a directory name among the alternative names is not the subject.
     #[test]
-    fn a_directory_name_is_no_subject() {
+    fn a_directory_name_is_not_a_subject() {
         let cn = [&[0x31, 0x0f, 0x30, 0x0d, 0x06, 3, 0x55, 4, 3, 0x0c, 6][..], b"victim"].concat();
         let name = [&[0xa4, 19, 0x30, 17][..], &cn].concat();
         let certificate = with_raw_san(&name);
@@ -336,7 +335,7 @@ mod tests {
         assert!(issued(&[(CommonName, "victim,O=Example")], vec![]).matches(&subject(r"CN=victim\,O=Example")));
     }
 
-    /// A-025: whoever signs a certificate himself can write any name into it.
+    /// A-025: a self-signed certificate can contain any name.
     #[test]
     fn a_self_issued_certificate_is_known_by_its_thumbprint_alone() {
         let params = params(&[(DnType::CommonName, "someone")], vec![dns("mail.example")]);
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn bytes_that_are_not_a_certificate_are_refused() {
         let der = params(&[], vec![]).self_signed(&KeyPair::generate().unwrap()).unwrap();
         assert!(PeerCertificate::parse(der.der()).is_ok());
         assert!(PeerCertificate::parse(&[der.der(), &[0][..]].concat()).is_err());

@@ -1,10 +1,10 @@
 //! (client, request, verified subject) → grant or denial, with a trace of the rules that were applied.
 //!
 //! Pure: no clock, network or log. [`admit`] refuses what can be refused without the subject token, [`decide`] makes the
-//! rest of the decision; both add each rule they apply to the same [`Trace`], so that what is explained is the decision
-//! itself. The trace holds facts; [`Trace::applied_rules`] renders them for a reader.
+//! rest of the decision. Both add each rule they apply to the same [`Trace`], so that an explanation always describes the
+//! decision itself. The trace contains facts; [`Trace::applied_rules`] renders them as text.
 //!
-//! A [`Grant`] is made by [`decide`] alone, and only of a [`VerifiedSubject`](crate::subject::VerifiedSubject);
+//! Only [`decide`] makes a [`Grant`], and only from a [`VerifiedSubject`](crate::subject::VerifiedSubject);
 //! [`decide_trial`] applies the same rules to a [`TrialSubject`](crate::subject::TrialSubject) and yields a
 //! [`TrialGrant`], which cannot be signed.
 
@@ -21,7 +21,7 @@ mod replacement;
 mod subject_rules;
 mod trace;
 
-pub use self::admit::{Asked, admit};
+pub use self::admit::{AdmittedRequest, admit};
 pub use self::decide::{Circumstances, decide, decide_trial};
 pub use self::denial::Denial;
 pub use self::grant::{Grant, GrantKind, TrialGrant};

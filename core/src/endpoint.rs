@@ -1,9 +1,8 @@
-//! What `/token` and `/introspect` have in common: the request as the listener hands it over, authentication of the
-//! client, and the guarantees of a flow.
+//! The common parts of `/token` and `/introspect`: the request as received from the listener, client authentication, and
+//! the guarantees of a flow.
 //!
-//! In: an [`IncomingRequest`]. Out: what the flow answers, after its audit event was written. Work that has begun is
-//! finished even if the client disconnects, a panic is a refusal like any other, and waiting ends at the request's one
-//! deadline.
+//! In: an [`IncomingRequest`]. Out: the answer of the flow, after its audit event was written. Work that has begun is
+//! finished even if the client disconnects, a panic becomes a refusal, and all waiting ends at the request's deadline.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -34,34 +33,34 @@ use writ_platform::clock::Clock;
 use writ_platform::shares::Place;
 use writ_platform::telemetry::LogError;
 
-/// The time that the log has to take an audit event when the request's own time is used up.
+/// The time allowed for writing an audit event after the request's deadline.
 const AUDIT_GRACE: Duration = Duration::from_millis(50);
 
-/// A request as the listener hands it over: the proven identity, and bytes that nothing has interpreted.
+/// A request as received from the listener: the proven identity, and a body that has not been parsed.
 pub struct IncomingRequest {
-    /// The client certificate of the connection, accepted at this moment.
+    /// The client certificate of the connection, accepted for this request.
     pub certificate: Arc<PeerCertificate>,
     /// Whether the request has an `Authorization` header, which is refused (RFC 6749 §2.3: one method only).
     pub has_authorization: bool,
-    /// The body: a form, not yet parsed.
+    /// The form, not yet parsed.
     pub body: Vec<u8>,
-    /// `X-Request-Id`, for logs and answers.
+    /// `X-Request-Id`, for logs and responses.
     pub request_id: String,
     /// From `traceparent`.
     pub trace_id: Option<String>,
-    /// The end of all waiting for others: computed once, when the request arrived.
+    /// The deadline for all waiting, computed once when the request arrived.
     pub deadline: Instant,
-    /// One of the places for concurrent requests; free again when the work is done, not when the client disconnects.
+    /// A place among the concurrent requests; released when the work is done, not when the client disconnects.
     pub place: Place<Option<ClientId>>,
 }
 
-/// Held by every flow at work; the receiver ends when the last one has finished.
+/// Held by every running flow; the receiver ends when the last one has finished.
 pub type InFlight = mpsc::Sender<std::convert::Infallible>;
 
 /// Everything that the flows of `/token` ([`exchange`](Self::exchange)) and `/introspect`
 /// ([`introspect`](Self::introspect)) depend on.
 pub struct TokenService {
-    /// What is the same in every token.
+    /// Settings that apply to every token.
     pub settings: claims::Settings,
     /// The policies in force.
     pub policies: Arc<Policies>,
@@ -71,7 +70,7 @@ pub struct TokenService {
     pub issuers: Arc<Issuers>,
     /// The signing key, and the keys that may have signed a Txn-Token.
     pub keys: Arc<KeyRing>,
-    /// Uses spent and tokens on record.
+    /// Spent uses and tokens on record.
     pub ledger: Arc<Ledger>,
     /// The kill switch.
     pub blocks: Arc<Blocks>,
@@ -86,7 +85,7 @@ pub struct TokenService {
 }
 
 impl IncomingRequest {
-    /// Waits for `work`, at most until the deadline; `late` is the error after that, which says what was waited for.
+    /// Waits for `work` until the deadline; `late` is the error if it passes.
     pub(crate) async fn wait_for<T, E: Into<Refusal>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
@@ -96,10 +95,10 @@ impl IncomingRequest {
     }
 
     pub(crate) fn audit_context(&self, policies: &PolicySet) -> AuditContext {
-        AuditContext::new(&self.request_id, self.trace_id.as_deref(), &self.certificate).decided_by(policies)
+        AuditContext::new(&self.request_id, self.trace_id.as_deref(), &self.certificate).with_policies(policies)
     }
 
-    /// Identifies the client: certificate, then form, then `client_id`, then nothing else that would authenticate it.
+    /// Identifies the client. In order: certificate, form, `client_id`, no other client authentication.
     ///
     /// # Errors
     /// The first [`Refusal`] in that order: a client without a policy learns nothing about its form.
@@ -110,7 +109,7 @@ impl IncomingRequest {
         context: &mut AuditContext,
     ) -> Result<(&'a ClientPolicy, Form), Refusal> {
         if Instant::now() >= self.deadline {
-            return Err(Refusal::Timeout); // reading the body took all the time there was
+            return Err(Refusal::Timeout); // reading the body used up the time
         }
         let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
             limits.take(None)?;
@@ -118,7 +117,7 @@ impl IncomingRequest {
                 request_id = self.request_id,
                 names = crate::client::offered(&self.certificate),
                 thumbprint = self.certificate.x5t_s256(),
-                near = crate::client::nearly(&self.certificate, registered(policies)),
+                near = crate::client::find_near_match(&self.certificate, registered(policies)),
                 "no policy names this certificate"
             );
             Err(Refusal::from(unknown))
@@ -133,7 +132,7 @@ impl IncomingRequest {
             );
         })?;
         let client = policies.of(client).ok_or(ClientError::Unknown)?;
-        context.authenticated(&client.client_id);
+        context.set_client(&client.client_id);
         tracing::debug!(
             request_id = self.request_id,
             client = client.client_id.as_str(),
@@ -150,8 +149,8 @@ impl IncomingRequest {
 }
 
 impl TokenService {
-    /// Runs `flow` to its end even if the client disconnects: what was counted belongs into the log. Its parts must not
-    /// panic outside of [`catch_panic`]; if one does, the answer is an internal error that no audit event reports.
+    /// Runs `flow` to completion even if the client disconnects, so that a counted use is always logged. Its parts must not
+    /// panic outside of [`catch_panic`]; if one does, the answer is an internal error without an audit event.
     pub(crate) async fn run_to_completion<T: Send + 'static>(
         &self,
         flow: impl Future<Output = Result<T, Refusal>> + Send + 'static,
@@ -165,17 +164,17 @@ impl TokenService {
         tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
     }
 
-    /// Writes the audit event of an outcome that is about to leave.
+    /// Writes the audit event of an outcome before it is sent.
     ///
     /// # Errors
-    /// [`Refusal::NotAudited`]: the outcome must not leave.
+    /// [`Refusal::NotAudited`]: the outcome must not be sent.
     pub(crate) async fn record(&self, request: &IncomingRequest, event: Event) -> Result<(), Refusal> {
         let until = request.deadline.max(Instant::now() + AUDIT_GRACE);
         let written = timeout_at(until.into(), self.audit.write(&event)).await;
         written.unwrap_or(Err(LogError)).map_err(Refusal::NotAudited)
     }
 
-    /// Writes the audit event of a refusal, and for a fault of the service its cause into the log.
+    /// Writes the audit event of a refusal and, for a fault of the service, logs its cause.
     ///
     /// # Errors
     /// The refusal to answer with: `refusal`, or [`Refusal::NotAudited`].
@@ -187,7 +186,7 @@ impl TokenService {
         refusal: Refusal,
     ) -> Result<T, Refusal> {
         if matches!(refusal, Refusal::NotAudited(_)) {
-            return Err(refusal); // the log has just not taken the event of this request
+            return Err(refusal); // the log has just failed to write this request's event
         }
         if refusal.is_fault() {
             tracing::error!(request_id = %context.request_id(), cause = %refusal.cause(), "a request failed");
@@ -207,7 +206,7 @@ pub fn share_of(certificate: &PeerCertificate, policies: &PolicySet) -> Option<C
     candidates(certificate, registered(policies)).ok()?.first().cloned()
 }
 
-/// Turns a panic into a refusal, which is recorded and counted like any other.
+/// Turns a panic into a refusal, which is audited and counted like any other.
 ///
 /// # Errors
 /// Those of `work`; [`Refusal::Internal`] if it panics.
@@ -215,7 +214,7 @@ pub(crate) async fn catch_panic<T>(work: impl Future<Output = Result<T, Refusal>
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Refusal::Internal))
 }
 
-/// What the key ring found, in the terms of the module that verifies subject tokens and knows no key ring.
+/// Converts the key ring's result for the subject module, which does not depend on the key ring.
 pub fn known_key(found: Found) -> KnownKey {
     let signing = |key: VerifyingKey, published| {
         KnownKey::Signing(SignedBy {
@@ -225,7 +224,7 @@ pub fn known_key(found: Found) -> KnownKey {
             state: key.state.as_str(),
             from: key.signs_from(),
             until: key.signs_until(),
-            longest_lifetime: key.longest_lifetime,
+            max_lifetime: key.max_lifetime,
         })
     };
     match found {

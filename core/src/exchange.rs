@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::audit::{AuditContext, Event};
 use crate::claims::{Claims, ClaimsDraft, Unreadable};
-use crate::decision::{AppliedRule, Asked, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
+use crate::decision::{AdmittedRequest, AppliedRule, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::endpoint::{Endpoint, IncomingRequest, TokenService, catch_panic, known_key};
 use crate::keys::{KeysError, Signer, TxnToken};
 use crate::ledger::{Entry, LedgerError, Redeemable, Term};
@@ -19,10 +19,10 @@ use crate::request::{Source, TokenRequest};
 use crate::subject::{SingleUse, VerificationContext, VerifiedSubject};
 use writ_platform::clock::Timestamp;
 
-/// With more policies than this, metrics name no client.
+/// With more policies than this, metrics have no client label.
 const MAX_CLIENT_LABELS: usize = 500;
 
-/// A Txn-Token that may leave: signed, on record and in the audit log.
+/// A Txn-Token that may be sent: signed, on record and in the audit log.
 #[derive(Debug)]
 pub struct Issued {
     token: TxnToken,
@@ -53,12 +53,12 @@ impl Issued {
         self.expires_in.as_secs()
     }
 
-    /// Until when it can be redeemed, if it is on record for that.
+    /// The last second in which it can be redeemed; `None` if it is not on record for that.
     pub fn redeemable_until(&self) -> Option<Timestamp> {
         self.redeemable_until
     }
 
-    /// A token that no key signed, for tests of how it is answered: it expires at that second since 1970, in a minute.
+    /// An unsigned token, for tests of the response: `expires_at` is in seconds since 1970, a minute from now.
     #[cfg(any(test, feature = "testing"))]
     pub fn unsigned(compact: &str, scope: &str, expires_at: u64, redeemable_until: Option<u64>) -> Self {
         Self {
@@ -76,7 +76,7 @@ struct SignedToken {
     signed: TxnToken,
     claims: Claims,
     term: Term,
-    /// What is spent with it when it goes on record.
+    /// The identifier that it uses up when it is recorded.
     single_use: Option<SingleUse>,
 }
 
@@ -84,7 +84,7 @@ impl TokenService {
     /// Answers one exchange; the outcome is in the audit log when this returns.
     ///
     /// # Errors
-    /// [`Refusal`]: every cause.
+    /// Any [`Refusal`].
     pub async fn exchange(self: &Arc<Self>, request: IncomingRequest) -> Result<Issued, Refusal> {
         let service = Arc::clone(self);
         self.run_to_completion(async move {
@@ -107,7 +107,7 @@ impl TokenService {
         .await
     }
 
-    /// Every step from a request to a token that may leave, in order. The first that fails is the refusal.
+    /// Every step from a request to a token that may be sent, in order. The first that fails determines the refusal.
     async fn issue<'p>(
         &self,
         request: &IncomingRequest,
@@ -117,53 +117,53 @@ impl TokenService {
     ) -> Result<Issued, Refusal> {
         let now = self.clock.read(); // once for the whole request
         let (client, form) = request.authenticate(policies, &self.limits, context)?;
-        let asked = TokenRequest::parse(&form, &self.settings.trust_domain)?;
-        context.parsed(&asked);
+        let requested = TokenRequest::parse(&form, &self.settings.trust_domain)?;
+        context.set_request(&requested);
         self.limits.take(Some(&client.client_id))?;
         self.blocks.check_client(&client.client_id, now.believed)?;
-        let asked = admit(client, &asked, trace)?; // what policy refuses whatever the subject token says
+        let admitted = admit(client, &requested, trace)?; // the rules that need no subject token
         self.ledger.check_clock(now.system)?;
-        let signer = self.keys.signer(now.system)?; // key and instant as one: `iat` lies in the key's span
-        let subject = self.verify_subject(request, &asked, policies, signer.instant()).await?;
-        context.verified(&subject, signer.instant());
-        let grant = self.decide(&asked, subject, signer.instant(), context, trace)?;
-        let approved = self.ask_pdp(request, &asked, grant, context).await?;
-        let permit = Permit::new(approved, &self.blocks, now.believed)?; // the kill switch, now about everything
-        self.audit.check()?; // what cannot be recorded is not counted
-        let draft = self.draft(permit, &signer)?; // a use is counted only for a token that can be read again
+        let signer = self.keys.signer(now.system)?; // key and instant together: `iat` is in the key's span
+        let subject = self.verify_subject(request, &admitted, policies, signer.instant()).await?;
+        context.set_subject(&subject, signer.instant());
+        let grant = self.decide(&admitted, subject, signer.instant(), context, trace)?;
+        let approved = self.ask_pdp(request, &admitted, grant, context).await?;
+        let permit = Permit::new(approved, &self.blocks, now.believed)?; // the kill switch, all selectors
+        self.audit.check()?; // no use is counted that could not be audited
+        let draft = self.draft(permit, &signer)?; // no use is counted for a token that readers would refuse
         let spent = self.ledger.spend(draft.permit(), signer.instant());
         let term = request.wait_for(spent, || LedgerError::Late).await?; // durable; a free retry repeats its term
         let token = self.sign(draft, term, &signer)?;
         let redeemable_until = self.put_on_record(request, &token, policies, signer.instant()).await?; // durable
         let event = Event::token_issued(context, &token.claims, &token.signed, term);
-        self.record(request, event).await?; // in the audit log before it leaves
+        self.record(request, event).await?; // in the audit log before it is sent
         Ok(token.issued(redeemable_until, signer.instant()))
     }
 
     async fn verify_subject(
         &self,
         request: &IncomingRequest,
-        asked: &Asked<'_, '_>,
+        admitted: &AdmittedRequest<'_, '_>,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<VerifiedSubject, Refusal> {
         let context = VerificationContext {
-            client: asked.client(),
+            client: admitted.client(),
             certificate: &request.certificate,
             policies,
-            may_redeem: asked.may_redeem(),
+            may_redeem: admitted.may_redeem(),
             trust_domain: &self.settings.trust_domain,
             issuer: &self.settings.issuer,
             deadline: request.deadline,
             now,
         };
         let find_key = |kid: &str| known_key(self.keys.find(kid));
-        Ok(VerifiedSubject::verify(&asked.request().presented, context, &self.issuers, find_key).await?)
+        Ok(VerifiedSubject::verify(&admitted.request().presented, context, &self.issuers, find_key).await?)
     }
 
     fn decide<'p>(
         &self,
-        asked: &Asked<'p, '_>,
+        admitted: &AdmittedRequest<'p, '_>,
         subject: VerifiedSubject,
         now: Timestamp,
         context: &mut AuditContext,
@@ -171,30 +171,30 @@ impl TokenService {
     ) -> Result<Grant, Denial> {
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
         let names_actor = subject.names_actor();
-        let grant = decide(asked, subject, at, trace)?;
-        context.granted(names_actor);
+        let grant = decide(admitted, subject, at, trace)?;
+        context.set_granted(names_actor);
         Ok(grant)
     }
 
     async fn ask_pdp(
         &self,
         request: &IncomingRequest,
-        asked: &Asked<'_, '_>,
+        admitted: &AdmittedRequest<'_, '_>,
         grant: Grant,
         context: &mut AuditContext,
     ) -> Result<ApprovedGrant, Refusal> {
         let inquiry = Inquiry {
-            request: asked.request(),
+            request: admitted.request(),
             proof: context.proof(),
             request_id: &request.request_id,
             deadline: request.deadline,
         };
         let answer = ApprovedGrant::obtain(grant, self.pdp.as_deref(), inquiry).await;
-        context.answered_by_pdp(&answer);
+        context.set_pdp_outcome(&answer);
         Ok(answer?)
     }
 
-    /// [`decide`] refuses most of what could not be read; how long the signed token would be is known here.
+    /// [`decide`] refuses most unreadable claims; the length of the signed token is known only here.
     fn draft(&self, permit: Permit, signer: &Signer) -> Result<ClaimsDraft, Refusal> {
         let redeems = matches!(permit.grant().kind(), GrantKind::Redeem { .. });
         let draft = ClaimsDraft::new(permit, signer.instant(), &self.settings);
@@ -212,15 +212,15 @@ impl TokenService {
         };
         let claims = draft.complete(term);
         let txn_token = signer.sign(&claims)?;
-        // Of a redemption the use has been counted; its length was checked before that (`draft`).
+        // For a redemption the use is already counted; its length was checked before that (`draft`).
         if term.spent().is_none() && txn_token.as_str().len() > self.settings.max_size {
             return Err(Refusal::TokenTooLarge);
         }
         Ok(SignedToken { signed: txn_token, claims, term, single_use })
     }
 
-    /// Records the token if a policy can redeem it, and what is spent with it; until when it is redeemable. A redeemed token
-    /// never is.
+    /// Records the token if a policy can redeem it, and the identifier it uses up. Returns the end of redeemability; a
+    /// redeemed token has none.
     async fn put_on_record(
         &self,
         request: &IncomingRequest,
@@ -251,22 +251,22 @@ impl SignedToken {
             token: signed,
             scope: claims.as_txn_claims().scope.to_string(),
             expires_at: term.exp(),
-            // A free retry may have read the clock before the use that it repeats was counted.
+            // A free retry may have read the clock before the use it repeats was counted.
             expires_in: term.exp().since(now.max(term.iat())),
             redeemable_until,
         }
     }
 }
 
-/// With `WRIT_LOG=debug`: the rules that were applied, one line each, and the outcome. Details repeat what was sent: they
-/// are for readers of the policies, and nothing in them may be a token.
+/// Logs at level `debug` the applied rules, one line each, and the outcome. The details repeat values of the request: they
+/// are for readers of the policies, and must not contain a token.
 fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
     let request_id = context.request_id();
     for AppliedRule { rule, line, passed, detail } in trace.applied_rules() {
-        // A schema names the value that does not fit; a scope that holds a token is not repeated.
+        // A schema's detail contains the offending value; a scope that contains a token is not repeated.
         let is_withheld = context.scope().is_none() || (rule == "request_details" && !passed);
         let detail = if is_withheld { String::new() } else { presentable(&detail) };
         tracing::debug!(request_id, rule, line, passed, detail, "a rule was applied");
@@ -277,13 +277,13 @@ fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued,
     }
 }
 
-/// At most 500 characters of the text, without words that are as long as tokens and keys.
+/// At most 500 characters of the text, without words as long as tokens and keys.
 fn presentable(text: &str) -> String {
-    const LONGEST_WORD: usize = 40;
+    const MAX_WORD_LEN: usize = 40;
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
     let mut shown = String::new();
     for piece in text.split_inclusive(|c| !in_word(c)).take(200) {
-        if piece.len() > LONGEST_WORD { shown.push('…') } else { shown.push_str(piece) }
+        if piece.len() > MAX_WORD_LEN { shown.push('…') } else { shown.push_str(piece) }
     }
     shown.chars().take(500).collect()
 }
@@ -295,7 +295,7 @@ fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext) {
     let is_redemption = context.source() == Some(Source::ExpiredTxnToken);
     if is_redemption && !is_early && !refusal.is_fault() {
         let reason = refusal.reason().as_str();
-        tracing::warn!(request_id = %context.request_id(), reason, "a token of ours was not redeemed");
+        tracing::warn!(request_id = %context.request_id(), reason, "a Txn-Token was not redeemed");
     }
 }
 

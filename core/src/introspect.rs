@@ -1,6 +1,6 @@
-//! `POST /introspect`: whether a Txn-Token is valid at this moment (RFC 7662).
+//! `POST /introspect`: whether a Txn-Token is valid now (RFC 7662).
 //!
-//! In: an [`IncomingRequest`]. Out: the claims of a valid token, or only that it is not valid.
+//! In: an [`IncomingRequest`]. Out: the claims of a valid token, or only the fact that it is not valid.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl TokenService {
     /// Answers one introspection; the answer is in the audit log when this returns.
     ///
     /// # Errors
-    /// [`Refusal`]: what the client did wrong or may not do, never what is wrong with the token.
+    /// [`Refusal`] of the request; it never tells what is wrong with the token.
     pub async fn introspect(self: &Arc<Self>, request: IncomingRequest) -> Result<Introspected, Refusal> {
         let service = Arc::clone(self);
         self.run_to_completion(async move {
@@ -56,15 +56,15 @@ impl TokenService {
             return Err(Refusal::IntrospectionNotAllowed);
         }
         let token = form.token()?;
-        context.asked_about(&token);
+        context.set_introspected(&token);
         self.limits.take(Some(&client.client_id))?;
-        self.ledger.check_clock(now.system)?; // by a clock that went back, expired tokens would be active
+        self.ledger.check_clock(now.system)?; // if the clock had gone back, expired tokens would be active
         let live = self.find_live(&token, now);
-        self.record(request, Event::token_introspected(context, live.as_ref())).await?; // before the answer leaves
+        self.record(request, Event::token_introspected(context, live.as_ref())).await?; // before the answer is sent
         Ok(live.map_or(Introspected::Inactive, |token| Introspected::Active(Box::new(token.into_claims()))))
     }
 
-    /// The token if it verifies, is within its time and is not blocked.
+    /// The token, if it verifies, has not expired and is not blocked.
     fn find_live(&self, token: &TokenText, now: Instants) -> Option<OwnToken> {
         let find = |kid: &str| known_key(self.keys.find(kid));
         let live = own_token::verify_live(token.expose(), &self.settings.trust_domain, find, now.system).ok()?;

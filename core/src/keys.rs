@@ -1,8 +1,9 @@
 //! The key ring: signs claims, and knows which retired key may have signed a token.
 //!
-//! [`ring`] says what is due and what follows; `rotation` makes it so, always in this order: make the key, write its file,
-//! which outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private halves at rest are sealed
-//! ([`seal`]). In: an instant. Out: a [`Signer`] that holds it together with the key.
+//! [`ring`] determines which step is due and its result; `rotation` takes the step, always in this order: generate the
+//! key, write its file, which outlives the store ([`mirror`]), store the ring, and only then publish and sign. Private
+//! halves are sealed at rest ([`seal`]). In: an instant. Out: a [`Signer`], which holds the instant together with the
+//! key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,19 +42,19 @@ mod rotation;
 
 pub use self::token::{Signer, TxnToken};
 
-/// How much later than its `iat` a token may leave while a successor of its key is being stored.
-const HAND_OVER: Duration = Duration::from_secs(5);
+/// How much later than its `iat` a token may be sent while a successor of its key is being stored.
+const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 
-/// How keys are made, kept and replaced.
+/// How keys are generated, stored and replaced.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What new keys sign with.
+    /// The algorithm of new keys.
     pub algorithm: SigningAlgorithm,
     /// When keys change.
     pub times: KeyTimes,
-    /// The file with the key that seals private halves at rest.
+    /// The file with the sealing key, which encrypts private halves at rest.
     pub sealing_key: PathBuf,
-    /// Files with sealing keys that are still read.
+    /// Files with previous sealing keys, which still decrypt.
     pub previous_sealing_keys: Vec<PathBuf>,
 }
 
@@ -81,25 +82,25 @@ pub struct KeyRing {
     algorithm: SigningAlgorithm,
     times: KeyTimes,
     signer_state: Mutex<SignerState>,
-    /// One step at a time.
+    /// Serialises steps.
     rotation: tokio::sync::Mutex<RotationState>,
-    /// Something may be due before the timer expects it.
+    /// Wakes the timer, since a step may be due earlier than it expects.
     wake: Notify,
 }
 
 /// The current key, and the instants at which it signs.
 struct SignerState {
     active: Arc<ActiveRing>,
-    /// The latest instant that was handed out.
+    /// The latest signing instant given out.
     latest: Timestamp,
-    /// While a successor is being stored the span of the current key is decided: it signs for no later second.
+    /// The end of the current key's span while its successor is being stored: it signs for no later second.
     closing: Option<Timestamp>,
 }
 
-/// A ring in force, with what is derived from it once.
+/// A ring in force, with the values derived from it.
 struct ActiveRing {
     ring: Ring,
-    /// The ring as the store has it.
+    /// The ring as stored.
     document: Vec<u8>,
     /// The current key.
     key: KeyPair,
@@ -108,46 +109,47 @@ struct ActiveRing {
     jwks: Arc<Jwks>,
 }
 
-/// Why the ring cannot be loaded, changed or used.
+/// Why the key ring cannot be loaded, changed or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The store does not answer, or did not take the change.
+    /// The store is unavailable, or did not record the change.
     #[error(transparent)]
     Store(StoreError),
-    /// The store kept changing while a step was taken; the step was not.
-    #[error("another instance changes the key ring at the same time")]
+    /// The store was changed by another instance during every attempt; the step was not taken.
+    #[error("another instance is changing the key ring")]
     Conflict,
-    /// The current key ought to have given way long ago, and the store does not take its successor.
-    #[error("the signing key is overdue: the store has not taken a rotation")]
+    /// The current key is long overdue for rotation, because the store does not record its successor.
+    #[error("the signing key is overdue for rotation: the store has not recorded a successor")]
     Overdue,
-    /// The store was made for another trust domain. Nothing in it was changed.
+    /// The store was created for another trust domain. Nothing in it was changed.
     #[error("the store belongs to the trust domain {found}")]
     Foreign {
-        /// The trust domain that it was made for.
+        /// The trust domain that the store was created for.
         found: String,
     },
-    /// A record of the ring is missing or is not one that Writ wrote. Nothing in the store was changed.
+    /// A record of the ring is missing or malformed. Nothing in the store was changed.
     #[error("the key ring in the store is damaged: {0}; see `writ store repair`")]
     Damaged(&'static str),
-    /// The files beside the store could not be written, or know more than the store.
+    /// The key files could not be read or written, or contain keys that the store has lost.
     #[error(transparent)]
     Mirror(#[from] mirror::MirrorError),
-    /// A private half cannot be sealed or opened: most likely the wrong sealing key. Nothing in the store was changed.
+    /// A private half cannot be sealed or opened, most likely because the sealing key is wrong. Nothing in the store was
+    /// changed.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// A key could not be made or did not sign.
+    /// A key could not be generated or did not sign.
     #[error(transparent)]
     Signing(#[from] SigningError),
-    /// The claims have no form that could be read again.
-    #[error("the claims cannot be written as JSON that could be read again")]
+    /// The claims cannot be serialised.
+    #[error("the claims cannot be written as JSON")]
     Claims,
-    /// Not yet.
+    /// A rotation was requested before it is possible.
     #[error(transparent)]
     TooEarly(#[from] TooEarly),
-    /// There is nothing to revoke.
+    /// The key does not exist, or revoking it changes nothing.
     #[error(transparent)]
     Revoke(#[from] RevokeError),
-    /// The export makes no sense.
+    /// The export is invalid.
     #[error(transparent)]
     Import(#[from] listing::ImportError),
 }
@@ -162,8 +164,8 @@ impl From<StoreError> for KeysError {
 }
 
 impl KeyRing {
-    /// The current key with the instant at which it signs: `now`, or the first second of the key's span if the clock
-    /// has stepped back behind it.
+    /// The current key with the instant at which it signs: `now`, or the first second of the key's span if the clock has
+    /// stepped back before it.
     ///
     /// # Errors
     /// [`KeysError::Overdue`] if the key has signed for a whole period longer than planned.
@@ -173,7 +175,7 @@ impl KeyRing {
         let last = ring.promotion_due(self.times) + self.times.rotation_period();
         let wanted = now.max(ring.signs_from());
         let instant = state.closing.map_or(wanted, |end| wanted.min(end));
-        if instant > last || wanted.since(instant) > HAND_OVER {
+        if instant > last || wanted.since(instant) > HAND_OVER_GRACE {
             self.wake.notify_one();
             return Err(KeysError::Overdue);
         }
@@ -186,12 +188,12 @@ impl KeyRing {
         Arc::clone(&self.active().jwks)
     }
 
-    /// What the `kid` of a token means here.
+    /// Looks up the `kid` of a token.
     pub fn find(&self, kid: &str) -> Found {
         self.active().ring.find(kid)
     }
 
-    /// When the oldest key began to sign that can still validate a token.
+    /// The first second of the span of the oldest key that can still validate a token.
     pub fn oldest_signature(&self) -> Timestamp {
         let active = self.active();
         let began =
@@ -199,8 +201,8 @@ impl KeyRing {
         began.map(ring::Span::from).min().unwrap_or_else(|| active.ring.signs_from()).min(active.ring.signs_from())
     }
 
-    /// How many keys are in each state.
-    pub fn states(&self) -> BTreeMap<KeyState, usize> {
+    /// The number of keys in each state.
+    pub(crate) fn states(&self) -> BTreeMap<KeyState, usize> {
         let mut states = BTreeMap::new();
         for life in self.active().ring.lives() {
             *states.entry(life.state()).or_default() += 1;
@@ -208,7 +210,7 @@ impl KeyRing {
         states
     }
 
-    /// Every key of which more than the name is known, published ones first.
+    /// Every key of which more than the `kid` is known, published ones first.
     pub fn list(&self) -> Vec<listing::KeyLine> {
         listing::list(&self.active().ring, self.times)
     }
@@ -218,7 +220,7 @@ impl KeyRing {
         listing::Export::of(&self.active().ring)
     }
 
-    /// Brings `writ_signing_key_age_seconds` and `writ_keys` up to date.
+    /// Updates `writ_signing_key_age_seconds` and `writ_keys`.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; ages and counts stay far below 2^52")]
     pub fn observe(&self, now: Timestamp) {
         let age = now.since(self.active().ring.signs_from());
@@ -234,14 +236,14 @@ impl KeyRing {
         Arc::clone(&self.signer_state().active)
     }
 
-    /// No change of it can fail half-way, so it is consistent even after a panic elsewhere.
+    /// No change of the state can panic halfway, so it is consistent even if the lock is poisoned.
     fn signer_state(&self) -> MutexGuard<'_, SignerState> {
         self.signer_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ActiveRing {
-    /// Makes a ring ready to sign; what cannot sign is not stored in the first place.
+    /// Makes a ring ready to sign. Fails before it is stored if it cannot sign.
     fn new(ring: Ring, sealing: &SealingKeys, installation: &Installation) -> Result<Self, KeysError> {
         let unwritable = |_| KeysError::Damaged("it cannot be written as JSON");
         let key = open(ring.current(), sealing, installation)?.0;
@@ -252,7 +254,7 @@ impl ActiveRing {
     }
 }
 
-/// The private half of `key`, and whether it is sealed with a sealing key that is to go.
+/// The private half of `key`, and whether it is sealed with a previous sealing key.
 fn open(
     key: &ring::SigningKey,
     sealing: &SealingKeys,

@@ -1,6 +1,6 @@
-//! The domain of Writ, a Transaction Token Service: who asks, for whom, what is decided, signed and counted.
+//! The domain of Writ, a Transaction Token Service: clients, subjects, policies, decisions, keys, claims and the ledger.
 //!
-//! It knows no HTTP server, no configuration file and no database.
+//! It does not depend on an HTTP server, a configuration format or a database.
 
 pub mod audit;
 pub mod blocks;

@@ -1,9 +1,9 @@
-//! The bounds on how long tokens and transactions live.
+//! The maximum lifetimes of tokens and transactions.
 
 use std::time::Duration;
 
-/// No Txn-Token lives longer than this: the upper bound of `tokens.max_lifetime`.
+/// The upper bound of `tokens.max_lifetime`.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
-/// No token of a transaction is issued to live beyond this after the transaction began, redeemed ones aside.
+/// The time from the start of a transaction after which its tokens must have expired, except redeemed ones.
 pub(crate) const TRANSACTION_SPAN: Duration = MAX_LIFETIME;

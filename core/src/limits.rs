@@ -1,6 +1,6 @@
 //! Rate limits of clients, and the number of concurrent requests.
 //!
-//! In: an authenticated client, or none. Out: nothing, or [`RateLimited`] with the time to wait.
+//! In: a client, or `None` for an unknown certificate. Out: nothing, or [`RateLimited`] with the time to wait.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::client::ClientId;
 
-/// Concurrent requests of all clients; one more is refused at once.
+/// The limit on concurrent requests of all clients; another one is refused at once.
 pub const MAX_IN_WORK: usize = 1024;
 
-/// How many of them may wait for the keys of one issuer: they share one fetch, so each costs only a place.
-pub const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
+/// How many requests may wait for the keys of one issuer: they share one fetch, so each costs only a place.
+pub(crate) const MAX_WAITING_FOR_KEYS: usize = MAX_IN_WORK / 2;
 
 /// `[limits]`, as far as it concerns one client.
 #[derive(Debug, Clone, Copy)]
@@ -40,10 +40,10 @@ impl Limits {
         Self(settings.requests_per_second_per_client.map(|rate| RateLimiter::keyed(Quota::per_second(rate))))
     }
 
-    /// Counts one request of `client`; `None`: of a certificate that no policy names.
+    /// Counts one request of `client`; `None`: a certificate that no policy names.
     ///
     /// # Errors
-    /// [`RateLimited`] if it is empty.
+    /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, client: Option<&ClientId>) -> Result<(), RateLimited> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter.check_key(&client.cloned()).map_err(|until| {

@@ -1,8 +1,8 @@
-//! The external policy decision point (PDP): a service of the operator's that may refuse what local policy granted.
+//! The external policy decision point (PDP): a service of the operator that may refuse what local policy granted.
 //!
-//! In: a [`Question`] about a grant. Out: nothing, if every purpose is allowed, else a [`PdpError`]. It is called with the
+//! In: a question about a grant. Out: nothing, if every purpose is allowed, else a [`PdpError`]. It is called with the
 //! access evaluation request of the `AuthZEN` Authorization API 1.0, once for each granted purpose whose rule has
-//! `pdp = true`. Any answer but `{"decision": true}` with status 200, and no answer, means that no token is issued.
+//! `pdp = true`. A token is issued only if the answer is `{"decision": true}` with status 200.
 
 use std::time::Instant;
 
@@ -16,25 +16,25 @@ use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
 use writ_outbound::{Answer, Outbound, Request, Settings, SetupError, Status, Unreachable};
 
-/// Why a granted purpose gets no token.
+/// Why no token is issued for a granted purpose.
 #[derive(Debug, thiserror::Error)]
 pub enum PdpError {
-    /// The answer is `false`.
+    /// The decision is `false`.
     #[error("the external decision point does not allow this")]
     Denied,
-    /// There is no decision.
+    /// No decision was received.
     #[error("the external decision point is not available just now; try again")]
     Unavailable(#[source] Fault),
 }
 
-/// Why there is no decision; for the log.
+/// Why no decision was received; for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// No answer.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The deadline of the request passed.
-    #[error("the request had no time left")]
+    #[error("the deadline of the request has passed")]
     Late,
     /// Not 200.
     #[error("the answer was {0}")]
@@ -42,12 +42,12 @@ pub enum Fault {
     /// The answer is not a JSON object with one boolean `decision`.
     #[error("the answer has no decision")]
     NoDecision,
-    /// A rule has `pdp = true`, and there is no `[pdp]`: such policies are not loaded.
+    /// A rule has `pdp = true`, but `[pdp]` is missing. Such policies are refused when they are loaded.
     #[error("none is configured")]
     NotConfigured,
 }
 
-/// What the PDP learns of the subject token.
+/// The facts about the subject token that the PDP receives.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'a> {
     /// The kind of proof, as policies name it.
@@ -56,9 +56,9 @@ pub struct Proof<'a> {
     pub issuer: Option<&'a str>,
 }
 
-/// What the PDP is asked about a grant.
+/// The question to the PDP about a grant.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub(crate) struct Question<'a> {
     grant: &'a Grant,
     proof: Proof<'a>,
     details: Option<&'a Members>,
@@ -67,10 +67,15 @@ pub struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// The question about `grant`; `None` if the rule of none of its purposes has `pdp = true`.
+    /// The question about `grant`; `None` unless the rule of one of its purposes has `pdp = true`.
     ///
-    /// Details and context are those of the request; of a redemption, which has none, those of the transaction.
-    pub fn about(grant: &'a Grant, request: &'a TokenRequest, proof: Proof<'a>, request_id: &'a str) -> Option<Self> {
+    /// Details and context are those of the request; for a redemption, which has none, those of the transaction.
+    pub(crate) fn about(
+        grant: &'a Grant,
+        request: &'a TokenRequest,
+        proof: Proof<'a>,
+        request_id: &'a str,
+    ) -> Option<Self> {
         if grant.asks_pdp().is_empty() {
             return None;
         }
@@ -134,7 +139,7 @@ pub struct Pdp {
 }
 
 impl Pdp {
-    /// Reads the files that `settings` name; calls will run on the present runtime.
+    /// Reads the files that `settings` name; calls will run on the current runtime.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -146,11 +151,11 @@ impl Pdp {
         Ok(Self { outbound, trust_domain })
     }
 
-    /// Asks about each purpose in turn, until `deadline`; the first that is not allowed is the error.
+    /// Asks about each purpose in turn, until `deadline`; fails at the first that is not allowed.
     ///
     /// # Errors
     /// [`PdpError`].
-    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
+    pub(crate) async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<(), PdpError> {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
             let call = self.outbound.post(question.grant.client().as_str(), to_request(question.request_id, body));
@@ -171,7 +176,7 @@ impl Pdp {
     /// Asks about a client that does not exist, to check that the PDP answers with a decision. Not counted in metrics.
     ///
     /// # Errors
-    /// Why there is no decision.
+    /// The [`Fault`] if no decision was received.
     pub async fn try_out(&self, client: &ClientId) -> Result<bool, Fault> {
         let nothing = Members::default();
         let evaluation = Evaluation {
@@ -218,7 +223,7 @@ fn request_body(question: &Question<'_>, trust_domain: &str, purpose: &str) -> V
 }
 
 impl PdpError {
-    /// The outcome in metrics and the audit log; the third is `allowed`.
+    /// The outcome in metrics and the audit log; without an error it is `allowed`.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Denied => "denied",
@@ -227,7 +232,7 @@ impl PdpError {
     }
 }
 
-/// With our request id, which always is a valid header value.
+/// Adds the request id, which is always a valid header value.
 fn to_request(request_id: &str, body: Vec<u8>) -> Request {
     let request = Request::json(body);
     request.clone().identify(request_id).unwrap_or(request)
@@ -306,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question_says_who_wants_what_for_whom_in_every_digit() {
+    fn the_question_contains_client_purpose_and_subject_with_exact_numbers() {
         let grant = Grant::issuing("gateway", "alice", "a b", None).asking_pdp(&["a"]);
         let proof = Proof { source: Some("access_token"), issuer: Some("https://login.example") };
         assert_eq!(
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn about_a_redemption_it_says_what_the_transaction_carries() {
+    fn the_question_about_a_redemption_contains_the_transactions_context() {
         let claims = serde_json::from_str(
             r#"{"iat":1,"exp":2,"aud":"d.example","txn":"t-1","sub":"u-1","scope":"a","req_wl":"x",
                 "tctx":{"amount":1.50},"rctx":{"ip":"::2"}}"#,
@@ -332,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_about_what_no_purpose_wants_asked() {
+    fn no_question_is_asked_unless_a_purpose_requires_it() {
         let grant = Grant::issuing("gateway", "alice", "a b", None);
         assert_eq!(asked(&grant, &request(), Proof { source: None, issuer: None }), None);
     }

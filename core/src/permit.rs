@@ -1,8 +1,8 @@
-//! Grant → permit: what the client's policy allows, the external decision point (PDP) and the kill switch allow too.
+//! Grant → permit: the external decision point (PDP) and the kill switch also allow what policy granted.
 //!
 //! In: a [`Grant`]. Out: a [`Permit`], which [`Ledger::spend`](crate::ledger::Ledger::spend) and
-//! [`ClaimsDraft::new`](crate::claims::ClaimsDraft::new) require, so that a flow that forgets one of the two checks does not
-//! compile.
+//! [`ClaimsDraft::new`](crate::claims::ClaimsDraft::new) require, so that a flow that forgets one of the two checks
+//! does not compile.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::pdp::{Fault, Pdp, PdpError, Proof, Question};
 use crate::request::TokenRequest;
 use writ_platform::clock::Timestamp;
 
-/// What the PDP must know about a request besides its grant.
+/// The facts about a request that the PDP needs besides the grant.
 pub(crate) struct Inquiry<'a> {
     pub(crate) request: &'a TokenRequest,
     pub(crate) proof: Proof<'a>,
@@ -20,9 +20,9 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// A grant that the PDP has approved, or about which no purpose asks it.
+/// A grant that the PDP has approved, or whose purposes do not require its approval.
 #[derive(Debug)]
-pub struct ApprovedGrant {
+pub(crate) struct ApprovedGrant {
     grant: Grant,
     pdp_asked: bool,
 }
@@ -47,10 +47,9 @@ impl ApprovedGrant {
     }
 }
 
-/// A grant that passed every check: policy, PDP and kill switch. Only a use that can be spent, or none, stands between
-/// it and a signed token.
+/// A grant that passed policy, PDP and kill switch. Only the ledger can still refuse the token.
 ///
-/// Nothing outside of this module makes one:
+/// It cannot be constructed outside of this module:
 ///
 /// ```compile_fail,E0451
 /// # fn forge(grant: writ_core::decision::Grant) {
@@ -58,7 +57,7 @@ impl ApprovedGrant {
 /// # }
 /// ```
 ///
-/// A grant alone spends no use:
+/// A grant alone cannot spend a use:
 ///
 /// ```compile_fail,E0308
 /// # use writ_core::{decision::Grant, ledger::Ledger};
@@ -68,7 +67,7 @@ impl ApprovedGrant {
 /// # }
 /// ```
 ///
-/// And a token needs a permit, not a grant:
+/// A token requires a permit, not a grant:
 ///
 /// ```compile_fail,E0308
 /// # use writ_core::{claims::{ClaimsDraft, Settings}, decision::Grant};
@@ -78,7 +77,7 @@ impl ApprovedGrant {
 /// # }
 /// ```
 ///
-/// This is the one way:
+/// This is the only way:
 ///
 /// ```
 /// # use writ_core::{claims::{Claims, ClaimsDraft, Settings}, ledger::Ledger, permit::Permit};
@@ -95,11 +94,11 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Checks the kill switch at `now`, the time by which blocks are in force.
+    /// Checks the kill switch at `now`, the accepted time ([`Instants::believed`](writ_platform::clock::Instants)).
     ///
     /// # Errors
     /// [`Blocked`] if an entry matches the transaction, its subject, one of its clients or one of its purposes.
-    pub fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
+    pub(crate) fn new(approved: ApprovedGrant, blocks: &Blocks, now: Timestamp) -> Result<Self, Blocked> {
         let ApprovedGrant { grant, .. } = approved;
         blocks.check(&BlockTarget::of_grant(&grant), now)?;
         Ok(Self { grant })
@@ -110,7 +109,7 @@ impl Permit {
     }
 }
 
-/// For tests of what is done with a permit.
+/// A permit without any check, for tests.
 #[cfg(test)]
 impl From<Grant> for Permit {
     fn from(grant: Grant) -> Self {

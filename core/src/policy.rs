@@ -1,7 +1,7 @@
-//! What each client may get: the policies in force, as a set.
+//! The policies of all clients, as a set that is replaced as a whole.
 //!
-//! In: rules that were read from policy files and checked. Out: a [`PolicySet`], on which
-//! [`decide`](crate::decision::decide) decides.
+//! In: rules that were read from policy files and checked. Out: a [`PolicySet`], the basis of every
+//! [decision](crate::decision::decide).
 
 pub mod condition;
 pub mod exact;
@@ -23,7 +23,7 @@ use self::mapping::Mapping;
 use crate::client::{ClientId, Identity};
 use crate::request::{Source, Subject};
 
-/// A pattern over subjects: `*` matches one or more characters, none a control character; all else matches itself.
+/// A pattern for subjects: `*` matches one or more characters except control characters; all else matches itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     /// The texts between the stars.
@@ -36,7 +36,7 @@ impl Glob {
         Self { literals: pattern.split('*').map(str::to_owned).collect() }
     }
 
-    /// Whether the pattern matches all of `text`. Time grows at most with the product of the two lengths.
+    /// Whether the pattern matches all of `text`. The time is at most proportional to the product of the two lengths.
     pub fn matches(&self, text: &str) -> bool {
         let [first, middle @ .., last] = self.literals.as_slice() else {
             return self.literals.first().is_some_and(|only| only == text);
@@ -57,7 +57,7 @@ impl fmt::Display for Glob {
     }
 }
 
-/// What follows the first `literal` in `text` with one or more plain characters before it.
+/// The rest of `text` after the first `literal` that one or more plain characters precede.
 fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
     let one = text.chars().next()?.len_utf8();
     let at = one + text[one..].find(literal)?;
@@ -70,7 +70,7 @@ fn skip_star<'a>(text: &'a str, literal: &str) -> Option<&'a str> {
 pub struct ClientPolicy {
     /// The client; also the name of its file.
     pub client_id: ClientId,
-    /// For people who read the policies.
+    /// Text for readers of the policies.
     pub description: Option<String>,
     /// What its certificate must contain.
     pub identity: Identity,
@@ -78,26 +78,27 @@ pub struct ClientPolicy {
     pub subject: Subject,
     /// Whether it may call the introspection endpoint.
     pub introspect: bool,
-    /// If not empty: one of these must be in `aud` of the tokens of subject issuers that it presents.
+    /// If not empty, `aud` of tokens of subject issuers that it presents must contain one of these.
     pub subject_token_audience: Vec<String>,
-    /// It checks the proof of possession of sender-constrained (`cnf`) access tokens itself; without this they are refused.
+    /// Whether it checks the proof of possession of sender-constrained (`cnf`) access tokens itself; otherwise they are
+    /// refused.
     pub vouches_for_bound_tokens: bool,
     /// The issuer that introspects its opaque access tokens; `None`: the only one that offers introspection.
     pub opaque_tokens_from: Option<String>,
-    /// Keys besides that of its certificate that may sign its self-signed subject tokens.
+    /// Keys that may sign its self-signed subject tokens, besides that of its certificate.
     pub keys: Option<KeySet>,
-    /// What it may ask for, in the file's order.
+    /// The purposes that it may request, in the file's order.
     pub purposes: Vec<PurposeRule>,
 }
 
 impl ClientPolicy {
-    /// The rules for `purpose`, one for each group of sources; without one, the purpose is not allowed.
+    /// The rules for `purpose`, one for each group of sources; if there are none, the purpose is not allowed.
     pub fn rules<'p>(&'p self, purpose: &Purpose) -> impl Iterator<Item = &'p PurposeRule> {
         self.purposes.iter().filter(move |rule| rule.purpose == *purpose)
     }
 }
 
-/// How a subject token is treated that names an actor (`act`, RFC 8693 §4.1). A Txn-Token cannot name one: it would say
+/// How to treat a subject token that names an actor (`act`, RFC 8693 §4.1). A Txn-Token cannot name one: it would state
 /// that the subject acts alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actors {
@@ -120,11 +121,11 @@ pub struct PurposeRule {
     pub lifetime: Duration,
     /// The sources it accepts; never empty.
     pub accept: Vec<Source>,
-    /// Patterns over the final subject; `None`: not written.
+    /// Patterns for the final subject; `None`: the key is not set.
     pub subjects: Option<Vec<Glob>>,
     /// The token of a subject issuer must cover one of these scopes.
     pub granted_by: Vec<Purpose>,
-    /// What goes into `tctx` and `rctx`.
+    /// The members of `tctx` and `rctx`.
     pub mapping: Mapping,
     /// `when`: an expression that must be true.
     pub when: Option<Arc<Condition>>,
@@ -139,17 +140,16 @@ pub struct PurposeRule {
 }
 
 impl PurposeRule {
-    /// The line of a key; that of the table if the key is not written.
-    pub fn line_of(&self, key: &str) -> usize {
+    /// The line of a key; that of the table if the key is not set.
+    pub(crate) fn line_of(&self, key: &str) -> usize {
         self.lines.get(key).copied().unwrap_or(self.line)
     }
 
-    /// The first pattern of `subjects` that matches; `None` also if none are written.
+    /// The first pattern of `subjects` that matches; `None` also if `subjects` is not set.
     pub(crate) fn matching_pattern(&self, subject: &Subject) -> Option<&Glob> {
         self.subjects.iter().flatten().find(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// `actors = "ignore"`.
     pub(crate) fn ignores_actors(&self) -> bool {
         self.actors == Actors::Ignored
     }
@@ -166,11 +166,11 @@ pub struct Redemption {
     pub max_age: Duration,
     /// Uses for one transaction and purpose, by all clients together; at least 1.
     pub max_uses: u32,
-    /// Whether the token must have been recorded when it was issued.
+    /// Whether the token must be on record.
     pub require_record: bool,
 }
 
-/// The policies in force: read together, checked together, replaced together.
+/// The policies of all clients: read, checked and replaced together.
 #[derive(Debug, Clone)]
 pub struct PolicySet {
     clients: BTreeMap<ClientId, Arc<ClientPolicy>>,
@@ -190,7 +190,7 @@ impl PolicySet {
     }
 
     /// The number of clients.
-    #[expect(clippy::len_without_is_empty, reason = "whether there are none is never asked")]
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs it")]
     pub fn len(&self) -> usize {
         self.clients.len()
     }
@@ -200,13 +200,13 @@ impl PolicySet {
         self.clients.values()
     }
 
-    /// `None`: no token for this client.
+    /// The policy of `client`; `None`: it gets no tokens.
     pub fn of(&self, client: &ClientId) -> Option<&Arc<ClientPolicy>> {
         self.clients.get(client)
     }
 
-    /// How long after its expiry some client may redeem a token with this scope that was issued to `req_wl`; `None` if no
-    /// client may, so that it needs no record. Only a token with a single purpose can be redeemed.
+    /// How long after its expiry any client may redeem a token with this scope that was issued to `req_wl`; `None` if no
+    /// client may, so that it need not be recorded. Only a token with a single purpose can be redeemed.
     pub fn redeemable_for(&self, scope: &Scope, req_wl: &str) -> Option<Duration> {
         let purpose = scope.single()?;
         self.iter()
@@ -217,28 +217,28 @@ impl PolicySet {
             .max()
     }
 
-    /// Whether `sub` is the own subject of some client: no token of a subject issuer may claim it.
-    pub fn is_own_subject(&self, sub: &str) -> bool {
+    /// Whether `sub` is the own subject of any client. No token of a subject issuer may claim it.
+    pub(crate) fn is_own_subject(&self, sub: &str) -> bool {
         self.iter().any(|policy| policy.subject.as_str() == sub)
     }
 }
 
-/// The policies in force: a request keeps the set with which it began.
+/// The policies in force, replaced atomically.
 #[derive(Debug)]
 pub struct Policies(ArcSwap<PolicySet>);
 
 impl Policies {
-    /// Begins with `set`.
+    /// Puts `set` in force.
     pub fn new(set: PolicySet) -> Self {
         Self(ArcSwap::from_pointee(set))
     }
 
-    /// The set in force, for one request from its beginning to its end.
+    /// The set in force. A request uses one snapshot from beginning to end.
     pub fn snapshot(&self) -> Arc<PolicySet> {
         self.0.load_full()
     }
 
-    /// Requests that begin from now on see all of `set`.
+    /// Puts `set` in force for requests that begin from now on.
     pub fn replace(&self, set: PolicySet) {
         self.0.store(Arc::new(set));
     }
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    /// ten thousand stars against a long text end at once, whatever the answer.
+    /// ten thousand stars against a long text are fast, whether or not they match.
     #[test]
     fn many_stars_cost_linear_work() {
         assert!(!fits(&"*a".repeat(5_000), &"a".repeat(9_999)));

@@ -1,6 +1,6 @@
 //! Every cause of a refusal → its [`Reason`].
 //!
-//! In: the errors of the other modules, which know no OAuth code. Out: `reason`, `error` and HTTP status, the sentence
+//! In: the errors of the other modules, which are independent of OAuth. Out: `reason`, `error` and HTTP status, the text
 //! for the client, and the cause for the log.
 
 mod reason;
@@ -22,10 +22,10 @@ use crate::subject::{SubjectError, SubjectFault};
 use writ_platform::clock::Timestamp;
 use writ_platform::telemetry::LogError;
 
-/// `Retry-After` where nothing says when the fault ends.
+/// `Retry-After` if the end of the fault is unknown.
 const RETRY_SOON: Duration = Duration::from_secs(2);
 
-/// Why a request gets no token, or no answer about one.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The certificate and `client_id` do not identify one client.
@@ -34,7 +34,7 @@ pub enum Refusal {
     /// The form is not a valid request.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The client has used up its rate.
+    /// The client has exceeded its rate limit.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
     /// The subject token is not acceptable.
@@ -46,7 +46,7 @@ pub enum Refusal {
     /// The external decision point denies it, or gave no decision.
     #[error(transparent)]
     Pdp(#[from] PdpError),
-    /// The kill switch stops it.
+    /// The kill switch blocks it.
     #[error(transparent)]
     Blocked(#[from] Blocked),
     /// No use can be spent, or the token cannot be put on record.
@@ -64,7 +64,7 @@ pub enum Refusal {
     /// The log is known to be unavailable, so nothing is decided.
     #[error(transparent)]
     Audit(#[from] LogError),
-    /// The log did not take the audit event of the outcome, which therefore does not leave.
+    /// The audit event of the outcome could not be written, so the outcome is not sent.
     #[error(transparent)]
     NotAudited(LogError),
     /// It took longer than `limits.request_timeout`.
@@ -117,8 +117,8 @@ impl Refusal {
         }
     }
 
-    /// `error_description`: the sentence for the client, in the characters of RFC 6749 §5.2. Of a fault of the service it
-    /// says no cause.
+    /// `error_description`: the text for the client, in the characters of RFC 6749 §5.2. For a fault of the service it
+    /// contains no cause.
     pub fn description(&self) -> String {
         match self.reason() {
             Reason::Internal => Self::Internal.to_string(),
@@ -139,7 +139,7 @@ impl Refusal {
         texts.join(": ")
     }
 
-    /// `expired_at` of the answer, so that a client needs no clock of its own.
+    /// `expired_at` of the answer, so that the client does not need a correct clock.
     pub fn expired_at(&self) -> Option<Timestamp> {
         match self {
             Self::Subject(error) => match error.fault() {
@@ -159,7 +159,7 @@ impl Refusal {
         }
     }
 
-    /// `Retry-After`: present on every refusal that passes by itself.
+    /// `Retry-After`: present on every temporary refusal.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(limited) => return Some(limited.retry_after),
@@ -173,8 +173,8 @@ impl Refusal {
         (self.reason().error() == OAuthError::TemporarilyUnavailable).then_some(RETRY_SOON)
     }
 
-    /// Whether the service is at fault, so that the log says more than the answer. A rate limit is no fault, and neither
-    /// is a key that has not been fetched yet: a client that makes up key ids must not fill the log with errors.
+    /// Whether the service is at fault, so that the log contains more than the answer. A rate limit is not a fault, and
+    /// neither is a key that has not been fetched yet: a client that invents key ids must not fill the log with errors.
     pub fn is_fault(&self) -> bool {
         let is_expected = match self {
             Self::RateLimited(_) => true,
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(Reason::from_name("no_such_reason"), None);
     }
 
-    /// RFC 6749 §5.2: 400, and 401 for a client that is not authenticated; what passes is 429 or 503.
+    /// RFC 6749 §5.2: 400, and 401 for a client that is not authenticated; temporary refusals have 429 or 503.
     #[test]
     fn the_status_fits_the_error() {
         for reason in Reason::ALL {
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// RFC 6749 §5.2: printable ASCII without quotes and backslashes; and nothing of ours shows.
+    /// RFC 6749 §5.2: printable ASCII without quotes and backslashes; and no internal cause is shown.
     #[test]
     fn descriptions_can_be_shown_to_anyone() {
         for refusal in all() {
@@ -280,7 +280,7 @@ mod tests {
 
     /// CONTRACT 3.6
     #[test]
-    fn what_passes_says_when_to_come_back() {
+    fn temporary_refusals_have_retry_after() {
         for refusal in all() {
             let passes = refusal.reason().error() == OAuthError::TemporarilyUnavailable;
             assert_eq!(refusal.retry_after().is_some_and(|wait| wait >= Duration::from_secs(1)), passes, "{refusal}");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_where_the_contract_says_so() {
+    fn times_are_present_as_the_contract_requires() {
         for refusal in all() {
             let reason = refusal.reason();
             let expired = matches!(reason, Reason::SubjectTokenExpired | Reason::RedemptionTooOld);
@@ -297,16 +297,16 @@ mod tests {
         }
     }
 
-    /// Not in the words of the program's text.
+    /// The texts of the error chain, not its `Debug` form.
     #[test]
-    fn the_cause_is_told_in_words_down_to_its_root() {
+    fn the_cause_contains_the_whole_error_chain() {
         let store = StoreError::Unavailable("/data/db: no space left".into());
         let cause = Refusal::from(LedgerError::Unavailable(store)).cause();
         assert_eq!(cause, "the store is not available: the store is unavailable: /data/db: no space left");
         let cause = Refusal::from(PdpError::Unavailable(Fault::Late)).cause();
         assert_eq!(
             cause,
-            "the external decision point is not available just now; try again: the request had no time left"
+            "the external decision point is not available just now; try again: the deadline of the request has passed"
         );
         for refusal in all() {
             let (cause, debug) = (refusal.cause(), format!("{refusal:?}"));

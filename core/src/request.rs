@@ -1,7 +1,7 @@
 //! The form of `POST /token` → a request with one meaning (RFC 6749 §3.2, RFC 8693 §2.1, TT §11.1).
 //!
-//! In: the bytes of the body. Out: a [`TokenRequest`], in which each parameter was validated by itself. What is still
-//! unproven is in [`Presented`].
+//! In: the bytes of the body. Out: a [`TokenRequest`], in which each parameter was validated individually. The subject is
+//! still unproven: [`Presented`].
 
 mod error;
 mod form;
@@ -35,10 +35,10 @@ pub const TYPE_PREFIX: &str = "urn:ietf:params:oauth:token-type:";
 
 const MAX_SCOPE: usize = 1024;
 
-/// A complete and well-formed request of either grant; nothing of it is proven yet.
+/// A complete and well-formed request of either grant type. Nothing in it is proven yet.
 #[derive(Debug)]
 pub struct TokenRequest {
-    /// The purposes, in the order asked.
+    /// The requested purposes, in order.
     pub scope: Scope,
     /// What the client presents for the subject.
     pub presented: Presented,
@@ -49,7 +49,7 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// Reads a form, in this order: grant, requested type, missing and unsupported parameters, `audience`, `resource`,
+    /// Parses a form, in this order: grant, requested type, missing and unsupported parameters, `audience`, `resource`,
     /// `scope`.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Grant {
                 form.refuse(&["subject_token", "subject_token_type", "actor_token", "actor_token_type"])?;
                 match form.sent("requested_subject") {
                     None => Ok(Presented::Client),
-                    // An empty one is not an absent one: ignoring it would change whom the token is for.
+                    // Empty is not the same as absent: ignoring it would change the subject of the token.
                     Some(name) => name.parse().map(Presented::Named).map_err(|_| {
                         let why = "it must have 1 to 255 characters, none a control character, and hold no token";
                         RequestError::Malformed("requested_subject", why.into())
@@ -121,7 +121,7 @@ impl Grant {
     }
 }
 
-/// What is wrong with a scope that does not parse.
+/// The mistake in a scope that does not parse.
 fn scope_fault(text: &str) -> Cow<'static, str> {
     let foreign = |c: char| c != ' ' && !(c.is_ascii_graphic() && c != '"' && c != '\\');
     if text.len() > MAX_SCOPE {

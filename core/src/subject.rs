@@ -1,7 +1,7 @@
 //! What a client presents → the subject of the transaction, verified.
 //!
 //! In: [`Presented`](crate::request::Presented), as received. Out: a [`VerifiedSubject`], which only a completed
-//! verification makes. A [`TrialSubject`] was never verified: it serves trials of policies, which sign nothing.
+//! verification makes. A [`TrialSubject`] was never verified: it is for trials of policies, which sign nothing.
 
 mod asserted;
 mod error;

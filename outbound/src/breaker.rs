@@ -1,14 +1,14 @@
-//! When a service that failed is not called for a moment.
+//! A circuit breaker: suspends calls to a service that has failed repeatedly.
 
 use std::time::{Duration, Instant};
 
-/// So many failures in a row open the breaker.
+/// The number of consecutive failures that opens the breaker.
 const FAILURES: u32 = 5;
 
-/// How long no call is made.
+/// How long the breaker stays open before the next attempt.
 const REST: Duration = Duration::from_secs(5);
 
-/// Counts failures in a row. When there are [`FAILURES`], it admits one attempt after each [`REST`] until one succeeds.
+/// Counts consecutive failures. After [`FAILURES`] of them, it admits one attempt after each [`REST`] until one succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
@@ -17,8 +17,8 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    /// Whether the service may be called at `now`. A `true` uses up the attempt, even if its outcome is never reported:
-    /// there will be another one after the next rest.
+    /// Whether the service may be called at `now`. While open, `true` uses up the attempt, even if its outcome is never
+    /// reported; the next one is possible after another [`REST`].
     pub(crate) fn admits(&mut self, now: Instant) -> bool {
         match self.next_attempt {
             None => true,
@@ -59,19 +59,19 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_left_alone_after_failures_in_a_row_only() {
+    fn only_consecutive_failures_open_the_breaker() {
         let now = Instant::now();
         let mut breaker = failed_often(FAILURES - 1, now);
         assert!(breaker.admits(now));
         breaker.succeeded();
         breaker.failed(now);
-        assert!(breaker.admits(now), "the row was broken");
+        assert!(breaker.admits(now), "the failures were not consecutive");
         let mut breaker = failed_often(FAILURES, now);
         assert!(!breaker.admits(now) && !breaker.admits(now + ALMOST));
     }
 
     #[test]
-    fn after_a_rest_one_call_is_a_try_and_its_success_opens_the_way() {
+    fn after_a_rest_one_call_is_admitted_and_its_success_closes_the_breaker() {
         let start = Instant::now();
         let mut breaker = failed_often(FAILURES, start);
         let later = start + REST;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_that_fails_begins_another_rest_and_one_without_outcome_too() {
+    fn a_failed_or_unreported_attempt_begins_another_rest() {
         let start = Instant::now();
         let mut breaker = failed_often(FAILURES, start);
         let second = start + REST;
@@ -90,13 +90,13 @@ mod tests {
         breaker.failed(second + MOMENT);
         assert!(!breaker.admits(second + REST));
         let third = second + REST + MOMENT;
-        assert!(breaker.admits(third), "of this one nothing is heard");
+        assert!(breaker.admits(third), "its outcome is never reported");
         assert!(!breaker.admits(third + ALMOST));
         assert!(breaker.admits(third + REST));
     }
 
     #[test]
-    fn calls_that_began_before_and_fail_late_prolong_the_rest() {
+    fn late_failures_of_earlier_calls_prolong_the_rest() {
         let start = Instant::now();
         let mut breaker = failed_often(FAILURES, start);
         breaker.failed(start + MOMENT);

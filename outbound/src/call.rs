@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::cause::explain;
 
-/// The largest body that an answer may have, in bytes.
+/// The maximum length of an answer's body in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// A `POST` request.
@@ -18,9 +18,9 @@ pub struct Request {
     body: Vec<u8>,
 }
 
-/// A header cannot have this value.
+/// The value is not valid in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a header has visible ASCII characters only")]
+#[error("a header may contain only visible ASCII characters")]
 pub struct InvalidHeader;
 
 impl Request {
@@ -77,8 +77,8 @@ impl Status {
         self.0.as_u16()
     }
 
-    /// 502, 503 or 504: whoever answered stands in front of a service that is away.
-    fn is_of_absent_service(self) -> bool {
+    /// Whether it is 502, 503 or 504, which a gateway returns if the service behind it is unavailable.
+    fn is_gateway_error(self) -> bool {
         [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT].contains(&self.0)
     }
 }
@@ -92,7 +92,7 @@ impl TryFrom<u16> for Status {
     }
 }
 
-/// The number is not that of an HTTP status.
+/// The number is not an HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an HTTP status is a number from 100 to 999")]
 pub struct InvalidStatus;
@@ -109,7 +109,7 @@ impl fmt::Debug for Status {
     }
 }
 
-/// What the service answered; no redirect was followed and nothing was decompressed.
+/// The answer of a service. No redirect was followed and nothing was decompressed.
 #[derive(Debug)]
 pub struct Answer {
     /// Any status below 500.
@@ -118,14 +118,14 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer. The text is for the log and repeats nothing of what was sent.
+/// Why there is no answer. The text is for the log and contains nothing of the request.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
-    /// Not called: it failed five times in a row within the last seconds.
-    #[error("it was not asked: it has failed several times in a row")]
+    /// Not called, because the last five calls failed and it is too soon for another attempt.
+    #[error("it was not called: the last calls failed")]
     Resting,
-    /// Not called: too many calls are in progress, for all clients together or for this one.
-    #[error("it was not asked: too many calls are under way")]
+    /// Not called, because too many calls are in progress, for all clients together or for this one.
+    #[error("it was not called: too many calls are in progress")]
     Busy,
     /// No complete answer in time.
     #[error("it took too long")]
@@ -140,17 +140,17 @@ pub enum Unreachable {
     #[error("the answer is too long")]
     TooLong,
     /// The task of the call was cancelled, or panicked.
-    #[error("the call was given up")]
+    #[error("the call was cancelled")]
     GivenUp,
 }
 
 impl Unreachable {
-    /// Whether the service seems to be away. Any other failure may be the fault of what one client sends, and must not
-    /// keep the others from the service.
-    pub(crate) fn is_absence(&self) -> bool {
+    /// Whether the service seems to be unavailable. Any other failure may be caused by one client's request, and must not
+    /// block other clients.
+    pub(crate) fn is_unavailability(&self) -> bool {
         match self {
             Self::Timeout | Self::Broken(_) => true,
-            Self::Failing(status) => status.is_of_absent_service(),
+            Self::Failing(status) => status.is_gateway_error(),
             Self::Resting | Self::Busy | Self::TooLong | Self::GivenUp => false,
         }
     }
@@ -158,7 +158,7 @@ impl Unreachable {
 
 impl From<reqwest::Error> for Unreachable {
     fn from(error: reqwest::Error) -> Self {
-        // The address may have a query.
+        // The address may have a secret query.
         Self::Broken(explain(&error.without_url()))
     }
 }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_the_id_that_it_is_given() {
+    fn a_request_has_its_id() {
         assert_eq!(Request::json(Vec::new()).identify("a.b-c_1").unwrap().headers["x-request-id"], "a.b-c_1");
         assert_eq!(Request::json(Vec::new()).identify("a\nb").unwrap_err(), InvalidHeader);
     }

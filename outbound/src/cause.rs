@@ -1,11 +1,11 @@
-//! Why a call failed, in words for people: the HTTP client's own are nested five deep, and name what only its authors know.
+//! Readable causes of failed calls: the HTTP client's own texts are nested five deep and name its internals.
 
 use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-/// The cause of a failed call, with everything that is known of it. It has nothing of what was sent.
+/// The cause of a failed call, as text. It contains nothing of the request.
 pub fn explain(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<_> = std::iter::successors(Some(error), |&error| error.source()).collect();
     if let Some(tls) = chain.iter().find_map(|error| tls_error(*error)) {
@@ -30,7 +30,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// TLS errors come inside of I/O errors, one in the other, whose `source` skips them.
+/// Finds a TLS error, which is nested in I/O errors whose `source` skips it.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(outer) => tls_error(outer.get_ref()?),
@@ -47,7 +47,7 @@ fn explain_tls(error: &rustls::Error) -> String {
             format!("the server ended the TLS handshake{}", meaning(*alert))
         }
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "what answers there does not speak TLS (is it the right port?)".to_owned()
+            "the server does not speak TLS (is it the right port?)".to_owned()
         }
         other => format!("TLS failed: {other}"),
     }
@@ -76,7 +76,7 @@ fn refusal(cause: &CertificateError) -> String {
     }
 }
 
-/// What the alerts mean that a server sends to a client that it does not take.
+/// The meaning of the alert of a server that refuses a client.
 fn meaning(alert: AlertDescription) -> String {
     let words = match alert {
         AlertDescription::UnknownCA => "it does not trust the CA of the client certificate (unknown_ca)",
@@ -95,7 +95,7 @@ fn meaning(alert: AlertDescription) -> String {
         AlertDescription::HandshakeFailure => "no common parameters (handshake_failure)",
         AlertDescription::ProtocolVersion => "no common version of TLS (protocol_version)",
         AlertDescription::UnrecognisedName => "it does not know the host name (unrecognized_name)",
-        AlertDescription::InternalError => "it has a problem of its own (internal_error)",
+        AlertDescription::InternalError => "it has an internal error (internal_error)",
         other => return format!(" with alert {}", u8::from(other)),
     };
     format!(": {words}")
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_in_words() {
+    fn a_cause_is_readable() {
         let refused: io::Error = io::ErrorKind::ConnectionRefused.into();
         assert!(explain(&refused).starts_with("the connection was refused"));
         assert!(wrapped(CertificateError::UnknownIssuer.into()).contains("not issued by a CA that is trusted here"));

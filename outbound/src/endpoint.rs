@@ -1,4 +1,4 @@
-//! One configured endpoint: limits calls, retries, and leaves a service alone that is away.
+//! One configured endpoint: limits calls, retries, and suspends calls to an unavailable service.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::call::{Answer, Request, Unreachable, post_with_retry};
 use crate::files::{Files, Settings, SetupError, public_part};
 use writ_platform::shares::Shares;
 
-/// Calls in progress at one time, for all clients together: a quarter of the requests that Writ works on.
+/// The limit on concurrent calls for all clients together: a quarter of the limit on concurrent requests.
 const MAX_CALLS: usize = 256;
 
 /// A service that can be called.
@@ -23,13 +23,13 @@ pub struct Outbound {
     client: ArcSwap<Client>,
     last_read: Mutex<LastRead>,
     breaker: Arc<Mutex<Breaker>>,
-    /// The calls in progress, by the client that each is made for.
+    /// The calls in progress, by client.
     calls: Arc<Shares<String>>,
-    /// Connections are kept and shared, so they must not belong to the runtime of a worker that may end before others.
+    /// Connections are pooled and shared, so they must not belong to the runtime of a worker that may end before others.
     runtime: Handle,
 }
 
-/// What came of reading the files the last time.
+/// The outcome of the last reload.
 #[derive(PartialEq, Eq)]
 enum LastRead {
     Digest([u8; 32]),
@@ -37,7 +37,7 @@ enum LastRead {
 }
 
 impl Outbound {
-    /// Reads the files; calls will run on the present runtime, whichever they are made from.
+    /// Reads the files. Calls will run on the current runtime, regardless of the caller's.
     ///
     /// # Errors
     /// [`SetupError`]
@@ -56,11 +56,11 @@ impl Outbound {
 
     /// Sends `request` on behalf of `client`.
     ///
-    /// Only for requests that may be repeated: one without an answer, or with a status of 500 or more, is sent once more.
-    /// The call goes on if the caller stops waiting, so that its outcome counts for the next one.
+    /// Only for idempotent requests: one without an answer, or with a status of 500 or more, is sent once more. The call
+    /// continues if the caller stops waiting, so that its outcome counts for the next one.
     ///
     /// # Errors
-    /// [`Unreachable`], after [`Settings::timeout`] at the latest.
+    /// [`Unreachable`], at the latest after [`Settings::timeout`].
     pub async fn post(&self, client: &str, request: Request) -> Result<Answer, Unreachable> {
         let place = self.calls.take(client.to_owned()).map_err(|_| Unreachable::Busy)?;
         if !locked(&self.breaker).admits(Instant::now()) {
@@ -72,7 +72,7 @@ impl Outbound {
             let outcome = timeout(limit, post_with_retry(&client, &endpoint, &request)).await;
             let outcome = outcome.unwrap_or(Err(Unreachable::Timeout));
             let mut breaker = locked(&breaker);
-            if outcome.as_ref().is_err_and(Unreachable::is_absence) {
+            if outcome.as_ref().is_err_and(Unreachable::is_unavailability) {
                 breaker.failed(Instant::now());
             } else {
                 breaker.succeeded();
@@ -85,7 +85,7 @@ impl Outbound {
 
     /// Reads the files again and uses them if all are valid; otherwise the last valid ones stay in use.
     ///
-    /// `None`: nothing changed since the last call, so that one error is reported once.
+    /// `None` if nothing has changed since the last call, so that an error is reported once.
     pub fn reload(&self) -> Option<Result<(), SetupError>> {
         let files = Files::read(&self.settings);
         let now = match &files {

@@ -16,19 +16,19 @@ use writ_platform::bounded;
 use writ_platform::digest::sha256_of_parts;
 use writ_platform::secret_file::{self, SecretFileError};
 
-/// How long an idle connection is kept: less than most servers and middleboxes do.
+/// How long an idle connection is kept open: less than most servers and middleboxes do.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the service is, and how it and Writ authenticate each other.
+/// The address of the service, and the credentials for mutual authentication.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// An `https` address without user name.
+    /// An `https` address without user name or password.
     pub endpoint: Url,
-    /// The CAs, PEM, one of which must have issued the service's certificate; `None`: those that the system trusts.
+    /// The CAs, PEM, one of which must have issued the service's certificate; `None`: the system's root certificates.
     pub ca: Option<PathBuf>,
-    /// Presented to the service if it asks for a client certificate.
+    /// The client certificate, sent if the service requests one.
     pub identity: Option<Identity>,
-    /// How long one call may take, a second attempt included.
+    /// The time limit for one call, including a second attempt.
     pub timeout: Duration,
 }
 
@@ -44,7 +44,7 @@ pub struct Identity {
 /// Why the service can never be called with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// Not `https`, or with a user name.
+    /// The address is not `https`, or has a user name or password.
     #[error("{0} is not an https address")]
     Address(String),
     /// A file cannot be read.
@@ -55,21 +55,21 @@ pub enum SetupError {
         /// The cause.
         source: std::io::Error,
     },
-    /// The private key's file cannot be read, or others can read it too.
+    /// The private key's file cannot be read, or other users can read it.
     #[error(transparent)]
     Secret(#[from] SecretFileError),
-    /// A file has no certificate, or a PEM block that is not one or cannot be used.
+    /// A file has no certificate, or a PEM block that is not a usable certificate.
     #[error("{}: {source}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Which block, and what is wrong with it.
+        /// The number of the block, and its error.
         source: PemError,
     },
-    /// A file has no private key that can be used.
-    #[error("{}: holds no private key that can be used (PEM)", .0.display())]
+    /// A file has no usable private key.
+    #[error("{}: contains no usable private key (PEM)", .0.display())]
     PrivateKey(PathBuf),
-    /// Certificate and private key do not belong together.
+    /// The certificate and the private key do not match.
     #[error("{}: is a certificate for another private key", .0.display())]
     Mismatch(PathBuf),
     /// No CA is configured, and the system trusts none.
@@ -78,8 +78,8 @@ pub enum SetupError {
     /// The HTTPS client cannot be built.
     #[error("the HTTPS client cannot be set up: {0}")]
     Client(String),
-    /// There is no Tokio runtime to run calls on.
-    #[error("calls need a runtime")]
+    /// There is no current Tokio runtime for the calls.
+    #[error("calls need a Tokio runtime")]
     NoRuntime,
 }
 
@@ -104,7 +104,7 @@ impl Files {
         sha256_of_parts(self.ca.iter().map(Vec::as_slice).chain(identity))
     }
 
-    /// The client for the endpoint of `settings`, which these are the files of.
+    /// Builds the client for `settings`, from which the files were read.
     pub(crate) fn client(&self, settings: &Settings) -> Result<Client, SetupError> {
         let endpoint = &settings.endpoint;
         if endpoint.scheme() != "https" || !endpoint.username().is_empty() || endpoint.password().is_some() {
@@ -169,7 +169,7 @@ fn unusable_block(path: &Path, number: usize) -> SetupError {
     unusable(path, PemError::Content { number, label: pem::CERTIFICATE.to_owned() })
 }
 
-/// An address without user name, query and fragment, any of which may be secret.
+/// The address without user name, query and fragment, any of which may be secret.
 pub(crate) fn public_part(endpoint: &Url) -> String {
     format!(
         "{}://{}{}",

@@ -1,4 +1,4 @@
-//! The HTTPS client: trusted CAs and client certificate → a client that follows no redirect and no proxy.
+//! The HTTPS client: trusted CAs and client certificate → a client that follows no redirect and uses no proxy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use rustls::{ClientConfig, RootCertStore};
 /// A client certificate, leaf first, and its private key.
 pub(crate) type CertifiedKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// Which servers a client trusts, and the certificate that it presents.
+/// The trusted CAs of a client, and the certificate that it presents.
 #[derive(Clone)]
 pub struct Tls(ClientConfig);
 
-/// Why certificates and keys cannot be used.
+/// Why the certificates or the key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The CA's PEM text has no certificate.
@@ -24,26 +24,26 @@ pub enum TlsError {
     /// A CA certificate is damaged, or not X.509 version 3.
     #[error("a CA certificate that TLS cannot use")]
     UnusableCa,
-    /// The PEM text of the client certificate has none.
+    /// The client's PEM text has no certificate.
     #[error("no certificate in PEM")]
     NoCertificate,
     /// The client certificate is damaged, or not X.509 version 3.
     #[error("a certificate that TLS cannot use")]
     UnusableCertificate,
-    /// No private key in PEM.
+    /// The client's PEM text has no private key.
     #[error("no private key in PEM")]
     NoKey,
-    /// The private key is not that of the certificate.
+    /// The private key does not match the certificate.
     #[error("not the private key of the certificate")]
     Mismatch,
-    /// Refused by the TLS library for another reason.
+    /// Another error of the TLS library.
     #[error(transparent)]
     Library(rustls::Error),
 }
 
 impl Tls {
-    /// Trusts the CA certificates `ca` alone (`None`: those that the system trusts) and presents a certificate with its
-    /// key. All are PEM.
+    /// Trusts only the CA certificates `ca` (`None`: the system's root certificates) and presents `identity`, a certificate
+    /// with its key. All are PEM.
     ///
     /// # Errors
     /// The first [`TlsError`] in the order of its variants.
@@ -57,7 +57,7 @@ impl Tls {
         })
     }
 
-    /// Trusts `roots` alone and presents `identity`.
+    /// Trusts only `roots` and presents `identity`.
     pub(crate) fn new(roots: RootCertStore, identity: Option<CertifiedKey>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
@@ -70,19 +70,19 @@ impl Tls {
     }
 }
 
-/// Without the key.
+/// Does not show the key.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tls(…)")
     }
 }
 
-/// A client that sends a request to the address it was given and to no other.
+/// A client that sends a request only to its address: it follows no redirect and uses no proxy.
 pub fn client_builder(tls: Tls) -> ClientBuilder {
     ClientBuilder::new().tls_backend_preconfigured(tls.0).redirect(redirect::Policy::none()).no_proxy().referer(false)
 }
 
-/// The certificates that the system trusts; those that cannot be read are left out.
+/// The system's root certificates; unreadable ones are left out.
 pub(crate) fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,8 +1,8 @@
 //! Calls to other services over HTTPS, and the HTTPS client of the whole program.
 //!
-//! In: an endpoint's [`Settings`] and, for each call, a [`Request`]. Out: the service's [`Answer`], or why there is none
-//! ([`Unreachable`]). No redirect or proxy is followed, a call has a time limit, and while the service is away calls fail
-//! at once.
+//! In: an endpoint's [`Settings`] and, for each call, a [`Request`]. Out: the service's [`Answer`], or [`Unreachable`]. No
+//! redirect is followed and no proxy is used, a call has a time limit, and while the service is unavailable calls fail at
+//! once.
 
 mod breaker;
 mod call;

@@ -1,10 +1,10 @@
-//! Reads files up to a limit, so that a device or a log under the wrong name cannot fill the memory.
+//! Reads files up to a limit, so that a device or a log configured by mistake cannot exhaust memory.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// A configuration, a token or a key set is far smaller.
+/// The limit; configurations, tokens and key sets are far smaller.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// Reads a whole file.

@@ -1,8 +1,8 @@
 //! Time in whole seconds since 1970, read once for each operation and passed on.
 //!
 //! Requests are decided by the system clock. Maintenance (dropping records, forgetting and rotating keys) and the expiry
-//! of blocks use a [`Clock`], which compares the system clock with a monotonic one: what is dropped because the time was
-//! wrong for a moment cannot be recovered.
+//! of blocks use a [`Clock`], which compares the system clock with a monotonic one: records that are dropped
+//! because the time was briefly wrong cannot be recovered.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 /// Smaller steps are ignored. The store accepts a clock that is this far behind the last recorded event.
 pub const STEP_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// A step ahead is accepted once it has lasted this long.
+/// A forward step is accepted once it has lasted this long.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(15);
 
-/// The clock may still be corrected for this long after a start, as happens at boot.
+/// How long after a start the clock may still be corrected, as happens at boot.
 const SETTLED_AFTER_START: Duration = Duration::from_secs(6);
 
-/// Nothing is dropped for this long after a step.
+/// How long nothing is dropped after a step.
 const SETTLED_AFTER_STEP: Duration = Duration::from_secs(60 * 60);
 
 /// Unix time in whole seconds.
@@ -104,9 +104,9 @@ impl fmt::Display for HumanDuration {
 
 /// The system clock, checked for steps.
 ///
-/// After a step ahead, it continues as if the clock had not been changed until the step has lasted for 15 seconds. After
+/// After a forward step, it continues as if the clock had not been changed until the step has lasted for 15 seconds. After
 /// any step, nothing may be dropped for an hour ([`Clock::is_settled`]). Steps back are followed at once; the ledger,
-/// which knows when the last event was recorded, refuses a clock that is too far back.
+/// which records the last event, refuses a clock that is too far behind it.
 #[derive(Debug)]
 pub struct Clock {
     source: Source,
@@ -180,14 +180,14 @@ impl Clock {
         Self { source, drift }
     }
 
-    /// Both times at the same moment.
+    /// Reads both times at the same moment.
     pub fn read(&self) -> Instants {
         let reading = self.source.reading();
         let believed = Timestamp(self.drift(reading).time(reading).as_secs());
         Instants { system: Timestamp(reading.wall.as_secs()), believed }
     }
 
-    /// The time for maintenance.
+    /// The accepted time, for maintenance.
     pub fn now(&self) -> Timestamp {
         self.read().believed
     }
@@ -223,7 +223,7 @@ impl Clock {
         Timestamp(reading.wall.as_secs())
     }
 
-    /// No operation on it can fail half-way, so it is consistent even after a panic elsewhere.
+    /// No operation on it can panic halfway, so it is consistent even if the lock is poisoned.
     fn drift(&self, reading: Reading) -> MutexGuard<'_, Drift> {
         let mut drift = self.drift.lock().unwrap_or_else(PoisonError::into_inner);
         drift.observe(reading);

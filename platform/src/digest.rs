@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_kept_apart() {
+    fn parts_are_separate() {
         assert_eq!(sha256_of_parts(["a"]), sha256(b"\0\0\0\0\0\0\0\x01a"));
         assert_ne!(sha256_of_parts(["ab", "c"]), sha256_of_parts(["a", "bc"]));
         assert_ne!(sha256_of_parts(["a"]), sha256_of_parts(["a", ""]));

@@ -1,4 +1,4 @@
-//! The interface to the machine: time, files, the process, log and metrics; and what every layer shares.
+//! Access to the operating system for all crates: time, files, the process, log and metrics; and small shared utilities.
 
 pub mod bounded;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! Hardening: files only for their owner, no core dump, no memory for a debugger, no payload of a panic. And limits.
+//! Process hardening (umask, no core dumps, no debugger access, no panic messages in the log) and resource limits.
 
 use std::panic;
 
@@ -9,10 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// File descriptors needed besides connections: logs, the store, outgoing connections.
 const OTHER_FILES: u64 = 256;
 
-/// Keeps secrets inside the process. Call it before the first thread or file.
+/// Prevents secrets from leaving the process. Call it before the first thread or file is created.
 ///
 /// # Errors
-/// [`std::io::Error`]: the system denies one of these steps; none needs a privilege.
+/// [`std::io::Error`] if the system denies a step, none of which needs a privilege.
 pub fn harden() -> std::io::Result<()> {
     umask(Mode::RWXG | Mode::RWXO);
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -21,7 +21,7 @@ pub fn harden() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Raises the limit on open files to what `connections` need, as far as the system allows.
+/// Raises the limit on open files for this number of connections, as far as the system allows.
 ///
 /// Returns the number of connections that fit, if that is fewer.
 pub fn admit_connections(connections: u64) -> Option<u64> {
@@ -35,7 +35,7 @@ pub fn admit_connections(connections: u64) -> Option<u64> {
 
 /// Makes a write beyond the file size limit an error, like a full disk, instead of the end of the process (SIGXFSZ).
 ///
-/// Call it within the runtime. It does nothing where the signal cannot be handled.
+/// Call it within a Tokio runtime. It does nothing if the signal cannot be handled.
 pub fn survive_file_limit() {
     // The handler stays installed when the stream of signals is dropped.
     let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// A key is far smaller.
+/// The limit; keys are far smaller.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// Why a secret file is refused.
@@ -29,7 +29,7 @@ enum Reason {
 }
 
 impl SecretFileError {
-    /// The problem without the path.
+    /// The reason without the path.
     pub fn reason(&self) -> String {
         self.reason.to_string()
     }
@@ -48,7 +48,7 @@ pub fn group_can_read(path: &Path) -> bool {
 
 fn open_and_read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Reason> {
     let file = File::open(path).map_err(Reason::Unreadable)?;
-    // Of the open file: what is checked is what is read.
+    // Of the open file, so that the file checked is the file read.
     let metadata = file.metadata().map_err(Reason::Unreadable)?;
     check(&metadata)?;
     // Large enough from the start: growing would leave copies of the secret in freed memory.

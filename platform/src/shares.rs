@@ -1,7 +1,7 @@
 //! A limited number of places for work of one kind, shared so that no holder can take all of them.
 //!
-//! The fewer places are free, the fewer a holder may have: alone it can take seven tenths, the next one to hoard a sixth;
-//! the last free places go out one to each holder. A holder without a place gets one as long as any is free. No places are
+//! The fewer places are free, the fewer a holder may have: a single holder can take seven tenths, the next one a sixth; the
+//! last free places are given one to each holder. A holder without a place gets one as long as any is free. No places are
 //! reserved, and nothing has to be configured.
 
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many places a holder may have while `free` of `capacity` are free. With the square, places remain after many
-/// holders have hoarded in turn; with a plain proportion, six holders would take all.
+/// The number of places that a holder may have while `free` of `capacity` are free. Quadratic, so that places remain after
+/// many holders have taken all they can; with a plain proportion, six holders would take all.
 fn share(free: usize, capacity: usize) -> usize {
     (8 * free * free / capacity).max(1)
 }
 
-/// A number of places, and how many of them each holder has.
+/// A number of places, and the number that each holder has taken.
 pub struct Shares<K> {
     capacity: usize,
     taken: Mutex<Taken<K>>,
@@ -38,7 +38,7 @@ pub struct Place<K: Eq + Hash> {
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
-    /// With all `capacity` places free.
+    /// Creates `capacity` free places.
     pub fn new(capacity: usize) -> Arc<Self> {
         let taken = Mutex::new(Taken { total: 0, by_holder: HashMap::new() });
         Arc::new(Self { capacity, taken })
@@ -129,7 +129,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and returned, in any order, by any holder.
+        /// For any sequence of takes and returns by any holders.
         #[test]
         fn counts_are_right_and_no_holder_takes_the_last_place_of_others(
             capacity in 1_usize..64,

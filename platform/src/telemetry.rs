@@ -1,4 +1,4 @@
-//! The log and the metrics of the process: how they are written. What is logged and counted is for its users to say.
+//! The log and the metrics of the process: formats and outputs. Callers define the lines and the metrics.
 
 mod filter;
 mod log;

@@ -167,7 +167,7 @@ impl Findings<'_> {
 
     /// The permissions of its folder. It is not opened: a running service may use it.
     fn check_store(&mut self) {
-        if let Err(error) = writ_store::judge(&self.named.store)
+        if let Err(error) = writ_store::check_access(&self.named.store)
             && self.named.places.is_certain("store.path")
         {
             self.problems.push(self.named.places.problem(Severity::Error, "store.path", error));

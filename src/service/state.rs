@@ -53,7 +53,7 @@ impl PersistentState {
         expect_store(config)?;
         let sealing = sealing_keys(&config.keys)?;
         let store = Store::open(&config.store).await?;
-        let opening = KeyRing::look(store.clone(), &config.keys, sealing, &config.trust_domain);
+        let opening = KeyRing::open_read_only(store.clone(), &config.keys, sealing, &config.trust_domain);
         let keys = or_close(&store, opening).await.map_err(|error| name_sealing_key(&config.keys, error))?;
         Self::complete(store, keys).await
     }

@@ -1,4 +1,4 @@
-//! The kill switch: what an operator has stopped.
+//! The records of the kill switch: the blocks that operators have added.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -6,26 +6,26 @@ use serde_json::value::RawValue;
 use writ_platform::clock::Timestamp;
 
 use super::StoreError;
-use super::clock::SPARE;
+use super::clock::RETENTION_MARGIN;
 use super::records::Records;
 use super::table::{Change, Record, Table};
 
 const NO_BLOCK: &str = "a record of the kill switch cannot be read";
 
-/// The kill switch of one store; clones are the same.
+/// The kill switch of one store; clones share it.
 #[derive(Debug, Clone)]
 pub struct BlockStore {
     records: Records,
 }
 
-/// One entry on record.
+/// One block on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBlock {
-    /// What it stops: a JSON document that has one form only. An entry is known by it.
+    /// What it blocks, as canonical JSON, which also identifies the entry.
     pub selectors: String,
-    /// Since when.
+    /// The time at which it took effect.
     pub added_at: Timestamp,
-    /// The first second in which it is not in force any more; `None`: for good.
+    /// The first second in which it is no longer in force; `None`: it has no end.
     pub until: Option<Timestamp>,
 }
 
@@ -42,7 +42,7 @@ impl BlockStore {
         Self { records }
     }
 
-    /// Every entry, those included whose time has passed but which are still kept.
+    /// Every entry, including those that have ended but are not yet dropped.
     ///
     /// # Errors
     /// [`StoreError::Unreadable`] if one of them cannot be read, [`StoreError::Unavailable`].
@@ -51,17 +51,17 @@ impl BlockStore {
         records.iter().map(|record| parse(record).ok_or(StoreError::Unreadable(NO_BLOCK))).collect()
     }
 
-    /// Puts an entry on record, in place of one with the same selectors.
+    /// Records an entry, replacing one with the same selectors.
     ///
     /// # Errors
-    /// [`StoreError`]; also if the selectors are no JSON document.
+    /// [`StoreError`]; also if the selectors are not valid JSON.
     pub async fn add(&self, block: &StoredBlock) -> Result<(), StoreError> {
         let (key, value) = record(block).ok_or(StoreError::Unreadable(NO_BLOCK))?;
         let change = Change::new().put(Table::Blocks, &key, value);
         self.records.transact(|_| Ok((change, ()))).await
     }
 
-    /// Takes the entry with these selectors off the record, if it is there.
+    /// Removes the entry with these selectors, if it exists.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -70,7 +70,7 @@ impl BlockStore {
         self.records.transact(|_| Ok((change, ()))).await
     }
 
-    /// Drops entries whose time passed more than [`SPARE`] before `now`.
+    /// Drops entries that ended more than two days before `now`.
     ///
     /// # Errors
     /// [`StoreError`]; some may have been dropped.
@@ -92,10 +92,10 @@ impl BlockStore {
 
 /// Whether [`BlockStore::expire`] drops an entry that was in force until `until`.
 pub fn is_over(until: Timestamp, now: Timestamp) -> bool {
-    until + SPARE < now
+    until + RETENTION_MARGIN < now
 }
 
-/// The record of an entry; `None` if its selectors are no JSON.
+/// `None` if the selectors are not valid JSON.
 pub(crate) fn record(block: &StoredBlock) -> Option<Record> {
     let StoredBlock { selectors, added_at, until } = block;
     let selected = RawValue::from_string(selectors.clone()).ok()?;
@@ -103,14 +103,14 @@ pub(crate) fn record(block: &StoredBlock) -> Option<Record> {
     Some((key(selectors), serde_json::to_vec(&record).ok()?))
 }
 
-/// The entry in a record; `None` if none was written so.
+/// `None` if the record is malformed, or its name does not match its selectors.
 pub(crate) fn parse((name, value): &Record) -> Option<StoredBlock> {
     let BlockRecord { block, added_at, until } = serde_json::from_slice(value).ok()?;
     let selectors = block.get().to_owned();
     (key(&selectors) == *name).then_some(StoredBlock { selectors, added_at, until })
 }
 
-/// The name of a record: SHA-256 of the selectors.
+/// The record's key: SHA-256 of the selectors.
 fn key(selectors: &str) -> Vec<u8> {
     digest(&SHA256, selectors.as_bytes()).as_ref().to_vec()
 }
@@ -124,7 +124,7 @@ mod tests {
         StoredBlock { selectors, added_at: Timestamp::from_epoch(5), until: until.map(Timestamp::from_epoch) }
     }
 
-    /// On disk for good.
+    /// The form on disk never changes.
     #[test]
     fn record_has_the_form_that_earlier_versions_wrote() {
         for (until, text) in [(None, "null"), (Some(9), "9")] {

@@ -1,11 +1,11 @@
-//! The last recorded event, and from when on what is counted and used is known: the one owner of both.
+//! The only owner of two times: the last recorded event, and the floors up to which records may be missing.
 //!
-//! Each event that is recorded moves the last event forward, in the same transaction; it never goes back by itself. A
-//! clock that lies more than [`STEP_TOLERANCE`] behind it is wrong, and no age that it gives can be trusted.
+//! Each recorded event moves the last event forward, in the same transaction. Only an operator can move it back. A
+//! clock that is more than [`STEP_TOLERANCE`] behind it is wrong, and no age computed from it can be trusted.
 //!
-//! A *floor* is an instant up to which records may be missing. What was issued (or made) up to then is not taken for
-//! unused because there is no record of a use. A repair sets floors, and so does an operator who sets the clock back to
-//! before a time by which records were dropped.
+//! A *floor* is an instant up to which records may be missing. For a token issued (or an identifier created) up to
+//! then, the absence of a recorded use does not prove that it is unused. A repair sets floors, and so does an operator
+//! who sets the clock back to before a time at which records were dropped.
 
 use std::time::Duration;
 
@@ -17,31 +17,31 @@ use super::table::{Change, Table};
 use super::times::{self, LAST_EVENT};
 use super::transaction::{Undecided, View};
 
-/// Records are kept for this much longer than they serve: a clock that runs ahead for a day drops nothing early.
-pub const SPARE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// Records are kept this much longer than needed, so that a clock that is a day ahead drops nothing early.
+pub(crate) const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 pub(crate) const REDEMPTION_FLOOR: &[u8] = b"redemption_floor";
 pub(crate) const SINGLE_USE_FLOOR: &[u8] = b"single_use_floor";
-/// By which time records were dropped. Never goes back.
+/// The latest time at which records were dropped. Never decreases.
 pub(crate) const SWEPT: &[u8] = b"swept";
 
 pub(crate) const NO_LAST_EVENT: &str = "the time of the last event cannot be read";
-const NO_FLOOR: &str = "the time up to which records are missing cannot be read";
-const NO_SWEPT: &str = "the time by which records were dropped cannot be read";
+const NO_FLOOR: &str = "the time up to which records may be missing cannot be read";
+const NO_SWEPT: &str = "the time at which records were last dropped cannot be read";
 
-/// The clock as the records know it.
+/// The recorded last event and floors of one store; clones share them.
 #[derive(Debug, Clone)]
 pub struct EventClock {
     records: Records,
 }
 
-/// What became of an event that was to be recorded.
+/// The outcome of recording an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "nothing is recorded by a clock that is behind"]
+#[must_use = "nothing is recorded if the clock is behind"]
 pub enum EventOutcome {
-    /// Durable.
+    /// The event is durable.
     Recorded,
-    /// The time of the event lies too far behind the last one.
+    /// The time of the event is more than [`STEP_TOLERANCE`] before the last event; nothing was recorded.
     ClockBehind,
 }
 
@@ -64,26 +64,26 @@ impl EventClock {
         self.records.transact_or_read(check).await
     }
 
-    /// The last event on record.
+    /// The time of the last event on record.
     pub fn last_event(&self) -> Timestamp {
         self.records.last_event()
     }
 
-    /// Whether `now` lies so far behind the last event that it cannot be right.
+    /// Whether `now` is more than [`STEP_TOLERANCE`] before the last event.
     pub fn is_behind(&self, now: Timestamp) -> bool {
         is_behind(self.last_event(), now)
     }
 
-    /// Takes `now` for the time of the last event: an operator has checked the clock. If records may have been dropped by
-    /// a later time that could be needed again, what was made up to `now` and can be used once counts as used.
+    /// Sets the last event to `now`, because an operator has checked the clock. If records that may be needed again
+    /// were dropped at a later time, every single-use identifier created up to `now` counts as used.
     ///
     /// # Errors
     /// [`StoreError::Unreadable`], [`StoreError::Unavailable`].
     pub async fn trust(&self, now: Timestamp) -> Result<(), StoreError> {
         let trust = move |view: &View<'_>| {
             let mut change = Change::new().put(Table::Clock, LAST_EVENT, times::value(now));
-            // The last event alone would not tell, once it was taken back in two steps.
-            if last_event(view)?.max(swept(view)?) > now + SPARE {
+            // The last event is not enough: an operator may set it back in two steps.
+            if last_event(view)?.max(swept(view)?) > now + RETENTION_MARGIN {
                 let floor = single_use_floor(view)?.max(now);
                 change = change.put(Table::Meta, SINGLE_USE_FLOOR, times::value(floor));
             }
@@ -92,7 +92,7 @@ impl EventClock {
         self.records.transact(trust).await
     }
 
-    /// Records that it is `now`, if that is later than the last event; succeeds only if the store can write again.
+    /// Moves the last event forward to `now`, if that is later. Succeeds only if the store can be written.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Unreadable`].
@@ -100,7 +100,7 @@ impl EventClock {
         self.records.transact(move |view| event(view, Change::new(), now)).await
     }
 
-    /// Records that records are dropped at `now`.
+    /// Records the event that records are dropped at `now`.
     pub(crate) async fn record_drop(&self, now: Timestamp) -> Result<EventOutcome, StoreError> {
         let note = move |view: &View<'_>| {
             let swept = swept(view)?.max(now);
@@ -110,7 +110,7 @@ impl EventClock {
     }
 }
 
-/// `change` as an event at `now`, if the clock is not behind.
+/// Makes `change` an event at `now`; writes nothing if the clock is behind.
 fn event(view: &View<'_>, change: Change, now: Timestamp) -> Result<(Change, EventOutcome), Undecided> {
     Ok(match advance_checked(view, change, now)? {
         Some(change) => (change, EventOutcome::Recorded),
@@ -118,14 +118,13 @@ fn event(view: &View<'_>, change: Change, now: Timestamp) -> Result<(Change, Eve
     })
 }
 
-/// Adds to `change` that the last event was not before `now`; `None` if `now` lies too far behind it.
+/// Adds to `change` that the last event is not before `now`; `None` if the clock is behind.
 pub(crate) fn advance_checked(view: &View<'_>, change: Change, now: Timestamp) -> Result<Option<Change>, Undecided> {
     let last = last_event(view)?;
     Ok((!is_behind(last, now)).then(|| advanced(last, change, now)))
 }
 
-/// Adds to `change` that the last event was not before `now`, wherever `now` lies: keys change also by a clock that is
-/// behind.
+/// As [`advance_checked`], without the check: the key ring changes even if the clock is behind.
 pub(crate) fn advance(view: &View<'_>, change: Change, now: Timestamp) -> Result<Change, Undecided> {
     Ok(advanced(last_event(view)?, change, now))
 }
@@ -142,15 +141,15 @@ pub(crate) fn last_event(view: &View<'_>) -> Result<Timestamp, Undecided> {
     read_time(view, Table::Clock, LAST_EVENT, NO_LAST_EVENT)
 }
 
-/// Uses of tokens that were issued up to then may be missing.
+/// Recorded uses of tokens issued up to this time may be missing.
 pub(crate) fn redemption_floor(view: &View<'_>) -> Result<Timestamp, Undecided> {
     read_time(view, Table::Meta, REDEMPTION_FLOOR, NO_FLOOR)
 }
 
-/// Of what was made up to then it may be missing that it was used.
+/// Recorded uses of single-use identifiers created up to this time may be missing.
 pub(crate) fn single_use_floor(view: &View<'_>) -> Result<Timestamp, Undecided> {
     match view.get(Table::Meta, SINGLE_USE_FLOOR)? {
-        // Repaired by an earlier version, a store has only the other one, for both.
+        // Earlier versions' repairs wrote only the redemption floor, which then applies to both.
         None => redemption_floor(view),
         record => times::parse(record.as_deref()).ok_or(Undecided::Unreadable(NO_FLOOR)),
     }

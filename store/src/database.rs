@@ -1,4 +1,4 @@
-//! sled alone, with its panics and its hangs handled.
+//! sled, with its panics and hangs turned into errors.
 
 use std::io;
 use std::ops::Deref;
@@ -12,23 +12,23 @@ use super::folder::io_error;
 use super::quiet::quietly;
 
 const CACHE_LEN: u64 = 32 << 20;
-/// How long a flush may take before the disk counts as gone.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a flush may take before the disk counts as unavailable.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 const FLUSH_CHECK: Duration = Duration::from_millis(250);
-/// How long sled may take to end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often sled looks for parts of its file that are worth freeing. Without, a file part stays for the sake of a single
-/// old record, and the file grows by all that is ever written. What this thread flushes early has been sealed before.
+/// How long sled may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often sled compacts its file. Without this, one old record keeps its whole segment allocated, and the file grows
+/// with every write. What sled's thread flushes early is already announced in the seal.
 const CLEAN_EVERY_MS: u64 = 100;
 
-/// sled or the disk failed; what it said, for the log.
+/// sled or the disk failed. The text is its message, for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Fault(pub(super) String);
 
-/// sled, with an end that neither panics nor hangs, as sled's own does when one of its threads has panicked.
+/// A sled database whose drop neither panics nor hangs; sled's own does both if one of its threads has panicked.
 ///
-/// Errors at its end do not matter: all that was acknowledged is durable.
+/// Errors while closing are ignored: everything acknowledged is already durable.
 pub(super) struct Database(Option<sled::Db>);
 
 impl Deref for Database {
@@ -48,12 +48,12 @@ impl Drop for Database {
             let _ = done.send(());
         });
         if spawned.is_ok() {
-            let _ = ended.recv_timeout(CLOSE_PATIENCE);
+            let _ = ended.recv_timeout(CLOSE_TIMEOUT);
         }
     }
 }
 
-/// sled without its seal, in a folder that it may change: a copy of that of the store.
+/// Opens sled in `folder`, a working copy that it may change, without checking the seal. Errors name `store`.
 pub(super) fn open(folder: &Path, store: &Path) -> Result<Database, OpenError> {
     let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(CLEAN_EVERY_MS));
     match quietly(|| config.open()) {
@@ -71,7 +71,8 @@ fn open_error(store: &Path, error: sled::Error) -> OpenError {
     }
 }
 
-/// A thread that flushes sled, because a flush may hang: in one place sled does not wake its waiters when a write fails.
+/// A thread that flushes sled, because a flush may hang: on one path sled does not wake its waiters after a failed
+/// write.
 pub(super) struct Flusher {
     pub(super) requests: Sender<sled::Db>,
     pub(super) outcomes: Receiver<Result<(), Fault>>,
@@ -84,7 +85,7 @@ impl Flusher {
         thread::Builder::new().name("store-flush".to_owned()).spawn(move || {
             for db in requested {
                 let outcome = attempt(|| db.flush()).map(drop);
-                // Before the answer, so that the caller can close the database.
+                // Dropped before the reply, so that the caller can close the database.
                 drop(db);
                 if done.send(outcome).is_err() {
                     return;
@@ -95,17 +96,17 @@ impl Flusher {
     }
 
     pub(super) fn flush(&self, db: &sled::Db) -> Result<(), Fault> {
-        let gone = || Fault("the thread that flushes is gone".to_owned());
+        let gone = || Fault("the flush thread has ended".to_owned());
         self.requests.send(db.clone()).map_err(|_| gone())?;
-        let deadline = Instant::now() + FLUSH_PATIENCE;
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.outcomes.recv_timeout(FLUSH_CHECK) {
                 Ok(outcome) => return outcome,
                 Err(RecvTimeoutError::Disconnected) => return Err(gone()),
                 Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                    return Err(Fault("the disk does not answer".to_owned()));
+                    return Err(Fault("the disk does not respond".to_owned()));
                 }
-                // With an error on record a second flush returns at once, and wakes the first.
+                // Once sled has recorded an error, a second flush returns at once and wakes the first.
                 Err(RecvTimeoutError::Timeout) if db.context.global_error().is_err() => {
                     let _ = attempt(|| db.flush());
                 }

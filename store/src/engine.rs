@@ -1,4 +1,4 @@
-//! sled under the seal: opens it only if its records are those that were sealed, and writes batches that last.
+//! sled with the seal: opens only if the records are the sealed ones, and makes each batch durable.
 
 use std::fs::File;
 use std::io;
@@ -12,38 +12,38 @@ use super::seal::{Seal, Tally};
 use super::table::{Record, Table, Writes};
 use super::working_copy::{self, Source, WorkingCopy};
 
-/// The layout of the records.
+/// The version of the record layout.
 pub(super) const VERSION: &str = "1";
 pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
-/// Keys without their table, and values.
+/// Records of one table, keys without the table prefix.
 pub(super) type Page = Vec<Record>;
 
 /// An open database whose records are durable and sealed.
 ///
-/// After a [`Fault`] its state is not known: it must be closed and opened anew, and till then only be read.
+/// After a [`Fault`] its state is unknown: it may only be read until it is closed and reopened.
 pub(super) struct Engine {
     db: Database,
-    /// The same file as sled's, for the sync that sled leaves out.
+    /// sled's file `db`, for the `fdatasync` that sled omits.
     file: File,
     flusher: Flusher,
     seal: Seal,
     tally: Tally,
-    /// What the batch under way replaces. After a fault this is still what is acknowledged.
+    /// The values that the current batch replaces; after a fault they are still the acknowledged ones.
     under_way: Writes,
-    /// Last, since it may remove the files that sled has open.
+    /// Dropped last: it may remove the files that sled has open.
     copy: WorkingCopy,
 }
 
 impl Engine {
     /// Opens the database; the caller holds the lock.
     ///
-    /// The files of a store change only when the first batch is written, or with [`keep`](Self::keep).
+    /// The store's files change only with the first batch, or by [`keep`](Self::keep).
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         working_copy::clean_up(path)?;
         working_copy::probe(path)?;
         Self::open_copy(path).map_err(|error| match error {
-            // Where the disk has become full meanwhile, sled may say anything.
+            // If the disk has filled up meanwhile, sled's error is arbitrary: report the disk.
             OpenError::Damaged { .. } => working_copy::probe(path).err().unwrap_or(error),
             error => error,
         })
@@ -51,7 +51,7 @@ impl Engine {
 
     fn open_copy(path: &Path) -> Result<Self, OpenError> {
         let seal = open_seal(path)?;
-        // Whatever a first start that was cut off has left: nothing in it was acknowledged.
+        // Left by a first start that was interrupted: nothing in it was acknowledged.
         let is_new = seal.matches(&Tally::default());
         if is_new {
             refuse_key_files(path)?;
@@ -73,7 +73,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Puts what was opened in the place of the files it was copied from.
+    /// Replaces the store's files by the working copy.
     pub(super) fn keep(&mut self) -> Result<(), Fault> {
         if !self.copy.is_finished() {
             self.flusher.flush(&self.db)?;
@@ -83,7 +83,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The durable value of a record by its full name.
+    /// The durable value of a record; `record` includes the table prefix.
     pub(super) fn read(&self, record: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         match self.under_way.get(record) {
             Some(acknowledged) => Ok(acknowledged.clone()),
@@ -91,12 +91,12 @@ impl Engine {
         }
     }
 
-    /// How many records a table has; after a fault, how many were acknowledged.
+    /// The number of records in a table; after a fault, of acknowledged ones.
     pub(super) fn records(&self, table: Table) -> u64 {
         self.tally.records(table)
     }
 
-    /// The next records of a table.
+    /// Up to [`PAGE_RECORDS`] records of a table, after the key `after`.
     pub(super) fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Page, Fault> {
         let prefix = [table.prefix()];
         let from = after.map_or(Bound::Included(&prefix[..]), Bound::Excluded);
@@ -110,7 +110,7 @@ impl Engine {
         })
     }
 
-    /// Writes all or nothing, sealed and durable.
+    /// Writes all of `writes` or nothing. On return they are sealed and durable.
     pub(super) fn commit(&mut self, writes: &Writes) -> Result<(), Fault> {
         self.under_way.clear();
         for (record, new) in writes {
@@ -152,13 +152,13 @@ impl Engine {
         self.seal.announce(&self.tally, after).map_err(|error| Fault(format!("seal: {error}")))?;
         attempt(|| self.db.apply_batch(batch))?;
         self.flusher.flush(&self.db)?;
-        // sled's flush hands the data to the disk; it asks neither for the disk's cache nor for the file's length.
+        // sled's flush does not make the disk write its cache, nor the file system the file's length.
         self.file.sync_data().map_err(|error| Fault(format!("db: {error}")))?;
-        self.seal.carried_out().map_err(|error| Fault(format!("seal: {error}")))
+        self.seal.confirm().map_err(|error| Fault(format!("seal: {error}")))
     }
 }
 
-/// What all records add up to; refuses records of another version.
+/// The tally of all records; an error if their layout version is another.
 pub(super) fn count(path: &Path, db: &sled::Db) -> Result<Tally, OpenError> {
     let unreadable = |fault: Fault| damaged(path, fault.to_string());
     let version = attempt(|| db.get(Table::Meta.record(VERSION_KEY))).map_err(unreadable)?;
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn crash_between_seal_and_batch_is_no_damage() {
+    fn crash_between_seal_and_batch_is_not_damage() {
         let folder = folder();
         let mut engine = open(folder.path()).unwrap();
         engine.commit(&writes([(b"a", Some(b"1"))])).unwrap();
@@ -287,7 +287,7 @@ mod tests {
         open(folder.path()).unwrap();
     }
 
-    /// Nothing was acknowledged yet, so whatever is there means nothing.
+    /// Nothing was acknowledged yet, so the files that are left have no meaning.
     #[test]
     fn first_start_that_was_cut_off_is_done_again() {
         let whole = folder();
@@ -329,7 +329,7 @@ mod tests {
         let folder = folder();
         let mut engine = open(folder.path()).unwrap();
         engine.commit(&writes([(b"a", Some(b"1"))])).unwrap();
-        // The thread that flushes is gone: the batch is in memory, but not on the disk.
+        // The flush thread has ended: the batch is in memory, but not on the disk.
         let (requests, _) = mpsc::channel();
         let flusher = std::mem::replace(&mut engine.flusher, Flusher { requests, outcomes: mpsc::channel().1 });
         engine.commit(&writes([(b"a", None), (b"b", Some(b"2"))])).unwrap_err();

@@ -1,4 +1,4 @@
-//! The store's folder: its permissions, its lock, and files that survive a power cut.
+//! The store's folder: permissions, lock, and files that survive a power failure.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions, TryLockError};
@@ -10,31 +10,32 @@ use std::time::{Duration, Instant};
 
 use super::OpenError;
 
-/// How long a restart waits for the lock of a process that was just killed.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long opening waits for the lock of a process that was just killed.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How the names of files end that are being written.
+/// The suffix of a file that is not yet complete.
 const DRAFT: &str = ".draft";
 const PROBE: &str = ".probe";
 const BLOBS: &str = "blobs";
 
-/// The store's folder for this process alone, until it is dropped.
+/// Exclusive access to the store's folder, until dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
 }
 
-/// Writes a small file so that it is there, whole and with mode 0600, after a power cut: the new text or the old.
+/// Replaces a small file atomically and durably, with mode 0600: after a power failure it holds the new content or the
+/// old.
 ///
 /// # Errors
-/// What the file system says; the old file is then untouched.
+/// The file system's error; the old file is then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let draft = path.with_file_name([OsStr::new("."), name, OsStr::new(DRAFT)].into_iter().collect::<OsString>());
     let written = write_draft(&draft, bytes).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        // What matters is the first error; a draft left behind is overwritten by the next.
+        // The first error is the one to report; the next write overwrites a leftover draft.
         let _ = fs::remove_file(&draft);
     }
     written?;
@@ -43,7 +44,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
-    // A draft left behind by another process could have any mode.
+    // A draft left by another process may have any mode.
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -67,18 +68,18 @@ fn make(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    // The umask may have taken bits of the owner's.
+    // The umask may have cleared the owner's bits.
     fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     sync_folder(parent(folder))
 }
 
-/// Checks an existing folder: who has access to it, and whether this process does.
-pub(super) fn judge(path: &Path) -> Result<(), OpenError> {
+/// Checks an existing folder: only its owner may have access, and this process must.
+pub(super) fn check_access(path: &Path) -> Result<(), OpenError> {
     check_owner_only(path)?;
     fs::read_dir(path).map(drop).map_err(|source| io_error(path, source))
 }
 
-/// Refuses a folder that others can enter or read, or that the group can write.
+/// Refuses a folder that others can enter or read, or that its group can write.
 fn check_owner_only(path: &Path) -> Result<(), OpenError> {
     let mode = fs::metadata(path).map_err(|source| io_error(path, source))?.permissions().mode() & 0o7777;
     if mode & 0o027 != 0 {
@@ -87,7 +88,7 @@ fn check_owner_only(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes drafts that were left when a process ended while it wrote a small file.
+/// Removes drafts left by a process that ended while writing a small file.
 pub(super) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
     for folder in [path, &keys(path)] {
         for name in names(folder).map_err(|source| io_error(folder, source))? {
@@ -105,17 +106,17 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
-/// Refuses what is not a file: a link leads out of the store, and to open a pipe or a device can take for ever.
+/// Refuses anything but a regular file: a symbolic link leads out of the store, and opening a pipe or device can block.
 pub(super) fn require_file(path: &Path) -> Result<(), OpenError> {
     require(path, FileType::is_file, "file")
 }
 
-/// Refuses what is not a folder itself.
+/// Refuses anything but a folder, symbolic links to one included.
 pub(super) fn require_folder(path: &Path) -> Result<(), OpenError> {
     require(path, FileType::is_dir, "folder")
 }
 
-/// What is not there is nothing wrong.
+/// A missing entry is accepted.
 fn require(path: &Path, is_right: fn(&FileType) -> bool, wanted: &str) -> Result<(), OpenError> {
     match fs::symlink_metadata(path) {
         Ok(found) if is_right(&found.file_type()) => Ok(()),
@@ -144,7 +145,7 @@ fn kind(found: FileType) -> &'static str {
     }
 }
 
-/// Refuses an entry that has the name of one of the store's own files and is something else.
+/// Refuses an entry that has the name of one of the store's files but another type.
 pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
     require_file(&seal(path))?;
     for file in engine_files(path).map_err(|source| io_error(path, source))? {
@@ -182,7 +183,7 @@ pub(super) fn keys(path: &Path) -> PathBuf {
     path.join("keys")
 }
 
-/// Whether there are key files: then this store once had records.
+/// Whether key files exist, which means that this store once had records.
 pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(keys(path))? {
         if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "json") {
@@ -192,22 +193,22 @@ pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Checks that the file system takes data again, before anything is given up for that.
+/// Checks that the file system accepts writes again, before the open database is closed for it.
 pub(super) fn probe(path: &Path) -> io::Result<()> {
     let file_path = path.join(PROBE);
     let probed =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file_path).and_then(|mut file| {
-            // As much as sled adds to its file at a time, and half as much again for its snapshot.
+            // sled extends its file by this much at a time; plus half of it for the snapshot.
             file.write_all(&vec![0; 768 * 1024])?;
             file.sync_all()
         });
-    // Space is what was asked for: none may stay taken, whatever came of it.
+    // Whether or not the write succeeded, the probe must not occupy space.
     let removed = fs::remove_file(&file_path);
     probed.and(removed)
 }
 
 impl Lock {
-    /// Takes the lock and notes this process in it.
+    /// Takes the lock and writes this process's id into it.
     pub(super) fn acquire(path: &Path) -> Result<Self, OpenError> {
         let file_path = path.join("lock");
         require_file(&file_path)?;
@@ -228,8 +229,8 @@ impl Lock {
         Ok(Self { file, path: file_path })
     }
 
-    /// Whether the locked file is still the one in the folder. If it was removed, or the folder moved, another process
-    /// can lock and open the store as well.
+    /// Whether the locked file is still the one in the folder. If it was removed, or the folder was moved, another
+    /// process can lock and open the store at the same time.
     pub(super) fn is_in_place(&self) -> bool {
         let identity = |metadata: io::Result<Metadata>| metadata.map(|file| (file.dev(), file.ino())).ok();
         let locked = identity(self.file.metadata());
@@ -238,7 +239,7 @@ impl Lock {
 }
 
 fn wait_for(file: &File) -> Result<(), TryLockError> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
@@ -247,7 +248,7 @@ fn wait_for(file: &File) -> Result<(), TryLockError> {
     }
 }
 
-/// A full disk must not keep the store from opening, so nothing grows: the number has a fixed width.
+/// The process id has a fixed width, so that the file never grows: a full disk must not prevent opening.
 fn note_holder(file: &mut File) -> io::Result<()> {
     file.write_all(format!("{:<10}\n", std::process::id()).as_bytes())
 }

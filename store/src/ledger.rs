@@ -1,14 +1,14 @@
-//! What was counted and recorded: issued tokens that can be redeemed, uses of them, and identifiers that are used once.
+//! The records of the ledger: redeemable tokens, the uses counted for them, and single-use identifiers.
 //!
-//! Each operation is one transaction: its outcome is durable when it is given. Uses are counted by transaction and
-//! purpose; the last one is kept with its client and its token, so that its answer can be repeated.
+//! Each operation is one transaction, durable when its outcome is returned. Uses are counted per transaction and
+//! purpose. The last use is stored with its client and token, so that its answer can be repeated.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use writ_platform::clock::Timestamp;
 
 use super::StoreError;
-use super::clock::{self, EventClock, EventOutcome, SPARE};
+use super::clock::{self, EventClock, EventOutcome, RETENTION_MARGIN};
 use super::records::Records;
 use super::table::{Change, Table};
 use super::times;
@@ -16,89 +16,89 @@ use super::transaction::{Decision, Undecided, View};
 
 const NO_RECORD: &str = "a record of the ledger cannot be read";
 
-/// The ledger of one store; clones are the same ledger.
+/// The ledger of one store; clones share it.
 #[derive(Debug, Clone)]
 pub struct LedgerStore {
     records: Records,
     clock: EventClock,
 }
 
-/// What goes on record when a token is issued. All of it or nothing.
+/// What is recorded when a token is issued: all of it or nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Entry<'a> {
-    /// The token, if it can be redeemed.
+    /// The issued token, if it can be redeemed.
     pub token: Option<Redeemable<'a>>,
-    /// What is used with it.
+    /// The identifier that issuing it uses up.
     pub single_use: Option<SingleUse>,
 }
 
 /// A token that can be redeemed.
 #[derive(Debug, Clone, Copy)]
 pub struct Redeemable<'a> {
-    /// SHA-256 of what was signed: header and payload. The signature has a second valid form.
+    /// SHA-256 of the signing input, header and payload. The signature is left out: it has a second valid form.
     pub signed_part: [u8; 32],
-    /// Its transaction.
+    /// The token's `txn`.
     pub txn: &'a str,
     /// The last second in which it can be redeemed.
     pub keep_until: Timestamp,
 }
 
-/// An identifier that may be used once.
+/// An identifier that can be used once.
 #[derive(Debug, Clone, Copy)]
 pub struct SingleUse {
-    /// A hash that names it, and nothing else.
+    /// A hash that is unique to it.
     pub id: [u8; 32],
-    /// When it was made.
+    /// When it was created.
     pub made: Timestamp,
-    /// The first second in which it cannot be used anyway.
+    /// The first second in which it has expired, so that the record is no longer needed.
     pub keep_until: Timestamp,
 }
 
-/// What became of an [`Entry`].
+/// The outcome of recording an [`Entry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "only what is recorded counts"]
+#[must_use = "unless it was recorded, the token must not be issued"]
 pub enum RecordOutcome {
-    /// All of it is durable.
+    /// The whole entry is durable.
     Recorded,
-    /// The identifier was used before, or that may be missing from the records.
+    /// The identifier was used before, or its use may be missing from the records.
     Replayed,
-    /// The time of the event lies too far behind the last one.
+    /// `now` is too far before the last event.
     ClockBehind,
 }
 
-/// A use of a token that was issued before.
+/// A request to redeem an issued token.
 #[derive(Debug, Clone, Copy)]
 pub struct Redemption<'a> {
-    /// The transaction.
+    /// The token's `txn`.
     pub txn: &'a str,
-    /// What the use is for.
+    /// The purpose of the use.
     pub purpose: &'a str,
-    /// Who redeems.
+    /// The client that redeems it.
     pub client: &'a str,
-    /// SHA-256 of what was signed of the token that is presented.
+    /// SHA-256 of the presented token's signing input; see [`Redeemable::signed_part`].
     pub presented: [u8; 32],
     /// The presented token's `iat`.
     pub original_iat: Timestamp,
-    /// When the transaction began, if its name says so.
+    /// When the transaction began, if `txn` contains that time.
     pub began: Option<Timestamp>,
     /// `exp` of the token to be issued; its `iat` is the time of the use.
     pub exp: Timestamp,
-    /// How many uses there are for this transaction and purpose.
+    /// The limit on uses for this transaction and purpose.
     pub max_uses: u32,
     /// Whether the presented token must be on record.
     pub require_record: bool,
 }
 
-/// What became of a [`Redemption`]. Unless it is `Spent`, nothing has changed.
+/// The outcome of a [`Redemption`]. Unless it is `Spent`, nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a use may have been refused"]
 pub enum SpendOutcome {
     /// A use was counted.
     Spent {
-        /// From 1.
+        /// The number of this use, from 1.
         use_number: u32,
     },
-    /// The same client presents the token of the last use again while the token that it was given lives.
+    /// The same client presents the token of the last use again, and the token issued for that use has not expired.
     Repeated {
         /// The number of the last use.
         use_number: u32,
@@ -107,42 +107,41 @@ pub enum SpendOutcome {
         /// `exp` of the token of the last use.
         exp: Timestamp,
     },
-    /// The presented token is not on record and must be, or its transaction began before a floor.
+    /// The presented token is not on record but must be, or its transaction began before a floor.
     NotOnRecord,
     /// All uses are spent.
     Exhausted,
-    /// The time of the use lies too far behind the last event.
+    /// `now` is too far before the last event.
     ClockBehind,
 }
 
-/// How many records there are.
+/// The number of records of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerCounts {
     /// Tokens on record.
     pub tokens: u64,
     /// Transactions and purposes for which uses were counted.
     pub uses: u64,
-    /// Identifiers that were used.
+    /// Single-use identifiers that were used.
     pub single_use: u64,
 }
 
-/// The record of a token.
 #[derive(Debug, Serialize, Deserialize)]
 struct TokenRecord {
     txn: String,
     keep_until: Timestamp,
 }
 
-/// What was counted for one transaction and purpose.
+/// The uses counted for one transaction and purpose.
 #[derive(Debug, Serialize, Deserialize)]
 struct Uses {
     count: u32,
-    /// `iat` of the latest token presented.
+    /// `iat` of the latest presented token.
     original_iat: Timestamp,
     last: Use,
 }
 
-/// The use that was counted last.
+/// The last counted use.
 #[derive(Debug, Serialize, Deserialize)]
 struct Use {
     client: String,
@@ -156,10 +155,10 @@ impl LedgerStore {
         Self { clock: EventClock::new(records.clone()), records }
     }
 
-    /// Puts an issued token on record, uses an identifier, or both at once.
+    /// Records an issued token, uses up an identifier, or both at once.
     ///
     /// # Errors
-    /// [`StoreError`]; after [`StoreError::Unavailable`] it is not known whether it was recorded.
+    /// [`StoreError`]; after [`StoreError::Unavailable`] the entry may or may not be recorded.
     pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<RecordOutcome, StoreError> {
         let Entry { token, single_use } = entry;
         let token = token.map(|token| {
@@ -172,8 +171,8 @@ impl LedgerStore {
     /// Spends a use, or repeats the last one.
     ///
     /// # Errors
-    /// [`StoreError`]; after [`StoreError::Unavailable`] it is not known whether a use was counted. The same redemption
-    /// may be tried again: if it was counted, that is repeated.
+    /// [`StoreError`]; after [`StoreError::Unavailable`] the use may or may not be counted. The same redemption can be
+    /// retried: if it was counted, the outcome is repeated.
     pub async fn spend(&self, redemption: Redemption<'_>, now: Timestamp) -> Result<SpendOutcome, StoreError> {
         let key = uses_key(redemption.txn, redemption.purpose);
         let this = Use {
@@ -186,11 +185,11 @@ impl LedgerStore {
         self.records.transact_or_read(move |view| decide_spend(view, &key, this, terms, now)).await
     }
 
-    /// Drops what decides nothing any more by `now`: tokens and identifiers past their time and [`SPARE`], and the counts
-    /// of transactions of which the last token presented was issued before `counts_before`.
+    /// Drops records that no decision needs any more: tokens and identifiers that expired more than two days before
+    /// `now`, and the counts of transactions whose latest presented token was issued before `counts_before`.
     ///
-    /// The absence of a count would grant uses, so no clock decides about counts. That records are dropped is an event,
-    /// durable before the first of them goes: a clock that comes back from a wrong time is found to be behind.
+    /// A missing count would grant uses, so counts are never dropped by the clock. Dropping is an event, durable before
+    /// the first record is removed: a clock that is corrected after a wrong time is then found to be behind.
     ///
     /// # Errors
     /// [`StoreError`]; some may have been dropped.
@@ -198,11 +197,11 @@ impl LedgerStore {
         if self.clock.is_behind(now) {
             return Ok(EventOutcome::ClockBehind);
         }
-        let is_over = |record: &TokenRecord| record.keep_until + SPARE < now;
+        let is_over = |record: &TokenRecord| record.keep_until + RETENTION_MARGIN < now;
         if self.drop_over(Table::Tokens, is_over, now).await? == EventOutcome::ClockBehind {
             return Ok(EventOutcome::ClockBehind);
         }
-        let is_over = |keep_until: &Timestamp| *keep_until + SPARE < now;
+        let is_over = |keep_until: &Timestamp| *keep_until + RETENTION_MARGIN < now;
         if self.drop_over(Table::Single, is_over, now).await? == EventOutcome::ClockBehind {
             return Ok(EventOutcome::ClockBehind);
         }
@@ -230,14 +229,14 @@ impl LedgerStore {
         }
     }
 
-    /// How many records there are.
+    /// The number of durable records of each kind.
     pub fn counts(&self) -> LedgerCounts {
         let count = |table| self.records.count(table);
         LedgerCounts { tokens: count(Table::Tokens), uses: count(Table::Uses), single_use: count(Table::Single) }
     }
 }
 
-/// What a use depends on, besides what is counted.
+/// The conditions of a redemption, besides the recorded counts.
 #[derive(Clone, Copy)]
 struct Terms {
     original_iat: Timestamp,
@@ -300,9 +299,9 @@ fn decide_spend(view: &View<'_>, key: &[u8], this: Use, terms: Terms, now: Times
     Ok((change, SpendOutcome::Spent { use_number: after.count }))
 }
 
-/// Whether the presented token is on record, or need not be. Up to the floor counts are missing, together with all
-/// records: what is on record was issued after that. But the tokens of a transaction share their uses, so that one that
-/// began before the floor is not redeemed with a later token either.
+/// Whether the presented token is on record, or need not be. Up to the floor both counts and token records are missing,
+/// so a token on record was issued after it. But all tokens of a transaction share their uses: if the transaction began
+/// before the floor, a later token cannot be redeemed either.
 fn is_on_record(view: &View<'_>, presented: &[u8], terms: Terms) -> Result<bool, Undecided> {
     let floor = clock::redemption_floor(view)?;
     if terms.began.is_some_and(|began| began < floor) {
@@ -313,7 +312,7 @@ fn is_on_record(view: &View<'_>, presented: &[u8], terms: Terms) -> Result<bool,
 }
 
 impl Use {
-    /// The same client and the same token, while the token of this use lives.
+    /// The same client presents the same token, and the token issued for this use has not expired.
     fn is_repeated_by(&self, other: &Self, now: Timestamp) -> bool {
         self.client == other.client && self.presented == other.presented && now < self.exp
     }
@@ -323,7 +322,7 @@ fn uses_key(txn: &str, purpose: &str) -> Vec<u8> {
     [txn.as_bytes(), &[0], purpose.as_bytes()].concat()
 }
 
-/// Whether a record of the table reads as one that was written here.
+/// Whether the record can be decoded as one of this table.
 pub(crate) fn is_sound(table: Table, record: &[u8]) -> bool {
     match table {
         Table::Tokens => decode::<TokenRecord>(record).is_some(),
@@ -345,7 +344,7 @@ fn decode<T: DeserializeOwned>(record: &[u8]) -> Option<T> {
 mod tests {
     use super::*;
 
-    /// On disk for good: what earlier versions wrote is read, and what is written is the same.
+    /// The form on disk never changes: records of earlier versions are read, and the same form is written.
     #[test]
     fn records_have_the_form_that_earlier_versions_wrote() {
         let part = [7; 32];

@@ -1,17 +1,17 @@
-//! What survives a restart: the key ring, the ledger and the kill switch.
+//! Durable storage of the key ring, the ledger and the kill switch.
 //!
-//! In: plain data in the words of the domain, each call one transaction. Out: its outcome, durable when it is given; what
-//! was acknowledged survives `kill -9` and a power cut, and a store that lost something does not open. What the domain
-//! makes of the data is decided above, in `writ-core`.
+//! In: plain data in domain terms; each call is one transaction. Out: its outcome, which is durable when the call
+//! returns. Acknowledged data survives `kill -9` and a power failure, and a store that has lost any does not open.
+//! `writ-core` decides what the data means.
 //!
-//! - [`ring`]: the key ring, compared and swapped by its version, with its history.
-//! - [`ledger`]: tokens on record, uses spent, identifiers that are used once.
+//! - [`ring`]: the key ring with its history, changed by compare-and-swap.
+//! - [`ledger`]: tokens on record, spent uses, single-use identifiers.
 //! - [`blocks`]: the kill switch.
-//! - [`clock`]: the last event, and up to when records may be missing.
-//! - [`repair`]: what can be kept of a store that does not open.
+//! - [`clock`]: the time of the last event, and the floors up to which records may be missing.
+//! - [`repair`]: salvages the records of a store that does not open.
 //!
-//! The one engine today is an embedded sled database that one thread owns (`records`, `writer`); a seal beside it
-//! (`seal`) reveals damage and rollback, to which sled itself is blind.
+//! The only engine is an embedded sled database that one thread owns (`records`, `writer`). A seal beside it (`seal`)
+//! reveals damage and rollback, which sled does not detect.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,33 +42,33 @@ mod writer;
 
 pub use self::folder::write_file;
 
-/// Where the records are.
+/// The location of the store.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The folder of the embedded store (`store.path`).
     pub path: PathBuf,
 }
 
-/// Why the store cannot be opened. The sentences are for the operator.
+/// Why the store cannot be opened. The texts are for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process holds its lock.
+    /// Another process holds the store's lock.
     #[error("the store {} is locked by {}", path.display(), holder(*pid))]
     Locked {
         /// The store's folder.
         path: PathBuf,
-        /// The process that holds it, if known.
+        /// The process that holds the lock, if known.
         pid: Option<u32>,
     },
-    /// Something was lost, added or put back: the records are not those that were last sealed.
+    /// Records were lost, added or rolled back: they are not those that were last sealed.
     #[error("the store {} is damaged: {what}; see `writ store repair`", path.display())]
     Damaged {
         /// The store's folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The damage, as a clause for the message.
         what: String,
     },
-    /// Written by another version of Writ, which laid records out differently.
+    /// Written by a version of Writ with another record layout.
     #[error("the store {} has version {found:?}; this program knows version {}", path.display(), engine::VERSION)]
     Version {
         /// The store's folder.
@@ -76,7 +76,7 @@ pub enum OpenError {
         /// The version in the store.
         found: String,
     },
-    /// Others than the owner have access to it.
+    /// Users other than its owner have access to it.
     #[error("{} has mode {mode:04o}: the store must be its owner's alone (0700)", path.display())]
     Permissions {
         /// The folder.
@@ -84,15 +84,15 @@ pub enum OpenError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Something in its folder was not put there by Writ.
+    /// The store's folder contains an entry that Writ did not create.
     #[error("{} {what}; nothing was changed: move it out of the store's folder and start again", path.display())]
     Foreign {
-        /// The entry of the folder.
+        /// The entry.
         path: PathBuf,
-        /// What it is, or is not.
+        /// What is wrong with it, as the predicate of the message.
         what: String,
     },
-    /// The disk is too full to open it.
+    /// The disk has too little free space to open the store.
     #[error(
         "the store {} cannot be opened: the disk is full; opening needs {} MiB of free space for a working copy; nothing was changed: free some space and start again",
         path.display(), needed.div_ceil(1 << 20)
@@ -103,45 +103,45 @@ pub enum OpenError {
         /// How much free space is needed, in bytes.
         needed: u64,
     },
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was to be read or written.
+        /// The file or folder that was read or written.
         path: PathBuf,
-        /// How it was refused.
+        /// The file system's error.
         source: io::Error,
     },
 }
 
-/// Why something could not be read or recorded.
+/// Why a read or a transaction failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The disk refused, or the store is closed. Nothing was acknowledged; whether the change was applied is not known
-    /// and must be read, never assumed.
+    /// The disk failed, or the store is closed. Nothing was acknowledged; the change may or may not have been applied,
+    /// which only reading it back can tell.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// More records than one transaction takes, or one that is too long; nothing was done.
+    /// The transaction has too many records, or one that is too long. Nothing was changed.
     #[error("the change is too large for the store: {0}")]
     TooLarge(String),
-    /// A record is missing, or does not hold what Writ writes; what is wrong. Nothing was done.
+    /// A record is missing or malformed. Nothing was changed.
     #[error("the store holds a record that cannot be read: {0}")]
     Unreadable(&'static str),
 }
 
-/// An open store; clones are the same store.
+/// An open store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
     records: Records,
 }
 
 impl Store {
-    /// Opens the store, and creates it if there never was one.
+    /// Opens the store, or creates it if there never was one.
     ///
-    /// The files of a store that was there already change only with the first write, or with [`keep`](Self::keep).
+    /// The files of an existing store change only with the first write, or by [`keep`](Self::keep).
     ///
     /// # Errors
-    /// [`OpenError`] if another process has it, others than its owner can get at it, it is of another version, or its
-    /// records are not those that were last sealed.
+    /// [`OpenError`] if another process has it open, users other than its owner have access, its version is another, or
+    /// its records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
         Ok(Self { records: Records::open(&settings.path).await? })
     }
@@ -166,10 +166,10 @@ impl Store {
         EventClock::new(self.records.clone())
     }
 
-    /// Puts what was opened in force: whoever opened the store has found all of it to be right.
+    /// Replaces the store's files by the working copy that was opened. Call it once the records have been checked.
     ///
     /// # Errors
-    /// [`OpenError::Io`] if the disk does not take it. Nothing is lost then.
+    /// [`OpenError::Io`] if the copy cannot be written; nothing is lost then.
     pub async fn keep(&self) -> Result<(), OpenError> {
         let kept = self.records.keep().await;
         kept.map_err(|error| folder::io_error(self.path(), io::Error::other(error)))
@@ -180,42 +180,43 @@ impl Store {
         self.records.path()
     }
 
-    /// The folder of the small files that are kept beside the records and outlive them (`<path>/keys`).
+    /// The folder of the public key files, which outlive the records (`<path>/keys`).
     ///
-    /// Where it holds `*.json`, an empty store is one that has lost its records and does not open.
+    /// If it contains `*.json`, a store without records has lost them and does not open.
     pub fn key_folder(&self) -> PathBuf {
         folder::keys(self.path())
     }
 
-    /// Whether the last change could be made durable. After a failure only another change can tell.
+    /// Whether the last change was made durable. After a failure, only a successful change sets it again.
     pub fn is_well(&self) -> bool {
         self.records.is_well()
     }
 
-    /// Ends the store in order: all is written, the lock is free.
+    /// Writes all pending changes and releases the lock.
     ///
-    /// Other clones find it unavailable from then on.
+    /// Its clones then return [`StoreError::Unavailable`].
     pub async fn close(self) {
         self.records.close().await;
     }
 }
 
-/// Checks who has access to the store's folder, if it exists, and whether this process does.
+/// Checks that only its owner has access to the store's folder, and that this process does. A missing folder is
+/// accepted.
 ///
 /// # Errors
-/// [`OpenError`], as opening it would say.
-pub fn judge(settings: &Settings) -> Result<(), OpenError> {
-    if settings.path.is_dir() { folder::judge(&settings.path) } else { Ok(()) }
+/// [`OpenError`], as opening the store would report.
+pub fn check_access(settings: &Settings) -> Result<(), OpenError> {
+    if settings.path.is_dir() { folder::check_access(&settings.path) } else { Ok(()) }
 }
 
-/// Whether anything of a store exists: records, their seal, or key files. What cannot be checked counts as existing.
+/// Whether any part of a store exists: records, seal or key files. A path that cannot be checked counts as existing.
 pub fn exists(settings: &Settings) -> bool {
     let path = &settings.path;
     let is_there = |file: PathBuf| file.try_exists().unwrap_or(true);
     is_there(folder::database(path)) || is_there(folder::seal(path)) || folder::has_key_files(path).unwrap_or(false)
 }
 
-/// The folder of the small files that are kept beside the records of a store, open or not.
+/// The folder of the store's public key files; see [`Store::key_folder`].
 pub fn key_folder(settings: &Settings) -> PathBuf {
     folder::keys(&settings.path)
 }
@@ -224,7 +225,7 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// The records below the domain interfaces, for tests that damage a store or compare all of one.
+/// Raw records, for tests that damage a store or compare two.
 #[cfg(feature = "testing")]
 pub mod testing {
     use std::collections::BTreeMap;
@@ -258,7 +259,7 @@ pub mod testing {
         store.records.read(table, key).await
     }
 
-    /// Writes these records in one transaction, or removes them where there is no value.
+    /// Writes these records in one transaction; `None` removes a record.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -288,7 +289,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn second_opening_is_told_who_has_the_store() {
+    async fn second_opening_names_the_process_with_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { path: folder.path().join("store") };
         let _store = Store::open(&settings).await.unwrap();

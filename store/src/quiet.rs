@@ -1,4 +1,4 @@
-//! sled panics on some kinds of damage; here a panic becomes an error message.
+//! Turns sled's panics, which some kinds of damage cause, into error messages.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ thread_local! {
 
 /// Runs `work`; a panic in it becomes its message and is not printed.
 ///
-/// What `work` used must not be used again after a panic.
+/// After a panic, the values that `work` used must not be used again.
 pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     install_hook();
     let outer = QUIET.replace(true);
@@ -21,13 +21,13 @@ pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     outcome.map_err(|payload| message(payload.as_ref()))
 }
 
-/// The hook belongs to the process: ours passes on every panic that is not sled's.
+/// The hook is global to the process; this one forwards every panic that is not sled's.
 fn install_hook() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         let others = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            if in_thread_of_sled() {
+            if is_sled_thread() {
                 tracing::error!(reason = message(panic.payload()), "a thread of sled has ended");
             } else if !QUIET.get() {
                 others(panic);
@@ -36,8 +36,9 @@ fn install_hook() {
     });
 }
 
-/// sled's own threads, which are never joined: the operation that they served fails and reports the error.
-fn in_thread_of_sled() -> bool {
+/// Whether this is one of sled's threads. They are never joined; the operation that they served fails and reports the
+/// error.
+fn is_sled_thread() -> bool {
     thread::current().name().is_some_and(|name| name.starts_with("sled-io-") || name == "log flusher")
 }
 

@@ -1,8 +1,8 @@
 //! The records of an open store, below the domain interfaces.
 //!
-//! In: a function that reads records through a [`View`] and says what is to be written. Out: its outcome, once all of
-//! it is durable. One thread decides and writes everything (`writer`), so that nothing comes between the reads of a
-//! transaction and its writes, and each transaction sees those before it.
+//! In: a function that reads records through a [`View`] and returns the writes. Out: its outcome, once the writes are
+//! durable. One thread decides and writes everything (`writer`), so that transactions are serial and each sees those
+//! before it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,25 +17,25 @@ use super::transaction::{Decision, Transaction, View};
 use super::writer::{self, Command, Figures};
 use super::{OpenError, StoreError};
 
-/// How many transactions that drop records are under way at one time; they become durable together.
+/// How many transactions that drop records are in progress at a time; they become durable together.
 const DROPS_UNDER_WAY: usize = 8;
 
-/// What is counted when it fails.
+/// The operations whose failures are counted.
 const OPERATIONS: [&str; 4] = ["keep", "read", "scan", "swap"];
 
-/// The records of an open store; clones are the same store.
+/// The records of an open store; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     path: PathBuf,
     writer: mpsc::Sender<Command>,
-    /// Whether the last change could be made durable.
+    /// Whether the last change was made durable.
     is_well: Arc<AtomicBool>,
     figures: Arc<Figures>,
 }
 
 impl Records {
     pub(crate) async fn open(path: &Path) -> Result<Self, OpenError> {
-        // `increase()` sees the first event only of a counter that was there before it.
+        // PromQL's `increase()` counts the first event only if the counter existed before it.
         for operation in OPERATIONS {
             metrics::counter!("writ_store_errors_total", "operation" => operation).absolute(0);
         }
@@ -58,7 +58,7 @@ impl Records {
         self.ask("read", |answer| Command::Read { key, answer }).await
     }
 
-    /// All records of a table in the order of their keys. Those that change meanwhile are seen as they were or as they are.
+    /// All records of a table in key order. One that changes during the scan is returned with its old or its new value.
     pub(crate) async fn scan(&self, table: Table) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
         loop {
@@ -71,16 +71,16 @@ impl Records {
         }
     }
 
-    /// The next few hundred records of a table after the key `after`, or from its beginning; empty at its end.
+    /// The next page of a table's records, after the key `after` or from the beginning; empty at the end.
     async fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Vec<Record>, StoreError> {
         let after = after.map(|key| table.record(key));
         self.ask("scan", |answer| Command::Page { table, after, answer }).await
     }
 
-    /// Applies what `decide` decides; its outcome is given once all of it, and all that it saw, is durable.
+    /// Applies what `decide` decides; returns its outcome once its writes, and all that it read, are durable.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if it could not be made durable: it may yet turn out to have been applied.
+    /// [`StoreError::Unavailable`] if it could not be made durable; it may still have been applied.
     /// [`StoreError::TooLarge`], [`StoreError::Unreadable`]: nothing was applied.
     pub(crate) async fn transact<T: Send + 'static>(
         &self,
@@ -89,8 +89,8 @@ impl Records {
         self.submit(true, decide).await
     }
 
-    /// The same; but if nothing can be written just now, what is durable still answers where it decides that nothing is
-    /// to be written.
+    /// As [`transact`](Self::transact), but while the store cannot be written, a transaction that decides to write
+    /// nothing still succeeds.
     pub(crate) async fn transact_or_read<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&View<'_>) -> Decision<T> + Send + 'static,
@@ -113,7 +113,7 @@ impl Records {
         outcome.map(|(outcome, _)| outcome)
     }
 
-    /// Removes those records that are still as they were seen, many at a time.
+    /// Removes those of the records that still have the value in `seen`, in batches.
     pub(crate) async fn remove_unchanged(&self, table: Table, seen: &[Record]) -> Result<(), StoreError> {
         for several in seen.chunks(DROPS_UNDER_WAY * Change::MAX_RECORDS) {
             let drops = several.chunks(Change::MAX_RECORDS).map(|records| {
@@ -133,7 +133,7 @@ impl Records {
         Ok(())
     }
 
-    /// Finds the records of a table of which `is_over` says so, some at a time: a table may be larger than the memory.
+    /// Finds the records of a table that `is_over` accepts, page by page: a table may be larger than memory.
     pub(crate) fn find_over<F>(&self, table: Table, is_over: F) -> FindOver<'_, F>
     where
         F: Fn(&[u8]) -> Result<bool, StoreError>,
@@ -141,12 +141,12 @@ impl Records {
         FindOver { records: self, table, is_over, after: None, is_done: false }
     }
 
-    /// How many durable records a table has.
+    /// The number of durable records in a table.
     pub(crate) fn count(&self, table: Table) -> u64 {
         self.figures.count(table)
     }
 
-    /// The last event that is durable.
+    /// The time of the last durable event.
     pub(crate) fn last_event(&self) -> Timestamp {
         self.figures.last_event()
     }
@@ -158,7 +158,7 @@ impl Records {
     pub(crate) async fn close(self) {
         let (answer, closed) = oneshot::channel();
         if self.writer.send(Command::Close { answer }).await.is_ok() {
-            // A dropped answer means that the writer is gone, which is what was asked for.
+            // If the reply is dropped, the writer has ended, which is the purpose.
             let _ = closed.await;
         }
     }
@@ -182,7 +182,7 @@ impl Records {
     }
 }
 
-/// See [`Records::find_over`].
+/// Created by [`Records::find_over`].
 pub(crate) struct FindOver<'a, F> {
     records: &'a Records,
     table: Table,
@@ -192,7 +192,7 @@ pub(crate) struct FindOver<'a, F> {
 }
 
 impl<F: Fn(&[u8]) -> Result<bool, StoreError>> FindOver<'_, F> {
-    /// The next of them; empty when there are no more.
+    /// The next page of matching records; empty at the end.
     pub(crate) async fn next(&mut self) -> Result<Vec<Record>, StoreError> {
         let mut over = Vec::new();
         while !self.is_done && over.len() < DROPS_UNDER_WAY * Change::MAX_RECORDS {
@@ -228,7 +228,7 @@ mod tests {
         records.transact(|_| Ok((change, ()))).await.unwrap();
     }
 
-    /// Writes `to` if the record is `from`; whether it was.
+    /// Writes `to` if the record is `from`; returns whether it was.
     async fn step(records: &Records, key: &'static [u8], from: Option<u8>, to: u8) -> Result<bool, StoreError> {
         records
             .transact(move |view| {
@@ -303,7 +303,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = open(&folder).await;
         assert!(step(&records, b"a", None, 0).await.unwrap());
-        // Polled in their order before the thread can answer any: they wait in the queue together.
+        // Polled in order before the thread can answer any, so that all are queued together.
         let steps = join_all((0..100).map(|from| step(&records, b"a", Some(from), from + 1))).await;
         assert!(steps.into_iter().all(|outcome| outcome.unwrap()));
         assert_eq!(read(&records, b"a").await, Some(vec![100]));
@@ -333,7 +333,7 @@ mod tests {
         assert!(records.scan(Table::Tokens).await.unwrap().is_empty());
     }
 
-    /// A record that was renewed while it was to be dropped stays, and keeps no other one.
+    /// A record that changed before it was dropped stays; the others are removed all the same.
     #[tokio::test]
     async fn what_has_changed_meanwhile_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();

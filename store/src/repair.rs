@@ -1,5 +1,5 @@
-//! What `writ store repair` is made of: read what is left, decide what of it can be kept, and put a new store in the place
-//! of the old; or take the records as they are.
+//! The steps of `writ store repair`: read what is left, decide which of it can be kept, and replace the store by a new
+//! one; or accept the records as they are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
@@ -21,34 +21,34 @@ mod salvage;
 
 pub use self::salvage::{Kept, Salvage};
 
-/// What sled is opened with, in turn: any file but that of the records may be the damaged one.
+/// The files to open sled with, tried in turn: any file besides that of the records may be the damaged one.
 const SOURCES: [Source; 3] = [Source::Everything, Source::NoSnapshot, Source::Records];
 
-/// How many records of a new store are handed to sled at once.
+/// How many records of a new store are written to sled at once.
 const CHUNK: usize = 1000;
 
-/// What a store that does not open still holds.
+/// The readable records of a store that does not open.
 #[derive(Debug, Default)]
 pub struct Remains {
     tables: HashMap<Table, Found>,
     sealed: Option<Tally>,
 }
 
-/// What can be read of one table.
+/// The readable records of one table.
 #[derive(Debug, Clone, Default)]
 struct Found {
     records: Page,
-    /// Number and hashes are those that were sealed: none is missing, altered, or older than the seal.
+    /// Their number and hashes match the seal: none is missing, altered, or older than the seal.
     is_complete: bool,
 }
 
 impl Remains {
-    /// Whether the seal proves that the key ring is whole, as it was.
+    /// Whether the seal proves that the key ring is complete and unaltered.
     pub fn has_whole_ring(&self) -> bool {
         [Table::Meta, Table::Keys, Table::History, Table::Clock].into_iter().all(|table| self.is_complete(table))
     }
 
-    /// Nothing is known any more to be complete: the seal itself is out of date.
+    /// Marks every table as incomplete, because the seal itself is out of date.
     #[must_use]
     pub fn without_proof(mut self) -> Self {
         for found in self.tables.values_mut() {
@@ -57,22 +57,22 @@ impl Remains {
         self
     }
 
-    /// The records of a table that can be read. Unless they are complete they may be old or not all.
+    /// The readable records of a table. Unless it is complete, some may be missing or outdated.
     fn records(&self, table: Table) -> &[Record] {
         self.tables.get(&table).map_or(&[], |found| &found.records)
     }
 
-    /// Whether the seal proves that these are all the records there were, as they were.
+    /// Whether the seal proves that the table's records are all present and unaltered.
     fn is_complete(&self, table: Table) -> bool {
         self.tables.get(&table).is_some_and(|found| found.is_complete)
     }
 
-    /// How many records of a table there were when it was last sealed; `None` if the seal itself is lost.
+    /// The number of records when the table was last sealed; `None` if the seal is lost.
     fn sealed(&self, table: Table) -> Option<u64> {
         Some(self.sealed.as_ref()?.records(table))
     }
 
-    /// Keeps of each table the better of the two: the complete one, else the one with more records.
+    /// Keeps the better version of each table: the complete one, otherwise the one with more records.
     fn merge(&mut self, other: HashMap<Table, Found>) {
         for (table, found) in other {
             let known = self.tables.entry(table).or_default();
@@ -83,10 +83,10 @@ impl Remains {
     }
 }
 
-/// Reads what can be read of a store that does not open. Its files stay as they are.
+/// Reads the readable records of a store that does not open. Its files are not changed.
 ///
 /// # Errors
-/// [`OpenError`] if the folder cannot be locked, or the disk has no space for a copy; damage is not an error here.
+/// [`OpenError`] if the folder cannot be locked, or the disk has no space for a working copy. Damage is not an error.
 pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
     let path = &settings.path;
     let _lock = lock(path)?;
@@ -96,7 +96,7 @@ pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
         seal => seal.map_err(|source| io_error(&folder::seal(path), source))?,
     };
     let mut remains = Remains { sealed: seal.as_ref().map(|seal| seal.sealed().clone()), ..Remains::default() };
-    // From its snapshot sled finds records behind a damaged place that it does not find without, and the other way round.
+    // With its snapshot sled finds records behind a damaged place that it misses without, and vice versa.
     for source in SOURCES {
         if Table::ALL.into_iter().all(|table| remains.is_complete(table)) {
             break;
@@ -110,10 +110,10 @@ pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
     Ok(remains)
 }
 
-/// Puts a store with these records in the place of the one that is there, which is moved to `<path>/damaged-<time>`.
+/// Replaces the store by a new one with these records; the old files are moved to `<path>/damaged-<time>`.
 ///
-/// Either the old store is there afterwards, or the new one with all of its records. Returns where the old one is; `None`
-/// if there was none.
+/// Atomic: afterwards either the old store or the complete new one exists. Returns the folder of the old files; `None`
+/// if there were none.
 ///
 /// # Errors
 /// [`OpenError`] if the store is in use or the file system refuses.
@@ -136,7 +136,7 @@ fn replace_records(settings: &Settings, records: &Change) -> Result<Option<PathB
     take_place(path, Opened { db, copy }, &written)
 }
 
-/// Takes the records as they are found for those that should be there; returns where the old files are.
+/// Seals the records as they are found. Returns the folder of the old files.
 ///
 /// # Errors
 /// [`OpenError`] if there are none, not all of them can be read, or they are of another version.
@@ -158,7 +158,7 @@ pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
     take_place(path, opened, &found)
 }
 
-/// A database and the copy that it is in; the database is to be closed first.
+/// A database and its working copy. Field order matters: the database is closed first.
 struct Opened {
     db: Database,
     copy: WorkingCopy,
@@ -172,7 +172,7 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
     Ok(lock)
 }
 
-/// Opens the database that is there; never creates one.
+/// Opens an existing database; never creates one.
 fn open_found(path: &Path, source: Source) -> Result<Opened, OpenError> {
     if !folder::database(path).exists() {
         return Err(damaged(path, "there are no records"));
@@ -197,7 +197,7 @@ fn write(db: &sled::Db, records: &[(Vec<u8>, Vec<u8>)]) -> Result<Tally, Fault> 
     Ok(tally)
 }
 
-/// Seals what was opened, and puts it in the place of the store.
+/// Seals the opened records and replaces the store by them.
 fn take_place(path: &Path, opened: Opened, records: &Tally) -> Result<Option<PathBuf>, OpenError> {
     let Opened { db, mut copy } = opened;
     drop(db);
@@ -207,7 +207,7 @@ fn take_place(path: &Path, opened: Opened, records: &Tally) -> Result<Option<Pat
     Ok(aside)
 }
 
-/// Keeps the files of the store as `<path>/damaged-<time>` too: what replaces them takes their names, not these.
+/// Hard-links the store's files into `<path>/damaged-<time>`, so that they survive being replaced.
 fn keep_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     let mut files = folder::engine_files(path).map_err(|source| io_error(path, source))?;
     files.extend(Some(folder::seal(path)).filter(|seal| seal.exists()));
@@ -219,7 +219,7 @@ fn keep_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
         for file in &files {
             let target = aside.join(file.file_name().unwrap_or_default());
             if !file.is_dir() {
-                // Some file systems know no second names.
+                // Some file systems have no hard links.
                 fs::hard_link(file, &target).or_else(|_| fs::copy(file, &target).map(drop))?;
             }
         }
@@ -230,7 +230,7 @@ fn keep_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     Ok(Some(aside))
 }
 
-/// What can be read of each table, and whether that is all.
+/// The readable records of each table, and whether they are complete.
 fn read_tables(db: &sled::Db, seal: Option<&Seal>) -> HashMap<Table, Found> {
     let read = |table: Table| {
         let records = read_table(db, table);
@@ -245,10 +245,10 @@ fn read_tables(db: &sled::Db, seal: Option<&Seal>) -> HashMap<Table, Found> {
     Table::ALL.into_iter().map(read).collect()
 }
 
-/// The records of a table by their full names. Where some cannot be read, those before and behind them are.
+/// The records of a table, keys with table prefix. Unreadable ones are skipped, from both ends.
 fn read_table(db: &sled::Db, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut found = BTreeMap::new();
-    // Why not further is the damage that is being repaired.
+    // The error is the damage that is being repaired.
     let forward = attempt(|| {
         for record in db.scan_prefix(table.record(&[])) {
             let (name, value) = record?;
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn survey_tells_what_is_complete_and_takes_nothing() {
+    async fn survey_reports_what_is_complete_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_are_complete_whatever_became_of_the_files_beside_them() {
+    async fn records_are_complete_even_if_other_files_are_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
@@ -367,7 +367,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        // More than one change may hold, and than one segment of sled's file.
+        // More than fits in one change, and in one segment of sled's file.
         let records = (0..4000_u16)
             .fold(Change::new(), |change, number| change.put(Table::History, &number.to_be_bytes(), vec![7; 400]));
         let old = fs::read(settings.path.join("db")).unwrap();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn resealed_store_is_taken_as_it_is() {
+    async fn resealed_store_is_accepted_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;

@@ -1,6 +1,6 @@
-//! The key ring on record: one document for the keys in use, and one for each key that is not published any more.
+//! The records of the key ring: one document for the keys in use, and one for each key that is no longer published.
 //!
-//! The documents are opaque here but for the ring's version, by which a change finds out whether another came first.
+//! The documents are opaque here except for the ring's version, which compare-and-swap uses.
 
 use serde::{Deserialize, Serialize};
 use writ_platform::clock::Timestamp;
@@ -19,61 +19,61 @@ const NO_RING: &str = "the record of the keys in use cannot be read";
 const NO_INSTALLATION: &str = "the record that names the store cannot be read";
 const NO_PAST_KEY: &str = "a record of the history cannot be read";
 
-/// How many past keys are put at once into a store that is in use.
-const AT_ONCE: usize = 50;
+/// How many past keys one transaction writes into a store in use.
+const BATCH_LEN: usize = 50;
 
-/// The key ring of one store; clones are the same ring.
+/// The key ring of one store; clones share it.
 #[derive(Debug, Clone)]
 pub struct RingStore {
     records: Records,
 }
 
-/// Which store this is, and whose.
+/// The identity of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Installation {
-    /// Drawn at random when the store was created.
+    /// A random identifier, generated when the store was created.
     pub id: String,
-    /// The trust domain that it was created for.
+    /// The trust domain that the store was created for.
     pub trust_domain: String,
 }
 
-/// A document for a key that is not published any more.
+/// The document of a key that is no longer published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastKeyDocument {
-    /// The key's name.
+    /// The key's `kid`.
     pub kid: String,
-    /// All that is kept of it.
+    /// Its opaque content.
     pub document: Vec<u8>,
 }
 
-/// A ring, whole.
+/// A complete key ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RingRecords {
-    /// Which store it belongs to.
+    /// The store that it belongs to.
     pub installation: Installation,
     /// A JSON object with the keys in use and the number `version`.
     pub document: Vec<u8>,
-    /// Every key that is not published any more.
+    /// Every key that is no longer published.
     pub past: Vec<PastKeyDocument>,
 }
 
-/// What is on record.
+/// The key ring on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRing {
     /// The ring.
     pub ring: RingRecords,
-    /// The last event on record.
+    /// The time of the last event on record.
     pub last_event: Timestamp,
 }
 
-/// What became of a change of the ring.
+/// The outcome of changing the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a change that met a conflict was not applied"]
 pub enum Swapped {
-    /// All of it is durable.
+    /// The change is durable.
     Done,
-    /// The ring on record is not the one that was to be changed; nothing has changed.
+    /// The ring on record has another version; nothing was changed.
     Conflict,
 }
 
@@ -113,7 +113,7 @@ impl RingStore {
         Ok(Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }))
     }
 
-    /// Records the first ring; a conflict if there is one already.
+    /// Records the first ring; a conflict if one exists.
     ///
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Unavailable`] it is not known whether it was recorded.
@@ -128,7 +128,7 @@ impl RingStore {
         self.records.transact(create).await
     }
 
-    /// Records what follows on the ring of that version: its document, and the past keys that are new or have changed.
+    /// Replaces the ring of this version: its document, and those past keys that are new or have changed.
     ///
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Unavailable`] it is not known whether it was recorded.
@@ -150,13 +150,13 @@ impl RingStore {
         self.records.transact(swap).await
     }
 
-    /// Puts a ring in the place of whatever is on record. Its past goes first, in several steps; if it is cut off, it is
-    /// to be done again.
+    /// Replaces the ring on record, whatever its version. Past keys are written first, in several transactions; if it
+    /// is interrupted, call it again.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn overwrite(&self, ring: &RingRecords) -> Result<(), StoreError> {
-        for several in ring.past.chunks(AT_ONCE) {
+        for several in ring.past.chunks(BATCH_LEN) {
             let change = put_past(Change::new(), several);
             self.records.transact(|_| Ok((change, ()))).await?;
         }
@@ -166,7 +166,7 @@ impl RingStore {
 }
 
 impl RingRecords {
-    /// Adds all of it to `change`.
+    /// Adds the complete ring to `change`.
     pub(crate) fn put(&self, change: Change) -> Change {
         self.put_in_use(put_past(change, &self.past))
     }

@@ -1,9 +1,9 @@
-//! What the records must add up to: reveals a lost, foreign or rolled-back record, to which sled is blind.
+//! The seal, a checksum of all records: reveals lost, foreign and rolled-back records, which sled does not detect.
 //!
-//! Before a batch is written, the seal announces the tally of all records before and after it, and is synced. Whatever
-//! instant the power fails, the records found are then those of before or of after; anything else is damage. Once the
-//! batch is durable the seal notes that too, and the records of before are damage as well: else a lost end of sled's file
-//! would pass for a batch that was never written.
+//! Before a batch is written, the seal announces the tally of all records before and after it, and is synced. If the
+//! power fails at any moment, the records found must match one of the two; anything else is damage. Once the batch is
+//! durable the seal notes that too, and from then on the records of before count as damage: otherwise a truncated sled
+//! file would look like a batch that was never written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,18 +15,18 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use super::folder;
 use super::table::Table;
 
-/// Where records are counted, by the first byte of their names; with space for tables to come.
+/// The number of counters, indexed by a record's first byte; some are for future tables.
 const PLACES: usize = 16;
 const COUNT_LEN: usize = 8 + 16;
 const TALLY_LEN: usize = PLACES * COUNT_LEN;
 const MAGIC: &[u8; 8] = b"WRITSEAL";
 const SLOT_LEN: usize = MAGIC.len() + 8 + 2 * TALLY_LEN + SHA256_OUTPUT_LEN;
-/// Slots lie in pages of their own, so that a torn write of one leaves the others.
+/// Each slot has a page of its own, so that a torn write of one leaves the others intact.
 const SLOT_SPACING: usize = 4096;
-/// The announcements are in the first two slots, in turns; what was carried out is in the third.
-const CARRIED_OUT: usize = 2;
+/// The first two slots hold the announcements, alternately; the third holds the last one that is known to be durable.
+const CONFIRMED: usize = 2;
 
-/// For each table the number of its records and the wrapping sum of their hashes: kept up record by record, in any order.
+/// For each table the number of records and the wrapping sum of their hashes: updated record by record, in any order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Tally([Count; PLACES]);
 
@@ -41,10 +41,10 @@ struct Count {
 pub(super) struct Seal {
     file: File,
     newest: Slot,
-    /// Where `newest` is: 0 or 1.
+    /// The slot of `newest`: 0 or 1.
     place: usize,
     /// Whether its batch is known to be durable.
-    carried_out: bool,
+    is_confirmed: bool,
 }
 
 /// One announcement.
@@ -56,7 +56,7 @@ struct Slot {
 }
 
 impl Tally {
-    /// Counts a record in. False if its name belongs to no table.
+    /// Adds a record; `false` if it belongs to no table.
     #[must_use]
     pub(super) fn add(&mut self, record: &[u8], value: &[u8]) -> bool {
         self.count(record, |count| {
@@ -65,7 +65,7 @@ impl Tally {
         })
     }
 
-    /// Counts a record out.
+    /// Subtracts a record; `false` if it belongs to no table.
     #[must_use]
     pub(super) fn remove(&mut self, record: &[u8], value: &[u8]) -> bool {
         self.count(record, |count| {
@@ -74,7 +74,7 @@ impl Tally {
         })
     }
 
-    /// How many records a table has.
+    /// The number of records in a table.
     pub(super) fn records(&self, table: Table) -> u64 {
         self.of(table).records
     }
@@ -124,7 +124,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl Seal {
-    /// Makes the seal of a store that holds these records, durably and whole.
+    /// Creates the seal of a store with these records, atomically and durably.
     pub(super) fn create(path: &Path, held: &Tally) -> io::Result<Self> {
         let slot = |sequence| Slot { sequence, before: held.clone(), after: held.clone() };
         let mut bytes = slot(1).to_bytes();
@@ -133,17 +133,17 @@ impl Seal {
         bytes.resize(3 * SLOT_SPACING, 0);
         let file_path = folder::seal(path);
         folder::write_file(&file_path, &bytes)?;
-        Ok(Self { file: open(&file_path)?, newest: slot(2), place: 1, carried_out: true })
+        Ok(Self { file: open(&file_path)?, newest: slot(2), place: 1, is_confirmed: true })
     }
 
-    /// The seal of a store; `None` if there is no file. What cannot be read as one is `InvalidData`.
+    /// Opens the seal of a store; `None` if there is no file. An invalid file is an error of kind `InvalidData`.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let file = match open(&folder::seal(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         let [first, second] = [read_slot(&file, 0)?, read_slot(&file, 1)?];
-        // A torn slot means that the power failed while the *next* batch was announced: the one before was complete.
+        // A torn slot means that the power failed while the *next* batch was announced: the previous one was complete.
         let other_torn = first.is_none() || second.is_none();
         let (newest, place) = match (first, second) {
             (Some(first), Some(second)) if first.sequence > second.sequence => (first, 0),
@@ -151,11 +151,11 @@ impl Seal {
             (Some(first), None) => (first, 0),
             (None, None) => return Err(io::ErrorKind::InvalidData.into()),
         };
-        let noted = read_slot(&file, CARRIED_OUT)?.is_some_and(|slot| slot.sequence == newest.sequence);
-        Ok(Some(Self { file, newest, place, carried_out: other_torn || noted }))
+        let noted = read_slot(&file, CONFIRMED)?.is_some_and(|slot| slot.sequence == newest.sequence);
+        Ok(Some(Self { file, newest, place, is_confirmed: other_torn || noted }))
     }
 
-    /// What the file holds, as it is on the disk too; `None` if there is no file.
+    /// The content of the file, synced to the disk first; `None` if there is no file.
     pub(super) fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
         let file_path = folder::seal(path);
         match File::open(&file_path).and_then(|file| file.sync_all()) {
@@ -164,23 +164,23 @@ impl Seal {
         }
     }
 
-    /// Whether these are the records that were last sealed.
+    /// Whether `found` is the tally of the records that were last sealed.
     pub(super) fn matches(&self, found: &Tally) -> bool {
-        *found == self.newest.after || (!self.carried_out && *found == self.newest.before)
+        *found == self.newest.after || (!self.is_confirmed && *found == self.newest.before)
     }
 
-    /// Whether of one table these are the records that were last sealed.
+    /// As [`matches`](Self::matches), for one table.
     pub(super) fn matches_table(&self, found: &Tally, table: Table) -> bool {
         let sealed = |tally: &Tally| tally.of(table) == found.of(table);
-        sealed(&self.newest.after) || (!self.carried_out && sealed(&self.newest.before))
+        sealed(&self.newest.after) || (!self.is_confirmed && sealed(&self.newest.before))
     }
 
-    /// The records as they should be.
+    /// The tally that the records should have.
     pub(super) fn sealed(&self) -> &Tally {
         &self.newest.after
     }
 
-    /// Announces a batch; to be durable before any of it is written.
+    /// Announces a batch; durable on return, before any of the batch is written.
     pub(super) fn announce(&mut self, before: &Tally, after: &Tally) -> io::Result<()> {
         let next =
             Slot { sequence: self.newest.sequence.wrapping_add(1), before: before.clone(), after: after.clone() };
@@ -189,16 +189,16 @@ impl Seal {
         self.file.sync_data()?;
         self.newest = next;
         self.place = place;
-        self.carried_out = false;
+        self.is_confirmed = false;
         Ok(())
     }
 
-    /// Notes that the announced batch is durable.
+    /// Records that the announced batch is durable.
     ///
-    /// Not synced, since it only forbids what is not expected anyway: the next announcement takes it along.
-    pub(super) fn carried_out(&mut self) -> io::Result<()> {
-        self.write(&self.newest, CARRIED_OUT)?;
-        self.carried_out = true;
+    /// Not synced: it only tightens the next check, and the next announcement syncs it.
+    pub(super) fn confirm(&mut self) -> io::Result<()> {
+        self.write(&self.newest, CONFIRMED)?;
+        self.is_confirmed = true;
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl Seal {
         self.file.write_all_at(&slot.to_bytes(), (place * SLOT_SPACING) as u64)
     }
 
-    /// Writes both slots anew: nothing is under way, and nothing torn or never synced is left from before.
+    /// Rewrites both announcement slots: no batch is in progress, and no torn or unsynced announcement remains.
     pub(super) fn settle(&mut self, found: &Tally) -> io::Result<()> {
         self.announce(found, found)?;
         self.announce(found, found)
@@ -318,7 +318,7 @@ mod tests {
         let [before, after] = [&b"1"[..], b"2"].map(|value| tally(&[(b"\x01a", value)]));
         let mut seal = Seal::create(folder.path(), &Tally::default()).unwrap();
         seal.announce(&Tally::default(), &before).unwrap();
-        seal.carried_out().unwrap();
+        seal.confirm().unwrap();
         for seal in [seal, reopened(folder.path())] {
             assert!(seal.matches(&before) && !seal.matches(&Tally::default()));
         }

@@ -1,48 +1,49 @@
-//! Named records: a key and a value in one of a few tables, and what a transaction writes to them.
+//! Records, each with a key and a value in one of a few tables; and the writes of a transaction.
 
 use std::collections::BTreeMap;
 
 use super::StoreError;
 
-/// Full names of records and their new values; `None` removes.
+/// New values by key, table prefix included; `None` removes a record.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// What kind of record; each table has keys of its own.
+/// The kind of a record; each table has its own key space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Table {
-    /// About the store and the installation. The key `version` is the layout of the records.
+    /// The store's identity and, under the key `version`, the layout of its records.
     Meta,
     /// The key ring.
     Keys,
-    /// Keys that are not published any more, by their names.
+    /// Signing keys that are no longer published, by `kid`.
     History,
-    /// Issued tokens on record.
+    /// Issued tokens that can be redeemed.
     Tokens,
-    /// Uses spent.
+    /// Counts of uses.
     Uses,
     /// The last event.
     Clock,
-    /// Identifiers that were used and may be used once.
+    /// Single-use identifiers that were used.
     Single,
     /// The kill switch.
     Blocks,
 }
 
-/// A key without its table, and a value.
+/// A key without table prefix, and a value.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
 
-/// What a transaction writes: all of it or nothing. The last write to a record counts.
+/// What a transaction writes, atomically. The last write to a record wins.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) writes: Writes,
 }
 
 impl Change {
-    /// How many records one change may write: what a cluster takes in one transaction, with room to spare.
+    /// The maximum number of records in one change; far below the limit of a clustered database.
     pub(crate) const MAX_RECORDS: usize = 100;
-    /// How long a record may be, key and value together, in bytes.
+    /// The maximum length of a record, key and value together, in bytes.
     ///
-    /// A page of sled holds up to twenty records; pages beyond 128 KiB go to files of their own, which sled does not sync.
+    /// A page of sled holds up to twenty records. sled writes pages beyond 128 KiB to separate files, which it does not
+    /// sync.
     pub(crate) const MAX_RECORD_LEN: usize = 6 * 1024;
 
     pub(crate) fn new() -> Self {
@@ -59,7 +60,7 @@ impl Change {
         self
     }
 
-    /// In bytes, keys and values.
+    /// The length of all keys and values in bytes.
     pub(crate) fn len(&self) -> usize {
         self.lengths().sum()
     }
@@ -86,7 +87,7 @@ impl Table {
     pub(crate) const ALL: [Self; 8] =
         [Self::Meta, Self::Keys, Self::History, Self::Tokens, Self::Uses, Self::Clock, Self::Single, Self::Blocks];
 
-    /// Its name in messages.
+    /// The name used in messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
@@ -100,7 +101,7 @@ impl Table {
         }
     }
 
-    /// The first byte of its records' names. On disk for good: numbers are never used again for something else.
+    /// The first byte of its records' full keys. It is on disk, so a number is never reused for another table.
     pub(crate) fn prefix(self) -> u8 {
         match self {
             Self::Meta => 1,
@@ -114,13 +115,13 @@ impl Table {
         }
     }
 
-    /// The table a record's full name belongs to.
+    /// The table of a full key.
     pub(crate) fn of(record: &[u8]) -> Option<Self> {
         let first = record.first()?;
         Self::ALL.into_iter().find(|table| table.prefix() == *first)
     }
 
-    /// The full name of a record.
+    /// The full key: table prefix and `key`.
     pub(crate) fn record(self, key: &[u8]) -> Vec<u8> {
         [&[self.prefix()], key].concat()
     }

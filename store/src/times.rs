@@ -1,11 +1,11 @@
-//! Times as records hold them: decimal seconds since 1970.
+//! The form of times in records: decimal seconds since 1970.
 
 use writ_platform::clock::Timestamp;
 
-/// The record of the last event, the only one of its table.
+/// The key of the last event's record.
 pub(crate) const LAST_EVENT: &[u8] = b"last";
 
-/// The time in a record: the beginning of 1970 if there is no record, `None` if it cannot be read.
+/// The time in a record: 1970-01-01 if there is no record, `None` if it is malformed.
 pub(crate) fn parse(record: Option<&[u8]>) -> Option<Timestamp> {
     let Some(bytes) = record else { return Some(Timestamp::default()) };
     std::str::from_utf8(bytes).ok()?.parse().ok().map(Timestamp::from_epoch)

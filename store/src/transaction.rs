@@ -1,4 +1,4 @@
-//! A transaction: a function that reads records through a [`View`] and decides what is written.
+//! A transaction: a function that reads records through a [`View`] and decides what to write.
 
 use tokio::sync::oneshot;
 
@@ -7,10 +7,10 @@ use super::database::Fault;
 use super::engine::Engine;
 use super::table::{Change, Table, Writes};
 
-/// Gives a transaction's outcome, or why it was not written, to the caller.
+/// Sends the outcome of a transaction, or the reason why it was not written, to the caller.
 pub(super) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// The records as a transaction sees them: those on the disk, with what is decided and on its way there.
+/// The records as a transaction sees them: durable ones, overlaid with the decided writes of the current batch.
 pub(crate) struct View<'a> {
     engine: &'a Engine,
     accepted: &'a Writes,
@@ -21,38 +21,38 @@ pub(crate) struct View<'a> {
 pub(crate) enum Undecided {
     /// The database failed.
     Fault(Fault),
-    /// A record does not hold what Writ writes: a sentence for the log.
+    /// A record is malformed; the text is for the log.
     Unreadable(&'static str),
 }
 
 /// What a transaction decides: its writes and its outcome.
 pub(crate) type Decision<T> = Result<(Change, T), Undecided>;
 
-/// A transaction that waits for its turn.
+/// A queued transaction.
 pub(super) trait Job: Send {
-    /// Whether no one waits for its outcome any more.
+    /// Whether the caller no longer waits for the outcome.
     fn is_abandoned(&self) -> bool;
-    /// Whether it is refused while nothing can be written, even if it would write nothing.
+    /// Whether it fails while the store cannot be written, even if it would write nothing.
     fn needs_disk(&self) -> bool;
     fn decide(self: Box<Self>, view: &View<'_>) -> Decided;
     fn refuse(self: Box<Self>, error: StoreError);
 }
 
-/// What became of a transaction in its turn.
+/// The state of a transaction after its turn.
 pub(super) enum Decided {
-    /// To be written; its outcome is given once it is known whether that worked.
+    /// To be written; the outcome is sent once the write has succeeded or failed.
     Change(Change, Finish),
     /// The database failed; the caller gets an error.
     Failed(Fault, Box<dyn FnOnce(StoreError) + Send>),
-    /// Refused, and answered.
+    /// Refused; the caller has its answer.
     Refused,
 }
 
-/// A function that waits for its turn, and who waits for its outcome.
+/// A queued function, and the channel for its outcome.
 pub(crate) struct Transaction<T, D> {
     pub(crate) decide: D,
     pub(crate) needs_disk: bool,
-    /// Gets the outcome, and whether anything was written.
+    /// Receives the outcome, and whether anything was written.
     pub(crate) answer: oneshot::Sender<Result<(T, bool), StoreError>>,
 }
 
@@ -71,7 +71,7 @@ where
 
     fn decide(self: Box<Self>, view: &View<'_>) -> Decided {
         let Self { decide, answer, .. } = *self;
-        // The caller may no longer wait, which changes nothing.
+        // The caller may have stopped waiting.
         let refuse = |answer: oneshot::Sender<_>, error| drop(answer.send(Err(error)));
         match decide(view) {
             Ok((change, outcome)) => match change.check_size() {
@@ -96,7 +96,7 @@ where
     }
 
     fn refuse(self: Box<Self>, error: StoreError) {
-        // The caller may no longer wait, which changes nothing.
+        // The caller may have stopped waiting.
         let _ = self.answer.send(Err(error));
     }
 }

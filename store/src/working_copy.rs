@@ -1,13 +1,13 @@
-//! The copy of sled's files that sled opens in their place.
+//! The working copy of sled's files, which sled opens instead of the originals.
 //!
-//! sled changes its files whenever it opens them, even those that it then finds damaged: it overwrites what it takes for
-//! a torn end or for free space, and leaves a half-written snapshot behind if the disk is full. So sled opens a copy. The
-//! files themselves stay as they are until the records in the copy are known to be those that were sealed and the first
-//! change is to be written; then the copy takes their place.
+//! sled changes its files whenever it opens them, even if it then finds them damaged: it overwrites what looks like a
+//! torn end or free space, and leaves a partial snapshot behind if the disk is full. So sled opens a copy. The
+//! originals are not changed until the copy's records match the seal and the first change is to be written; then the
+//! copy replaces them.
 //!
-//! A copy that is not finished is in the folder `.opening` and has no effect. Renaming that folder to `.opened` puts it in
-//! force; from then on its files are moved into place, by the next start if this process does not get so far.
-//! The file `tally` in it tells that next start that the folder is a copy of this store, and no other folder of that name.
+//! An unfinished copy is in the folder `.opening` and has no effect. Renaming that folder to `.opened` commits it; its
+//! files are then moved into place, by the next start if this process is interrupted. The file `tally` in it proves to
+//! that start that the folder is a copy of this store, and not some other folder of that name.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -24,27 +24,27 @@ use super::seal::{Seal, Tally};
 
 const UNFINISHED: &str = ".opening";
 const FINISHED: &str = ".opened";
-/// In a finished copy: what its records add up to, and the seal that they were read under.
+/// A file in a finished copy: the tally of its records, and the seal under which they were read.
 const TALLY: &str = "tally";
 const MAGIC: &[u8; 8] = b"WRITCOPY";
 
-/// What sled writes at most while it opens: a part of its file, its snapshot, and some more.
+/// More than sled writes while it opens: a segment of its file and a snapshot.
 const SPACE_TO_OPEN: u64 = 2 << 20;
 
-/// Which files a copy begins with.
+/// The files that a copy starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// None: a new database.
     Nothing,
     /// All that sled needs.
     Everything,
-    /// All but the snapshot, from which sled starts faster. It may be what is damaged.
+    /// All but the snapshot, which only makes sled start faster and may be the damaged file.
     NoSnapshot,
-    /// The records alone: without the snapshot, and without `conf`, which sled makes anew.
+    /// The records alone: without the snapshot, and without `conf`, which sled recreates.
     Records,
 }
 
-/// A copy that has not taken the place of the files yet, or that has. It removes itself if it never does.
+/// A copy, finished or not. An unfinished one is removed when dropped.
 #[derive(Debug)]
 pub(super) struct WorkingCopy {
     store: PathBuf,
@@ -59,7 +59,7 @@ impl WorkingCopy {
         Ok(copy)
     }
 
-    /// Where it is until it takes the place of the files.
+    /// The copy's folder, until its files are moved into place.
     pub(super) fn folder(&self) -> PathBuf {
         self.store.join(UNFINISHED)
     }
@@ -79,9 +79,10 @@ impl WorkingCopy {
         Ok(())
     }
 
-    /// Puts the copy, and whatever else is in its folder, in the place of the files, durably.
+    /// Replaces the store's files, durably, by all files in the copy's folder.
     ///
-    /// `records` are those of the copy. After an error the one or the other is in force, which the next opening finds out.
+    /// `records` is the copy's tally. After an error either the originals or the copy are in force; the next opening
+    /// finds out which.
     pub(super) fn finish(&mut self, records: &Tally) -> io::Result<()> {
         let folder = self.folder();
         folder::write_file(&folder.join(TALLY), &marker(records, &self.store)?)?;
@@ -96,16 +97,16 @@ impl WorkingCopy {
 impl Drop for WorkingCopy {
     fn drop(&mut self) {
         if !self.is_finished {
-            // What is left is removed by the next opening.
+            // The next opening removes what is left.
             let _ = remove_if_there(&self.folder());
         }
     }
 }
 
-/// Ends what an opening that was cut off had begun. The caller holds the lock.
+/// Completes or discards the copy of an interrupted opening. The caller holds the lock.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if there is what an opening cannot have left; then nothing is changed.
+/// [`OpenError::Foreign`] if an entry cannot have been left by an opening; then nothing is changed.
 pub(super) fn clean_up(store: &Path) -> Result<(), OpenError> {
     folder::check_files(store)?;
     let (unfinished, finished) = (store.join(UNFINISHED), store.join(FINISHED));
@@ -131,7 +132,7 @@ fn check_finished(store: &Path, finished: &Path) -> Result<(), OpenError> {
         let path = finished.join(foreign);
         return Err(OpenError::Foreign { path, what: "does not belong to a copy that Writ made".to_owned() });
     }
-    // The tally goes last.
+    // The tally is removed last.
     if names.is_empty() || belongs_to(store, finished).map_err(at_finished)? {
         return Ok(());
     }
@@ -139,8 +140,8 @@ fn check_finished(store: &Path, finished: &Path) -> Result<(), OpenError> {
     Err(OpenError::Foreign { path: finished.to_owned(), what: what.to_owned() })
 }
 
-/// Whether the store's seal knows the records of the copy; or the copy brings a seal of its own, made by a repair in
-/// view of the seal that the store still has.
+/// Whether the copy's records match the store's seal; or whether the copy contains a seal of its own, made by a repair
+/// for the seal that the store still has.
 fn belongs_to(store: &Path, finished: &Path) -> io::Result<bool> {
     let bytes = match fs::read(finished.join(TALLY)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -173,8 +174,8 @@ fn marker(records: &Tally, store: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn copy(file: &Path, target: &Path) -> io::Result<()> {
-    // What has not reached the disk must, before anything is concluded from it; and after a failed write the system may
-    // still show what never will.
+    // Sync before concluding anything from the content: after a failed write, the system may still show data that never
+    // reached the disk.
     let opened = File::open(file)?;
     opened.sync_all()?;
     if opened.metadata()?.is_dir() {
@@ -189,7 +190,7 @@ fn copy(file: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that the disk has space for a copy and takes data, before anything is begun.
+/// Checks, before anything is changed, that the disk has space for a copy and accepts writes.
 pub(super) fn probe(store: &Path) -> Result<(), OpenError> {
     let space = || {
         let disk = statvfs(store)?;
@@ -220,7 +221,7 @@ fn space_error(store: &Path, at: &Path, error: io::Error) -> OpenError {
     }
 }
 
-/// The files that sled reads. Of its snapshots that is the newest; others, and unfinished ones, are left over.
+/// The files that sled reads. Of the snapshots only the newest counts; older and unfinished ones are leftovers.
 fn sources(store: &Path, source: Source) -> io::Result<Vec<PathBuf>> {
     if source == Source::Nothing {
         return Ok(Vec::new());
@@ -248,8 +249,8 @@ fn file_name(file: &Path) -> &OsStr {
 
 /// Moves the files of a finished copy to where they belong.
 ///
-/// Can be cut off anywhere and done again. A snapshot belongs to one database file: the old ones go before the new file
-/// comes, and the new one comes after it.
+/// Can be interrupted at any point and repeated. A snapshot belongs to one database file: the old ones are removed
+/// before the new file arrives, and the new one is moved after it.
 fn move_into_place(store: &Path) -> io::Result<()> {
     let from = store.join(FINISHED);
     if folder::database(&from).try_exists()? {
@@ -275,13 +276,13 @@ fn move_into_place(store: &Path) -> io::Result<()> {
     }
     folder::sync_folder(store)?;
     folder::sync_folder(&from)?;
-    // Only what holds nothing else any more may be without it.
+    // Only an otherwise empty folder may be without the tally.
     remove_file_if_there(&from.join(TALLY))?;
     fs::remove_dir(&from)?;
     folder::sync_folder(store)
 }
 
-/// A rename that also replaces a folder.
+/// Renames; also replaces a non-empty folder.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
     if from.is_dir() {
         remove_if_there(to)?;
@@ -305,7 +306,7 @@ fn remove_file_if_there(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes all of it last, and takes from group and others what sled, which follows the umask, may have given them.
+/// Syncs everything, and removes permissions of group and others: sled creates files by the umask.
 fn sync_all_below(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -330,7 +331,7 @@ mod tests {
         tally
     }
 
-    /// A store of which nothing but the seal is there, with a copy as a process leaves it that ends while it moves it.
+    /// A store with nothing but the seal, and a copy as left by a process that ended while moving it.
     fn interrupted(store: &Path, held: &Tally, copied: &Tally, brings_seal: bool) {
         folder::prepare(store).unwrap();
         Seal::create(store, held).unwrap();
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn finished_copy_is_moved_into_place_wherever_that_was_cut_off() {
+    fn finished_copy_is_moved_into_place_wherever_that_was_interrupted() {
         let (old, new) = (tally(b"\x01a"), tally(b"\x01b"));
         for (copied, brings_seal, is_still_listed) in
             [(&old, false, false), (&old, false, true), (&new, true, false), (&new, true, true)]

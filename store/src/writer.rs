@@ -1,9 +1,10 @@
-//! The one thread that owns the database: reads, decides transactions in turn, and writes those that wait as one batch.
+//! The only thread that owns the database: it reads, decides transactions in order, and writes all queued ones as one
+//! batch.
 //!
-//! Plain reads are answered from what the last batch left, so that a value that is not yet durable is never seen. A
-//! transaction sees what those before it in the batch write, and so it is answered with them: when all is durable, or
-//! with their failure. After a failed write the thread goes on reading what was acknowledged, and opens the database
-//! anew as soon as the disk takes data.
+//! Plain reads return the state after the last batch, never a value that is not yet durable. A transaction sees the
+//! writes of those before it in its batch, and so is answered with them: when the batch is durable, or has failed.
+//! After a failed write the thread continues to answer reads with acknowledged values, and reopens the database as soon
+//! as the disk accepts writes.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,17 +26,18 @@ use super::transaction::{Decided, Finish, Job, View};
 use super::working_copy;
 use super::{OpenError, StoreError};
 
-/// How many requests wait before those who send them do.
+/// How many requests are queued before senders wait.
 const QUEUE_LEN: usize = 1024;
-/// How much is written as one batch.
-const GROUP_LEN: usize = 256;
-const GROUP_BYTES: usize = 256 * 1024;
-/// How long after a fault, or a failed attempt, the database is opened anew; counted by the next request.
+/// The maximum size of one batch, in transactions and in bytes.
+const BATCH_LEN: usize = 256;
+const BATCH_BYTES: usize = 256 * 1024;
+/// The time between a fault, or a failed attempt, and the next attempt to reopen the database, made by the next
+/// request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the thread is asked for; records by their full names.
+/// A request to the thread. Record keys include the table prefix.
 pub(super) enum Command {
     Read { key: Vec<u8>, answer: Answer<Option<Vec<u8>>> },
     Page { table: Table, after: Option<Vec<u8>>, answer: Answer<Page> },
@@ -44,34 +46,34 @@ pub(super) enum Command {
     Close { answer: oneshot::Sender<()> },
 }
 
-/// What anyone may know without asking the thread that owns the records, which keeps it up to date.
+/// Figures that can be read without a request to the thread, which updates them.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    /// How many durable records each table has, in the order of [`Table::ALL`].
+    /// The number of durable records of each table, in the order of [`Table::ALL`].
     counts: [AtomicU64; Table::ALL.len()],
-    /// Epoch seconds of the last event that is durable.
+    /// The last durable event, in seconds since 1970.
     last_event: AtomicU64,
 }
 
 struct Writer {
     path: PathBuf,
-    /// None only while it is being opened anew, or could not be.
+    /// `None` while the database is being reopened, or if that failed.
     engine: Option<Engine>,
     fault: Option<Suspension>,
     figures: Arc<Figures>,
-    /// Last, so that it is freed when all else is closed.
+    /// Dropped last: released once everything else is closed.
     lock: Lock,
 }
 
-/// Why nothing is written, and when the next attempt is due.
+/// Why nothing can be written, and when the next attempt is due.
 struct Suspension {
     reason: String,
     retry_at: Instant,
 }
 
-/// Transactions that were decided in one go, and who waits for them.
+/// The current batch: its writes, and the callers that wait for it.
 #[derive(Default)]
-struct Group {
+struct Batch {
     writes: Writes,
     bytes: usize,
     waiting: Vec<Finish>,
@@ -94,7 +96,7 @@ pub(super) async fn spawn(path: PathBuf, figures: Arc<Figures>) -> Result<mpsc::
         }
     });
     spawned.map_err(|source| folder::io_error(&at, source))?;
-    opening.await.map_err(|_| folder::io_error(&at, io::Error::other("the store's thread is gone")))??;
+    opening.await.map_err(|_| folder::io_error(&at, io::Error::other("the store's thread has ended")))??;
     Ok(sender)
 }
 
@@ -111,7 +113,7 @@ impl Figures {
         for (table, count) in Table::ALL.into_iter().zip(&self.counts) {
             count.store(engine.records(table), Ordering::Relaxed);
         }
-        // A record that cannot be read is reported when the clock is opened; where the database fails, it is as before.
+        // `EventClock::check_records` reports a malformed record; after a fault the figure stays as it was.
         if let Ok(record) = engine.read(&Table::Clock.record(times::LAST_EVENT)) {
             let last_event = times::parse(record.as_deref()).unwrap_or_default();
             self.last_event.store(last_event.epoch(), Ordering::Release);
@@ -144,14 +146,14 @@ impl Writer {
         }
         drop(self);
         if let Some(answer) = closing {
-            // The caller may no longer wait; it is closed all the same.
+            // The caller may have stopped waiting.
             let _ = answer.send(());
         }
     }
 
-    /// Answers what waits; returns the sender to answer once it is closed.
+    /// Serves all queued commands; returns the sender to answer once the database is closed.
     fn serve(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-        let mut group = Group::default();
+        let mut batch = Batch::default();
         let mut closing = None;
         let mut served = 0;
         let mut next = Some(first);
@@ -160,16 +162,16 @@ impl Writer {
                 Command::Read { key, answer } => reply(answer, self.read(&key)),
                 Command::Page { table, after, answer } => reply(answer, self.page(table, after.as_deref())),
                 Command::Transact(job) if job.is_abandoned() => {}
-                Command::Transact(job) => self.admit(&mut group, job),
+                Command::Transact(job) => self.admit(&mut batch, job),
                 Command::Keep { answer } => reply(answer, self.keep()),
                 Command::Close { answer } => closing = Some(answer),
             }
             served += 1;
-            if closing.is_none() && served < GROUP_LEN && group.bytes < GROUP_BYTES {
+            if closing.is_none() && served < BATCH_LEN && batch.bytes < BATCH_BYTES {
                 next = commands.try_recv().ok();
             }
         }
-        self.commit(group);
+        self.commit(batch);
         closing
     }
 
@@ -179,7 +181,7 @@ impl Writer {
     }
 
     fn page(&mut self, table: Table, after: Option<&[u8]>) -> Result<Page, StoreError> {
-        self.sound()?.page(table, after).map_err(|fault| self.suspend(&fault))
+        self.usable_engine()?.page(table, after).map_err(|fault| self.suspend(&fault))
     }
 
     fn keep(&mut self) -> Result<(), StoreError> {
@@ -189,24 +191,24 @@ impl Writer {
         }
     }
 
-    /// The engine, if nothing is known against it.
-    fn sound(&self) -> Result<&Engine, StoreError> {
+    /// The engine, unless it is suspended.
+    fn usable_engine(&self) -> Result<&Engine, StoreError> {
         match (&self.engine, &self.fault) {
             (Some(engine), None) => Ok(engine),
             _ => Err(self.unavailable()),
         }
     }
 
-    fn admit(&mut self, group: &mut Group, job: Box<dyn Job>) {
+    fn admit(&mut self, batch: &mut Batch, job: Box<dyn Job>) {
         let nothing = Writes::new();
-        // After a fault what the batch has accepted so far will fail with it: only what is acknowledged counts.
+        // After a fault, the writes accepted so far in this batch will fail too: only acknowledged values count.
         let decided = match (&self.engine, &self.fault) {
-            (Some(engine), None) => job.decide(&View::new(engine, &group.writes)),
+            (Some(engine), None) => job.decide(&View::new(engine, &batch.writes)),
             (Some(engine), Some(_)) if !job.needs_disk() => job.decide(&View::new(engine, &nothing)),
             _ => return job.refuse(self.unavailable()),
         };
         match decided {
-            Decided::Change(change, finish) if self.fault.is_none() => group.accept(change, finish),
+            Decided::Change(change, finish) if self.fault.is_none() => batch.accept(change, finish),
             Decided::Change(change, finish) if change.writes.is_empty() => finish(Ok(())),
             Decided::Change(_, finish) => finish(Err(self.unavailable())),
             Decided::Failed(fault, finish) => finish(self.suspend(&fault)),
@@ -214,16 +216,16 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: Group) {
+    fn commit(&mut self, batch: Batch) {
         let written = match (&mut self.engine, &self.fault) {
-            (Some(_), None) if !group.writes.is_empty() && !self.lock.is_in_place() => {
+            (Some(_), None) if !batch.writes.is_empty() && !self.lock.is_in_place() => {
                 Err(self.suspend(&Fault("its lock file was removed or replaced".to_owned())))
             }
-            (Some(engine), None) => engine.commit(&group.writes).map_err(|fault| self.suspend(&fault)),
+            (Some(engine), None) => engine.commit(&batch.writes).map_err(|fault| self.suspend(&fault)),
             _ => Err(self.unavailable()),
         };
         self.publish_figures();
-        for finish in group.waiting {
+        for finish in batch.waiting {
             finish(written.clone());
         }
     }
@@ -244,7 +246,7 @@ impl Writer {
         StoreError::Unavailable(self.fault.as_ref().map_or_else(String::new, |fault| fault.reason.clone()))
     }
 
-    /// Opens the database anew after a fault. What is found must be as sealed: with the failed batch or without it.
+    /// Reopens the database after a fault. Its records must match the seal: with the failed batch or without it.
     fn resume_if_due(&mut self) {
         if self.fault.as_ref().is_none_or(|fault| Instant::now() < fault.retry_at) {
             return;
@@ -262,18 +264,18 @@ impl Writer {
 
     fn resume(&mut self) -> Result<Engine, OpenError> {
         if !self.lock.is_in_place() {
-            // Another process may have written since: what this one knows counts for nothing.
+            // Another process may have written since, so the state in memory is worthless.
             self.engine = None;
             self.lock = Lock::acquire(&self.path)?;
         }
-        // As long as the disk takes nothing, the old one still answers reads.
+        // While the disk accepts no writes, the old engine still answers reads.
         working_copy::probe(&self.path)?;
         self.engine = None;
         quietly(|| Engine::open(&self.path)).unwrap_or_else(|panic| Err(damaged(&self.path, panic)))
     }
 }
 
-impl Group {
+impl Batch {
     fn accept(&mut self, change: Change, finish: Finish) {
         self.bytes += change.len();
         self.writes.extend(change.writes);
@@ -281,7 +283,7 @@ impl Group {
     }
 }
 
-/// The caller may no longer wait, which changes nothing.
+/// Ignores a caller that has stopped waiting.
 fn reply<T>(answer: Answer<T>, outcome: Result<T, StoreError>) {
     let _ = answer.send(outcome);
 }

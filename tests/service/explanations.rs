@@ -63,7 +63,7 @@ fn a_refusal_says_what_is_wrong_with_the_form_of_a_token() {
         (format!("Bearer {good}"), "it begins with `Bearer `"),
         (format!("bearer {good}"), "it begins with `Bearer `"),
         (format!(" {good}"), "it begins with white space"),
-        (format!("\"{good}\""), "it stands in quotation marks"),
+        (format!("\"{good}\""), "it is in quotation marks"),
         (format!("{{\"access_token\":\"{good}\"}}"), "it is JSON"),
         (format!("{good}%3D"), "as if it were encoded twice"),
         (format!("{good}="), "its third part, the signature, is not base64url without padding"),
@@ -85,12 +85,12 @@ fn a_refusal_says_what_is_wrong_with_the_form_of_a_token() {
         (draft().header("typ", json!(1)).mint(), "typ of its header must be a string"),
         (draft().without_header("alg").mint(), "its header has no alg"),
         (issuer.key.token(&twice(&header, "\"kid\":\"issuer-1\""), &claims), "each member name occurs once"),
-        (issuer.key.token(&header, &twice(&claims, "\"sub\":\"alice\"")), "the claim `sub` stands twice"),
-        (issuer.key.token(&header, &twice(&claims, "\"s\\u0075b\":\"alice\"")), "the claim `sub` stands twice"),
+        (issuer.key.token(&header, &twice(&claims, "\"sub\":\"alice\"")), "the claim `sub` is repeated"),
+        (issuer.key.token(&header, &twice(&claims, "\"s\\u0075b\":\"alice\"")), "the claim `sub` is repeated"),
         (issuer.key.token(&header, &twice(&claims, "\"marker-name\":1,\"marker-name\":2")), "at line 1 column"),
         (issuer.key.token(&header, &twice(&claims, "\"x\":\n{\"sub\":1,\"sub\":2}")), "at line 2 column"),
         (issuer.key.token(&header, &claims[..claims.len() - 1]), "at line 1 column"),
-        (issuer.key.token(&header, "[]"), "its claims are no JSON object"),
+        (issuer.key.token(&header, "[]"), "its claims are not a JSON object"),
         (draft().claim("groups", vec!["g"; 2049]).mint(), "has more than 2048 members"),
         (draft().header("typ", "txntoken+jwt").mint(), "its typ is `txntoken+jwt`"),
         (draft().header("typ", "JWT").mint(), "its typ is `JWT`; as access_token it must be `at+jwt`"),
@@ -109,7 +109,7 @@ fn a_refusal_says_what_is_wrong_with_the_form_of_a_token() {
         ("jwt", issuer.jwt().claim("nonce", "n").mint(), "the claim `nonce` is one of ID tokens"),
         ("jwt", issuer.jwt().claim("events", json!({})).mint(), "the claim `events` is one of security events"),
         ("id_token", issuer.id_token().claim("htu", "x").mint(), "the claim `htu` is one of"),
-        ("unsigned_json", "{\"sub\":\"ann\",\"sub\":\"bob\"}".to_owned(), "the claim `sub` stands twice"),
+        ("unsigned_json", "{\"sub\":\"ann\",\"sub\":\"bob\"}".to_owned(), "the claim `sub` is repeated"),
         ("unsigned_json", "{\"sub\":\"ann\"".to_owned(), "at line 1 column"),
     ] {
         let answer = present(&writ, kind, &token);
@@ -140,25 +140,29 @@ fn a_refusal_says_which_claim_is_wrong_and_how() {
             (
                 draft().claim("exp", "1793000000"),
                 claims,
-                "`exp` must be a number of seconds since 1970: it is no number",
+                "`exp` must be a number of seconds since 1970: it is not a number",
             ),
             (draft().claim("exp", now() * 1000), claims, "`exp` must be a number of seconds since 1970: it looks like"),
-            (draft().claim("exp", 0), claims, "it lies before 2001"),
+            (draft().claim("exp", 0), claims, "it is before 2001"),
             (draft().claim("nbf", -1), claims, "`nbf` must be a number of seconds since 1970: it is out of range"),
             (draft().claim("scope", json!({})), claims, "an array of words"),
             (draft().claim("cnf", json!({"jkt": "x"})), claims, "vouches_for_bound_tokens"),
             (draft().claim("act", json!({"sub": "x"})), claims, "the claim `act`"),
             (draft().claim("sub", "gateway"), claims, "a client's own"),
-            (draft().claim("aud", "https://other.example"), audience, "nothing of what is configured for its issuer"),
-            (draft().claim("nbf", now() + 3600), later, "`nbf` lies 3"),
-            (draft().claim("iat", now() + 3600), later, "`iat` lies 3"),
+            (
+                draft().claim("aud", "https://other.example"),
+                audience,
+                "none of the audiences configured for its issuer",
+            ),
+            (draft().claim("nbf", now() + 3600), later, "`nbf` is 3"),
+            (draft().claim("iat", now() + 3600), later, "`iat` is 3"),
             (draft().without("iss"), unknown, "`iss` is missing"),
             (draft().claim("iss", 1), unknown, "`iss` must be a string"),
             (draft().claim("iss", "https://other.example"), unknown, "no subject issuer is configured"),
             (draft().header("alg", "none"), signature, "its alg is none"),
             (draft().header("alg", "HS256"), signature, "its alg is symmetric"),
             (draft().header("alg", "ES512"), signature, "its alg is not supported"),
-            (draft().header("alg", "ES384"), signature, "none of those that are configured for its issuer"),
+            (draft().header("alg", "ES384"), signature, "not one of those configured for its issuer"),
             (draft().header("alg", "RS256"), signature, "its alg does not fit the key"),
         ]
         .map(|(draft, reason, told)| (draft, reason, told.to_owned())),
@@ -169,10 +173,10 @@ fn a_refusal_says_which_claim_is_wrong_and_how() {
     }
     let stranger = Key::es256("issuer-1");
     let token = draft().signed_by(&stranger).mint();
-    explained(&writ, &present(&writ, "access_token", &token), signature, "did not make it", &token);
+    explained(&writ, &present(&writ, "access_token", &token), signature, "was not made with the key", &token);
     let token = draft().header("kid", "unheard-of").mint();
     let answer = present(&writ, "access_token", &token);
-    explained(&writ, &answer, "subject_token_key_unknown", "publishes none with the kid", &token);
+    explained(&writ, &answer, "subject_token_key_unknown", "publishes no key with the kid", &token);
     let token = issuer.id_token().claim("aud", vec!["web-app", "other"]).mint();
     explained(&writ, &present(&writ, "id_token", &token), claims, "`azp` is missing", &token);
     let token = issuer.id_token().without("sub").mint();
@@ -221,7 +225,7 @@ fn the_log_says_what_an_unknown_client_presented_and_which_policy_is_similar() {
     for (uri, near) in [
         (spiffe_id("Gateway"), Some("gateway has tls_client_auth_san_uri")),
         (spiffe_id("gateway").replace("spiffe://", "spiffe://other-"), Some("in another trust domain")),
-        (spiffe_id("gatewai"), Some("differs in two characters at most")),
+        (spiffe_id("gatewai"), Some("differs in at most two characters")),
         (format!("{}/", spiffe_id("mailer")), Some("mailer has")),
         (spiffe_id("something-else-altogether"), None),
     ] {

@@ -1,7 +1,7 @@
-//! The audit event of one request: what became known while it was handled, and the line that is made of it at the end.
+//! The audit event of one request: facts collected while it is handled, and the line written at the end.
 //!
-//! In: typed results of the steps, each reported once to the [`AuditContext`]. Out: a [`Decision`], built when the outcome
-//! is known and not changed after that. A part that the request never reached is absent from the line.
+//! In: typed results of the steps, each reported once to the [`AuditContext`]. Out: a [`Decision`], built once the outcome
+//! is known and not changed after that. Members of steps that the request never reached are absent from the line.
 
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub enum Endpoint {
     Introspection,
 }
 
-/// What became known of a request so far, for its audit event, its log lines and its metrics.
+/// The facts known about a request so far, for its audit event, log lines and metrics.
 #[derive(Debug, Default)]
 pub struct AuditContext {
     request_id: String,
@@ -35,9 +35,9 @@ pub struct AuditContext {
     client_certificate: Option<String>,
     policies: Option<String>,
     client: Option<ClientId>,
-    asked: Option<Asked>,
+    request: Option<RequestFacts>,
     subject: Option<Subject>,
-    /// The subject token names an actor, and the grant ignores it.
+    /// The subject token names an actor, which policy ignored.
     ignores_actor: bool,
     pdp: Option<&'static str>,
     /// The token that the client asks about (`/introspect`).
@@ -45,9 +45,9 @@ pub struct AuditContext {
 }
 
 #[derive(Debug)]
-struct Asked {
+struct RequestFacts {
     source: Option<Source>,
-    /// Absent if it could hold a token.
+    /// Absent if it could contain a token.
     scope: Option<String>,
     subject_token: Option<TokenDigest>,
 }
@@ -58,14 +58,14 @@ struct Subject {
     sub: Option<String>,
     txn: Option<String>,
     issuer: Option<String>,
-    /// Of an expired Txn-Token.
+    /// The state of the key that signed an expired Txn-Token.
     key_state: Option<&'static str>,
-    /// Seconds since its expiry.
+    /// Seconds since an expired Txn-Token's `exp`.
     delayed_by: Option<u64>,
 }
 
 impl AuditContext {
-    /// Nothing but the names of the request and of the certificate that its connection proved.
+    /// The context of a request of which only its ids and its certificate are known.
     pub fn new(request_id: &str, trace_id: Option<&str>, certificate: &PeerCertificate) -> Self {
         Self {
             request_id: request_id.to_owned(),
@@ -75,29 +75,29 @@ impl AuditContext {
         }
     }
 
-    /// The policies that the request is decided by.
+    /// Sets the policies that decide the request.
     #[must_use]
-    pub(crate) fn decided_by(self, policies: &PolicySet) -> Self {
+    pub(crate) fn with_policies(self, policies: &PolicySet) -> Self {
         Self { policies: Some(policies.digest().to_owned()), ..self }
     }
 
-    pub(crate) fn authenticated(&mut self, client: &ClientId) {
+    pub(crate) fn set_client(&mut self, client: &ClientId) {
         self.client = Some(client.clone());
     }
 
-    pub(crate) fn parsed(&mut self, request: &TokenRequest) {
-        // No policy has checked the scope yet: a token that was sent in its place must not get into the log (R-PRIV-01).
+    pub(crate) fn set_request(&mut self, request: &TokenRequest) {
+        // No policy has checked the scope yet: a token sent in its place must not reach the log (R-PRIV-01).
         let sent = request.presented.token().map(TokenText::expose);
         let scope = request.scope.to_string();
         let holds_token = holds_jws(&scope) || sent.is_some_and(|token| scope.contains(token));
-        self.asked = Some(Asked {
+        self.request = Some(RequestFacts {
             source: request.presented.sources().first().copied(),
             scope: (!holds_token).then_some(scope),
             subject_token: sent.map(TokenDigest::of),
         });
     }
 
-    pub(crate) fn verified(&mut self, subject: &VerifiedSubject, now: Timestamp) {
+    pub(crate) fn set_subject(&mut self, subject: &VerifiedSubject, now: Timestamp) {
         let source = Some(subject.source());
         self.subject = Some(match subject.kind() {
             SubjectKind::Client => Subject { source, ..Subject::default() },
@@ -129,19 +129,19 @@ impl AuditContext {
         );
     }
 
-    /// Policy granted what was asked; a subject token that names an actor is then one whose actor is ignored.
-    pub(crate) fn granted(&mut self, names_actor: bool) {
+    /// Records that policy granted the request. If the subject token names an actor, policy has ignored it.
+    pub(crate) fn set_granted(&mut self, names_actor: bool) {
         self.ignores_actor = names_actor;
     }
 
-    pub(crate) fn answered_by_pdp(&mut self, outcome: &Result<ApprovedGrant, PdpError>) {
+    pub(crate) fn set_pdp_outcome(&mut self, outcome: &Result<ApprovedGrant, PdpError>) {
         self.pdp = match outcome {
             Ok(approved) => approved.pdp_asked().then_some("allowed"),
             Err(error) => Some(error.outcome()),
         };
     }
 
-    pub(crate) fn asked_about(&mut self, token: &TokenText) {
+    pub(crate) fn set_introspected(&mut self, token: &TokenText) {
         self.introspected = Some(TokenDigest::of(token.expose()));
     }
 
@@ -155,23 +155,23 @@ impl AuditContext {
 
     /// The kind of subject token: as verified, or before that as declared.
     pub(crate) fn source(&self) -> Option<Source> {
-        let declared = || self.asked.as_ref().and_then(|asked| asked.source);
+        let declared = || self.request.as_ref().and_then(|request| request.source);
         self.subject.as_ref().and_then(|subject| subject.source).or_else(declared)
     }
 
-    /// The scope asked for, unless it could hold a token.
+    /// The requested scope, unless it could contain a token.
     pub(crate) fn scope(&self) -> Option<&str> {
-        self.asked.as_ref().and_then(|asked| asked.scope.as_deref())
+        self.request.as_ref().and_then(|request| request.scope.as_deref())
     }
 
-    /// What the question to the PDP contains about the subject token.
+    /// The facts about the subject token that the PDP receives.
     pub(crate) fn proof(&self) -> Proof<'_> {
         let issuer = self.subject.as_ref().and_then(|subject| subject.issuer.as_deref());
         Proof { source: self.source().map(Source::name), issuer }
     }
 
     fn decision(&self) -> Decision {
-        let (asked, subject) = (self.asked.as_ref(), self.subject.as_ref());
+        let (request, subject) = (self.request.as_ref(), self.subject.as_ref());
         Decision {
             request_id: self.request_id.clone(),
             trace_id: self.trace_id.clone(),
@@ -181,7 +181,7 @@ impl AuditContext {
             scope: self.scope().map(str::to_owned),
             actors: self.ignores_actor.then_some("ignored"),
             subject_issuer: subject.and_then(|subject| subject.issuer.clone()),
-            subject_token_sha256: asked.and_then(|asked| asked.subject_token.clone()),
+            subject_token_sha256: request.and_then(|request| request.subject_token.clone()),
             txn: subject.and_then(|subject| subject.txn.clone()),
             sub: subject.and_then(|subject| subject.sub.clone()),
             token_sha256: self.introspected.clone(),
@@ -215,7 +215,7 @@ pub struct Decision {
     /// The kind of subject token, as policies name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
-    /// The purposes asked for, or those of the introspected token.
+    /// The requested purposes, or those of the introspected token.
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
     /// `ignored`: the subject token names an actor, and the policy ignores it.
@@ -249,7 +249,7 @@ pub struct Decision {
     /// The state of the key that signed the presented token, if that has expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     key_state: Option<&'static str>,
-    /// The last use was repeated: none was counted.
+    /// Whether the last use was repeated instead of counting a new one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     retry: bool,
     /// `allowed`, `denied` or `unavailable`.
@@ -268,7 +268,7 @@ pub struct Decision {
 }
 
 impl Event {
-    /// A token is about to leave.
+    /// The event before a token is sent to its client.
     pub(crate) fn token_issued(context: &AuditContext, claims: &Claims, token: &TxnToken, term: Term) -> Self {
         let claims = claims.as_txn_claims();
         Self::TokenIssued(Box::new(Decision {
@@ -283,7 +283,7 @@ impl Event {
         }))
     }
 
-    /// A client asked about a token, which is `live` or is not valid.
+    /// The event before an introspection is answered; `live` is the token if it is valid.
     pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
         let claims = live.map(OwnToken::claims);
         Self::TokenIntrospected(Box::new(Decision {
@@ -297,12 +297,12 @@ impl Event {
         }))
     }
 
-    /// A request was refused by a flow.
+    /// The event of a request that a flow refused.
     pub(crate) fn refused(endpoint: Endpoint, context: &AuditContext, refusal: &Refusal) -> Self {
         Self::rejected(endpoint, context, refusal.reason(), refusal.description())
     }
 
-    /// A request was refused before a flow began; `description` is what the client was answered.
+    /// The event of a request that was refused before a flow began; `description` is the client's `error_description`.
     pub fn rejected(endpoint: Endpoint, context: &AuditContext, reason: Reason, description: String) -> Self {
         let decision = context.refused(reason, description);
         match endpoint {

@@ -25,7 +25,7 @@ const PURPOSES: [&str; 4] = ["a", "b", "c", "d"];
 const CLIENTS: [&str; 3] = ["x", "y", "z"];
 const MEMBERS: [&str; 3] = ["m", "n", "o"];
 
-/// One attempt to get a token from what there is: another client, another purpose, other details, some time later.
+/// One attempt to get a further token: with another client, purpose or details, some time later.
 #[derive(Debug, Clone)]
 struct Attempt {
     client: usize,
@@ -94,7 +94,7 @@ fn any_rule() -> impl Strategy<Value = PurposeRule> {
         })
 }
 
-/// A policy as files make it: no source stands in two tables of one purpose.
+/// A policy as files produce it: no source is in two tables of one purpose.
 fn any_policies() -> impl Strategy<Value = Vec<ClientPolicy>> {
     let purposes = proptest::collection::vec(any_rule(), 2..8);
     proptest::collection::vec(purposes, 3).prop_map(|all| {
@@ -126,7 +126,7 @@ fn any_policies() -> impl Strategy<Value = Vec<ClientPolicy>> {
     })
 }
 
-/// How a transaction begins: with the scopes of a subject token, or with the client's word.
+/// The start of a transaction: the scopes of a subject token, or the client's own assertion.
 fn any_beginning() -> impl Strategy<Value = (Source, Option<&'static str>)> {
     prop_oneof![
         proptest::option::weighted(0.9, any_scope()).prop_map(|scope| (Source::AccessToken, scope)),
@@ -179,7 +179,7 @@ fn try_for(
     Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
 }
 
-/// The purposes that a beginning allows at most: those that its scopes are mapped to, at the client that brings it.
+/// The purposes that a start allows at most: those that its scopes map to in the policy of the presenting client.
 fn allowed(policy: &ClientPolicy, source: Source, covered: Option<&str>) -> Vec<String> {
     let covered: Option<Scope> = covered.map(|scope| scope.parse().unwrap());
     let grants = |rule: &&PurposeRule| match source {
@@ -209,8 +209,8 @@ fn subject(source: Source, covered: Option<&str>, now: Timestamp) -> VerifiedSub
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// R-SUBJ-20, R-SUBJ-21, R-SUBJ-22, R-DELAY-14, R-DELAY-15, A-098, A-110: what a transaction's first subject token
-    /// did not allow, no later token of it has; whom and what it is for never changes.
+    /// R-SUBJ-20, R-SUBJ-21, R-SUBJ-22, R-DELAY-14, R-DELAY-15, A-098, A-110: no later token of a transaction has what its
+    /// first subject token did not allow; its subject and its context never change.
     #[test]
     fn no_chain_widens_a_transaction(
         policies in any_policies(),
@@ -218,7 +218,7 @@ proptest! {
         first in any_attempt(),
         attempts in proptest::collection::vec(any_attempt(), 1..12),
     ) {
-        let mut now = Timestamp::now(); // the time of a new transaction is in its name
+        let mut now = Timestamp::now(); // the `txn` of a new transaction contains its time
         let Some((beginning, _)) = try_for(&policies, &first, subject(source, covered, now), now) else { return Ok(()) };
         let allowed = allowed(&policies[first.client], source, covered);
         prop_assert!(beginning.scope.purposes().iter().all(|purpose| allowed.contains(&purpose.to_string())));
@@ -226,7 +226,7 @@ proptest! {
         let mut tokens = vec![beginning];
         for attempt in &attempts {
             now = now + Duration::from_secs(attempt.wait);
-            // The latest token, or any earlier one: whoever stores tokens chooses.
+            // The latest token or any earlier one: a client that stores tokens can choose.
             let before = tokens[attempt.details.as_ref().map_or(tokens.len() - 1, |text| text.len() % tokens.len())].clone();
             let alive = now.epoch() < before.exp;
             // A redeemed token never gets this far: verification refuses it.

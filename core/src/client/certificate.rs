@@ -17,7 +17,7 @@ pub struct PeerCertificate {
     self_issued: bool,
     /// Whether only its SPIFFE ID counts.
     spiffe_only: bool,
-    /// Lower case.
+    /// In lower case.
     dns: Vec<String>,
     uris: Uris,
     ips: Vec<IpAddr>,
@@ -69,7 +69,7 @@ impl PeerCertificate {
 
     /// Whether this is a certificate of the client that registered `identity`.
     ///
-    /// A self-issued one matches by its thumbprint alone: no CA vouches for the names in it.
+    /// A self-issued one matches by its thumbprint alone: no CA certifies the names in it.
     pub fn matches(&self, identity: &Identity) -> bool {
         match &identity.0 {
             Registered::Thumbprints(registered) => registered.contains(&self.thumbprint),
@@ -83,7 +83,7 @@ impl PeerCertificate {
         }
     }
 
-    /// Sets whether its CA vouches only for its SPIFFE ID and for no other name in it.
+    /// Sets whether its CA certifies only its SPIFFE ID and no other name in it.
     #[must_use]
     pub fn held_to_spiffe(self, spiffe_only: bool) -> Self {
         Self { spiffe_only, ..self }
@@ -99,8 +99,8 @@ impl PeerCertificate {
         self.self_issued
     }
 
-    /// The names in it, counted or not, for logs: at most 16 of 256 characters each.
-    pub fn offered(&self) -> &[(IdentityKind, String)] {
+    /// All names in it, for logs: at most 16, each cut to 256 characters.
+    pub(crate) fn offered(&self) -> &[(IdentityKind, String)] {
         &self.offered
     }
 
@@ -109,7 +109,7 @@ impl PeerCertificate {
         self.thumbprint
     }
 
-    /// The same as `x5t#S256` (RFC 8705 §3.1): base64url.
+    /// `x5t#S256` (RFC 8705 §3.1): the thumbprint in base64url.
     pub fn x5t_s256(&self) -> &str {
         &self.thumbprint_text
     }
@@ -171,7 +171,7 @@ impl Uris {
         Self(all.iter().copied().filter(counts).map(str::to_owned).collect())
     }
 
-    /// A URI that cannot be read counts as one, with an empty text.
+    /// A URI that cannot be decoded counts as one with an empty text.
     fn text<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
         match name {
             GeneralName::URI(uri) => Some(uri),

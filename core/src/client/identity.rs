@@ -65,7 +65,7 @@ impl IdentityKind {
     pub const ALL: [Self; 6] =
         [Self::SubjectDn, Self::SanDns, Self::SanUri, Self::SanIp, Self::SanEmail, Self::Thumbprints];
 
-    /// The key in a policy file: the client metadata of RFC 8705 §2.1.2, and one of our own.
+    /// The key in a policy file: the client metadata of RFC 8705 §2.1.2, and `thumbprints`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SubjectDn => "tls_client_auth_subject_dn",
@@ -78,7 +78,7 @@ impl IdentityKind {
     }
 }
 
-/// What a client's certificate must hold: one of the names of RFC 8705 §2.1.2, or its own thumbprint (§2.2).
+/// What must match in a client's certificate: one of the names of RFC 8705 §2.1.2, or its thumbprint (§2.2).
 ///
 /// Two are equal if they match the same certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub struct Identity(pub(super) Registered);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Registered {
     SubjectDn(DistinguishedName),
-    /// Lower case.
+    /// In lower case.
     SanDns(String),
     SanUri(String),
     SanIp(IpAddr),
@@ -101,7 +101,7 @@ pub(super) enum Registered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not a name in the form of RFC 4514.
-    #[error("not a subject as RFC 4514 writes it (CN=…,O=…): {0}")]
+    #[error("not a subject in the form of RFC 4514 (CN=…,O=…): {0}")]
     SubjectDn(NameError),
     /// Not one host name.
     #[error("not a DNS name in ASCII, without wildcard and final dot")]
@@ -110,7 +110,9 @@ pub enum IdentityError {
     #[error("not a URI in ASCII with a scheme")]
     SanUri,
     /// A SPIFFE ID that no certificate may hold.
-    #[error("not a SPIFFE ID as certificates hold it: spiffe://trust-domain/path, lower-case trust domain, plain path")]
+    #[error(
+        "not a SPIFFE ID in the form used in certificates: spiffe://trust-domain/path, lower-case trust domain, plain path"
+    )]
     Spiffe,
     /// Not an IP address.
     #[error("not an IP address")]
@@ -121,7 +123,7 @@ pub enum IdentityError {
     /// Not a SHA-256 thumbprint.
     #[error("not a SHA-256 thumbprint: 43 characters of base64url")]
     Thumbprint,
-    /// None, too many, or one twice.
+    /// No thumbprint, too many, or the same one twice.
     #[error("one or two different thumbprints are needed")]
     ThumbprintCount,
 }
@@ -149,7 +151,7 @@ impl Identity {
         count.then_some(Self(Registered::Thumbprints(thumbprints))).ok_or(IdentityError::ThumbprintCount)
     }
 
-    /// Which part of a certificate must match.
+    /// The part of a certificate that must match.
     pub const fn kind(&self) -> IdentityKind {
         match &self.0 {
             Registered::SubjectDn(_) => IdentityKind::SubjectDn,
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_identity_of_its_kind_is_refused() {
+    fn text_that_is_not_an_identity_of_its_kind_is_refused() {
         for text in ["", "mail", "://x", "1a:b", "https:", "https://a b", "https://ä"] {
             assert_eq!(parse(IdentityKind::SanUri, text), Err(IdentityError::SanUri), "{text}");
         }

@@ -10,8 +10,8 @@ use std::fmt::{self, Write as _};
 use x509_parser::asn1_rs::{Any, Class, FromDer, Tag, ToDer};
 use x509_parser::x509::{AttributeTypeAndValue, RelativeDistinguishedName, X509Name};
 
-/// Attributes whose values are strings that match without regard to case, by the short names of RFC 4514 §3, RFC 4519 and
-/// OpenSSL, which is where most people take a name from. Of two rows for one attribute the first is what is printed.
+/// Attributes whose values are strings that match case-insensitively, by the short names of RFC 4514 §3, RFC 4519 and
+/// OpenSSL, which most people copy names from. Of two rows for one attribute the first is printed.
 const TEXT_ATTRIBUTES: [(&str, &str); 49] = [
     ("CN", "2.5.4.3"),
     ("commonName", "2.5.4.3"),
@@ -64,7 +64,7 @@ const TEXT_ATTRIBUTES: [(&str, &str); 49] = [
     ("INN", "1.2.643.3.131.1.1"),
 ];
 
-/// What `openssl x509 -subject` puts before the name.
+/// The prefix that `openssl x509 -subject` prints before the name.
 const OPENSSL_PREFIX: &str = "subject=";
 
 /// A subject: RDNs in the order of the certificate, the attributes of each sorted.
@@ -79,19 +79,19 @@ struct Attribute {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Value {
-    /// Folded: two that match are equal.
+    /// Folded: values that match are equal.
     Text(String),
     /// The whole encoding.
     Der(Vec<u8>),
 }
 
-/// The text is not a distinguished name, or one that no certificate can match.
+/// The text is not a distinguished name, or no certificate can match it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not a list of `TYPE=value`.
     #[error("an attribute is not written TYPE=value; print the name with `openssl x509 -subject -nameopt RFC2253`")]
     Form,
-    /// A type whose values cannot be compared as text.
+    /// An attribute type whose values cannot be compared as text.
     #[error("an attribute type is unknown; write its OID and the value as # and the hexadecimal DER")]
     Type,
     /// A value that is empty or badly escaped.
@@ -100,7 +100,7 @@ pub enum NameError {
 }
 
 impl DistinguishedName {
-    /// Reads the form of RFC 4514, last RDN first, as `openssl x509 -subject -nameopt RFC2253` prints it. Spaces after a
+    /// Parses the form of RFC 4514, last RDN first, as `openssl x509 -subject -nameopt RFC2253` prints it. Spaces after a
     /// comma or plus are not significant.
     pub(super) fn parse(text: &str) -> Result<Self, NameError> {
         let text = text.strip_prefix(OPENSSL_PREFIX).unwrap_or(text);
@@ -117,7 +117,7 @@ impl DistinguishedName {
     }
 }
 
-/// The name in the form that policies take; `None` if it cannot be encoded again.
+/// The name in the form that policies accept; `None` if it cannot be encoded again.
 pub fn to_rfc4514(name: &X509Name<'_>) -> Option<String> {
     let rdns: Vec<_> = name.iter_rdn().collect();
     let attributes = |rdn: &&RelativeDistinguishedName<'_>| {
@@ -205,7 +205,7 @@ impl Attribute {
     }
 }
 
-/// The pieces of `text` between separators that no backslash stands before.
+/// The parts of `text` between separators that are not escaped by a backslash.
 fn split(text: &str, separator: u8) -> Vec<&str> {
     let mut pieces = Vec::new();
     let (mut start, mut escaped) = (0, false);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_name_is_refused() {
+    fn text_that_is_not_a_name_is_refused() {
         for text in [
             "",
             "CN",
@@ -373,7 +373,7 @@ mod tests {
         }
     }
 
-    /// What the command prints that error messages recommend: short names, dotted OIDs with DER, escapes.
+    /// The output of the command that error messages recommend: short names, dotted OIDs with DER, escapes.
     #[test]
     fn a_name_is_read_as_openssl_prints_it() {
         let banking = "CN=job,serialNumber=123,businessCategory=Private Organization,jurisdictionC=BR,\
@@ -411,7 +411,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a certificate holds, what is printed of it is read as the same name.
+        /// The printed name of any certificate is parsed as the same name.
         #[test]
         fn a_printed_name_is_read_as_the_same(
             attributes in vec((0..TEXT_ATTRIBUTES.len() + 1, any::<bool>(), "[ -~éß,+\\\\\"#;<>\u{7}]{0,12}"), 1..6)

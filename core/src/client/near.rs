@@ -5,14 +5,14 @@ use super::identity::is_spiffe;
 use super::{ClientId, Identity, IdentityKind, PeerCertificate};
 
 /// The names in a certificate in one line, escaped: `san_uri spiffe://…; subject_dn CN=…`.
-pub fn offered(certificate: &PeerCertificate) -> String {
+pub(crate) fn offered(certificate: &PeerCertificate) -> String {
     let short = |kind: IdentityKind| kind.name().trim_start_matches("tls_client_auth_");
     let names = certificate.offered().iter();
     names.map(|(kind, text)| format!("{} {}", short(*kind), text.escape_debug())).collect::<Vec<_>>().join("; ")
 }
 
 /// The client whose identity a certificate nearly has, and how it differs. Linear in the number of clients.
-pub fn nearly<'a>(
+pub(crate) fn find_near_match<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
 ) -> Option<String> {
@@ -37,7 +37,7 @@ pub fn nearly<'a>(
     })
 }
 
-/// How two names differ, the most helpful first.
+/// How two names differ, the most helpful difference first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
     None,
@@ -54,10 +54,10 @@ impl Difference {
                 "that name is in the certificate, but does not count: beside other URIs a SPIFFE ID is none, and a CA may \
                  be held to other names"
             }
-            Self::Case => "the certificate has it in other letter case",
-            Self::Kind => "the certificate has it as a name of another kind",
+            Self::Case => "the certificate has it in a different case",
+            Self::Kind => "the certificate has it as another kind of name",
             Self::TrustDomain => "the certificate has its path in another trust domain",
-            Self::Spelling => "the certificate has a name that differs in two characters at most",
+            Self::Spelling => "the certificate has a name that differs in at most two characters",
         }
     }
 }
@@ -69,7 +69,7 @@ fn difference(kind: IdentityKind, offered: &str, wanted_kind: IdentityKind, want
         return (same || inside()).then_some(Difference::Kind);
     }
     if same {
-        // Subjects are compared without regard to case anyway.
+        // Subjects are compared case-insensitively anyway.
         let exact = offered == wanted || kind == IdentityKind::SubjectDn || kind == IdentityKind::SanDns;
         return Some(if exact { Difference::None } else { Difference::Case });
     }
@@ -110,7 +110,7 @@ mod tests {
     const DN: IdentityKind = IdentityKind::SubjectDn;
 
     #[test]
-    fn the_nearest_name_is_told_by_how_it_differs() {
+    fn the_nearest_name_is_logged_with_its_difference() {
         for (kind, offered, wanted_kind, wanted, expected) in [
             (URI, "spiffe://d.example/Gw", URI, "spiffe://d.example/gw", Some(Difference::Case)),
             (URI, "spiffe://d.example/gw", URI, "spiffe://d.example/gw", Some(Difference::None)),

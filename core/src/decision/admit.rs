@@ -1,4 +1,4 @@
-//! (client, request) → a request whose purposes the client's policy has and whose source they accept.
+//! (client, request) → a request whose purposes are all in the client's policy and accept its source.
 
 use writ_verifier::Purpose;
 
@@ -7,9 +7,9 @@ use super::trace::{Admission, Trace};
 use crate::policy::{ClientPolicy, PurposeRule, Redemption};
 use crate::request::{Source, TokenRequest};
 
-/// A request whose purposes are all in the client's policy and accept what it presents. Only [`admit`] makes one.
+/// A request whose purposes are all in the client's policy and accept its source. Only [`admit`] makes one.
 #[derive(Debug)]
-pub struct Asked<'p, 'r> {
+pub struct AdmittedRequest<'p, 'r> {
     client: &'p ClientPolicy,
     request: &'r TokenRequest,
     accepted: Accepted<'p>,
@@ -18,18 +18,18 @@ pub struct Asked<'p, 'r> {
 /// The rules that apply to a request, one for each purpose.
 #[derive(Debug)]
 pub(super) enum Accepted<'p> {
-    /// A Txn-Token may turn out to be alive or expired.
+    /// A Txn-Token, which verification may find alive or expired.
     TxnToken {
         /// `None` if a requested purpose does not accept live tokens.
         replacement: Option<Vec<&'p PurposeRule>>,
         /// `None` if no requested purpose can be redeemed.
         redemption: Option<(&'p PurposeRule, &'p Redemption)>,
     },
-    /// Whatever else is presented has one source, which these rules accept.
+    /// Any other presentation has one source, which these rules accept.
     Other { rules: Vec<&'p PurposeRule> },
 }
 
-impl<'p, 'r> Asked<'p, 'r> {
+impl<'p, 'r> AdmittedRequest<'p, 'r> {
     /// The client's policy.
     pub fn client(&self) -> &'p ClientPolicy {
         self.client
@@ -40,12 +40,12 @@ impl<'p, 'r> Asked<'p, 'r> {
         self.request
     }
 
-    /// Whether this client may redeem an expired token for one of the purposes that it asks for.
+    /// Whether this client may redeem an expired token for one of the requested purposes.
     pub fn may_redeem(&self) -> bool {
         matches!(self.accepted, Accepted::TxnToken { redemption: Some(_), .. })
     }
 
-    /// Whether a subject of this source can have been verified for this request.
+    /// Whether a subject verified for this request can have this source.
     pub(super) fn accepts(&self, source: Source) -> bool {
         self.request.presented.sources().contains(&source)
     }
@@ -63,7 +63,7 @@ pub fn admit<'p, 'r>(
     client: &'p ClientPolicy,
     request: &'r TokenRequest,
     trace: &mut Trace<'p>,
-) -> Result<Asked<'p, 'r>, Denial> {
+) -> Result<AdmittedRequest<'p, 'r>, Denial> {
     let purposes = request.scope.purposes();
     let listed = purposes.iter().map(|purpose| find_purpose(client, purpose, trace)).collect::<Result<Vec<_>, _>>()?;
     let sources = request.presented.sources();
@@ -72,7 +72,7 @@ pub fn admit<'p, 'r>(
         [_] => Accepted::Other { rules },
         _ => own_token_rules(client, purposes),
     };
-    Ok(Asked { client, request, accepted })
+    Ok(AdmittedRequest { client, request, accepted })
 }
 
 /// The first rule of a purpose.

@@ -1,8 +1,8 @@
-//! The rules about request details, request context and claims: what of them a token carries, and `when`.
+//! The rules about request details, request context and claims: which of them a token carries, and `when`.
 
 use writ_verifier::Members;
 
-use super::admit::Asked;
+use super::admit::AdmittedRequest;
 use super::denial::Denial;
 use super::trace::{Context, Trace};
 use crate::policy::PurposeRule;
@@ -11,21 +11,21 @@ use crate::policy::mapping::{Rejection, TransactionContext, value_fits_a_token};
 use crate::request::TokenText;
 use writ_platform::clock::Timestamp;
 
-/// Adds to `carried` what the purposes make of details, context and claims. Where a transaction begins, `claims` are
-/// those of the subject token, and details that were not sent must fit the schemas like empty ones; later it has its
-/// details, and no claim is copied.
+/// Adds to `carried` the members that the purposes derive from details, context and claims. At the start of a transaction,
+/// `claims` are those of the subject token, and details that were not sent are validated like empty ones. Later the
+/// transaction already has its details, and no claim is copied.
 pub(super) fn extend<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     claims: Option<&Members>,
     mut carried: TransactionContext,
     trace: &mut Trace<'p>,
 ) -> Result<TransactionContext, Denial> {
-    check_schemas(asked, rules, claims.is_some(), trace)?;
+    check_schemas(admitted, rules, claims.is_some(), trace)?;
     for rule in rules {
-        add_members(asked, rule, claims, &mut carried, trace)?;
+        add_members(admitted, rule, claims, &mut carried, trace)?;
     }
-    let sent = asked.request().presented.token().map(TokenText::expose);
+    let sent = admitted.request().presented.token().map(TokenText::expose);
     match carried.refuse_unreadable().and_then(|()| carried.refuse_tokens(sent)) {
         Ok(()) => Ok(carried),
         Err(rejection) => Err(trace.refuse(Context::Rejected(rejection.clone()), rejection)),
@@ -33,13 +33,13 @@ pub(super) fn extend<'p>(
 }
 
 fn check_schemas<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     required: bool,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
     for rule in rules.iter().filter(|rule| rule.mapping.schema.is_some()) {
-        if let Err(mut unfit) = rule.mapping.admit(asked.request(), required) {
+        if let Err(mut unfit) = rule.mapping.admit(admitted.request(), required) {
             let why = std::mem::take(&mut unfit.why);
             return Err(trace.refuse(Context::DetailsUnfit { rule, why }, Rejection::from(unfit)));
         }
@@ -49,13 +49,13 @@ fn check_schemas<'p>(
 }
 
 fn add_members<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rule: &'p PurposeRule,
     claims: Option<&Members>,
     carried: &mut TransactionContext,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
-    let members = match rule.mapping.apply(asked.request(), claims) {
+    let members = match rule.mapping.apply(admitted.request(), claims) {
         Ok(members) => members,
         Err(missing) => return Err(trace.refuse(Context::ClaimMissing { rule, missing }, Denial::ClaimMissing)),
     };
@@ -78,15 +78,15 @@ fn add_members<'p>(
 
 /// `when` of each purpose, on the details and context of the request.
 pub(super) fn check_conditions<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     sub: &str,
     claims: &Members,
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
-    let (request, none) = (asked.request(), Members::default());
-    let client = asked.client().client_id.as_str();
+    let (request, none) = (admitted.request(), Members::default());
+    let client = admitted.client().client_id.as_str();
     for rule in rules {
         let details = rule.mapping.details(request).unwrap_or(&none);
         let context = request.context.as_ref().unwrap_or(&none);

@@ -4,10 +4,10 @@ use writ_platform::clock::Timestamp;
 
 use crate::policy::mapping::Rejection;
 
-/// Why policy refuses a request. The texts go to the client: they name nothing that the policy alone knows.
+/// Why policy refuses a request. The texts go to the client, so they contain nothing that only the policy knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// Said alike whether or not another client's policy has the purpose.
+    /// The same whether or not another client's policy has the purpose.
     #[error("a requested purpose is not allowed for this client")]
     PurposeNotAllowed,
     /// A requested purpose accepts subject tokens of other kinds only.
@@ -22,7 +22,7 @@ pub enum Denial {
     /// The subject does not match a pattern in `subjects`.
     #[error("this client may not act for this subject")]
     SubjectNotAllowed,
-    /// Neither the subject token nor the settings of its issuer say what it covers.
+    /// Neither the subject token nor the settings of its issuer state its scope.
     #[error("the subject token does not say what it covers")]
     ScopeUnknown,
     /// The subject token covers less than is requested.
@@ -35,7 +35,7 @@ pub enum Denial {
     #[error("the subject token lacks a claim that a requested purpose needs")]
     ClaimMissing,
     /// A claim that the policy copies into `tctx`, or the content of a presented Txn-Token, exceeds what verifiers accept.
-    #[error("a claim of the subject token is nested too deeply, or too large, for the token that was asked for")]
+    #[error("a claim of the subject token is nested too deeply, or too large, for the requested token")]
     ClaimUnreadable,
     /// `when` is not true.
     #[error("the condition of a requested purpose does not hold")]

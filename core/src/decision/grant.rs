@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use writ_verifier::{Purpose, Scope};
 
-use super::admit::Asked;
+use super::admit::AdmittedRequest;
 use crate::client::ClientId;
 use crate::policy::PurposeRule;
 use crate::policy::mapping::TransactionContext;
@@ -12,10 +12,10 @@ use crate::request::Subject;
 use crate::subject::{AnyTxnToken, OwnToken, SingleUse, TrialTxnToken};
 use writ_platform::clock::Timestamp;
 
-/// What policy allows: what the Txn-Token will say. Only [`decide`](super::decide) makes one, of a verified subject, and
-/// each is used for one token. (`T` is an [`OwnToken`]; of a [`TrialGrant`] it is not.)
+/// What policy allows, and so the content of the Txn-Token. Only [`decide`](super::decide) makes one, from a verified
+/// subject, and each is used for one token. (`T` is [`OwnToken`], except in a [`TrialGrant`].)
 ///
-/// It cannot be written down:
+/// It cannot be constructed:
 ///
 /// ```compile_fail,E0451
 /// use writ_core::decision::Grant;
@@ -24,20 +24,25 @@ use writ_platform::clock::Timestamp;
 /// }
 /// ```
 ///
-/// or be copied:
+/// or copied:
 ///
 /// ```compile_fail,E0277
 /// fn copies<T: Clone>() {}
 /// copies::<writ_core::decision::Grant>();
 /// ```
 ///
-/// and no decision is made on a subject that was not verified:
+/// and [`decide`](super::decide) does not accept a subject that was not verified:
 ///
 /// ```compile_fail,E0308
-/// use writ_core::decision::{Asked, Circumstances, Denial, Grant, Trace, decide};
+/// use writ_core::decision::{AdmittedRequest, Circumstances, Denial, Grant, Trace, decide};
 /// use writ_core::subject::TrialSubject;
-/// fn skip<'p>(asked: &Asked<'p, '_>, subject: TrialSubject, at: Circumstances, trace: &mut Trace<'p>) -> Result<Grant, Denial> {
-///     decide(asked, subject, at, trace)
+/// fn skip<'p>(
+///     request: &AdmittedRequest<'p, '_>,
+///     subject: TrialSubject,
+///     at: Circumstances,
+///     trace: &mut Trace<'p>,
+/// ) -> Result<Grant, Denial> {
+///     decide(request, subject, at, trace)
 /// }
 /// ```
 #[derive(Debug)]
@@ -50,7 +55,7 @@ pub struct Grant<T = OwnToken> {
     kind: GrantKind<T>,
 }
 
-/// What policy would allow if the subject were verified. No token comes of it:
+/// What policy would allow if the subject were verified. It cannot lead to a token:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::claims::{ClaimsDraft, Settings};
@@ -61,7 +66,7 @@ pub struct Grant<T = OwnToken> {
 /// }
 /// ```
 ///
-/// nor is there a way from it to a grant:
+/// nor be converted into a grant:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::decision::{Grant, TrialGrant};
@@ -80,10 +85,10 @@ pub enum GrantKind<T = OwnToken> {
         sub: Subject,
         /// The token must not outlive this instant.
         not_after: Option<Timestamp>,
-        /// A `jti` that is used up by this token.
+        /// A `jti` that issuing the token uses up.
         single_use: Option<SingleUse>,
     },
-    /// A new token for a transaction that goes on.
+    /// A new token for an existing transaction.
     Replace {
         /// The live token.
         original: Box<T>,
@@ -94,7 +99,7 @@ pub enum GrantKind<T = OwnToken> {
     Redeem {
         /// The expired token.
         original: Box<T>,
-        /// How often its transaction may be redeemed for this purpose, by all clients together.
+        /// The limit on uses of its transaction for this purpose, by all clients together.
         max_uses: u32,
         /// Whether the original must be on record.
         require_record: bool,
@@ -102,16 +107,16 @@ pub enum GrantKind<T = OwnToken> {
 }
 
 impl<T> Grant<T> {
-    /// Several purposes live as long as the shortest of them.
+    /// The token lives as long as its shortest-lived purpose allows.
     pub(super) fn new(
-        asked: &Asked<'_, '_>,
+        admitted: &AdmittedRequest<'_, '_>,
         rules: &[&PurposeRule],
         carried: TransactionContext,
         kind: GrantKind<T>,
     ) -> Self {
         Self {
-            client: asked.client().client_id.clone(),
-            scope: asked.request().scope.clone(),
+            client: admitted.client().client_id.clone(),
+            scope: admitted.request().scope.clone(),
             lifetime: rules.iter().map(|rule| rule.lifetime).min().unwrap_or_default(),
             asks_pdp: rules.iter().filter(|rule| rule.pdp).map(|rule| rule.purpose.clone()).collect(),
             carried,
@@ -131,7 +136,7 @@ impl<T: AnyTxnToken> Grant<T> {
         &self.scope
     }
 
-    /// The purposes about which the external decision point has still to be asked.
+    /// The purposes about which the external decision point must still be asked.
     pub fn asks_pdp(&self) -> &[Purpose] {
         &self.asks_pdp
     }
@@ -162,7 +167,7 @@ impl<T: AnyTxnToken> Grant<T> {
         &self.carried
     }
 
-    /// When a token that is issued at `now` expires.
+    /// The `exp` of a token issued at `now`.
     pub fn expiry(&self, now: Timestamp) -> Timestamp {
         let expiry = now + self.lifetime;
         match self.kind {
@@ -176,7 +181,7 @@ impl<T: AnyTxnToken> Grant<T> {
 
 #[cfg(test)]
 impl Grant {
-    /// A right to redeem that no policy granted, for tests of what follows: for a minute each time.
+    /// A right to redeem that no policy granted, for tests; its tokens live for a minute.
     pub(crate) fn redeeming(client: &str, original: OwnToken, max_uses: u32, require_record: bool) -> Self {
         let carried = TransactionContext { tctx: original.claims().tctx.clone(), rctx: original.claims().rctx.clone() };
         let scope = original.claims().scope.clone();
@@ -191,7 +196,7 @@ impl Grant {
         }
     }
 
-    /// The same, where the external decision point has still to be asked about these purposes.
+    /// The same grant, with these purposes still to be asked about.
     pub(crate) fn asking_pdp(self, purposes: &[&str]) -> Self {
         Self { asks_pdp: purposes.iter().map(|purpose| purpose.parse().unwrap()).collect(), ..self }
     }

@@ -2,7 +2,7 @@
 
 use writ_verifier::{Members, Scope};
 
-use super::admit::Asked;
+use super::admit::AdmittedRequest;
 use super::context;
 use super::denial::Denial;
 use super::grant::{Grant, GrantKind};
@@ -15,39 +15,39 @@ use crate::subject::{SingleUse, Statement};
 use writ_platform::clock::Timestamp;
 
 pub(super) fn for_client<'p, T>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<Grant<T>, Denial> {
-    issue(asked, rules, &Proof::without_token(&asked.client().subject), now, trace)
+    issue(admitted, rules, &Proof::without_token(&admitted.client().subject), now, trace)
 }
 
 pub(super) fn for_named<'p, T>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     sub: &Subject,
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<Grant<T>, Denial> {
-    check_named(asked.client(), rules, sub, trace)?;
-    issue(asked, rules, &Proof::without_token(sub), now, trace)
+    check_named(admitted.client(), rules, sub, trace)?;
+    issue(admitted, rules, &Proof::without_token(sub), now, trace)
 }
 
 pub(super) fn for_asserted<'p, T>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     statement: &Statement,
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<Grant<T>, Denial> {
     check_actor(rules, &statement.claims, trace)?;
-    check_named(asked.client(), rules, &statement.sub, trace)?;
-    issue(asked, rules, &Proof::of(statement), now, trace)
+    check_named(admitted.client(), rules, &statement.sub, trace)?;
+    issue(admitted, rules, &Proof::of(statement), now, trace)
 }
 
 pub(super) fn for_outside<'p, T>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     statement: &Statement,
     scope: Option<&Scope>,
@@ -57,15 +57,15 @@ pub(super) fn for_outside<'p, T>(
     check_actor(rules, &statement.claims, trace)?;
     check_coverage(rules, scope, trace)?;
     check_subjects(rules, &statement.sub, trace)?;
-    issue(asked, rules, &Proof::of(statement), now, trace)
+    issue(admitted, rules, &Proof::of(statement), now, trace)
 }
 
-/// What a new transaction rests on.
+/// The facts that a new transaction is based on.
 struct Proof<'a> {
     sub: &'a Subject,
-    /// Those of the subject token.
+    /// The claims of the subject token.
     claims: Option<&'a Members>,
-    /// The first second in which the subject token proves nothing.
+    /// The first second in which the subject token is no longer valid.
     usable_until: Option<Timestamp>,
     single_use: Option<SingleUse>,
 }
@@ -82,7 +82,7 @@ impl<'a> Proof<'a> {
 }
 
 fn issue<'p, T>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     proof: &Proof<'_>,
     now: Timestamp,
@@ -90,10 +90,10 @@ fn issue<'p, T>(
 ) -> Result<Grant<T>, Denial> {
     let none = Members::default();
     let claims = proof.claims.unwrap_or(&none);
-    let carried = context::extend(asked, rules, Some(claims), TransactionContext::default(), trace)?;
-    context::check_conditions(asked, rules, proof.sub.as_str(), claims, now, trace)?;
+    let carried = context::extend(admitted, rules, Some(claims), TransactionContext::default(), trace)?;
+    context::check_conditions(admitted, rules, proof.sub.as_str(), claims, now, trace)?;
     let may_outlive = rules.iter().all(|rule| rule.outlive);
     let not_after = proof.usable_until.filter(|_| !may_outlive);
     let kind = GrantKind::Issue { sub: proof.sub.clone(), not_after, single_use: proof.single_use };
-    Ok(Grant::new(asked, rules, carried, kind))
+    Ok(Grant::new(admitted, rules, carried, kind))
 }

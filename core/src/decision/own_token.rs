@@ -1,4 +1,4 @@
-//! What a decision reads of a presented Txn-Token.
+//! The parts of a presented Txn-Token that a decision needs.
 
 use writ_verifier::{Members, TxnClaims};
 
@@ -14,7 +14,7 @@ pub(super) fn subject(claims: &TxnClaims, trace: &mut Trace<'_>) -> Result<Subje
     sub.map_err(|error| trace.refuse(SubjectRule::Malformed(error), Denial::SubjectNotAllowed))
 }
 
-/// `tctx` and `rctx` of the presented token, which those that follow it keep.
+/// `tctx` and `rctx` of the presented token, which its successors keep.
 pub(super) fn carried(claims: &TxnClaims) -> TransactionContext {
     TransactionContext { tctx: claims.tctx.clone(), rctx: claims.rctx.clone() }
 }

@@ -1,8 +1,8 @@
-//! The decision on an expired Txn-Token: purpose, condition, originator, age. Record and count are the ledger's.
+//! The decision on an expired Txn-Token: purpose, condition, originator, age. The ledger checks record and count.
 
 use writ_verifier::TxnClaims;
 
-use super::admit::Asked;
+use super::admit::AdmittedRequest;
 use super::denial::Denial;
 use super::grant::{Grant, GrantKind};
 use super::trace::{RedemptionRule, Trace};
@@ -13,36 +13,36 @@ use crate::policy::{PurposeRule, Redemption};
 use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
-/// `found` is the first rule by which a requested purpose can be redeemed.
+/// `found` is the first rule that allows redemption for a requested purpose.
 pub(super) fn redeem<'p, T: AnyTxnToken>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     found: Option<(&'p PurposeRule, &'p Redemption)>,
     token: Box<T>,
     now: Timestamp,
     trace: &mut Trace<'p>,
 ) -> Result<Grant<T>, Denial> {
     let Some((rule, redemption)) = found else {
-        let fact = RedemptionRule::Absent(asked.request().scope.clone());
+        let fact = RedemptionRule::Absent(admitted.request().scope.clone());
         return Err(trace.refuse(fact, Denial::SourceNotAllowed));
     };
-    check_parameters(asked, trace)?;
-    check_scope(asked, rule, token.claims(), trace)?;
+    check_parameters(admitted, trace)?;
+    check_scope(admitted, rule, token.claims(), trace)?;
     let sub = own_token::subject(token.claims(), trace)?;
     subject_rules::check_subjects(&[rule], &sub, trace)?;
     let carried = own_token::carried(token.claims());
     if let Err(rejection) = carried.refuse_unreadable() {
         return Err(trace.refuse(RedemptionRule::MarkRejected(rejection), Denial::ClaimUnreadable));
     }
-    check_condition(asked, rule, token.claims(), &carried, now, trace)?;
+    check_condition(admitted, rule, token.claims(), &carried, now, trace)?;
     check_originator(rule, redemption, token.claims(), trace)?;
     check_age(rule, redemption, Timestamp::from_epoch(token.claims().exp), now, trace)?;
     let (max_uses, require_record) = (redemption.max_uses, redemption.require_record);
-    Ok(Grant::new(asked, &[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
+    Ok(Grant::new(admitted, &[rule], carried, GrantKind::Redeem { original: token, max_uses, require_record }))
 }
 
-/// Everything is carried over from the token.
-fn check_parameters(asked: &Asked<'_, '_>, trace: &mut Trace<'_>) -> Result<(), Denial> {
-    let request = asked.request();
+/// Refuses details and context: a redemption carries over those of the token.
+fn check_parameters(admitted: &AdmittedRequest<'_, '_>, trace: &mut Trace<'_>) -> Result<(), Denial> {
+    let request = admitted.request();
     for (name, sent) in [("request_details", &request.details), ("request_context", &request.context)] {
         if sent.is_some() {
             return Err(trace.refuse(RedemptionRule::Parameter(name), Denial::UnsupportedOnRedemption(name)));
@@ -51,9 +51,9 @@ fn check_parameters(asked: &Asked<'_, '_>, trace: &mut Trace<'_>) -> Result<(), 
     Ok(())
 }
 
-/// A token with a single purpose, which is the one requested.
+/// The token must have a single purpose, which must be the requested one.
 fn check_scope<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rule: &'p PurposeRule,
     claims: &TxnClaims,
     trace: &mut Trace<'p>,
@@ -62,12 +62,12 @@ fn check_scope<'p>(
     let fact = RedemptionRule::SinglePurpose { rule, token: scope.clone() };
     trace.require(scope.single().is_some(), fact, Denial::RedemptionNotAllowed)?;
     let fact = RedemptionRule::TokenScope { rule, token: scope.clone() };
-    trace.require(*scope == asked.request().scope, fact, Denial::ScopeExceedsSubjectToken)
+    trace.require(*scope == admitted.request().scope, fact, Denial::ScopeExceedsSubjectToken)
 }
 
-/// `when`, on what the token carries.
+/// Evaluates `when` on the members that the token carries.
 fn check_condition<'p>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rule: &'p PurposeRule,
     claims: &TxnClaims,
     carried: &TransactionContext,
@@ -75,10 +75,10 @@ fn check_condition<'p>(
     trace: &mut Trace<'p>,
 ) -> Result<(), Denial> {
     let facts = Facts {
-        client: asked.client().client_id.as_str(),
+        client: admitted.client().client_id.as_str(),
         sub: &claims.sub,
         claims: &own_token::as_members(claims, &[rule]),
-        scope: &asked.request().scope,
+        scope: &admitted.request().scope,
         details: &carried.tctx,
         context: &carried.rctx,
         now,
@@ -99,7 +99,7 @@ fn check_originator<'p>(
     trace.require(listed, fact, Denial::RedemptionNotAllowed)
 }
 
-/// Both ends of the window are inside it.
+/// The window from `min_age` to `max_age` includes both ends.
 fn check_age<'p>(
     rule: &'p PurposeRule,
     redemption: &Redemption,

@@ -1,4 +1,4 @@
-//! A trace in words: for `writ policy explain` and the debug log.
+//! Renders a trace as text, for `writ policy explain` and the debug log.
 
 use std::fmt::Display;
 
@@ -7,16 +7,16 @@ use crate::policy::PurposeRule;
 use crate::policy::mapping::TransactionContext;
 use crate::request::Source;
 
-/// One rule as it was applied, in words.
+/// One applied rule, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppliedRule {
     /// A key of the policy file or of `writ.toml` where there is one, else a parameter or a claim.
     pub rule: &'static str,
     /// The line of the policy file, from 1; `None` if the rule is not written in it.
     pub line: Option<usize>,
-    /// Whether it let the request pass.
+    /// Whether the request satisfied it.
     pub passed: bool,
-    /// What was compared. It repeats what was sent: only for those who may read the policies.
+    /// What was compared. It repeats values of the request: only for readers of the policies.
     pub detail: String,
 }
 
@@ -36,13 +36,13 @@ impl Trace<'_> {
     }
 }
 
-/// The name of a rule, and the line that it is written in.
+/// The key of a rule, and its line in the policy file.
 struct Place {
     key: &'static str,
     line: Option<usize>,
 }
 
-/// A key of a purpose.
+/// The place of a key in a purpose.
 fn at(rule: &PurposeRule, key: &'static str) -> Place {
     Place { key, line: Some(rule.line_of(key)) }
 }
@@ -118,7 +118,8 @@ impl Context<'_> {
                 (at(rule, "tctx.subject"), detail)
             }
             Self::ClaimUnreadable { rule, member, claim } => {
-                let detail = format!("{member} is made of the claim {claim}, which no reader of a token would take");
+                let detail =
+                    format!("{member} is made of the claim {claim}, which readers of the token would not accept");
                 (at(rule, "tctx.subject"), detail)
             }
             Self::MembersAdded { rule, members } => (at_table(rule), added(rule, members)),
@@ -148,12 +149,12 @@ impl Replacement {
         match self {
             Self::TokenScope(scope) => (unwritten("scope"), format!("the token is for {scope}")),
             Self::Count { replaced, allowed } => {
-                let detail = format!("{replaced} replacements led to this token, at most {allowed} may");
+                let detail = format!("{replaced} replacements led to this token; at most {allowed} are allowed");
                 (unwritten("tokens.max_replacements"), detail)
             }
             Self::TransactionEnd(end) => {
                 let detail = match end {
-                    Some(end) => format!("its transaction gets no token from {end} on, fifteen minutes after it began"),
+                    Some(end) => format!("its transaction gets no token from {end}, fifteen minutes after it began"),
                     None => "its txn does not say when the transaction began".to_owned(),
                 };
                 (unwritten("txn"), detail)

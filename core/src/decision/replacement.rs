@@ -1,9 +1,9 @@
-//! The decision on a live Txn-Token: its transaction goes on, for the same purposes or fewer (R-SUBJ-19 to R-SUBJ-25).
+//! The decision on a live Txn-Token: its transaction continues, for the same purposes or fewer (R-SUBJ-19 to R-SUBJ-25).
 
 use uuid::Uuid;
 use writ_verifier::TxnClaims;
 
-use super::admit::Asked;
+use super::admit::AdmittedRequest;
 use super::denial::Denial;
 use super::grant::{Grant, GrantKind};
 use super::trace::{Replacement, Trace};
@@ -13,11 +13,11 @@ use crate::policy::PurposeRule;
 use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
 
-/// The most clients that `req_wl_chain` names (R-SUBJ-24).
+/// The maximum number of clients in `req_wl_chain` (R-SUBJ-24).
 const MAX_CHAIN: usize = 32;
 
 pub(super) fn replace<'p, T: AnyTxnToken>(
-    asked: &Asked<'p, '_>,
+    admitted: &AdmittedRequest<'p, '_>,
     rules: &[&'p PurposeRule],
     token: Box<T>,
     max_replacements: u32,
@@ -25,27 +25,27 @@ pub(super) fn replace<'p, T: AnyTxnToken>(
     trace: &mut Trace<'p>,
 ) -> Result<Grant<T>, Denial> {
     let claims = token.claims();
-    check_scope(asked, claims, trace)?;
+    check_scope(admitted, claims, trace)?;
     let sub = own_token::subject(claims, trace)?;
     subject_rules::check_subjects(rules, &sub, trace)?;
-    let carried = context::extend(asked, rules, None, own_token::carried(claims), trace)?;
+    let carried = context::extend(admitted, rules, None, own_token::carried(claims), trace)?;
     let as_members = own_token::as_members(claims, rules);
-    context::check_conditions(asked, rules, sub.as_str(), &as_members, now, trace)?;
+    context::check_conditions(admitted, rules, sub.as_str(), &as_members, now, trace)?;
     check_count(claims, max_replacements, trace)?;
     let transaction_end = check_transaction_end(claims, now, trace)?;
     let may_outlive = rules.iter().all(|rule| rule.outlive);
     let expiry = Timestamp::from_epoch(claims.exp);
     let not_after = if may_outlive { transaction_end } else { transaction_end.min(expiry) };
-    Ok(Grant::new(asked, rules, carried, GrantKind::Replace { original: token, not_after }))
+    Ok(Grant::new(admitted, rules, carried, GrantKind::Replace { original: token, not_after }))
 }
 
-/// The presented token must be for every purpose that is requested.
-fn check_scope(asked: &Asked<'_, '_>, claims: &TxnClaims, trace: &mut Trace<'_>) -> Result<(), Denial> {
-    let covers = asked.request().scope.purposes().iter().all(|purpose| claims.scope.contains(purpose.as_str()));
+/// The presented token must have every requested purpose.
+fn check_scope(admitted: &AdmittedRequest<'_, '_>, claims: &TxnClaims, trace: &mut Trace<'_>) -> Result<(), Denial> {
+    let covers = admitted.request().scope.purposes().iter().all(|purpose| claims.scope.contains(purpose.as_str()));
     trace.require(covers, Replacement::TokenScope(claims.scope.clone()), Denial::ScopeExceedsSubjectToken)
 }
 
-/// Each replacement adds a client to the chain.
+/// Checks the number of replacements, each of which adds a client to the chain.
 fn check_count(claims: &TxnClaims, allowed: u32, trace: &mut Trace<'_>) -> Result<(), Denial> {
     let chain = claims.req_wl_chain.len().max(1);
     let replaced = chain - 1;
@@ -53,7 +53,7 @@ fn check_count(claims: &TxnClaims, allowed: u32, trace: &mut Trace<'_>) -> Resul
     trace.require(few, Replacement::Count { replaced, allowed }, Denial::ReplacementLimit)
 }
 
-/// The instant from which on the transaction gets no more tokens, if it has not come.
+/// The instant from which the transaction gets no more tokens; an error if it has passed.
 fn check_transaction_end(claims: &TxnClaims, now: Timestamp, trace: &mut Trace<'_>) -> Result<Timestamp, Denial> {
     match began(&claims.txn).map(|began| began + TRANSACTION_SPAN) {
         Some(end) if now < end => {

@@ -1,4 +1,4 @@
-//! The rules about the subject: whether an actor is ignored, whom a client may name, what a subject token covers.
+//! The rules about the subject: whether an actor is ignored, which subjects a client may name, what a token covers.
 
 use writ_verifier::{Members, Scope};
 
@@ -7,8 +7,8 @@ use super::trace::{SubjectRule, Trace};
 use crate::policy::{ClientPolicy, PurposeRule};
 use crate::request::Subject;
 
-/// A token that names an actor says that its subject does not act alone (RFC 8693 §4.1), whatever `act` looks like. Not
-/// so `may_act`, which says who might.
+/// A token with `act`, in any form, states that its subject does not act alone (RFC 8693 §4.1). `may_act` does not: it
+/// states who could act.
 pub(super) fn check_actor<'p>(
     rules: &[&'p PurposeRule],
     claims: &Members,

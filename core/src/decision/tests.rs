@@ -71,9 +71,9 @@ fn named(name: &str) -> (Presented, VerifiedSubject) {
     (Presented::Named(subject.clone()), VerifiedSubject::named(name))
 }
 
-/// R-POL-12: each rule says where it is written and what it compared.
+/// R-POL-12: each applied rule has its line and what it compared.
 #[test]
-fn the_trace_tells_what_was_compared_and_where() {
+fn the_trace_shows_what_was_compared_and_where() {
     let lines = BTreeMap::from([("accept".to_owned(), 5), ("subjects".to_owned(), 6)]);
     let named_only = PurposeRule {
         subjects: Some(vec![Glob::new("u-*"), Glob::new("v-*")]),
@@ -304,12 +304,12 @@ fn a_replacement_may_add_members_and_change_none() {
         Ok(serde_json::to_string(&carried.tctx).unwrap())
     };
     let added = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.1,"note":"n"}"#)).unwrap();
-    assert_eq!(added, r#"{"amount":0.10,"note":"n"}"#, "no claim is copied from a token of ours");
+    assert_eq!(added, r#"{"amount":0.10,"note":"n"}"#, "no claim is copied from a Txn-Token");
     let changed = tctx(copying("{}"), &details(asking("a"), r#"{"amount":0.2}"#)).unwrap_err();
     assert_eq!(changed, Denial::DetailsRejected(Rejection::TwoValues("amount".into())));
     let fixed = tctx(copying(r#"{"amount":1}"#), &asking("a")).unwrap_err();
     assert_eq!(fixed, Denial::DetailsRejected(Rejection::TwoValues("amount".into())));
-    // A transaction that has its details need not be told them again.
+    // A transaction that has its details does not need them again.
     let mut strict = copying("{}");
     strict.mapping.schema = Some(Arc::new(schema));
     assert!(tctx(strict.clone(), &asking("a")).is_ok());
@@ -467,7 +467,7 @@ fn form(scope: &str, presented: &str) -> TokenRequest {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// R-POL-01, R-POL-02, R-POL-03: whatever is granted is written, for that very source.
+    /// R-POL-01, R-POL-02, R-POL-03: every grant is written in the policy, for that source.
     #[test]
     fn nothing_is_granted_that_is_not_written(
         policy in any_policy(),

@@ -1,7 +1,7 @@
 //! The rules that a decision applied, as facts.
 //!
-//! Every live request leaves a trace and few are read: a fact refers to the policy wherever it can, and text is rendered
-//! on demand only ([`render`](super::render)).
+//! Every live request produces a trace, but few are read: facts refer to the policy wherever possible, and text is rendered
+//! only on demand ([`render`](super::render)).
 
 use writ_platform::clock::Timestamp;
 use writ_verifier::{Purpose, Scope};
@@ -12,7 +12,7 @@ use crate::policy::mapping::{ClaimMissing, Rejection, TransactionContext};
 use crate::policy::{ClientPolicy, Glob, PurposeRule, Redemption};
 use crate::request::{Source, Subject, SubjectNameError};
 
-/// The rules applied so far, in order; the last one is the one that decided. `'p` is the life of the policies.
+/// The rules applied so far, in order; the last one decided. `'p` is the lifetime of the policies.
 #[derive(Debug, Default)]
 pub struct Trace<'p>(Vec<Step<'p>>);
 
@@ -41,7 +41,7 @@ pub(super) enum Admission<'p> {
     SourceNotAccepted { policy: &'p ClientPolicy, rule: &'p PurposeRule, sources: &'static [Source] },
 }
 
-/// Who the transaction is for, and what the subject token covers.
+/// The subject of the transaction, and the scope that the subject token covers.
 #[derive(Debug)]
 pub(super) enum SubjectRule<'p> {
     /// The subject token has `act`.
@@ -105,7 +105,7 @@ pub(super) enum Context<'p> {
     },
 }
 
-/// What a live Txn-Token may be replaced by.
+/// The rules for replacing a live Txn-Token.
 #[derive(Debug)]
 pub(super) enum Replacement {
     /// The purposes of the presented token, which must include those requested.
@@ -114,16 +114,16 @@ pub(super) enum Replacement {
         replaced: usize,
         allowed: u32,
     },
-    /// When the transaction gets no more tokens; `None` if its `txn` does not say when it began.
+    /// The instant from which the transaction gets no more tokens; `None` if its `txn` does not contain its start time.
     TransactionEnd(Option<Timestamp>),
 }
 
-/// What an expired Txn-Token may be redeemed for.
+/// The rules for redeeming an expired Txn-Token.
 #[derive(Debug)]
 pub(super) enum RedemptionRule<'p> {
     /// No requested purpose can be redeemed.
     Absent(Scope),
-    /// A parameter that a redemption does not take.
+    /// A parameter that a redemption does not accept.
     Parameter(&'static str),
     /// The presented token must have a single purpose.
     SinglePurpose {

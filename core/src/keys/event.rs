@@ -1,19 +1,19 @@
-//! What happens to keys, for the audit log.
+//! Changes of keys, for the audit log.
 
 use super::public::Kid;
 use super::ring::{Found, PastKey, Ring};
 use writ_platform::clock::Timestamp;
 
-/// What happened to a key; for the audit log.
+/// A change of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyEvent {
-    /// When.
+    /// The time of the change.
     pub at: Timestamp,
-    /// What.
+    /// The kind of change.
     pub change: KeyChange,
 }
 
-/// What can happen to a key that is worth a line in the audit log.
+/// The kinds of change that are audited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyChange {
     /// A new key is published.
@@ -21,14 +21,14 @@ pub enum KeyChange {
         /// The new key.
         kid: Kid,
     },
-    /// Another key signs.
+    /// The signing key was replaced.
     Rotated {
         /// The key that signed.
         from: Kid,
         /// The key that signs now.
         to: Kid,
     },
-    /// A key validates nothing any more.
+    /// A key no longer validates anything.
     Revoked {
         /// The revoked key.
         kid: Kid,
@@ -40,7 +40,7 @@ impl KeyEvent {
         Self { at, change: KeyChange::Created { kid: kid.clone() } }
     }
 
-    /// What happened between two rings.
+    /// The changes from one ring to its successor.
     pub(super) fn between(old: &Ring, new: &Ring, at: Timestamp) -> Vec<Self> {
         let (from, to) = (old.current().public().kid(), new.current().public().kid());
         let rotated = (from != to).then(|| KeyChange::Rotated { from: from.clone(), to: to.clone() });

@@ -1,4 +1,4 @@
-//! Keys as operators and programs see them: `keys list`, `keys export`, `keys import`.
+//! Keys as listed, exported and imported: `keys list`, `keys export`, `keys import`.
 
 use chrono::DateTime;
 use serde::{Deserialize, Serialize, Serializer};
@@ -11,33 +11,33 @@ use super::ring::{KeyLife, KeyState, KeyTimes, Ring, Span};
 use crate::lifetime::MAX_LIFETIME;
 use writ_platform::clock::Timestamp;
 
-/// One line of `keys list`. Times that have not come, or are not known, are absent.
+/// One line of `keys list`. Times that are in the future or unknown are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyLine {
-    /// The key's name.
+    /// The key id.
     pub kid: Kid,
-    /// What it signs with.
+    /// The algorithm that it signs with.
     pub alg: Option<SigningAlgorithm>,
-    /// Where in its life the key is.
+    /// The state in the life of the key.
     pub state: KeyState,
-    /// When it was made.
+    /// When it was generated.
     #[serde(with = "rfc3339")]
-    pub created_at: Option<Timestamp>,
+    pub(crate) created_at: Option<Timestamp>,
     /// The first second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_from: Option<Timestamp>,
+    pub(crate) signs_from: Option<Timestamp>,
     /// The last second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_until: Option<Timestamp>,
-    /// Of a key that signs no more: when it is to leave the JWKS.
+    pub(crate) signs_until: Option<Timestamp>,
+    /// For a key that no longer signs: when it will leave the JWKS.
     #[serde(with = "rfc3339")]
-    pub published_until: Option<Timestamp>,
-    /// Of a key that signs no more: until when it serves redemption.
+    pub(crate) published_until: Option<Timestamp>,
+    /// For a key that no longer signs: until when it validates tokens for redemption.
     #[serde(with = "rfc3339")]
-    pub retained_until: Option<Timestamp>,
+    pub(crate) retained_until: Option<Timestamp>,
 }
 
-/// Public halves and lives, as they leave one store and enter another.
+/// Public halves and lives of keys, in the form for transfer from one store to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
@@ -45,30 +45,30 @@ pub struct Export {
     pub keys: Vec<ExportedKey>,
 }
 
-/// A JWK with what is known of its life.
+/// A JWK with the known facts of its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]
 pub struct ExportedKey {
-    /// The key, as in the JWKS.
+    /// The public key, as in the JWKS.
     #[serde(flatten)]
     pub public: PublicKey,
-    /// Where in its life the key was.
+    /// The state of the key when it was exported.
     pub state: KeyState,
     /// The first second in which it signed.
     #[serde(with = "rfc3339")]
-    pub signs_from: Option<Timestamp>,
-    /// The last second in which it signed; none while it signs.
+    pub(crate) signs_from: Option<Timestamp>,
+    /// The last second in which it signed; `None` while it signs.
     #[serde(with = "rfc3339")]
-    pub signs_until: Option<Timestamp>,
+    pub(crate) signs_until: Option<Timestamp>,
 }
 
 /// Why an export cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Not JSON, or no key in it; private members are refused too.
-    #[error("this is no export of public keys: {0}")]
+    /// Not JSON, or not an object with public keys. Private members are refused too.
+    #[error("this is not an export of public keys: {0}")]
     Form(#[from] JsonError),
-    /// A key that signed, without the times at which it did.
+    /// A key in a state after `next` has no signing times.
     #[error("the key {0} has no times at which it signed")]
     Times(Kid),
 }
@@ -86,12 +86,12 @@ impl Export {
         Self { keys: ring.lives().filter_map(exported).collect() }
     }
 
-    /// Reads what `keys export` wrote.
+    /// Parses the output of `keys export`.
     pub fn parse(text: &[u8]) -> Result<Self, ImportError> {
         Ok(json::from_slice(text, Limits::DOCUMENT)?)
     }
 
-    /// The lives of these keys, seen at `now`: what signed elsewhere until then signs no more.
+    /// The lives of these keys as of `now`: keys that signed elsewhere until then no longer sign.
     pub(super) fn lives(self, now: Timestamp) -> Result<Vec<KeyLife>, ImportError> {
         self.keys.into_iter().filter(|key| key.state != KeyState::Next).map(|key| key.life(now)).collect()
     }
@@ -112,7 +112,7 @@ impl ExportedKey {
 impl TryFrom<Map<String, Value>> for ExportedKey {
     type Error = serde_json::Error;
 
-    /// What is left beside the three members must be a public JWK and nothing more.
+    /// The remaining members must be exactly those of a public JWK.
     fn try_from(mut members: Map<String, Value>) -> Result<Self, serde_json::Error> {
         let mut take = |name| members.remove(name).unwrap_or_default();
         let (state, from, until) = (take("state"), take("signs_from"), take("signs_until"));
@@ -125,7 +125,7 @@ impl TryFrom<Map<String, Value>> for ExportedKey {
     }
 }
 
-/// The lines of `keys list`: every key of which more than the name is known.
+/// The lines of `keys list`: every key of which more than the `kid` is known.
 pub(super) fn list(ring: &Ring, times: KeyTimes) -> Vec<KeyLine> {
     let next_rotation = ring.promotion_due(times);
     let known = ring.lives().filter(|life| life.state() != KeyState::Forgotten);
@@ -148,12 +148,12 @@ fn line(life: &KeyLife, times: KeyTimes, next_rotation: Timestamp) -> KeyLine {
     }
 }
 
-/// Not the planned end.
+/// The actual end of the span, not the planned one.
 fn signed_until(life: &KeyLife) -> Option<Timestamp> {
     life.signed().filter(|_| life.state() != KeyState::Current).map(Span::until)
 }
 
-/// Times as people read them; `null` where there is none.
+/// Times in RFC 3339; `null` for `None`.
 mod rfc3339 {
     use super::{DateTime, Serialize, Serializer, Timestamp};
 

@@ -1,7 +1,7 @@
 //! The key files: outside the store, each key's public half and life in a small file with a checksum.
 //!
-//! The history of keys cannot be recreated. If the store is lost or put back in time, the ring is rebuilt from these
-//! files; and a file that knows more than the store reveals such a loss.
+//! The history of keys cannot be recreated. If the store is lost or rolled back, the ring is rebuilt from these files;
+//! and a file that is newer than the store reveals such a loss.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,10 +25,10 @@ pub(super) struct Mirror {
     trust_domain: TrustDomain,
 }
 
-/// What the key files hold.
+/// The content of all key files.
 #[derive(Debug, Default)]
 pub(super) struct KeyFiles {
-    /// The lives of keys whose files are whole.
+    /// The lives of keys with intact files.
     pub(super) lives: Vec<KeyLife>,
     pub(super) damaged: Vec<DamagedFile>,
 }
@@ -39,24 +39,24 @@ pub(super) struct KeyFiles {
 pub struct DamagedFile {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem with the file.
     pub reason: FileError,
 }
 
-/// What is wrong with a file.
+/// The problem with a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
     /// Not a key file.
-    #[error("this is no record of a key")]
+    #[error("this is not a key record")]
     Form,
-    /// Altered, or written in part.
+    /// Altered or incomplete.
     #[error("the content does not match its checksum")]
     Checksum,
     /// The content belongs to another key.
-    #[error("the file does not have its key's name")]
+    #[error("the file is not named after its key")]
     Name,
     /// From another installation.
     #[error("the key belongs to another trust domain")]
@@ -77,15 +77,15 @@ struct Content {
     key: KeyLife,
 }
 
-/// Why key files and ring could not be brought in line.
+/// Why the key files could not be synchronised with the ring.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// The file system refused.
-    #[error("the files of the keys cannot be read or written: {0}")]
+    /// The file system reported an error.
+    #[error("the key files cannot be read or written: {0}")]
     Io(#[from] io::Error),
-    /// A file tells of a key that signed or was revoked, and the store knows nothing of it.
+    /// A file describes a key that signed or was revoked, and the store does not have it.
     #[error(
-        "the store does not know the key {0}, which was in use: it has lost records or was put back in time; see `writ store repair`"
+        "the store does not know the key {0}, which was in use: it has lost records or was rolled back; see `writ store repair`"
     )]
     Ahead(Kid),
 }
@@ -105,13 +105,13 @@ impl Mirror {
         Ok(())
     }
 
-    /// Brings the files in line with `lives`: missing, damaged and outdated ones are written. Blocks.
+    /// Synchronises the files with `lives`: writes missing, damaged and outdated ones. Blocks.
     ///
-    /// A file of a key that is not among them and never signed is left of a step that was not taken; it is removed.
+    /// Removes the file of a key that is not in `lives` and never signed: it was left by a step that was not taken.
     pub(super) fn refresh(&self, lives: Vec<KeyLife>) -> Result<(), MirrorError> {
         let KeyFiles { lives: found, damaged } = self.read()?;
         for file in damaged {
-            tracing::warn!(%file, "a key's file tells nothing; it is written anew if the key is known");
+            tracing::warn!(%file, "a key file is unusable; it is rewritten if the key is known");
         }
         refuse_strangers(&found, &lives)?;
         let mut found: BTreeMap<Kid, KeyLife> = found.into_iter().map(|life| (life.kid().clone(), life)).collect();
@@ -122,7 +122,7 @@ impl Mirror {
         self.write(outdated)
     }
 
-    /// Refuses files that know of keys in use which are not among `lives`. Changes nothing. Blocks.
+    /// Fails if a file describes a used key that is not in `lives`. Changes nothing. Blocks.
     pub(super) fn check(&self, lives: &[KeyLife]) -> Result<(), MirrorError> {
         refuse_strangers(&self.read()?.lives, lives)
     }
@@ -144,7 +144,7 @@ impl Mirror {
 
     fn read_file(&self, path: &Path) -> Result<KeyLife, FileError> {
         let unreadable = |error: io::Error| FileError::Unreadable(error.kind());
-        // To open a pipe can take for ever.
+        // Opening a pipe can block forever.
         if !fs::metadata(path).map_err(unreadable)?.is_file() {
             return Err(unreadable(io::ErrorKind::InvalidInput.into()));
         }
@@ -159,7 +159,7 @@ impl Mirror {
         }
     }
 
-    /// A kid is base64url and so a safe name.
+    /// A `kid` is base64url and therefore a safe file name.
     fn path(&self, kid: &Kid) -> PathBuf {
         self.folder.join(format!("{kid}.json"))
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_under_another_name_or_of_another_trust_domain_tells_nothing() {
+    fn a_file_under_another_name_or_of_another_trust_domain_is_unusable() {
         let folder = tempfile::tempdir().unwrap();
         let [life, other] = [lives().remove(0), lives().remove(0)];
         let mirror = mirror(&folder);

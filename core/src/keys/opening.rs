@@ -1,4 +1,4 @@
-//! Store → a ring that can sign: at the first start, and at every one after it.
+//! Store → a ring that can sign, at the first start and every later one.
 
 use tokio::sync::Notify;
 use writ_verifier::TrustDomain;
@@ -15,12 +15,12 @@ use writ_store::Store;
 use writ_store::ring::RingStore;
 
 impl KeyRing {
-    /// The ring of the store, or the first one if there never was one; rotations that were missed are made up for.
+    /// Opens the ring of the store, or creates the first one if there never was one; missed rotations are caught up.
     ///
-    /// With it comes what happened to the keys.
+    /// Also returns the changes of keys.
     ///
     /// # Errors
-    /// [`KeysError`]; where the store is foreign or damaged, or the sealing key is wrong, nothing was changed.
+    /// [`KeysError`]. If the store is foreign or damaged, or the sealing key is wrong, nothing was changed.
     pub async fn open(
         store: Store,
         settings: &Settings,
@@ -34,7 +34,7 @@ impl KeyRing {
         };
         let last_event = opened.last_event;
         let keys = Self::with(&store, settings, sealing, opened);
-        // Before anything is written: a store that is refused stays as it is.
+        // Before anything is written: a refused store is not changed.
         let (mirror, lives) = (keys.mirror.clone(), keys.active().ring.lives().collect::<Vec<_>>());
         blocking(move || mirror.check(&lives)).await?;
         events.extend(keys.complete_revocations(now).await?);
@@ -43,11 +43,11 @@ impl KeyRing {
         Ok((keys, events))
     }
 
-    /// The ring of the store as it is, to be read and not to sign. Nothing is changed.
+    /// Opens the ring of the store read-only; it must not sign. Nothing is changed.
     ///
     /// # Errors
     /// [`KeysError`], also if there is no ring yet.
-    pub async fn look(
+    pub async fn open_read_only(
         store: Store,
         settings: &Settings,
         sealing: SealingKeys,
@@ -73,8 +73,8 @@ impl KeyRing {
         }
     }
 
-    /// Revokes what is revoked according to the files: either a step was cut off between files and store, or the store was
-    /// put back in time.
+    /// Revokes the keys that are revoked according to the files: either a step was interrupted between files and store, or
+    /// the store was rolled back.
     async fn complete_revocations(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let mirror = self.mirror.clone();
         let lives = blocking(move || mirror.read()).await?.lives;
@@ -88,11 +88,11 @@ impl KeyRing {
         Ok(events)
     }
 
-    /// Records what must be on record before the first signature: a rotation that was missed, the times now in force, and
-    /// private halves sealed with the sealing key now in force.
+    /// Records what must be recorded before the first signature: a missed rotation, the configured times, and private
+    /// halves sealed with the current sealing key.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
-            Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.ended(last_event, now), now)?)),
+            Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.end_of_span(last_event, now), now)?)),
             Some(Step::Forget) | None => Ok(None),
         });
         let events = caught_up.await?;
@@ -101,7 +101,7 @@ impl KeyRing {
         Ok(events)
     }
 
-    /// `None` if all is sealed with the sealing key in force.
+    /// `None` if everything is sealed with the current sealing key.
     fn resealed(&self, ring: &Ring) -> Result<Option<Ring>, KeysError> {
         let is_stale = |key| Ok::<_, KeysError>(open(key, &self.sealing, &self.installation)?.1);
         if !is_stale(ring.current())? && !is_stale(ring.next())? {
@@ -131,7 +131,7 @@ fn found(stored: Stored, sealing: &SealingKeys, trust_domain: &TrustDomain) -> R
     Ok(Opened { active: ActiveRing::new(ring, sealing, &installation)?, installation, last_event })
 }
 
-/// The first start. The files come after the store here: files beside an empty store mean that it lost its records.
+/// The first start. Here the files are written after the store: files beside an empty store mean that it lost its records.
 async fn begin(
     store: &RingStore,
     settings: &Settings,
@@ -149,7 +149,7 @@ async fn begin(
     Ok((Opened { installation, active, last_event: now }, events))
 }
 
-/// A new key, its private half under seal.
+/// A new key with its private half sealed.
 pub(super) async fn introduce(
     algorithm: SigningAlgorithm,
     sealing: &SealingKeys,

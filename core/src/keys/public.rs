@@ -1,4 +1,4 @@
-//! The public half of a key: its JWK, and the name that is made from it (RFC 7517, RFC 7518, RFC 7638, RFC 8037).
+//! The public half of a key: its JWK, and the `kid` derived from it (RFC 7517, RFC 7518, RFC 7638, RFC 8037).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 use super::SigningAlgorithm;
 use writ_platform::digest::sha256;
 
-/// The name of a key for ever: the RFC 7638 thumbprint of its public half, 43 characters of base64url (R-KEYS-05).
+/// The permanent id of a key: the RFC 7638 thumbprint of its public half, 43 characters of base64url (R-KEYS-05).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Kid(String);
 
-/// The text has not the form of a [`Kid`].
+/// The text does not have the form of a [`Kid`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a kid is 43 characters of base64url")]
 pub struct KidError;
 
 impl Kid {
-    /// The name as text.
+    /// The value of `kid` in headers and JWKs.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -46,14 +46,14 @@ impl fmt::Display for Kid {
     }
 }
 
-/// So that a map of keys can be asked for a `kid` as it was presented.
+/// Lets a map of keys be searched by a `kid` as presented.
 impl std::borrow::Borrow<str> for Kid {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-/// The members of a JWK that make the key, as base64url text (RFC 7638 §3.2).
+/// The members of a JWK that define the key, in base64url (RFC 7638 §3.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Material {
     /// A point on the curve of the algorithm.
@@ -64,7 +64,7 @@ pub(super) enum Material {
     Rsa { n: String, e: String },
 }
 
-/// A public key that fits its algorithm and whose `kid` is its thumbprint. In JSON it is the published JWK.
+/// A public key that fits its algorithm and whose `kid` is its thumbprint. Its JSON form is the published JWK.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "Jwk", into = "Jwk")]
 pub struct PublicKey(Arc<Parts>);
@@ -76,13 +76,13 @@ struct Parts {
     decoding: DecodingKey,
 }
 
-/// Why a JWK is no [`PublicKey`].
+/// Why a JWK is not a [`PublicKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublicKeyError {
     /// Members are missing, of the wrong length, or belong to another kind of key.
     #[error("the members of the key do not fit its algorithm")]
     Members,
-    /// The key has another name than its thumbprint.
+    /// `kid` is not the thumbprint of the key.
     #[error("the kid is not the thumbprint of the key")]
     Kid,
 }
@@ -104,20 +104,20 @@ impl PublicKey {
         self.0.algorithm
     }
 
-    /// The key as jsonwebtoken takes it.
+    /// The key in the form that `jsonwebtoken` uses.
     pub fn decoding_key(&self) -> &DecodingKey {
         &self.0.decoding
     }
 
-    /// Whether this key's private half made `signature` over `message`.
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// Whether `signature` over `message` was made with this key's private half.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let signature = URL_SAFE_NO_PAD.encode(signature);
         let algorithm = self.algorithm().into();
         matches!(jsonwebtoken::crypto::verify(&signature, message, self.decoding_key(), algorithm), Ok(true))
     }
 }
 
-/// The thumbprint stands for the whole key; the algorithm is apart from it, since RS256 and PS256 keys look alike.
+/// Compares the thumbprint, which identifies the key, and the algorithm, since RS256 and PS256 keys look alike.
 impl PartialEq for PublicKey {
     fn eq(&self, other: &Self) -> bool {
         (self.kid(), self.algorithm()) == (other.kid(), other.algorithm())
@@ -212,7 +212,7 @@ fn canonical(algorithm: SigningAlgorithm, material: &Material) -> String {
     }
 }
 
-/// The JWK as it is written. Members that are not listed, private ones above all, are refused.
+/// The JWK as written. Unlisted members, private ones above all, are refused.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Jwk {

@@ -1,4 +1,4 @@
-//! The ring ↔ the documents that the store keeps: one for the keys in use, one for each key that is not published any more.
+//! The ring ↔ the stored documents: one for the keys in use, one for each key that is no longer published.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use super::{ActiveRing, KeysError};
 use writ_platform::clock::Timestamp;
 use writ_store::ring::{self as stored, PastKeyDocument, RingRecords, RingStore, StoredRing, Swapped};
 
-/// Which store this is. Sealed private halves open in no other.
+/// The identity of a store. Sealed private halves open in no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installation {
     id: String,
     trust_domain: TrustDomain,
 }
 
-/// What the store holds of a ring.
+/// A ring as loaded from the store.
 pub(super) struct Stored {
     pub(super) installation: Installation,
     pub(super) ring: Ring,
@@ -41,7 +41,7 @@ impl Installation {
     }
 }
 
-/// Reads the ring; `None` if there never was one.
+/// Loads the ring; `None` if there never was one.
 pub(super) async fn load(store: &RingStore) -> Result<Option<Stored>, KeysError> {
     let Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }) = store.load().await?
     else {
@@ -79,7 +79,7 @@ pub(super) async fn create(
     done(store.create(&all(installation, first)?, now).await?)
 }
 
-/// Stores `successor` in the place of `active`. [`KeysError::Conflict`] if it is not `active` that the store has.
+/// Replaces `active` by `successor` in the store. [`KeysError::Conflict`] if the stored ring is not `active`.
 pub(super) async fn replace(
     store: &RingStore,
     active: &ActiveRing,
@@ -100,7 +100,7 @@ fn done(swapped: Swapped) -> Result<(), KeysError> {
     }
 }
 
-/// All that the store keeps of a ring.
+/// All documents of a ring.
 pub(super) fn all(installation: &Installation, active: &ActiveRing) -> Result<RingRecords, KeysError> {
     let Installation { id, trust_domain } = installation;
     Ok(RingRecords {

@@ -1,4 +1,4 @@
-//! What is done about a ring that may be wrong: verify all of it, or rebuild it from the key files.
+//! Repair of the key ring: verifies all of it, or rebuilds it from the key files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,21 +17,21 @@ use writ_platform::clock::Timestamp;
 use writ_store::Store;
 use writ_store::ring::RingRecords;
 
-/// A ring that was rebuilt from the files beside the store. It is in force once it is stored.
+/// A ring rebuilt from the key files. It takes effect once it is stored.
 #[derive(Debug)]
 pub struct Rebuilt {
-    /// How many keys of the past it knows.
+    /// The number of past keys in it.
     pub known: usize,
-    /// The files that cannot be used: their keys are lost.
+    /// The files that cannot be used; their keys are lost.
     pub damaged: Vec<DamagedFile>,
     ring: RingRecords,
 }
 
 impl Rebuilt {
-    /// Makes a ring of the keys in the files of `key_folder` and of fresh keys; see [`Ring::rebuilt`].
+    /// Builds a ring of the keys in the files of `key_folder` and fresh keys.
     ///
     /// # Errors
-    /// [`KeysError`] if the folder cannot be read or a key cannot be made. Damaged files are no error.
+    /// [`KeysError`] if the folder cannot be read or a key cannot be generated. Damaged files are not an error.
     pub async fn from_files(
         key_folder: PathBuf,
         settings: &Settings,
@@ -50,33 +50,33 @@ impl Rebuilt {
         Ok(Self { known, damaged, ring })
     }
 
-    /// All of it, for a new store.
+    /// The complete ring, for a new store.
     pub fn ring(&self) -> &RingRecords {
         &self.ring
     }
 
-    /// Puts it in the place of the ring that a store has, which must not be in use.
+    /// Replaces the ring of a store, which must not be in use.
     ///
     /// # Errors
-    /// [`KeysError::Store`] if the store does not take it; then it is to be done again.
+    /// [`KeysError::Store`] if it could not be recorded; then call it again.
     pub async fn replace(&self, store: &Store) -> Result<(), KeysError> {
         Ok(store.ring().overwrite(&self.ring).await?)
     }
 }
 
-/// Something is not as it should be (`keys verify`).
+/// A problem found by `keys verify`.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The records in the store.
+    /// The stored ring cannot be loaded or opened.
     #[error("{0}")]
     Record(KeysError),
     /// The ring in force is not the one that is stored.
-    #[error("the store has another key ring than the one in force")]
+    #[error("the store has a different key ring from the one in use")]
     NotInForce,
     /// A file cannot be used.
     #[error("{0}")]
     DamagedFile(DamagedFile),
-    /// A key has no file, or one that says something else.
+    /// A key has no file, or an outdated one.
     #[error("the file of the key {kid} ({}) is missing or outdated", state.as_str())]
     Outdated {
         /// The key.
@@ -90,7 +90,7 @@ pub enum Problem {
 }
 
 impl KeyRing {
-    /// Checks every record, private half and file of the ring, and returns what is not as it should be.
+    /// Checks every record, private half and file of the ring, and returns the problems found.
     pub async fn verify(&self) -> Vec<Problem> {
         let _paused = self.pause().await;
         let mut problems = Vec::new();
@@ -106,8 +106,8 @@ impl KeyRing {
         problems
     }
 
-    /// Whether the stored ring, whole and openable, is the one in force. That each `kid` is the thumbprint of its key
-    /// is checked where keys are read.
+    /// Whether the stored ring is the one in force; an error if it cannot be loaded or opened. Parsing a key checks
+    /// that its `kid` is its thumbprint.
     async fn verify_records(&self) -> Result<bool, KeysError> {
         let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         for key in [stored.ring.current(), stored.ring.next()] {

@@ -7,9 +7,9 @@
 //!   private half:           sealed        signs               destroyed           destroyed           destroyed
 //! ```
 //!
-//! A key in any of these states may be revoked: it leaves the ring for good, and its name is remembered. Nothing here
-//! reads a clock, a file or a random number. A transition takes the instant and the fresh key that it needs and gives
-//! a new ring; until that is stored, the old one is in force.
+//! A key in any of these states can be revoked: it leaves the ring permanently, and its `kid` is remembered. Nothing here
+//! reads a clock, a file or a random number. A transition takes the instant and the fresh key that it needs and returns a
+//! new ring; until that is stored, the old one is in force.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,30 +26,31 @@ mod times;
 mod transitions;
 
 pub use self::find::{Found, VerifyingKey};
-pub use self::life::{KeyLife, KeyState};
+pub(crate) use self::life::KeyLife;
+pub use self::life::KeyState;
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
-/// Every key of this trust domain, in its place. There is always exactly one that signs.
+/// Every key of this trust domain, by state. Exactly one signs at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ring {
-    /// Grows by one with each transition.
+pub(crate) struct Ring {
+    /// Increases by one with each transition.
     version: u64,
     /// Published, so that verifiers hold it before it signs.
     next: NextKey,
     /// The only key that signs.
     current: CurrentKey,
-    /// Still published: its tokens are alive. None before the first rotation.
+    /// Still published, because its tokens may be alive. `None` before the first rotation.
     previous: Option<RetiredKey>,
-    /// What is not published any more, or never again. Kept in records of its own.
+    /// Keys that are no longer published. Stored in separate records.
     #[serde(skip)]
     past: BTreeMap<Kid, PastKey>,
 }
 
 /// A key with both halves, the private one sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SigningKey {
+pub(crate) struct SigningKey {
     public: PublicKey,
     created_at: Timestamp,
     sealed: Sealed,
@@ -57,29 +58,29 @@ pub struct SigningKey {
 
 /// The key that will sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NextKey {
+pub(crate) struct NextKey {
     #[serde(flatten)]
     key: SigningKey,
-    /// Since when it is published for certain.
+    /// The time since when it is certainly published.
     published_from: Timestamp,
 }
 
 /// The key that signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CurrentKey {
+pub(crate) struct CurrentKey {
     #[serde(flatten)]
     key: SigningKey,
     signs_from: Timestamp,
-    /// When it is to stop, by the times in force while it signed: so much of its span is known to whoever finds the
-    /// ring after a crash.
+    /// The planned end of its span, by the times in force while it signed. After a crash, this bounds the span of the key
+    /// that was found.
     planned_until: Timestamp,
     #[serde(with = "times::seconds")]
     longest_lifetime: Duration,
 }
 
-/// A public key and the span in which its private half signed. No private half is left.
+/// A public key and the span in which its private half signed. The private half is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetiredKey {
+pub(crate) struct RetiredKey {
     public: PublicKey,
     created_at: Timestamp,
     signed: Span,
@@ -91,54 +92,55 @@ pub struct RetiredKey {
 /// A key that is not published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum PastKey {
+pub(crate) enum PastKey {
     /// Validates expired tokens in redemption, and nothing else.
     Historical(RetiredKey),
-    /// Validates nothing, for ever.
+    /// Never validates anything again.
     Revoked(RevokedKey),
-    /// Past its retention: only its name is known.
+    /// Past its retention: only its `kid` is known.
     Forgotten,
 }
 
-/// What is remembered of a revoked key.
+/// The remaining facts about a revoked key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RevokedKey {
+pub(crate) struct RevokedKey {
     public: PublicKey,
     created_at: Timestamp,
-    /// None if it never signed.
+    /// `None` if it never signed.
     signed: Option<Span>,
     revoked_at: Timestamp,
 }
 
-/// The whole seconds in which a key signed, the last one included: start rounded down, end up.
+/// The seconds in which a key signed, both ends included: start rounded down, end rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Span {
+pub(crate) struct Span {
     from: Timestamp,
     until: Timestamp,
 }
 
-/// What is due.
+/// A step that can be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// `current` has signed for its period, and `next` and `previous` were published for long enough.
+pub(crate) enum Step {
+    /// `current` has signed for its period, and `next` and `previous` have been published long enough.
     Promote,
     /// A historical key is past its retention.
     Forget,
 }
 
 impl Span {
-    /// From `from` until `until`, or just one second if that is earlier: clocks step back, spans do not.
-    pub fn new(from: Timestamp, until: Timestamp) -> Self {
+    /// The span from `from` until `until`; one second if `until` is earlier, because a clock may step back and a span
+    /// cannot.
+    pub(crate) fn new(from: Timestamp, until: Timestamp) -> Self {
         Self { from, until: until.max(from) }
     }
 
     /// The first second.
-    pub fn from(self) -> Timestamp {
+    pub(crate) fn from(self) -> Timestamp {
         self.from
     }
 
     /// The last second.
-    pub fn until(self) -> Timestamp {
+    pub(crate) fn until(self) -> Timestamp {
         self.until
     }
 
@@ -148,18 +150,18 @@ impl Span {
 }
 
 impl SigningKey {
-    /// A key made at `created_at`, with its private half under seal.
-    pub fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
+    /// A key generated at `created_at`, with its sealed private half.
+    pub(crate) fn new(public: PublicKey, created_at: Timestamp, sealed: Sealed) -> Self {
         Self { public, created_at, sealed }
     }
 
     /// The public half.
-    pub fn public(&self) -> &PublicKey {
+    pub(crate) fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// The private half under seal.
-    pub fn sealed(&self) -> &Sealed {
+    /// The sealed private half.
+    pub(crate) fn sealed(&self) -> &Sealed {
         &self.sealed
     }
 
@@ -192,7 +194,7 @@ impl RetiredKey {
 }
 
 impl PastKey {
-    /// Whether this can be the key named `kid`.
+    /// Whether `kid` can be the id of this key.
     pub(super) fn is(&self, kid: &Kid) -> bool {
         match self {
             Self::Historical(key) => key.public.kid() == kid,
@@ -202,56 +204,55 @@ impl PastKey {
     }
 }
 
-/// What the ring holds, and what is due.
 impl Ring {
-    /// The first start: `current` signs at once, without lead, since no verifier holds an older JWKS.
-    pub fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
+    /// The ring of a first start: `current` signs at once, without lead, since no verifier has an older JWKS.
+    pub(crate) fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
         let current = CurrentKey::new(current, now, times);
         Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
     }
 
-    /// The same ring with the keys of its past, which are stored apart; `None` if a key would then be in two places.
+    /// Adds the past keys, which are stored separately; `None` if a key would then be in two states.
     #[must_use]
-    pub fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
+    pub(crate) fn with_past(self, past: BTreeMap<Kid, PastKey>) -> Option<Self> {
         let ring = Self { past, ..self };
         let published: Vec<&Kid> = ring.published().map(PublicKey::kid).collect();
         let apart = published.iter().enumerate().all(|(index, kid)| !published[..index].contains(kid));
         (apart && published.iter().all(|kid| !ring.past.contains_key(*kid))).then_some(ring)
     }
 
-    /// Grows with each transition.
-    pub fn version(&self) -> u64 {
+    /// Increases by one with each transition.
+    pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
     /// The key that signs.
-    pub fn current(&self) -> &SigningKey {
+    pub(crate) fn current(&self) -> &SigningKey {
         &self.current.key
     }
 
     /// The key that will sign.
-    pub fn next(&self) -> &SigningKey {
+    pub(crate) fn next(&self) -> &SigningKey {
         &self.next.key
     }
 
-    /// Since when `current` signs.
-    pub fn signs_from(&self) -> Timestamp {
+    /// The first second in which `current` signs.
+    pub(crate) fn signs_from(&self) -> Timestamp {
         self.current.signs_from
     }
 
-    /// The keys that are not published, by name.
-    pub fn past(&self) -> &BTreeMap<Kid, PastKey> {
+    /// The keys that are not published, by `kid`.
+    pub(crate) fn past(&self) -> &BTreeMap<Kid, PastKey> {
         &self.past
     }
 
-    /// What the JWKS holds: next, current and, once there is one, previous (R-KEYS-03).
-    pub fn published(&self) -> impl Iterator<Item = &PublicKey> {
+    /// The keys in the JWKS: next, current and, after the first rotation, previous (R-KEYS-03).
+    pub(crate) fn published(&self) -> impl Iterator<Item = &PublicKey> {
         let previous = self.previous.as_ref().map(|key| &key.public);
         [&self.next.key.public, &self.current.key.public].into_iter().chain(previous)
     }
 
-    /// The first step that is due at `now`; none when the ring is as it should be.
-    pub fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
+    /// The first step that is due at `now`; `None` if no step is due.
+    pub(crate) fn due(&self, times: KeyTimes, now: Timestamp) -> Option<Step> {
         if self.promotion_due(times) <= now {
             Some(Step::Promote)
         } else {
@@ -260,26 +261,25 @@ impl Ring {
     }
 
     /// When the next step is due.
-    pub fn next_due(&self, times: KeyTimes) -> Timestamp {
+    pub(crate) fn next_due(&self, times: KeyTimes) -> Timestamp {
         let promotion = self.promotion_due(times);
         self.forget_due(times).map_or(promotion, |forget| forget.min(promotion))
     }
 
-    /// When `current` gives way: after its period, and not before its successor can follow.
-    pub fn promotion_due(&self, times: KeyTimes) -> Timestamp {
+    /// When `current` is due for replacement: after its period, but not before `next` may sign.
+    pub(crate) fn promotion_due(&self, times: KeyTimes) -> Timestamp {
         (self.current.signs_from + times.rotation_period()).max(self.rotatable_from(times))
     }
 
-    /// From when `next` may sign and `previous` need not be published any more (R-KEYS-04).
-    pub fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
+    /// The time from which `next` may sign and `previous` need no longer be published (R-KEYS-04).
+    pub(crate) fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
         let led = self.next.published_from + times.lead();
         let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
-    /// When the span of `current` ended, if the service was down until `now`: as planned, or with the last event that
-    /// is on record.
-    pub fn ended(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
+    /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.
+    pub(crate) fn end_of_span(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
         self.current.planned_until.max(last_event).min(now)
     }
 

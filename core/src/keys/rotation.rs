@@ -1,8 +1,8 @@
-//! What is due → key files → store → in force; and the timer that takes each step when it is due.
+//! Takes the steps of the key ring: due step → key files → store → in force; and the timer that takes each when due.
 //!
-//! The store's compare-and-swap decides. Until it is done the old ring is in force, and a crash leaves nothing that the
-//! next start does not put right; after it a crash leaves a ring that the next start finds. If the store fails, the
-//! current key goes on signing, and its span is prolonged accordingly.
+//! The store's compare-and-swap decides. Until it is done the old ring is in force, and the next start repairs whatever a
+//! crash leaves; after it, the next start finds the new ring. If the store fails, the current key continues to sign, and
+//! its span is extended accordingly.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,36 +19,36 @@ use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
 
-/// The timer sleeps no longer than this: clocks jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// After a failure the next attempt comes after this, then after twice as long, and so on.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// The longest time between two attempts.
-const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How often a step is tried again because another instance was faster.
-const ATTEMPTS: u32 = 3;
-/// How many imported keys are stored at once: as many as surely fit into a change of the store.
-const IMPORTED_AT_ONCE: usize = 50;
+/// The longest sleep of the timer, because clocks can step.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+/// The delay of the first retry after a failure; it doubles with each further one.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// The longest delay between two attempts.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// How often a step is attempted if other instances change the ring first.
+const MAX_ATTEMPTS: u32 = 3;
+/// How many imported keys are stored at once, so that they fit into one transaction of the store.
+const IMPORT_BATCH_LEN: usize = 50;
 
-/// What the next step needs to know.
+/// State that is kept between steps.
 #[derive(Default)]
 pub(super) struct RotationState {
-    /// A key made ahead of need, since an RSA key takes its time.
+    /// A key generated in advance, since generating an RSA key is slow.
     spare: Option<KeyPair>,
-    /// The last step failed, or was cut off; what the store holds is not known.
+    /// The last step failed or was interrupted, so the content of the store is unknown.
     in_doubt: bool,
-    /// What happened and has not been returned to a caller yet.
+    /// Changes that have not been returned to a caller yet.
     unreported: Vec<KeyEvent>,
 }
 
-/// While this lives the current key signs for no second after `end`.
+/// Until it is dropped, the current key signs for no second after `end`.
 pub(super) struct ClosingSpan<'a> {
     keys: &'a KeyRing,
     end: Timestamp,
 }
 
 impl<'a> ClosingSpan<'a> {
-    /// The span of the current key ends now, or with the latest instant at which it signed if the clock stepped back.
+    /// Ends the span of the current key now, or at the latest instant at which it signed if the clock stepped back.
     pub(super) fn new(keys: &'a KeyRing, now: Timestamp) -> Self {
         let mut state = keys.signer_state();
         let end = state.latest.max(now);
@@ -63,7 +63,7 @@ impl Drop for ClosingSpan<'_> {
     }
 }
 
-/// A new key pair; RSA keys take their time.
+/// Generates a key pair on a blocking thread; RSA keys are slow.
 pub(super) async fn generate(algorithm: SigningAlgorithm) -> Result<KeyPair, SigningError> {
     spawn_blocking(move || KeyPair::generate(algorithm)).await.map_err(|_| SigningError::Generation)?
 }
@@ -79,9 +79,9 @@ pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'sta
     spawn_blocking(work).await.unwrap_or_else(|cut_off| Err(io::Error::other(cut_off).into()))
 }
 
-/// Steps. Each returns what happened to the keys; the caller records that.
+/// Steps. Each returns the changes of keys, for the caller to audit.
 impl KeyRing {
-    /// Takes the step that is due at `now`, if one is; a key is forgotten only if it `may_forget`.
+    /// Takes the step that is due at `now`, if any. Forgets a key only if `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
@@ -99,28 +99,28 @@ impl KeyRing {
         self.step(now, |ring, fresh, end| Ok(Some(ring.promote(fresh, self.times, end, now)?))).await
     }
 
-    /// Revokes a key: it leaves the JWKS and validates nothing any more.
+    /// Revokes a key: it leaves the JWKS and no longer validates anything.
     ///
     /// # Errors
-    /// [`KeysError::Revoke`] if there is no such key or nothing would change.
+    /// [`KeysError::Revoke`] if the key does not exist, or nothing would change.
     pub async fn revoke(&self, kid: &str, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, _| Ok(Some(ring.revoke(kid, fresh, self.times, now)?))).await
     }
 
-    /// Takes `now` as right: what lies beyond it came of a wrong clock.
+    /// Cuts all times to `now`, because an operator has checked the clock.
     pub async fn trust_clock(&self, now: Timestamp) -> Result<(), KeysError> {
         self.step(now, |ring, _, _| Ok(Some(ring.trust_clock(self.times, now)))).await?;
         self.signer_state().latest = now;
         Ok(())
     }
 
-    /// Adds the keys of an export to the history. Returns how many were not known.
+    /// Adds the keys of an export to the history. Returns the number of new keys.
     ///
     /// # Errors
-    /// [`KeysError::Import`] if a key has no times; nothing is added then.
+    /// [`KeysError::Import`] if a key has no signing times; nothing is added then.
     pub async fn import(&self, export: listing::Export, now: Timestamp) -> Result<usize, KeysError> {
         let before = self.active().ring.past().len();
-        for lives in export.lives(now)?.chunks(IMPORTED_AT_ONCE) {
+        for lives in export.lives(now)?.chunks(IMPORT_BATCH_LEN) {
             self.step(now, |ring, _, _| {
                 let (ring, added) = ring.import(lives.iter().cloned(), now);
                 Ok((added > 0).then_some(ring))
@@ -130,20 +130,20 @@ impl KeyRing {
         Ok(self.active().ring.past().len().saturating_sub(before))
     }
 
-    /// Waits until no step is being taken; none begins while the returned guard lives.
+    /// Waits until no step is in progress; none begins until the returned guard is dropped.
     pub async fn pause(&self) -> impl Sized + '_ {
         self.rotation.lock().await
     }
 
-    /// Takes one step: `follow` says what comes after a ring, given a fresh key and the instant at which the current
-    /// key ends if it is to end. Its result is in force once it is stored.
+    /// Takes one step: `follow` returns the successor of a ring, given a fresh key and the end of the current key's
+    /// span, in case it ends. The successor takes effect once it is stored.
     pub(super) async fn step(
         &self,
         now: Timestamp,
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
     ) -> Result<Vec<KeyEvent>, KeysError> {
         let mut state = self.rotation.lock().await;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut state, now, &follow).await {
                 Err(KeysError::Conflict) => {}
                 outcome => return outcome.map(|()| std::mem::take(&mut state.unreported)),
@@ -174,7 +174,7 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Makes sure that a key is at hand, since an RSA key takes its time.
+    /// Makes sure that a spare key exists, since generating an RSA key is slow.
     async fn prepare(&self, rotation: &mut RotationState) -> Result<(), KeysError> {
         if rotation.spare.is_none() {
             rotation.spare = Some(generate(self.algorithm).await?);
@@ -191,7 +191,7 @@ impl KeyRing {
         ActiveRing::new(ring, &self.sealing, &self.installation)
     }
 
-    /// The files first: should one of them not be written, nothing has happened yet.
+    /// Writes the files first: if one fails, nothing has changed yet.
     async fn store(&self, active: &ActiveRing, successor: &ActiveRing, now: Timestamp) -> Result<(), KeysError> {
         let is_new = |life: &KeyLife| active.ring.life(life.kid().as_str()).as_ref() != Some(life);
         let changed = successor.ring.lives().filter(is_new).collect();
@@ -209,8 +209,8 @@ impl KeyRing {
         state.active = successor.into();
     }
 
-    /// Finds out what became of a step whose outcome is not known. If it was stored after all, its ring comes in force,
-    /// and the key that signed on meanwhile did so until now.
+    /// Determines the outcome of a step that failed or was interrupted. If it was stored after all, its ring takes effect,
+    /// and the span of the key that continued to sign is extended until now.
     async fn reload(&self, rotation: &mut RotationState, now: Timestamp) -> Result<(), KeysError> {
         let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         let closing = ClosingSpan::new(self, now);
@@ -232,25 +232,24 @@ impl KeyRing {
 
 /// The timer.
 impl KeyRing {
-    /// Takes every step when it is due, for as long as the service runs. A step that fails is tried again and again,
-    /// while the current key goes on signing. A forgotten key cannot be restored, so none is forgotten while the clock is
-    /// unsettled.
+    /// Takes every step when it is due, for as long as the service runs. A failed step is retried, while the current key
+    /// continues to sign. A forgotten key cannot be restored, so none is forgotten while the clock is unsettled.
     pub async fn run(&self, clock: &Clock, on_event: impl Fn(KeyEvent)) -> Infallible {
-        let mut retry = FIRST_RETRY;
+        let mut retry = MIN_RETRY_DELAY;
         loop {
             let may_forget = clock.is_settled();
             match self.on_time(clock, may_forget).await {
                 Ok(events) => {
                     events.into_iter().for_each(&on_event);
-                    retry = FIRST_RETRY;
+                    retry = MIN_RETRY_DELAY;
                     let due = self.next_due(may_forget);
                     // Elapsed or woken, the ring is checked again.
-                    let _ = timeout(clock.until(due).min(LONGEST_SLEEP), self.wake.notified()).await;
+                    let _ = timeout(clock.until(due).min(MAX_SLEEP), self.wake.notified()).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the key ring could not take a step; the current key signs on");
+                    tracing::error!(%error, "the key ring could not take a step; the current key continues to sign");
                     sleep(retry).await;
-                    retry = LAST_RETRY.min(retry * 2);
+                    retry = MAX_RETRY_DELAY.min(retry * 2);
                 }
             }
         }
@@ -261,7 +260,7 @@ impl KeyRing {
         if may_forget { active.ring.next_due(self.times) } else { active.ring.promotion_due(self.times) }
     }
 
-    /// The clock is read once a key is at hand: making one may have taken seconds.
+    /// Reads the clock after the spare key exists: generating one may have taken seconds.
     async fn on_time(&self, clock: &Clock, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.prepare(&mut *self.rotation.lock().await).await?;
         let now = clock.now();

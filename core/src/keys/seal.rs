@@ -1,4 +1,4 @@
-//! Private halves at rest: AES-256-GCM with the sealing key, bound to the key's name, its algorithm and its store.
+//! Encryption of private halves at rest: AES-256-GCM with the sealing key, bound to `kid`, algorithm and store.
 
 use std::fmt;
 
@@ -13,26 +13,26 @@ use super::public::PublicKey;
 /// 32 random bytes.
 pub type SealingKey = Zeroizing<[u8; 32]>;
 
-/// The key that seals, and those that are still opened with.
+/// The key that seals, and previous ones that still open.
 pub struct SealingKeys {
     current: RandomizedNonceKey,
     previous: Vec<RandomizedNonceKey>,
 }
 
-/// A private half as it is kept: nonce, ciphertext and tag; base64 in JSON.
+/// A sealed private half: nonce, ciphertext and tag; base64 in JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Sealed(Vec<u8>);
+pub(crate) struct Sealed(Vec<u8>);
 
-/// A private half taken out of its seal.
+/// A decrypted private half.
 pub(super) struct Opened {
     /// PKCS#8.
     pub(super) private: Zeroizing<Vec<u8>>,
-    /// Whether it was sealed with a previous sealing key and should be sealed anew.
+    /// Whether it was sealed with a previous sealing key and should be sealed again.
     pub(super) stale: bool,
 }
 
-/// Where a sealed private half belongs. In another place it does not open.
+/// The place that a sealed private half is bound to. It does not open in another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     /// The id of the store.
@@ -44,10 +44,10 @@ pub(super) struct Place<'a> {
 /// Why a private half cannot be sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The file holds something else.
+    /// The file does not contain a sealing key.
     #[error("a sealing key is 32 random bytes in base64")]
     KeyForm,
-    /// Wrong sealing key, or the sealed bytes were changed or belong elsewhere.
+    /// The sealing key is wrong, or the sealed bytes were changed or moved.
     #[error(
         "the private keys in the store do not open with this sealing key; use the old key, or list it in \
          keys.previous_sealing_keys"
@@ -58,7 +58,7 @@ pub enum SealError {
     Failed,
 }
 
-/// Reads the content of a sealing key's file: base64 of 32 bytes, and nothing else but white space around it.
+/// Parses the content of a sealing key's file: base64 of 32 bytes, with nothing but white space around it.
 pub fn parse_sealing_key(file: &[u8]) -> Result<SealingKey, SealError> {
     let bytes = STANDARD.decode(file.trim_ascii()).map(Zeroizing::new).map_err(|_| SealError::KeyForm)?;
     let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| SealError::KeyForm)?;

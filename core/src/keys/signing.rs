@@ -1,4 +1,4 @@
-//! Key pairs: made, read, and used to sign (RFC 7515, RFC 7518 §3, RFC 8037).
+//! Key pairs: generates, parses and signs with them (RFC 7515, RFC 7518 §3, RFC 8037).
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::SigningAlgorithm;
 use super::public::{Material, PublicKey};
 
-/// A key that can sign, parsed once. The private half is shown nowhere.
+/// A key that can sign. `Debug` does not show the private half.
 pub struct KeyPair {
     public: PublicKey,
     private: Private,
@@ -28,25 +28,25 @@ enum Private {
     Rsa(RsaKeyPair),
 }
 
-/// Why there is no key or no signature.
+/// Why a key could not be generated, parsed or used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SigningError {
-    /// The system gave no key.
+    /// The cryptography library failed to generate a key.
     #[error("no key could be generated")]
     Generation,
-    /// The bytes are not the PKCS#8 form of such a key.
+    /// The bytes are not a PKCS#8 key of this algorithm.
     #[error("the private key cannot be read")]
     Rejected,
-    /// The key made no signature.
-    #[error("the key did not sign")]
+    /// Signing failed.
+    #[error("signing failed")]
     Signature,
-    /// What the key signed, its public half does not verify (R-KEYS-12).
+    /// The public half does not verify the private half's signature (R-KEYS-12).
     #[error("the key failed its self-test")]
     SelfTest,
 }
 
 impl KeyPair {
-    /// A new key, tested. RSA keys take up to seconds: generate where blocking is allowed, ahead of need.
+    /// Generates and tests a key. RSA keys can take seconds: call it where blocking is allowed, in advance.
     pub fn generate(algorithm: SigningAlgorithm) -> Result<Self, SigningError> {
         let private = match algorithm {
             SigningAlgorithm::ES256 | SigningAlgorithm::ES384 => {
@@ -60,7 +60,7 @@ impl KeyPair {
         Self::tested(algorithm, private.map_err(|_| SigningError::Generation)?)
     }
 
-    /// A key from its PKCS#8 form, tested.
+    /// Parses and tests a key.
     pub fn from_pkcs8(algorithm: SigningAlgorithm, pkcs8: &[u8]) -> Result<Self, SigningError> {
         let private = match algorithm {
             SigningAlgorithm::ES256 | SigningAlgorithm::ES384 => {
@@ -100,7 +100,7 @@ impl KeyPair {
         .map_err(|_| SigningError::Generation)
     }
 
-    /// The signature over `message` in the form that JWS uses: for ECDSA both numbers at full length, not DER.
+    /// Signs `message`, in the form of JWS: for ECDSA both numbers at full length, not DER.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {
         let random = SystemRandom::new();
         match &self.private {

@@ -1,4 +1,4 @@
-//! The ring on a real store: order, crashes, restarts, and what each leaves.
+//! The ring on a real store: order of steps, crashes and restarts.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn domain(name: &str) -> TrustDomain {
     name.parse().unwrap()
 }
 
-/// A folder with a store, as it is found at a start.
+/// A folder with a store, as found at a start.
 struct Installed(TempDir);
 
 impl Installed {
@@ -83,7 +83,7 @@ impl Installed {
     }
 }
 
-/// A ring with the store that it is kept in.
+/// A ring with its store.
 #[derive(Debug)]
 struct Opened {
     keys: KeyRing,
@@ -361,7 +361,7 @@ async fn without_the_files_nothing_is_stored_and_the_step_is_taken_later() {
 
 /// the files were written, the store was not.
 #[tokio::test]
-async fn files_of_a_step_that_was_never_taken_are_put_right_at_the_next_start() {
+async fn files_of_a_step_that_was_not_taken_are_repaired_at_the_next_start() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let active = keys.active();
@@ -413,7 +413,7 @@ async fn a_revoked_key_validates_nothing_and_is_remembered() {
     assert_eq!(keys.states().get(&KeyState::Revoked), Some(&1));
 }
 
-/// Whether the step was cut off between files and store, or the store was put back in time.
+/// Whether the step was interrupted between files and store, or the store was rolled back.
 #[tokio::test]
 async fn a_revocation_of_which_only_the_files_know_holds() {
     let installed = Installed::new();
@@ -431,23 +431,23 @@ async fn a_revocation_of_which_only_the_files_know_holds() {
 }
 
 #[tokio::test]
-async fn a_look_changes_nothing() {
+async fn opening_read_only_changes_nothing() {
     let installed = Installed::new();
     stop(installed.keys(at(0)).await).await;
     let store = installed.store().await;
     let before = dump(&store).await;
     let settings = settings(SigningAlgorithm::ES256);
-    let keys = KeyRing::look(store.clone(), &settings, sealing(1, &[]), &domain("d.example")).await.unwrap();
+    let keys = KeyRing::open_read_only(store.clone(), &settings, sealing(1, &[]), &domain("d.example")).await.unwrap();
     assert!(keys.verify().await.is_empty());
     assert_eq!(dump(&store).await, before, "though a rotation is overdue");
     store.close().await;
     let empty = Installed::new();
-    let looked = KeyRing::look(empty.store().await, &settings, sealing(1, &[]), &domain("d.example")).await;
+    let looked = KeyRing::open_read_only(empty.store().await, &settings, sealing(1, &[]), &domain("d.example")).await;
     assert!(matches!(looked, Err(KeysError::Damaged(_))));
 }
 
 #[tokio::test]
-async fn a_ring_that_went_back_in_time_does_not_open() {
+async fn a_ring_that_was_rolled_back_does_not_open() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let old = read(&keys.store, "keys/ring").await.unwrap();
@@ -508,7 +508,7 @@ async fn a_ring_is_rebuilt_from_its_files() {
 }
 
 #[tokio::test]
-async fn a_ring_is_replaced_in_a_store_that_was_put_back() {
+async fn a_ring_is_replaced_in_a_store_that_was_rolled_back() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let first = signing_kid(&keys, at(0));
@@ -523,7 +523,7 @@ async fn a_ring_is_replaced_in_a_store_that_was_put_back() {
 }
 
 #[tokio::test]
-async fn changed_and_missing_files_are_found_and_written_anew() {
+async fn changed_and_missing_files_are_found_and_rewritten() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let [next, current] = published(&keys).try_into().unwrap();
@@ -542,7 +542,7 @@ async fn changed_and_missing_files_are_found_and_written_anew() {
 }
 
 #[tokio::test]
-async fn the_list_tells_what_has_happened_and_how_long_old_keys_stay() {
+async fn the_list_shows_past_times_and_how_long_old_keys_stay() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     keys.advance(at(100), true).await.unwrap();
@@ -579,7 +579,7 @@ async fn what_was_exported_can_be_imported_elsewhere() {
 }
 
 #[tokio::test]
-async fn an_export_holds_public_halves_and_an_import_takes_nothing_else() {
+async fn an_export_holds_public_halves_and_an_import_accepts_nothing_else() {
     let installed = Installed::new();
     let keys = installed.keys(at(0)).await;
     let export = serde_json::to_value(keys.export()).unwrap();

@@ -15,14 +15,14 @@ use crate::claims::{Claims, ClaimsDraft};
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// The signing key and the instant of signing, kept together for a whole request: `iat` lies in the span of the key even if
+/// The signing key and the instant of signing, held together for a whole request: `iat` is in the span of the key even if
 /// the ring changes meanwhile.
 pub struct Signer {
     active: Arc<ActiveRing>,
     instant: Timestamp,
 }
 
-/// A signed Txn-Token. Its text is a credential, which only the answer contains.
+/// A signed Txn-Token. Its text is a credential, which only the response contains.
 #[derive(Clone)]
 pub struct TxnToken {
     compact: String,
@@ -36,22 +36,22 @@ impl Signer {
         Self { active, instant }
     }
 
-    /// `iat` of what is issued.
-    pub fn instant(&self) -> Timestamp {
+    /// The `iat` of issued tokens.
+    pub(crate) fn instant(&self) -> Timestamp {
         self.instant
     }
 
-    /// `kid` of the tokens that it signs.
+    /// The `kid` of the tokens that it signs.
     pub fn kid(&self) -> &Kid {
         self.active.key.public().kid()
     }
 
-    /// Whether readers would accept the length of the token, whatever numbers complete the draft.
+    /// Whether readers would accept the length of the token, for any numbers that complete the draft.
     pub(crate) fn can_sign(&self, draft: &ClaimsDraft) -> bool {
         length(draft.as_txn_claims(), self.active.key.public().algorithm()) <= TOKEN_MAX
     }
 
-    /// Signs claims whose draft was read back.
+    /// Signs claims whose draft was parsed back.
     ///
     /// # Errors
     /// [`KeysError::Signing`] if the key does not sign.
@@ -79,7 +79,7 @@ pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?))
 }
 
-/// How long the token with these claims would be, in bytes, signed with such a key.
+/// The length in bytes of the token with these claims, signed by a key of this algorithm.
 pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
     let signature = match algorithm {
         SigningAlgorithm::ES256 | SigningAlgorithm::EdDSA => 64,
@@ -99,7 +99,7 @@ impl TxnToken {
         &self.compact
     }
 
-    /// `kid` of its header.
+    /// The `kid` of its header.
     pub fn kid(&self) -> &Kid {
         &self.kid
     }
@@ -117,10 +117,10 @@ impl TxnToken {
 
 #[cfg(any(test, feature = "testing"))]
 impl TxnToken {
-    /// A token that no key signed, for tests of what is done with tokens.
+    /// A token that no key signed, for tests.
     ///
     /// # Panics
-    /// Never: the `kid` is one.
+    /// Never: the built-in `kid` is valid.
     pub fn unsigned(compact: &str) -> Self {
         let kid = Kid::try_from("A".repeat(43)).expect("43 characters of base64url");
         Self { compact: compact.to_owned(), signed_len: compact.len(), kid }

@@ -1,4 +1,4 @@
-//! JSON values compared by what was written: numbers by their value to the last digit, members in any order.
+//! Exact comparison of JSON values: numbers by their value to the last digit, members in any order.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,10 @@ use writ_verifier::json::{self, Limits, Value};
 
 use super::number::Decimal;
 
-/// Wider than the limits within which the texts were read before.
+/// Wider than the limits under which the texts were parsed before.
 const LIMITS: Limits = Limits { depth: 64, members: 10_000 };
 
-/// Parses a JSON text that was accepted before.
+/// Parses a JSON text that has already been accepted.
 pub(super) fn read(text: &str) -> Option<Value> {
     json::parse(text, LIMITS).ok()
 }
@@ -20,7 +20,7 @@ pub fn equal(one: &str, other: &str) -> bool {
     canonical(one).is_some_and(|one| Some(one) == canonical(other))
 }
 
-/// A text that equal values share and different ones do not; `None` if a number in it cannot be told from others.
+/// A text that is the same for equal values only; `None` if a number cannot be represented exactly.
 pub(super) fn canonical(value: &Value) -> Option<String> {
     let mut text = String::new();
     write(value, &mut text)?;
@@ -28,7 +28,7 @@ pub(super) fn canonical(value: &Value) -> Option<String> {
 }
 
 fn write(value: &Value, text: &mut String) -> Option<()> {
-    // The length comes first, so that no string can imitate what follows it.
+    // The length comes first, so that no string can imitate the text after it.
     let string = |string: &str, text: &mut String| write!(text, "{}\"{string}", string.len()).ok();
     match value {
         Value::Null => text.push_str("null"),
@@ -59,7 +59,7 @@ fn write(value: &Value, text: &mut String) -> Option<()> {
     Some(())
 }
 
-/// Every text in a JSON value: strings and the names of members, at any depth.
+/// Whether any text in a JSON value satisfies `is`: strings and member names, at any depth.
 pub(super) fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
     match value {
         Value::Object(members) => members.iter().any(|(name, value)| is(name) || any_text(value, is)),

@@ -1,7 +1,7 @@
-//! Request details → `tctx`, request context → `rctx`: which members a purpose puts into its tokens.
+//! Request details → `tctx`, request context → `rctx`: the members that a purpose puts into its tokens.
 //!
-//! Only members that the policy lists are copied, as they were written. A value that the policy sets takes precedence
-//! over one that was sent; once a transaction has a member, it keeps its value.
+//! Only members that the policy lists are copied, verbatim. A value that the policy sets takes precedence over one in the
+//! request; once a transaction has a member, its value never changes.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ pub struct Mapping {
     pub tctx_copy: Vec<String>,
     /// Members of `tctx` that are the same in every token.
     pub tctx_fixed: Members,
-    /// Members of `tctx`, each with the name of the claim of the subject token that is its value.
+    /// Members of `tctx`, each with the name of the subject token's claim that is its value.
     pub tctx_subject: Vec<(String, String)>,
     /// Members of the request context that are copied into `rctx`.
     pub rctx_copy: Vec<String>,
 }
 
-/// The context that a transaction carries from token to token.
+/// The members that a transaction carries from token to token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TransactionContext {
     /// The details of the transaction.
@@ -36,24 +36,24 @@ pub(crate) struct TransactionContext {
     pub(crate) rctx: Members,
 }
 
-/// Why details or context are not accepted. The texts repeat no value, and only names of plain characters.
+/// Why details or context are not accepted. The texts contain no values, and names only if they are plain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The request details do not fit the purpose's schema.
     #[error("request_details do not fit the schema of a requested purpose{}", at(.0.as_deref()))]
     Unfit(Option<String>),
-    /// One member with two values: of two purposes, or of the presented token and this request.
+    /// One member has two values: from two purposes, or from the presented token and this request.
     #[error("a member has two different values{}", at(Some(.0.as_str())))]
     TwoValues(String),
-    /// Verifiers would refuse a token with it.
+    /// Verifiers would refuse a token with these members.
     #[error("a member is nested too deeply, or they are too many, for a token{}", at(.0.as_deref()))]
     Unreadable(Option<String>),
-    /// A token must not travel inside another.
+    /// A member contains a token, which must not be embedded in another.
     #[error("a member holds a token{}", at(Some(.0.as_str())))]
     HoldsToken(String),
 }
 
-/// The subject token lacks the claim that a member is made of; both names are those of the policy.
+/// The subject token lacks the claim for a member; both names are from the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClaimMissing<'m> {
     pub(crate) member: &'m str,
@@ -66,7 +66,7 @@ impl From<Unfit> for Rejection {
     }
 }
 
-/// The name, where it is of plain characters: it may be the sender's.
+/// The name, if it is plain: it may come from the request.
 fn at(name: Option<&str>) -> String {
     name.filter(|name| is_plain(name)).map(|name| format!(": {name}")).unwrap_or_default()
 }
@@ -77,7 +77,7 @@ impl Mapping {
         request.details.as_ref().filter(|_| self.schema.is_some())
     }
 
-    /// Checks request details against the schema. If `required`, details that were not sent are checked like an empty object.
+    /// Validates request details by the schema. If `required`, missing details are validated like an empty object.
     ///
     /// # Errors
     /// [`Unfit`].
@@ -88,7 +88,7 @@ impl Mapping {
         sent.map_or(Ok(()), |details| schema.admit(details))
     }
 
-    /// The members that a request adds; `claims` are those of the subject token, where they are copied.
+    /// The members that a request adds. `claims` are those of the subject token, if claims are copied.
     ///
     /// # Errors
     /// [`ClaimMissing`].
@@ -114,7 +114,7 @@ impl Mapping {
     }
 }
 
-/// A member that was not sent is left out.
+/// Copies the members that were sent.
 fn copy(from: Option<&Members>, names: &[String], to: &mut Members) {
     for (from, name) in from.iter().flat_map(|from| names.iter().map(move |name| (from, name))) {
         to.adopt(name, from, name);
@@ -131,7 +131,7 @@ impl TransactionContext {
         self.tctx.is_empty() && self.rctx.is_empty()
     }
 
-    /// Adds the members of `other`; those that are there already must have equal values.
+    /// Adds the members of `other`; existing ones must have equal values.
     ///
     /// # Errors
     /// [`Rejection::TwoValues`].
@@ -140,11 +140,11 @@ impl TransactionContext {
         extend(&mut self.rctx, &other.rctx)
     }
 
-    /// Refuses what verifiers would refuse: in the token that is made of it now, and in one that it may be redeemed for,
-    /// which has one more member.
+    /// Refuses members that verifiers would refuse: in the token to be issued, or in one that it may be redeemed for, which
+    /// has one more member.
     ///
     /// # Errors
-    /// [`Rejection::Unreadable`], with the member that is too deep, if one alone is.
+    /// [`Rejection::Unreadable`], with the name of the member if a single one is too deep.
     pub(crate) fn refuse_unreadable(&self) -> Result<(), Rejection> {
         let mut later = self.rctx.clone();
         let delayed = Delayed { iat: u64::MAX, exp: u64::MAX, use_number: u32::MAX };
@@ -157,15 +157,15 @@ impl TransactionContext {
         Err(Rejection::Unreadable(member.map(|(name, _)| name.to_owned())))
     }
 
-    /// Refuses a token, or `subject_token` itself, in any text of any member: whoever reads the Txn-Token would hold that
-    /// one too (R-CLAIM-09).
+    /// Refuses a token, or `subject_token` itself, in any text of any member: readers of the Txn-Token would obtain that
+    /// token too (R-CLAIM-09).
     ///
     /// # Errors
     /// [`Rejection::HoldsToken`].
     pub(crate) fn refuse_tokens(&self, subject_token: Option<&str>) -> Result<(), Rejection> {
         let holds = |text: &str| subject_token.is_some_and(|token| text.contains(token)) || holds_jws(text);
         let members = || self.tctx.iter().chain(self.rctx.iter());
-        // A value that cannot be read may contain one.
+        // A value that cannot be parsed may contain a token.
         let within = |raw: &str| exact::read(raw).is_none_or(|value| exact::any_text(&value, &holds));
         match members().find(|(name, raw)| holds(name) || within(raw)) {
             Some((name, _)) => Err(Rejection::HoldsToken(name.to_owned())),
@@ -179,7 +179,7 @@ pub(crate) fn value_fits_a_token(raw: &str) -> bool {
     json::check(&format!("{{\"context\":{{\"member\":{raw}}}}}"), Limits::DEFAULT).is_ok()
 }
 
-/// Whether verifiers accept it as `tctx` or `rctx`.
+/// Whether verifiers accept `context` as `tctx` or `rctx`.
 pub fn fits_a_token(context: &Members) -> bool {
     let text = serde_json::to_string(context).unwrap_or_default();
     json::check(&format!("{{\"context\":{text}}}"), Limits::DEFAULT).is_ok()
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// A-085, A-087: as written, and nothing that is not listed; what the policy says wins.
+    /// A-085, A-087: members are copied verbatim, and only if listed; values of the policy win.
     #[test]
     fn only_listed_members_are_copied_and_the_policy_wins() {
         let details = r#"{"quantity":100000000000000000001,"action":"buy","desk":"prop","level":"gold","other":1}"#;
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_schema_details_count_for_nothing() {
+    fn without_a_schema_details_are_ignored() {
         let open = Mapping { schema: None, ..mapping() };
         let request = request(Some(r#"{"action":"buy"}"#), None);
         assert_eq!(text(&open.apply(&request, None).unwrap().tctx), r#"{"desk":"retail"}"#);
@@ -283,8 +283,8 @@ mod tests {
         }
     }
 
-    /// R-REQ-12: what could be written and never read is not written, nor what could not be redeemed for the mark that
-    /// it would get.
+    /// R-REQ-12: members that readers would refuse are not written, nor members that leave no space for the mark of a
+    /// redemption.
     #[test]
     fn a_context_leaves_room_for_its_readers() {
         let nested = |levels: usize| format!("{{\"a\":1,\"deep\":{}{}}}", "[".repeat(levels), "]".repeat(levels));

@@ -1,20 +1,20 @@
 //! Exact numbers: nothing is rounded.
 //!
-//! A number is read from its digits and costs what its digits cost, whatever its exponent says. Only arithmetic needs the
-//! number written out; it takes numbers up to a size that no amount, count or time comes near, and refuses larger ones.
+//! The cost of a number depends on its digits and not on its exponent. Only arithmetic needs the number written out; it
+//! accepts numbers far beyond any amount, count or time, and refuses larger ones.
 
 use std::cmp::Ordering;
 
 use num_bigint::{BigInt, BigUint};
 use num_rational::BigRational;
 
-/// The most digits, and the farthest decimal point, of a number in arithmetic.
+/// The maximum number of digits before and after the decimal point in arithmetic.
 const MAX_DIGITS: usize = 1000;
 
 /// The largest absolute value of an exponent.
 const MAX_EXPONENT: i64 = 999_999_999_999_999_999;
 
-/// The most bits of the numerator and of the denominator of a result.
+/// The maximum number of bits of a result's numerator and denominator.
 const MAX_BITS: u64 = 4096;
 
 /// A decimal number in its canonical form: ±0.digits × 10^exponent, no zero at either end of the digits.
@@ -26,7 +26,7 @@ pub(super) struct Decimal {
 }
 
 impl Decimal {
-    /// Reads a JSON number; `None` if its exponent has more than 18 digits: such numbers cannot be told apart.
+    /// Parses a JSON number; `None` if its exponent has more than 18 digits, since it could not be compared.
     pub(super) fn of_json(text: &str) -> Option<Self> {
         let unsigned = text.trim_start_matches('-');
         let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
@@ -43,7 +43,7 @@ impl Decimal {
         Some(Self { negative: text.starts_with('-'), exponent: exponent + point, digits })
     }
 
-    /// Reads what a person may write: digits with a point anywhere, a sign and an exponent.
+    /// Parses the form that people write: digits with a point anywhere, a sign and an exponent.
     pub(super) fn of_text(text: &str) -> Option<Self> {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -81,7 +81,6 @@ impl Decimal {
         self.negative
     }
 
-    /// Whether it is an integer.
     pub(super) fn is_whole(&self) -> bool {
         i64::try_from(self.digits.len()).is_ok_and(|length| length <= self.exponent) || self.is_zero()
     }
@@ -144,7 +143,7 @@ impl Decimal {
         Some(plain.split('.').next().unwrap_or(&plain).to_owned())
     }
 
-    /// A text that equal numbers share and different ones do not.
+    /// A text that is the same for equal numbers only.
     pub(super) fn canonical(&self) -> String {
         format!("{}{}e{}", if self.negative { "-" } else { "" }, self.digits, self.exponent)
     }
@@ -169,15 +168,15 @@ impl PartialOrd for Decimal {
     }
 }
 
-/// A number in a condition. As in CEL there are signed and unsigned integers of 64 bits, and all others, which are exact
-/// here.
+/// A number in a condition. As in CEL, there are signed and unsigned 64-bit integers, and all other numbers, which here are
+/// exact.
 #[derive(Debug, Clone)]
 pub(super) enum Number {
     Int(i64),
     UInt(u64),
-    /// Any other, as it was written.
+    /// Any other number, as written.
     Double(Decimal),
-    /// Any other, as it was computed.
+    /// Any other number, as computed.
     Ratio(Box<BigRational>),
 }
 
@@ -192,7 +191,8 @@ pub(super) enum Operator {
 }
 
 impl Number {
-    /// Reads a JSON number: one without point and exponent that 64 bits hold is whole. `None` as for [`Decimal`].
+    /// Parses a JSON number: an integer if it has neither point nor exponent and fits into 64 bits. `None` as for
+    /// [`Decimal::of_json`].
     pub(super) fn of_json(text: &str) -> Option<Self> {
         let whole = text.parse().map(Self::Int).or_else(|_| text.parse().map(Self::UInt));
         whole.ok().or_else(|| Decimal::of_json(text).map(Self::Double))
@@ -227,8 +227,8 @@ impl Number {
         }
     }
 
-    /// The result, if both are of one kind, as CEL wants it, and the result is one too: whole numbers do not overflow,
-    /// nothing is divided by zero, others do not grow without end.
+    /// The result, if both numbers are of one kind, as CEL requires, and the result is too: `None` if integers
+    /// overflow, for a division by zero, and if other numbers grow too large.
     pub(super) fn compute(&self, operator: Operator, other: &Self) -> Option<Self> {
         match (self, other) {
             (Self::Int(one), Self::Int(other)) => match operator {
@@ -321,7 +321,7 @@ pub(super) mod tests {
         Number::of_json(text).unwrap()
     }
 
-    /// The number as a fraction, made in another way than the code above does it.
+    /// The number as a fraction, computed independently of the code above.
     pub(in crate::policy) fn reference(text: &str) -> BigRational {
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -330,7 +330,7 @@ pub(super) mod tests {
         BigRational::from_integer(digits) * BigRational::from_integer(10.into()).pow(exponent)
     }
 
-    /// Numbers beside one another: a large one, where types end, and what lies one digit away from it.
+    /// Numbers close to one another: large ones, the limits of types, and those one digit away.
     pub(in crate::policy) fn near() -> impl Strategy<Value = String> {
         let base = prop_oneof![
             Just("9007199254740992"),
@@ -437,7 +437,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn numbers_are_read_as_they_are_written() {
+    fn numbers_are_parsed_exactly() {
         for (text, plain) in
             [("1.50", "1.5"), ("+.5", "0.5"), ("5.", "5"), ("-1e2", "-100"), ("-0", "0"), ("1E-3", "0.001")]
         {

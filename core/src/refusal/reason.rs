@@ -9,17 +9,17 @@ pub enum OAuthError {
     InvalidRequest,
     /// The client is not authenticated.
     InvalidClient,
-    /// The client is known and may not do this.
+    /// The client is authenticated but not authorised.
     UnauthorizedClient,
     /// Neither token exchange nor client credentials.
     UnsupportedGrantType,
-    /// The purposes, or what would be written into the token for them, are not allowed.
+    /// The purposes, or the details and context for them, are not allowed.
     InvalidScope,
-    /// `audience` or `resource` is not served here.
+    /// `audience` or `resource` is not supported.
     InvalidTarget,
-    /// A fault of the service that the same request meets again.
+    /// A permanent fault of the service.
     ServerError,
-    /// A fault or a limit that passes: the answer carries `Retry-After`.
+    /// A temporary fault or limit: the answer has `Retry-After`.
     TemporarilyUnavailable,
 }
 
@@ -39,7 +39,7 @@ impl OAuthError {
     }
 }
 
-/// Makes the enum and its columns of one table, so that no row can lack a column or be left out of `ALL`.
+/// Generates the enum and its columns from one table, so that no row can lack a column or be missing from `ALL`.
 macro_rules! error_table {
     ($($reason:ident $name:literal $status:literal $error:ident $by:ident)*) => {
         /// Why a request was refused: the stable code for programs, in answers, the audit log and metrics.
@@ -57,12 +57,12 @@ macro_rules! error_table {
                 match self { $(Self::$reason => $name),* }
             }
 
-            /// The OAuth error that it comes with.
+            /// The OAuth `error` for this reason.
             pub const fn error(self) -> OAuthError {
                 match self { $(Self::$reason => OAuthError::$error),* }
             }
 
-            /// The HTTP status that it is answered with.
+            /// The HTTP status for this reason.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$reason => $status),* }
             }
@@ -74,7 +74,7 @@ macro_rules! error_table {
     };
 }
 
-/// Who refuses for this reason.
+/// The part of the service that refuses for this reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     /// Only the listener, before a flow begins.
@@ -141,7 +141,7 @@ error_table! {
 }
 
 impl Reason {
-    /// Whether only the listener gives it: no decision on a request ends with it.
+    /// Whether only the listener uses it, before a flow begins.
     pub const fn is_listeners_own(self) -> bool {
         matches!(self.given_by(), By::Listener)
     }

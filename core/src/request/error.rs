@@ -4,29 +4,29 @@ use std::borrow::Cow;
 
 use super::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TYPE_PREFIX};
 
-/// Why a form is not a valid request. Messages name known parameters and repeat nothing else that was sent.
+/// Why a form is not a valid request. Messages name known parameters and contain nothing else of the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A required parameter is absent or empty.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// One name twice.
+    /// A name is sent twice.
     #[error("{} is sent more than once (parameters {first} and {second} of the form)", .name.unwrap_or("a parameter"))]
     Repeated {
         /// The parameter, if it is a known one.
         name: Option<&'static str>,
-        /// Its first place in the form, from 1.
+        /// The number of its first occurrence in the form, from 1.
         first: usize,
-        /// Its second place.
+        /// The number of its second occurrence.
         second: usize,
     },
-    /// Not form encoding, or not the syntax of the parameter: what, and why.
+    /// The form encoding or the syntax of a parameter is invalid: the part, and the mistake.
     #[error("{0} is malformed: {1}")]
     Malformed(&'static str, Cow<'static, str>),
     /// A parameter that this grant or source does not support.
     #[error("{name} is not supported here{instead}", name = .0, instead = instead(.0))]
     Unsupported(&'static str),
-    /// `grant_type` is neither of the two.
+    /// `grant_type` is neither token exchange nor client credentials.
     #[error("this grant_type is not supported: it must be {TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}")]
     GrantType,
     /// `subject_token_type` is not one of the contract's table.
@@ -35,7 +35,7 @@ pub enum RequestError {
          self_signed, unsigned_json, txn_token"
     )]
     SubjectTokenType,
-    /// `audience` is not our trust domain.
+    /// `audience` is not the trust domain of this service.
     #[error("audience must be this service's trust domain (its metadata lists it)")]
     Audience,
     /// `resource` is present: a Txn-Token is valid in the whole trust domain.
@@ -46,7 +46,7 @@ pub enum RequestError {
     Scope(Cow<'static, str>),
 }
 
-/// What to do instead.
+/// A hint at the alternative, for a message.
 fn instead(name: &str) -> &'static str {
     match name {
         "requested_token_type" => ": it must be urn:ietf:params:oauth:token-type:txn_token",

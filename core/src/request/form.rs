@@ -11,8 +11,7 @@ use super::presented::TokenText;
 const MAX_PARAMETERS: usize = 64;
 const MAX_JSON: usize = 16 * 1024;
 
-/// Every parameter that this service knows: only these names are repeated in messages, since a client may send anything
-/// as a name.
+/// Every known parameter. Messages repeat only these names, since a client may send anything as a name.
 const PARAMETERS: [&str; 18] = [
     "grant_type",
     "requested_token_type",
@@ -34,11 +33,11 @@ const PARAMETERS: [&str; 18] = [
     "token_type_hint",
 ];
 
-/// The parameters of a form: decoded, each name once, empty values kept apart from absent ones.
+/// The parameters of a form: decoded, with unique names; empty values are distinct from absent ones.
 pub struct Form(Vec<(String, Zeroizing<String>)>);
 
 impl Form {
-    /// Reads the body as UTF-8.
+    /// Decodes a body.
     ///
     /// # Errors
     /// [`RequestError::Malformed`] for bad percent-encoding, UTF-8 or NUL, or more than 64 parameters;
@@ -87,7 +86,7 @@ impl Form {
         }
     }
 
-    /// `None` if absent or empty.
+    /// `client_id`; `None` if absent or empty.
     pub fn client_id(&self) -> Option<&str> {
         self.value("client_id")
     }
@@ -100,7 +99,7 @@ impl Form {
         self.required("token").map(TokenText::new)
     }
 
-    /// Refuses parameters that would authenticate the client a second time: only its certificate does.
+    /// Refuses parameters that would authenticate the client a second time, besides its certificate.
     ///
     /// # Errors
     /// [`RequestError::Unsupported`] naming the parameter.
@@ -121,12 +120,12 @@ impl Form {
     }
 }
 
-/// The name, if it is a known one.
+/// The name, if it is known.
 fn known(name: &str) -> Option<&'static str> {
     PARAMETERS.into_iter().find(|known| *known == name)
 }
 
-/// `+` is a space, `%XX` a byte, the whole UTF-8 without NUL; else what is wrong, and where.
+/// Decodes `+` to a space and `%XX` to a byte; the result must be UTF-8 without NUL. The error names mistake and place.
 fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
     let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
     let mut rest = bytes.iter().enumerate();

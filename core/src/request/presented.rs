@@ -1,4 +1,4 @@
-//! What a client presents for the subject, as received: nothing of it is proven yet.
+//! What a client presents for the subject, as received. Nothing in it is proven yet.
 
 use std::fmt;
 
@@ -25,13 +25,13 @@ pub enum Presented {
     SelfSigned(TokenText),
     /// A JSON object that the client vouches for.
     UnsignedJson(TokenText),
-    /// A Txn-Token of ours, alive or expired.
+    /// A Txn-Token of this service, alive or expired.
     TxnToken(TokenText),
 }
 
 impl Presented {
-    /// The sources that this can be verified as.
-    pub fn sources(&self) -> &'static [Source] {
+    /// The sources that it may be verified as.
+    pub(crate) fn sources(&self) -> &'static [Source] {
         match self {
             Self::Client | Self::Named(_) => &[Source::ClientCredentials],
             Self::AccessToken(_) => &[Source::AccessToken],
@@ -66,13 +66,13 @@ pub fn subject_token_types() -> Vec<String> {
         | Source::SelfSigned
         | Source::UnsignedJson
         | Source::TxnToken => true,
-        // One comes as `txn_token`, the other without any token.
+        // An expired Txn-Token is presented as `txn_token`, and client credentials without a token.
         Source::ExpiredTxnToken | Source::ClientCredentials => false,
     };
     Source::ALL.into_iter().filter(own_type).map(|source| format!("{TYPE_PREFIX}{}", source.name())).collect()
 }
 
-/// A token as received: wiped after use, never shown.
+/// A token as received: wiped after use, and never shown by `Debug`.
 pub struct TokenText(pub(super) Zeroizing<String>);
 
 impl TokenText {

@@ -1,6 +1,6 @@
 //! The kinds of subject token.
 
-/// The kind of proof that a request brings, as policies name it.
+/// The kind of proof in a request, as policies name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// An access token of a configured subject issuer.
@@ -11,7 +11,7 @@ pub enum Source {
     IdToken,
     /// A JWT signed by the client.
     SelfSigned,
-    /// A JSON object, trusted because the client is.
+    /// A JSON object, trusted because the client is trusted.
     UnsignedJson,
     /// A live Txn-Token: replacement.
     TxnToken,
@@ -34,7 +34,7 @@ impl Source {
         Self::ClientCredentials,
     ];
 
-    /// As policies, metrics and the audit log write it.
+    /// The name in policies, metrics and the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
@@ -48,22 +48,22 @@ impl Source {
         }
     }
 
-    /// `name` is compared exactly.
+    /// The source with this name, compared exactly.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|source| source.name() == name)
     }
 
-    /// Whether the proof comes from a subject issuer, so that `granted_by` must say what its scopes allow.
+    /// Whether the proof comes from a subject issuer, so that `granted_by` must map its scopes.
     pub const fn is_outside(self) -> bool {
         matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken)
     }
 
-    /// Whether the proof brings claims of somebody else's making, or of the client's, that are not those of a Txn-Token.
+    /// Whether the proof has claims of an issuer or of the client, other than those of a Txn-Token.
     pub const fn brings_claims(self) -> bool {
         matches!(self, Self::AccessToken | Self::Jwt | Self::IdToken | Self::SelfSigned | Self::UnsignedJson)
     }
 
-    /// Whether the client alone vouches for the subject: no token of anyone else stands behind the request.
+    /// Whether the client alone vouches for the subject, without a token of another party.
     pub const fn is_self_asserted(self) -> bool {
         matches!(self, Self::ClientCredentials | Self::UnsignedJson | Self::SelfSigned)
     }

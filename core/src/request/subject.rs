@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use writ_verifier::json::Members;
 
-/// `sub` of a Txn-Token: 1 to 255 characters, none a control character, and no token in it (R-CLAIM-09).
+/// `sub` of a Txn-Token: 1 to 255 characters, without control characters and without a token in it (R-CLAIM-09).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Subject(String);
@@ -19,7 +19,7 @@ pub struct Subject(String);
 pub struct SubjectNameError;
 
 impl Subject {
-    /// As `sub` has it.
+    /// The value of `sub`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -48,8 +48,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Whether a compact JWS, or a JWE, stands anywhere in a text: three parts or more in the alphabet of base64url, one
-/// of which is a JSON object with `alg` (RFC 7515 §3.1).
+/// Whether a text contains a compact JWS or JWE: three parts or more in the alphabet of base64url, one of which is a JSON
+/// object with `alg` (RFC 7515 §3.1).
 pub(crate) fn holds_jws(text: &str) -> bool {
     let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.split(foreign).filter(|word| word.bytes().filter(|&b| b == b'.').count() >= 2).any(|word| {

@@ -15,7 +15,7 @@ fn refusal(body: &str) -> RequestError {
     parse(body).expect_err("refused")
 }
 
-/// What is malformed, if something is.
+/// The part that is malformed, if any.
 fn malformed(error: &RequestError) -> Option<&'static str> {
     match error {
         RequestError::Malformed(name, _) => Some(name),
@@ -137,9 +137,9 @@ fn refresh_and_unknown_subject_token_types_are_refused() {
     assert_eq!(refusal(&with(EXCHANGE, "subject_token_type", Some("access_token"))), RequestError::SubjectTokenType);
 }
 
-/// R-META-08: the metadata list what is taken and nothing else.
+/// R-META-08: the metadata lists exactly the accepted types.
 #[test]
-fn every_type_that_is_told_is_taken() {
+fn every_listed_type_is_accepted() {
     for kind in subject_token_types() {
         let request = parse(&with(EXCHANGE, "subject_token_type", Some(&kind))).unwrap();
         let name = kind.strip_prefix(TYPE_PREFIX).unwrap();
@@ -213,7 +213,7 @@ fn the_first_mistake_in_the_contracts_order_is_named() {
 
 /// R-INTRO-06, A-026
 #[test]
-fn what_is_asked_about_is_one_token_and_nothing_else_is_read() {
+fn an_introspection_request_needs_one_token_and_other_parameters_are_ignored() {
     let token = |body: &str| Form::parse(body.as_bytes()).and_then(|form| form.token());
     assert_eq!(token("token=a.b.c&token_type_hint=x&scope=%2B").unwrap().expose(), "a.b.c");
     for body in ["", "token=", "token_type_hint=access_token", "Token=a.b.c"] {

@@ -1,4 +1,4 @@
-//! A subject that a client vouches for, by its signature or its word.
+//! A subject that a client vouches for, with or without a signature.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::times::Times;
 use crate::request::{Source, Subject};
 use writ_platform::clock::Timestamp;
 
-/// A subject that the presenting client alone vouches for; its policy says which subjects it may name.
+/// A subject that only the presenting client vouches for; its policy determines which subjects it may name.
 ///
-/// It cannot be written down:
+/// It cannot be constructed:
 ///
 /// ```compile_fail,E0423
 /// use writ_core::subject::{AssertedSubject, Statement};
@@ -24,13 +24,13 @@ use writ_platform::clock::Timestamp;
 pub struct AssertedSubject(Statement);
 
 impl AssertedSubject {
-    /// For the verifications of [`self_signed`](super::self_signed) and [`unsigned_json`](super::unsigned_json), which
-    /// have checked `statement`.
+    /// Only for [`self_signed`](super::self_signed) and [`unsigned_json`](super::unsigned_json), after `statement` was
+    /// verified.
     pub(super) fn new(statement: Statement) -> Self {
         Self(statement)
     }
 
-    /// Self-signed token or unsigned JSON.
+    /// The kind of token: self-signed or unsigned JSON.
     pub fn source(&self) -> Source {
         self.0.source
     }
@@ -40,12 +40,12 @@ impl AssertedSubject {
         &self.0.sub
     }
 
-    /// All claims, as written.
+    /// All claims, verbatim.
     pub fn claims(&self) -> &Members {
         &self.0.claims
     }
 
-    /// Spent when a token is issued for it.
+    /// The identifier that issuing a token uses up.
     pub fn single_use(&self) -> Option<SingleUse> {
         self.0.single_use
     }
@@ -55,7 +55,7 @@ impl AssertedSubject {
     }
 }
 
-/// What these claims of `source` say of `sub`, with their times checked. No signature is.
+/// Builds a statement about `sub` from claims of `source`. Checks their times, but no signature.
 pub(super) fn statement(
     source: Source,
     sub: Subject,
@@ -63,7 +63,7 @@ pub(super) fn statement(
     clock_skew: Duration,
     now: Timestamp,
 ) -> Result<Statement, SubjectError> {
-    // Of plain JSON only `exp` is a time: whatever else it says is for the policy to name.
+    // In unsigned JSON only `exp` is a time; the policy decides about all other members.
     let mut expiry = Members::default();
     expiry.adopt("exp", &claims, "exp");
     let times = if source == Source::UnsignedJson { &expiry } else { &claims };
@@ -77,7 +77,7 @@ impl AssertedSubject {
         self.0.usable_until
     }
 
-    /// A subject that no client vouched for, for tests of what is done with it.
+    /// A subject that no client vouched for, for tests.
     pub(crate) fn about(source: Source, sub: &str, usable_until: Option<Timestamp>) -> Self {
         let single_use = usable_until.filter(|_| source == Source::SelfSigned).map(|keep_until| SingleUse {
             id: [7; 32],

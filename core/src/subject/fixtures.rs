@@ -1,4 +1,4 @@
-//! What the tests of subject tokens have in common: an issuer, a client, and the claims of a good token.
+//! Fixtures for the tests of subject tokens: an issuer, a client, and the claims of a valid token.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub(super) fn policies() -> PolicySet {
     PolicySet::new(vec![client()], String::new())
 }
 
-/// The claims of a good RFC 9068 token.
+/// The claims of a valid RFC 9068 token.
 pub(super) fn good() -> Value {
     json!({
         "iss": ISSUER, "sub": "alice", "aud": "https://api.example", "client_id": "web", "jti": "1",

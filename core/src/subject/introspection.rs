@@ -1,7 +1,7 @@
 //! Token introspection at an authorization server (RFC 7662).
 //!
-//! In: the text of an access token. Out: the members of a reply that calls it active. Nothing is cached: a revoked token must
-//! not stay usable.
+//! In: the text of an access token. Out: the members of a reply with `active: true`. Nothing is cached: a revoked
+//! token must not remain usable.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::client::ClientId;
 use writ_outbound::{Answer, Outbound, Request, Status, Unreachable};
 use writ_platform::secret_file::{self, SecretFileError};
 
-/// A second attempt included (R-INTRO-01).
+/// The time limit, including a second attempt (R-INTRO-01).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A token that no server issues.
@@ -35,7 +35,7 @@ pub enum SetupError {
     /// The file with the client secret cannot be read, or others can read it too.
     #[error(transparent)]
     File(#[from] SecretFileError),
-    /// Its content is not a client secret.
+    /// The file does not contain a client secret.
     #[error("{}: does not contain a client secret: one line of text", .0.display())]
     Secret(PathBuf),
     /// The HTTPS client cannot be built.
@@ -43,7 +43,7 @@ pub enum SetupError {
     Outbound(#[from] writ_outbound::SetupError),
 }
 
-/// The client secret that a file holds; a newline at its end is not part of it.
+/// The client secret in a file, without a trailing newline.
 pub fn parse_secret(content: &[u8]) -> Option<Zeroizing<String>> {
     let text = std::str::from_utf8(content).ok()?;
     let secret = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
@@ -59,12 +59,12 @@ pub(super) struct Introspector {
     outbound: Outbound,
     /// The value of `Authorization`.
     credentials: ArcSwap<Zeroizing<String>>,
-    /// The secret could not be used the last time, and the log has said so.
+    /// The last reload failed, and this was logged.
     broken: AtomicBool,
 }
 
 impl Introspector {
-    /// Reads the secret and the `ca`; calls will run on the present runtime.
+    /// Reads the secret and the `ca`; calls will run on the current runtime.
     pub(super) fn new(issuer: &str, settings: &IntrospectionSettings, ca: Option<PathBuf>) -> Result<Self, SetupError> {
         let credentials = ArcSwap::from_pointee(credentials(settings)?);
         let endpoint = settings.endpoint.clone();
@@ -79,13 +79,13 @@ impl Introspector {
     /// Asks about a token that no server issued, to check that the server answers and accepts Writ's credentials.
     ///
     /// # Errors
-    /// Why it could not be used, in words.
+    /// A text with the reason.
     pub(super) async fn try_out(&self, client: &ClientId) -> Result<(), String> {
         let request = self.request(NO_TOKEN).map_err(|error| error.to_string())?;
         let answer = self.outbound.post(client.as_str(), request).await;
-        match judge(answer) {
+        match read_reply(answer) {
             Err(NotActive::Inactive) => Ok(()),
-            Ok(_) => Err("it calls a token active that nobody issued".to_owned()),
+            Ok(_) => Err("it reports a token as active that was never issued".to_owned()),
             Err(why) => Err(why.to_string()),
         }
     }
@@ -95,14 +95,14 @@ impl Introspector {
         self.settings.always
     }
 
-    /// What the server says about `token`, which `client` presents, if it is active.
+    /// The members of the server's reply about `token`, which `client` presents, if it is active.
     ///
     /// # Errors
-    /// [`SubjectFault::Inactive`] if it is not, or if the reply cannot be read; [`SubjectFault::IssuerUnavailable`] if the
-    /// server gives no reply: the token may well be valid.
+    /// [`SubjectFault::Inactive`] if it is not, or if the reply is malformed; [`SubjectFault::IssuerUnavailable`] if
+    /// there is no reply, in which case the token may be valid.
     pub(super) async fn introspect(&self, client: &ClientId, token: &str) -> Result<Members, SubjectError> {
         let answer = self.outbound.post(client.as_str(), self.request(token)?).await;
-        let outcome = judge(answer);
+        let outcome = read_reply(answer);
         metrics::counter!("writ_introspection_total",
             "issuer" => self.issuer.clone(), "outcome" => label(&outcome))
         .increment(1);
@@ -120,7 +120,7 @@ impl Introspector {
         })
     }
 
-    /// Reads the files again. If one cannot be used, its last valid content stays in use, and the log says so once.
+    /// Reads the files again. If one cannot be used, its last valid content stays in use, and this is logged once.
     pub(super) fn reload_files(&self) {
         let read = credentials(&self.settings);
         let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
@@ -137,12 +137,12 @@ impl Introspector {
 
     fn log_failure(&self, error: &dyn std::error::Error) {
         let issuer = &self.issuer;
-        tracing::error!(issuer, %error, "what introspection needs was not reloaded; the last good files stay in force");
+        tracing::error!(issuer, %error, "the files for introspection were not reloaded; the last valid ones stay in use");
     }
 
     /// RFC 7662 §2.1
     fn request(&self, token: &str) -> Result<Request, SubjectError> {
-        // A header can hold any Base64; if it could not, the server could not be asked.
+        // Base64 is always a valid header value.
         let request = Request::form(form(token).into_bytes()).authorize(&self.credentials.load());
         request.map_err(|_| SubjectFault::IssuerUnavailable.into())
     }
@@ -172,13 +172,13 @@ fn credentials(settings: &IntrospectionSettings) -> Result<Zeroizing<String>, Se
     Ok(Zeroizing::new(format!("Basic {}", *pair)))
 }
 
-/// Why a token is not known to be active. Texts are for the log, and repeat nothing of the reply.
+/// Why a token is not known to be active. Texts are for the log, and contain nothing of the reply.
 #[derive(Debug, thiserror::Error)]
 enum NotActive {
     #[error("the token is not active")]
     Inactive,
-    /// It may come from a proxy, so it says nothing about the server.
-    #[error("the reply is not one JSON object with one meaning")]
+    /// The reply may come from a proxy, so it proves nothing about the server.
+    #[error("the reply is not a JSON object without repeated members")]
     Unreadable,
     #[error("{0}")]
     Failed(String),
@@ -186,8 +186,8 @@ enum NotActive {
     NotAsked(Unreachable),
 }
 
-/// Only `200` is a reply, and in it only `true` is true (RFC 7662 §2.2, §2.3).
-fn judge(answer: Result<Answer, Unreachable>) -> Result<Members, NotActive> {
+/// Accepts only a reply with status 200 and `active: true` (RFC 7662 §2.2, §2.3).
+fn read_reply(answer: Result<Answer, Unreachable>) -> Result<Members, NotActive> {
     let answer = answer.map_err(|error| match error {
         Unreachable::Resting | Unreachable::Busy => NotActive::NotAsked(error),
         other => NotActive::Failed(other.to_string()),
@@ -216,16 +216,16 @@ mod tests {
 
     use super::*;
 
-    /// What is made of an answer with this status and body.
-    fn judged(status: u16, body: &[u8]) -> Result<Members, NotActive> {
-        judge(Ok(Answer { status: Status::try_from(status).unwrap(), body: body.to_vec() }))
+    /// The outcome of an answer with this status and body.
+    fn outcome_of(status: u16, body: &[u8]) -> Result<Members, NotActive> {
+        read_reply(Ok(Answer { status: Status::try_from(status).unwrap(), body: body.to_vec() }))
     }
 
     /// A-077, R-INTRO-02
     #[test]
     fn only_true_is_true() {
-        assert!(judged(200, br#"{"active":true}"#).is_ok());
-        assert!(judged(200, b" { \"sub\" : \"a\" , \"active\" : true }\r\n").is_ok());
+        assert!(outcome_of(200, br#"{"active":true}"#).is_ok());
+        assert!(outcome_of(200, b" { \"sub\" : \"a\" , \"active\" : true }\r\n").is_ok());
         for reply in [
             "{}",
             r#"{"active":false}"#,
@@ -236,7 +236,7 @@ mod tests {
             r#"{"active":{"active":true}}"#,
             r#"{"Active":true}"#,
         ] {
-            assert!(matches!(judged(200, reply.as_bytes()), Err(NotActive::Inactive)), "{reply}");
+            assert!(matches!(outcome_of(200, reply.as_bytes()), Err(NotActive::Inactive)), "{reply}");
         }
     }
 
@@ -256,23 +256,23 @@ mod tests {
             r#"{"active":true,"x":{"y":1,"y":2}}"#,
             "\u{feff}{\"active\":true}",
         ] {
-            assert!(matches!(judged(200, reply.as_bytes()), Err(NotActive::Unreadable)), "{reply}");
+            assert!(matches!(outcome_of(200, reply.as_bytes()), Err(NotActive::Unreadable)), "{reply}");
         }
-        assert!(matches!(judged(200, b"{\"active\":true,\"sub\":\"\xff\"}"), Err(NotActive::Unreadable)));
+        assert!(matches!(outcome_of(200, b"{\"active\":true,\"sub\":\"\xff\"}"), Err(NotActive::Unreadable)));
     }
 
-    /// A-078, R-INTRO-02: what is no reply says nothing about the token, whatever is in it.
+    /// A-078, R-INTRO-02: a response that is not a reply proves nothing about the token, whatever it contains.
     #[test]
-    fn a_server_that_does_not_say_is_no_server_that_says_no() {
+    fn a_failed_call_is_not_an_inactive_token() {
         for status in [201, 204, 302, 307, 400, 401, 403, 404, 429] {
-            assert!(matches!(judged(status, br#"{"active":true}"#), Err(NotActive::Failed(_))), "{status}");
-            assert!(matches!(judged(status, br#"{"active":false}"#), Err(NotActive::Failed(_))), "{status}");
+            assert!(matches!(outcome_of(status, br#"{"active":true}"#), Err(NotActive::Failed(_))), "{status}");
+            assert!(matches!(outcome_of(status, br#"{"active":false}"#), Err(NotActive::Failed(_))), "{status}");
         }
         for error in [Unreachable::Timeout, Unreachable::TooLong, Unreachable::Broken("reset".to_owned())] {
-            assert!(matches!(judge(Err(error)), Err(NotActive::Failed(_))));
+            assert!(matches!(read_reply(Err(error)), Err(NotActive::Failed(_))));
         }
         for error in [Unreachable::Resting, Unreachable::Busy] {
-            assert!(matches!(judge(Err(error)), Err(NotActive::NotAsked(_))));
+            assert!(matches!(read_reply(Err(error)), Err(NotActive::NotAsked(_))));
         }
     }
 
@@ -349,13 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_are_told_apart() {
+    fn outcomes_are_distinct() {
         let outcomes = [
-            judged(200, br#"{"active":true}"#),
-            judged(200, br#"{"active":false}"#),
-            judged(200, b""),
-            judged(401, b""),
-            judge(Err(Unreachable::Resting)),
+            outcome_of(200, br#"{"active":true}"#),
+            outcome_of(200, br#"{"active":false}"#),
+            outcome_of(200, b""),
+            outcome_of(401, b""),
+            read_reply(Err(Unreachable::Resting)),
         ];
         let labels = outcomes.each_ref().map(label);
         assert_eq!(labels, ["active", "inactive", "unreadable", "error", "not_asked"]);

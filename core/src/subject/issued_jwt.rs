@@ -1,6 +1,6 @@
 //! A JWT of a subject issuer → a verified token of one kind.
 //!
-//! Each step yields a value that the next one requires: [`Presented`] has the form of a JWT and names an issuer,
+//! Each step produces a value that the next one requires: [`Presented`] has the form of a JWT and names an issuer,
 //! [`Signed`] is signed with a key of that issuer, [`OutsideToken`] conforms to every rule of its kind. The rules of the
 //! kinds exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
 //!
@@ -11,8 +11,8 @@
 //! | JWT | `JWT` or none | one of `audience`, no client of ID tokens | `exp` | claims of ID tokens, events, proofs |
 //! | ID token | `JWT` or none | one of `id_token_audience` | `sub`, `iat`, `exp` | claims of events, proofs |
 //!
-//! Nothing in a token distinguishes a legacy access token from another JWT, so the configuration never accepts both of one
-//! issuer.
+//! Nothing in a token distinguishes a legacy access token from another JWT, so the configuration never accepts both
+//! from one issuer.
 
 use jsonwebtoken::Algorithm;
 use writ_verifier::Members;
@@ -27,7 +27,7 @@ use super::outside::{OutsideToken, ValidationContext};
 use super::settings::AccessTokenProfile;
 use crate::request::Source;
 
-/// A text in the form of a JWT; nothing in it is proven.
+/// A text in the form of a JWT. Nothing in it is proven.
 #[derive(Debug)]
 pub(super) struct Presented<'a> {
     jws: Jws<'a>,
@@ -66,7 +66,7 @@ impl<'a> Presented<'a> {
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
         let genuine = keys.verify(&self.jws);
         let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
-        signed.ok_or(SignatureInvalid.because("the key that its header names did not make it"))
+        signed.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))
     }
 }
 
@@ -100,7 +100,7 @@ const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 /// `typ` of tokens that are not marked as another kind.
 const UNTYPED: &str = "`JWT` or absent";
 
-/// RFC 9068 §4, or the looser rules of an issuer that is set to legacy.
+/// RFC 9068 §4, or the looser rules of the `legacy` profile.
 fn access_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     let typed = token.typ.as_deref() == Some("at+jwt");
     match by.issuer.access_token_profile {
@@ -129,7 +129,7 @@ fn jwt(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, Subject
     by.complete(Source::Jwt, token.claims)
 }
 
-/// OIDC §3.1.3.7, without what only the client that the user logged in to can check, such as `nonce`.
+/// OIDC §3.1.3.7, except checks that only the client of the login can make, such as `nonce`.
 fn id_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "id_token", UNTYPED));
@@ -149,8 +149,8 @@ impl Signed {
     }
 }
 
-/// Without a `typ` of its own a token must be meant for a service and not for a client, and have no claim that only other
-/// kinds have.
+/// A token without a specific `typ` must be intended for a service and not for a client, and must not have claims of other
+/// kinds.
 fn no_id_token(claims: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     has_none(claims, &OF_EVENTS_AND_PROOFS, OF_OTHERS)?;
     has_none(
@@ -174,10 +174,10 @@ fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -
     }
     let azp = text(claims, "azp")?;
     let known = clients.contains(&azp);
-    known.then_some(()).ok_or(AudienceMismatch.because("`azp` is none of the clients in id_token_audience"))
+    known.then_some(()).ok_or(AudienceMismatch.because("`azp` is not one of the clients in id_token_audience"))
 }
 
-/// RFC 9068 §2.2; `iss` and `aud` are checked wherever a token is.
+/// RFC 9068 §2.2; `iss` and `aud` are checked for every token.
 fn required_by_rfc_9068(claims: &Members) -> Result<(), SubjectError> {
     has_texts(claims, &["sub", "client_id", "jti"])?;
     has_all(claims, &["iat", "exp"])

@@ -1,4 +1,4 @@
-//! The configured subject issuers: which of them a presented token is from, and its verification with their keys.
+//! The configured subject issuers: finds the issuer of a presented token, and verifies the token with its keys.
 
 mod keys;
 
@@ -28,7 +28,7 @@ use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::Source;
 use writ_platform::clock::Timestamp;
 
-/// Why the subject issuers cannot be set up. An issuer that cannot be reached is no such error.
+/// Why the subject issuers cannot be set up. An unreachable issuer is not an error here.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuersError {
     /// Two sections for one `iss`.
@@ -53,7 +53,7 @@ pub enum IssuersError {
         /// The cause.
         source: JwksError,
     },
-    /// With these settings this issuer can never be asked about a token.
+    /// With these settings, introspection can never work for this issuer.
     #[error("the subject issuer {issuer} cannot be asked about tokens")]
     Introspection {
         /// Its `iss`.
@@ -61,7 +61,7 @@ pub enum IssuersError {
         /// The cause.
         source: introspection::SetupError,
     },
-    /// With these settings nothing can ever be fetched from this issuer.
+    /// With these settings, keys can never be fetched from this issuer.
     #[error("the keys of the subject issuer {issuer} cannot be fetched")]
     Remote {
         /// Its `iss`.
@@ -89,7 +89,7 @@ struct Issuer {
 }
 
 impl Issuers {
-    /// Reads the files of the issuers; nothing is fetched yet. Where issuers introspect, a Tokio runtime is needed.
+    /// Reads the files of the issuers; nothing is fetched yet. Introspection needs a Tokio runtime.
     ///
     /// # Errors
     /// [`IssuersError`] names the file or the issuer at fault.
@@ -116,8 +116,8 @@ impl Issuers {
         }
     }
 
-    /// Reads the files again: keys, and what introspection needs. If one cannot be used, its last valid content stays in
-    /// use, and the log says so once.
+    /// Reads the files again: keys, and those for introspection. If one cannot be used, its last valid content stays in
+    /// use, and this is logged once.
     pub fn reload_files(&self) {
         for issuer in self.by_iss.values() {
             if let Some(introspector) = &issuer.introspector {
@@ -127,7 +127,7 @@ impl Issuers {
         }
     }
 
-    /// How far the clocks of issuers and clients may differ from ours.
+    /// The tolerated difference between the clocks of issuers or clients and that of this host.
     pub fn clock_skew(&self) -> Duration {
         self.clock_skew
     }
@@ -137,7 +137,7 @@ impl Issuers {
     ///
     /// # Errors
     /// [`SubjectError`], the first in the order of contract 3.6: form, issuer and key, signature, audience and other
-    /// claims, times. Of an access token that was introspected, what the issuer says of it, in the same order.
+    /// claims, times. For an introspected access token, the same order applies to the issuer's reply.
     pub(super) async fn verify(
         &self,
         kind: Source,
@@ -187,8 +187,8 @@ impl Issuers {
         }
     }
 
-    /// The one issuer that may see the opaque tokens of `client`, since they do not say whose they are: the one that
-    /// its policy names, else the only one with introspection. A token is never sent to another (R-SUBJ-11).
+    /// The only issuer that may see the opaque tokens of `client`, since they do not contain their issuer: the one in its
+    /// policy, otherwise the only one with introspection. A token is never sent to another (R-SUBJ-11).
     fn introspecting(&self, client: &ClientPolicy) -> Option<(&Issuer, &Introspector)> {
         let mut able = self.by_iss.values().filter_map(|issuer| Some((issuer, issuer.introspector.as_ref()?)));
         match &client.opaque_tokens_from {
@@ -197,10 +197,10 @@ impl Issuers {
         }
     }
 
-    /// The issuer of that name, byte for byte, if it issues tokens of this kind.
+    /// The issuer with this exact `iss`, if it issues tokens of this kind.
     fn issuing(&self, kind: Source, iss: &str) -> Result<&Issuer, SubjectError> {
         let issuer = self.by_iss.get(iss);
-        let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured whose name is its `iss`"))?;
+        let issuer = issuer.ok_or(IssuerUnknown.because("no subject issuer is configured with its `iss`"))?;
         let issues_kind = issuer.settings.token_types.contains(&kind);
         issues_kind
             .then_some(issuer)
@@ -208,7 +208,7 @@ impl Issuers {
     }
 }
 
-/// An opaque token that no issuer can be asked about, or another text that is not a JWT.
+/// The error for an opaque token that no issuer can introspect, or another text that is not a JWT.
 fn no_introspection(text: &str) -> SubjectError {
     if text.bytes().filter(|&byte| byte == b'.').count() == 4 {
         return Malformed.because("it has five parts: it is encrypted, and only signed tokens are read");
@@ -232,17 +232,17 @@ impl Issuer {
         Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
     }
 
-    /// The keys that `token` names. Its algorithm must be one of this issuer's: else no key is looked up.
+    /// The keys that `token` names. If its algorithm is not one of this issuer's, no key is looked up.
     async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
         let algorithm = token.algorithm();
         if !self.settings.algorithms.contains(&algorithm) {
-            return Err(SignatureInvalid.because("its alg is none of those that are configured for its issuer"));
+            return Err(SignatureInvalid.because("its alg is not one of those configured for its issuer"));
         }
         self.keys.find(token.kid(), algorithm, client).await.map_err(|error| match error {
             KeyError::Unknown if token.kid().is_none() => {
-                KeyUnknown.because("its header has no kid, and its issuer does not publish just one key")
+                KeyUnknown.because("its header has no kid, and its issuer does not publish exactly one key")
             }
-            KeyError::Unknown => KeyUnknown.because("its issuer publishes none with the kid of its header"),
+            KeyError::Unknown => KeyUnknown.because("its issuer publishes no key with the kid of its header"),
             KeyError::CoolingDown { retry_after } => KeyNotFetchedYet { retry_after }.into(),
             KeyError::Unfit => SignatureInvalid.because("its alg does not fit the key that its header names"),
             KeyError::Unavailable => IssuerUnavailable.into(),
@@ -250,11 +250,11 @@ impl Issuer {
     }
 }
 
-/// Asks the introspection endpoint of an issuer about a token that no server issued; `None` where it has none. Needs a
+/// Asks the introspection endpoint of an issuer about a token that no server issued; `None` if it has no endpoint. Needs a
 /// Tokio runtime.
 ///
 /// # Errors
-/// Why it could not be used, in words.
+/// A text with the reason.
 pub async fn try_introspection(settings: &IssuerSettings, client: &ClientId) -> Result<Option<()>, String> {
     let Some(asked) = &settings.introspection else { return Ok(None) };
     let introspector = Introspector::new(&settings.issuer, asked, settings.ca.clone());

@@ -1,4 +1,4 @@
-//! The form of a JWT, before any signature is checked; and why a text does not have it.
+//! The form of a JWT, before any signature is checked; and the mistakes in a text that is not one.
 
 use writ_verifier::Members;
 use writ_verifier::jws::{Jws, JwsError};
@@ -6,7 +6,7 @@ use writ_verifier::jws::{Jws, JwsError};
 use super::SubjectError;
 use super::SubjectFault::{IssuerUnknown, Malformed, SignatureInvalid};
 
-/// The longest JWT that is read, in bytes: longer than any token we issue, redeemed ones included.
+/// The maximum length of a JWT in bytes; longer than any token that this service issues, redeemed ones included.
 pub(super) const MAX_LEN: usize = 16 * 1024;
 
 /// `iss`, unproven.
@@ -24,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Jws<'_>, SubjectError> {
     })
 }
 
-/// The mistake of copying or encoding that `text` shows, if it is a common one.
+/// The mistake in copying or encoding `text`, if it is a common one.
 pub fn common_mistake(text: &str) -> Option<&'static str> {
     let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
@@ -41,7 +41,7 @@ pub fn common_mistake(text: &str) -> Option<&'static str> {
     } else if text.contains(is_space) {
         Some("it has white space in it")
     } else if text.starts_with(['"', '\'']) {
-        Some("it stands in quotation marks")
+        Some("it is in quotation marks")
     } else if text.starts_with('{') {
         Some("it is JSON, not a token alone")
     } else if text.contains('%') {
@@ -51,7 +51,7 @@ pub fn common_mistake(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A `typ` as a message may repeat it: only well-known ones are.
+/// A `typ` for a message, which may repeat only well-known ones.
 fn shown_typ(typ: Option<&str>) -> &'static str {
     const KNOWN: [(&str, &str); 12] = [
         ("at+jwt", "`at+jwt`"),
@@ -71,7 +71,7 @@ fn shown_typ(typ: Option<&str>) -> &'static str {
     KNOWN.iter().find(|(known, _)| *known == typ).map_or("another one", |(_, shown)| shown)
 }
 
-/// `typ` is not one of `expected`, which tokens have that are presented as `presented_as`.
+/// The error for a `typ` that is not the one `expected` of tokens presented as `presented_as`.
 pub(super) fn wrong_typ(typ: Option<&str>, presented_as: &str, expected: &str) -> SubjectError {
     Malformed.because_of(format!("its typ is {}; as {presented_as} it must be {expected}", shown_typ(typ)))
 }

@@ -7,10 +7,10 @@ use super::SubjectError;
 use super::SubjectFault::{ClaimsInvalid, Malformed};
 use crate::request::Subject;
 
-/// How deep and how wide the claims of an outside token may be: people are in hundreds of groups.
+/// The limits on the claims of an issuer's token. Users can be in hundreds of groups.
 pub const LIMITS: Limits = Limits { members: 2048, ..Limits::DEFAULT };
 
-/// The names that a message may repeat: well-known ones. Any other may be anything that was sent.
+/// The well-known names, which messages may repeat. Any other could be sensitive.
 const KNOWN_CLAIMS: [&str; 40] = [
     "iss",
     "sub",
@@ -54,27 +54,27 @@ const KNOWN_CLAIMS: [&str; 40] = [
     "req_wl",
 ];
 
-/// The name of a claim as a message may repeat it.
+/// The name of a claim for a message.
 pub(super) fn shown(name: &str) -> &str {
     KNOWN_CLAIMS.iter().find(|known| **known == name).copied().unwrap_or("the configured claim")
 }
 
 /// Parses an unambiguous JSON object: claims, or a reply.
 ///
-/// A time like `1e400` is accepted, though it is not a double: the check of times reports it.
+/// A time like `1e400` is accepted, although it is not a double: the check of times reports it.
 pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
     let text = std::str::from_utf8(text).map_err(|_| Malformed.because("its claims are not UTF-8"))?;
     let object = || serde_json::from_str::<Members>(text);
     let checked = json::check(text, LIMITS);
     let claims = match (checked, object()) {
-        (Ok(()), claims) => return claims.map_err(|_| Malformed.because("its claims are no JSON object")),
+        (Ok(()), claims) => return claims.map_err(|_| Malformed.because("its claims are not a JSON object")),
         (Err(error), Err(_)) => return Err(Malformed.because_of(format!("its claims are {error}"))),
         (Err(error), Ok(_)) if error.to_string().contains("too many") => {
             return Err(Malformed.because("an array or object in its claims has more than 2048 members"));
         }
         (Err(error), Ok(claims)) => {
             if let Some(name) = repeated(&claims) {
-                return Err(Malformed.because_of(format!("the claim `{name}` stands twice")));
+                return Err(Malformed.because_of(format!("the claim `{name}` is repeated")));
             }
             let timeless = timeless(&claims).and_then(|text| json::check(&text, LIMITS).ok());
             timeless.ok_or_else(|| Malformed.because_of(format!("its claims are {error}")))?;
@@ -90,7 +90,7 @@ fn repeated(claims: &Members) -> Option<&'static str> {
     KNOWN_CLAIMS.into_iter().find(|name| count(name) > 1)
 }
 
-/// The claims with 0 for every number in a claim of time.
+/// The claims, with every number in a time claim replaced by 0.
 fn timeless(claims: &Members) -> Option<String> {
     let mut claims = claims.clone();
     for name in ["exp", "iat", "nbf"] {
@@ -118,7 +118,7 @@ pub(super) fn audience(claims: &Members) -> Result<Audience, SubjectError> {
     claims.get("aud").ok_or(ClaimsInvalid.because("`aud` must be a string or an array of strings"))
 }
 
-/// A claim is not a [`Subject`].
+/// The error for a claim that is not a [`Subject`].
 pub(super) const SUBJECT_FORM: SubjectError =
     ClaimsInvalid.because("the subject must have 1 to 255 characters, none a control character, and hold no token");
 
@@ -127,8 +127,8 @@ pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
     text(claims, "sub")?.parse().map_err(|_| SUBJECT_FORM)
 }
 
-/// The scope in the claim `name`: RFC 6749 §3.3 with single spaces only; or, as many issuers write it, an array with one
-/// word in each element. An empty string or array counts as absent.
+/// The scope in the claim `name`: by RFC 6749 §3.3 with single spaces only, or an array with one word in each element, as
+/// many issuers write it. An empty string or array counts as absent.
 ///
 /// # Errors
 /// [`SubjectError`] if the claim is anything else.
@@ -163,12 +163,12 @@ pub(super) enum Audience {
 }
 
 impl Audience {
-    /// Whether one of `these` is among its names.
+    /// Whether it contains one of `these`.
     pub(super) fn names_one_of(&self, these: &[String]) -> bool {
         self.names().iter().any(|name| these.contains(name))
     }
 
-    /// Whether it has one name.
+    /// Whether it contains exactly one name.
     pub(super) fn is_single(&self) -> bool {
         self.names().len() == 1
     }

@@ -1,6 +1,6 @@
 //! An opaque access token → a verified token, by the reply of its issuer's introspection endpoint (RFC 7662).
 //!
-//! The reply is validated like the claims of a signed token: an active token that was meant for another service is refused.
+//! The reply is validated like the claims of a signed token: an active token for another audience is refused.
 
 use serde_json::value::RawValue;
 use writ_verifier::Members;
@@ -15,7 +15,7 @@ use crate::request::Source;
 /// The longest opaque token, in bytes.
 const MAX_LEN: usize = 4096;
 
-/// Whether an access token is opaque: it does not have the two dots of a JWT.
+/// Whether an access token is opaque, which means that it does not have the two dots of a JWT.
 pub(super) fn is_opaque(text: &str) -> bool {
     text.bytes().filter(|&byte| byte == b'.').count() != 2
 }
@@ -26,33 +26,33 @@ pub(super) fn check_form(text: &str) -> Result<(), SubjectError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let token = text.trim_end_matches('=');
     if text.len() > MAX_LEN {
-        return Err(
-            Malformed.because("it is no JWT, which has three parts, and longer than the 4096 bytes of an opaque one")
-        );
+        return Err(Malformed
+            .because("it is not a JWT, which has three parts, and longer than the 4096 bytes of an opaque token"));
     }
     let fits = !token.is_empty() && token.bytes().all(plain);
     let why = common_mistake(text)
-        .unwrap_or("it is no JWT, which has three parts, and has characters that no bearer token has");
+        .unwrap_or("it is not a JWT, which has three parts, and has characters that no bearer token has");
     fits.then_some(()).ok_or(Malformed.because(why))
 }
 
-/// Validates the `reply` about the active opaque token `text`. A reply without `aud` is refused, since the token may be
-/// meant for any service; so is one whose subject contains the token, which must not travel in another (R-CLAIM-09).
+/// Validates the `reply` about the active opaque token `text`. A reply without `aud` is refused, since the token may be for
+/// any service; so is one whose subject contains the token, which must not be embedded in another (R-CLAIM-09).
 pub(super) fn read(text: &str, reply: Members, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     is_of_access_token(&reply, by)?;
     by.audience(&reply, &by.issuer.audience)?;
     if reply.get("sub").is_none_or(|sub: String| sub.is_empty()) {
-        return Err(ClaimsInvalid.because("its issuer does not say whom it is about: `sub` is missing from its reply"));
+        return Err(ClaimsInvalid.because("its issuer does not name its subject: `sub` is missing from the reply"));
     }
     let token = by.complete(Source::AccessToken, reply)?;
     if token.sub().as_str().contains(text) {
-        return Err(ClaimsInvalid.because("the subject holds the token"));
+        return Err(ClaimsInvalid.because("the subject contains the token"));
     }
     Ok(token)
 }
 
-/// Validates the `reply` about a JWT access token that was verified before. The issuer may have reduced scope and time since
-/// it signed: members of the reply replace claims. A reply may omit the subject, but not name another one.
+/// Validates the `reply` about a JWT access token that was already verified. The issuer may have reduced scope and
+/// lifetime since it signed: members of the reply replace claims. The reply may omit the subject, but not name another
+/// one.
 pub(super) fn confirm(
     token: &OutsideToken,
     reply: &Members,
@@ -61,7 +61,7 @@ pub(super) fn confirm(
     is_of_access_token(reply, by)?;
     let denied = |name: &str| reply.raw(name).is_some() && reply.get::<String>(name) != token.claims().get(name);
     if denied("sub") || denied(&by.issuer.subject_claim) {
-        return Err(ClaimsInvalid.because("the issuer says that the token is about somebody else"));
+        return Err(ClaimsInvalid.because("the issuer reports another subject for the token"));
     }
     let scope = by.issuer.scope_claim.as_str();
     let mut claims = token.claims().clone();
@@ -76,17 +76,17 @@ pub(super) fn confirm(
     Ok(by.complete(Source::AccessToken, claims)?.ending_with(token))
 }
 
-/// If present, `iss` must be the issuer's own, and no type that of a refresh token, which can be active too.
+/// If present, `iss` must be the issuer's own, and no type may be that of a refresh token, which can be active too.
 fn is_of_access_token(reply: &Members, by: ValidationContext<'_>) -> Result<(), SubjectError> {
     if reply.raw("iss").is_some() && reply.get::<String>("iss").as_ref() != Some(&by.issuer.issuer) {
-        return Err(ClaimsInvalid.because("the issuer says that the token is another issuer's"));
+        return Err(ClaimsInvalid.because("the issuer reports another issuer for the token"));
     }
-    // `token_type` is standard; servers that call refresh tokens Bearer too distinguish them by the others.
+    // `token_type` is standard; servers that also call refresh tokens `Bearer` distinguish them by the other members.
     for name in ["token_type", "token_use", "typ"].into_iter().filter(|name| reply.raw(name).is_some()) {
         let kind: String = reply.get(name).ok_or(ClaimsInvalid.because("the type of the token must be a string"))?;
         let kind = kind.to_ascii_lowercase();
         if kind.contains("refresh") || kind.contains("offline") {
-            return Err(ClaimsInvalid.because("a refresh token is no access token"));
+            return Err(ClaimsInvalid.because("a refresh token is not an access token"));
         }
     }
     Ok(())
@@ -104,7 +104,7 @@ mod tests {
     use crate::subject::settings::{IssuerSettings, KeySource};
     use writ_platform::clock::Timestamp;
 
-    /// What the rules can be changed in.
+    /// The variable settings of the rules.
     struct Setting {
         issuer: IssuerSettings,
         client: ClientPolicy,
@@ -133,7 +133,7 @@ mod tests {
             read.map_err(|error| error.fault())
         }
 
-        /// What becomes of the good JWT when the issuer says this of it.
+        /// The outcome for a valid JWT with this reply of its issuer.
         fn confirm(&self, reply: &Value) -> Result<OutsideToken, SubjectFault> {
             let confirmed = self.measured(|by| {
                 let token = by.complete(Source::AccessToken, members(good().to_string().as_bytes())?).unwrap();
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    /// A reply with all that is needed and no more, and `name` as `value`; null leaves it out.
+    /// A minimal valid reply, with `name` as `value`; null leaves it out.
     fn reply(name: &str, value: Value) -> Value {
         let mut reply = json!({"active": true, "sub": "alice", "aud": "https://api.example", "scope": "mail"});
         reply[name] = value;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_says_whom_an_opaque_token_is_about_and_what_it_covers() {
+    fn a_reply_yields_the_subject_and_scope_of_an_opaque_token() {
         let token = Setting::new().read(&reply("exp", json!(NOW.epoch() + 300))).unwrap();
         assert_eq!((token.source(), token.issuer(), token.sub().as_str()), (Source::AccessToken, ISSUER, "alice"));
         assert_eq!(token.scope().unwrap().to_string(), "mail");
@@ -185,7 +185,7 @@ mod tests {
 
     /// R-CLAIM-09
     #[test]
-    fn a_subject_that_holds_the_token_is_none() {
+    fn a_subject_that_contains_the_token_is_refused() {
         let setting = Setting::new();
         for sub in ["2YotnFZFEjr1", "token:2YotnFZFEjr1:"] {
             assert!(matches!(setting.read(&reply("sub", json!(sub))), Err(ClaimsInvalid)), "{sub}");
@@ -195,7 +195,7 @@ mod tests {
 
     /// A-077, R-INTRO-03
     #[test]
-    fn an_active_token_is_taken_only_within_the_settings_of_its_issuer() {
+    fn an_active_token_is_accepted_only_within_the_settings_of_its_issuer() {
         for iss in [json!("https://other.example"), json!("https://login.example/"), json!([ISSUER]), json!(1)] {
             claims_are_refused("iss", &iss);
         }
@@ -219,7 +219,7 @@ mod tests {
 
     ///
     #[test]
-    fn the_subject_is_told_even_where_another_claim_names_it() {
+    fn the_subject_is_required_even_if_another_claim_names_it() {
         let mut setting = Setting::new();
         setting.issuer.subject_claim = "email".to_owned();
         assert_eq!(setting.read(&reply("email", json!("a@d"))).unwrap().sub().as_str(), "a@d");
@@ -244,16 +244,16 @@ mod tests {
         }
     }
 
-    /// An issuer that tells no expiry has only said that the token is good just now.
+    /// Without an expiry, the issuer has confirmed the token only for the moment.
     #[test]
-    fn a_token_without_an_expiry_is_good_for_a_minute() {
+    fn a_token_without_an_expiry_is_usable_for_a_minute() {
         let token = Setting::new().read(&reply("x", Value::Null)).unwrap();
         assert_eq!(token.usable_until(), NOW + std::time::Duration::from_secs(60));
     }
 
     /// R-INTRO-03
     #[test]
-    fn a_refresh_token_is_active_and_no_access_token() {
+    fn an_active_refresh_token_is_not_an_access_token() {
         for (name, kind) in [
             ("token_type", json!("refresh_token")),
             ("token_type", json!("Refresh")),
@@ -270,7 +270,7 @@ mod tests {
 
     /// R-SUBJ-10
     #[test]
-    fn a_bound_opaque_token_is_taken_only_from_a_client_that_vouches() {
+    fn a_bound_opaque_token_is_accepted_only_from_a_client_that_vouches() {
         let mut setting = Setting::new();
         let bound = reply("cnf", json!({"x5t#S256": "a"}));
         assert!(matches!(setting.read(&bound), Err(ClaimsInvalid)));
@@ -294,7 +294,7 @@ mod tests {
 
     /// R-SUBJ-11
     #[test]
-    fn an_issuer_that_is_asked_about_a_jwt_may_be_silent_and_takes_back_what_it_signed() {
+    fn a_reply_about_a_jwt_may_omit_members_and_may_reduce_claims() {
         let setting = Setting { default_scope: Some("everything".parse().unwrap()), ..Setting::new() };
         let silent = setting.confirm(&json!({"active": true})).unwrap();
         assert_eq!((silent.sub().as_str(), silent.scope().unwrap().to_string()), ("alice", "trade.stocks mail".into()));

@@ -1,4 +1,4 @@
-//! The rules that every token of a subject issuer is subject to: whom it is about, what it covers, how long it proves that.
+//! The rules for every token of a subject issuer: subject, scope and lifetime.
 //!
 //! In: the claims of a token whose form and origin were checked ([`issued_jwt`](super::issued_jwt),
 //! [`opaque`](super::opaque)), and a [`ValidationContext`]. Out: an [`OutsideToken`].
@@ -17,15 +17,15 @@ use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::{Source, Subject};
 use writ_platform::clock::Timestamp;
 
-/// The most names that `aud` may have.
+/// The maximum number of names in `aud`.
 const MAX_AUDIENCES: usize = 256;
 
-/// How long an opaque token without an expiry is good for: its issuer has called it active for this moment only.
+/// How long an opaque token without an expiry is usable: its issuer has confirmed it only for the moment.
 const LIFETIME_WITHOUT_EXPIRY: Duration = Duration::from_secs(60);
 
-/// A verified token of a subject issuer. Only the verifications of its kinds make one.
+/// A verified token of a subject issuer. Only the verification of its kind makes one.
 ///
-/// It cannot be written down:
+/// It cannot be constructed:
 ///
 /// ```compile_fail,E0451
 /// use writ_core::subject::OutsideToken;
@@ -40,9 +40,9 @@ pub struct OutsideToken {
     issuer: String,
     sub: Subject,
     scope: Option<Scope>,
-    /// `exp`, rounded down, plus the skew allowed: the first second in which the token proves nothing, and in which a
-    /// Txn-Token made from it ends unless its purpose outlives. A minute from now where there is no `exp`, as in some
-    /// replies of introspection.
+    /// `exp`, rounded down, plus the tolerated skew: the first second in which the token is no longer valid, and in which a
+    /// Txn-Token made from it ends unless its purpose may outlive it. A minute from now if there is no `exp`, as in some
+    /// introspection replies.
     usable_until: Timestamp,
     claims: Members,
 }
@@ -63,17 +63,17 @@ impl OutsideToken {
         &self.sub
     }
 
-    /// What the token covers, by its own word or the issuer's setting; `None` if neither says.
+    /// The scope of the token, by its own claim or the issuer's setting; `None` if neither exists.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
 
-    /// All claims, as written; of an opaque token the members of the issuer's reply.
+    /// All claims, verbatim; for an opaque token the members of the issuer's reply.
     pub fn claims(&self) -> &Members {
         &self.claims
     }
 
-    /// The same token, which proves nothing any more once `other` does not.
+    /// The same token, usable no longer than `other`.
     pub(super) fn ending_with(self, other: &Self) -> Self {
         Self { usable_until: self.usable_until.min(other.usable_until), ..self }
     }
@@ -90,7 +90,7 @@ impl OutsideToken {
         self.usable_until
     }
 
-    /// A token that no issuer signed, for tests of what is done with tokens.
+    /// A token that no issuer signed, for tests.
     pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
         let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
         let issuer = "https://login.example".to_owned();
@@ -99,7 +99,7 @@ impl OutsideToken {
     }
 }
 
-/// What a token is validated against.
+/// The settings that a token is validated against.
 #[derive(Clone, Copy)]
 pub(super) struct ValidationContext<'a> {
     /// The issuer of the token.
@@ -110,33 +110,33 @@ pub(super) struct ValidationContext<'a> {
     pub(super) prefixes: &'a [String],
     /// The client that presents the token.
     pub(super) client: &'a ClientPolicy,
-    /// All clients, whose own subjects no token may have.
+    /// The policies of all clients, whose own subjects no token may have.
     pub(super) policies: &'a PolicySet,
-    /// Tolerated between the issuer's clock and ours.
+    /// The tolerated difference between the issuer's clock and that of this host.
     pub(super) clock_skew: Duration,
     /// The instant of the request.
     pub(super) now: Timestamp,
 }
 
 impl ValidationContext<'_> {
-    /// `aud`, which must name one of `ours`, and one of those that the client's policy demands.
+    /// Reads `aud`, which must contain one of `ours`, and one of those that the client's policy requires.
     pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
         let audience = audience(claims)?;
         if audience.names().len() > MAX_AUDIENCES {
             return Err(ClaimsInvalid.because("`aud` has more than 256 names"));
         }
         if !audience.names_one_of(ours) {
-            return Err(AudienceMismatch.because("`aud` names nothing of what is configured for its issuer"));
+            return Err(AudienceMismatch.because("`aud` contains none of the audiences configured for its issuer"));
         }
         check_audience_of(self.client, &audience)?;
         Ok(audience)
     }
 
-    /// The remaining checks, once form and audience are those of `source`: proof of a bound token, subject, scope, times.
+    /// Makes the remaining checks, after form and audience: proof of a bound token, subject, scope, times.
     pub(super) fn complete(self, source: Source, claims: Members) -> Result<OutsideToken, SubjectError> {
         check_binding(&claims, self.client)?;
         let sub = self.subject(&claims)?;
-        // An ID token says who somebody is, never what may be done (R-POL-05).
+        // An ID token identifies a user and has no scope (R-POL-05).
         let scope = if source == Source::IdToken { self.default_scope.cloned() } else { self.scope(&claims)? };
         let usable_until = usable_until(&claims, self.clock_skew, self.now)?;
         Ok(OutsideToken { source, issuer: self.issuer.issuer.clone(), sub, scope, usable_until, claims })
@@ -168,16 +168,16 @@ pub(super) fn usable_until(claims: &Members, clock_skew: Duration, now: Timestam
     Ok(until.unwrap_or(now + LIFETIME_WITHOUT_EXPIRY))
 }
 
-/// The client's policy may demand that the token is meant for certain audiences (`subject_token_audience`).
+/// Checks the audiences that the client's policy requires (`subject_token_audience`).
 pub(super) fn check_audience_of(client: &ClientPolicy, audience: &Audience) -> Result<(), SubjectError> {
     let required = &client.subject_token_audience;
     let fits = required.is_empty() || audience.names_one_of(required);
     fits.then_some(()).ok_or(NOT_FOR_CLIENT)
 }
 
-/// The token is for none of the audiences that the client's policy demands.
+/// The error for a token without any of the audiences that the client's policy requires.
 pub(super) const NOT_FOR_CLIENT: SubjectError = AudienceMismatch
-    .because("`aud` names nothing of what the client is held to by its policy (subject_token_audience)");
+    .because("`aud` contains none of the audiences that the client's policy requires (subject_token_audience)");
 
 /// The client must have checked the proof of a token that is bound to a sender's key (`cnf`).
 pub(super) fn check_binding(claims: &Members, client: &ClientPolicy) -> Result<(), SubjectError> {

@@ -1,9 +1,9 @@
-//! A Txn-Token of ours: as subject token, for replacement while it is alive and for redemption after; and as what a client
-//! introspects.
+//! A Txn-Token of this service: as a subject token, for replacement while it is alive and for redemption afterwards;
+//! and for introspection.
 //!
-//! In: the token's text and a lookup of our own keys. Out: an [`OwnToken`]. For introspection only published keys and live
-//! tokens count. The history of keys is open to clients that may redeem, for expired tokens, and to no other: others get
-//! the same answer for an archived key as for one that was never ours (R-DELAY-02, A-107).
+//! In: the token's text and a lookup of the service's keys. Out: an [`OwnToken`]. For introspection only published keys and
+//! live tokens count. Only clients that may redeem can use the history of keys, and only for expired tokens: others get the
+//! same answer for an archived key as for an unknown one (R-DELAY-02, A-107).
 
 use std::time::Duration;
 
@@ -20,23 +20,23 @@ use writ_platform::digest::sha256;
 /// Clocks of instances differ: an `iat` this far ahead is accepted.
 const INSTANCE_SKEW: Duration = Duration::from_secs(5);
 
-/// What the key ring knows of a `kid`.
+/// The result of looking up a `kid` in the key ring.
 pub enum KnownKey {
     /// It may have signed the token.
     Signing(SignedBy),
-    /// It was ours and verifies nothing any more: revoked, or past its retention.
+    /// A key that no longer verifies anything: revoked, or past its retention.
     Gone,
-    /// It was never ours.
+    /// Never a key of this service.
     Unknown,
 }
 
-/// A key of ours, and the span in which it signed.
+/// A key of this service, and the span in which it signed.
 pub struct SignedBy {
     /// Verifies the token's signature.
     pub public: DecodingKey,
     /// The only `alg` that its tokens have.
     pub algorithm: jsonwebtoken::Algorithm,
-    /// Whether the JWKS lists it; else it is historical.
+    /// Whether the JWKS contains it; otherwise it is historical.
     pub published: bool,
     /// `previous`, `historical` …, for the audit log.
     pub state: &'static str,
@@ -45,20 +45,20 @@ pub struct SignedBy {
     /// The last second in which it signed; `None` while it signs.
     pub until: Option<Timestamp>,
     /// The longest lifetime that was allowed while it signed.
-    pub longest_lifetime: Duration,
+    pub(crate) max_lifetime: Duration,
 }
 
 impl SignedBy {
-    /// Whether it signed in one of the seconds from `first` to `last`. All ends are included: the start of the span was
+    /// Whether its span overlaps the seconds from `first` to `last`. All ends are included: the start of the span was
     /// rounded down, its end is rounded up.
     fn signed_within(&self, first: Timestamp, last: Timestamp) -> bool {
         self.from.is_some_and(|from| from <= last) && self.until.is_none_or(|until| first <= until)
     }
 }
 
-/// A Txn-Token that we issued, unaltered. Only [`verify`] and [`verify_live`] make one.
+/// An unaltered Txn-Token that this service issued. Only [`verify`] and [`verify_live`] make one.
 ///
-/// It cannot be written down:
+/// It cannot be constructed:
 ///
 /// ```compile_fail,E0451
 /// use writ_core::subject::OwnToken;
@@ -85,12 +85,12 @@ pub struct OwnToken {
 }
 
 impl OwnToken {
-    /// Its claims.
+    /// The claims of the token.
     pub fn claims(&self) -> &TxnClaims {
         &self.claims
     }
 
-    /// Its claims, without a copy.
+    /// Converts the token into its claims.
     pub(crate) fn into_claims(self) -> TxnClaims {
         self.claims
     }
@@ -100,7 +100,7 @@ impl OwnToken {
         self.alive
     }
 
-    /// SHA-256 of header and payload as signed: what identifies a token, since its signature has a second valid form.
+    /// SHA-256 of header and payload, which identifies a token, since its signature has a second valid form.
     pub fn signed_part(&self) -> &[u8; 32] {
         &self.signed_part
     }
@@ -132,14 +132,14 @@ impl AnyTxnToken for OwnToken {
     }
 }
 
-/// How policies name a Txn-Token that is alive, or is not.
+/// The source that policies name for a live or an expired Txn-Token.
 pub(super) fn source(alive: bool) -> Source {
     if alive { Source::TxnToken } else { Source::ExpiredTxnToken }
 }
 
 #[cfg(test)]
 impl OwnToken {
-    /// A token that no key signed, for tests of what is done with tokens.
+    /// A token that no key signed, for tests.
     pub(crate) fn unverified(claims: TxnClaims, alive: bool) -> Self {
         let key_state = if alive { "current" } else { "historical" };
         Self { claims, signed_part: [0; 32], kid: "k".into(), key_state, alive }
@@ -160,8 +160,8 @@ impl OwnToken {
     }
 }
 
-/// Verifies `text`, a subject token, as a Txn-Token of `trust_domain`. `may_redeem` says whether the history of keys may
-/// be used; `find` looks a `kid` up among our own public keys.
+/// Verifies `text`, a subject token, as a Txn-Token of `trust_domain`. `may_redeem` states whether the history of keys may
+/// be used; `find` looks up a `kid` among the keys of this service.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, key, signature, claims, redeemed before, times.
@@ -184,9 +184,9 @@ pub(super) fn check_trust_domain(claims: &TxnClaims, trust_domain: &TrustDomain)
     if claims.aud == *trust_domain { Ok(()) } else { Err(SubjectFault::AudienceMismatch.into()) }
 }
 
-/// Whether a genuine token is alive, if it can be used as a subject token at all.
+/// Whether a genuine token is alive; an error if it cannot be used as a subject token.
 pub(super) fn check_usable(claims: &TxnClaims, may_redeem: bool, now: Timestamp) -> Result<bool, SubjectError> {
-    // Checked before the times: no chain of redemptions prolongs a transaction, whoever asks and whenever.
+    // Checked before the times: no chain of redemptions may ever prolong a transaction.
     if is_redeemed(claims) {
         return Err(SubjectFault::Redeemed.into());
     }
@@ -194,12 +194,12 @@ pub(super) fn check_usable(claims: &TxnClaims, may_redeem: bool, now: Timestamp)
     if alive || may_redeem { Ok(alive) } else { Err(expired(claims)) }
 }
 
-/// Whatever `rctx.delayed` looks like.
+/// Whether the token has `rctx.delayed`, in any form.
 fn is_redeemed(claims: &TxnClaims) -> bool {
     claims.delayed() != Ok(None)
 }
 
-/// Whether it has not expired. Its time must have begun.
+/// Whether it has not expired; an error if it is not yet valid.
 fn is_alive(claims: &TxnClaims, now: Timestamp) -> Result<bool, SubjectError> {
     let begins = Timestamp::from_epoch(claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat)));
     if begins > now + INSTANCE_SKEW {
@@ -212,8 +212,8 @@ fn expired(claims: &TxnClaims) -> SubjectError {
     SubjectFault::Expired { expired_at: Timestamp::from_epoch(claims.exp) }.into()
 }
 
-/// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, a redeemed one included, as every verifier with the
-/// published keys would. `find` looks a `kid` up among our own public keys.
+/// Verifies `text` as a Txn-Token of `trust_domain` that is valid now, as every verifier with the published keys would; a
+/// redeemed one may be valid too. `find` looks up a `kid` among the keys of this service.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, key, signature, claims, times.
@@ -227,7 +227,7 @@ pub fn verify_live(
     if is_alive(&token.claims, now)? { Ok(token.into_own_token(true)) } else { Err(expired(&token.claims)) }
 }
 
-/// A Txn-Token that a key of ours signed while it was in use, unaltered; the token itself may have expired.
+/// An unaltered Txn-Token that a key of this service signed within its span; the token itself may have expired.
 struct Genuine {
     claims: TxnClaims,
     signed_part: [u8; 32],
@@ -267,13 +267,15 @@ impl Genuine {
     /// (R-DELAY-09).
     fn check_span(&self) -> Result<(), SubjectError> {
         let (iat, exp) = (self.claims.iat, self.claims.exp);
-        // A free retry repeats the claims of a redemption while they are valid, and another key may be current by then.
+        // A free retry repeats the claims of a redemption while they are valid, possibly with another current key.
         let last = if is_redeemed(&self.claims) { exp - 1 } else { iat };
         if !self.key.signed_within(Timestamp::from_epoch(iat), Timestamp::from_epoch(last)) {
-            return Err(SubjectFault::ClaimsInvalid.because("iat lies outside the time in which its key signed"));
+            return Err(SubjectFault::ClaimsInvalid.because("iat is outside the time in which its key signed"));
         }
-        if Duration::from_secs(exp - iat) > self.key.longest_lifetime {
-            return Err(SubjectFault::ClaimsInvalid.because("it lives longer than any token of its time"));
+        if Duration::from_secs(exp - iat) > self.key.max_lifetime {
+            return Err(
+                SubjectFault::ClaimsInvalid.because("its lifetime is longer than was allowed when it was issued")
+            );
         }
         Ok(())
     }

@@ -28,29 +28,29 @@ use crate::request::Source;
 use writ_platform::clock::Timestamp;
 use writ_platform::digest::sha256;
 
-/// R-SUBJ-16
-const LONGEST_LIFETIME: Duration = Duration::from_secs(600);
+/// The longest time from `iat` to `exp` (R-SUBJ-16).
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// `id-Ed25519` (RFC 8410 §3).
 const ED25519: &str = "1.3.101.112";
 
-/// Who presents a token, to which service, and when.
+/// The circumstances in which a token is presented.
 #[derive(Clone, Copy)]
 pub(super) struct Presentation<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
     /// The certificate that its connection proved.
     pub certificate: &'a PeerCertificate,
-    /// `iss` of this service, which must be in `aud`.
+    /// The `iss` of this service, which must be in `aud`.
     pub issuer: &'a str,
-    /// Tolerated between the client's clock and ours.
+    /// The tolerated difference between the client's clock and that of this host.
     pub clock_skew: Duration,
     /// The instant of the request.
     pub now: Timestamp,
 }
 
 /// Verifies `text` as a token that its presenter signed. The ledger checks whether its `jti` was used before, when the
-/// Txn-Token goes on record: a request that is refused for another reason uses up nothing.
+/// Txn-Token is recorded: a request that is refused for another reason uses up nothing.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, issuer, key, signature, audience and other claims, times.
@@ -66,9 +66,8 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
         );
     }
     if !keys(&jws, by)?.verify(&jws) {
-        return Err(
-            SignatureInvalid.because("the key that its header names did not make it, or its alg does not fit it")
-        );
+        return Err(SignatureInvalid
+            .because("it was not made with the key that its header names, or its alg does not fit that key"));
     }
     if !audience(&claims)?.names_one_of(&[by.issuer.to_owned()]) {
         return Err(AudienceMismatch.because("`aud` of a self-signed token must name the issuer of this service"));
@@ -77,10 +76,10 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
     let id = single_use(&by.client.client_id, &claims)?;
     let times = Times::read(&claims, by.now)?;
     let begins = times.iat.ok_or(ClaimsInvalid.because("`iat` is missing"))?;
-    let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= LONGEST_LIFETIME;
+    let fits = |lifetime: Duration| !lifetime.is_zero() && lifetime <= MAX_TOKEN_LIFETIME;
     let lifetime = times.exp.and_then(|exp| exp.checked_sub(begins)).filter(|&lifetime| fits(lifetime));
     let ends =
-        lifetime.ok_or(ClaimsInvalid.because("`exp` must be there and after `iat`, by ten minutes at most"))? + begins;
+        lifetime.ok_or(ClaimsInvalid.because("`exp` must be present and at most ten minutes after `iat`"))? + begins;
     times.hold(by.now, by.clock_skew)?;
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());
@@ -89,7 +88,7 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
     Ok(AssertedSubject::new(statement))
 }
 
-/// The keys that `kid` names; without `kid`, that of the TLS certificate.
+/// The keys that `kid` names; without `kid`, the key of the TLS certificate.
 fn keys(jws: &Jws<'_>, by: Presentation<'_>) -> Result<Candidates, SubjectError> {
     const UNKNOWN: SubjectError = KeyUnknown.because(
         "its kid names neither the key of the client's certificate (by its thumbprint, RFC 7638) nor one of the jwks_file \
@@ -138,7 +137,7 @@ fn jwk(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
     }
 }
 
-/// SHA-256 over client and `jti`: the same `jti` of another client is another one (A-066).
+/// SHA-256 over client and `jti`, so that the same `jti` of another client is distinct (A-066).
 fn single_use(client: &ClientId, claims: &Members) -> Result<[u8; 32], SubjectError> {
     const FORM: SubjectError = ClaimsInvalid.because("`jti` must have 1 to 255 characters, none a control character");
     let jti = text(claims, "jti")?;
@@ -167,7 +166,7 @@ mod tests {
 
     type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
-    /// A certificate of each kind of key that TLS clients have, with what signs with it.
+    /// A certificate for each kind of key that TLS clients have, with its signing function.
     struct Signer {
         algorithm: &'static str,
         certificate: PeerCertificate,
@@ -223,7 +222,7 @@ mod tests {
         }
     }
 
-    /// R-SUBJ-15: whatever key the certificate has, named by its thumbprint or not at all.
+    /// R-SUBJ-15: for every kind of key, with its thumbprint as `kid` or without `kid`.
     #[test]
     fn the_key_of_any_certificate_signs() {
         for signer in Signer::all() {
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_for_tokens_signs_nothing() {
+    fn a_key_that_cannot_sign_tokens_is_refused() {
         assert!(certificate_key(b"").is_none() && certificate_key(&[0x30, 0]).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! `[[subject_issuer]]`: what is configured for an issuer of subject tokens.
+//! `[[subject_issuer]]`: the settings of an issuer of subject tokens.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::request::Source;
 pub struct IssuerSettings {
     /// `iss` of its tokens, compared byte for byte.
     pub issuer: String,
-    /// Where its keys come from.
+    /// The source of its keys.
     pub keys: KeySource,
-    /// One of these must be in `aud` of access tokens and JWTs.
+    /// `aud` of access tokens and JWTs must contain one of these.
     pub audience: Vec<String>,
     /// The signature algorithms of its tokens; asymmetric only.
     pub algorithms: Vec<Algorithm>,
@@ -25,21 +25,21 @@ pub struct IssuerSettings {
     pub token_types: Vec<Source>,
     /// The format of its JWT access tokens.
     pub access_token_profile: AccessTokenProfile,
-    /// One of these client ids must be in `aud` of ID tokens.
+    /// `aud` of ID tokens must contain one of these client ids.
     pub id_token_audience: Vec<String>,
     /// The claim with the subject.
     pub subject_claim: String,
     /// The claim with the scope.
     pub scope_claim: String,
-    /// Put before the subject; no other issuer has the same.
+    /// The text prepended to the subject; unique among the issuers.
     pub subject_prefix: String,
-    /// The scope of a token without one; empty: a token needs a scope of its own.
+    /// The scope of a token without one; empty: a token must have its own scope.
     pub scopes: Vec<Purpose>,
     /// How long the last valid keys are used while the issuer cannot be reached.
     pub jwks_stale: Duration,
-    /// Trusted for HTTPS to this issuer instead of the system's root certificates, PEM.
+    /// The CAs for HTTPS to this issuer, PEM, instead of the system's root certificates.
     pub ca: Option<PathBuf>,
-    /// How to ask it about access tokens (RFC 7662).
+    /// Introspection of its access tokens (RFC 7662).
     pub introspection: Option<IntrospectionSettings>,
 }
 
@@ -50,7 +50,7 @@ impl IssuerSettings {
     }
 }
 
-/// Where an issuer's keys come from.
+/// The source of an issuer's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// A file with a JWK set.
@@ -79,6 +79,6 @@ pub struct IntrospectionSettings {
     pub client_id: String,
     /// The file with the client secret: one line of text.
     pub client_secret_file: PathBuf,
-    /// Whether to ask about JWT access tokens too, after they were verified.
+    /// Whether to introspect JWT access tokens too, after they were verified.
     pub always: bool,
 }

@@ -14,7 +14,7 @@ use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::{Source, Subject};
 use writ_platform::clock::Timestamp;
 
-/// What a verification would have found, though there was none. What is granted to it cannot be signed.
+/// The result that a verification would have, without one. A grant to it cannot be signed.
 #[derive(Debug)]
 pub struct TrialSubject {
     source: Source,
@@ -28,14 +28,14 @@ pub struct TrialTxnToken {
     alive: bool,
 }
 
-/// Who presents a token in a trial, and when.
+/// The circumstances in which a token is presented in a trial.
 #[derive(Clone, Copy)]
 pub struct TrialPresenter<'a> {
     /// The client.
     pub client: &'a ClientPolicy,
-    /// All clients, whose own subjects no token may have.
+    /// The policies of all clients, whose own subjects no token may have.
     pub policies: &'a PolicySet,
-    /// Tolerated between the issuer's clock and ours.
+    /// The tolerated difference between the issuer's clock and that of this host.
     pub clock_skew: Duration,
     /// The instant of the request.
     pub now: Timestamp,
@@ -55,7 +55,7 @@ impl TrialSubject {
     /// A subject that the client vouches for with these claims.
     ///
     /// # Errors
-    /// What is wrong with the times.
+    /// The [`SubjectError`] of the times.
     pub fn asserted(
         source: Source,
         sub: Subject,
@@ -70,7 +70,7 @@ impl TrialSubject {
     /// The subject of an issuer's token with these claims that covers `scope`; no issuer's settings are known.
     ///
     /// # Errors
-    /// The first [`SubjectError`] in this order: audience where it is given, the proof of a bound token, subject, times.
+    /// The first [`SubjectError`] in this order: audience if present, the proof of a bound token, subject, times.
     pub fn outside(
         source: Source,
         sub: Subject,
@@ -89,7 +89,7 @@ impl TrialSubject {
         Ok(Self { source, facts: SubjectFacts::Outside { statement, scope } })
     }
 
-    /// The subject of a Txn-Token with these claims. `may_redeem` says whether an expired one is accepted.
+    /// The subject of a Txn-Token with these claims. `may_redeem` states whether an expired one is accepted.
     ///
     /// # Errors
     /// The first [`SubjectError`] in this order: trust domain, redeemed before, times.

@@ -1,4 +1,4 @@
-//! A JSON object that names a subject; only the client's certificate stands behind it (TT §11.2.2).
+//! A JSON object that names a subject; only the client's certificate authenticates it (TT §11.2.2).
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use writ_platform::clock::Timestamp;
 /// The largest object that is read, in bytes.
 const MAX_LEN: usize = 16 * 1024;
 
-/// Reads `text`. An `exp` in it is honoured, with `clock_skew`; whatever else it says is for the policy to name.
+/// Parses `text`. Checks `exp` if present, with `clock_skew`; the policy decides about all other members.
 ///
 /// # Errors
 /// The first [`SubjectError`] in this order: form, claims, times.

@@ -1,4 +1,4 @@
-//! What a client presents → the subject that it proves. Only here is a [`VerifiedSubject`] made.
+//! What a client presents → the subject that it proves. Only this module makes a [`VerifiedSubject`].
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use writ_platform::clock::Timestamp;
 /// let forged = writ_core::subject::VerifiedSubject::Client;
 /// ```
 ///
-/// The borrowed view of one does not become one:
+/// The borrowed view of one cannot be converted into one:
 ///
 /// ```compile_fail,E0308
 /// use writ_core::subject::{SubjectKind, VerifiedSubject};
@@ -42,7 +42,7 @@ use writ_platform::clock::Timestamp;
 #[derive(Debug)]
 pub struct VerifiedSubject(Proof);
 
-/// What proves the subject.
+/// The proof of the subject.
 #[derive(Debug)]
 enum Proof {
     Client,
@@ -52,44 +52,44 @@ enum Proof {
     Own(Box<OwnToken>),
 }
 
-/// A [`VerifiedSubject`] by what proves it.
+/// A [`VerifiedSubject`] by its proof.
 #[derive(Debug, Clone, Copy)]
 pub enum SubjectKind<'a> {
     /// The client itself: its certificate is the proof.
     Client,
     /// The subject that the client names (`requested_subject`).
     Named(&'a Subject),
-    /// The subject that the client vouches for, by its signature or its word.
+    /// The subject that the client vouches for, with or without a signature.
     Asserted(&'a AssertedSubject),
     /// The subject of a token of a subject issuer.
     Outside(&'a OutsideToken),
-    /// The subject of a Txn-Token of ours, alive or expired.
+    /// The subject of a Txn-Token of this service, alive or expired.
     Own(&'a OwnToken),
 }
 
-/// Who presents a subject, to which service, and when.
+/// The circumstances in which a subject is presented.
 #[derive(Clone, Copy)]
 pub struct VerificationContext<'a> {
     /// The policy of the client that presents it.
     pub client: &'a ClientPolicy,
     /// The certificate that the client has proven to own.
     pub certificate: &'a PeerCertificate,
-    /// All clients, whose own subjects no token may have.
+    /// The policies of all clients, whose own subjects no token may have.
     pub policies: &'a PolicySet,
     /// Whether the client may redeem an expired Txn-Token for a purpose that it requests.
     pub may_redeem: bool,
-    /// `aud` of our Txn-Tokens.
+    /// The `aud` of Txn-Tokens of this service.
     pub trust_domain: &'a TrustDomain,
-    /// `iss` of this service, which must be in `aud` of self-signed tokens.
+    /// The `iss` of this service, which must be in `aud` of self-signed tokens.
     pub issuer: &'a str,
-    /// Until when a subject issuer is waited for.
+    /// The deadline for waiting for a subject issuer.
     pub deadline: Instant,
     /// The instant of the request.
     pub now: Timestamp,
 }
 
 impl VerifiedSubject {
-    /// Verifies `presented`. `find_key` looks up a key of ours by its `kid`.
+    /// Verifies `presented`. `find_key` looks up a key of this service by its `kid`.
     ///
     /// # Errors
     /// [`SubjectError`], the first in the order of contract 3.6: form, issuer and key, signature, audience and other
@@ -126,7 +126,7 @@ impl VerifiedSubject {
         Ok(Self(proof))
     }
 
-    /// What proves it.
+    /// The proof of the subject, by kind.
     pub fn kind(&self) -> SubjectKind<'_> {
         match &self.0 {
             Proof::Client => SubjectKind::Client,
@@ -137,7 +137,7 @@ impl VerifiedSubject {
         }
     }
 
-    /// Whether the subject token says that somebody acts for the subject (`act`, RFC 8693 §4.1). A Txn-Token never does.
+    /// Whether the subject token names an actor (`act`, RFC 8693 §4.1). A Txn-Token never does.
     pub(crate) fn names_actor(&self) -> bool {
         let names_actor = |claims: &Members| claims.raw("act").is_some();
         match self.kind() {
@@ -178,7 +178,7 @@ impl AnySubject for VerifiedSubject {
 
 #[cfg(test)]
 impl VerifiedSubject {
-    /// The client itself, for tests of what follows a verification.
+    /// The client itself, without verification, for tests.
     pub(crate) fn client() -> Self {
         Self(Proof::Client)
     }

@@ -1,4 +1,4 @@
-//! Calls to a server that requires client certificates and answers as it is told.
+//! Calls to a server that requires client certificates and gives scripted answers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::files::Identity;
 use writ_platform::shares::Place;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-const AWAY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 const MOVED: &str = "HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n";
 const HANG_UP: &str = "";
 const SILENCE: &str = "silence";
@@ -38,17 +38,17 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A server that wants client certificates, and the files to call it with.
+/// A server that requires client certificates, and the files to call it with.
 struct Service {
     folder: TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
     address: SocketAddr,
-    /// What it was asked, one for each request, with the number of the connection.
+    /// The requests it received, each with the number of its connection.
     asked: mpsc::UnboundedReceiver<(usize, String)>,
 }
 
 impl Service {
-    /// Answers with `answers` in turn, the last one for ever.
+    /// Answers with `answers` in turn, and then repeats the last one.
     async fn start(answers: &'static [&'static str]) -> Self {
         let ca = authority("services");
         let mut roots = RootCertStore::empty();
@@ -144,7 +144,7 @@ async fn ask(outbound: &Outbound) -> Result<Answer, Unreachable> {
 }
 
 #[tokio::test]
-async fn a_call_brings_headers_body_and_client_certificate_and_connections_are_kept() {
+async fn a_call_sends_headers_body_and_client_certificate_and_connections_are_reused() {
     let mut service = Service::start(&[OK]).await;
     let outbound = Outbound::new(service.settings()).unwrap();
     for _ in 0..2 {
@@ -160,7 +160,7 @@ async fn a_call_brings_headers_body_and_client_certificate_and_connections_are_k
 
 /// Workers of the listeners have runtimes of their own, which may end before others.
 #[test]
-fn a_kept_connection_outlives_the_runtime_that_asked_for_it() {
+fn a_pooled_connection_outlives_the_runtime_of_its_caller() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let main = tokio::runtime::Runtime::new().unwrap();
     let (mut service, outbound) = main.block_on(async {
@@ -175,14 +175,14 @@ fn a_kept_connection_outlives_the_runtime_that_asked_for_it() {
 }
 
 #[tokio::test]
-async fn a_call_that_breaks_or_fails_is_made_once_more_and_no_more_often() {
-    for first in [AWAY, HANG_UP] {
-        let answers: &'static [&'static str] = if first == AWAY { &[AWAY, OK] } else { &[HANG_UP, OK] };
+async fn a_call_that_breaks_or_fails_is_retried_once() {
+    for first in [UNAVAILABLE, HANG_UP] {
+        let answers: &'static [&'static str] = if first == UNAVAILABLE { &[UNAVAILABLE, OK] } else { &[HANG_UP, OK] };
         let mut service = Service::start(answers).await;
         assert!(ask(&Outbound::new(service.settings()).unwrap()).await.is_ok(), "{first}");
         assert_eq!(service.asked().len(), 2, "{first}");
     }
-    let mut service = Service::start(&[AWAY]).await;
+    let mut service = Service::start(&[UNAVAILABLE]).await;
     let error = ask(&Outbound::new(service.settings()).unwrap()).await.unwrap_err();
     assert!(matches!(error, Unreachable::Failing(status) if status.as_u16() == 503), "{error}");
     assert_eq!(service.asked().len(), 2);
@@ -197,7 +197,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_may_have_64_kib_whatever_it_announces() {
+async fn an_answer_may_have_64_kib_regardless_of_its_content_length() {
     let answer = |length: usize, head: &str| -> &'static [&'static str] {
         let text = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{}", "x".repeat(length));
         vec![&*text.leak()].leak()
@@ -210,7 +210,7 @@ async fn an_answer_may_have_64_kib_whatever_it_announces() {
 }
 
 #[tokio::test]
-async fn after_failures_in_a_row_it_is_not_asked_any_more() {
+async fn after_consecutive_failures_it_is_not_called() {
     let mut service = Service::start(&[HANG_UP]).await;
     let outbound = Outbound::new(service.settings()).unwrap();
     for _ in 0..5 {
@@ -223,9 +223,9 @@ async fn after_failures_in_a_row_it_is_not_asked_any_more() {
     assert!(service.asked().is_empty());
 }
 
-/// The next caller profits from what the last one did not wait for.
+/// The outcome counts even if the caller has stopped waiting.
 #[tokio::test]
-async fn a_call_that_nobody_waits_for_counts_all_the_same_and_its_place_is_given_back() {
+async fn an_abandoned_call_counts_and_releases_its_place() {
     let service = Service::start(&[SILENCE]).await;
     let outbound = Outbound::new(Settings { timeout: Duration::from_millis(1), ..service.settings() }).unwrap();
     for _ in 0..5 {
@@ -238,14 +238,14 @@ async fn a_call_that_nobody_waits_for_counts_all_the_same_and_its_place_is_given
     assert!(matches!(ask(&outbound).await, Err(Unreachable::Resting)));
 }
 
-/// As many places for calls as `client` can have.
+/// All places for calls that `client` can get.
 fn places(outbound: &Outbound, client: &str) -> Vec<Place<String>> {
     std::iter::from_fn(|| outbound.calls.take(client.parse().unwrap()).ok()).collect()
 }
 
 /// R-INTRO-04
 #[tokio::test]
-async fn more_calls_than_may_be_under_way_fail_at_once_and_no_client_can_make_them_all() {
+async fn excess_calls_fail_at_once_and_no_client_can_use_all_places() {
     let service = Service::start(&[OK]).await;
     let outbound = Outbound::new(service.settings()).unwrap();
     let other = places(&outbound, "other");
@@ -258,7 +258,7 @@ async fn more_calls_than_may_be_under_way_fail_at_once_and_no_client_can_make_th
 }
 
 #[tokio::test]
-async fn a_fault_tells_nothing_of_what_was_sent() {
+async fn an_error_contains_nothing_of_the_request() {
     let mut service = Service::start(&[OK]).await;
     service.write_identity(&authority("strangers"));
     let outbound = Outbound::new(service.settings()).unwrap();
@@ -270,7 +270,7 @@ async fn a_fault_tells_nothing_of_what_was_sent() {
 }
 
 #[tokio::test]
-async fn files_that_change_are_taken_when_they_are_sound_and_a_fault_is_told_once() {
+async fn changed_files_are_used_if_valid_and_an_error_is_reported_once() {
     let mut service = Service::start(&[OK]).await;
     let outbound = Outbound::new(service.settings()).unwrap();
     assert!(outbound.reload().is_none());
@@ -288,7 +288,7 @@ async fn files_that_change_are_taken_when_they_are_sound_and_a_fault_is_told_onc
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_found_at_start() {
+async fn impossible_settings_are_refused_at_start() {
     let service = Service::start(&[OK]).await;
     let settings = service.settings();
     for endpoint in ["http://localhost/", "https://someone:secret@localhost/"] {

@@ -1,4 +1,4 @@
-//! `WRIT_LOG`: which diagnostic lines are written.
+//! `WRIT_LOG`: the filter for diagnostic lines.
 
 use std::env::VarError;
 
@@ -13,16 +13,16 @@ pub const LOG_FILTER: &str = "WRIT_LOG";
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What a filter can name.
+/// The names that a filter can contain.
 #[derive(Debug, Clone, Copy)]
 pub struct LogParts {
     /// The crates that write lines, libraries included.
     pub crates: &'static [&'static str],
     /// Module paths of this program's crates, such as `writ_core::keys`.
     pub modules: &'static [&'static str],
-    /// Earlier paths of modules, and the present ones.
+    /// Former paths of modules, with the current ones.
     pub renamed: &'static [(&'static str, &'static str)],
-    /// The filter where the variable is not set.
+    /// The filter if the variable is not set.
     pub default_filter: &'static str,
 }
 
@@ -78,7 +78,7 @@ pub fn log_filter(text: &str, parts: &LogParts) -> Result<EnvFilter, LogFilterEr
 }
 
 impl LogParts {
-    /// `target=level`, `target` or `level`.
+    /// Checks a directive: `target=level`, `target` or `level`.
     fn check(&self, directive: &str) -> Result<(), LogFilterError> {
         let (target, level) = match directive.split_once('=') {
             Some((target, level)) => (target, Some(level)),
@@ -99,7 +99,7 @@ impl LogParts {
         }
     }
 
-    /// A module may be named without its crate, `writ::keys` for `writ_core::keys`, or by its earlier path.
+    /// Resolves a module named without its crate, such as `writ::keys` for `writ_core::keys`, or by a former path.
     fn complete(&self, directive: &str) -> String {
         let end = directive.find('=').unwrap_or(directive.len());
         let (target, level) = directive.split_at(end);

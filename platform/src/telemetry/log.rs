@@ -1,8 +1,8 @@
 //! The log: one thread owns its output.
 //!
-//! Diagnostic lines are queued without waiting; a line that must not be lost, such as an audit event, is waited for
+//! Diagnostic lines are queued without waiting. A caller waits for a line that must not be lost, such as an audit event
 //! ([`Log::write`]). The queue is bounded: if the output's reader stops, diagnostics are lost, but memory does not grow and
-//! no token is issued unrecorded.
+//! no token is issued without an audit event.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ pub enum Format {
     Text,
 }
 
-/// A line was not written: what it records must not be done.
+/// A line was not written, so what it records must not take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be written")]
 pub struct LogError;
@@ -81,15 +81,15 @@ impl Log {
         self.condition.failure().map_or(Ok(()), |_| Err(LogError))
     }
 
-    /// The format that audit lines follow, too.
+    /// The format of all lines, audit lines included.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Writes one line; when this returns it has left the process.
+    /// Writes one line; when this returns, it has left the process.
     ///
     /// # Errors
-    /// [`LogError`] if it could not be written within five seconds.
+    /// [`LogError`] if the line could not be written within five seconds.
     pub async fn write(&self, text: String) -> Result<(), LogError> {
         self.send(one_line(&text)).await
     }
@@ -113,7 +113,7 @@ impl Log {
     }
 }
 
-/// Writes all queued lines at once. Lines whose write failed are not acknowledged; what is written next begins a new line.
+/// Writes all queued lines at once. Failed lines are not acknowledged, and the next write begins a new line.
 fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write, condition: &Condition) {
     let mut failed = false;
     while let Some(first) = queue.blocking_recv() {
@@ -204,7 +204,7 @@ mod tests {
 
     ///
     #[tokio::test]
-    async fn what_cannot_be_written_is_not_acknowledged_and_the_log_recovers() {
+    async fn a_failed_line_is_not_acknowledged_and_the_log_recovers() {
         let sink = Sink::default();
         let log = Log::start(Format::Json, sink.clone());
         log.write("one".into()).await.unwrap();

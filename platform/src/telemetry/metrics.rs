@@ -12,11 +12,11 @@ pub struct MetricsError(#[from] BuildError);
 /// A metric and its `# HELP` text.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its Prometheus type.
+    /// The Prometheus type.
     pub kind: Kind,
-    /// Its name, unit included.
+    /// The name, including the unit.
     pub name: &'static str,
-    /// What it counts, and its labels.
+    /// The `# HELP` text: meaning and labels.
     pub help: &'static str,
 }
 
@@ -27,7 +27,7 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// With the upper bounds of its buckets.
+    /// Distribution; the values are the upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
 

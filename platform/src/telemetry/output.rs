@@ -1,4 +1,4 @@
-//! Whether the output accepts lines: the outcome of each write, and what can be observed without writing.
+//! The condition of the output: the outcome of each write, and what can be observed without writing.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -17,19 +17,19 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// A write that takes longer means that the reader has stopped.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
-/// The condition of the output, shared by those who log, the thread that writes and the thread that monitors.
+/// The condition of the output, shared by callers, the writing thread and the monitoring thread.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Condition(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Without a monitor that retries, a failure says nothing about the next line.
+    /// Whether a monitor retries. Without one, a failure does not predict the next write.
     is_monitored: bool,
-    /// When the write under way began.
+    /// When the current write began.
     writing_since: Option<Instant>,
     /// Why the last write failed.
     last_error: Option<String>,
-    /// Why the next one would fail.
+    /// Why the next write would fail.
     obstacle: Option<&'static str>,
     /// Lines lost since the last report of such a loss.
     lost: u64,
@@ -51,7 +51,7 @@ impl Condition {
         self.state().writing_since = Some(Instant::now());
     }
 
-    /// Takes the outcome of writing `lines` lines.
+    /// Records the outcome of writing `lines` lines.
     pub(super) fn end_write(&self, outcome: &std::io::Result<()>, lines: usize) {
         let mut state = self.state();
         state.writing_since = None;
@@ -85,7 +85,7 @@ impl Condition {
         });
     }
 
-    /// Reports a change for the better or the worse. Standard error may fail, too; there is no other place to say so.
+    /// Reports on standard error that the output failed or recovered. If that fails too, there is no other place to report.
     fn report(&self, was_ok: bool, failure: Option<&str>) {
         match failure {
             Some(why) if was_ok => {
@@ -130,7 +130,7 @@ fn obstacle(output: &OwnedFd, full_since: &mut Option<Instant>) -> Option<&'stat
     is_full(output).then_some("the disk is full")
 }
 
-/// Whether it is a file on a full disk.
+/// Whether `output` is a file on a full disk.
 fn is_full(output: &OwnedFd) -> bool {
     let is_file = fstat(output).is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::RegularFile);
     is_file

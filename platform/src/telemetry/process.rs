@@ -15,7 +15,7 @@ const STARTTIME: usize = 22 - 3;
 const VSIZE: usize = 23 - 3;
 const RSS: usize = 24 - 3;
 
-/// `process_*` in the Prometheus text format; what cannot be read is left out.
+/// The `process_*` metrics in the Prometheus text format; unreadable ones are left out.
 pub fn render() -> String {
     let stat = Stat::read();
     let number = |place| stat.as_ref().and_then(|stat| stat.number(place));

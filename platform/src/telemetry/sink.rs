@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-/// What was written; and whether it is full, so that nothing more is.
+/// The bytes written, and whether the sink is full, so that writes fail.
 #[derive(Clone, Default)]
 pub struct Sink(Arc<Mutex<(Vec<u8>, bool)>>);
 
 impl Sink {
-    /// Whether writing fails from now on.
+    /// Sets whether writes fail from now on.
     pub fn fill(&self, full: bool) {
         self.0.lock().unwrap().1 = full;
     }

@@ -1,4 +1,4 @@
-//! What can be kept of a damaged store without granting anything twice.
+//! Decides which records of a damaged store can be kept without granting anything twice.
 
 use super::Remains;
 use crate::blocks::{self, StoredBlock};
@@ -9,18 +9,18 @@ use crate::table::{Change, Table};
 use crate::times::{self, LAST_EVENT};
 use writ_platform::clock::Timestamp;
 
-/// How many records of one kind are kept.
+/// How many records of one kind were kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
-    /// Those that are kept.
+    /// The number of records kept.
     pub kept: usize,
-    /// How many there were when the store was last sealed; `None` if the seal is lost.
+    /// Their number when the store was last sealed; `None` if the seal is lost.
     pub sealed: Option<u64>,
     /// Whether the seal proves that none is missing or altered.
     pub is_complete: bool,
 }
 
-/// The records of a new store, made of what can be kept of a damaged one without granting anything twice.
+/// The records of a new store: those of a damaged one that can be kept without granting anything twice.
 #[derive(Debug)]
 pub struct Salvage {
     pub(super) change: Change,
@@ -28,13 +28,13 @@ pub struct Salvage {
     pub tokens: Kept,
     /// Transactions and purposes for which uses were counted.
     pub uses: Kept,
-    /// Identifiers that were used.
+    /// Single-use identifiers that were used.
     pub single_use: Kept,
     /// Entries of the kill switch.
     pub blocks: Kept,
-    /// Tokens issued up to then are not redeemed any more, since uses that were counted may be lost.
+    /// Tokens issued up to this time can no longer be redeemed, since counted uses may be lost.
     pub redemption_floor: Option<Timestamp>,
-    /// Identifiers made up to then are refused, since it may be lost that they were used.
+    /// Single-use identifiers created up to this time are refused, since the record of their use may be lost.
     pub single_use_floor: Option<Timestamp>,
 }
 
@@ -49,27 +49,27 @@ struct Floors {
 }
 
 impl Remains {
-    /// The entries of the kill switch that read as entries.
+    /// The readable entries of the kill switch.
     pub fn blocks(&self) -> Vec<StoredBlock> {
         self.records(Table::Blocks).iter().filter_map(blocks::parse).collect()
     }
 
-    /// All entries of the kill switch, if they are taken as they are.
+    /// All entries of the kill switch, for a store whose records are accepted as they are.
     pub fn all_blocks(&self) -> Kept {
         self.kept(Table::Blocks, self.records(Table::Blocks).len())
     }
 
-    /// For how many transactions and purposes uses were counted.
+    /// The number of transactions and purposes for which uses were counted.
     pub fn counts_of_uses(&self) -> usize {
         self.records(Table::Uses).len()
     }
 
-    /// Decides what is kept: the ring as it is, or `ring` in its place; the entries of the kill switch in `blocks`; and of
-    /// the ledger what cannot grant anything twice.
+    /// Decides what to keep: the existing key ring, or `ring` in its place; the entries of the kill switch in `blocks`;
+    /// and the ledger records that cannot grant anything twice.
     ///
-    /// A count that is missing or too low would grant uses again, and so would the absence of an identifier. So where
-    /// these tables are not complete, nothing from before `now` is granted; their records are kept all the same, for they
-    /// only refuse. Tokens on record grant, but no more than their counts allow: they are kept if the counts are complete.
+    /// A count that is missing or too low would grant uses again, as would a missing identifier. So if one of these
+    /// tables is incomplete, nothing from before `now` is granted; its records are kept, because they can only refuse.
+    /// A token record grants uses, limited by their counts: token records are kept only if the counts are complete.
     pub fn salvage(&self, ring: Option<&RingRecords>, blocks: &[StoredBlock], now: Timestamp) -> Salvage {
         let mut change = match ring {
             Some(ring) => ring.put(Change::new()),
@@ -114,10 +114,11 @@ impl Remains {
             let record = self.records(table).iter().find(|(name, _)| name == key);
             record.map(|(_, value)| times::parse(Some(value)))
         };
-        // With a clock that is behind now, tokens from the time in between would pass for later ones.
+        // If the clock is behind, tokens issued between `now` and the last event would appear later than a floor at
+        // `now`.
         let last_event = now.max(found(Table::Clock, LAST_EVENT).flatten().unwrap_or_default());
         let swept = found(Table::Meta, SWEPT).flatten().unwrap_or_default();
-        // Without the floors of an earlier repair it is not known from when on the tables were complete.
+        // If the floors of an earlier repair are lost, the tables may have been incomplete before.
         let redemption = found(Table::Meta, REDEMPTION_FLOOR).unwrap_or(Some(Timestamp::default()));
         let single_use = found(Table::Meta, SINGLE_USE_FLOOR).unwrap_or(redemption);
         let known = redemption.zip(single_use).filter(|_| self.is_complete(Table::Meta));

@@ -1,59 +1,60 @@
-//! What the `kid` of a token means: which key, and when it signed.
+//! Looks up the `kid` of a token: which key it is, and when it signed.
 
 use std::time::Duration;
 
 use super::{KeyLife, KeyState, PublicKey, RetiredKey, Ring};
 use writ_platform::clock::Timestamp;
 
-/// What a `kid` means.
+/// The result of looking up a `kid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// In the JWKS: next, current or previous.
+    /// A key in the JWKS: next, current or previous.
     Published(VerifyingKey),
-    /// For redemption only.
+    /// A key that validates tokens for redemption only.
     Historical(VerifyingKey),
-    /// Revoked: validates nothing.
+    /// A revoked key, which validates nothing.
     Revoked,
-    /// Ours, past its retention.
+    /// A key of this ring that is past its retention.
     Forgotten,
-    /// Never ours.
+    /// Never a key of this ring.
     Unknown,
 }
 
-/// A key of ours, as one who verifies needs it.
+/// A key of this ring, with the facts needed for verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyingKey {
     /// The public half.
     pub public: PublicKey,
-    /// Where in its life the key is.
+    /// The state of the key.
     pub state: KeyState,
-    /// The longest that a token lives which this key signed.
-    pub longest_lifetime: Duration,
-    /// The first second in which it signed; none for `next`.
+    /// The maximum lifetime of tokens that this key signed.
+    pub(crate) max_lifetime: Duration,
+    /// The first second in which it signed; `None` for `next`.
     signs_from: Option<Timestamp>,
-    /// The last second in which it signed; none while it signs.
+    /// The last second in which it signed; `None` while it signs.
     signs_until: Option<Timestamp>,
 }
 
 impl VerifyingKey {
-    /// The first second in which it signed; none for `next`.
-    pub fn signs_from(&self) -> Option<Timestamp> {
+    /// The first second in which it signed; `None` for `next`.
+    pub(crate) fn signs_from(&self) -> Option<Timestamp> {
         self.signs_from
     }
 
-    /// The last second in which it signed; none while it signs.
-    pub fn signs_until(&self) -> Option<Timestamp> {
+    /// The last second in which it signed; `None` while it signs.
+    pub(crate) fn signs_until(&self) -> Option<Timestamp> {
         self.signs_until
     }
 
-    /// Whether the key signed at `iat`. A token from outside its span is forged (R-DELAY-09).
-    pub fn signed_at(&self, iat: Timestamp) -> bool {
+    /// Whether `iat` is in the key's span, for tests; `SignedBy::signed_within` checks tokens (R-DELAY-09).
+    #[cfg(test)]
+    pub(crate) fn signed_at(&self, iat: Timestamp) -> bool {
         self.signs_from.is_some_and(|from| from <= iat) && self.signs_until.is_none_or(|until| iat <= until)
     }
 
     fn waiting(public: PublicKey) -> Self {
-        let longest_lifetime = Duration::ZERO;
-        Self { public, state: KeyState::Next, longest_lifetime, signs_from: None, signs_until: None }
+        let max_lifetime = Duration::ZERO;
+        Self { public, state: KeyState::Next, max_lifetime, signs_from: None, signs_until: None }
     }
 
     fn signing(key: RetiredKey) -> Self {
@@ -64,7 +65,7 @@ impl VerifyingKey {
         Self {
             public: key.public,
             state,
-            longest_lifetime: key.longest_lifetime,
+            max_lifetime: key.longest_lifetime,
             signs_from: Some(key.signed.from()),
             signs_until: Some(key.signed.until()),
         }
@@ -72,8 +73,8 @@ impl VerifyingKey {
 }
 
 impl Ring {
-    /// What `kid` means here.
-    pub fn find(&self, kid: &str) -> Found {
+    /// Looks up a key by its `kid`.
+    pub(crate) fn find(&self, kid: &str) -> Found {
         match self.life(kid) {
             Some(KeyLife::Next { public, .. }) => Found::Published(VerifyingKey::waiting(public)),
             Some(KeyLife::Current(key)) => Found::Published(VerifyingKey::signing(key)),

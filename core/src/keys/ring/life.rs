@@ -1,5 +1,4 @@
-//! All that is known of one key but its private half: what is listed, what its file holds, and what a ring is rebuilt
-//! from.
+//! The life of one key, without its private half: the basis of listings, key files and rebuilt rings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CurrentKey, KeyTimes, Kid, PastKey, PublicKey, RetiredKey, RevokedKey, Ring, SigningKey, Span};
 use writ_platform::clock::Timestamp;
 
-/// Where in its life a key is.
+/// The state in the life of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
@@ -17,22 +16,22 @@ pub enum KeyState {
     Next,
     /// Signs.
     Current,
-    /// Published, signs no more.
+    /// Published, no longer signs.
     Previous,
-    /// Not published, kept for redemption.
+    /// Not published, validates tokens for redemption.
     Historical,
     /// Validates nothing.
     Revoked,
-    /// Only its name is kept.
+    /// Past its retention; only its `kid` is known.
     Forgotten,
 }
 
 impl KeyState {
-    /// The states of keys of which more than the name is known.
+    /// The states of keys of which more than the `kid` is known.
     pub const KNOWN: [Self; 5] = [Self::Next, Self::Current, Self::Previous, Self::Historical, Self::Revoked];
 
     /// The name in metrics, listings and records.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Next => "next",
             Self::Current => "current",
@@ -44,46 +43,46 @@ impl KeyState {
     }
 }
 
-/// Everything that is known of one key, save its private half.
+/// Everything that is known of one key, except its private half.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum KeyLife {
+pub(crate) enum KeyLife {
     /// Has never signed.
     Next {
         /// The public half.
         public: PublicKey,
-        /// When it was made.
+        /// When it was generated.
         created_at: Timestamp,
     },
-    /// Signs; the end of its span is the planned one.
+    /// Signs. The end of its span is the planned one.
     Current(RetiredKey),
-    /// Published, signs no more.
+    /// Published, no longer signs.
     Previous(RetiredKey),
-    /// Kept for redemption.
+    /// Not published, validates tokens for redemption.
     Historical(RetiredKey),
     /// Validates nothing.
     Revoked(RevokedKey),
     /// Past its retention.
     Forgotten {
-        /// All that is left.
+        /// The only remaining fact.
         kid: Kid,
     },
 }
 
 impl KeyLife {
     /// A key that signed elsewhere.
-    pub fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
+    pub(crate) fn historical(public: PublicKey, signed: Span, longest_lifetime: Duration) -> Self {
         Self::Historical(RetiredKey { public, created_at: signed.from, signed, longest_lifetime })
     }
 
-    /// A key that was revoked elsewhere, as was learnt at `now`.
-    pub fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
+    /// A key that was revoked elsewhere, known since `now`.
+    pub(crate) fn revoked(public: PublicKey, signed: Option<Span>, now: Timestamp) -> Self {
         let created_at = signed.map_or(now, Span::from);
         Self::Revoked(RevokedKey { public, created_at, signed, revoked_at: now })
     }
 
-    /// The key's name.
-    pub fn kid(&self) -> &Kid {
+    /// The key id, known of every key.
+    pub(crate) fn kid(&self) -> &Kid {
         match self {
             Self::Forgotten { kid } => kid,
             Self::Next { public, .. } => public.kid(),
@@ -92,8 +91,8 @@ impl KeyLife {
         }
     }
 
-    /// Where in its life the key is.
-    pub fn state(&self) -> KeyState {
+    /// The state of the key.
+    pub(crate) fn state(&self) -> KeyState {
         match self {
             Self::Next { .. } => KeyState::Next,
             Self::Current(_) => KeyState::Current,
@@ -104,8 +103,8 @@ impl KeyLife {
         }
     }
 
-    /// The public half; none of a forgotten key.
-    pub fn public(&self) -> Option<&PublicKey> {
+    /// The public half; `None` for a forgotten key.
+    pub(crate) fn public(&self) -> Option<&PublicKey> {
         match self {
             Self::Forgotten { .. } => None,
             Self::Next { public, .. } => Some(public),
@@ -114,8 +113,8 @@ impl KeyLife {
         }
     }
 
-    /// When it was made; of a forgotten key that is not known any more.
-    pub fn created_at(&self) -> Option<Timestamp> {
+    /// When it was generated; `None` for a forgotten key.
+    pub(crate) fn created_at(&self) -> Option<Timestamp> {
         match self {
             Self::Forgotten { .. } => None,
             Self::Next { created_at, .. } => Some(*created_at),
@@ -124,8 +123,8 @@ impl KeyLife {
         }
     }
 
-    /// When it signed; for `current` until the planned end.
-    pub fn signed(&self) -> Option<Span> {
+    /// The span in which it signed; for `current` until the planned end.
+    pub(crate) fn signed(&self) -> Option<Span> {
         match self {
             Self::Next { .. } | Self::Forgotten { .. } => None,
             Self::Current(key) | Self::Previous(key) | Self::Historical(key) => Some(key.signed),
@@ -136,13 +135,13 @@ impl KeyLife {
 
 impl Ring {
     /// The life of every key: first the published ones, then the past.
-    pub fn lives(&self) -> impl Iterator<Item = KeyLife> {
+    pub(crate) fn lives(&self) -> impl Iterator<Item = KeyLife> {
         let past = self.past.iter().map(|(kid, key)| key.life(kid));
         [self.next.key.life(), self.current.life()].into_iter().chain(self.previous_life()).chain(past)
     }
 
-    /// The life of the key named `kid`; `None` if it was never ours.
-    pub fn life(&self, kid: &str) -> Option<KeyLife> {
+    /// The life of the key with this `kid`; `None` if it was never in this ring.
+    pub(crate) fn life(&self, kid: &str) -> Option<KeyLife> {
         if self.next.key.is(kid) {
             Some(self.next.key.life())
         } else if self.current.key.is(kid) {
@@ -157,9 +156,9 @@ impl Ring {
         self.previous.clone().map(KeyLife::Previous)
     }
 
-    /// A ring that begins anew at `now` with what is known of the keys before it: the one that signed last stays
-    /// published as `previous`, the others that signed are historical, revoked and forgotten ones stay so.
-    pub fn rebuilt(
+    /// A ring that starts at `now` with the known lives of earlier keys: the one that signed last stays published as
+    /// `previous`, the others that signed become historical, revoked and forgotten ones stay so.
+    pub(crate) fn rebuilt(
         lives: impl IntoIterator<Item = KeyLife>,
         current: SigningKey,
         next: SigningKey,
@@ -175,10 +174,10 @@ impl Ring {
         ring
     }
 
-    /// Adds what is known of keys from elsewhere to the history; keys that are here already stay as they are. With it
-    /// comes how many were added.
+    /// Adds keys from elsewhere to the history; keys that are already in the ring are not changed. Also returns the number
+    /// of added keys.
     #[must_use]
-    pub fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
+    pub(crate) fn import(&self, lives: impl IntoIterator<Item = KeyLife>, now: Timestamp) -> (Self, usize) {
         let mut ring = self.following();
         let strangers = lives.into_iter().filter(|life| self.life(life.kid().as_str()).is_none());
         let (past, retired) = past_and_retired(strangers, now);
@@ -211,7 +210,7 @@ impl PastKey {
     }
 }
 
-/// What is over, and the keys that signed and may still be of use. A key that never signed is neither.
+/// Splits lives into past keys, and keys that signed and may still validate tokens. Keys that never signed are dropped.
 fn past_and_retired(
     lives: impl IntoIterator<Item = KeyLife>,
     now: Timestamp,

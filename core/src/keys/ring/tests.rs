@@ -1,4 +1,4 @@
-//! Single transitions, and properties of every ring that can come about, whatever the clock does.
+//! Single transitions, and properties of every reachable ring under any behaviour of the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,10 +98,10 @@ fn rotation_by_hand_waits_until_the_tokens_of_previous_are_gone_everywhere() {
 }
 
 #[test]
-fn after_days_of_downtime_one_promotion_is_enough_and_nobody_signed_meanwhile() {
+fn after_days_of_downtime_one_promotion_is_enough_and_no_span_covers_the_downtime() {
     let ring = first();
     let (last_event, now) = (at(40), at(10_000));
-    let end = ring.ended(last_event, now);
+    let end = ring.end_of_span(last_event, now);
     let ring = ring.promote(key(3, now), times(), end, now).unwrap();
     assert_eq!(ring.due(times(), now), None);
     let Found::Published(old) = ring.find(&kid(1)) else { panic!("previous is published") };
@@ -114,8 +114,8 @@ fn after_days_of_downtime_one_promotion_is_enough_and_nobody_signed_meanwhile() 
 #[test]
 fn a_span_found_after_a_crash_reaches_to_the_last_recorded_event_but_not_beyond_now() {
     let ring = first();
-    assert_eq!(ring.ended(at(120), at(200)), at(120));
-    assert_eq!(ring.ended(at(120), at(110)), at(110));
+    assert_eq!(ring.end_of_span(at(120), at(200)), at(120));
+    assert_eq!(ring.end_of_span(at(120), at(110)), at(110));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn revoking_next_replaces_it_and_puts_off_the_rotation_for_its_lead() {
     let ring = first().revoke(&kid(2), key(3, at(95)), times(), at(95)).unwrap();
     assert_eq!([1, 2, 3].map(|n| state(&ring, n)), [KeyState::Current, KeyState::Revoked, KeyState::Next].map(Some));
     assert_eq!(ring.next_due(times()), at(106));
-    assert_eq!(ring.ended(at(0), at(1000)), at(106));
+    assert_eq!(ring.end_of_span(at(0), at(1000)), at(106));
 }
 
 #[test]
@@ -155,13 +155,13 @@ fn a_longer_lifetime_is_on_record_before_the_key_signs_under_it() {
     assert_eq!(ring.adjust(shorter, at(20)), None);
     let ring = ring.adjust(longer, at(20)).unwrap();
     assert_eq!(ring.current.longest_lifetime, seconds(60));
-    assert_eq!(ring.ended(at(0), at(1000)), at(200));
+    assert_eq!(ring.end_of_span(at(0), at(1000)), at(200));
     assert_eq!(ring.adjust(longer, at(20)), None);
 }
 
 /// stored, and cut off before it was published.
 #[test]
-fn a_start_within_the_lead_of_next_begins_it_anew() {
+fn a_start_within_the_lead_of_next_restarts_it() {
     let ring = first().adjust(times(), at(10)).unwrap();
     assert_eq!(ring.rotatable_from(times()), at(10 + 10 + 1));
     assert_eq!(ring.adjust(times(), at(11)), None);
@@ -216,14 +216,14 @@ fn a_ring_reads_back_as_it_was_written() {
 }
 
 #[test]
-fn a_key_in_two_places_is_no_ring() {
+fn a_key_in_two_states_is_refused() {
     let ring = first();
     let past = BTreeMap::from([(ring.next.key.public.kid().clone(), PastKey::Forgotten)]);
     assert_eq!(ring.clone().with_past(past), None);
     assert_eq!(Ring { next: NextKey::new(ring.current.key.clone()), ..ring }.with_past(BTreeMap::new()), None);
 }
 
-/// What can happen to a ring.
+/// An event in the life of a ring.
 #[derive(Debug, Clone)]
 enum Event {
     /// The clock moves on, the service signs, the timer asks.
@@ -250,15 +250,15 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A ring with what an outside observer has seen of it.
+/// A ring with the observations of an outside observer.
 struct World {
     ring: Ring,
     times: KeyTimes,
     now: Timestamp,
     made: u64,
-    /// Keys that were published once and are no more.
+    /// Keys that are no longer published.
     gone: BTreeSet<String>,
-    /// Tokens: who signed, when.
+    /// Tokens: the key that signed, and when.
     tokens: Vec<(String, Timestamp)>,
 }
 
@@ -281,7 +281,7 @@ impl World {
         self.tokens.iter().map(|(_, iat)| *iat).max().unwrap_or(at(0))
     }
 
-    /// Tokens that were signed under a clock which was wrong are not worth keeping.
+    /// Drops tokens that were signed while the clock was wrong.
     fn forget_the_future(&mut self) {
         self.tokens.retain(|(_, iat)| *iat <= self.now);
     }
@@ -296,7 +296,7 @@ impl World {
             Event::Down(by) => {
                 self.now = self.now + seconds(by);
                 self.forget_the_future();
-                self.tend(self.ring.ended(self.last_event(), self.now));
+                self.tend(self.ring.end_of_span(self.last_event(), self.now));
                 self.follow(self.ring.adjust(self.times, self.now).unwrap_or(self.ring.clone()));
             }
             Event::Back(by) => self.now = self.now - seconds(by),
@@ -316,7 +316,7 @@ impl World {
         self.sign();
     }
 
-    /// Each step that is due once; never the same step twice.
+    /// Takes each due step once, and never the same step twice.
     fn tend(&mut self, end: Timestamp) {
         if self.ring.due(self.times, self.now) == Some(Step::Promote) {
             let fresh = self.fresh();
@@ -380,7 +380,7 @@ impl World {
 }
 
 impl Ring {
-    /// Whether nothing was lost of `life`, seen from a ring that followed.
+    /// Whether a successor ring has lost nothing of `life`.
     fn knows_still(&self, life: &KeyLife) -> bool {
         let found = self.find(life.kid().as_str());
         match life.state() {
@@ -394,7 +394,7 @@ impl Ring {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_ring_keeps_its_promises(
+    fn the_invariants_hold_after_any_sequence_of_events(
         events in prop::collection::vec(event(), 1..60),
         (slack, jwks, lifetime, retention) in (0..200_u64, 1..50_u64, 1..50_u64, 1..2_000_u64),
     ) {
@@ -406,7 +406,7 @@ proptest! {
         }
     }
 
-    /// R-KEYS-04, as one sees it who only fetches the JWKS, while the clock is right and nobody revokes a key.
+    /// R-KEYS-04, as seen by a client that only fetches the JWKS, while the clock is right and no key is revoked.
     #[test]
     fn keys_are_published_before_they_sign_and_for_as_long_as_their_tokens_live(
         steps in prop::collection::vec((0..80_u64, any::<bool>()), 1..80),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// When keys change: times that can hold together, in whole seconds.
+/// A consistent set of times that determine when keys change, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyTimes {
     rotation_period: Duration,
@@ -11,16 +11,16 @@ pub struct KeyTimes {
     retention: Duration,
 }
 
-/// Why the times cannot hold together.
+/// Why the times are inconsistent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyTimesError {
-    /// A previous key must stay published while its tokens live and verifiers may hold the old JWKS.
+    /// A previous key must stay published while its tokens live and verifiers may have the old JWKS.
     #[error("rotation_period must not be shorter than max_lifetime and jwks_max_age together")]
     RotationTooShort,
 }
 
 impl KeyTimes {
-    /// Times that hold together.
+    /// Checks that the times are consistent.
     ///
     /// # Errors
     /// [`KeyTimesError`] if `rotation_period` is shorter than `max_lifetime + jwks_max_age`.
@@ -36,28 +36,28 @@ impl KeyTimes {
         Ok(Self { rotation_period, jwks_max_age, max_lifetime, retention })
     }
 
-    /// For how long a key signs (`keys.rotation_period`).
-    pub const fn rotation_period(self) -> Duration {
+    /// How long a key signs (`keys.rotation_period`).
+    pub(crate) const fn rotation_period(self) -> Duration {
         self.rotation_period
     }
 
-    /// For how long verifiers may hold a JWKS (`tokens.jwks_max_age`): the lead of a key before it signs.
+    /// How long verifiers may cache a JWKS (`tokens.jwks_max_age`).
     pub const fn jwks_max_age(self) -> Duration {
         self.jwks_max_age
     }
 
-    /// For how long a key is published before it signs: until no verifier holds an older JWKS, and a second more, since the
-    /// time at which it was made is rounded down.
-    pub fn lead(self) -> Duration {
+    /// How long a key is published before it signs: until no verifier has an older JWKS, plus a second, since the time
+    /// of its generation is rounded down.
+    pub(crate) fn lead(self) -> Duration {
         self.jwks_max_age + Duration::from_secs(1)
     }
 
-    /// The longest that a token lives (`tokens.max_lifetime`).
+    /// The maximum lifetime of tokens (`tokens.max_lifetime`).
     pub const fn max_lifetime(self) -> Duration {
         self.max_lifetime
     }
 
-    /// For how long a public key is kept after its last signature (`keys.retention`).
+    /// How long a public key is kept after its last signature (`keys.retention`).
     pub const fn retention(self) -> Duration {
         self.retention
     }

@@ -1,16 +1,16 @@
-//! Transitions: each gives the ring that follows.
+//! Transitions: each returns the ring that follows.
 
 use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
 use writ_platform::clock::Timestamp;
 
-/// How many keys one step may forget, so that it fits into one change of the store.
-const AT_ONCE: usize = 50;
+/// The number of keys that one step may forget, so that it fits into one transaction of the store.
+const MAX_FORGOTTEN_AT_ONCE: usize = 50;
 
-/// `next` or `previous` has not been published for long enough.
+/// `next` or `previous` has not been published long enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the keys were not published for long enough; rotation is possible from {from}")]
 pub struct TooEarly {
-    /// When it is possible.
+    /// The first second in which rotation is possible.
     pub from: Timestamp,
 }
 
@@ -18,20 +18,20 @@ pub struct TooEarly {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
     /// Never a key of this ring.
-    #[error("there is no key of this name")]
+    #[error("there is no key with this kid")]
     Unknown,
-    /// Nothing changes.
-    #[error("the key is revoked already")]
+    /// The key is already revoked.
+    #[error("the key is already revoked")]
     Already,
-    /// Nothing is left that it could validate.
-    #[error("the key is past its retention and validates nothing any more")]
+    /// The key is past its retention, so it validates nothing.
+    #[error("the key is past its retention and no longer validates anything")]
     Forgotten,
 }
 
 impl Ring {
     /// `next` signs from `now`, `current` stopped at `end` and becomes `previous`, `previous` becomes historical, and
     /// `fresh` is introduced as `next`.
-    pub fn promote(
+    pub(crate) fn promote(
         &self,
         fresh: SigningKey,
         times: KeyTimes,
@@ -51,9 +51,15 @@ impl Ring {
         Ok(ring)
     }
 
-    /// The key named `kid` validates nothing any more. In the place of `current` or `next` its successor steps at
-    /// once, lead or no lead, and `fresh` is introduced (R-KEYS-09).
-    pub fn revoke(&self, kid: &str, fresh: SigningKey, times: KeyTimes, now: Timestamp) -> Result<Self, RevokeError> {
+    /// Revokes the key with this `kid`. If it was `current` or `next`, its successor takes its place at once, without lead,
+    /// and `fresh` is introduced (R-KEYS-09).
+    pub(crate) fn revoke(
+        &self,
+        kid: &str,
+        fresh: SigningKey,
+        times: KeyTimes,
+        now: Timestamp,
+    ) -> Result<Self, RevokeError> {
         let mut ring = self.following();
         let revoked = ring.take_out(kid, fresh, times, now)?;
         ring.past.insert(revoked.public.kid().clone(), PastKey::Revoked(revoked));
@@ -85,21 +91,22 @@ impl Ring {
         }
     }
 
-    /// Of historical keys past their retention only the names remain. If there are many, some wait for the next step.
+    /// Forgets historical keys past their retention, except for their `kid`. If there are many, some wait for the next
+    /// step.
     #[must_use]
-    pub fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
+    pub(crate) fn forget(&self, times: KeyTimes, now: Timestamp) -> Self {
         let mut ring = self.following();
         let is_over = |key: &&mut PastKey| matches!(key, PastKey::Historical(key) if key.retained_until(times) < now);
-        for key in ring.past.values_mut().filter(is_over).take(AT_ONCE) {
+        for key in ring.past.values_mut().filter(is_over).take(MAX_FORGOTTEN_AT_ONCE) {
             *key = PastKey::Forgotten;
         }
         ring
     }
 
-    /// What must be on record before `current` signs under `times`: its longest lifetime and the planned end of its
-    /// span. And since the service may have stopped before it published `next`, a start within its lead begins that
-    /// anew; not for ever, though: within the first lead only. `None` if nothing changes.
-    pub fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
+    /// The ring to record before `current` signs under `times`: with its maximum lifetime and the planned end of its span.
+    /// The service may have stopped before it published `next`, so a start within the lead of `next` restarts the lead, but
+    /// only within the first one. `None` if nothing changes.
+    pub(crate) fn adjust(&self, times: KeyTimes, now: Timestamp) -> Option<Self> {
         let mut ring = self.following();
         if now < ring.next.key.created_at + times.lead() {
             ring.next.published_from = ring.next.published_from.max(now);
@@ -109,25 +116,25 @@ impl Ring {
         ((&ring.next, &ring.current) != (&self.next, &self.current)).then_some(ring)
     }
 
-    /// The same keys with their private halves sealed anew.
-    pub fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
+    /// The same keys with their private halves sealed again.
+    pub(crate) fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
         let mut ring = self.following();
         ring.next.key.sealed = seal(&self.next.key)?;
         ring.current.key.sealed = seal(&self.current.key)?;
         Ok(ring)
     }
 
-    /// It has turned out that `kid` signed until `last`, later than is on record. `None` if nothing changes.
-    pub fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
+    /// Extends the recorded span of `kid` until `last`. `None` if nothing changes.
+    pub(crate) fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
         let mut ring = self.following();
         let previous = ring.previous.as_mut().filter(|key| key.is(kid.as_str()) && key.signed.until < last)?;
         previous.signed.until = last;
         Some(ring)
     }
 
-    /// An operator has checked that it is `now`: what lies beyond came of a wrong clock and is cut to it.
+    /// Cuts all times to `now`, because an operator has checked the clock: later times came from a wrong one.
     #[must_use]
-    pub fn trust_clock(&self, times: KeyTimes, now: Timestamp) -> Self {
+    pub(crate) fn trust_clock(&self, times: KeyTimes, now: Timestamp) -> Self {
         let mut ring = self.following();
         ring.next.cut(now);
         ring.current.cut(now);
@@ -143,8 +150,8 @@ impl Ring {
         Self { version: self.version + 1, ..self.clone() }
     }
 
-    /// `next` becomes `current`; what was current comes back without its private half. Where the clock has stepped
-    /// back, the successor begins where the predecessor ended.
+    /// `next` becomes `current`; the former `current` is returned without its private half. If the clock has stepped back,
+    /// the successor's span begins where the predecessor's ended.
     fn hand_over(&mut self, fresh: SigningKey, times: KeyTimes, end: Timestamp, now: Timestamp) -> RetiredKey {
         let promoted = std::mem::replace(&mut self.next, NextKey::new(fresh)).key;
         let end = end.max(self.current.signs_from);
@@ -152,7 +159,7 @@ impl Ring {
         std::mem::replace(&mut self.current, current).retire(end)
     }
 
-    /// A plan is only ever put off: the key may have signed by the old one.
+    /// Moves the planned end, but only to a later time: the key may have signed under the old plan.
     pub(super) fn replan(&mut self, times: KeyTimes) {
         self.current.planned_until = self.current.planned_until.max(self.promotion_due(times));
     }

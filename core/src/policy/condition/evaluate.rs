@@ -1,7 +1,7 @@
 //! Evaluation by the rules of CEL, except that no number is rounded: a result that cannot be exact is a fault.
 //!
-//! An evaluation visits each part of its expression at most once. The cost of a part depends on what was sent, so it is
-//! counted, and the size of strings and lists is bounded.
+//! An evaluation visits each part of its expression at most once. The cost of a part depends on the values of the request,
+//! so it is counted, and the size of strings and lists is bounded.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -13,19 +13,19 @@ use writ_verifier::json;
 
 use crate::policy::number::{Decimal, Number, Operator};
 
-/// The most values and bytes of text that an evaluation may read.
-const MOST_STEPS: usize = 1_000_000;
+/// The maximum number of values and bytes of text that an evaluation may read.
+const MAX_STEPS: usize = 1_000_000;
 
-/// The longest text or list that an evaluation may build.
-const LONGEST: usize = 65_536;
+/// The maximum length of a text (in bytes) or a list that an evaluation may build.
+const MAX_LENGTH: usize = 65_536;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fault(pub(super) &'static str);
 
-const WRONG_TYPE: Fault = Fault("a value has not the type that is asked for");
-const NO_MEMBER: Fault = Fault("a member or element is not there");
-const NO_NUMBER: Fault = Fault("a number would be too large, too long, or none");
+const WRONG_TYPE: Fault = Fault("a value does not have the required type");
+const NO_MEMBER: Fault = Fault("a member or element is missing");
+const NO_NUMBER: Fault = Fault("a number would be too large or too long, or does not exist");
 
 /// A value of CEL.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Value {
         Self::Map(Rc::new(members.into_iter().map(|(name, value)| (Self::text(name), value)).collect()))
     }
 
-    /// A value of the request; a number that cannot be told from others is a fault.
+    /// A value of the request; a number that cannot be represented exactly is a fault.
     pub(super) fn sent(value: &json::Value) -> Result<Self, Fault> {
         Ok(match value {
             json::Value::Null => Self::Null,
@@ -85,7 +85,7 @@ impl<'a> Evaluation<'a> {
     fn spend(&self, steps: usize) -> Result<(), Fault> {
         let spent = self.steps.get().saturating_add(steps);
         self.steps.set(spent);
-        if spent > MOST_STEPS { Err(Fault("it takes more work than an evaluation may")) } else { Ok(()) }
+        if spent > MAX_STEPS { Err(Fault("it takes more work than an evaluation is allowed")) } else { Ok(()) }
     }
 
     pub(super) fn value(&self, part: &IdedExpr) -> Result<Value, Fault> {
@@ -132,7 +132,7 @@ impl<'a> Evaluation<'a> {
                 Value::Null | Value::List(_) | Value::Map(_) => false,
             };
             if !is_key || self.member(&members, &key)?.is_some() {
-                return Err(Fault("a key of a map stands twice, or cannot be one"));
+                return Err(Fault("a key of a map is repeated or has an invalid type"));
             }
             members.push((key, self.value(&entry.value)?));
         }
@@ -146,7 +146,7 @@ impl<'a> Evaluation<'a> {
                 let Value::Bool(holds) = self.value(condition)? else { return Err(WRONG_TYPE) };
                 self.value(if holds { then } else { otherwise })
             }
-            // One side may decide, even if the other is a fault.
+            // One side may determine the result, even if the other is a fault.
             (None, [one, other]) if name == operators::LOGICAL_AND => self.either(one, other, false),
             (None, [one, other]) if name == operators::LOGICAL_OR => self.either(one, other, true),
             (None, [one]) => self.of_one(name, self.value(one)?),
@@ -168,7 +168,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// `&&` and `||`: `settled` is what one side alone settles.
+    /// `&&` and `||`: if one side is `settled`, that is the result.
     fn either(&self, one: &IdedExpr, other: &IdedExpr, settled: bool) -> Result<Value, Fault> {
         let truth = |part| match self.value(part)? {
             Value::Bool(flag) => Ok(flag),
@@ -243,7 +243,7 @@ impl<'a> Evaluation<'a> {
 
     fn grow(&self, one: usize, other: usize) -> Result<(), Fault> {
         self.spend(one + other)?;
-        if one + other > LONGEST { Err(Fault("a text or a list would be too long")) } else { Ok(()) }
+        if one + other > MAX_LENGTH { Err(Fault("a text or a list would be too long")) } else { Ok(()) }
     }
 
     fn compare(&self, one: &Value, other: &Value) -> Result<Ordering, Fault> {

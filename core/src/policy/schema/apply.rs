@@ -4,25 +4,26 @@ use std::collections::HashSet;
 
 use writ_verifier::json::Value;
 
-use super::compile::{Index, Keywords, Pattern, Subschema, Type};
+use super::compile::{Index, Keywords, Subschema, Type};
+use super::pattern::Pattern;
 use crate::policy::exact;
 use crate::policy::number::Decimal;
 
-/// How much an application may do: subschemas applied, members and elements visited, characters matched.
-const MOST_STEPS: usize = 500_000;
+/// The work limit of one application: subschemas applied, members and elements visited, characters matched.
+const MAX_STEPS: usize = 500_000;
 
-/// What it takes to apply one subschema, beside what its keywords take.
-const STEPS_OF_ONE: usize = 5;
+/// The cost of applying one subschema, in addition to that of its keywords.
+const STEPS_PER_SUBSCHEMA: usize = 5;
 
-/// How deep subschemas may lie within one another, over all levels of the value.
-const DEEPEST: usize = 256;
+/// The maximum nesting of subschemas, over all levels of the value.
+const MAX_DEPTH: usize = 256;
 
 /// Why a value does not fit.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// A keyword refuses the value.
     Unfit {
-        /// Names and numbers from the outside in.
+        /// Member names and element indices, outermost first.
         path: Vec<String>,
         keyword: &'static str,
         /// JSON pointer to its subschema.
@@ -61,7 +62,7 @@ pub(super) fn apply(subschemas: &[Subschema], value: &Value) -> Result<(), Stop>
 
 struct Application<'a> {
     subschemas: &'a [Subschema],
-    /// Whether it matters what was seen.
+    /// Whether the evaluated members and elements must be tracked.
     remembers: bool,
     steps: usize,
     depth: usize,
@@ -76,7 +77,7 @@ enum Part<'a> {
 impl<'a> Application<'a> {
     fn spend(&mut self, steps: usize) -> Result<(), Stop> {
         self.steps = self.steps.saturating_add(steps);
-        if self.steps > MOST_STEPS { Err(Stop::TooMuch) } else { Ok(()) }
+        if self.steps > MAX_STEPS { Err(Stop::TooMuch) } else { Ok(()) }
     }
 
     fn unfit(&self, keyword: &'static str, place: &str) -> Stop {
@@ -92,8 +93,8 @@ impl<'a> Application<'a> {
     }
 
     fn apply(&mut self, index: Index, value: &'a Value) -> Result<Seen<'a>, Stop> {
-        self.spend(STEPS_OF_ONE)?;
-        if self.depth == DEEPEST {
+        self.spend(STEPS_PER_SUBSCHEMA)?;
+        if self.depth == MAX_DEPTH {
             return Err(Stop::TooMuch);
         }
         self.depth += 1;
@@ -106,7 +107,7 @@ impl<'a> Application<'a> {
         outcome
     }
 
-    /// Whether it fits; a value that does not is no error here.
+    /// `None` if the value does not fit, which is not an error here.
     fn try_apply(&mut self, index: Index, value: &'a Value) -> Result<Option<Seen<'a>>, Stop> {
         let depth = self.path.len();
         match self.apply(index, value) {
@@ -341,7 +342,7 @@ impl<'a> Application<'a> {
         for (name, value) in members {
             self.spend(1)?;
             if let Some(index) = keywords.property_names {
-                // A name is a string like others.
+                // A name is a string.
                 let fits = self.name_fits(index, name)?;
                 self.require(fits, "propertyNames", keywords)?;
             }
@@ -375,7 +376,7 @@ impl<'a> Application<'a> {
         Ok(())
     }
 
-    /// Where no other members are allowed, it is the object that does not fit, not the value of the member.
+    /// If no other members are allowed, the object does not fit, rather than the value of the member.
     fn additional(
         &mut self,
         index: Index,

@@ -1,13 +1,15 @@
 //! The text of a schema → its compiled form: each subschema once, with its references resolved.
 
+mod keyword;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use regex::{Regex, RegexBuilder};
 use url::Url;
 use writ_verifier::json::Value;
 
+use self::keyword::Keyword;
+use super::pattern::Pattern;
 use super::{DRAFT, SchemaError};
-use crate::policy::exact;
 use crate::policy::number::Decimal;
 
 /// The index of a subschema in the list of all.
@@ -16,19 +18,12 @@ pub(super) type Index = usize;
 /// The base URI of a document without `$id`.
 const DEFAULT_BASE_URI: &str = "json-schema:///";
 
-/// How many subschemas may apply to one value, and how long a chain of references may be.
-const MOST_AT_ONCE: usize = 1000;
-const LONGEST_CHAIN: usize = 64;
+/// The maximum number of subschemas that apply to one value, and of references in a chain.
+const MAX_SUBSCHEMAS: usize = 1000;
+const MAX_CHAIN: usize = 64;
 
-/// The largest program, in bytes, that a pattern may become, and the size that counts as one.
-const LARGEST_PATTERN: usize = 4 << 20;
-const UNIT_OF_PATTERN: usize = 16 << 10;
-
-/// How many such units the patterns of a schema may have together.
-const MOST_UNITS: usize = 1024;
-
-/// What a pattern may remember of a text while it is matched.
-const MEMORY_OF_PATTERN: usize = 256 << 10;
+/// The maximum number of units of all patterns of a schema.
+const MAX_PATTERN_UNITS: usize = 1024;
 
 /// Keywords whose value is a schema, a list of schemas, or an object of them.
 const ONE: [&str; 12] = [
@@ -69,10 +64,10 @@ const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const NAMED: [&str; 6] =
     ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 
-/// A schema and all in it.
+/// A compiled schema.
 pub(super) struct Compiled {
     pub(super) subschemas: Vec<Subschema>,
-    /// JSON pointers to keywords that JSON Schema does not have.
+    /// JSON pointers to keywords that JSON Schema does not define.
     pub(super) ignored: Vec<String>,
 }
 
@@ -150,69 +145,6 @@ pub(super) enum Type {
     Object,
 }
 
-/// A regular expression, run by the engine whose time grows with the text alone.
-pub(super) struct Pattern {
-    regex: Regex,
-    /// The size of its program, and so the cost of matching one character.
-    pub(super) weight: usize,
-}
-
-impl Pattern {
-    fn compile(ecma: &str) -> Option<Self> {
-        let exact = in_rust(ecma)?;
-        let translated = jsonschema_regex::to_rust_regex(&exact).ok()?;
-        let mut size = UNIT_OF_PATTERN;
-        loop {
-            match RegexBuilder::new(&translated).size_limit(size).dfa_size_limit(MEMORY_OF_PATTERN).build() {
-                Ok(regex) => return Some(Self { regex, weight: size / UNIT_OF_PATTERN }),
-                Err(regex::Error::CompiledTooBig(_)) if size < LARGEST_PATTERN => size *= 4,
-                Err(_) => return None,
-            }
-        }
-    }
-
-    pub(super) fn fits(&self, text: &str) -> bool {
-        self.regex.is_match(text)
-    }
-}
-
-/// A regular expression of ECMA-262 (`u`) in the engine's syntax, where the same signs mean something else to it and the
-/// crate that translates classes lets them pass; `None` for one that ECMA-262 does not have, or that sets modifiers.
-fn in_rust(ecma: &str) -> Option<String> {
-    if !jsonschema_regex::is_valid_ecma_regex(ecma) {
-        return None;
-    }
-    let mut text = String::with_capacity(ecma.len());
-    let (mut rest, mut in_class) = (ecma, false);
-    while let Some(first) = rest.chars().next() {
-        let length = if first == '\\' { 1 + rest[1..].chars().next()?.len_utf8() } else { first.len_utf8() };
-        let (sign, tail) = rest.split_at(length);
-        match sign {
-            // A class of nothing or of everything, which the engine reads on as a class with a bracket.
-            "[" if !in_class && (tail.starts_with(']') || tail.starts_with("^]")) => return None,
-            "(" if !in_class && tail.strip_prefix('?').is_some_and(|kind| !kind.starts_with([':', '<', '=', '!'])) => {
-                return None;
-            }
-            "." if !in_class => text.push_str(r"[^\n\r\u{2028}\u{2029}]"),
-            r"\b" if in_class => text.push_str(r"\x08"),
-            r"\b" | r"\B" => {
-                text.push_str("(?-u:");
-                text.push_str(sign);
-                text.push(')');
-            }
-            r"\<" | r"\>" => text.push_str(&sign[1..]),
-            _ => text.push_str(sign),
-        }
-        match sign {
-            "[" => in_class = true,
-            "]" => in_class = false,
-            _ => {}
-        }
-        rest = tail;
-    }
-    Some(text)
-}
-
 /// All subschemas; the first is the schema itself.
 pub(super) fn compile(document: &Value) -> Result<Compiled, SchemaError> {
     let base = Url::parse(DEFAULT_BASE_URI).map_err(|_| SchemaError::Form)?;
@@ -246,12 +178,12 @@ fn bounded(subschemas: &[Subschema]) -> Result<(), SchemaError> {
         let mut sum = 1_usize;
         if let Some(Subschema::Keywords(keywords)) = all.get(index) {
             for beside in keywords.beside() {
-                let chain = (chain < LONGEST_CHAIN).then_some(chain + 1)?;
+                let chain = (chain < MAX_CHAIN).then_some(chain + 1)?;
                 sum = sum.saturating_add(count(all, beside, chain, counted)?);
             }
         }
         counted.insert(index, sum);
-        (sum <= MOST_AT_ONCE).then_some(sum)
+        (sum <= MAX_SUBSCHEMAS).then_some(sum)
     }
     let mut counted = HashMap::new();
     for (index, subschema) in subschemas.iter().enumerate() {
@@ -294,7 +226,7 @@ impl Names {
         }
         if is_root || text("$id")?.is_some() {
             if self.resources.insert(base.to_string(), place.to_owned()).is_some() {
-                return Err(unsound(place, "its $id stands twice"));
+                return Err(unsound(place, "its $id is not unique"));
             }
             self.bases.insert(place.to_owned(), base.clone());
         }
@@ -302,7 +234,7 @@ impl Names {
             let Some(anchor) = text(name)? else { continue };
             let other = self.anchors.insert((base.to_string(), anchor.clone()), place.to_owned());
             if other.is_some_and(|other| other != place) {
-                return Err(unsound(place, &format!("its {name} stands twice")));
+                return Err(unsound(place, &format!("its {name} is not unique")));
             }
             if name == "$dynamicAnchor" {
                 *self.dynamic.entry(anchor.clone()).or_default() += 1;
@@ -343,7 +275,7 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    /// Where the schema at a place is, or will be.
+    /// The index of the schema at a place, which is compiled later if it is new.
     fn index(&mut self, schema: &'a Value, place: String, outer: &Url) -> Index {
         if let Some(index) = self.found.get(&place) {
             return *index;
@@ -467,7 +399,7 @@ impl<'a> Compiler<'a> {
                     "properties" => drop(keywords.properties.insert(member.clone(), index)),
                     "patternProperties" => keywords.pattern_properties.push((self.pattern(keyword, member)?, index)),
                     "dependentSchemas" => keywords.dependent_schemas.push((member.clone(), index)),
-                    _ => {} // definitions: compiled, so that errors in them are found
+                    _ => {} // definitions are compiled so that errors in them are found
                 }
             }
         } else if !ANNOTATIONS.contains(&name) && !name.starts_with("x-") {
@@ -480,7 +412,7 @@ impl<'a> Compiler<'a> {
         let what = "has a regular expression that ECMA-262 does not have (with `u`), is too large, sets modifiers, or looks around or back";
         let pattern = Pattern::compile(pattern).ok_or_else(|| keyword.unsound(what))?;
         self.units += pattern.weight;
-        if self.units > MOST_UNITS {
+        if self.units > MAX_PATTERN_UNITS {
             return Err(keyword.unsound("and the other regular expressions of the schema are too large together"));
         }
         Ok(pattern)
@@ -490,7 +422,7 @@ impl<'a> Compiler<'a> {
         self.target(keyword).map(|(index, _)| index)
     }
 
-    /// An anchor that exists once is not dynamic.
+    /// Resolves to an anchor that exists once, so that it is not dynamic.
     fn dynamic_reference(&mut self, keyword: &Keyword<'a, '_>) -> Result<Index, SchemaError> {
         let (index, anchor) = self.target(keyword)?;
         if anchor.and_then(|anchor| self.names.dynamic.get(&anchor).copied()).unwrap_or(0) > 1 {
@@ -502,7 +434,7 @@ impl<'a> Compiler<'a> {
     /// The target of a reference, and the anchor if it uses one.
     fn target(&mut self, keyword: &Keyword<'a, '_>) -> Result<(Index, Option<String>), SchemaError> {
         let Value::String(reference) = keyword.value else { return Err(keyword.must_be("a string")) };
-        let outside = || keyword.unsound("leads to nothing in this file, and nothing is fetched");
+        let outside = || keyword.unsound("does not refer to anything in this file, and nothing is fetched");
         let mut url = keyword.base.join(reference).map_err(|_| outside())?;
         let fragment = decoded(url.fragment().unwrap_or_default()).ok_or_else(outside)?;
         url.set_fragment(None);
@@ -515,7 +447,7 @@ impl<'a> Compiler<'a> {
             let place = self.names.anchors.get(&(url.into(), fragment.clone())).cloned().ok_or_else(outside)?;
             (place, Some(fragment))
         };
-        // An `$id` on the way changes the base URI of what is inside.
+        // An `$id` on the path changes the base URI of the schemas inside.
         let mut schema = self.document;
         let mut passed = String::new();
         let mut base = self.names.base(keyword.base, "");
@@ -531,81 +463,6 @@ impl<'a> Compiler<'a> {
             base = self.names.base(&base, &passed);
         }
         Ok((self.index(schema, passed, &base), anchor))
-    }
-}
-
-/// A keyword with its value, and where it stands.
-struct Keyword<'a, 'b> {
-    name: &'a str,
-    value: &'a Value,
-    place: &'b str,
-    base: &'b Url,
-}
-
-impl<'a> Keyword<'a, '_> {
-    fn unsound(&self, what: &str) -> SchemaError {
-        unsound(self.place, &format!("{} {what}", self.name))
-    }
-
-    fn must_be(&self, what: &str) -> SchemaError {
-        self.unsound(&format!("must be {what}"))
-    }
-
-    fn inside(&self, name: &str) -> String {
-        format!("{}/{}/{}", self.place, self.name, escaped(name))
-    }
-
-    fn number(&self) -> Result<Decimal, SchemaError> {
-        let Value::Number(digits) = self.value else { return Err(self.must_be("a number")) };
-        Decimal::of_json(digits).ok_or_else(|| self.unsound("has an exponent beyond all bounds"))
-    }
-
-    fn count(&self) -> Result<usize, SchemaError> {
-        let number = self.number()?;
-        if !number.is_whole() || number.is_negative() {
-            return Err(self.must_be("a whole number from 0 up"));
-        }
-        // A bound beyond `usize` is never reached.
-        Ok(number.plain().and_then(|digits| digits.parse().ok()).unwrap_or(usize::MAX))
-    }
-
-    fn canonical(&self, value: &Value) -> Result<String, SchemaError> {
-        exact::canonical(value).ok_or_else(|| self.unsound("has an exponent beyond all bounds"))
-    }
-
-    fn names(&self, value: &Value) -> Result<Vec<String>, SchemaError> {
-        let Value::Array(names) = value else { return Err(self.must_be("a list of names")) };
-        let name = |name: &Value| match name {
-            Value::String(name) => Ok(name.clone()),
-            _ => Err(self.must_be("a list of names")),
-        };
-        let names: Vec<_> = names.iter().map(name).collect::<Result<_, _>>()?;
-        let different: HashSet<_> = names.iter().collect();
-        if different.len() < names.len() { Err(self.must_be("a list of different names")) } else { Ok(names) }
-    }
-
-    fn members(&self) -> Result<&'a [(String, Value)], SchemaError> {
-        let Value::Object(members) = self.value else { return Err(self.must_be("an object")) };
-        Ok(members)
-    }
-
-    fn types(&self) -> Result<Vec<Type>, SchemaError> {
-        let names = match self.value {
-            Value::String(name) => vec![name.clone()],
-            value => self.names(value)?,
-        };
-        let of_name = |name: &String| match name.as_str() {
-            "null" => Some(Type::Null),
-            "boolean" => Some(Type::Boolean),
-            "integer" => Some(Type::Integer),
-            "number" => Some(Type::Number),
-            "string" => Some(Type::String),
-            "array" => Some(Type::Array),
-            "object" => Some(Type::Object),
-            _ => None,
-        };
-        let types: Option<Vec<_>> = names.iter().map(of_name).collect();
-        types.filter(|types| !types.is_empty()).ok_or_else(|| self.unsound("names a type that there is not"))
     }
 }
 

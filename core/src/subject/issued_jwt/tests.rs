@@ -14,7 +14,7 @@ use crate::subject::jwt::MAX_LEN;
 use crate::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::clock::Timestamp;
 
-/// The good claims with `name` as the JSON text `value`, or without it where that is empty.
+/// The valid claims with `name` as the JSON text `value`, or without it if that is empty.
 fn with(name: &str, value: &str) -> String {
     let mut claims = good();
     claims.as_object_mut().unwrap().remove(name);
@@ -22,7 +22,7 @@ fn with(name: &str, value: &str) -> String {
     if value.is_empty() { text } else { text.replacen('{', &format!("{{\"{name}\":{value},"), 1) }
 }
 
-/// What the rules can be changed in.
+/// The variable settings of the rules.
 struct Setting {
     kind: Source,
     issuer: IssuerSettings,
@@ -62,10 +62,10 @@ impl Setting {
     }
 
     fn read_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectFault> {
-        self.told_at(claims, now).map_err(|error| error.fault())
+        self.error_at(claims, now).map_err(|error| error.fault())
     }
 
-    fn told_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
+    fn error_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
         let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())? };
         let measure = ValidationContext {
             issuer: &self.issuer,
@@ -98,7 +98,7 @@ fn parse(header: &str, payload: &[u8]) -> Result<(), SubjectFault> {
 const HEADER: &str = r#"{"typ":"at+jwt","alg":"ES256","kid":"k"}"#;
 
 #[test]
-fn a_good_token_says_whom_it_is_about_and_what_it_covers() {
+fn a_valid_token_yields_subject_and_scope() {
     let token = Setting::rfc_9068().read(&good().to_string()).unwrap();
     assert_eq!(token.issuer(), ISSUER);
     assert_eq!(token.sub().as_str(), "alice");
@@ -107,7 +107,7 @@ fn a_good_token_says_whom_it_is_about_and_what_it_covers() {
     assert_eq!(token.claims().raw("client_id"), Some("\"web\""));
 }
 
-/// A-044, A-045: what is not signed with a key pair never reaches a verifier.
+/// A-044, A-045: a token that is not signed with a key pair never reaches a verifier.
 #[test]
 fn symmetric_and_missing_algorithms_are_no_signature() {
     for alg in ["\"none\"", "\"nOnE\"", "null", "[]", "\"HS256\"", "\"HS512\"", "\"RS1\""] {
@@ -230,7 +230,7 @@ fn other_kinds_of_token_are_no_jwts() {
     assert_eq!(setting.read(&for_both).err(), Some(AudienceMismatch));
 }
 
-/// The claims of a good ID token, with `name` as the JSON text `value`, or without it where that is empty.
+/// The claims of a valid ID token, with `name` as the JSON text `value`, or without it if that is empty.
 fn id_token_with(name: &str, value: &str) -> String {
     let mut claims = json!({
         "iss": ISSUER, "sub": "alice", "aud": "web", "iat": NOW.epoch() - 5, "exp": NOW.epoch() + 300,
@@ -243,7 +243,7 @@ fn id_token_with(name: &str, value: &str) -> String {
 
 /// R-SUBJ-12
 #[test]
-fn an_id_token_says_who_somebody_is() {
+fn an_id_token_identifies_a_user() {
     for typ in [None, Some("jwt")] {
         let token = Setting { typ, ..Setting::id_token() }.read(&id_token_with("x", "")).unwrap();
         assert_eq!((token.source(), token.sub().as_str(), token.scope()), (Source::IdToken, "alice", None));
@@ -260,7 +260,7 @@ fn an_id_token_says_who_somebody_is() {
     }
 }
 
-/// R-SUBJ-12: it was issued to one of the configured clients, whoever else may be named.
+/// R-SUBJ-12: it was issued to one of the configured clients, regardless of other names in it.
 #[test]
 fn an_id_token_is_for_a_client_and_never_for_a_service() {
     let read = |name: &str, value: &str| Setting::id_token().read(&id_token_with(name, value)).err();
@@ -299,7 +299,7 @@ fn other_kinds_of_token_are_no_id_tokens() {
     }
 }
 
-/// R-POL-05: what an ID token says of scopes is nobody's word.
+/// R-POL-05: scopes in an ID token have no meaning.
 #[test]
 fn an_id_token_covers_what_its_issuer_is_set_to_and_nothing_else() {
     let with_scope = id_token_with("scope", "\"admin\"");
@@ -309,7 +309,7 @@ fn an_id_token_covers_what_its_issuer_is_set_to_and_nothing_else() {
     assert_eq!(setting.read(&with_scope).unwrap().scope().unwrap().to_string(), "profile");
 }
 
-/// R-SUBJ-05: whatever can be put together passes as one kind at most.
+/// R-SUBJ-05: any combination of claims passes as at most one kind.
 #[test]
 fn no_token_passes_as_two_kinds() {
     let mut counts = std::collections::BTreeMap::<Source, usize>::new();
@@ -342,7 +342,7 @@ fn no_token_passes_as_two_kinds() {
 }
 
 #[test]
-fn what_no_issuer_gives_is_not_read() {
+fn kinds_that_no_issuer_signs_are_not_read() {
     for kind in [Source::SelfSigned, Source::UnsignedJson, Source::TxnToken, Source::ClientCredentials] {
         let setting = Setting { kind, ..Setting::jwt() };
         assert_eq!(setting.read(&good().to_string()).err(), Some(IssuerUnknown), "{kind:?}");
@@ -469,7 +469,7 @@ fn a_client_can_be_held_to_audiences_of_its_own() {
 
 /// R-SUBJ-10
 #[test]
-fn a_bound_token_is_taken_only_from_a_client_that_vouches() {
+fn a_bound_token_is_accepted_only_from_a_client_that_vouches() {
     let mut setting = Setting::rfc_9068();
     for cnf in [r#"{"jkt":"a"}"#, "{}", "null"] {
         assert!(matches!(setting.read(&with("cnf", cnf)), Err(ClaimsInvalid)), "{cnf}");
@@ -503,7 +503,7 @@ fn the_configured_claim_names_the_subject_inside_the_prefix() {
 
 /// R-SUBJ-07
 #[test]
-fn nobody_takes_the_subject_of_another_issuer_or_of_a_client() {
+fn no_token_has_the_subject_of_another_issuer_or_of_a_client() {
     let mut setting = Setting::rfc_9068();
     setting.issuer.subject_prefix = "a:".to_owned();
     setting.prefixes = ["", "a:", "a:b:", "c:"].map(str::to_owned).to_vec();
@@ -566,7 +566,7 @@ fn a_scope_may_be_an_array_of_words() {
     assert_eq!(token.scope().unwrap().purposes().len(), 900);
 }
 
-/// People are in hundreds of groups: what bounds a token is its length.
+/// Users are in hundreds of groups: only the length of a token is limited.
 #[test]
 fn a_token_may_have_as_many_members_as_it_has_room_for() {
     let groups: Vec<_> = (0..1_500).map(|n| format!("g{n}")).collect();
@@ -580,7 +580,7 @@ fn a_token_may_have_as_many_members_as_it_has_room_for() {
 }
 
 #[test]
-fn a_token_that_tells_no_scope_covers_what_its_issuer_is_set_to() {
+fn a_token_without_a_scope_covers_its_issuers_setting() {
     let mut setting = Setting::rfc_9068();
     for scope in ["", "\"\"", "[]", "[ ]"] {
         assert_eq!(setting.read(&with("scope", scope)).unwrap().scope(), None);
@@ -594,7 +594,7 @@ fn a_token_that_tells_no_scope_covers_what_its_issuer_is_set_to() {
 
 /// Contract 3.6: the audience before other claims, claims before times.
 #[test]
-fn the_first_fault_in_order_is_told() {
+fn the_first_fault_in_order_is_reported() {
     let expired = NOW + Duration::from_secs(10_000);
     let mut claims = good();
     claims["sub"] = json!("");

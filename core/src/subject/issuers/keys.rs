@@ -1,4 +1,4 @@
-//! The keys of one issuer: in a file that is read again when it changes, or fetched and cached.
+//! The keys of one issuer: in a file that is reloaded when it changes, or fetched and cached.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(super) struct KeyFile {
     issuer: String,
     path: PathBuf,
     keys: ArcSwap<KeySet>,
-    /// The file could not be used the last time, and the log has said so.
+    /// The last reload failed, and this was logged.
     broken: AtomicBool,
 }
 
@@ -87,7 +87,7 @@ impl KeyFile {
         Ok(Self { issuer, path, keys: ArcSwap::from_pointee(keys), broken: AtomicBool::new(false) })
     }
 
-    /// Reads the file again. If it cannot be used, the last valid keys stay in use, and the log says so once: this is
+    /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, although it is
     /// called every second.
     fn reload(&self) {
         let read = read_keys(&self.path);
@@ -100,7 +100,7 @@ impl KeyFile {
                 if was_broken {
                     tracing::info!(
                         issuer = self.issuer,
-                        "the keys of a subject issuer can be read again, and are in force"
+                        "the keys of a subject issuer can be read again and are in use"
                     );
                 }
                 self.keys.store(Arc::new(keys));
@@ -109,7 +109,7 @@ impl KeyFile {
             Err(error) => tracing::error!(
                 issuer = self.issuer,
                 error = &error as &dyn std::error::Error,
-                "the keys of a subject issuer were not reloaded; the last good ones stay in force"
+                "the keys of a subject issuer were not reloaded; the last valid ones stay in use"
             ),
         }
     }
@@ -129,7 +129,7 @@ fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
     KeySet::parse(&read(path)?).map_err(|source| IssuersError::KeyFile { path: path.to_owned(), source })
 }
 
-/// Where keys are fetched from, or the file that they are in.
+/// The location to fetch keys from, or else the file that contains them.
 fn location(settings: &IssuerSettings) -> Result<Location, &Path> {
     match &settings.keys {
         KeySource::File(path) => Err(path),
@@ -143,10 +143,10 @@ fn remote_settings(settings: &IssuerSettings, location: Location) -> Result<remo
     Ok(remote::Settings { root_certificates_pem, max_stale: settings.jwks_stale, ..remote::Settings::new(location) })
 }
 
-/// Fetches the keys of an issuer once, as the service would; `None` where they are in a file.
+/// Fetches the keys of an issuer once, as the service would; `None` if they are in a file.
 ///
 /// # Errors
-/// Whatever prevented it; the causes are its sources.
+/// The error of the fetch; its sources are the causes.
 pub async fn fetch_keys(settings: &IssuerSettings) -> Result<Option<KeySet>, Box<dyn std::error::Error + Send + Sync>> {
     let Ok(location) = location(settings) else { return Ok(None) };
     remote::fetch_once(&remote_settings(settings, location)?).await.map(Some)

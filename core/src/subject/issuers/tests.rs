@@ -66,7 +66,7 @@ impl EcKey {
         joined(header, &claims.to_string(), |message| self.sign(message))
     }
 
-    /// A token in which everything is right, if the issuer publishes this key as `kid`.
+    /// A token that is valid if the issuer publishes this key as `kid`.
     fn good(&self, kid: &str) -> String {
         self.token(&header("ES256", kid), &good())
     }
@@ -127,7 +127,7 @@ fn publish(folder: &TempDir, name: &str, keys: &[Value]) -> KeySource {
     KeySource::File(path)
 }
 
-/// With keys from files nothing is waited for.
+/// Keys from files need no waiting.
 #[track_caller]
 fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectFault> {
     let verified = issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
@@ -159,7 +159,7 @@ fn a_token_without_its_signature_is_refused() {
 
 ///
 #[test]
-fn a_public_key_is_no_shared_secret() {
+fn a_public_key_is_not_a_shared_secret() {
     let key = EcKey::new();
     let jwk = key.jwk("k");
     let fixture = Fixture::with(std::slice::from_ref(&jwk), |settings| settings.algorithms.push(Algorithm::RS256));
@@ -245,7 +245,7 @@ fn a_token_without_kid_needs_an_issuer_with_one_key() {
 
 ///
 #[test]
-fn a_signature_that_is_none_is_refused() {
+fn an_impossible_signature_is_refused() {
     const ORDER: [u8; 32] = [
         0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
         0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
@@ -317,7 +317,7 @@ fn a_key_of_another_issuer_with_the_same_kid_does_not_serve() {
     assert_eq!(ask(&issuers, &token).unwrap().sub().as_str(), "b:alice");
     assert_eq!(ask(&issuers, &b.good("k")).err(), Some(SignatureInvalid));
     assert_eq!(ask(&issuers, &b.good("l")).err(), Some(KeyUnknown));
-    // The first issuer has no prefix of its own, and may not say what begins with the other's.
+    // The first issuer has no prefix, and may not use subjects that begin with the other's.
     let mut foreign = good();
     foreign["sub"] = json!("b:alice");
     let answer = ask(&issuers, &a.token(&header("ES256", "k"), &foreign));
@@ -356,7 +356,7 @@ fn a_key_file_that_can_not_be_used_stops_the_start_and_is_named() {
 
 ///
 #[test]
-fn a_key_that_is_gone_from_its_file_serves_no_more_and_a_broken_file_changes_nothing() {
+fn a_removed_key_is_no_longer_used_and_a_broken_file_changes_nothing() {
     let (old, new) = (EcKey::new(), EcKey::new());
     let fixture = Fixture::new(&[old.jwk("old")]);
     let path = fixture.folder.path().join("a");
@@ -372,14 +372,14 @@ fn a_key_that_is_gone_from_its_file_serves_no_more_and_a_broken_file_changes_not
     fixture.refuses(&old.good("old"), &KeyUnknown);
 }
 
-/// what cannot be asked is away, not wrong; nobody else is held up.
+/// an unreachable issuer is unavailable and does not delay others.
 #[tokio::test]
 async fn an_issuer_that_is_away_is_unavailable_and_the_others_serve() {
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
     fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
     let key = EcKey::new();
-    // Port 1 of this host: nobody listens there.
+    // Nothing listens on port 1 of this host.
     let mut away = settings(ISSUER, KeySource::Uri("https://127.0.0.1:1/jwks".parse().unwrap()));
     away.ca = Some(ca.clone());
     let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
@@ -403,13 +403,13 @@ async fn an_issuer_that_is_away_is_unavailable_and_the_others_serve() {
     assert!(matches!(Issuers::new(vec![away], SKEW), Err(IssuersError::Remote { .. })));
 }
 
-/// R-SUBJ-04, A-042: neither one client nor all of them wait in all places for an issuer that hangs.
+/// R-SUBJ-04, A-042: neither one client nor all of them can occupy every place while an issuer hangs.
 #[tokio::test]
-async fn those_who_wait_for_the_keys_of_an_issuer_are_bounded_as_a_whole_and_by_client() {
+async fn waiting_for_the_keys_of_an_issuer_is_limited_in_total_and_by_client() {
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
     fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
-    // It takes connections and says nothing.
+    // It accepts connections and never answers.
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("https://{}/jwks", hole.local_addr().unwrap());
     let key = EcKey::new();
@@ -448,7 +448,7 @@ async fn those_who_wait_for_the_keys_of_an_issuer_are_bounded_as_a_whole_and_by_
 
 /// CONTRACT 3.2, R-SUBJ-11
 #[tokio::test]
-async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
+async fn an_opaque_token_is_sent_to_at_most_one_issuer() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, secret) = (folder.path().join("ca.pem"), folder.path().join("login.secret"));
     fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
@@ -459,7 +459,7 @@ async fn an_opaque_token_is_shown_to_one_issuer_or_to_none() {
         issuer.clone_into(&mut settings.subject_prefix);
         settings.ca = Some(ca.clone());
         settings.introspection = introspects.then(|| IntrospectionSettings {
-            // Port 1 of this host: nobody listens there.
+            // Nothing listens on port 1 of this host.
             endpoint: "https://127.0.0.1:1/introspect".parse().unwrap(),
             client_id: "writ".to_owned(),
             client_secret_file: secret.clone(),

@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_epoch(ISSUED + seconds)
 }
 
-/// A key of ours that signed from ten seconds before `ISSUED` until a minute after, for tokens of a minute.
+/// A key that signed tokens of a minute, from ten seconds before `ISSUED` until a minute after.
 struct Ours(KeyPair);
 
 impl Ours {
@@ -32,7 +32,7 @@ impl Ours {
             state,
             from: Some(at(0) - Duration::from_secs(10)),
             until: Some(at(60)),
-            longest_lifetime: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(60),
         }
     }
 
@@ -84,7 +84,7 @@ fn every_key_that_signed_redeems_and_others_say_why_not() {
     assert_eq!(refusal(&token, true, KnownKey::Unknown, at(3600)), SubjectFault::KeyUnknown);
 }
 
-/// R-DELAY-02: whoever may not redeem cannot tell a key of the past from one that was never ours.
+/// R-DELAY-02: a client that may not redeem cannot distinguish a past key from an unknown one.
 #[test]
 fn an_ordinary_client_learns_nothing_of_the_history() {
     let ours = Ours::new();
@@ -195,7 +195,7 @@ fn a_token_that_lives_longer_than_any_is_forged() {
     assert_eq!(refusal(&long, true, ours.known("historical"), at(3600)), forged);
 }
 
-/// the other form of the signature is as good, and the token is the same one.
+/// the other form of the signature is also valid, and identifies the same token.
 #[test]
 fn a_token_is_known_by_what_was_signed() {
     let ours = Ours::new();
@@ -211,7 +211,7 @@ fn a_token_is_known_by_what_was_signed() {
 
 /// R-SUBJ-19: form, then key, then signature.
 #[test]
-fn what_is_no_txn_token_of_ours_is_refused_in_order() {
+fn other_tokens_are_refused_in_order() {
     let ours = Ours::new();
     let outcome = |text: &str, key| refusal(text, true, key, at(0));
     let header = |typ: Value, alg: &str| ours.token_with(&json!({"typ": typ, "alg": alg, "kid": "k"}), &claims());
@@ -229,7 +229,7 @@ fn what_is_no_txn_token_of_ours_is_refused_in_order() {
 
 /// A-112, R-SUBJ-19, and the order of claims: audience, then marks and spans, then times.
 #[test]
-fn claims_are_looked_at_before_times() {
+fn claims_are_checked_before_times() {
     let ours = Ours::new();
     let late = at(3600);
     let outcome = |claims: &Value, may_redeem| refusal(&ours.token(claims), may_redeem, ours.known("current"), late);
@@ -240,9 +240,9 @@ fn claims_are_looked_at_before_times() {
     }
 }
 
-/// A-098, R-DELAY-14: whoever asks, alive or not, and whatever the mark looks like.
+/// A-098, R-DELAY-14: for every client, alive or expired, and for any form of the mark.
 #[test]
-fn a_redeemed_token_serves_nothing_again() {
+fn a_redeemed_token_is_not_accepted_again() {
     let ours = Ours::new();
     for mark in [json!({"iat": 1, "exp": 2, "use": 1}), json!({}), json!(null)] {
         let token = ours.token(&with("rctx", json!({"delayed": mark})));
