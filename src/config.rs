@@ -20,3 +20,15 @@ pub(crate) use self::address::origin;
 pub use self::problem::Problem;
 pub(crate) use self::problem::Severity;
 pub(crate) use self::settings::Config;
+
+/// The text at a path of keys in a configuration that may be invalid otherwise; of an array of tables, in the first.
+pub(crate) fn text_at(text: &str, path: &[&str]) -> Option<String> {
+    let table: toml::Table = text.parse().ok()?;
+    let (last, tables) = path.split_last()?;
+    let inner = tables.iter().try_fold(&table, |table, key| match table.get(*key)? {
+        toml::Value::Table(inner) => Some(inner),
+        toml::Value::Array(all) => all.first()?.as_table(),
+        _ => None,
+    });
+    Some(inner?.get(*last)?.as_str()?.to_owned())
+}

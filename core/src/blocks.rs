@@ -323,8 +323,12 @@ impl Blocks {
     /// [`BlocksError::Unavailable`].
     pub async fn expire(&self, now: Timestamp) -> Result<(), BlocksError> {
         let _turn = self.turn.lock().await;
-        self.records.expire(now).await?;
-        self.retain(|entry| !entry.until.is_some_and(|until| is_over(until, now)));
+        let ended = |entry: &Entry| entry.until.is_some_and(|until| is_over(until, now));
+        // By the entries in force: after a failed write the record of one may have no end, or another.
+        for entry in self.entries.load_full().iter().filter(|entry| ended(entry)) {
+            self.records.remove(&entry.block.to_json()).await?;
+        }
+        self.retain(|entry| !ended(entry));
         Ok(())
     }
 

@@ -126,6 +126,7 @@ impl TokenService {
         let signer = self.keys.signer(now.system)?; // key and instant together: `iat` is in the key's span
         let subject = self.verify_subject(request, &admitted, policies, signer.instant()).await?;
         context.set_subject(&subject, signer.instant());
+        log_subject(context);
         let grant = self.decide(&admitted, subject, signer.instant(), context, trace)?;
         let approved = self.ask_pdp(request, &admitted, grant, context).await?;
         let permit = Permit::new(approved, &self.blocks, now.believed)?; // the kill switch, all selectors
@@ -256,6 +257,12 @@ impl SignedToken {
             redeemable_until,
         }
     }
+}
+
+fn log_subject(context: &AuditContext) {
+    let (source, sub, issuer, key_state) = context.subject();
+    let request_id = context.request_id();
+    tracing::debug!(request_id, source, sub, issuer, key_state, "the subject is verified");
 }
 
 /// Logs at level `debug` the applied rules, one line each, and the outcome. The details repeat values of the request: they

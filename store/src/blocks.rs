@@ -69,28 +69,10 @@ impl BlockStore {
         let change = Change::new().remove(Table::Blocks, &key(selectors));
         self.records.transact(|_| Ok((change, ()))).await
     }
-
-    /// Drops entries that ended more than two days before `now`.
-    ///
-    /// # Errors
-    /// [`StoreError`]; some may have been dropped.
-    pub async fn expire(&self, now: Timestamp) -> Result<(), StoreError> {
-        let is_over = |value: &[u8]| {
-            let record: BlockRecord = serde_json::from_slice(value).map_err(|_| StoreError::Unreadable(NO_BLOCK))?;
-            Ok(record.until.is_some_and(|until| is_over(until, now)))
-        };
-        let mut found = self.records.find_over(Table::Blocks, is_over);
-        loop {
-            let over = found.next().await?;
-            if over.is_empty() {
-                return Ok(());
-            }
-            self.records.remove_unchanged(Table::Blocks, &over).await?;
-        }
-    }
 }
 
-/// Whether [`BlockStore::expire`] drops an entry that was in force until `until`.
+/// Whether an entry that was in force until `until` can be removed at `now`: two days later, so that a clock that runs ahead
+/// for a day removes nothing early.
 pub fn is_over(until: Timestamp, now: Timestamp) -> bool {
     until + RETENTION_MARGIN < now
 }

@@ -1,5 +1,7 @@
 //! A transaction: a function that reads records through a [`View`] and decides what to write.
 
+use std::cell::Cell;
+
 use tokio::sync::oneshot;
 
 use super::StoreError;
@@ -14,6 +16,16 @@ pub(super) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 pub(crate) struct View<'a> {
     engine: &'a Engine,
     accepted: &'a Writes,
+    basis: Cell<Basis>,
+}
+
+/// What a transaction has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// Durable records only.
+    Durable,
+    /// A write of its batch too, which may still fail.
+    Batch,
 }
 
 /// Why a transaction could not be decided.
@@ -40,8 +52,9 @@ pub(super) trait Job: Send {
 
 /// The state of a transaction after its turn.
 pub(super) enum Decided {
-    /// To be written; the outcome is sent once the write has succeeded or failed.
-    Change(Change, Finish),
+    /// To be written; the outcome is sent once the write has succeeded or failed. With nothing to write and a durable
+    /// basis, it is known at once.
+    Change(Change, Finish, Basis),
     /// The database failed; the caller gets an error.
     Failed(Fault, Box<dyn FnOnce(StoreError) + Send>),
     /// Refused; the caller has its answer.
@@ -80,7 +93,7 @@ where
                     let finish = move |written: Result<(), StoreError>| {
                         let _ = answer.send(written.map(|()| (outcome, wrote)));
                     };
-                    Decided::Change(change, Box::new(finish))
+                    Decided::Change(change, Box::new(finish), view.basis.get())
                 }
                 Err(error) => {
                     refuse(answer, error);
@@ -103,13 +116,16 @@ where
 
 impl<'a> View<'a> {
     pub(crate) fn new(engine: &'a Engine, accepted: &'a Writes) -> Self {
-        Self { engine, accepted }
+        Self { engine, accepted, basis: Cell::new(Basis::Durable) }
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Undecided> {
         let record = table.record(key);
         match self.accepted.get(&record) {
-            Some(accepted) => Ok(accepted.clone()),
+            Some(accepted) => {
+                self.basis.set(Basis::Batch);
+                Ok(accepted.clone())
+            }
             None => self.engine.read(&record).map_err(Undecided::Fault),
         }
     }

@@ -2,7 +2,7 @@
 //! batch.
 //!
 //! Plain reads return the state after the last batch, never a value that is not yet durable. A transaction sees the
-//! writes of those before it in its batch, and so is answered with them: when the batch is durable, or has failed.
+//! writes of those before it in its batch, and is then answered with them: when the batch is durable, or has failed.
 //! After a failed write the thread continues to answer reads with acknowledged values, and reopens the database as soon
 //! as the disk accepts writes.
 
@@ -22,7 +22,7 @@ use super::folder::{self, Lock};
 use super::quiet::quietly;
 use super::table::{Change, Table, Writes};
 use super::times;
-use super::transaction::{Decided, Finish, Job, View};
+use super::transaction::{Basis, Decided, Finish, Job, View};
 use super::working_copy;
 use super::{OpenError, StoreError};
 
@@ -200,17 +200,21 @@ impl Writer {
     }
 
     fn admit(&mut self, batch: &mut Batch, job: Box<dyn Job>) {
-        let nothing = Writes::new();
+        let (nothing, needs_disk) = (Writes::new(), job.needs_disk());
         // After a fault, the writes accepted so far in this batch will fail too: only acknowledged values count.
         let decided = match (&self.engine, &self.fault) {
             (Some(engine), None) => job.decide(&View::new(engine, &batch.writes)),
-            (Some(engine), Some(_)) if !job.needs_disk() => job.decide(&View::new(engine, &nothing)),
+            (Some(engine), Some(_)) if !needs_disk => job.decide(&View::new(engine, &nothing)),
             _ => return job.refuse(self.unavailable()),
         };
         match decided {
-            Decided::Change(change, finish) if self.fault.is_none() => batch.accept(change, finish),
-            Decided::Change(change, finish) if change.writes.is_empty() => finish(Ok(())),
-            Decided::Change(_, finish) => finish(Err(self.unavailable())),
+            // It rests on durable records alone: it does not wait for the batch, nor fail with it.
+            Decided::Change(change, finish, Basis::Durable) if change.writes.is_empty() && !needs_disk => {
+                finish(Ok(()));
+            }
+            Decided::Change(change, finish, _) if self.fault.is_none() => batch.accept(change, finish),
+            Decided::Change(change, finish, _) if change.writes.is_empty() => finish(Ok(())),
+            Decided::Change(_, finish, _) => finish(Err(self.unavailable())),
             Decided::Failed(fault, finish) => finish(self.suspend(&fault)),
             Decided::Refused => {}
         }
@@ -286,4 +290,42 @@ impl Batch {
 /// Ignores a caller that has stopped waiting.
 fn reply<T>(answer: Answer<T>, outcome: Result<T, StoreError>) {
     let _ = answer.send(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::transaction::Transaction;
+    use super::*;
+
+    type Answered = oneshot::Receiver<Result<(bool, bool), StoreError>>;
+
+    /// Reads a record, and writes it if `value` is given; the answer arrives at the receiver.
+    fn job(key: &'static [u8], value: Option<&'static str>) -> (Box<dyn Job>, Answered) {
+        let (answer, answered) = oneshot::channel();
+        let decide = move |view: &View<'_>| {
+            let is_there = view.get(Table::Uses, key)?.is_some();
+            let change = value.map_or_else(Change::new, |value| Change::new().put(Table::Uses, key, value));
+            Ok((change, is_there))
+        };
+        (Box::new(Transaction { decide, needs_disk: false, answer }), answered)
+    }
+
+    /// A repeated answer or a refusal must not depend on the writes of other clients.
+    #[test]
+    fn an_outcome_that_writes_nothing_waits_only_for_what_it_was_read_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(folder.path().join("store"), Arc::default()).unwrap();
+        let mut batch = Batch::default();
+        let (write, mut written) = job(b"new", Some("1"));
+        let (unrelated, mut unrelated_answer) = job(b"other", None);
+        let (dependent, mut dependent_answer) = job(b"new", None);
+        for job in [write, unrelated, dependent] {
+            writer.admit(&mut batch, job);
+        }
+        assert_eq!(unrelated_answer.try_recv().unwrap().unwrap(), (false, false));
+        assert!(written.try_recv().is_err() && dependent_answer.try_recv().is_err(), "before the batch is durable");
+        writer.commit(batch);
+        assert_eq!(written.try_recv().unwrap().unwrap(), (false, true));
+        assert_eq!(dependent_answer.try_recv().unwrap().unwrap(), (true, false));
+    }
 }

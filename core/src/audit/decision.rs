@@ -118,15 +118,12 @@ impl AuditContext {
                 delayed_by: now.epoch().checked_sub(token.claims().exp).filter(|_| !token.is_alive()),
             },
         });
-        let Subject { sub, issuer, key_state, .. } = self.subject.get_or_insert_default();
-        tracing::debug!(
-            request_id = self.request_id,
-            source = subject.source().name(),
-            sub,
-            issuer,
-            key_state,
-            "the subject is verified"
-        );
+    }
+
+    /// Source, `sub`, issuer and key state of the verified subject, as far as it has them.
+    pub(crate) fn subject(&self) -> (Option<&'static str>, Option<&str>, Option<&str>, Option<&'static str>) {
+        let Some(subject) = &self.subject else { return (None, None, None, None) };
+        (subject.source.map(Source::name), subject.sub.as_deref(), subject.issuer.as_deref(), subject.key_state)
     }
 
     /// Records that policy granted the request. If the subject token names an actor, policy has ignored it.

@@ -227,6 +227,21 @@ async fn only_what_passed_long_ago_is_dropped() {
     assert_eq!(blocks.list().len(), 1);
 }
 
+/// What a failed write leaves: the entry in force has an end, its record has none. Both go, or the block would be back
+/// after a restart.
+#[tokio::test]
+async fn an_entry_that_ended_is_dropped_whatever_end_its_record_has() {
+    let installed = Installed::new();
+    let blocks = installed.blocks().await;
+    blocks.add(block(json!({"sub": "u-1"})), None, NOW).await.unwrap();
+    let records = testing::dump(&blocks.store).await.unwrap();
+    let (name, without_end) = records.iter().find(|(name, _)| name.starts_with(b"blocks/")).unwrap();
+    blocks.add(block(json!({"sub": "u-1"})), Some(NOW + DAY), NOW).await.unwrap();
+    testing::write(&blocks.store, &[(name, Some(without_end))]).await.unwrap();
+    blocks.expire(NOW + 4 * DAY).await.unwrap();
+    assert!(blocks.list().is_empty() && installed.restarted(blocks).await.list().is_empty());
+}
+
 /// in doubt the block is in force.
 #[tokio::test]
 async fn without_a_store_what_is_to_be_stopped_is_stopped_and_goes_on_only_on_record() {

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use url::Url;
 
+use crate::config;
+
 /// A port for each listener of the service, and one for the toy issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ports {
@@ -20,12 +22,12 @@ const TRIES: usize = 100;
 impl Ports {
     /// The ports in `writ.toml`; `None` if it does not have the form that quickstart wrote.
     pub(super) fn read(text: &str) -> Option<Self> {
-        let listener = |key| Some(value(text, key)?.parse::<SocketAddr>().ok()?.port());
+        let listener = |key| Some(config::text_at(text, &["listen", key])?.parse::<SocketAddr>().ok()?.port());
         let ports = Self {
             exchange: listener("exchange")?,
             discovery: listener("discovery")?,
             ops: listener("ops")?,
-            issuer: Url::parse(value(text, "jwks_uri")?).ok()?.port()?,
+            issuer: Url::parse(&config::text_at(text, &["subject_issuer", "jwks_uri"])?).ok()?.port()?,
         };
         ports.differ().then_some(ports)
     }
@@ -67,12 +69,6 @@ impl Ports {
     }
 }
 
-/// The text of the first line `key = "text"`: in the template, each key that holds a port is in one table only.
-fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let after = text.lines().find_map(|line| line.trim_start().strip_prefix(key)?.trim_start().strip_prefix('='))?;
-    after.trim_start().strip_prefix('"')?.split('"').next()
-}
-
 /// Whether a listener on loopback could bind the port now.
 pub(super) fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
@@ -88,6 +84,14 @@ mod tests {
     #[test]
     fn the_template_has_the_default_ports() {
         assert_eq!(Ports::read(TEMPLATE), Some(DEFAULT));
+    }
+
+    #[test]
+    fn ports_are_read_from_any_spelling_of_the_same_values() {
+        let quoted = TEMPLATE.replace("ops = \"127.0.0.1:9464\"", "\"ops\" = '127.0.0.1:9464'");
+        let spelled = quoted.replace("[listen]", "[ listen ]");
+        assert!(spelled != TEMPLATE && spelled.contains("'127.0.0.1:9464'"), "{spelled}");
+        assert_eq!(Ports::read(&spelled), Some(DEFAULT));
     }
 
     #[test]

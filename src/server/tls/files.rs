@@ -197,24 +197,24 @@ impl ClientTrust {
 fn notice(verifier: &mut Verifier, notices: &mut Vec<(PathBuf, Notice)>, now: Timestamp) -> Option<Timestamp> {
     let revocations = &verifier.revocations;
     let mut first_expiry: Option<Timestamp> = None;
-    let mut noticeed = Vec::new();
+    let mut seen_cas = Vec::new();
     for anchor in &verifier.anchors {
         let (file, name) = (anchor.file(), &anchor.name);
         if !anchor.is_live(now) {
             let text = format!("the CA {name} is not valid now; all of its certificates are refused");
             notices.push((file.to_owned(), Notice::warning(text)));
         }
-        if !revocations.is_enabled() || noticeed.contains(&&anchor.ca) {
+        if !revocations.is_enabled() || seen_cas.contains(&&anchor.ca) {
             continue;
         }
-        noticeed.push(&anchor.ca);
+        seen_cas.push(&anchor.ca);
         let of_ca = revocations.notices_on(&anchor.ca, name, anchor.signs_crls, now);
         notices.extend(of_ca.into_iter().map(|notice| (file.to_owned(), notice)));
         let in_force = revocations.in_force(&anchor.ca, anchor.signs_crls);
         let ends = first_to_expire(&in_force.iter().collect::<Vec<_>>()).map(|list| list.next_update);
         first_expiry = first_expiry.into_iter().chain(ends).min();
     }
-    let others = revocations.notices_on_other_issuers(&noticeed);
+    let others = revocations.notices_on_other_issuers(&seen_cas);
     notices.extend(others.into_iter().map(|(list, notice)| (list.file.clone(), notice)));
     first_expiry
 }
