@@ -74,7 +74,7 @@ pub enum SelectorsError {
 /// A [`Block`] with its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its selectors.
+    /// What it blocks: the grants and tokens that match all of its selectors.
     pub block: Block,
     /// The time from which it is in force.
     pub added_at: Timestamp,
@@ -85,11 +85,11 @@ pub struct Entry {
 /// One entry as listed for operators and programs: selectors that are not set are `null`, times are RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockLine {
-    /// The transaction.
+    /// `txn` of the token that is requested or presented.
     pub txn: Option<Txn>,
-    /// The subject.
+    /// `sub` of the token.
     pub sub: Option<Subject>,
-    /// The client.
+    /// The client that asks, or that the token or its chain names.
     pub client: Option<ClientId>,
     /// The purpose. If none of the four selectors is set, the entry blocks everything.
     pub purpose: Option<Purpose>,

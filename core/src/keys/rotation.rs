@@ -230,7 +230,6 @@ impl KeyRing {
     }
 }
 
-/// The timer.
 impl KeyRing {
     /// Takes every step when it is due, for as long as the service runs. A failed step is retried, while the current key
     /// continues to sign. A forgotten key cannot be restored, so none is forgotten while the clock is unsettled.
