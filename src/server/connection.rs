@@ -212,9 +212,14 @@ impl Drop for RequestGuard {
     }
 }
 
+/// A byte stream, with TLS or without. The framework is compiled once for all of them.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport for S {}
+
 /// A byte stream that ends at its deadline and passes on only well-formed requests.
-pub(super) struct Connection<S> {
-    io: S,
+pub(super) struct Connection {
+    io: Box<dyn Transport>,
     filter: http1::RequestFilter,
     /// Only for HTTP/2.
     frames: Option<FrameLimiter>,
@@ -230,9 +235,9 @@ pub(super) struct Connection<S> {
     is_shut: bool,
 }
 
-impl<S> Connection<S> {
+impl Connection {
     pub(super) fn new(
-        io: S,
+        io: impl Transport + 'static,
         activity: Rc<ConnectionActivity>,
         peer: Option<Peer>,
         place: Option<Place<String>>,
@@ -242,7 +247,7 @@ impl<S> Connection<S> {
         let frames = activity.multiplexed.then(|| FrameLimiter::new(now));
         let (filter, received) = (http1::RequestFilter::default(), Vec::new());
         Self {
-            io,
+            io: Box::new(io),
             filter,
             frames,
             received,
@@ -292,9 +297,7 @@ impl<S> Connection<S> {
         }
         sent
     }
-}
 
-impl<S: AsyncRead + Unpin> Connection<S> {
     /// Reads and counts frames. After too many of them reading stops, and the peer only receives the error.
     fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.flooded.get() {
@@ -327,7 +330,7 @@ impl<S: AsyncRead + Unpin> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -365,7 +368,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.io).poll_write(context, bytes);
         self.within_time(context, sent)
@@ -400,7 +403,7 @@ mod tests {
         ConnectionActivity::new(TimeLimits { request: REQUEST, age: AGE }, multiplexed, Arc::default(), Arc::default())
     }
 
-    fn connection(request: Duration) -> (Connection<DuplexStream>, DuplexStream) {
+    fn connection(request: Duration) -> (Connection, DuplexStream) {
         let (io, peer) = duplex(64);
         let activity = ConnectionActivity::new(TimeLimits { request, age: AGE }, false, Arc::default(), Arc::default());
         (Connection::new(io, activity, None, None), peer)

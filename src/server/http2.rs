@@ -22,7 +22,6 @@ use actix_web::web::Bytes;
 use futures_util::Stream;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::connection::Connection;
@@ -40,9 +39,8 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves the requests of `connection` by `app` until it ends.
-pub(super) async fn serve<S, A>(connection: Connection<S>, address: Option<SocketAddr>, app: Rc<A>)
+pub(super) async fn serve<A>(connection: Connection, address: Option<SocketAddr>, app: Rc<A>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
     A: Service<Request, Response = ServiceResponse<BoxBody>> + 'static,
     A::Error: Into<Response<BoxBody>>,
 {

@@ -17,7 +17,6 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, Error as WebError, HttpResponse};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, ConnectionActivity, KEEP_ALIVE, LINGER, TimeLimits, Traffic};
@@ -28,6 +27,9 @@ use super::middleware::Middleware;
 use super::response::{self, HttpRefusal};
 use super::settings::Settings;
 use writ_platform::shares::{NoPlace, Place, Shares};
+
+/// Adds the resources of one listener.
+pub(super) type Routes = Arc<dyn Fn(&mut ServiceConfig) + Send + Sync>;
 
 /// The settings and state that all listeners share.
 #[derive(Clone)]
@@ -65,7 +67,7 @@ impl ListenerFactory {
         socket: TcpListener,
         workers: usize,
         handshake: Handshake,
-        routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
+        routes: Routes,
     ) -> io::Result<Server> {
         let builder = self.builder(workers);
         let (factory, signal) = (self.clone(), builder.graceful_shutdown_signal());
@@ -85,18 +87,13 @@ impl ListenerFactory {
                     Ok((Connection::new(secured.stream, activity, secured.peer, place), secured.protocol, address))
                 }
             };
-            fn_service(accept).and_then(http_service(factory.limits, signal.clone(), middleware, routes.clone()))
+            fn_service(accept).and_then(http_service(factory.limits, signal.clone(), middleware, Arc::clone(&routes)))
         };
         Ok(builder.listen(name, socket, service)?.run())
     }
 
     /// The operators' listener: without TLS, and open while the others drain.
-    pub(super) fn plain(
-        &self,
-        name: &str,
-        socket: TcpListener,
-        routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
-    ) -> io::Result<Server> {
+    pub(super) fn plain(&self, name: &str, socket: TcpListener, routes: Routes) -> io::Result<Server> {
         let builder = self.builder(1);
         let (factory, signal) = (self.clone(), builder.graceful_shutdown_signal());
         let service = move || {
@@ -108,7 +105,7 @@ impl ListenerFactory {
                 let activity = accepting.activity(Protocol::Http1, &Arc::default());
                 async move { Ok((Connection::new(socket, activity, None, None), Protocol::Http1, address)) }
             };
-            fn_service(accept).and_then(http_service(factory.limits, signal.clone(), middleware, routes.clone()))
+            fn_service(accept).and_then(http_service(factory.limits, signal.clone(), middleware, Arc::clone(&routes)))
         };
         Ok(builder.listen(name, socket, service)?.run())
     }
@@ -138,24 +135,15 @@ impl ListenerFactory {
 }
 
 /// The service that answers the requests of a connection, HTTP/1.1 or HTTP/2.
-fn http_service<S, R>(
+fn http_service(
     limits: TimeLimits,
     signal: GracefulShutdownSignal,
     middleware: Middleware,
-    routes: R,
-) -> impl ServiceFactory<
-    (Connection<S>, Protocol, Option<SocketAddr>),
-    Config = (),
-    Response = (),
-    Error = (),
-    InitError = (),
-> + use<S, R>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-    R: Fn(&mut ServiceConfig) + Clone + 'static,
+    routes: Routes,
+) -> impl ServiceFactory<(Connection, Protocol, Option<SocketAddr>), Config = (), Response = (), Error = (), InitError = ()>
 {
     let middleware = Rc::new(middleware);
-    let http2 = app(Rc::clone(&middleware), routes.clone());
+    let http2 = app(Rc::clone(&middleware), Arc::clone(&routes));
     let http1 = HttpService::build()
         .graceful_shutdown_signal(move || {
             let signal = signal.clone();
@@ -164,7 +152,7 @@ where
         .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
         .client_request_timeout(limits.request)
         .client_disconnect_timeout(LINGER)
-        .on_connect_ext(|connection: &Connection<S>, data| {
+        .on_connect_ext(|connection: &Connection, data| {
             data.insert(Rc::clone(connection.activity()));
             if let Some(peer) = connection.peer() {
                 data.insert(Rc::clone(peer));
@@ -195,11 +183,11 @@ where
 /// The routes behind the middleware; any other path gets 404.
 fn app(
     middleware: Rc<Middleware>,
-    routes: impl Fn(&mut ServiceConfig) + 'static,
+    routes: Routes,
 ) -> impl ServiceFactory<Request, Config = (), Response = ServiceResponse<BoxBody>, Error = HttpResponse, InitError = ()>
 {
     let app = App::new()
-        .configure(routes)
+        .configure(move |config| routes(config))
         .default_service(web::to(|| std::future::ready(response::http(HttpRefusal::NotFound))))
         .wrap(from_fn(move |request, next| Rc::clone(&middleware).handle(request, next)));
     map_config(app, |()| AppConfig::default()).map_err(|error: WebError| error.error_response())

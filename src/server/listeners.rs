@@ -23,7 +23,7 @@ use super::connection::Traffic;
 use super::endpoints::Endpoints;
 use super::handlers::Handlers;
 use super::handshake::{HANDSHAKE_TIMEOUT, Handshake};
-use super::listener::ListenerFactory;
+use super::listener::{ListenerFactory, Routes};
 use super::settings::Settings;
 use super::tls::Trust;
 use super::{discovery, ops};
@@ -114,16 +114,16 @@ impl Listeners {
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mutual = handshake(trust.exchange_config(settings.http2)?, Some(Arc::clone(trust)));
         let (endpoints, documents) = (Endpoints::new(handlers), handlers.clone());
-        let routes = move |config: &mut ServiceConfig| {
+        let routes: Routes = Arc::new(move |config: &mut ServiceConfig| {
             endpoints.configure(config);
             discovery::configure(&documents, config);
-        };
+        });
         running.join(factory.tls("exchange", exchange, workers, mutual, routes).map_err(ListenError::Ended)?);
 
         if let Some(socket) = discovery {
             let public = handshake(trust.discovery_config(settings.http2)?, None);
             let handlers = handlers.clone();
-            let routes = move |config: &mut ServiceConfig| discovery::configure(&handlers, config);
+            let routes: Routes = Arc::new(move |config: &mut ServiceConfig| discovery::configure(&handlers, config));
             running.join(factory.tls("discovery", socket, 1, public, routes).map_err(ListenError::Ended)?);
         }
 
@@ -132,7 +132,8 @@ impl Listeners {
                 tracing::warn!(%address, "listen.ops is open to other hosts, without TLS");
             }
             let (handlers, draining) = (handlers.clone(), Arc::clone(&running.draining));
-            let routes = move |config: &mut ServiceConfig| ops::configure(&handlers, &draining, config);
+            let routes: Routes =
+                Arc::new(move |config: &mut ServiceConfig| ops::configure(&handlers, &draining, config));
             let server = factory.plain("ops", socket, routes).map_err(ListenError::Ended)?;
             running.ops = Some(running.spawn(server));
         }
