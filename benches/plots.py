@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws SVG plots from the data that `make bench` wrote: plots.py DATA.json FOLDER.
+"""Draws SVG plots from the data that `make bench` wrote, and writes its table: plots.py DATA.json FOLDER.
 
-table.svg shows each row of the table that is a ratio, as a share of its target. The others show the CPU time of a
+table.md is the table, and table.svg shows each of its rows as a share of its target. The others show the CPU time of a
 request against what grows. Needs nothing but the standard library.
 """
 
@@ -105,6 +105,14 @@ def curve(title, label, series):
     return svg(HEIGHT, parts)
 
 
+def markdown(rows):
+    lines = ["| row | what | measured | target | |", "| --- | --- | ---: | ---: | --- |"]
+    for row in rows:
+        measured, target = (f'{number(row[name])} {row["unit"]}' for name in ("measured", "target"))
+        lines.append(f'| `{row["row"]}` | {row["what"]} | {measured} | ≤ {target} | {"met" if row["met"] else "missed"} |')
+    return "\n".join([*lines, ""])
+
+
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
@@ -113,6 +121,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     if data["rows"]:
         (folder / "table.svg").write_text(bars(data["rows"]))
+        (folder / "table.md").write_text(markdown(data["rows"]))
     for file, title, label, series in CURVES:
         drawn = []
         for name, prefix in series:
