@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 81] = [
+const MODULES: [&str; 83] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -92,6 +92,7 @@ const MODULES: [&str; 81] = [
     "writ_platform",
     "writ_platform::bounded",
     "writ_platform::clock",
+    "writ_platform::completion",
     "writ_platform::digest",
     "writ_platform::process",
     "writ_platform::secret_file",
@@ -99,6 +100,7 @@ const MODULES: [&str; 81] = [
     "writ_platform::suggest",
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
+    "writ_platform::unique",
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",

@@ -19,7 +19,7 @@ use writ_core::refusal::Refusal;
 pub(super) type Handler<T> = Arc<dyn Fn(IncomingRequest) -> LocalBoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
 
 /// Records a request to an endpoint that was answered before it reached its handler.
-pub(super) type RejectionRecorder = Arc<dyn Fn(RejectedRequest<'_>) -> LocalBoxFuture<'static, ()> + Send + Sync>;
+pub(super) type RejectionRecorder = Arc<dyn Fn(RejectedRequest<'_>) -> LocalBoxFuture<'_, ()> + Send + Sync>;
 
 /// The client whose share of the concurrent requests a certificate uses; `None`: that of all unknown certificates.
 pub(super) type ShareOf = Arc<dyn Fn(&PeerCertificate) -> Option<ClientId> + Send + Sync>;

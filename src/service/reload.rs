@@ -119,7 +119,7 @@ impl Reloader {
         self.record(Event::PoliciesRejected { problems: problems.len(), first }).await;
     }
 
-    async fn record(&self, event: Event) {
+    async fn record(&self, event: Event<'_>) {
         if let Err(error) = self.audit.write(&event).await {
             tracing::error!(%error, "a reload could not be recorded");
         }
