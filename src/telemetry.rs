@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 81] = [
+const MODULES: [&str; 82] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -99,6 +99,7 @@ const MODULES: [&str; 81] = [
     "writ_platform::suggest",
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
+    "writ_platform::watch",
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",

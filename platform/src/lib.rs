@@ -8,3 +8,4 @@ pub mod secret_file;
 pub mod shares;
 pub mod suggest;
 pub mod telemetry;
+pub mod watch;

@@ -171,8 +171,8 @@ impl Identity {
         }
     }
 
-    /// Identities of which a certificate that matches this one has at least one.
-    pub(super) fn keys(&self) -> Vec<Self> {
+    /// Two identities share a certificate if they share one of these: itself, or each of two thumbprints alone.
+    pub fn keys(&self) -> Vec<Self> {
         match &self.0 {
             Registered::Thumbprints(all) => all.iter().map(|one| Self(Registered::Thumbprints(vec![*one]))).collect(),
             _ => vec![self.clone()],

@@ -5,6 +5,7 @@ use writ_core::policy::condition::Condition;
 use writ_core::request::Source;
 
 use super::*;
+use crate::config::policy::settings::{Compiled, ReadNamed};
 
 const GOOD: &str = "client_id = \"job\"\ntls_client_auth_san_uri = \"spiffe://d.example/job\"\n";
 const OTHER_IDENTITY: &str = "tls_client_auth_san_dns = \"job.example\"\n";
@@ -25,6 +26,10 @@ fn settings() -> Settings {
     }
 }
 
+fn parse_with(text: &str, settings: &Settings, read: ReadNamed<'_>) -> Reading {
+    parse(Path::new("/p/job.toml"), text, Context { settings, read, compiled: &Compiled::default() })
+}
+
 fn reading(text: &str) -> Reading {
     let named = |path: &Path| match path.to_str() {
         Some("/p/schemas/trade.json") => Ok(TRADE.as_bytes().to_vec()),
@@ -34,7 +39,7 @@ fn reading(text: &str) -> Reading {
         Some("/p/nameless.json") => Ok(KEYS.replace(r#""kid":"k","#, "").into_bytes()),
         _ => Err("No such file".to_owned()),
     };
-    parse(Path::new("/p/job.toml"), text, &settings(), &named)
+    parse_with(text, &settings(), &named)
 }
 
 fn complaints(text: &str) -> Vec<String> {
@@ -93,8 +98,7 @@ fn a_policy_says_what_is_written() {
 #[test]
 fn a_purpose_may_ask_the_decision_point_where_there_is_one() {
     let text = format!("{GOOD}{}", purpose(&["txn_token"], "pdp = true"));
-    let reading =
-        parse(Path::new("/p/job.toml"), &text, &Settings { pdp: true, ..settings() }, &|_| Err(String::new()));
+    let reading = parse_with(&text, &Settings { pdp: true, ..settings() }, &|_| Err(String::new()));
     assert!(reading.problems.is_empty() && reading.policy.unwrap().purposes[0].pdp);
 }
 
@@ -319,7 +323,7 @@ fn the_manual_says_what_works() {
     let blocks = MANUAL.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut purposes = 0;
     for block in blocks.filter(|block| block.starts_with("[[purpose]]")) {
-        let found = parse(Path::new("/p/job.toml"), &format!("{GOOD}{block}"), &settings, &schema);
+        let found = parse_with(&format!("{GOOD}{block}"), &settings, &schema);
         assert!(!found.problems.iter().any(Problem::is_error), "{block}: {:?}", found.problems);
         purposes += 1;
     }
