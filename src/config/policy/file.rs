@@ -32,7 +32,8 @@ pub(super) fn parse(path: &Path, text: &str, context: Context<'_>) -> Reading {
     let mut root = Section::root(&report, table);
     let policy = client(&mut root, path, context);
     root.finish();
-    Reading { policy, places: report.places(), problems: report.into_problems() }
+    let (places, problems) = report.into_parts();
+    Reading { policy, problems, places }
 }
 
 fn client(root: &mut Section<'_>, path: &Path, context: Context<'_>) -> Option<ClientPolicy> {

@@ -111,9 +111,10 @@ impl Watch {
     pub(crate) fn begin(settings: Settings) -> (Self, Checked) {
         let nothing = String::new();
         let mut watch = Self { settings, seen: nothing.clone(), found: nothing, links: Vec::new(), named: Vec::new() };
-        let folder = Folder::read(&watch.settings.directory);
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let folder = Folder::read(&watch.settings.directory, threads);
         let overlooked = overlooked(&watch.settings.directory);
-        let checked = match watch.check(&folder, thread::available_parallelism().map_or(1, NonZero::get)) {
+        let checked = match watch.check(&folder, threads) {
             Ok((set, mut warnings)) => {
                 let is_empty = set.iter().next().is_none();
                 warnings.extend(is_empty.then(|| Problem::of_file(&watch.settings.directory, NO_POLICY)));
@@ -131,7 +132,7 @@ impl Watch {
     /// Checks the content of the folder if it is new: once, and only after two polls in a row have found the same, so that
     /// a file is not read while it is being written.
     pub(crate) fn poll(&mut self) -> Option<Checked> {
-        let folder = Folder::read(&self.settings.directory);
+        let folder = Folder::read(&self.settings.directory, 1);
         // Other files can only be named now if a policy has changed too.
         let named = self.named.iter().map(|path| (path.clone(), plain_file(path))).collect();
         let digest = folder.digest(&named);
@@ -148,7 +149,7 @@ impl Watch {
 
     /// Checks the content of the folder, new or not.
     pub(crate) fn load(&mut self) -> Checked {
-        let folder = Folder::read(&self.settings.directory);
+        let folder = Folder::read(&self.settings.directory, 1);
         self.check(&folder, 1)
     }
 
@@ -195,12 +196,12 @@ type Content = Result<Vec<u8>, String>;
 /// In bytes, far more than a policy needs; a device or a log under that name must not fill the memory.
 const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
-/// The least number of policies for which another thread is worthwhile.
+/// The number of files for which another thread is worthwhile.
 const MIN_SHARE: usize = 256;
 
 impl Folder {
-    fn read(directory: &Path) -> Self {
-        policy_files(directory).unwrap_or_else(|cause| Self {
+    fn read(directory: &Path, threads: usize) -> Self {
+        policy_files(directory, threads).unwrap_or_else(|cause| Self {
             files: vec![(directory.to_owned(), Err(cause.to_string()))],
             links: Vec::new(),
         })
@@ -249,18 +250,21 @@ impl Folder {
     }
 
     fn readings(&self, context: Context<'_>, threads: usize) -> Vec<Result<Reading, Problem>> {
-        let read = |files: &[(PathBuf, Content)]| -> Vec<_> {
-            files.iter().map(|(path, content)| reading(path, content, context)).collect()
-        };
-        let share = self.files.len().div_ceil(threads).max(MIN_SHARE);
-        if self.files.len() <= share {
-            return read(&self.files);
-        }
-        thread::scope(|scope| {
-            let shares: Vec<_> = self.files.chunks(share).map(|files| scope.spawn(move || read(files))).collect();
-            shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        })
+        on_threads(threads, &self.files, |(path, content)| reading(path, content, context))
     }
+}
+
+/// The results of `work`, in the order of the items.
+fn on_threads<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(threads).max(MIN_SHARE);
+    if items.len() <= share {
+        return items.iter().map(work).collect();
+    }
+    let work = |share: &[T]| share.iter().map(&work).collect::<Vec<_>>();
+    thread::scope(|scope| {
+        let shares: Vec<_> = items.chunks(share).map(|share| scope.spawn(move || work(share))).collect();
+        shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 fn reading(path: &Path, content: &Content, context: Context<'_>) -> Result<Reading, Problem> {
@@ -270,26 +274,27 @@ fn reading(path: &Path, content: &Content, context: Context<'_>) -> Result<Readi
 }
 
 /// Every `*.toml` directly in the folder whose name does not start with a dot; folders are ignored.
-fn policy_files(directory: &Path) -> io::Result<Folder> {
+fn policy_files(directory: &Path, threads: usize) -> io::Result<Folder> {
     let home = directory.canonicalize()?;
-    let mut folder = Folder { files: Vec::new(), links: Vec::new() };
+    let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        if !is_policy(&name) {
-            continue;
-        }
-        let path = directory.join(name);
-        if is_plain(&entry) {
-            let content = File::open(&path).map_err(|cause| cause.to_string()).and_then(content_of);
-            folder.files.push((path, content));
-        } else if let Some(content) = linked(&path, &home).transpose() {
-            folder.links.push(path.clone());
-            folder.files.push((path, content));
+        if is_policy(&name) {
+            names.push((name, is_plain(&entry)));
         }
     }
-    // As bytes: paths are compared part by part, which takes longer.
-    folder.files.sort_unstable_by(|(one, _), (other, _)| one.as_os_str().cmp(other.as_os_str()));
+    names.sort_unstable();
+    let contents = on_threads(threads, &names, |(name, is_plain)| {
+        let path = directory.join(name);
+        let content = if *is_plain { open(&path).map(Some) } else { linked(&path, &home) };
+        (path, content.transpose())
+    });
+    let mut folder = Folder { files: Vec::new(), links: Vec::new() };
+    for ((path, content), (_, is_plain)) in contents.into_iter().zip(names) {
+        folder.links.extend((!is_plain).then(|| path.clone()));
+        folder.files.extend(content.map(|content| (path, content)));
+    }
     Ok(folder)
 }
 
@@ -313,12 +318,13 @@ fn plain_file(path: &Path) -> Content {
     if !metadata.is_file() {
         return Err(NOT_PLAIN.to_owned());
     }
-    File::open(path).map_err(|cause| cause.to_string()).and_then(content_of)
+    open(path)
 }
 
 const NOT_PLAIN: &str = "is not a plain file of at most 1 MiB";
 
-fn content_of(file: File) -> Content {
+fn open(path: &Path) -> Content {
+    let file = File::open(path).map_err(|cause| cause.to_string())?;
     let metadata = file.metadata().map_err(|cause| cause.to_string())?;
     let size = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file() && metadata.len() <= MAX_FILE_SIZE);
     // One more byte, so that the buffer does not grow before the end is found.
