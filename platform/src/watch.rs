@@ -214,15 +214,12 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     while let Some((first, tail)) = rest.split_first() {
         let octal =
             tail.first_chunk::<3>().filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = tail;
-            }
+        if let Some(byte) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            plain.push(byte);
+            rest = &tail[3..];
+        } else {
+            plain.push(*first);
+            rest = tail;
         }
     }
     plain
@@ -341,10 +338,14 @@ mod tests {
         let queue: usize =
             fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
         let other = [scene.path("b"), scene.path("c")];
-        other.iter().for_each(|path| fs::write(path, "").unwrap());
+        for path in &other {
+            fs::write(path, "").unwrap();
+        }
         for _ in 0..=queue / 2 {
             // Neighbouring events that are equal are merged.
-            other.iter().for_each(|path| fs::set_permissions(path, fs::metadata(path).unwrap().permissions()).unwrap());
+            for path in &other {
+                fs::set_permissions(path, fs::metadata(path).unwrap().permissions()).unwrap();
+            }
         }
         assert!(scene.watch.changed());
     }

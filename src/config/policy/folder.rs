@@ -267,8 +267,8 @@ fn on_threads<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -
     })
 }
 
-fn reading(path: &Path, content: &Content, context: Context<'_>) -> Result<Reading, Problem> {
-    let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
+fn reading(path: &Path, bytes: &Content, context: Context<'_>) -> Result<Reading, Problem> {
+    let bytes = bytes.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
     Ok(file::parse(path, text, context))
 }
