@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 83] = [
+const MODULES: [&str; 84] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -101,6 +101,7 @@ const MODULES: [&str; 83] = [
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
     "writ_platform::unique",
+    "writ_platform::watch",
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",

@@ -17,7 +17,7 @@ pub use crate::audit::Endpoint;
 use crate::audit::{Audit, AuditContext, Event};
 use crate::blocks::Blocks;
 use crate::claims;
-use crate::client::{ClientError, ClientId, Identity, PeerCertificate, candidates};
+use crate::client::{ClientError, ClientId, PeerCertificate};
 use crate::keys::KeyRing;
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::ledger::Ledger;
@@ -111,13 +111,13 @@ impl IncomingRequest {
         if Instant::now() >= self.deadline {
             return Err(Refusal::Timeout); // reading the body used up the time
         }
-        let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
+        let candidates = policies.candidates(&self.certificate).or_else(|unknown| {
             limits.take(None)?;
             tracing::warn!(
                 request_id = &*self.request_id,
                 names = crate::client::offered(&self.certificate),
                 thumbprint = self.certificate.x5t_s256(),
-                near = crate::client::find_near_match(&self.certificate, registered(policies)),
+                near = policies.near_match(&self.certificate),
                 "no policy names this certificate"
             );
             Err(Refusal::from(unknown))
@@ -196,14 +196,10 @@ impl TokenService {
     }
 }
 
-fn registered(policies: &PolicySet) -> impl Iterator<Item = (&ClientId, &Identity)> {
-    policies.iter().map(|policy| (&policy.client_id, &policy.identity))
-}
-
 /// The client whose share of the concurrent requests a connection with `certificate` uses; `None`: that of all unknown
 /// certificates together.
 pub fn share_of(certificate: &PeerCertificate, policies: &PolicySet) -> Option<ClientId> {
-    candidates(certificate, registered(policies)).ok()?.first().cloned()
+    policies.candidates(certificate).ok()?.first().cloned()
 }
 
 /// Turns a panic into a refusal, which is audited and counted like any other.

@@ -10,3 +10,4 @@ pub mod shares;
 pub mod suggest;
 pub mod telemetry;
 pub mod unique;
+pub mod watch;

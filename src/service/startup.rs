@@ -64,7 +64,7 @@ fn run(
     let mut tasks = background_tasks(state, audit, metrics, &tokens.clock, admin_socket);
     let reload = Arc::new(Notify::new());
     let policies = Arc::clone(&files.policies);
-    let reloader = Reloader::new(files, config.policies.clone(), audit.clone());
+    let reloader = Reloader::new(files, audit.clone());
     tasks.spawn(reloader.run(Arc::clone(&reload)));
     let (store, keys) = (state.store.clone(), Arc::clone(&state.keys));
     Ok(Service { store, keys, policies, addresses, running, reload, tasks, in_flight })

@@ -87,8 +87,8 @@ impl KeyFile {
         Ok(Self { issuer, path, keys: ArcSwap::from_pointee(keys), broken: AtomicBool::new(false) })
     }
 
-    /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, although it is
-    /// called every second.
+    /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, however often it
+    /// is called.
     fn reload(&self) {
         let read = read_keys(&self.path);
         let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
