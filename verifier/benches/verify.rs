@@ -111,10 +111,10 @@ fn measure(algorithm: Algorithm) {
     println!("{algorithm:?}, {} bytes", seen.len());
     compare(vec![
         Case::new("bare signature check", || {
-            let (signed, signature) = raw.next().unwrap();
+            let (message, signature) = raw.next().unwrap();
             let mut decoded = [0; 512];
             let len = URL_SAFE_NO_PAD.decode_slice(signature, &mut decoded).unwrap();
-            key.verify_sig(signed.as_bytes(), &decoded[..len]).unwrap();
+            key.verify_sig(message.as_bytes(), &decoded[..len]).unwrap();
         }),
         Case::new("verify, another token each time", || verify(fresh.next().unwrap())),
         Case::new("verify, a token verified before", || verify(seen)),

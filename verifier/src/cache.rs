@@ -41,7 +41,7 @@ const SHARDS: usize = 16;
 
 /// What is known about tokens that were verified, each until its end.
 pub struct TokenCache<V> {
-    shards: [Mutex<Shard<V>>; SHARDS],
+    shards: Box<[Mutex<Shard<V>>]>,
     /// The limits of one shard.
     limits: CacheLimits,
 }
@@ -70,7 +70,7 @@ impl<V: Clone> TokenCache<V> {
     /// An empty cache. It takes no memory for tokens that it does not hold.
     pub fn new(limits: CacheLimits) -> Self {
         let limits = CacheLimits { tokens: limits.tokens.div_ceil(SHARDS), bytes: limits.bytes.div_ceil(SHARDS) };
-        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new())), limits }
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(), limits }
     }
 
     /// What is known about `token` at `now`, in seconds since the Unix epoch.
@@ -180,7 +180,7 @@ mod tests {
     fn a_flood_of_tokens_replaces_those_that_are_not_in_use() {
         let limits = CacheLimits { tokens: 8, bytes: 1_000 };
         let mut shard = Shard::new();
-        let mut insert = |shard: &mut Shard<u64>, value| {
+        let insert = |shard: &mut Shard<u64>, value| {
             shard.insert(Entry { token: hash(value), value, size: 1, ends: 100, in_use: false }, limits, 0);
         };
         (0..8).for_each(|number| insert(&mut shard, number));

@@ -70,7 +70,7 @@ pub struct Verifier {
 struct Accepted {
     kid: Option<String>,
     algorithm: Algorithm,
-    signer: Arc<VerificationKey>,
+    key: Arc<VerificationKey>,
     content: Arc<Content>,
 }
 
@@ -126,37 +126,50 @@ impl Verifier {
         let encoded = trim(header_value.as_ref());
         let cache = self.accepted.as_ref().filter(|_| encoded.len() <= TOKEN_MAX);
         let place = cache.map(|cache| (cache, TokenHash::of(encoded)));
-        let token = match self.find_accepted(encoded, place).await? {
-            Some(token) => token,
-            None => self.verify_signed(encoded, place).await?,
+        let known = place.and_then(|(cache, hash)| cache.get(&hash, since_epoch(SystemTime::now()).as_secs()));
+        let token = if let Some(known) = known {
+            let keys = self.find_keys(known.kid.as_deref(), known.algorithm).await?;
+            self.verify_again(&known, encoded, &keys, place)?
+        } else {
+            let jws = parse(encoded)?;
+            let keys = self.find_keys(jws.kid.as_deref(), jws.algorithm).await?;
+            self.verify_signed(jws, encoded, &keys, place)?
         };
         self.check_first_use(&token)?;
         Ok(token)
     }
 
-    /// The token, if it was accepted before and is acceptable now. Only its signature is not checked again, and only while
-    /// the key that verified it is still one of those that its header selects.
-    async fn find_accepted(&self, encoded: &str, place: Option<Place<'_>>) -> Result<Option<TxnToken>, VerifyError> {
-        let Some((cache, hash)) = place else { return Ok(None) };
-        let Some(known) = cache.get(&hash, since_epoch(SystemTime::now()).as_secs()) else { return Ok(None) };
-        if !self.find_keys(known.kid.as_deref(), known.algorithm).await?.contains(&known.signer) {
-            return Ok(None);
+    /// Verifies a token that was accepted before. Its signature is not checked again if the key that verified it is still
+    /// one of `keys`, those that its header selects.
+    fn verify_again(
+        &self,
+        known: &Accepted,
+        encoded: &str,
+        keys: &Candidates,
+        place: Option<Place<'_>>,
+    ) -> Result<TxnToken, VerifyError> {
+        if !keys.contains(&known.key) {
+            return self.verify_signed(parse(encoded)?, encoded, keys, place);
         }
         self.rules.check(known.content.claims(), SystemTime::now())?;
-        Ok(Some(TxnToken::new(Arc::clone(&known.content), encoded)))
+        Ok(TxnToken::new(Arc::clone(&known.content), encoded))
     }
 
-    async fn verify_signed(&self, encoded: &str, place: Option<Place<'_>>) -> Result<TxnToken, VerifyError> {
-        let jws = parse(encoded)?;
-        let keys = self.find_keys(jws.kid.as_deref(), jws.algorithm).await?;
+    fn verify_signed(
+        &self,
+        jws: Jws<'_>,
+        encoded: &str,
+        keys: &Candidates,
+        place: Option<Place<'_>>,
+    ) -> Result<TxnToken, VerifyError> {
         let now = SystemTime::now();
-        let (signer, content) = self.rules.verify(&jws, &keys, now)?;
+        let (key, content) = self.rules.verify(&jws, keys, now)?;
         let token = TxnToken::new(Arc::clone(&content), encoded);
         if let Some((cache, hash)) = place {
             let Jws { kid, algorithm, .. } = jws;
             // Parsed claims take about twice the memory of their text.
             let (size, ends) = (2 * encoded.len() + size_of::<Accepted>(), token.expires_at());
-            let accepted = Arc::new(Accepted { kid, algorithm, signer: Arc::clone(signer), content });
+            let accepted = Arc::new(Accepted { kid, algorithm, key: Arc::clone(key), content });
             cache.insert(hash, accepted, size, ends, since_epoch(now).as_secs());
         }
         Ok(token)

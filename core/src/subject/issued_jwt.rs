@@ -66,11 +66,11 @@ impl<'a> Presented<'a> {
 
     /// Checks the signature with `keys`, which are the issuer's.
     pub(super) fn signed_with(self, keys: &Candidates) -> Result<VerifiedJwt, SubjectError> {
-        let signer = keys.find_signer(&self.jws);
-        let signer = signer.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))?;
+        let key = keys.find_signer(&self.jws);
+        let key = key.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))?;
         let Jws { kid, typ, algorithm, .. } = self.jws;
         let signed = Signed { typ, claims: self.claims };
-        Ok(VerifiedJwt { issuer: self.issuer, kid, algorithm, signer: Arc::clone(signer), signed })
+        Ok(VerifiedJwt { issuer: self.issuer, kid, algorithm, key: Arc::clone(key), signed })
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) struct VerifiedJwt {
     issuer: String,
     kid: Option<String>,
     algorithm: Algorithm,
-    signer: Arc<VerificationKey>,
+    key: Arc<VerificationKey>,
     signed: Signed,
 }
 
@@ -102,7 +102,7 @@ impl VerifiedJwt {
 
     /// Whether the key that verified it is still one of `keys`, those that its issuer publishes now.
     pub(super) fn is_signed_with_one_of(&self, keys: &Candidates) -> bool {
-        keys.contains(&self.signer)
+        keys.contains(&self.key)
     }
 
     /// The token without the proof of its origin.

@@ -165,12 +165,8 @@ impl Issuers {
         }
         jwt::check_len(text)?;
         let hash = TokenHash::of(text);
-        let known = self.find_remembered(kind, &hash, client, now).await?;
-        let is_known = known.is_some();
-        let (issuer, verified) = match known {
-            Some(known) => known,
-            None => self.verify_signature(kind, text, client).await?,
-        };
+        let known = self.remembered.get(&hash, now.epoch());
+        let (issuer, verified) = self.verify_signature(kind, text, known.as_ref(), client).await?;
         let (name, key_id, algorithm) = (verified.issuer(), verified.kid(), verified.algorithm());
         tracing::debug!(issuer = name, kid = key_id, ?algorithm, "the subject token is signed by its issuer");
         let token = issued_jwt::read(kind, verified.signed(), context(issuer))?;
@@ -181,7 +177,7 @@ impl Issuers {
             }
             Some(_) => Ok(token), // of such an issuer nothing is remembered
             None => {
-                if !is_known {
+                if known.is_none_or(|known| !Arc::ptr_eq(&known, &verified)) {
                     let (size, exp) = (verified.size(), token.usable_until() - self.clock_skew);
                     self.remembered.insert(hash, verified, size, exp.epoch(), now.epoch());
                 }
@@ -190,27 +186,24 @@ impl Issuers {
         }
     }
 
-    /// The token with this hash, if it was accepted before, and if the key that verified it is still one of those that its
-    /// issuer publishes and that its header selects. Every other check is still to be made.
-    async fn find_remembered(
-        &self,
-        kind: Source,
-        hash: &TokenHash,
-        client: &ClientPolicy,
-        now: Timestamp,
-    ) -> Result<Option<(&Issuer, Arc<VerifiedJwt>)>, SubjectError> {
-        let Some(known) = self.remembered.get(hash, now.epoch()) else { return Ok(None) };
-        let issuer = self.issuing(kind, known.issuer())?;
-        let keys = issuer.find_keys(known.kid(), known.algorithm(), &client.client_id).await?;
-        Ok(known.is_signed_with_one_of(&keys).then_some((issuer, known)))
-    }
-
+    /// The token with its issuer, signed with a key that its issuer publishes and that its header selects. The signature of
+    /// a `known` token, which was accepted before, is not checked again if the key that verified it is one of these. Every
+    /// other check is still to be made.
     async fn verify_signature(
         &self,
         kind: Source,
         text: &str,
+        known: Option<&Arc<VerifiedJwt>>,
         client: &ClientPolicy,
     ) -> Result<(&Issuer, Arc<VerifiedJwt>), SubjectError> {
+        if let Some(known) = known {
+            let issuer = self.issuing(kind, known.issuer())?;
+            let keys = issuer.find_keys(known.kid(), known.algorithm(), &client.client_id).await?;
+            if known.is_signed_with_one_of(&keys) {
+                return Ok((issuer, Arc::clone(known)));
+            }
+            return Ok((issuer, Arc::new(Presented::parse(text)?.signed_with(&keys)?)));
+        }
         let presented = Presented::parse(text)?;
         let issuer = self.issuing(kind, presented.issuer())?;
         let keys = issuer.find_keys(presented.kid(), presented.algorithm(), &client.client_id).await?;

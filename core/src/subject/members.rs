@@ -142,23 +142,22 @@ pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
 /// # Errors
 /// [`SubjectError`] if the claim is anything else.
 pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
-    const FORM: SubjectError =
-        ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
     if claims.raw(name).is_none() {
         return Ok(None);
     }
-    let text = match claims.text(name) {
-        Some(text) => text,
-        None => {
-            let words: Vec<String> = claims.get(name).ok_or(FORM)?;
-            // An element with a space in it would become two words.
-            if words.iter().any(|word| word.parse::<Purpose>().is_err()) {
-                return Err(FORM);
-            }
-            words.join(" ").into()
-        }
-    };
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| FORM) }
+    let text = claims.text(name).map_or_else(|| joined_words(claims, name).map(Cow::Owned), Ok)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| SCOPE_FORM) }
+}
+
+const SCOPE_FORM: SubjectError =
+    ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
+
+/// A scope that is an array.
+fn joined_words(claims: &Members, name: &str) -> Result<String, SubjectError> {
+    let words: Vec<String> = claims.get(name).ok_or(SCOPE_FORM)?;
+    // An element with a space in it would become two words.
+    let are_words = words.iter().all(|word| word.parse::<Purpose>().is_ok());
+    are_words.then(|| words.join(" ")).ok_or(SCOPE_FORM)
 }
 
 /// `aud` (RFC 7519 §4.1.3): a string, or an array of strings.

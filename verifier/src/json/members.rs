@@ -115,12 +115,11 @@ impl Members {
     fn put(&mut self, name: &str, value: &str) {
         let value = self.append(value);
         let known = self.iter().position(|(member, _)| member == name);
-        match known {
-            Some(index) => self.members[index].value = value,
-            None => {
-                let name = self.append(name);
-                self.members.push(Member { name, value });
-            }
+        if let Some(index) = known {
+            self.members[index].value = value;
+        } else {
+            let name = self.append(name);
+            self.members.push(Member { name, value });
         }
     }
 
