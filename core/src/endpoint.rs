@@ -214,8 +214,7 @@ pub(crate) async fn catch_panic<T>(work: impl Future<Output = Result<T, Refusal>
 pub fn known_key(found: Found) -> KnownKey {
     let signing = |key: VerifyingKey, published| {
         KnownKey::Signing(SignedBy {
-            public: key.public.decoding_key().clone(),
-            algorithm: key.public.algorithm().into(),
+            public: key.public.verification_key().cloned(),
             published,
             state: key.state.as_str(),
             from: key.signs_from(),

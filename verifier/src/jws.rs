@@ -8,9 +8,10 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 
 use crate::json::{Limits, Members};
+use crate::jwks::VerificationKey;
 
 /// The maximum length of `kid` in characters.
 pub const KID_MAX: usize = 256;
@@ -44,7 +45,7 @@ pub struct Jws<'a> {
     pub payload: Vec<u8>,
     /// The JWS signing input: encoded header and payload, without the signature (RFC 7515 §5.1).
     pub signed_part: &'a str,
-    signature: &'a str,
+    signature: Vec<u8>,
 }
 
 impl fmt::Debug for Jws<'_> {
@@ -88,7 +89,7 @@ impl<'a> Jws<'a> {
         let (signed_part, signature) = text.rsplit_once('.').ok_or(NOT_THREE)?;
         let (header, payload) = signed_part.split_once('.').ok_or(NOT_THREE)?;
         let decode = |part, why| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form(why));
-        decode(signature, "its third part, the signature, is not base64url without padding")?;
+        let signature = decode(signature, "its third part, the signature, is not base64url without padding")?;
         let header = Header::parse(&decode(header, "its first part, the header, is not base64url without padding")?)?;
         let (typ, kid) = (header.typ()?, header.kid()?);
         let algorithm = header.algorithm()?;
@@ -96,14 +97,10 @@ impl<'a> Jws<'a> {
         Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
     }
 
-    /// Whether the signature is valid under `key` with the algorithm of the token. The caller must have checked that
-    /// `key` may be used with this algorithm (RFC 8725 §3.1); see
-    /// [`VerificationKey::fits`](crate::jwks::VerificationKey::fits).
-    pub fn verify(&self, key: &DecodingKey) -> bool {
-        matches!(
-            jsonwebtoken::crypto::verify(self.signature, self.signed_part.as_bytes(), key, self.algorithm),
-            Ok(true)
-        )
+    /// Whether the signature is valid under `key` with the algorithm of the token, which `key` must allow (RFC 8725 §3.1;
+    /// [`VerificationKey::fits`]).
+    pub fn verify(&self, key: &VerificationKey) -> bool {
+        key.verify(self.algorithm, self.signed_part.as_bytes(), &self.signature)
     }
 }
 
