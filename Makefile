@@ -18,6 +18,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/examples.sh
 	tests/vectors.sh
 	tests/schemathesis.sh
+	tests/instructions.sh
 
 conformance: ## regenerate docs/conformance.md: which tests prove which requirement
 	WRIT_CONFORMANCE=write $(CARGO) test --locked --test service -- --exact requirements::the_page_is_as_generated
