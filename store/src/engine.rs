@@ -19,6 +19,9 @@ use super::working_copy::{self, Source, WorkingCopy};
 pub(super) const VERSION: &str = "1";
 pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
+/// sled evicts pages only after 64 accesses to each of 256 parts of its cache. Reading every few records of a page once
+/// more makes these accesses to few pages: otherwise some ten thousand pages stay in memory after all were read.
+const TOUCH_EVERY: usize = 4;
 /// From this number of records of the ledger on, a service starts before the database is open, which takes some tenths
 /// of a second for so many.
 const LARGE_LEDGER: u64 = 10_000;
@@ -232,10 +235,13 @@ pub(super) fn count(path: &Path, db: &sled::Db, is_abandoned: &AtomicBool) -> Re
     }
     let mut tally = Tally::default();
     let counted = attempt(|| {
-        for record in db.iter() {
+        for (number, record) in db.iter().enumerate() {
             let (name, value) = record?;
             if !tally.add(&name, &value) {
                 return Ok(Err(damaged(path, "a record of no table")));
+            }
+            if number % TOUCH_EVERY == 0 {
+                db.get(&name)?;
             }
             if is_abandoned.load(Ordering::Relaxed) {
                 return Ok(Err(io_error(path, io::ErrorKind::Interrupted.into())));
