@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 84] = [
+const MODULES: [&str; 85] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -114,6 +114,7 @@ const MODULES: [&str; 84] = [
     "writ_store::repair",
     "writ_store::ring",
     "writ_store::seal",
+    "writ_store::start_records",
     "writ_store::table",
     "writ_store::times",
     "writ_store::transaction",
@@ -128,7 +129,7 @@ const MODULES: [&str; 84] = [
 const DURATION_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Every metric of the service except `process_*`.
-const METRICS: [Metric; 16] = [
+const METRICS: [Metric; 17] = [
     Metric {
         kind: Kind::Counter,
         name: "writ_token_requests_total",
@@ -195,6 +196,11 @@ const METRICS: [Metric; 16] = [
         kind: Kind::Gauge,
         name: "writ_ledger_records",
         help: "Records of the ledger, by kind (tokens, uses, single_use).",
+    },
+    Metric {
+        kind: Kind::Gauge,
+        name: "writ_ledger_ready",
+        help: "1 once the ledger is proven whole; 0 while a start still checks it, and refuses redemptions.",
     },
     Metric { kind: Kind::Gauge, name: "writ_build_info", help: "1 for the version that runs." },
 ];

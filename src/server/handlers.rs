@@ -56,6 +56,8 @@ pub(crate) struct Handlers {
     pub(crate) documents_max_age: Duration,
     /// The failing parts; empty if the service is ready.
     pub(crate) failing: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+    /// The parts that are not yet available, without which most tokens can be issued.
+    pub(crate) pending: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// The metrics in the Prometheus text format.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }

@@ -22,6 +22,7 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
     let each = || Arc::clone(tokens);
     let (exchange, introspect, shares, rejected) = (each(), each(), each(), each());
     let (published, described, checked, observed) = (each(), each(), each(), each());
+    let ledger = Arc::clone(&tokens.ledger);
     let store = store.clone();
     Handlers {
         token: Arc::new(move |request| {
@@ -53,6 +54,7 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
         metadata: Arc::new(move || document.render(&described.policies.snapshot())),
         documents_max_age: config.jwks_max_age,
         failing: Arc::new(move || readiness::failing_parts(&store, &checked)),
+        pending: Arc::new(move || readiness::pending_parts(&ledger)),
         metrics: Arc::new(move || {
             observed.keys.observe(observed.clock.now());
             observed.ledger.observe();
