@@ -45,7 +45,9 @@ quickstart: ## the story in one command
 	$(CARGO) run --release --locked -- quickstart --once
 
 bench: ## measure Writ beside servers that do less; BENCH=quick takes a few minutes
+	$(CARGO) bench --locked --bench steps
 	$(CARGO) bench --locked --bench load
+	benches/plots.py target/bench/load.json target/bench
 
 deny: ## licences, sources and bans of dependencies (needs cargo-deny)
 	cargo deny --locked check bans licenses sources

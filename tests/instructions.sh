@@ -6,7 +6,7 @@
 # More than the tolerance above a stored count is an error. WRIT_INSTRUCTIONS=write stores the counts.
 set -eu
 
-# In percent. Counts of the same build differ by less than 2 %: keys and signatures are random.
+# In percent. Counts of the same build differ by 1 %, since keys and signatures are random.
 tolerance=5
 times=200
 

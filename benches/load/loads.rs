@@ -190,9 +190,7 @@ impl<'a> Material<'a> {
     }
 
     fn es256(&self) -> &[String] {
-        let key = &self.site.es256;
-        let draft = || self.access_token().header("alg", key.alg()).header("kid", &*key.kid).signed_by(key);
-        self.es256.get_or_init(|| mint(self.count, draft))
+        self.es256.get_or_init(|| mint(self.count, || es256_token(self.site)))
     }
 
     /// One access token many times.
@@ -217,12 +215,23 @@ impl<'a> Material<'a> {
     }
 
     fn access_token(&self) -> Draft<'a> {
-        self.site.issuer.access_token().claim("scope", "orders.write").claim("exp", now() + 6 * 3600)
+        access_token(self.site)
     }
 
     fn the_same(&self, form: &Form) -> Vec<Request> {
         vec![Request::post("/token", &form.encode()); self.count]
     }
+}
+
+/// An access token that outlives every run, to be signed with RS256.
+fn access_token(site: &Site) -> Draft<'_> {
+    site.issuer.access_token().claim("scope", "orders.write").claim("exp", now() + 6 * 3600)
+}
+
+/// The same to be signed with ES256.
+pub(crate) fn es256_token(site: &Site) -> Draft<'_> {
+    let key = &site.es256;
+    access_token(site).header("alg", key.alg()).header("kid", &*key.kid).signed_by(key)
 }
 
 /// An exchange of each access token.
