@@ -4,6 +4,7 @@
 //! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules, and then calls
 //! [`Jws::verify`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
@@ -120,15 +121,16 @@ impl Header {
         Ok(header)
     }
 
-    fn text(&self, name: &str, why: &'static str) -> Result<Option<String>, JwsError> {
-        self.0.raw(name).map(|_| self.0.get(name).ok_or(JwsError::Header(why))).transpose()
+    fn text(&self, name: &str, why: &'static str) -> Result<Option<Cow<'_, str>>, JwsError> {
+        self.0.raw(name).map(|_| self.0.text(name).ok_or(JwsError::Header(why))).transpose()
     }
 
     fn kid(&self) -> Result<Option<String>, JwsError> {
         let kid = self.text("kid", "kid of its header must be a string")?;
-        let fits = |kid: &String| (1..=KID_MAX).contains(&kid.chars().count()) && !kid.chars().any(char::is_control);
+        let fits =
+            |kid: &Cow<'_, str>| (1..=KID_MAX).contains(&kid.chars().count()) && !kid.chars().any(char::is_control);
         if kid.as_ref().is_none_or(fits) {
-            Ok(kid)
+            Ok(kid.map(Cow::into_owned))
         } else {
             Err(JwsError::Header("kid of its header must have 1 to 256 characters, none a control character"))
         }
@@ -138,7 +140,7 @@ impl Header {
         if self.0.raw("alg").is_none() {
             return Err(JwsError::Header("its header has no alg"));
         }
-        match self.0.get::<String>("alg").as_deref() {
+        match self.0.text("alg").as_deref() {
             Some("ES256") => Ok(Algorithm::ES256),
             Some("ES384") => Ok(Algorithm::ES384),
             Some("EdDSA" | "Ed25519") => Ok(Algorithm::EdDSA),
@@ -160,8 +162,13 @@ impl Header {
     }
 
     fn typ(&self) -> Result<Option<String>, JwsError> {
-        let typ = self.text("typ", "typ of its header must be a string")?.map(|typ| typ.to_ascii_lowercase());
-        Ok(typ.map(|typ| typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)))
+        const PREFIX: &str = "application/";
+        let typ = self.text("typ", "typ of its header must be a string")?;
+        Ok(typ.map(|typ| {
+            let has_prefix = typ.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+            let subtype = if has_prefix { &typ[PREFIX.len()..] } else { &typ };
+            subtype.to_ascii_lowercase()
+        }))
     }
 }
 

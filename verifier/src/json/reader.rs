@@ -98,6 +98,19 @@ struct Reader<'a> {
     limits: Limits,
 }
 
+/// Whether a byte stands for itself in a string: it is neither a quotation mark, a backslash nor a control character.
+const IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        is_plain[byte] = false;
+        byte += 1;
+    }
+    is_plain[b'"' as usize] = false;
+    is_plain[b'\\' as usize] = false;
+    is_plain
+};
+
 /// How many names of an object are compared one by one.
 const FEW: usize = 16;
 
@@ -120,6 +133,9 @@ impl<'a> Names<'a> {
             return false;
         }
         if self.few.len() < FEW {
+            if self.few.is_empty() {
+                self.few.reserve_exact(FEW);
+            }
             self.few.push(name);
             return true;
         }
@@ -324,8 +340,8 @@ impl<'a> Reader<'a> {
         self.position += 1;
         let mut string = Cow::Borrowed("");
         loop {
-            let rest = self.text.as_bytes()[self.position..].iter();
-            let plain = rest.take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count();
+            let rest = &self.text.as_bytes()[self.position..];
+            let plain = rest.iter().position(|&byte| !IS_PLAIN[usize::from(byte)]).unwrap_or(rest.len());
             let plain = self.position..self.position + plain;
             self.position = plain.end;
             // The first piece is borrowed, so that a string without escapes is not copied.
