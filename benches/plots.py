@@ -12,7 +12,7 @@ import statistics
 import sys
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 80, 20, 40, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 40, 60, 50
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c"]
 
 # File, title, label of the x axis, and the series: legend, prefix of the measurements.
@@ -57,7 +57,9 @@ def bars(rows):
     height = TOP + step * len(rows) + 30
     largest = max(2.0, min(4.0, max(row["measured"] / row["target"] for row in rows)))
     scale = (WIDTH - left - 90) / largest
-    parts = [text(WIDTH / 2, 22, "Measured, as a share of the target", size=15, weight="bold")]
+    parts = [text(WIDTH / 2, 22, "Measured, as a share of the target", size=15, weight="bold"),
+             line(left + scale, TOP - 4, left + scale, height - 24, "#333", "4 3"),
+             text(left + scale, height - 8, "target", size=11)]
     for index, row in enumerate(rows):
         share, y = row["measured"] / row["target"], TOP + step * index
         colour = "#2ca02c" if row["met"] else "#d62728"
@@ -65,8 +67,6 @@ def bars(rows):
         parts.append(text(left - 8, y + 14, row["what"], "end", 11))
         parts.append(f'<rect x="{left}" y="{y + 3}" width="{width:.1f}" height="{step - 6}" fill="{colour}"/>')
         parts.append(text(left + width + 5, y + 14, f'{number(row["measured"])} {row["unit"]}', "start", 11))
-    parts.append(line(left + scale, TOP - 4, left + scale, height - 24, "#333", "4 3"))
-    parts.append(text(left + scale, height - 8, "target", size=11))
     return svg(height, parts)
 
 
@@ -80,7 +80,7 @@ def curve(title, label, series):
     """CPU time over a logarithmic axis, with the range of all rounds as bars."""
     points = [point for _, values in series for point in values]
     first, last = math.log10(min(x for x, _ in points)), math.log10(max(x for x, _ in points))
-    top = max(max(values) for _, values in points) * 1.15
+    top = max(max(values) for _, values in points) * 1.25
     place = lambda x: LEFT + (math.log10(x) - first) / max(last - first, 1e-9) * (WIDTH - LEFT - RIGHT)
     level = lambda y: HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
     parts = [text(WIDTH / 2, 22, title, size=15, weight="bold")]
@@ -91,7 +91,7 @@ def curve(title, label, series):
         parts.append(text(place(x), HEIGHT - BOTTOM + 18, f"{x:,}"))
     parts += [line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "#333"),
               text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, label),
-              text(LEFT - 60, TOP - 8, "µs of CPU a request", "start")]
+              text(LEFT - 50, TOP - 16, "µs of CPU a request", "start")]
     for index, (name, values) in enumerate(series):
         colour = COLOURS[index]
         medians = [(place(x), level(statistics.median(y))) for x, y in values]
