@@ -1,7 +1,7 @@
 # The verbs of this project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help test conformance policies lint fmt docs quickstart deny clean
+.PHONY: help test conformance policies lint fmt docs quickstart bench deny clean
 
 CARGO ?= cargo
 # Most black-box tests wait for time to pass, so that more of them can run at once than there are processors.
@@ -42,6 +42,9 @@ docs: ## the API documentation, in target/doc
 
 quickstart: ## the story in one command
 	$(CARGO) run --release --locked -- quickstart --once
+
+bench: ## measure Writ beside servers that do less; BENCH=quick takes a few minutes
+	$(CARGO) bench --locked --bench load
 
 deny: ## licences, sources and bans of dependencies (needs cargo-deny)
 	cargo deny --locked check bans licenses sources

@@ -1,0 +1,164 @@
+//! Server processes on a core of their own, and what they used.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::param::clock_ticks_per_second;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The core of the servers, and that of the load generator.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cores {
+    pub(crate) server: usize,
+    pub(crate) generator: usize,
+}
+
+impl Cores {
+    /// The last two cores that this process may use, or those in `BENCH_CORES` ("server,generator").
+    pub(crate) fn choose() -> Self {
+        if let Ok(text) = std::env::var("BENCH_CORES") {
+            let parsed = text.split_once(',').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+            let (server, generator) = parsed.expect("BENCH_CORES is two numbers with a comma between them");
+            return Self { server, generator };
+        }
+        let allowed = sched_getaffinity(None).expect("the affinity of this process");
+        let mut cores = (0..CpuSet::MAX_CPU).rev().filter(|&core| allowed.is_set(core));
+        match (cores.next(), cores.next()) {
+            (Some(generator), Some(server)) => Self { server, generator },
+            _ => panic!("two cores are needed: one for the server and one for the load generator"),
+        }
+    }
+
+    /// Runs `work` on the core of the generator.
+    pub(crate) fn on_generator<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let pinned = || {
+                pin(self.generator);
+                work()
+            };
+            scope.spawn(pinned).join().expect("does not panic")
+        })
+    }
+
+    /// Starts a process on the server's core.
+    fn spawn(self, command: &mut Command) -> Child {
+        // A child inherits the affinity of the thread that starts it, and sees one core when it counts its workers.
+        std::thread::scope(|scope| {
+            let spawn = || {
+                pin(self.server);
+                command.spawn()
+            };
+            scope.spawn(spawn).join().expect("does not panic").expect("the executable starts")
+        })
+    }
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).expect("a core that may be used");
+}
+
+/// A server that runs, until it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    /// The part of standard output that said where it listens.
+    pub(crate) ready: String,
+    /// From the start of the process to that.
+    pub(crate) started_in: Duration,
+}
+
+/// Where the standard output of a server goes.
+pub(crate) enum Output<'a> {
+    /// Into a new file.
+    File(&'a Path),
+    /// Into a pipe that a thread on the generator's core empties.
+    Pipe,
+}
+
+impl Process {
+    /// Starts a server and waits for a line of its output that `is_ready` accepts.
+    pub(crate) fn start(mut command: Command, output: &Output<'_>, cores: Cores, is_ready: fn(&str) -> bool) -> Self {
+        let started = Instant::now();
+        let (child, ready) = match output {
+            Output::File(path) => {
+                command.stdout(File::create(path).expect("a file for the log"));
+                let mut child = cores.spawn(&mut command);
+                let ready = follow(path, &mut child, is_ready);
+                (child, ready)
+            }
+            Output::Pipe => {
+                let mut child = cores.spawn(command.stdout(Stdio::piped()));
+                let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+                let mut line = String::new();
+                while !is_ready(&line) {
+                    line.clear();
+                    assert!(lines.read_line(&mut line).expect("a pipe can be read") > 0, "the server ended");
+                }
+                std::thread::spawn(move || {
+                    pin(cores.generator);
+                    let mut chunk = vec![0; 256 * 1024];
+                    while lines.get_mut().read(&mut chunk).is_ok_and(|length| length > 0) {}
+                });
+                (child, line)
+            }
+        };
+        Self { child, ready, started_in: started.elapsed() }
+    }
+
+    /// CPU time so far, of all threads, in user and kernel mode. The kernel reports it in ticks of usually 10 ms.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields = stat.rsplit(')').next().expect("fields after the name").split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_nanos(ticks * (1_000_000_000 / clock_ticks_per_second()))
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+}
+
+/// Reads a growing file until a line is accepted.
+fn follow(path: &Path, child: &mut Child, is_ready: fn(&str) -> bool) -> String {
+    let started = Instant::now();
+    let mut lines = BufReader::new(File::open(path).expect("the log"));
+    let mut line = String::new();
+    loop {
+        let length = lines.read_line(&mut line).expect("the log can be read");
+        if line.ends_with('\n') {
+            if is_ready(&line) {
+                return line;
+            }
+            line.clear();
+        } else if length == 0 {
+            assert!(
+                child.try_wait().expect("a child of ours").is_none(),
+                "the server ended; its log: {}",
+                path.display()
+            );
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the server does not become ready; its log: {}",
+                fs::read_to_string(path).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

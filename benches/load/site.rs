@@ -1,0 +1,194 @@
+//! One trust domain for all servers: certificates, policies, an issuer of access tokens, and the servers themselves.
+
+use std::fs;
+use std::process::Command;
+
+use crate::generator::Endpoint;
+use crate::process::{Cores, Output, Process};
+use crate::support::issuer::{AUDIENCE, Issuer};
+use crate::support::jose::Key;
+use crate::support::workload;
+use crate::support::writ::Setup;
+
+/// The client that asks for most tokens.
+pub(crate) const GATEWAY: &str = "gateway";
+
+const GATEWAY_POLICY: &str = r#"
+introspect = true
+
+[[purpose]]
+scope = "order.refund"
+accept = ["access_token", "txn_token"]
+granted_by = ["orders.write"]
+
+[[purpose]]
+scope = "mailbox.deliver"
+accept = ["client_credentials"]
+
+[[purpose]]
+scope = "account.purge"
+accept = ["client_credentials"]
+
+[[purpose]]
+scope = "account.close"
+accept = ["client_credentials"]
+lifetime = "1s"
+"#;
+
+/// The client that redeems.
+pub(crate) const PURGE_JOB: &str = "purge-job";
+
+const PURGE_JOB_POLICY: &str = r#"
+[[purpose]]
+scope = "account.purge"
+accept = ["expired_txn_token"]
+[purpose.redemption]
+issued_to = ["gateway"]
+max_age = "1d"
+
+[[purpose]]
+scope = "account.close"
+accept = ["expired_txn_token"]
+[purpose.redemption]
+issued_to = ["gateway"]
+max_age = "1d"
+"#;
+
+/// Of a client that only takes its place.
+const OTHER_POLICY: &str = r#"
+[[purpose]]
+scope = "order.read"
+accept = ["access_token"]
+granted_by = ["orders.read"]
+
+[[purpose]]
+scope = "report.send"
+accept = ["client_credentials"]
+"#;
+
+/// The servers that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Null,
+    Ideal,
+    Writ,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Ideal => "ideal",
+            Self::Writ => "writ",
+        }
+    }
+}
+
+/// What all servers of a benchmark have in common.
+pub(crate) struct Site {
+    pub(crate) cores: Cores,
+    setup: Setup,
+    /// Signs with RS256.
+    pub(crate) issuer: Issuer,
+    /// A key of the same issuer for ES256.
+    pub(crate) es256: Key,
+}
+
+/// A server that answers.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Site {
+    /// A site whose Writ has `policies` policies.
+    pub(crate) fn new(policies: usize, cores: Cores) -> Self {
+        let issuer = Issuer::with_key(Key::rsa("issuer-rs256"));
+        let es256 = Key::es256("issuer-es256");
+        let keys = [issuer.key.jwk(), es256.jwk()];
+        issuer.publish(&keys);
+        let mut setup = Setup::new()
+            .environment("WRIT_LOG", "info")
+            .issuer(&issuer)
+            .client(GATEWAY, GATEWAY_POLICY)
+            .client(PURGE_JOB, PURGE_JOB_POLICY);
+        for number in 2..policies {
+            // Half of them sort before the clients that are used, half after them.
+            let side = if number % 2 == 0 { "a" } else { "z" };
+            setup = setup.client(&format!("{side}-{number:05}"), OTHER_POLICY);
+        }
+        setup.write("issuer.jwks.json", &serde_json::json!({"keys": keys}).to_string());
+        Self { cores, setup, issuer, es256 }
+    }
+
+    /// Starts a server, with an empty store.
+    pub(crate) fn start(&self, kind: Kind) -> Server {
+        match kind {
+            Kind::Null => self.start_reference(&["null"], &[]),
+            Kind::Ideal => {
+                let jwks = self.setup.path("issuer.jwks.json");
+                self.start_reference(&["ideal"], &[&jwks.to_string_lossy(), &self.issuer.url(), AUDIENCE])
+            }
+            Kind::Writ => {
+                // Absent at the first start.
+                let _ = fs::remove_dir_all(self.setup.path("data"));
+                let mut command = self.setup.command(&["serve"]);
+                if let Ok(executable) = std::env::var("BENCH_WRIT") {
+                    command = with_program(&command, &executable);
+                }
+                self.run(
+                    "writ.log",
+                    command,
+                    |line| line.contains(r#""event":"ready""#),
+                    |line| {
+                        let ready: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                        ready["exchange"].as_str().expect("an address").to_owned()
+                    },
+                )
+            }
+        }
+    }
+
+    fn start_reference(&self, mode: &[&str], rest: &[&str]) -> Server {
+        let mut command = Command::new(reference());
+        command.args(mode);
+        command.args(["certs/server.pem", "certs/server.key", "certs/ca.pem"].map(|file| self.setup.path(file)));
+        command.args(rest);
+        self.run("reference.log", command, |line| line.starts_with("127.0.0.1:"), |line| line.trim().to_owned())
+    }
+
+    fn run(&self, log: &str, command: Command, is_ready: fn(&str) -> bool, address: fn(&str) -> String) -> Server {
+        let log = self.setup.path(log);
+        let output =
+            if std::env::var("BENCH_LOG").is_ok_and(|to| to == "pipe") { Output::Pipe } else { Output::File(&log) };
+        let process = Process::start(command, &output, self.cores, is_ready);
+        let address = address(&process.ready).parse().expect("an address");
+        Server { process, endpoint: Endpoint { address, tls: self.tls(GATEWAY) } }
+    }
+
+    /// TLS as a client of that name speaks it; a new certificate each time.
+    pub(crate) fn tls(&self, client: &str) -> std::sync::Arc<rustls::ClientConfig> {
+        workload::tls_config(&self.setup.ca.pem(), Some(&self.setup.credentials(client)))
+    }
+}
+
+/// The same command with another executable.
+fn with_program(command: &Command, program: &str) -> Command {
+    let mut changed = Command::new(program);
+    changed.args(command.get_args()).stdin(std::process::Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        changed.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => changed.env(name, value),
+            None => changed.env_remove(name),
+        };
+    }
+    changed
+}
+
+/// `writ-reference`, built beside `writ`.
+fn reference() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_BIN_EXE_writ")).with_file_name("writ-reference")
+}
