@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 81] = [
+const MODULES: [&str; 82] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -111,6 +111,7 @@ const MODULES: [&str; 81] = [
     "writ_store::repair",
     "writ_store::ring",
     "writ_store::seal",
+    "writ_store::start_records",
     "writ_store::table",
     "writ_store::times",
     "writ_store::transaction",
