@@ -18,6 +18,7 @@ test: ## everything that must hold: unit, property, black-box and crash tests, e
 	tests/examples.sh
 	tests/vectors.sh
 	tests/schemathesis.sh
+	tests/instructions.sh
 
 conformance: ## regenerate docs/conformance.md: which tests prove which requirement
 	WRIT_CONFORMANCE=write $(CARGO) test --locked --test service -- --exact requirements::the_page_is_as_generated
@@ -44,7 +45,9 @@ quickstart: ## the story in one command
 	$(CARGO) run --release --locked -- quickstart --once
 
 bench: ## measure Writ beside servers that do less; BENCH=quick takes a few minutes
+	$(CARGO) bench --locked --bench steps
 	$(CARGO) bench --locked --bench load
+	benches/plots.py target/bench/load.json target/bench
 
 deny: ## licences, sources and bans of dependencies (needs cargo-deny)
 	cargo deny --locked check bans licenses sources

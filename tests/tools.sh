@@ -38,6 +38,9 @@ debian faketime "tests with a changed clock" libfaketime=0.9.10-2.1
 # promtool checks the metrics. The wildcards are needed because Debian keeps only the newest build of a version.
 debian prometheus "metrics with promtool" 'prometheus=2.42.0+ds-5*'
 
+# valgrind counts instructions.
+debian valgrind "counts of instructions" 'valgrind=1:3.19.0-1*'
+
 # nginx, a proxy that introspects tokens.
 debian nginx "nginx with token introspection" 'nginx=1.22.1-9*' libnginx-mod-http-js=0.7.9-2
 

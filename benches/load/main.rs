@@ -5,30 +5,36 @@
 #![expect(clippy::unwrap_used, dead_code, reason = "uses the harness of the tests")]
 
 mod generator;
+mod growth;
 mod loads;
 mod process;
 mod results;
 mod site;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod verifier;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use generator::Outcome;
+use growth::EXPERIMENTS;
 use loads::{LOADS, Load, Material};
-use process::Cores;
-use results::{CPU, P50, P99, RATE, ROWS, Results};
+use process::{Cores, Process};
+use results::{CPU, P50, P99, RATE, RESIDENT, ROWS, Results, SLACK};
 use site::{Kind, Server, Site};
 
 /// How much is measured.
 struct Scale {
+    is_quick: bool,
     rounds: u32,
     /// In one measurement.
     requests: usize,
+    cores: Cores,
 }
 
 impl Scale {
@@ -38,7 +44,7 @@ impl Scale {
         let (rounds, requests) = if is_quick { (3, 8_000) } else { (5, 30_000) };
         let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().expect("a number"));
         let requests = number("BENCH_REQUESTS").map_or(requests, |number| number.try_into().expect("a small number"));
-        Self { rounds: number("BENCH_ROUNDS").unwrap_or(rounds), requests }
+        Self { is_quick, rounds: number("BENCH_ROUNDS").unwrap_or(rounds), requests, cores: Cores::choose() }
     }
 }
 
@@ -46,35 +52,37 @@ fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wanted = wanted(&names);
     build_reference();
-    let (scale, cores) = (Scale::choose(), Cores::choose());
+    let scale = Scale::choose();
     let mut results = Results::default();
-    let site = Site::new(100, cores);
-    let material = Material::new(&site, scale.requests);
-    for round in 1..=scale.rounds {
-        eprintln!("round {round} of {}", scale.rounds);
-        measure_loads(&site, &material, &wanted, &mut results);
+    measure_loads(&scale, &wanted, &mut results);
+    for experiment in EXPERIMENTS.iter().filter(|experiment| wanted.contains(experiment.name)) {
+        experiment.run(&scale, &mut results);
     }
-    report(&results);
+    if wanted.contains("verifier") {
+        verifier::run(&scale, &mut results);
+    }
+    report(&scale, &results);
 }
 
-/// The measurements that the named rows need; all without names. A name may also be that of a measurement.
+/// The loads and experiments that the named rows need; all without names. A name may also be that of a load or of an
+/// experiment.
 fn wanted(names: &[String]) -> BTreeSet<&'static str> {
-    let all = || LOADS.iter().map(|load| load.name);
+    let others = EXPERIMENTS.iter().map(|experiment| experiment.name).chain(["verifier"]);
+    let all: Vec<&'static str> = LOADS.iter().map(|load| load.name).chain(others).collect();
     if names.is_empty() {
-        return all().collect();
+        return all.into_iter().collect();
     }
     let mut wanted = BTreeSet::new();
     for name in names {
-        let rows = ROWS.iter().filter(|row| row.name == name).flat_map(|row| row.value.keys());
-        let found: Vec<_> = rows.map(|key| key.measurement).chain(all().filter(|load| load == name)).collect();
-        if found.is_empty() {
-            let rows: Vec<_> = ROWS.iter().map(|row| row.name).collect();
-            panic!(
-                "no row or measurement is called {name}; rows: {}; measurements: {}",
-                rows.join(" "),
-                all().collect::<Vec<_>>().join(" ")
-            );
-        }
+        let of_row = ROWS.iter().filter(|row| row.name == name).flat_map(|row| row.value.keys());
+        let of_row: Vec<_> = of_row.map(|key| key.measurement).collect();
+        let is_part = |part: &&&str| {
+            let group = |measurement: &&str| measurement.split('/').next() == Some(**part);
+            ***part == *name || of_row.contains(*part) || of_row.iter().any(group)
+        };
+        let found: Vec<_> = all.iter().filter(is_part).copied().collect();
+        let rows = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(" ");
+        assert!(!found.is_empty(), "{name} is neither a row ({}) nor a measurement ({})", rows(), all.join(" "));
         wanted.extend(found);
     }
     if wanted.iter().any(|name| name.ends_with("/half-load")) {
@@ -94,31 +102,64 @@ fn build_reference() {
     assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo").success(), "writ-reference builds");
 }
 
-/// One round: every load on a new process.
-fn measure_loads(site: &Site, material: &Material<'_>, wanted: &BTreeSet<&'static str>, results: &mut Results) {
+/// Rounds in which every server is new and gets its loads, alternating with the others.
+fn measure_loads(scale: &Scale, wanted: &BTreeSet<&'static str>, results: &mut Results) {
     let loads: Vec<&Load> = LOADS.iter().filter(|load| wanted.contains(load.name)).collect();
-    let servers: BTreeMap<Kind, Server> = loads.iter().map(|load| (load.server, site.start(load.server))).collect();
-    let mut half_load = 0.0;
-    for load in loads {
-        let server = &servers[&load.server];
-        let requests = load.requests(material);
-        let (outcome, cpu) = site.cores.on_generator(|| {
-            let mut before = Duration::ZERO;
-            let outcome = load.run(server, &requests, half_load, || before = server.process.cpu_time());
-            (outcome, server.process.cpu_time().saturating_sub(before))
-        });
-        let answers = f64::from(u32::try_from(outcome.latencies.len()).expect("a few thousand"));
-        let rate = answers / outcome.elapsed.as_secs_f64();
-        if load.name == "ideal/rs256" {
-            half_load = rate / 2.0;
-        }
-        let mut latencies = outcome.latencies;
-        latencies.sort_unstable();
-        results.add(load.name, CPU, micros(cpu) / answers);
-        results.add(load.name, RATE, rate);
-        results.add(load.name, P50, micros(latencies[latencies.len() / 2]));
-        results.add(load.name, P99, micros(latencies[latencies.len() * 99 / 100]));
+    if loads.is_empty() {
+        return;
     }
+    let site = Site::new(100, scale.cores);
+    let material = Material::new(&site, scale.requests);
+    for round in 1..=scale.rounds {
+        eprintln!("round {round} of {}", scale.rounds);
+        let servers: BTreeMap<Kind, Server> = loads.iter().map(|load| (load.server, site.start(load.server))).collect();
+        note_resident("idle", &servers, results);
+        let mut half_load = 0.0;
+        for load in &loads {
+            let server = &servers[&load.server];
+            let (requests, endpoint) = (load.requests(&material, server), load.endpoint(&site, server));
+            let (outcome, cpu) =
+                measure(&site, &server.process, |begin| load.run(&endpoint, &requests, half_load, begin));
+            let rate = record(load.name, &outcome, cpu, results);
+            if load.name == "ideal/rs256" {
+                half_load = rate / 2.0;
+            }
+        }
+        note_resident("loaded", &servers, results);
+    }
+}
+
+fn note_resident(when: &str, servers: &BTreeMap<Kind, Server>, results: &mut Results) {
+    for (kind, server) in servers {
+        results.add(&format!("{}/memory-{when}", kind.name()), RESIDENT, server.process.resident_mib());
+    }
+}
+
+/// Runs a load on the generator's core; what it calls begins the measurement of the server's CPU time.
+fn measure(
+    site: &Site,
+    process: &Process,
+    run: impl FnOnce(&mut dyn FnMut()) -> Outcome + Send,
+) -> (Outcome, Duration) {
+    site.cores.on_generator(|| {
+        let mut before = Duration::ZERO;
+        let outcome = run(&mut || before = process.cpu_time());
+        (outcome, process.cpu_time().saturating_sub(before))
+    })
+}
+
+/// Adds what a load has shown to the results; the answers a second.
+fn record(name: &str, outcome: &Outcome, cpu: Duration, results: &mut Results) -> f64 {
+    let answers = f64::from(u32::try_from(outcome.latencies.len()).expect("some thousands"));
+    let rate = answers / outcome.elapsed.as_secs_f64();
+    let mut latencies = outcome.latencies.clone();
+    latencies.sort_unstable();
+    results.add(name, CPU, micros(cpu) / answers);
+    results.add(name, RATE, rate);
+    results.add(name, SLACK, 100.0 * (1.0 - cpu.as_secs_f64() / outcome.elapsed.as_secs_f64()));
+    results.add(name, P50, micros(latencies[latencies.len() / 2]));
+    results.add(name, P99, micros(latencies[latencies.len() * 99 / 100]));
+    rate
 }
 
 fn micros(duration: Duration) -> f64 {
@@ -126,13 +167,27 @@ fn micros(duration: Duration) -> f64 {
 }
 
 /// Prints the table and writes the raw data to `target/bench/load.json`.
-fn report(results: &Results) {
+fn report(scale: &Scale, results: &Results) {
     let (table, verdicts) = results::verdicts(results);
     println!("{}\n{table}", results.table());
     let folder = bench_folder();
     std::fs::create_dir_all(&folder).expect("target can be written");
-    let raw = json!({"measurements": results.json(), "rows": verdicts});
+    let raw = json!({
+        "machine": machine(), "time": support::now(), "rounds": scale.rounds, "requests": scale.requests,
+        "measurements": results.json(), "rows": verdicts,
+    });
     std::fs::write(folder.join("load.json"), format!("{raw:#}\n")).expect("target can be written");
+}
+
+/// Processor and kernel.
+fn machine() -> Value {
+    let first = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.rsplit(':').next().unwrap_or_default().trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    json!({"processor": first("/proc/cpuinfo", "model name"), "cores": cores, "kernel": first("/proc/sys/kernel/osrelease", "")})
 }
 
 /// `target/bench`.

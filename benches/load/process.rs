@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::param::clock_ticks_per_second;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// How long a server may take to start.
@@ -68,10 +69,7 @@ fn pin(core: usize) {
 /// A server that runs, until it is dropped.
 pub(crate) struct Process {
     child: Child,
-    /// The part of standard output that said where it listens.
-    pub(crate) ready: String,
-    /// From the start of the process to that.
-    pub(crate) started_in: Duration,
+    started: Instant,
 }
 
 /// Where the standard output of a server goes.
@@ -83,19 +81,24 @@ pub(crate) enum Output<'a> {
 }
 
 impl Process {
-    /// Starts a server and waits for a line of its output that `is_ready` accepts.
-    pub(crate) fn start(mut command: Command, output: &Output<'_>, cores: Cores, is_ready: fn(&str) -> bool) -> Self {
+    /// Starts a server; the line of its output that `is_ready` accepts, once it is there.
+    pub(crate) fn start(
+        mut command: Command,
+        output: &Output<'_>,
+        cores: Cores,
+        is_ready: fn(&str) -> bool,
+    ) -> (Self, String) {
         let started = Instant::now();
-        let (child, ready) = match output {
+        match output {
             Output::File(path) => {
                 command.stdout(File::create(path).expect("a file for the log"));
-                let mut child = cores.spawn(&mut command);
-                let ready = follow(path, &mut child, is_ready);
-                (child, ready)
+                let mut process = Self { child: cores.spawn(&mut command), started };
+                let ready = process.follow(path, is_ready);
+                (process, ready)
             }
             Output::Pipe => {
-                let mut child = cores.spawn(command.stdout(Stdio::piped()));
-                let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+                let mut process = Self { child: cores.spawn(command.stdout(Stdio::piped())), started };
+                let mut lines = BufReader::new(process.child.stdout.take().expect("piped"));
                 let mut line = String::new();
                 while !is_ready(&line) {
                     line.clear();
@@ -106,10 +109,41 @@ impl Process {
                     let mut chunk = vec![0; 256 * 1024];
                     while lines.get_mut().read(&mut chunk).is_ok_and(|length| length > 0) {}
                 });
-                (child, line)
+                (process, line)
             }
-        };
-        Self { child, ready, started_in: started.elapsed() }
+        }
+    }
+
+    /// Reads a growing file until a line is accepted.
+    fn follow(&mut self, path: &Path, is_ready: fn(&str) -> bool) -> String {
+        let mut lines = BufReader::new(File::open(path).expect("the log"));
+        let mut line = String::new();
+        loop {
+            let length = lines.read_line(&mut line).expect("the log can be read");
+            if line.ends_with('\n') {
+                if is_ready(&line) {
+                    return line;
+                }
+                line.clear();
+            } else if length == 0 {
+                let has_ended = self.child.try_wait().expect("a child of ours").is_some();
+                let log = || fs::read_to_string(path).unwrap_or_default();
+                assert!(!has_ended, "the server ended: {}", log());
+                assert!(self.age() < PATIENCE, "the server does not become ready: {}", log());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Stops the server as an operator would.
+    pub(crate) fn terminate(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+
+    /// Since it was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// CPU time so far, of all threads, in user and kernel mode. The kernel reports it in ticks of usually 10 ms.
@@ -120,45 +154,18 @@ impl Process {
         Duration::from_nanos(ticks * (1_000_000_000 / clock_ticks_per_second()))
     }
 
-    /// Resident memory, in KiB.
-    pub(crate) fn resident_kib(&self) -> u32 {
+    /// Resident memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.child.kill().expect("a child of ours");
+        // It may have ended.
+        let _ = self.child.kill();
         self.child.wait().expect("a child of ours");
-    }
-}
-
-/// Reads a growing file until a line is accepted.
-fn follow(path: &Path, child: &mut Child, is_ready: fn(&str) -> bool) -> String {
-    let started = Instant::now();
-    let mut lines = BufReader::new(File::open(path).expect("the log"));
-    let mut line = String::new();
-    loop {
-        let length = lines.read_line(&mut line).expect("the log can be read");
-        if line.ends_with('\n') {
-            if is_ready(&line) {
-                return line;
-            }
-            line.clear();
-        } else if length == 0 {
-            assert!(
-                child.try_wait().expect("a child of ours").is_none(),
-                "the server ended; its log: {}",
-                path.display()
-            );
-            assert!(
-                started.elapsed() < PATIENCE,
-                "the server does not become ready; its log: {}",
-                fs::read_to_string(path).unwrap_or_default()
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// One value of one measurement in one round, for instance `cpu_us` of `writ/seen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// One value of a measurement, for instance `cpu_us` of `writ/seen`.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Key {
     pub(crate) measurement: &'static str,
     pub(crate) metric: &'static str,
@@ -21,45 +21,57 @@ pub(crate) const P50: &str = "p50_us";
 /// 99th percentile of the latency, in µs.
 pub(crate) const P99: &str = "p99_us";
 
-/// Every value of every round.
+/// Resident memory, in MiB.
+pub(crate) const RESIDENT: &str = "resident_mib";
+/// From the start of the process to the first token, in ms.
+pub(crate) const START: &str = "start_ms";
+/// Share of a core that a server without requests uses, in percent.
+pub(crate) const IDLE: &str = "idle_percent";
+/// Share of its core that the server leaves unused under load, in percent.
+pub(crate) const SLACK: &str = "slack_percent";
+
+/// Every value of every round, by measurement and metric.
 #[derive(Default)]
-pub(crate) struct Results(BTreeMap<Key, Vec<f64>>);
+pub(crate) struct Results(BTreeMap<String, BTreeMap<&'static str, Vec<f64>>>);
 
 impl Results {
-    pub(crate) fn add(&mut self, measurement: &'static str, metric: &'static str, value: f64) {
-        self.0.entry(Key { measurement, metric }).or_default().push(value);
+    pub(crate) fn add(&mut self, measurement: &str, metric: &'static str, value: f64) {
+        self.0.entry(measurement.to_owned()).or_default().entry(metric).or_default().push(value);
+    }
+
+    /// Gives a measurement a second name.
+    pub(crate) fn copy(&mut self, measurement: &str, name: &str) {
+        if let Some(values) = self.0.get(measurement).cloned() {
+            self.0.insert(name.to_owned(), values);
+        }
     }
 
     /// The median of all rounds.
     pub(crate) fn median(&self, key: Key) -> Option<f64> {
-        let mut values = self.0.get(&key)?.clone();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
+        Some(median(self.0.get(key.measurement)?.get(key.metric)?))
     }
 
     /// Medians, a measurement a line.
     pub(crate) fn table(&self) -> String {
-        let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for &key in self.0.keys() {
-            let value = self.median(key).unwrap_or_default();
-            lines.entry(key.measurement).or_default().push(format!("{} {}", key.metric, figure(value)));
-        }
         let mut text = String::new();
-        for (measurement, values) in lines {
-            writeln!(text, "{measurement:24} {}", values.join("  ")).expect("a string takes it");
+        for (measurement, metrics) in &self.0 {
+            let values: Vec<_> =
+                metrics.iter().map(|(metric, values)| format!("{metric} {}", figure(median(values)))).collect();
+            writeln!(text, "{measurement:26} {}", values.join("  ")).expect("a string takes it");
         }
         text
     }
 
-    /// Every value of every round, by measurement and metric.
     pub(crate) fn json(&self) -> Value {
-        let mut all = json!({});
-        for (key, values) in &self.0 {
-            all[key.measurement][key.metric] = json!(values);
-        }
-        all
+        json!(self.0)
     }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 /// Something to prove.
@@ -74,60 +86,121 @@ pub(crate) struct Row {
 
 /// A value that follows from medians.
 pub(crate) enum Expression {
+    One(Key),
     Ratio(Key, Key),
+    /// (first - second) / (third - fourth).
+    RatioOfDifferences([Key; 4]),
 }
 
 impl Expression {
     pub(crate) fn keys(&self) -> Vec<Key> {
         match self {
+            Self::One(key) => vec![*key],
             Self::Ratio(a, b) => vec![*a, *b],
+            Self::RatioOfDifferences(keys) => keys.to_vec(),
         }
     }
 
     fn of(&self, results: &Results) -> Option<f64> {
         match self {
+            Self::One(key) => results.median(*key),
             Self::Ratio(a, b) => Some(results.median(*a)? / results.median(*b)?),
+            Self::RatioOfDifferences([a, b, c, d]) => {
+                Some((results.median(*a)? - results.median(*b)?) / (results.median(*c)? - results.median(*d)?))
+            }
         }
     }
 }
 
-const fn cpu(measurement: &'static str) -> Key {
-    Key { measurement, metric: CPU }
+const fn key(measurement: &'static str, metric: &'static str) -> Key {
+    Key { measurement, metric }
 }
 
-const fn cpu_ratio(
-    name: &'static str,
-    what: &'static str,
-    measurement: &'static str,
-    against: &'static str,
-    target: f64,
-) -> Row {
-    Row { name, what, value: Expression::Ratio(cpu(measurement), cpu(against)), target, unit: "×" }
+const fn one(name: &'static str, what: &'static str, key: Key, target: f64, unit: &'static str) -> Row {
+    Row { name, what, value: Expression::One(key), target, unit }
+}
+
+const fn ratio(name: &'static str, what: &'static str, value: Key, against: Key, target: f64) -> Row {
+    Row { name, what, value: Expression::Ratio(value, against), target, unit: "×" }
+}
+
+/// A request that is refused, against the same request accepted.
+const fn refusal(name: &'static str, what: &'static str, measurement: &'static str) -> Row {
+    ratio(name, what, key(measurement, CPU), key("writ/fresh-rs256", CPU), 1.0)
 }
 
 /// The table.
 pub(crate) const ROWS: &[Row] = &[
-    cpu_ratio("fresh-rs256", "fresh RS256 token, CPU against ideal", "writ/fresh-rs256", "ideal/rs256", 1.25),
-    cpu_ratio("fresh-es256", "fresh ES256 token, CPU against ideal/ES256", "writ/fresh-es256", "ideal/es256", 1.2),
-    cpu_ratio("seen", "token seen before, CPU against ideal/RS256", "writ/seen", "ideal/rs256", 0.85),
-    cpu_ratio(
+    ratio("fresh-rs256", "fresh RS256 token: CPU against ideal", FRESH, IDEAL, 1.25),
+    ratio(
+        "fresh-es256",
+        "fresh ES256 token: CPU against ideal/ES256",
+        key("writ/fresh-es256", CPU),
+        key("ideal/es256", CPU),
+        1.2,
+    ),
+    ratio("seen", "token seen before: CPU against ideal", key("writ/seen", CPU), IDEAL, 0.85),
+    ratio(
         "client-credentials",
-        "client_credentials, CPU against ideal/RS256",
-        "writ/client-credentials",
-        "ideal/rs256",
+        "client_credentials: CPU against ideal",
+        key("writ/client-credentials", CPU),
+        IDEAL,
         0.85,
     ),
+    ratio("half-load", "p99 at half load against ideal", key("writ/half-load", P99), key("ideal/half-load", P99), 1.2),
     Row {
-        name: "half-load",
-        what: "p99 at half load against ideal",
-        value: Expression::Ratio(
-            Key { measurement: "writ/half-load", metric: P99 },
-            Key { measurement: "ideal/half-load", metric: P99 },
-        ),
-        target: 1.2,
+        name: "new-connection",
+        what: "new connection less its request: CPU against null",
+        value: Expression::RatioOfDifferences([
+            key("writ/new-connection", CPU),
+            key("writ/client-credentials", CPU),
+            key("null/new-connection", CPU),
+            key("null/request", CPU),
+        ]),
+        target: 1.1,
         unit: "×",
     },
+    refusal("refused-purpose", "purpose not allowed: CPU against accepted", "writ/refused-purpose"),
+    refusal("refused-scope", "malformed scope: CPU against accepted", "writ/refused-scope"),
+    refusal("refused-parameter", "missing parameter: CPU against accepted", "writ/refused-parameter"),
+    refusal("refused-audience", "unknown audience: CPU against accepted", "writ/refused-audience"),
+    refusal("refused-client", "unknown client: CPU against accepted", "writ/refused-client"),
+    refusal("refused-signature", "invalid signature: CPU against accepted", "writ/refused-signature"),
+    refusal("refused-expired", "expired token: CPU against accepted", "writ/refused-expired"),
+    refusal("refused-grant", "scope not granted: CPU against accepted", "writ/refused-grant"),
+    ratio("redemption", "redemption, 32 clients: CPU against an exchange", key("writ/redemption", CPU), FRESH, 1.5),
+    one("redemption-slack", "core left unused by 32 redeeming clients", key("writ/redemption", SLACK), 10.0, "%"),
+    ratio(
+        "policies-cpu",
+        "10,000 policies against 10: CPU a request",
+        key("policies/10000", CPU),
+        key("policies/10", CPU),
+        1.05,
+    ),
+    one("policies-idle", "10,000 policies: CPU without requests", key("policies/10000", IDLE), 0.5, "%"),
+    one("policies-start", "10,000 policies: start to first token", key("policies/10000", START), 500.0, "ms"),
+    ratio(
+        "history-cpu",
+        "4,000 historical keys against 4: CPU a request",
+        key("history/4000", CPU),
+        key("history/4", CPU),
+        1.05,
+    ),
+    one("memory-idle", "resident, idle", key("writ/memory-idle", RESIDENT), 20.0, "MiB"),
+    one("ledger-memory", "1,000,000 ledger records: resident after load", key("ledger/full", RESIDENT), 96.0, "MiB"),
+    one("ledger-start", "1,000,000 ledger records: start to first token", key("ledger/full", START), 300.0, "ms"),
+    ratio(
+        "verify",
+        "verifier: verify against raw ES256 verification",
+        key("verifier/verify", CPU),
+        key("verifier/raw-es256", CPU),
+        1.1,
+    ),
+    one("verify-again", "verifier: a token verified before", key("verifier/verify-again", CPU), 3.0, "µs"),
 ];
+
+const FRESH: Key = key("writ/fresh-rs256", CPU);
+const IDEAL: Key = key("ideal/rs256", CPU);
 
 /// The rows of the table that could be computed, as text and as JSON.
 pub(crate) fn verdicts(results: &Results) -> (String, Value) {

@@ -1,6 +1,7 @@
 //! One trust domain for all servers: certificates, policies, an issuer of access tokens, and the servers themselves.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::generator::Endpoint;
@@ -52,6 +53,14 @@ accept = ["expired_txn_token"]
 [purpose.redemption]
 issued_to = ["gateway"]
 max_age = "1d"
+
+[[purpose]]
+scope = "archive.read"
+accept = ["expired_txn_token"]
+[purpose.redemption]
+issued_to = ["gateway"]
+max_age = "1d"
+require_record = false
 "#;
 
 /// Of a client that only takes its place.
@@ -87,7 +96,7 @@ impl Kind {
 /// What all servers of a benchmark have in common.
 pub(crate) struct Site {
     pub(crate) cores: Cores,
-    setup: Setup,
+    pub(crate) setup: Setup,
     /// Signs with RS256.
     pub(crate) issuer: Issuer,
     /// A key of the same issuer for ES256.
@@ -97,7 +106,7 @@ pub(crate) struct Site {
 /// A server that answers.
 pub(crate) struct Server {
     pub(crate) process: Process,
-    pub(crate) endpoint: Endpoint,
+    address: SocketAddr,
 }
 
 impl Site {
@@ -132,21 +141,22 @@ impl Site {
             Kind::Writ => {
                 // Absent at the first start.
                 let _ = fs::remove_dir_all(self.setup.path("data"));
-                let mut command = self.setup.command(&["serve"]);
-                if let Ok(executable) = std::env::var("BENCH_WRIT") {
-                    command = with_program(&command, &executable);
-                }
-                self.run(
-                    "writ.log",
-                    command,
-                    |line| line.contains(r#""event":"ready""#),
-                    |line| {
-                        let ready: serde_json::Value = serde_json::from_str(line).expect("JSON");
-                        ready["exchange"].as_str().expect("an address").to_owned()
-                    },
-                )
+                self.restart()
             }
         }
+    }
+
+    /// Starts Writ on the store that is there.
+    pub(crate) fn restart(&self) -> Server {
+        let mut command = self.setup.command(&["serve"]);
+        if let Ok(executable) = std::env::var("BENCH_WRIT") {
+            command = with_program(&command, &executable);
+        }
+        let address = |line: &str| {
+            let ready: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            ready["exchange"].as_str().expect("an address").to_owned()
+        };
+        self.run("writ.log", command, |line| line.contains(r#""event":"ready""#), address)
     }
 
     fn start_reference(&self, mode: &[&str], rest: &[&str]) -> Server {
@@ -154,21 +164,26 @@ impl Site {
         command.args(mode);
         command.args(["certs/server.pem", "certs/server.key", "certs/ca.pem"].map(|file| self.setup.path(file)));
         command.args(rest);
-        self.run("reference.log", command, |line| line.starts_with("127.0.0.1:"), |line| line.trim().to_owned())
+        self.run(
+            &format!("{}.log", mode[0]),
+            command,
+            |line| line.starts_with("127.0.0.1:"),
+            |line| line.trim().to_owned(),
+        )
     }
 
     fn run(&self, log: &str, command: Command, is_ready: fn(&str) -> bool, address: fn(&str) -> String) -> Server {
         let log = self.setup.path(log);
         let output =
             if std::env::var("BENCH_LOG").is_ok_and(|to| to == "pipe") { Output::Pipe } else { Output::File(&log) };
-        let process = Process::start(command, &output, self.cores, is_ready);
-        let address = address(&process.ready).parse().expect("an address");
-        Server { process, endpoint: Endpoint { address, tls: self.tls(GATEWAY) } }
+        let (process, ready) = Process::start(command, &output, self.cores, is_ready);
+        Server { process, address: address(&ready).parse().expect("an address") }
     }
 
-    /// TLS as a client of that name speaks it; a new certificate each time.
-    pub(crate) fn tls(&self, client: &str) -> std::sync::Arc<rustls::ClientConfig> {
-        workload::tls_config(&self.setup.ca.pem(), Some(&self.setup.credentials(client)))
+    /// The server as a client with a new certificate reaches it.
+    pub(crate) fn endpoint(&self, server: &Server, client: &str) -> Endpoint {
+        let tls = workload::tls_config(&self.setup.ca.pem(), Some(&self.setup.credentials(client)));
+        Endpoint { address: server.address, tls }
     }
 }
 
