@@ -22,8 +22,8 @@ const PAGE_RECORDS: usize = 512;
 /// sled evicts pages only after 64 accesses to each of 256 parts of its cache. Reading every few records of a page once
 /// more makes these accesses to few pages: otherwise some ten thousand pages stay in memory after all were read.
 const TOUCH_EVERY: usize = 4;
-/// From this number of records of the ledger on, a service starts before the database is open, which takes some tenths
-/// of a second for so many.
+/// From this number of records of the ledger on, a service starts before the database is open. Fewer are read in less
+/// than a tenth of a second.
 const LARGE_LEDGER: u64 = 10_000;
 /// Records of one table, keys without the table prefix.
 pub(super) type Page = Vec<Record>;

@@ -45,9 +45,13 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// As [`write_file`], but a power failure may leave it torn, or lose it.
 pub(super) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(bytes)?;
-    fs::rename(&draft, path)
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+    let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // A full disk needs the space; the first error is the one to report.
+        let _ = fs::remove_file(&draft);
+    }
+    written
 }
 
 fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -316,7 +316,6 @@ mod tests {
     use super::clock::EventOutcome;
     use super::ledger::{Entry, RecordOutcome, SingleUse};
     use super::table::{Change, Table};
-    use super::times::LAST_EVENT;
     use super::*;
 
     #[tokio::test]
@@ -335,9 +334,10 @@ mod tests {
         let changes = (0..110_u8).map(|hundred| {
             let keys = (0..100_u8).map(|number| [hundred, number]);
             let change = keys.fold(Change::new(), |change, key| change.put(Table::Tokens, &key, "1"));
-            store.records.transact(|_| Ok((change.put(Table::Clock, LAST_EVENT, "90"), ())))
+            store.records.transact(|_| Ok((change, ())))
         });
         try_join_all(changes).await.unwrap();
+        assert_eq!(store.clock().record(Timestamp::from_epoch(90)).await.unwrap(), EventOutcome::Recorded);
         store.close().await;
         settings
     }
