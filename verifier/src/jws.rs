@@ -1,8 +1,7 @@
 //! A strict parser for compact JWS (RFC 7515 §7.1, RFC 8725 §3).
 //!
 //! A token has exactly one text: three parts of canonical base64url, and a header without members that change its
-//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules, and then calls
-//! [`Jws::verify`].
+//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +11,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
 use crate::json::{Limits, Members};
-use crate::jwks::VerificationKey;
 
 /// The maximum length of `kid` in characters.
 pub const KID_MAX: usize = 256;
@@ -46,7 +44,8 @@ pub struct Jws<'a> {
     pub payload: Vec<u8>,
     /// The JWS signing input: encoded header and payload, without the signature (RFC 7515 §5.1).
     pub signed_part: &'a str,
-    signature: Vec<u8>,
+    /// The decoded signature.
+    pub signature: Vec<u8>,
 }
 
 impl fmt::Debug for Jws<'_> {
@@ -96,12 +95,6 @@ impl<'a> Jws<'a> {
         let algorithm = header.algorithm()?;
         let payload = decode(payload, "its second part, the claims, is not base64url without padding")?;
         Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
-    }
-
-    /// Whether the signature is valid under `key` with the algorithm of the token, which `key` must allow (RFC 8725 §3.1;
-    /// [`VerificationKey::fits`]).
-    pub fn verify(&self, key: &VerificationKey) -> bool {
-        key.verify(self.algorithm, self.signed_part.as_bytes(), &self.signature)
     }
 }
 

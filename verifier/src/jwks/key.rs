@@ -11,6 +11,7 @@ use jsonwebtoken::Algorithm;
 
 use super::jwk::{Jwk, JwkError};
 use crate::json::{Limits, Members};
+use crate::jws::Jws;
 
 /// The key type. Keys of one type may share a `kid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,11 @@ impl VerificationKey {
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         let parsed = self.parsed.iter().find(|(parsed, _)| *parsed == algorithm);
         parsed.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// Whether the signature of `jws` is valid under this key, which must allow its algorithm (RFC 8725 §3.1).
+    pub fn verify_jws(&self, jws: &Jws<'_>) -> bool {
+        self.verify(jws.algorithm, jws.signed_part.as_bytes(), &jws.signature)
     }
 
     pub(super) fn from_members(jwk: &Members) -> Result<Self, JwkError> {
