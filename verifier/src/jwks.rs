@@ -103,7 +103,7 @@ impl Candidates {
 
     /// The key that verifies the signature of `jws`, with an algorithm that this key allows.
     pub fn find_signer(&self, jws: &Jws<'_>) -> Option<&Arc<VerificationKey>> {
-        self.0.iter().find(|key| key.verifies(jws))
+        self.0.iter().find(|key| key.verify_jws(jws))
     }
 
     /// Whether `key` itself is one of the keys. A key of another set is not, even if it is equal.

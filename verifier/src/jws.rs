@@ -1,8 +1,7 @@
 //! A strict parser for compact JWS (RFC 7515 §7.1, RFC 8725 §3).
 //!
 //! A token has exactly one text: three parts of canonical base64url, and a header without members that change its
-//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules, and then calls
-//! [`VerificationKey::verifies`](crate::jwks::VerificationKey::verifies).
+//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -45,7 +44,8 @@ pub struct Jws<'a> {
     pub payload: Vec<u8>,
     /// The JWS signing input: encoded header and payload, without the signature (RFC 7515 §5.1).
     pub signed_part: &'a str,
-    signature: Vec<u8>,
+    /// The decoded signature.
+    pub signature: Vec<u8>,
 }
 
 impl fmt::Debug for Jws<'_> {
@@ -95,11 +95,6 @@ impl<'a> Jws<'a> {
         let algorithm = header.algorithm()?;
         let payload = decode(payload, "its second part, the claims, is not base64url without padding")?;
         Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
-    }
-
-    /// The decoded signature.
-    pub(crate) fn signature(&self) -> &[u8] {
-        &self.signature
     }
 }
 

@@ -251,7 +251,7 @@ impl Genuine {
             KnownKey::Gone if from_history => return Err(SubjectFault::KeyGone.into()),
             KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectFault::KeyUnknown.into()),
         };
-        if !key.public.as_ref().is_some_and(|public| public.verifies(&jws)) {
+        if !key.public.as_ref().is_some_and(|public| public.verify_jws(&jws)) {
             return Err(SubjectFault::SignatureInvalid.into());
         }
         let claims = TxnClaims::parse(&jws.payload)

@@ -66,10 +66,9 @@ impl VerificationKey {
         parsed.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
     }
 
-    /// Whether the signature of `jws` is valid under this key with the token's algorithm, which the key must allow
-    /// (RFC 8725 §3.1; [`VerificationKey::fits`]).
-    pub fn verifies(&self, jws: &Jws<'_>) -> bool {
-        self.verify(jws.algorithm, jws.signed_part.as_bytes(), jws.signature())
+    /// Whether the signature of `jws` is valid under this key, which must allow its algorithm (RFC 8725 §3.1).
+    pub fn verify_jws(&self, jws: &Jws<'_>) -> bool {
+        self.verify(jws.algorithm, jws.signed_part.as_bytes(), &jws.signature)
     }
 
     pub(super) fn from_members(jwk: &Members) -> Result<Self, JwkError> {
