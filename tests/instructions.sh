@@ -34,7 +34,10 @@ count() {
 }
 
 code=0
-issue=$(count issue) verify=$(count verify) sign=$(count bare-sign) raw=$(count bare-verify)
+issue=$(count issue)
+verify=$(count verify)
+sign=$(count bare-sign)
+raw=$(count bare-verify)
 counts="issue $((issue - sign))
 verify $((verify - raw))"
 if [ "${WRIT_INSTRUCTIONS:-}" = write ]; then

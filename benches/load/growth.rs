@@ -201,7 +201,7 @@ fn note_first_answer(site: &Site, server: &Server, name: &str, results: &mut Res
     results.add(name, START, micros(server.process.age()) / 1000.0);
 }
 
-/// What the server uses without a request. The kernel counts in ticks of 10 ms: in 10 s, one is 0.1 %.
+/// What the server uses without a request.
 fn note_idle(server: &Server, name: &str, results: &mut Results) {
     const PERIOD: Duration = Duration::from_secs(10);
     let before = server.process.cpu_time();

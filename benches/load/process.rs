@@ -1,12 +1,13 @@
 //! Server processes on a core of their own, and what they used.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -70,6 +71,8 @@ fn pin(core: usize) {
 pub(crate) struct Process {
     child: Child,
     started: Instant,
+    /// The CPU time of each thread that was ever seen, in nanoseconds.
+    threads: Mutex<BTreeMap<PathBuf, u64>>,
 }
 
 /// Where the standard output of a server goes.
@@ -92,12 +95,12 @@ impl Process {
         match output {
             Output::File(path) => {
                 command.stdout(File::create(path).expect("a file for the log"));
-                let mut process = Self { child: cores.spawn(&mut command), started };
+                let mut process = Self::new(cores.spawn(&mut command), started);
                 let ready = process.follow(path, is_ready);
                 (process, ready)
             }
             Output::Pipe => {
-                let mut process = Self { child: cores.spawn(command.stdout(Stdio::piped())), started };
+                let mut process = Self::new(cores.spawn(command.stdout(Stdio::piped())), started);
                 let mut lines = BufReader::new(process.child.stdout.take().expect("piped"));
                 let mut line = String::new();
                 while !is_ready(&line) {
@@ -112,6 +115,10 @@ impl Process {
                 (process, line)
             }
         }
+    }
+
+    fn new(child: Child, started: Instant) -> Self {
+        Self { child, started, threads: Mutex::default() }
     }
 
     /// Reads a growing file until a line is accepted.
@@ -146,12 +153,18 @@ impl Process {
         self.started.elapsed()
     }
 
-    /// CPU time so far, of all threads, in user and kernel mode. The kernel reports it in ticks of usually 10 ms.
+    /// CPU time so far, of all threads, in user and kernel mode. `/proc/PID/stat` would say the same in steps of 10 ms, which
+    /// is too coarse.
     pub(crate) fn cpu_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
-        let fields = stat.rsplit(')').next().expect("fields after the name").split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
-        Duration::from_nanos(ticks * (1_000_000_000 / clock_ticks_per_second()))
+        let mut threads = self.threads.lock().expect("no one panics with it");
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs") {
+            let path = thread.expect("it runs").path();
+            // It may have ended by now; what it had used is known from the last time.
+            let Ok(times) = fs::read_to_string(path.join("schedstat")) else { continue };
+            let used = times.split(' ').next().and_then(|used| used.parse().ok()).expect("nanoseconds");
+            threads.insert(path, used);
+        }
+        Duration::from_nanos(threads.values().sum())
     }
 
     /// Resident memory, in MiB.
