@@ -26,7 +26,7 @@ mod settings;
 pub(crate) mod tls;
 
 pub(crate) use self::documents::{CertificateError, DocumentServer};
-pub(crate) use self::handlers::{Handlers, RejectedRequest};
+pub(crate) use self::handlers::Handlers;
 pub(crate) use self::listeners::{Addresses, ListenError};
 pub(crate) use self::listeners::{Listeners, Running};
 pub(crate) use self::response::HttpRefusal;

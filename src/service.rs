@@ -27,11 +27,13 @@ pub(crate) use self::state::{PersistentState, sealing_keys};
 use crate::server::{Addresses, Running};
 use writ_core::keys::KeyRing;
 use writ_core::policy::{Policies, PolicySet};
-use writ_store::Store;
+use writ_store::{Opening, Store};
 
 /// A service that answers requests.
 pub(crate) struct Service {
     store: Store,
+    /// The rest of opening the store.
+    opening: Option<Opening>,
     keys: Arc<KeyRing>,
     policies: Arc<Policies>,
     addresses: Addresses,

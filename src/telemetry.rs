@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 81] = [
+const MODULES: [&str; 85] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -92,6 +92,7 @@ const MODULES: [&str; 81] = [
     "writ_platform",
     "writ_platform::bounded",
     "writ_platform::clock",
+    "writ_platform::completion",
     "writ_platform::digest",
     "writ_platform::process",
     "writ_platform::secret_file",
@@ -99,6 +100,8 @@ const MODULES: [&str; 81] = [
     "writ_platform::suggest",
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
+    "writ_platform::unique",
+    "writ_platform::watch",
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",
@@ -111,6 +114,7 @@ const MODULES: [&str; 81] = [
     "writ_store::repair",
     "writ_store::ring",
     "writ_store::seal",
+    "writ_store::start_records",
     "writ_store::table",
     "writ_store::times",
     "writ_store::transaction",
@@ -125,7 +129,7 @@ const MODULES: [&str; 81] = [
 const DURATION_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Every metric of the service except `process_*`.
-const METRICS: [Metric; 16] = [
+const METRICS: [Metric; 17] = [
     Metric {
         kind: Kind::Counter,
         name: "writ_token_requests_total",
@@ -192,6 +196,11 @@ const METRICS: [Metric; 16] = [
         kind: Kind::Gauge,
         name: "writ_ledger_records",
         help: "Records of the ledger, by kind (tokens, uses, single_use).",
+    },
+    Metric {
+        kind: Kind::Gauge,
+        name: "writ_ledger_ready",
+        help: "1 once the ledger is proven whole; 0 while a start still checks it, and refuses redemptions.",
     },
     Metric { kind: Kind::Gauge, name: "writ_build_info", help: "1 for the version that runs." },
 ];

@@ -9,6 +9,7 @@
  *                    full  this and all later calls that may need space fail with ENOSPC
  *                    short a write carries out its first half only, and the next fails with ENOSPC
  * WRIT_FAULT_FULL    as long as this file exists, which is outside the folder, the disk is full: calls that need space fail
+ * WRIT_FAULT_HANG    as long as this file exists, which is outside the folder, calls on the folder's working copy do not return
  * WRIT_FAULT_COUNT   a file that gets a line for each call
  * WRIT_FAULT_IMAGE   a folder that keeps what would survive a power cut: data.INODE, a file's content when it was last
  *                    synced, and names.INODE, a folder's entries when it was last synced (NAME INODE, a line each)
@@ -35,7 +36,7 @@
 enum need { NO_SPACE, OVERWRITES, SPACE };
 enum verdict { PASS, FAIL, HALF };
 
-static const char *folder, *kind, *full_file, *count_file, *image;
+static const char *folder, *kind, *full_file, *hang_file, *count_file, *image;
 static size_t folder_len;
 static long hit_at;
 static atomic_long calls;
@@ -47,6 +48,7 @@ __attribute__((constructor)) static void start(void) {
     folder = getenv("WRIT_FAULT_FOLDER");
     kind = getenv("WRIT_FAULT_KIND");
     full_file = getenv("WRIT_FAULT_FULL");
+    hang_file = getenv("WRIT_FAULT_HANG");
     count_file = getenv("WRIT_FAULT_COUNT");
     image = getenv("WRIT_FAULT_IMAGE");
     hit_at = at ? atol(at) : 0;
@@ -94,6 +96,8 @@ static enum verdict judge(const char *call, const char *path, enum need need) {
         int fd = raw_open(count_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         if (fd >= 0) { raw_write(fd, line, (size_t)len); syscall(SYS_close, fd); }
     }
+    while (hang_file && strstr(path + folder_len, "/.opening/") && syscall(SYS_faccessat, AT_FDCWD, hang_file, F_OK) == 0)
+        usleep(10000);
     int is_full = full_file && syscall(SYS_faccessat, AT_FDCWD, full_file, F_OK) == 0;
     int fails = hit_at != 0 && number >= hit_at && strcmp(kind, "full") == 0 && need != NO_SPACE;
     if (fails || (is_full && need == SPACE)) {

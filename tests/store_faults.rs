@@ -134,6 +134,11 @@ impl Run {
         if is_full { fs::write(self.full(), b"").unwrap() } else { fs::remove_file(self.full()).unwrap() }
     }
 
+    /// As long as this file exists, the disk hangs when the store is opened.
+    fn hang(&self) -> PathBuf {
+        self.scratch.path().join("hang")
+    }
+
     /// Adds what the preloaded object is told.
     fn arm(&self, command: &mut Command, fault: Fault, at: usize) {
         command
@@ -142,6 +147,7 @@ impl Run {
             .env("WRIT_FAULT_KIND", fault.name())
             .env("WRIT_FAULT_AT", at.to_string())
             .env("WRIT_FAULT_FULL", self.full())
+            .env("WRIT_FAULT_HANG", self.hang())
             .env("WRIT_FAULT_COUNT", self.scratch.path().join("calls"));
         if matches!(fault, Fault::Kill | Fault::Torn) {
             command.env("WRIT_FAULT_IMAGE", self.image());
@@ -802,4 +808,88 @@ fn starts_that_are_cut_short_lose_nothing() {
         scene.writ.kill();
     }
     println!("killed {rounds} times while starting, within {longest:?}; nothing lost");
+}
+
+/// A stopped service with a large ledger, a token that was issued and can be redeemed twice, and its folder.
+fn with_a_large_ledger(runtime: &Runtime) -> (Writ, String, Run) {
+    let mailer = "[[purpose]]\nscope = \"mailbox.deliver\"\naccept = [\"client_credentials\"]\n";
+    let mut writ = delayed::setup("1s", "1d", 2).client("mailer", mailer).start();
+    let original = Promised::default().issue(&writ).expect("a token");
+    let (_, claims) = jose::decode(&original);
+    wait_until(claims["exp"].as_u64().unwrap());
+    assert_eq!(writ.terminate(), 0);
+    let run = Run::new(Some(&writ.setup.path("data")));
+    writ.setup.change("store.path", run.store().to_str().unwrap());
+    runtime.block_on(async {
+        let store = Store::open(&Settings { path: run.store() }).await.unwrap();
+        let value = format!(r#"{{"txn":"t","keep_until":{}}}"#, now() + 1_000_000);
+        for hundred in 0..120_u8 {
+            let names: Vec<_> = (0..100_u8).map(|number| [&b"tokens/"[..], &[hundred, number]].concat()).collect();
+            let records: Vec<_> = names.iter().map(|name| (name.as_slice(), Some(value.as_bytes()))).collect();
+            testing::write(&store, &records).await.unwrap();
+        }
+        store.close().await;
+    });
+    fs::write(run.hang(), b"").unwrap();
+    (writ, original, run)
+}
+
+/// What needs no ledger is granted, and everything else is refused, as long as the ledger is not proven.
+fn grants_only_what_needs_no_ledger(writ: &Writ, original: &str) {
+    writ.workload("mailer").token(&Form::client_credentials("mailbox.deliver")).issued();
+    let redemption = writ.workload("batch").token(&Form::redeem(original, PURGE));
+    let recorded = writ.workload("accounts").token(&Form::client_credentials(PURGE));
+    for answer in [redemption, recorded] {
+        assert!(answer.response.header("retry-after").is_some());
+        answer.refused(503, "temporarily_unavailable", "store_unavailable");
+    }
+    let ready = writ.site().ops("/readyz");
+    assert_eq!((ready.status, ready.json()), (200, json!({"status": "ok", "pending": ["ledger"]})));
+    assert_eq!(writ.metric("writ_ledger_ready", &[]), Some(0.0));
+}
+
+/// A disk that hangs while a large store is opened, after a clean stop and after kill -9.
+#[test]
+fn while_a_large_ledger_is_opened_only_what_needs_it_is_refused() {
+    let runtime = runtime();
+    let (mut writ, original, run) = with_a_large_ledger(&runtime);
+    for use_number in 1..=2 {
+        writ.try_start(|command| run.arm(command, Fault::Eio, 0)).unwrap();
+        grants_only_what_needs_no_ledger(&writ, &original);
+        assert_eq!(writ.terminate(), 0, "although the disk hangs");
+        writ.try_start(|command| run.arm(command, Fault::Eio, 0)).unwrap();
+        grants_only_what_needs_no_ledger(&writ, &original);
+        fs::remove_file(run.hang()).unwrap();
+        eventually("the ledger is proven", || {
+            (writ.site().ops("/readyz").json() == json!({"status": "ok"})).then_some(())
+        });
+        assert_eq!(writ.metric("writ_ledger_ready", &[]), Some(1.0));
+        let redeemed = writ.workload("batch").token(&Form::redeem(&original, PURGE)).issued();
+        assert_eq!(redeemed.use_number(), Some(use_number));
+        redeemed.wait_until_expired();
+        writ.kill();
+        fs::write(run.hang(), b"").unwrap();
+    }
+    fs::remove_file(run.hang()).unwrap();
+    writ.start();
+    let spent = || writ.workload("batch").token(&Form::redeem(&original, PURGE));
+    eventually("the ledger is proven", || (spent().status() != 503).then_some(()));
+    spent().invalid_request("redemption_exhausted");
+}
+
+/// A-122: keys and blocks are proven by their copies, but the ledger is not what it was.
+#[test]
+fn damage_that_is_found_after_the_start_ends_the_service_and_changes_nothing() {
+    let runtime = runtime();
+    let (mut writ, original, run) = with_a_large_ledger(&runtime);
+    let database = run.store().join("db");
+    let bytes = fs::read(&database).unwrap();
+    fs::write(&database, &bytes[..bytes.len() / 2]).unwrap();
+    let before = files(&run.store());
+    writ.try_start(|command| run.arm(command, Fault::Eio, 0)).unwrap();
+    grants_only_what_needs_no_ledger(&writ, &original);
+    fs::remove_file(run.hang()).unwrap();
+    assert_eq!(writ.wait_for_exit(), 2);
+    assert!(files(&run.store()) == before);
+    writ.run(&["serve"]).exits(2).says("writ store repair");
 }

@@ -5,40 +5,44 @@
 
 mod decision;
 
-use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{SecondsFormat, Utc};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 
 pub use self::decision::{AuditContext, Decision, Endpoint};
 use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
 use writ_platform::digest::sha256;
-use writ_platform::telemetry::{Format, Log, LogError};
+use writ_platform::telemetry::{Format, Line, Log, LogError};
 
-/// SHA-256 of a compact token as sent, in base64url.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct TokenDigest(String);
+/// SHA-256 of a compact token as sent, written in base64url.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
     /// The digest of `token`.
     pub fn of(token: &str) -> Self {
-        Self(URL_SAFE_NO_PAD.encode(sha256(token.as_bytes())))
+        Self(sha256(token.as_bytes()))
+    }
+}
+
+impl Serialize for TokenDigest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(&self.0, &URL_SAFE_NO_PAD))
     }
 }
 
 /// An event of the audit log.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum Event<'a> {
     /// A token is about to be sent to its client.
-    TokenIssued(Box<Decision>),
+    TokenIssued(Box<Decision<'a>>),
     /// `POST /token` was refused.
-    TokenRefused(Box<Decision>),
+    TokenRefused(Box<Decision<'a>>),
     /// `POST /introspect` was answered or refused.
-    TokenIntrospected(Box<Decision>),
+    TokenIntrospected(Box<Decision<'a>>),
     /// A key was created in the state `next`.
     KeyCreated {
         /// Its key id.
@@ -106,14 +110,14 @@ pub enum Event {
     },
 }
 
-impl Event {
+impl Event<'_> {
     /// Rejected policies need an operator, so they stand out.
     fn level(&self) -> &'static str {
         if matches!(self, Self::PoliciesRejected { .. }) { "ERROR" } else { "INFO" }
     }
 }
 
-impl From<KeyEvent> for Event {
+impl From<KeyEvent> for Event<'_> {
     fn from(event: KeyEvent) -> Self {
         match event.change {
             KeyChange::Created { kid } => Self::KeyCreated { kid: kid.to_string() },
@@ -145,13 +149,28 @@ impl Audit {
     ///
     /// # Errors
     /// [`LogError`]: what the event reports must not take effect.
-    pub async fn write(&self, event: &Event) -> Result<(), LogError> {
-        let Ok(Value::Object(members)) = serde_json::to_value(event) else { return Err(LogError) };
+    pub async fn write(&self, event: &Event<'_>) -> Result<(), LogError> {
         let line = match self.0.format() {
-            Format::Json => json_line(event.level(), members),
-            Format::Text => text_line(event.level(), &members),
+            Format::Json => Line::json(&JsonLine::of(event)),
+            Format::Text => text_line(event),
         };
-        self.0.write(line).await
+        self.0.write(line.map_err(|_| LogError)?).await
+    }
+}
+
+/// The members of a line in JSON, in their order.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    timestamp: String,
+    level: &'static str,
+    target: &'static str,
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+}
+
+impl<'a> JsonLine<'a> {
+    fn of(event: &'a Event<'a>) -> Self {
+        Self { timestamp: time(), level: event.level(), target: "audit", event }
     }
 }
 
@@ -159,18 +178,12 @@ fn time() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-fn json_line(level: &str, event: Map<String, Value>) -> String {
-    let mut line = Map::new();
-    line.insert("timestamp".into(), time().into());
-    line.insert("level".into(), level.into());
-    line.insert("target".into(), "audit".into());
-    line.extend(event);
-    Value::Object(line).to_string()
-}
-
-fn text_line(level: &str, event: &Map<String, Value>) -> String {
-    let members = event.iter().map(|(name, value)| format!(" {name}={value}"));
-    format!("{} {level:>5} audit:{}", time(), members.collect::<String>())
+/// For people, who read few lines: its cost does not matter.
+fn text_line(event: &Event<'_>) -> Result<Line, serde_json::Error> {
+    let members = serde_json::to_value(event)?;
+    let members = members.as_object().into_iter().flatten().map(|(name, value)| format!(" {name}={value}"));
+    let (time, level) = (time(), event.level());
+    Ok(Line::escaped(&format!("{time} {level:>5} audit:{}", members.collect::<String>())))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! a [`ClaimsDraft`], so that no use is counted for a token that its readers would refuse.
 
 use serde::Serialize;
-use uuid::Uuid;
 use writ_verifier::{Delayed, Members, TOKEN_MAX, TrustDomain, TxnClaims};
 
 use crate::decision::{Grant, GrantKind, TrialGrant};
@@ -13,6 +12,7 @@ use crate::permit::Permit;
 use crate::policy::mapping::TransactionContext;
 use crate::subject::AnyTxnToken;
 use writ_platform::clock::Timestamp;
+use writ_platform::unique::uuid_v7;
 
 /// The largest `tokens.max_size`, in bytes. A redeemed token is longer than its original (the mark, the chain, the name of
 /// another client, the signature of another algorithm) and must still be accepted by readers.
@@ -40,11 +40,11 @@ pub struct Settings {
 ///
 /// They cannot be constructed:
 ///
-/// ```compile_fail,E0423
+/// ```compile_fail,E0451
 /// use writ_core::claims::Claims;
 /// use writ_verifier::TxnClaims;
-/// fn forge(claims: TxnClaims) -> Claims {
-///     Claims(claims)
+/// fn forge(claims: TxnClaims, payload: Vec<u8>) -> Claims {
+///     Claims { claims, payload }
 /// }
 /// ```
 ///
@@ -63,14 +63,21 @@ pub struct Settings {
 ///     let _ = signer.sign(claims);
 /// }
 /// ```
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Claims(TxnClaims);
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claims {
+    claims: TxnClaims,
+    payload: Vec<u8>,
+}
 
 impl Claims {
     /// The claims in the form in which they are signed.
     pub fn as_txn_claims(&self) -> &TxnClaims {
-        &self.0
+        &self.claims
+    }
+
+    /// The JSON that is signed.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
     }
 }
 
@@ -99,6 +106,7 @@ impl Claims {
 pub struct ClaimsDraft {
     permit: Permit,
     claims: TxnClaims,
+    payload: Vec<u8>,
 }
 
 /// Readers would refuse a token with these claims, or read other values from it.
@@ -114,9 +122,9 @@ impl ClaimsDraft {
     /// [`Unreadable`], for claims that the decision did not already refuse.
     pub fn new(permit: Permit, now: Timestamp, settings: &Settings) -> Result<Self, Unreadable> {
         let claims = write(permit.grant(), now, u32::MAX, settings);
-        let text = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
-        let same = TxnClaims::parse(&text).is_ok_and(|read| read == claims);
-        if same { Ok(Self { permit, claims }) } else { Err(Unreadable) }
+        let payload = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
+        let same = TxnClaims::parse(&payload).is_ok_and(|read| read == claims);
+        if same { Ok(Self { permit, claims, payload }) } else { Err(Unreadable) }
     }
 
     /// The permit that allows these claims.
@@ -124,19 +132,27 @@ impl ClaimsDraft {
         &self.permit
     }
 
-    /// The claims with the largest numbers possible.
-    pub fn as_txn_claims(&self) -> &TxnClaims {
-        &self.claims
+    /// The length of the JSON, with the largest numbers possible.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload.len()
     }
 
     /// Completes the claims with the times and the use number of `term`: only numbers change, which no reader refuses.
-    pub fn complete(self, term: Term) -> Claims {
-        let Self { permit, mut claims } = self;
+    ///
+    /// # Errors
+    /// [`Unreadable`], which does not happen: the draft has been written once.
+    pub fn complete(self, term: Term) -> Result<Claims, Unreadable> {
+        let Self { permit, mut claims, payload } = self;
+        let is_as_drafted = (claims.iat, claims.exp) == (term.iat().epoch(), term.exp().epoch());
+        if is_as_drafted && term.spent().is_none() {
+            return Ok(Claims { claims, payload });
+        }
         (claims.iat, claims.exp) = (term.iat().epoch(), term.exp().epoch());
         if let (GrantKind::Redeem { original, .. }, Some(spent)) = (permit.grant().kind(), term.spent()) {
             mark_delayed(&mut claims.rctx, original.claims(), spent.use_number);
         }
-        Claims(claims)
+        let payload = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
+        Ok(Claims { claims, payload })
     }
 }
 
@@ -168,7 +184,7 @@ fn write<T: AnyTxnToken>(grant: &Grant<T>, now: Timestamp, use_number: u32, sett
     let client = grant.client().as_str();
     let TransactionContext { tctx, mut rctx } = grant.carried().clone();
     let (txn, sub, chain) = match grant.kind() {
-        GrantKind::Issue { sub, .. } => (Uuid::now_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
+        GrantKind::Issue { sub, .. } => (uuid_v7().to_string(), sub.as_str().to_owned(), Vec::new()),
         GrantKind::Replace { original, .. } => carried_over(original.claims(), client),
         GrantKind::Redeem { original, .. } => {
             mark_delayed(&mut rctx, original.claims(), use_number);
@@ -195,13 +211,11 @@ fn write<T: AnyTxnToken>(grant: &Grant<T>, now: Timestamp, use_number: u32, sett
 impl Claims {
     /// Claims that no policy granted, for tests.
     pub(crate) fn about(sub: &str) -> Self {
-        Self(
-            serde_json::from_value(serde_json::json!({
-                "iat": 1_790_000_000, "exp": 1_790_000_060, "aud": "d.example", "txn": "t", "sub": sub,
-                "scope": "a", "req_wl": "gateway"
-            }))
-            .unwrap(),
-        )
+        let claims = serde_json::json!({
+            "iat": 1_790_000_000, "exp": 1_790_000_060, "aud": "d.example", "txn": "t", "sub": sub,
+            "scope": "a", "req_wl": "gateway"
+        });
+        Self { payload: serde_json::to_vec(&claims).unwrap(), claims: serde_json::from_value(claims).unwrap() }
     }
 }
 
@@ -227,6 +241,7 @@ mod chains;
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use uuid::Uuid;
 
     use super::*;
     use crate::ledger::Spent;
@@ -250,11 +265,13 @@ mod tests {
 
     fn completed(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Claims {
         let draft = ClaimsDraft::new(grant.into(), Timestamp::from_epoch(NOW), &settings(include_iss));
-        draft.unwrap().complete(term(spent))
+        draft.unwrap().complete(term(spent)).unwrap()
     }
 
     fn written(grant: Grant, spent: Option<Spent>, include_iss: bool) -> Value {
-        serde_json::to_value(completed(grant, spent, include_iss)).unwrap()
+        let claims = completed(grant, spent, include_iss);
+        assert_eq!(TxnClaims::parse(claims.payload()).as_ref(), Ok(claims.as_txn_claims()));
+        serde_json::from_slice(claims.payload()).unwrap()
     }
 
     fn issued(include_iss: bool) -> Value {
@@ -313,7 +330,7 @@ mod tests {
         original.claims_mut().tctx = serde_json::from_str(r#"{"amount":100000000000000000001,"rate":0.10}"#).unwrap();
         let grant = Grant::redeeming("job", original, 1, true);
         let spent = Some(Spent { use_number: 1, retry: false });
-        let text = serde_json::to_string(&completed(grant, spent, true)).unwrap();
+        let text = String::from_utf8(completed(grant, spent, true).payload().to_vec()).unwrap();
         assert!(text.contains(r#""tctx":{"amount":100000000000000000001,"rate":0.10}"#), "{text}");
     }
 

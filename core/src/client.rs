@@ -4,25 +4,29 @@
 
 mod certificate;
 mod identity;
+mod index;
 mod name;
 mod near;
 
 pub use certificate::{CertificateError, PeerCertificate};
 pub use identity::{Identity, IdentityError, IdentityKind, Thumbprint, is_spiffe_trust_domain};
+pub(crate) use index::Index;
 pub use name::{NameError, to_rfc4514};
 pub(crate) use near::{find_near_match, offered};
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The name of a client: `client_id`, `req_wl`, and the name of its policy file.
 ///
-/// 1 to 128 of `[A-Za-z0-9._-]`, not starting with a dot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// 1 to 128 of `[A-Za-z0-9._-]`, not starting with a dot. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub struct ClientId(String);
+pub struct ClientId(Arc<str>);
 
 /// The text is not a [`ClientId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +46,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, ClientIdError> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let fits = (1..=128).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.');
-        fits.then(|| Self(text.to_owned())).ok_or(ClientIdError)
+        fits.then(|| Self(text.into())).ok_or(ClientIdError)
     }
 }
 
@@ -51,6 +55,19 @@ impl TryFrom<String> for ClientId {
 
     fn try_from(text: String) -> Result<Self, ClientIdError> {
         text.parse()
+    }
+}
+
+impl Serialize for ClientId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Equal, hashed and ordered as its text.
+impl Borrow<str> for ClientId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -81,7 +98,7 @@ pub struct Candidates<'a>(Vec<&'a ClientId>);
 /// Finds the clients that `certificate` belongs to among all that are registered.
 ///
 /// If its thumbprint is registered, only that counts: the names in such a certificate may not be certified by any CA.
-pub fn candidates<'a>(
+pub(crate) fn candidates<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
 ) -> Result<Candidates<'a>, ClientError> {

@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
-use tracing::Instrument as _;
 
 pub use crate::audit::Endpoint;
 use crate::audit::{Audit, AuditContext, Event};
 use crate::blocks::Blocks;
 use crate::claims;
-use crate::client::{ClientError, ClientId, Identity, PeerCertificate, candidates};
+use crate::client::{ClientError, ClientId, PeerCertificate};
 use crate::keys::KeyRing;
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::ledger::Ledger;
@@ -30,6 +29,7 @@ use crate::request::{Form, RequestError};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{KnownKey, SignedBy};
 use writ_platform::clock::Clock;
+use writ_platform::completion::RunToCompletion;
 use writ_platform::shares::Place;
 use writ_platform::telemetry::LogError;
 
@@ -45,9 +45,9 @@ pub struct IncomingRequest {
     /// The form, not yet parsed.
     pub body: Vec<u8>,
     /// `X-Request-Id`, for logs and responses.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// From `traceparent`.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<Arc<str>>,
     /// The deadline for all waiting, computed once when the request arrived.
     pub deadline: Instant,
     /// A place among the concurrent requests; released when the work is done, not when the client disconnects.
@@ -94,7 +94,7 @@ impl IncomingRequest {
         timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| Err(late())).map_err(Into::into)
     }
 
-    pub(crate) fn audit_context(&self, policies: &PolicySet) -> AuditContext {
+    pub(crate) fn audit_context<'r>(&'r self, policies: &'r PolicySet) -> AuditContext<'r> {
         AuditContext::new(&self.request_id, self.trace_id.as_deref(), &self.certificate).with_policies(policies)
     }
 
@@ -106,18 +106,18 @@ impl IncomingRequest {
         &self,
         policies: &'a PolicySet,
         limits: &Limits,
-        context: &mut AuditContext,
+        context: &mut AuditContext<'a>,
     ) -> Result<(&'a ClientPolicy, Form), Refusal> {
         if Instant::now() >= self.deadline {
             return Err(Refusal::Timeout); // reading the body used up the time
         }
-        let candidates = candidates(&self.certificate, registered(policies)).or_else(|unknown| {
+        let candidates = policies.candidates(&self.certificate).or_else(|unknown| {
             limits.take(None)?;
             tracing::warn!(
-                request_id = self.request_id,
+                request_id = &*self.request_id,
                 names = crate::client::offered(&self.certificate),
                 thumbprint = self.certificate.x5t_s256(),
-                near = crate::client::find_near_match(&self.certificate, registered(policies)),
+                near = policies.near_match(&self.certificate),
                 "no policy names this certificate"
             );
             Err(Refusal::from(unknown))
@@ -125,7 +125,7 @@ impl IncomingRequest {
         let form = Form::parse(&self.body)?;
         let client = candidates.choose(form.client_id()).inspect_err(|error| {
             tracing::info!(
-                request_id = self.request_id,
+                request_id = &*self.request_id,
                 clients = %candidates,
                 cause = %error,
                 "the certificate and client_id do not identify one client"
@@ -134,7 +134,7 @@ impl IncomingRequest {
         let client = policies.of(client).ok_or(ClientError::Unknown)?;
         context.set_client(&client.client_id);
         tracing::debug!(
-            request_id = self.request_id,
+            request_id = &*self.request_id,
             client = client.client_id.as_str(),
             by = client.identity.kind().name(),
             name = %client.identity,
@@ -150,25 +150,25 @@ impl IncomingRequest {
 
 impl TokenService {
     /// Runs `flow` to completion even if the client disconnects, so that a counted use is always logged. Its parts must not
-    /// panic outside of [`catch_panic`]; if one does, the answer is an internal error without an audit event.
-    pub(crate) async fn run_to_completion<T: Send + 'static>(
+    /// panic outside of [`catch_panic`]; if one does, there is no audit event.
+    pub(crate) fn run_to_completion<T: Send + 'static>(
         &self,
         flow: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> RunToCompletion<Result<T, Refusal>> {
         let in_flight = self.in_flight.clone();
         let work = async move {
             let outcome = flow.await;
             drop(in_flight);
             outcome
         };
-        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(Refusal::Internal))
+        RunToCompletion::new(work)
     }
 
     /// Writes the audit event of an outcome before it is sent.
     ///
     /// # Errors
     /// [`Refusal::NotAudited`]: the outcome must not be sent.
-    pub(crate) async fn record(&self, request: &IncomingRequest, event: Event) -> Result<(), Refusal> {
+    pub(crate) async fn record(&self, request: &IncomingRequest, event: Event<'_>) -> Result<(), Refusal> {
         let until = request.deadline.max(Instant::now() + AUDIT_GRACE);
         let written = timeout_at(until.into(), self.audit.write(&event)).await;
         written.unwrap_or(Err(LogError)).map_err(Refusal::NotAudited)
@@ -182,7 +182,7 @@ impl TokenService {
         &self,
         endpoint: Endpoint,
         request: &IncomingRequest,
-        context: &AuditContext,
+        context: &AuditContext<'_>,
         refusal: Refusal,
     ) -> Result<T, Refusal> {
         if matches!(refusal, Refusal::NotAudited(_)) {
@@ -196,14 +196,10 @@ impl TokenService {
     }
 }
 
-fn registered(policies: &PolicySet) -> impl Iterator<Item = (&ClientId, &Identity)> {
-    policies.iter().map(|policy| (&policy.client_id, &policy.identity))
-}
-
 /// The client whose share of the concurrent requests a connection with `certificate` uses; `None`: that of all unknown
 /// certificates together.
 pub fn share_of(certificate: &PeerCertificate, policies: &PolicySet) -> Option<ClientId> {
-    candidates(certificate, registered(policies)).ok()?.first().cloned()
+    policies.candidates(certificate).ok()?.first().cloned()
 }
 
 /// Turns a panic into a refusal, which is audited and counted like any other.
@@ -218,8 +214,7 @@ pub(crate) async fn catch_panic<T>(work: impl Future<Output = Result<T, Refusal>
 pub fn known_key(found: Found) -> KnownKey {
     let signing = |key: VerifyingKey, published| {
         KnownKey::Signing(SignedBy {
-            public: key.public.decoding_key().clone(),
-            algorithm: key.public.algorithm().into(),
+            public: key.public.verification_key().cloned(),
             published,
             state: key.state.as_str(),
             from: key.signs_from(),

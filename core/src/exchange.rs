@@ -110,9 +110,9 @@ impl TokenService {
     /// Every step from a request to a token that may be sent, in order. The first that fails determines the refusal.
     async fn issue<'p>(
         &self,
-        request: &IncomingRequest,
+        request: &'p IncomingRequest,
         policies: &'p PolicySet,
-        context: &mut AuditContext,
+        context: &mut AuditContext<'p>,
         trace: &mut Trace<'p>,
     ) -> Result<Issued, Refusal> {
         let now = self.clock.read(); // once for the whole request
@@ -167,7 +167,7 @@ impl TokenService {
         admitted: &AdmittedRequest<'p, '_>,
         subject: VerifiedSubject,
         now: Timestamp,
-        context: &mut AuditContext,
+        context: &mut AuditContext<'p>,
         trace: &mut Trace<'p>,
     ) -> Result<Grant, Denial> {
         let at = Circumstances { now, max_replacements: self.settings.max_replacements };
@@ -182,7 +182,7 @@ impl TokenService {
         request: &IncomingRequest,
         admitted: &AdmittedRequest<'_, '_>,
         grant: Grant,
-        context: &mut AuditContext,
+        context: &mut AuditContext<'_>,
     ) -> Result<ApprovedGrant, Refusal> {
         let inquiry = Inquiry {
             request: admitted.request(),
@@ -211,7 +211,7 @@ impl TokenService {
             GrantKind::Issue { single_use, .. } => *single_use,
             GrantKind::Replace { .. } | GrantKind::Redeem { .. } => None,
         };
-        let claims = draft.complete(term);
+        let claims = draft.complete(term).map_err(|_| KeysError::Claims)?;
         let txn_token = signer.sign(&claims)?;
         // For a redemption the use is already counted; its length was checked before that (`draft`).
         if term.spent().is_none() && txn_token.as_str().len() > self.settings.max_size {
@@ -259,7 +259,7 @@ impl SignedToken {
     }
 }
 
-fn log_subject(context: &AuditContext) {
+fn log_subject(context: &AuditContext<'_>) {
     let (source, sub, issuer, key_state) = context.subject();
     let request_id = context.request_id();
     tracing::debug!(request_id, source, sub, issuer, key_state, "the subject is verified");
@@ -267,7 +267,7 @@ fn log_subject(context: &AuditContext) {
 
 /// Logs at level `debug` the applied rules, one line each, and the outcome. The details repeat values of the request: they
 /// are for readers of the policies, and must not contain a token.
-fn log_rules(context: &AuditContext, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
+fn log_rules(context: &AuditContext<'_>, trace: &Trace<'_>, outcome: &Result<Issued, Refusal>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
@@ -296,7 +296,7 @@ fn presentable(text: &str) -> String {
 }
 
 /// Refused redemptions are logged beside the audit line (R-DELAY-21).
-fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext) {
+fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext<'_>) {
     // A client that polls until it may redeem is expected.
     let is_early = matches!(refusal, Refusal::Policy(Denial::RedemptionTooEarly { .. }));
     let is_redemption = context.source() == Some(Source::ExpiredTxnToken);
@@ -306,7 +306,7 @@ fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext) {
     }
 }
 
-fn count(context: &AuditContext, policies: &PolicySet, outcome: &Result<Issued, Refusal>, took: Duration) {
+fn count(context: &AuditContext<'_>, policies: &PolicySet, outcome: &Result<Issued, Refusal>, took: Duration) {
     let client = context.client().filter(|_| policies.len() <= MAX_CLIENT_LABELS);
     let client = client.map_or_else(|| "-".to_owned(), ToString::to_string);
     let source = context.source().map_or("-", Source::name);

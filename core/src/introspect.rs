@@ -44,11 +44,11 @@ impl TokenService {
     }
 
     /// Every step from the request to the answer, in order.
-    async fn answer(
+    async fn answer<'r>(
         &self,
-        request: &IncomingRequest,
-        policies: &PolicySet,
-        context: &mut AuditContext,
+        request: &'r IncomingRequest,
+        policies: &'r PolicySet,
+        context: &mut AuditContext<'r>,
     ) -> Result<Introspected, Refusal> {
         let now = self.clock.read(); // once for the whole request
         let (client, form) = request.authenticate(policies, &self.limits, context)?;

@@ -222,13 +222,20 @@ impl Ledger {
         recorded(self.records.expire(oldest_key - TRANSACTION_SPAN, now).await?)
     }
 
-    /// Updates `writ_ledger_records`.
+    /// Whether the ledger is proven whole. Until then [`record`](Self::record) and redemptions are
+    /// [`LedgerError::Unavailable`].
+    pub fn is_whole(&self) -> bool {
+        self.records.is_whole()
+    }
+
+    /// Updates `writ_ledger_records` and `writ_ledger_ready`.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point; counts stay far below 2^52")]
     pub fn observe(&self) {
         let stored::LedgerCounts { tokens, uses, single_use } = self.records.counts();
         for (kind, count) in [("tokens", tokens), ("uses", uses), ("single_use", single_use)] {
             metrics::gauge!("writ_ledger_records", "kind" => kind).set(count as f64);
         }
+        metrics::gauge!("writ_ledger_ready").set(f64::from(u8::from(self.is_whole())));
     }
 
     /// Records the present time as an event, to find out whether the store can be written again.

@@ -85,7 +85,7 @@ impl ApprovedGrant {
 /// # async fn claims(ledger: &Ledger, permit: Permit, now: Timestamp, settings: &Settings) -> Claims {
 /// let draft = ClaimsDraft::new(permit, now, settings).unwrap();
 /// let term = ledger.spend(draft.permit(), now).await.unwrap();
-/// draft.complete(term)
+/// draft.complete(term).unwrap()
 /// # }
 /// ```
 #[derive(Debug)]

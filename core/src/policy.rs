@@ -9,9 +9,9 @@ pub mod mapping;
 mod number;
 pub mod schema;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,9 @@ use writ_verifier::{Purpose, Scope};
 
 use self::condition::Condition;
 use self::mapping::Mapping;
-use crate::client::{ClientId, Identity};
+use crate::client::{
+    Candidates, ClientError, ClientId, Identity, Index, PeerCertificate, Thumbprint, candidates, find_near_match,
+};
 use crate::request::{Source, Subject};
 
 /// A pattern for subjects: `*` matches one or more characters except control characters; all else matches itself.
@@ -170,18 +172,39 @@ pub struct Redemption {
     pub require_record: bool,
 }
 
-/// The policies of all clients: read, checked and replaced together.
-#[derive(Debug, Clone)]
+/// The policies of all clients: read, checked and replaced together. What a request asks of it takes the same time for any
+/// number of policies.
+#[derive(Debug)]
 pub struct PolicySet {
-    clients: BTreeMap<ClientId, Arc<ClientPolicy>>,
+    /// In the order of the client ids.
+    policies: Vec<Arc<ClientPolicy>>,
+    positions: HashMap<ClientId, usize>,
+    by_identity: Index,
+    own_subjects: HashSet<Box<str>>,
+    /// The greatest `max_age` by the purpose and the client that the token was issued to.
+    redeemable: HashMap<Purpose, HashMap<ClientId, Duration>>,
+    near_matches: Mutex<HashMap<Thumbprint, Option<String>>>,
     digest: String,
 }
+
+/// The number of unknown certificates whose near match is remembered.
+const MAX_NEAR_MATCHES: usize = 256;
 
 impl PolicySet {
     /// `digest` is base64url of SHA-256 over the files that the policies were read from.
     pub fn new(policies: Vec<ClientPolicy>, digest: String) -> Self {
-        let clients = policies.into_iter().map(|policy| (policy.client_id.clone(), Arc::new(policy))).collect();
-        Self { clients, digest }
+        let by_id: BTreeMap<_, _> = policies.into_iter().map(|policy| (policy.client_id.clone(), policy)).collect();
+        let policies: Vec<_> = by_id.into_values().map(Arc::new).collect();
+        let ids = policies.iter().map(|policy| policy.client_id.clone());
+        Self {
+            positions: ids.zip(0..).collect(),
+            by_identity: Index::new(policies.iter().map(|policy| &policy.identity)),
+            own_subjects: policies.iter().map(|policy| policy.subject.as_str().into()).collect(),
+            redeemable: redeemable(&policies),
+            near_matches: Mutex::default(),
+            policies,
+            digest,
+        }
     }
 
     /// Base64url of SHA-256 over the files that these policies were read from.
@@ -192,35 +215,68 @@ impl PolicySet {
     /// The number of clients.
     #[expect(clippy::len_without_is_empty, reason = "no caller needs it")]
     pub fn len(&self) -> usize {
-        self.clients.len()
+        self.policies.len()
     }
 
     /// Every policy, in the order of the client ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ClientPolicy>> {
-        self.clients.values()
+        self.policies.iter()
     }
 
     /// The policy of `client`; `None`: it gets no tokens.
     pub fn of(&self, client: &ClientId) -> Option<&Arc<ClientPolicy>> {
-        self.clients.get(client)
+        self.policies.get(*self.positions.get(client)?)
+    }
+
+    /// The clients that `certificate` belongs to.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] if there is none.
+    pub fn candidates(&self, certificate: &PeerCertificate) -> Result<Candidates<'_>, ClientError> {
+        let found = self.by_identity.positions(certificate).into_iter().filter_map(|at| self.policies.get(at));
+        candidates(certificate, found.map(|policy| (&policy.client_id, &policy.identity)))
+    }
+
+    /// For the log, the client whose identity an unknown certificate nearly has. Looked for once for each certificate,
+    /// since that takes time for each policy.
+    pub(crate) fn near_match(&self, certificate: &PeerCertificate) -> Option<String> {
+        let known = || self.near_matches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(&certificate.thumbprint()) {
+            return found.clone();
+        }
+        let found = find_near_match(certificate, self.iter().map(|policy| (&policy.client_id, &policy.identity)));
+        let mut known = known();
+        if known.len() >= MAX_NEAR_MATCHES {
+            known.clear();
+        }
+        known.insert(certificate.thumbprint(), found.clone());
+        found
     }
 
     /// How long after its expiry any client may redeem a token with this scope that was issued to `req_wl`; `None` if no
     /// client may, so that it need not be recorded. Only a token with a single purpose can be redeemed.
     pub fn redeemable_for(&self, scope: &Scope, req_wl: &str) -> Option<Duration> {
-        let purpose = scope.single()?;
-        self.iter()
-            .flat_map(|policy| policy.rules(purpose))
-            .filter_map(|rule| rule.redemption.as_ref())
-            .filter(|redemption| redemption.issued_to.iter().any(|client| client.as_str() == req_wl))
-            .map(|redemption| redemption.max_age)
-            .max()
+        self.redeemable.get(scope.single()?)?.get(req_wl).copied()
     }
 
     /// Whether `sub` is the own subject of any client. No token of a subject issuer may claim it.
     pub(crate) fn is_own_subject(&self, sub: &str) -> bool {
-        self.iter().any(|policy| policy.subject.as_str() == sub)
+        self.own_subjects.contains(sub)
     }
+}
+
+fn redeemable(policies: &[Arc<ClientPolicy>]) -> HashMap<Purpose, HashMap<ClientId, Duration>> {
+    let mut redeemable: HashMap<Purpose, HashMap<ClientId, Duration>> = HashMap::new();
+    for rule in policies.iter().flat_map(|policy| &policy.purposes) {
+        if let Some(redemption) = &rule.redemption {
+            let clients = redeemable.entry(rule.purpose.clone()).or_default();
+            for client in &redemption.issued_to {
+                let max_age = clients.entry(client.clone()).or_default();
+                *max_age = redemption.max_age.max(*max_age);
+            }
+        }
+    }
+    redeemable
 }
 
 /// The policies in force, replaced atomically.

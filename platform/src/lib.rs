@@ -2,9 +2,12 @@
 
 pub mod bounded;
 pub mod clock;
+pub mod completion;
 pub mod digest;
 pub mod process;
 pub mod secret_file;
 pub mod shares;
 pub mod suggest;
 pub mod telemetry;
+pub mod unique;
+pub mod watch;

@@ -1,6 +1,8 @@
 //! The log and the metrics of the process: formats and outputs. Callers define the lines and the metrics.
 
 mod filter;
+mod immediate;
+mod line;
 mod log;
 mod metrics;
 mod output;
@@ -9,5 +11,6 @@ pub mod process;
 pub mod sink;
 
 pub use self::filter::{LOG_FILTER, LogFilterError, LogParts, TraceError, log_filter, trace_to};
+pub use self::line::Line;
 pub use self::log::{Format, Log, LogError};
 pub use self::metrics::{Kind, Metric, Metrics, MetricsError};

@@ -19,7 +19,7 @@ use writ_core::refusal::Refusal;
 pub(super) type Handler<T> = Arc<dyn Fn(IncomingRequest) -> LocalBoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
 
 /// Records a request to an endpoint that was answered before it reached its handler.
-pub(super) type RejectionRecorder = Arc<dyn Fn(RejectedRequest<'_>) -> LocalBoxFuture<'static, ()> + Send + Sync>;
+pub(super) type RejectionRecorder = Arc<dyn Fn(RejectedRequest<'_>) -> LocalBoxFuture<'_, ()> + Send + Sync>;
 
 /// The client whose share of the concurrent requests a certificate uses; `None`: that of all unknown certificates.
 pub(super) type ShareOf = Arc<dyn Fn(&PeerCertificate) -> Option<ClientId> + Send + Sync>;
@@ -56,6 +56,8 @@ pub(crate) struct Handlers {
     pub(crate) documents_max_age: Duration,
     /// The failing parts; empty if the service is ready.
     pub(crate) failing: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
+    /// The parts that are not yet available, without which most tokens can be issued.
+    pub(crate) pending: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// The metrics in the Prometheus text format.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }

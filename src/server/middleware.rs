@@ -52,7 +52,8 @@ impl Middleware {
         }
         let context = &pending.context;
         request.extensions_mut().insert(context.clone());
-        let span = tracing::info_span!("request", request_id = context.request_id, trace_id = context.trace_id);
+        let span =
+            tracing::info_span!("request", request_id = &*context.request_id, trace_id = context.trace_id.as_deref());
         // No clone of the request may live across this call: the framework needs to own it alone.
         let work = AssertUnwindSafe(next.call(request)).catch_unwind().instrument(span);
         match timeout_at(context.answer_due.into(), work).await {

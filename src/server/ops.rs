@@ -19,22 +19,25 @@ struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failing: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pending: Vec<&'static str>,
 }
 
 impl Health {
-    fn answer(failing: Vec<&'static str>) -> HttpResponse {
+    fn answer(failing: Vec<&'static str>, pending: Vec<&'static str>) -> HttpResponse {
         if failing.is_empty() {
-            return HttpResponse::Ok().json(Self { status: "ok", failing });
+            return HttpResponse::Ok().json(Self { status: "ok", failing, pending });
         }
-        HttpResponse::ServiceUnavailable().json(Self { status: "unavailable", failing })
+        HttpResponse::ServiceUnavailable().json(Self { status: "unavailable", failing, pending: Vec::new() })
     }
 }
 
 /// `/livez`, `/readyz` and `/metrics`.
 pub(super) fn configure(handlers: &Handlers, draining: &Arc<AtomicBool>, config: &mut ServiceConfig) {
-    serve(Route::Livez, || Health::answer(Vec::new()), config);
-    let (failing, draining) = (Arc::clone(&handlers.failing), Arc::clone(draining));
-    serve(Route::Readyz, move || Health::answer(failing_parts(failing(), &draining)), config);
+    serve(Route::Livez, || Health::answer(Vec::new(), Vec::new()), config);
+    let (failing, pending) = (Arc::clone(&handlers.failing), Arc::clone(&handlers.pending));
+    let draining = Arc::clone(draining);
+    serve(Route::Readyz, move || Health::answer(failing_parts(failing(), &draining), pending()), config);
     let render = Arc::clone(&handlers.metrics);
     let metrics = move || HttpResponse::Ok().insert_header((CONTENT_TYPE, METRICS_TYPE)).body(render());
     serve(Route::Metrics, metrics, config);

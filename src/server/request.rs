@@ -4,11 +4,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 use actix_web::{HttpMessage as _, HttpRequest};
 use uuid::Uuid;
+
+use writ_platform::unique::uuid_v7;
 
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
@@ -16,9 +19,9 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) struct RequestContext {
     /// `X-Request-Id`, in answers, logs and audit events.
-    pub(super) request_id: String,
+    pub(super) request_id: Arc<str>,
     /// From `traceparent`.
-    pub(super) trace_id: Option<String>,
+    pub(super) trace_id: Option<Arc<str>>,
     /// After this the client receives a timeout.
     pub(super) answer_due: Instant,
     /// After this a flow stops waiting for the store or another service, so that it can still report why.
@@ -32,7 +35,7 @@ impl RequestContext {
         let arrived = Instant::now();
         Self {
             request_id: request_id(headers),
-            trace_id: trace_id(headers).map(str::to_owned),
+            trace_id: trace_id(headers).map(Arc::from),
             answer_due: arrived + timeout,
             work_due: arrived + timeout * 9 / 10,
             handed_over: Rc::default(),
@@ -64,11 +67,14 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
 }
 
 /// The client's own id if it sent exactly one, of harmless characters (A-040); otherwise a new one.
-fn request_id(headers: &HeaderMap) -> String {
+fn request_id(headers: &HeaderMap) -> Arc<str> {
     let is_harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = |text: &&str| (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(is_harmless);
-    let own = single(headers, &X_REQUEST_ID).filter(fits).map(str::to_owned);
-    own.unwrap_or_else(|| Uuid::now_v7().to_string())
+    single(headers, &X_REQUEST_ID).filter(fits).map_or_else(new_request_id, Arc::from)
+}
+
+fn new_request_id() -> Arc<str> {
+    Arc::from(&*uuid_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
 /// The trace id of a well-formed `traceparent` (W3C Trace Context §3.2).
@@ -103,7 +109,7 @@ mod tests {
     fn a_request_keeps_its_id_only_if_that_is_harmless() {
         let longest: &'static str = "x".repeat(128).leak();
         for own in ["a", "A-1_b.c", longest] {
-            assert_eq!(request_id(&headers(&[("x-request-id", own)])), own);
+            assert_eq!(&*request_id(&headers(&[("x-request-id", own)])), own);
         }
         let too_long: &'static str = "x".repeat(129).leak();
         for bad in ["", "a b", "a\"b", "a%0d%0ab", "a/b", too_long] {

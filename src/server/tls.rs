@@ -221,6 +221,14 @@ impl Trust {
         })
     }
 
+    /// Reports when the certificate and the CRLs expire. Whether the files have another meaning by now, so that they must be
+    /// read again although they are the same.
+    pub(crate) fn keep_time(&self) -> bool {
+        let now = Timestamp::now();
+        self.report(now);
+        self.clients.load().is_due(now)
+    }
+
     /// Sets the thumbprints (`x5t#S256`) of the self-signed certificates that the policies in force register.
     pub(crate) fn register(&self, thumbprints: HashSet<Thumbprint>) {
         if **self.registered.load() != thumbprints {

@@ -93,7 +93,7 @@ impl Admin {
         Ok(json!({ "now": now.to_string() }))
     }
 
-    async fn record(&self, events: impl IntoIterator<Item = impl Into<Event>>) -> Result<(), Reply> {
+    async fn record(&self, events: impl IntoIterator<Item = impl Into<Event<'static>>>) -> Result<(), Reply> {
         for event in events {
             let unrecorded = |error| Reply::Failed(format!("the command was performed, but not recorded: {error}"));
             self.audit.write(&event.into()).await.map_err(unrecorded)?;

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::readiness;
 use crate::config::Config;
-use crate::server::{Handlers, HttpRefusal, RejectedRequest, metadata};
+use crate::server::{Handlers, HttpRefusal, metadata};
 use writ_core::audit::{AuditContext, Event};
 use writ_core::endpoint::{self, Endpoint, TokenService};
 use writ_platform::telemetry::Metrics;
@@ -22,6 +22,7 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
     let each = || Arc::clone(tokens);
     let (exchange, introspect, shares, rejected) = (each(), each(), each(), each());
     let (published, described, checked, observed) = (each(), each(), each(), each());
+    let ledger = Arc::clone(&tokens.ledger);
     let store = store.clone();
     Handlers {
         token: Arc::new(move |request| {
@@ -37,10 +38,13 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
             if request.endpoint == Endpoint::Token {
                 count_rejected(request.refusal);
             }
-            let (audit, event) = (rejected.audit.clone(), rejected_event(&request));
+            let audit = rejected.audit.clone();
             async move {
+                let context = AuditContext::new(request.request_id, request.trace_id, request.certificate);
+                let (reason, description) = (request.refusal.reason(), request.refusal.to_string());
                 // No token depends on it: the refusal is sent even if the log cannot be written.
-                if let Err(error) = audit.write(&event).await {
+                if let Err(error) = audit.write(&Event::rejected(request.endpoint, &context, reason, description)).await
+                {
                     tracing::error!(%error, "a refusal could not be recorded");
                 }
             }
@@ -50,18 +54,13 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
         metadata: Arc::new(move || document.render(&described.policies.snapshot())),
         documents_max_age: config.jwks_max_age,
         failing: Arc::new(move || readiness::failing_parts(&store, &checked)),
+        pending: Arc::new(move || readiness::pending_parts(&ledger)),
         metrics: Arc::new(move || {
             observed.keys.observe(observed.clock.now());
             observed.ledger.observe();
             metrics.render()
         }),
     }
-}
-
-/// The audit event of a request that a listener rejected before it reached its handler.
-fn rejected_event(request: &RejectedRequest<'_>) -> Event {
-    let context = AuditContext::new(request.request_id, request.trace_id, request.certificate);
-    Event::rejected(request.endpoint, &context, request.refusal.reason(), request.refusal.to_string())
 }
 
 /// Counts a `POST /token` that a listener rejected.

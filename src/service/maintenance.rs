@@ -61,7 +61,10 @@ impl Upkeep {
         loop {
             let now = self.clock.now();
             clock_ahead = self.log_clock_step(clock_ahead);
-            if self.clock.is_settled() && last_sweep.is_none_or(|last| last.elapsed() >= SWEEP_INTERVAL) {
+            if self.ledger.is_whole()
+                && self.clock.is_settled()
+                && last_sweep.is_none_or(|last| last.elapsed() >= SWEEP_INTERVAL)
+            {
                 if self.sweep(now).await {
                     last_sweep = Some(Instant::now());
                 }

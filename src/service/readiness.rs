@@ -1,6 +1,7 @@
 //! Readiness (`/readyz`): the parts without which no token can be issued.
 
 use writ_core::endpoint::TokenService;
+use writ_core::ledger::Ledger;
 use writ_platform::clock::Timestamp;
 use writ_store::Store;
 
@@ -14,4 +15,9 @@ pub(super) fn failing_parts(store: &Store, tokens: &TokenService) -> Vec<&'stati
         ("audit", tokens.audit.check().is_ok()),
     ];
     checks.into_iter().filter(|(_, is_ok)| !is_ok).map(|(part, _)| part).collect()
+}
+
+/// The names of the parts that are not yet available, without which most tokens can be issued.
+pub(super) fn pending_parts(ledger: &Ledger) -> Vec<&'static str> {
+    if ledger.is_whole() { Vec::new() } else { vec!["ledger"] }
 }

@@ -1,25 +1,37 @@
 //! Reload: policies, certificates, trust anchors and revocation lists take effect when their files change.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::files::{LoadedFiles, register_thumbprints, set_digest_metric};
-use crate::config::{Problem, policy};
+use crate::config::Problem;
 
-use crate::config::policy::folder::{Checked, Watch};
+use crate::config::policy::folder::Checked;
 use writ_core::audit::{Audit, Event};
 use writ_core::pdp::Pdp;
 use writ_core::policy::PolicySet;
+use writ_platform::watch::FileWatch;
 
-/// How often files are checked for changes.
-const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the service asks whether a file may have changed, and the time between two looks at files that are changing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often all files are read although no change was noticed: no host is told what another one does to a file system of
+/// the network.
+const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) struct Reloader {
     files: LoadedFiles,
-    watch: Watch,
+    /// `None` if changes cannot be noticed.
+    watch: Option<FileWatch>,
+    /// Whether the last look has found everything as the one before it had, so that nothing is being changed.
+    is_settled: bool,
+    last_look: Instant,
+    /// Whether it was logged that changes may not be noticed.
+    is_blind: bool,
     /// Whether the policies that were read last were refused.
     rejected: bool,
     audit: Audit,
@@ -31,18 +43,32 @@ struct Changes {
 }
 
 impl Reloader {
-    pub(super) fn new(files: LoadedFiles, policies: policy::Settings, audit: Audit) -> Self {
-        let watch = Watch::new(policies, &files.policies.snapshot());
-        Self { files, watch, rejected: false, audit }
+    pub(super) fn new(files: LoadedFiles, audit: Audit) -> Self {
+        let watch = FileWatch::new();
+        let watch = watch.inspect_err(|error| tracing::warn!(%error, "{BLIND}"));
+        let is_blind = watch.is_err();
+        let last_look = Instant::now();
+        let mut this =
+            Self { files, watch: watch.ok(), is_settled: false, last_look, is_blind, rejected: false, audit };
+        // The files were read before: the first look finds what has changed since.
+        this.follow();
+        this
     }
 
-    /// Checks the files every second, and at once when `reload` is notified.
+    /// Checks the files within a second of a change, now and then without one, and at once when `reload` is notified.
     pub(super) async fn run(mut self, reload: Arc<Notify>) {
         loop {
             let at_once = tokio::select! {
                 () = reload.notified() => true,
-                () = sleep(FILE_POLL_INTERVAL) => false,
+                () = sleep(LOOK_INTERVAL) => false,
             };
+            let is_due = self.files.trust.keep_time();
+            // Asked even where it does not matter, so that this look answers for all changes so far.
+            let is_changed = self.watch.as_mut().is_some_and(FileWatch::changed);
+            let is_quiet = self.is_settled && self.last_look.elapsed() < FULL_LOOK_INTERVAL;
+            if is_quiet && !(at_once || is_changed || is_due) {
+                continue;
+            }
             // Files may be on a slow disk, which must not block a worker.
             let checked = tokio::task::spawn_blocking(move || {
                 let changes = self.check(at_once);
@@ -67,9 +93,27 @@ impl Reloader {
     fn check(&mut self, at_once: bool) -> Changes {
         let listeners = self.files.trust.reload().is_some();
         let pdp = self.files.pdp.as_ref().is_some_and(|pdp| reload_pdp(pdp));
-        let policies = if at_once { Some(self.watch.load()) } else { self.watch.poll() };
+        let folder = &mut self.files.folder;
+        let policies = if at_once { Some(folder.load()) } else { folder.poll() };
         self.files.issuers.reload_files();
+        // What is watched only now may have changed since it was read.
+        self.is_settled = !self.follow() && self.files.folder.is_settled();
+        self.last_look = Instant::now();
         Changes { certificates: listeners || pdp, policies }
+    }
+
+    /// Watches the files where they are now. True if some were not watched before.
+    fn follow(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        let (named, folder) = (self.files.named.iter().map(PathBuf::as_path), &self.files.folder);
+        let followed = watch.follow(named.chain(folder.files()), [folder.directory()]);
+        let was_blind = std::mem::replace(&mut self.is_blind, followed.is_err());
+        followed.unwrap_or_else(|error| {
+            if !was_blind {
+                tracing::warn!(%error, "{BLIND}");
+            }
+            false
+        })
     }
 
     /// Puts a valid set in force as a whole, and no part of an invalid one. False if the set is already in force, so that
@@ -119,12 +163,14 @@ impl Reloader {
         self.record(Event::PoliciesRejected { problems: problems.len(), first }).await;
     }
 
-    async fn record(&self, event: Event) {
+    async fn record(&self, event: Event<'_>) {
         if let Err(error) = self.audit.write(&event).await {
             tracing::error!(%error, "a reload could not be recorded");
         }
     }
 }
+
+const BLIND: &str = "changes of files cannot be noticed: they take effect within a minute, or at once on SIGHUP";
 
 /// Whether changed certificates of `[pdp]` were put in force.
 fn reload_pdp(pdp: &Pdp) -> bool {

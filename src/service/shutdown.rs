@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::Service;
 use crate::server::ListenError;
+use writ_store::{OpenError, Opening, Store};
 
 /// How long requests of disconnected clients may still take.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -16,6 +17,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 pub(crate) enum Ended {
     #[error(transparent)]
     Listener(#[from] ListenError),
+    /// The records of the ledger are not those that were last sealed.
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// The admin socket, maintenance or reload ended: without them nothing would rotate, or be reloaded.
     #[error("a part of the service ended; the log says why")]
     Task,
@@ -24,12 +28,14 @@ pub(crate) enum Ended {
 impl Service {
     /// Serves until `stop` completes, then shuts down; an error if the service ended by itself.
     pub(crate) async fn until(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
-        let Self { store, keys, running, mut tasks, mut in_flight, .. } = self;
+        let Self { store, opening, keys, running, mut tasks, mut in_flight, .. } = self;
         let mut tasks_run = true;
+        let mut opened = Ok(());
         let stop = async {
             tokio::select! {
                 () = stop => {}
                 _ = tasks.join_next() => tasks_run = false,
+                error = failure_to_open(&store, opening) => opened = Err(error),
             }
         };
         let outcome = running.until(stop).await;
@@ -43,6 +49,22 @@ impl Service {
         store.close().await;
         drop(resting);
         outcome?;
+        opened?;
         if tasks_run { Ok(()) } else { Err(Ended::Task) }
     }
+}
+
+/// Finishes opening the store; completes only if that fails.
+async fn failure_to_open(store: &Store, opening: Option<Opening>) -> OpenError {
+    if let Some(opening) = opening {
+        let kept = match opening.finish().await {
+            Ok(()) => store.keep().await,
+            failed => failed,
+        };
+        if let Err(error) = kept {
+            return error;
+        }
+        tracing::info!("the ledger is proven whole: redemptions are answered from now on");
+    }
+    std::future::pending().await
 }

@@ -35,9 +35,9 @@ impl Service {
             tracing::warn!(fit, "the limit on open files is too low for limits.max_connections");
         }
         let listeners = Listeners::bind(config.listener.clone())?;
-        let state = PersistentState::open(&config, &audit).await?;
+        let (state, opening) = PersistentState::begin_to_open(&config, &audit).await?;
         match run(&config, &audit, &metrics, &state, files, listeners) {
-            Ok(service) => Ok(service),
+            Ok(service) => Ok(Self { opening, ..service }),
             Err(error) => {
                 state.store.close().await;
                 Err(error)
@@ -64,10 +64,10 @@ fn run(
     let mut tasks = background_tasks(state, audit, metrics, &tokens.clock, admin_socket);
     let reload = Arc::new(Notify::new());
     let policies = Arc::clone(&files.policies);
-    let reloader = Reloader::new(files, config.policies.clone(), audit.clone());
+    let reloader = Reloader::new(files, audit.clone());
     tasks.spawn(reloader.run(Arc::clone(&reload)));
     let (store, keys) = (state.store.clone(), Arc::clone(&state.keys));
-    Ok(Service { store, keys, policies, addresses, running, reload, tasks, in_flight })
+    Ok(Service { store, opening: None, keys, policies, addresses, running, reload, tasks, in_flight })
 }
 
 fn token_service(

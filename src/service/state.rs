@@ -14,7 +14,7 @@ use writ_core::keys::{self, KeyRing, KeysError};
 use writ_core::ledger::Ledger;
 use writ_platform::clock::Timestamp;
 use writ_platform::secret_file;
-use writ_store::Store;
+use writ_store::{Opening, Store};
 
 /// The open store and its contents: of a running service, or of a command while no service runs.
 pub(crate) struct PersistentState {
@@ -30,16 +30,30 @@ impl PersistentState {
     /// If the sealing key is wrong or the store belongs to another trust domain, the store is unchanged.
     pub(crate) async fn open(config: &Config, audit: &Audit) -> Result<Self, StartError> {
         let sealing = sealing_keys(&config.keys)?;
-        let store = Store::open(&config.store).await?;
+        let state = Self::read(Store::open(&config.store).await?, sealing, config, audit).await?;
+        or_close(&state.store, state.store.keep()).await?;
+        Ok(state)
+    }
+
+    /// As [`open`](Self::open), but does not wait for a large ledger; see [`Store::begin_to_open`].
+    pub(crate) async fn begin_to_open(config: &Config, audit: &Audit) -> Result<(Self, Option<Opening>), StartError> {
+        let sealing = sealing_keys(&config.keys)?;
+        let (store, opening) = Store::begin_to_open(&config.store).await?;
+        let state = Self::read(store, sealing, config, audit).await?;
+        if opening.is_none() {
+            or_close(&state.store, state.store.keep()).await?;
+        }
+        Ok((state, opening))
+    }
+
+    async fn read(store: Store, sealing: SealingKeys, config: &Config, audit: &Audit) -> Result<Self, StartError> {
         let (settings, now) = (&config.keys, Timestamp::now());
         let opening = KeyRing::open(store.clone(), settings, sealing, &config.trust_domain, now);
         let (keys, events) = or_close(&store, opening).await.map_err(|error| name_sealing_key(settings, error))?;
         for event in events {
             audit.write(&event.into()).await?;
         }
-        let state = Self::complete(store, keys).await?;
-        or_close(&state.store, state.store.keep()).await?;
-        Ok(state)
+        Self::complete(store, keys).await
     }
 
     /// Opens a store that exists; [`StartError::NoStore`] otherwise.

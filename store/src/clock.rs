@@ -55,13 +55,16 @@ impl EventClock {
     /// # Errors
     /// [`StoreError::Unreadable`], [`StoreError::Unavailable`].
     pub async fn check_records(&self) -> Result<(), StoreError> {
-        let check = |view: &View<'_>| {
-            last_event(view)?;
-            redemption_floor(view)?;
-            single_use_floor(view)?;
-            Ok((Change::new(), ()))
-        };
-        self.records.transact_or_read(check).await
+        let times = [
+            (Table::Clock, LAST_EVENT, NO_LAST_EVENT),
+            (Table::Meta, REDEMPTION_FLOOR, NO_FLOOR),
+            (Table::Meta, SINGLE_USE_FLOOR, NO_FLOOR),
+        ];
+        for (table, key, otherwise) in times {
+            let record = self.records.read(table, key).await?;
+            times::parse(record.as_deref()).ok_or(StoreError::Unreadable(otherwise))?;
+        }
+        Ok(())
     }
 
     /// The time of the last event on record.

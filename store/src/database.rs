@@ -11,7 +11,9 @@ use super::OpenError;
 use super::folder::io_error;
 use super::quiet::quietly;
 
-const CACHE_LEN: u64 = 32 << 20;
+/// How much sled caches, besides the pages of the last few thousand accesses. The pages of a ledger are read at random,
+/// so that a larger cache finds hardly more of them, and the system caches the file.
+const CACHE_LEN: u64 = 4 << 20;
 /// How long a flush may take before the disk counts as unavailable.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 const FLUSH_CHECK: Duration = Duration::from_millis(250);

@@ -1,14 +1,17 @@
 //! sled with the seal: opens only if the records are the sealed ones, and makes each batch durable.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::OpenError;
 use super::database::{self, Database, Fault, Flusher, attempt, damaged};
 use super::folder::{self, io_error};
 use super::seal::{Seal, Tally};
+use super::start_records::{self, StartRecords};
 use super::table::{Record, Table, Writes};
 use super::working_copy::{self, Source, WorkingCopy};
 
@@ -16,6 +19,12 @@ use super::working_copy::{self, Source, WorkingCopy};
 pub(super) const VERSION: &str = "1";
 pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
+/// sled evicts pages only after 64 accesses to each of 256 parts of its cache. Reading every few records of a page once
+/// more makes these accesses to few pages: otherwise some ten thousand pages stay in memory after all were read.
+const TOUCH_EVERY: usize = 4;
+/// From this number of records of the ledger on, a service starts before the database is open. Fewer are read in less
+/// than a tenth of a second.
+const LARGE_LEDGER: u64 = 10_000;
 /// Records of one table, keys without the table prefix.
 pub(super) type Page = Vec<Record>;
 
@@ -23,6 +32,7 @@ pub(super) type Page = Vec<Record>;
 ///
 /// After a [`Fault`] its state is unknown: it may only be read until it is closed and reopened.
 pub(super) struct Engine {
+    path: PathBuf,
     db: Database,
     /// sled's file `db`, for the `fdatasync` that sled omits.
     file: File,
@@ -35,42 +45,81 @@ pub(super) struct Engine {
     copy: WorkingCopy,
 }
 
-impl Engine {
-    /// Opens the database; the caller holds the lock.
-    ///
-    /// The store's files change only with the first batch, or by [`keep`](Self::keep).
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+/// A store whose seal has been read, and whose database is not yet open.
+pub(super) struct Opening {
+    path: PathBuf,
+    seal: Seal,
+    /// Nothing in it was ever acknowledged.
+    is_new: bool,
+}
+
+impl Opening {
+    /// Reads the seal; the caller holds the lock.
+    pub(super) fn begin(path: &Path) -> Result<Self, OpenError> {
         working_copy::clean_up(path)?;
         working_copy::probe(path)?;
-        Self::open_copy(path).map_err(|error| match error {
-            // If the disk has filled up meanwhile, sled's error is arbitrary: report the disk.
-            OpenError::Damaged { .. } => working_copy::probe(path).err().unwrap_or(error),
-            error => error,
-        })
-    }
-
-    fn open_copy(path: &Path) -> Result<Self, OpenError> {
         let seal = open_seal(path)?;
         // Left by a first start that was interrupted: nothing in it was acknowledged.
         let is_new = seal.matches(&Tally::default());
         if is_new {
             refuse_key_files(path)?;
         }
-        let copy = WorkingCopy::make(path, if is_new { Source::Nothing } else { Source::Everything })?;
-        let db = database::open(&copy.folder(), path)?;
-        let tally = count(path, &db)?;
-        if !seal.matches(&tally) {
-            return Err(damaged(path, difference(&tally, seal.sealed())));
+        Ok(Self { path: path.to_owned(), seal, is_new })
+    }
+
+    /// The number of records in a table when it was last sealed.
+    pub(super) fn sealed(&self, table: Table) -> u64 {
+        self.seal.sealed().records(table)
+    }
+
+    /// The records of the small tables, if the database is so large that opening it takes a while and they are proven
+    /// without it.
+    pub(super) fn start_records(&self) -> Option<StartRecords> {
+        let ledger = Table::ALL.into_iter().filter(|table| !table.is_small()).map(|table| self.sealed(table));
+        if ledger.sum::<u64>() < LARGE_LEDGER {
+            return None;
         }
-        let file = File::open(folder::database(&copy.folder())).map_err(|source| io_error(path, source))?;
-        let flusher = Flusher::start().map_err(|source| io_error(path, source))?;
-        let mut engine = Self { db, file, flusher, seal, tally, under_way: Writes::new(), copy };
+        let records = StartRecords::read(&self.path, &self.seal)?;
+        (records.get(&Table::Meta.record(VERSION_KEY)) == Some(VERSION.as_bytes())).then_some(records)
+    }
+
+    /// Opens the database and checks all of its records, unless `is_abandoned` becomes true meanwhile.
+    ///
+    /// The store's files change only with the first batch, or by [`Engine::keep`].
+    pub(super) fn finish(self, is_abandoned: &AtomicBool) -> Result<Engine, OpenError> {
+        let path = self.path.clone();
+        self.open_copy(is_abandoned).map_err(|error| match error {
+            // If the disk has filled up meanwhile, sled's error is arbitrary: report the disk.
+            OpenError::Damaged { .. } => working_copy::probe(&path).err().unwrap_or(error),
+            error => error,
+        })
+    }
+
+    fn open_copy(self, is_abandoned: &AtomicBool) -> Result<Engine, OpenError> {
+        let Self { path, seal, is_new } = self;
+        let copy = WorkingCopy::make(&path, if is_new { Source::Nothing } else { Source::Everything })?;
+        let db = database::open(&copy.folder(), &path)?;
+        let tally = count(&path, &db, is_abandoned)?;
+        if !seal.matches(&tally) {
+            return Err(damaged(&path, difference(&tally, seal.sealed())));
+        }
+        let file = File::open(folder::database(&copy.folder())).map_err(|source| io_error(&path, source))?;
+        let flusher = Flusher::start().map_err(|source| io_error(&path, source))?;
+        let mut engine = Engine { path, db, file, flusher, seal, tally, under_way: Writes::new(), copy };
         if is_new {
             let version = (Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
             let begun = engine.commit(&[version].into());
-            begun.map_err(|fault| io_error(path, io::Error::other(fault)))?;
+            begun.map_err(|fault| io_error(&engine.path, io::Error::other(fault)))?;
         }
         Ok(engine)
+    }
+}
+
+impl Engine {
+    /// Opens the database; the caller holds the lock. The store's files change only with the first batch, or by
+    /// [`keep`](Self::keep).
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        Opening::begin(path)?.finish(&AtomicBool::new(false))
     }
 
     /// Replaces the store's files by the working copy.
@@ -79,8 +128,25 @@ impl Engine {
             self.flusher.flush(&self.db)?;
             self.copy.finish(&self.tally).map_err(|error| Fault(format!("the opened copy: {error}")))?;
             self.seal.settle(&self.tally).map_err(|error| Fault(format!("seal: {error}")))?;
+            Table::ALL.into_iter().filter(|table| table.is_small()).for_each(|table| self.copy_for_start(table));
         }
         Ok(())
+    }
+
+    /// Replaces the table's copy for the next start. An old copy costs that start time, and nothing else.
+    fn copy_for_start(&self, table: Table) {
+        let records = attempt(|| {
+            let records = self.db.scan_prefix([table.prefix()]);
+            records
+                .map(|record| record.map(|(name, value)| (name.to_vec(), value.to_vec())))
+                .collect::<sled::Result<_>>()
+        });
+        let copied = records.and_then(|records: Vec<Record>| {
+            start_records::write(&self.path, table, &records).map_err(|error| Fault(error.to_string()))
+        });
+        if let Err(error) = copied {
+            tracing::debug!(%error, table = table.name(), "the next start has to wait for the whole store");
+        }
     }
 
     /// The durable value of a record; `record` includes the table prefix.
@@ -123,6 +189,8 @@ impl Engine {
             let after = self.tally_after(writes)?;
             self.write(writes, &after)?;
             self.tally = after;
+            let changed: BTreeSet<_> = self.under_way.keys().filter_map(|record| Table::of(record)).collect();
+            changed.into_iter().filter(|table| table.is_small()).for_each(|table| self.copy_for_start(table));
             self.under_way.clear();
         }
         Ok(())
@@ -158,8 +226,8 @@ impl Engine {
     }
 }
 
-/// The tally of all records; an error if their layout version is another.
-pub(super) fn count(path: &Path, db: &sled::Db) -> Result<Tally, OpenError> {
+/// The tally of all records; an error if their layout version is another, or once `is_abandoned`.
+pub(super) fn count(path: &Path, db: &sled::Db, is_abandoned: &AtomicBool) -> Result<Tally, OpenError> {
     let unreadable = |fault: Fault| damaged(path, fault.to_string());
     let version = attempt(|| db.get(Table::Meta.record(VERSION_KEY))).map_err(unreadable)?;
     if let Some(found) = version.filter(|found| found != VERSION.as_bytes()) {
@@ -167,10 +235,16 @@ pub(super) fn count(path: &Path, db: &sled::Db) -> Result<Tally, OpenError> {
     }
     let mut tally = Tally::default();
     let counted = attempt(|| {
-        for record in db.iter() {
+        for (number, record) in db.iter().enumerate() {
             let (name, value) = record?;
             if !tally.add(&name, &value) {
                 return Ok(Err(damaged(path, "a record of no table")));
+            }
+            if number % TOUCH_EVERY == 0 {
+                db.get(&name)?;
+            }
+            if is_abandoned.load(Ordering::Relaxed) {
+                return Ok(Err(io_error(path, io::ErrorKind::Interrupted.into())));
             }
         }
         Ok(Ok(()))

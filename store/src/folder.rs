@@ -42,6 +42,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(parent(path))
 }
 
+/// As [`write_file`], but a power failure may leave it torn, or lose it.
+pub(super) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+    let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // A full disk needs the space; the first error is the one to report.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
 fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
     // A draft left by another process may have any mode.
@@ -148,6 +160,13 @@ fn kind(found: FileType) -> &'static str {
 /// Refuses an entry that has the name of one of the store's files but another type.
 pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
     require_file(&seal(path))?;
+    let start = start(path);
+    require_folder(&start)?;
+    if start.is_dir() {
+        for name in names(&start).map_err(|source| io_error(&start, source))? {
+            require_file(&start.join(name))?;
+        }
+    }
     for file in engine_files(path).map_err(|source| io_error(path, source))? {
         if file.file_name().is_some_and(|name| name == BLOBS) {
             require_folder(&file)?;
@@ -177,6 +196,11 @@ pub(super) fn database(path: &Path) -> PathBuf {
 
 pub(super) fn seal(path: &Path) -> PathBuf {
     path.join("seal")
+}
+
+/// The folder of the copies from which a service starts.
+pub(super) fn start(path: &Path) -> PathBuf {
+    path.join("start")
 }
 
 pub(super) fn keys(path: &Path) -> PathBuf {

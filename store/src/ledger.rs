@@ -14,6 +14,7 @@ use super::table::{Change, Table};
 use super::times;
 use super::transaction::{Decision, Undecided, View};
 
+const NOT_WHOLE: &str = "its ledger is not yet proven whole";
 const NO_RECORD: &str = "a record of the ledger cannot be read";
 
 /// The ledger of one store; clones share it.
@@ -160,6 +161,7 @@ impl LedgerStore {
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Unavailable`] the entry may or may not be recorded.
     pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<RecordOutcome, StoreError> {
+        self.require_whole()?;
         let Entry { token, single_use } = entry;
         let token = token.map(|token| {
             let record = TokenRecord { txn: token.txn.to_owned(), keep_until: token.keep_until };
@@ -174,6 +176,7 @@ impl LedgerStore {
     /// [`StoreError`]; after [`StoreError::Unavailable`] the use may or may not be counted. The same redemption can be
     /// retried: if it was counted, the outcome is repeated.
     pub async fn spend(&self, redemption: Redemption<'_>, now: Timestamp) -> Result<SpendOutcome, StoreError> {
+        self.require_whole()?;
         let key = uses_key(redemption.txn, redemption.purpose);
         let this = Use {
             client: redemption.client.to_owned(),
@@ -194,6 +197,7 @@ impl LedgerStore {
     /// # Errors
     /// [`StoreError`]; some may have been dropped.
     pub async fn expire(&self, counts_before: Timestamp, now: Timestamp) -> Result<EventOutcome, StoreError> {
+        self.require_whole()?;
         if self.clock.is_behind(now) {
             return Ok(EventOutcome::ClockBehind);
         }
@@ -227,6 +231,15 @@ impl LedgerStore {
             }
             self.records.remove_unchanged(table, &over).await?;
         }
+    }
+
+    /// Whether the seal has proven that no record is missing. Until then nothing can be recorded or spent.
+    pub fn is_whole(&self) -> bool {
+        self.records.is_whole()
+    }
+
+    fn require_whole(&self) -> Result<(), StoreError> {
+        if self.is_whole() { Ok(()) } else { Err(StoreError::Unavailable(NOT_WHOLE.to_owned())) }
     }
 
     /// The number of durable records of each kind.

@@ -34,6 +34,7 @@ mod folder;
 mod quiet;
 mod records;
 mod seal;
+mod start_records;
 mod table;
 mod times;
 mod transaction;
@@ -41,6 +42,7 @@ mod working_copy;
 mod writer;
 
 pub use self::folder::write_file;
+pub use self::writer::Opening;
 
 /// The location of the store.
 #[derive(Debug, Clone)]
@@ -143,7 +145,24 @@ impl Store {
     /// [`OpenError`] if another process has it open, users other than its owner have access, its version is another, or
     /// its records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
-        Ok(Self { records: Records::open(&settings.path).await? })
+        let (store, opening) = Self::begin_to_open(settings).await?;
+        if let Some(opening) = opening {
+            opening.finish().await?;
+        }
+        Ok(store)
+    }
+
+    /// As [`open`](Self::open), but if the ledger is large, and the key ring, the kill switch and the clock are proven
+    /// without it, returns before it is proven whole, with the rest of the opening.
+    ///
+    /// These three can then be read; writing them waits until the opening is finished. The ledger answers
+    /// [`StoreError::Unavailable`] until then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). Damage may be found only by [`Opening::finish`].
+    pub async fn begin_to_open(settings: &Settings) -> Result<(Self, Option<Opening>), OpenError> {
+        let (records, opening) = Records::begin(&settings.path).await?;
+        Ok((Self { records }, opening))
     }
 
     /// The key ring.
@@ -185,6 +204,11 @@ impl Store {
     /// If it contains `*.json`, a store without records has lost them and does not open.
     pub fn key_folder(&self) -> PathBuf {
         folder::keys(self.path())
+    }
+
+    /// Whether every record is proven, which opening the store ends with.
+    pub fn is_whole(&self) -> bool {
+        self.records.is_whole()
     }
 
     /// Whether the last change was made durable. After a failure, only a successful change sets it again.
@@ -286,6 +310,12 @@ pub mod testing {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::try_join_all;
+    use writ_platform::clock::Timestamp;
+
+    use super::clock::EventOutcome;
+    use super::ledger::{Entry, RecordOutcome, SingleUse};
+    use super::table::{Change, Table};
     use super::*;
 
     #[tokio::test]
@@ -295,5 +325,61 @@ mod tests {
         let _store = Store::open(&settings).await.unwrap();
         let refused = Store::open(&settings).await.unwrap_err();
         assert!(refused.to_string().ends_with(&format!("is locked by process {}", std::process::id())), "{refused}");
+    }
+
+    /// A closed store whose ledger is so large that it is opened in two steps.
+    async fn large(folder: &tempfile::TempDir) -> Settings {
+        let settings = Settings { path: folder.path().join("store") };
+        let store = Store::open(&settings).await.unwrap();
+        let changes = (0..110_u8).map(|hundred| {
+            let keys = (0..100_u8).map(|number| [hundred, number]);
+            let change = keys.fold(Change::new(), |change, key| change.put(Table::Tokens, &key, "1"));
+            store.records.transact(|_| Ok((change, ())))
+        });
+        try_join_all(changes).await.unwrap();
+        assert_eq!(store.clock().record(Timestamp::from_epoch(90)).await.unwrap(), EventOutcome::Recorded);
+        store.close().await;
+        settings
+    }
+
+    fn use_up() -> Entry<'static> {
+        let time = Timestamp::from_epoch(100);
+        Entry { token: None, single_use: Some(SingleUse { id: [1; 32], made: time, keep_until: time }) }
+    }
+
+    #[tokio::test]
+    async fn what_a_start_needs_is_read_before_a_large_ledger_is_proven_and_written_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = large(&folder).await;
+        let (store, opening) = Store::begin_to_open(&settings).await.unwrap();
+        let opening = opening.expect("a second step");
+        assert_eq!((store.clock().last_event(), store.ledger().counts().tokens), (Timestamp::from_epoch(90), 11_000));
+        assert_eq!(store.blocks().list().await.unwrap(), []);
+        let now = Timestamp::from_epoch(100);
+        // It waits for the second step.
+        assert_eq!(store.clock().record(now).await.unwrap(), EventOutcome::Recorded);
+        opening.finish().await.unwrap();
+        assert!(store.is_whole());
+        assert_eq!(store.ledger().record(use_up(), now).await.unwrap(), RecordOutcome::Recorded);
+        store.close().await;
+        // What was written is in the copies.
+        let (store, opening) = Store::begin_to_open(&settings).await.unwrap();
+        assert_eq!(store.clock().last_event(), now);
+        opening.expect("a second step").finish().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn damage_of_a_large_ledger_is_found_before_anything_is_recorded_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = large(&folder).await;
+        std::fs::write(folder::database(&settings.path), b"").unwrap();
+        let (store, opening) = Store::begin_to_open(&settings).await.unwrap();
+        let ledger = store.ledger();
+        let failed = opening.expect("a second step").finish().await;
+        assert!(matches!(failed, Err(OpenError::Damaged { .. })), "{failed:?}");
+        let refused = ledger.record(use_up(), Timestamp::from_epoch(100)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))) && !store.is_whole());
+        let refused = store.clock().record(Timestamp::from_epoch(100)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     }
 }

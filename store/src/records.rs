@@ -7,18 +7,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use writ_platform::clock::Timestamp;
 
+use super::engine::VERSION_KEY;
 use super::table::{Change, Record, Table};
 use super::transaction::{Decision, Transaction, View};
-use super::writer::{self, Command, Figures};
+use super::writer::{self, Command, Figures, Opening};
 use super::{OpenError, StoreError};
 
 /// How many transactions that drop records are in progress at a time; they become durable together.
 const DROPS_UNDER_WAY: usize = 8;
+
+/// How long closing waits for a database that is still being opened.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The operations whose failures are counted.
 const OPERATIONS: [&str; 4] = ["keep", "read", "scan", "swap"];
@@ -34,14 +40,21 @@ pub(crate) struct Records {
 }
 
 impl Records {
+    #[cfg(test)]
     pub(crate) async fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self::begin(path).await?.0)
+    }
+
+    /// Opens the store. If its ledger is large, the small tables can be read before the opening is finished, and
+    /// everything else waits for it; otherwise there is nothing to wait for.
+    pub(crate) async fn begin(path: &Path) -> Result<(Self, Option<Opening>), OpenError> {
         // PromQL's `increase()` counts the first event only if the counter existed before it.
         for operation in OPERATIONS {
             metrics::counter!("writ_store_errors_total", "operation" => operation).absolute(0);
         }
         let figures = Arc::<Figures>::default();
-        let writer = writer::spawn(path.to_owned(), Arc::clone(&figures)).await?;
-        Ok(Self { path: path.to_owned(), writer, is_well: Arc::new(AtomicBool::new(true)), figures })
+        let (writer, opening) = writer::spawn(path.to_owned(), Arc::clone(&figures)).await?;
+        Ok((Self { path: path.to_owned(), writer, is_well: Arc::new(AtomicBool::new(true)), figures }, opening))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -55,6 +68,9 @@ impl Records {
     /// The durable value of a record.
     pub(crate) async fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let key = table.record(key);
+        if let Some(records) = self.figures.start_records().as_ref().filter(|_| table.is_small()) {
+            return Ok(records.get(&key).map(<[u8]>::to_vec));
+        }
         self.ask("read", |answer| Command::Read { key, answer }).await
     }
 
@@ -74,6 +90,9 @@ impl Records {
     /// The next page of a table's records, after the key `after` or from the beginning; empty at the end.
     async fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Vec<Record>, StoreError> {
         let after = after.map(|key| table.record(key));
+        if let Some(records) = self.figures.start_records().as_ref().filter(|_| table.is_small()) {
+            return Ok(records.after(table, after.as_deref()));
+        }
         self.ask("scan", |answer| Command::Page { table, after, answer }).await
     }
 
@@ -155,11 +174,28 @@ impl Records {
         self.is_well.load(Ordering::Relaxed)
     }
 
+    /// Whether the database is open, and all of its records are proven.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.figures.is_whole()
+    }
+
+    pub(crate) async fn wait_until_whole(&self) -> Result<(), StoreError> {
+        if self.is_whole() {
+            return Ok(());
+        }
+        // Requests to the thread wait until the database is open.
+        let key = Table::Meta.record(VERSION_KEY);
+        self.ask("read", |answer| Command::Read { key, answer }).await.map(drop)
+    }
+
     pub(crate) async fn close(self) {
+        self.figures.abandon_opening();
         let (answer, closed) = oneshot::channel();
         if self.writer.send(Command::Close { answer }).await.is_ok() {
-            // If the reply is dropped, the writer has ended, which is the purpose.
-            let _ = closed.await;
+            // If the reply is dropped, the writer has ended, which is the purpose. A database that is still being opened
+            // has nothing to lose, and its disk may hang.
+            let opened = if self.is_whole() { Duration::MAX } else { OPENING_TIMEOUT };
+            let _ = timeout(opened, closed).await;
         }
     }
 

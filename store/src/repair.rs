@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use chrono::Utc;
 
@@ -130,7 +131,7 @@ fn replace_records(settings: &Settings, records: &Change) -> Result<Option<PathB
     writes.insert(Table::Meta.record(VERSION_KEY), Some(VERSION.into()));
     let records: Vec<_> = writes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let written = write(&db, &records).map_err(|fault| io_error(path, io::Error::other(fault)))?;
-    if count(path, &db)? != written {
+    if count(path, &db, &AtomicBool::new(false))? != written {
         return Err(io_error(path, io::Error::other("the new store does not hold what was written to it")));
     }
     take_place(path, Opened { db, copy }, &written)
@@ -145,7 +146,7 @@ pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
     let _lock = lock(path)?;
     let whole = |source| {
         let opened = open_found(path, source)?;
-        let found = count(path, &opened.db)?;
+        let found = count(path, &opened.db, &AtomicBool::new(false))?;
         if found.is_empty() { Err(damaged(path, "there are no records")) } else { Ok((opened, found)) }
     };
     let mut outcome = whole(SOURCES[0]);

@@ -113,6 +113,19 @@ impl RingStore {
         Ok(Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }))
     }
 
+    /// Whether it can be written: the store is open, and not only the tables that a start needs.
+    pub fn is_writable(&self) -> bool {
+        self.records.is_whole()
+    }
+
+    /// Waits until it can be written.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the store does not open.
+    pub async fn wait_until_writable(&self) -> Result<(), StoreError> {
+        self.records.wait_until_whole().await
+    }
+
     /// Records the first ring; a conflict if one exists.
     ///
     /// # Errors

@@ -175,6 +175,12 @@ impl Seal {
         sealed(&self.newest.after) || (!self.is_confirmed && sealed(&self.newest.before))
     }
 
+    /// Whether `found` is the only tally that the table can have: no batch that changed it may be missing.
+    pub(super) fn proves_table(&self, found: &Tally, table: Table) -> bool {
+        let Slot { before, after, .. } = &self.newest;
+        found.of(table) == after.of(table) && (self.is_confirmed || before.of(table) == after.of(table))
+    }
+
     /// The tally that the records should have.
     pub(super) fn sealed(&self) -> &Tally {
         &self.newest.after

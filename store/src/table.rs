@@ -115,6 +115,11 @@ impl Table {
         }
     }
 
+    /// Whether it has few records. The tables of the ledger grow with every token.
+    pub(crate) fn is_small(self) -> bool {
+        !matches!(self, Self::Tokens | Self::Uses | Self::Single)
+    }
+
     /// The table of a full key.
     pub(crate) fn of(record: &[u8]) -> Option<Self> {
         let first = record.first()?;

@@ -7,9 +7,9 @@
 //! as the disk accepts writes.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use writ_platform::clock::Timestamp;
 
 use super::database::{Fault, damaged};
-use super::engine::{Engine, Page};
+use super::engine::{self, Engine, Page};
 use super::folder::{self, Lock};
 use super::quiet::quietly;
+use super::start_records::StartRecords;
 use super::table::{Change, Table, Writes};
 use super::times;
 use super::transaction::{Basis, Decided, Finish, Job, View};
@@ -53,6 +54,11 @@ pub(super) struct Figures {
     counts: [AtomicU64; Table::ALL.len()],
     /// The last durable event, in seconds since 1970.
     last_event: AtomicU64,
+    start_records: Mutex<Option<StartRecords>>,
+    /// Whether the database is open, and all of its records are proven.
+    is_whole: AtomicBool,
+    /// Whether no one waits any more for the database to be opened.
+    is_abandoned: AtomicBool,
 }
 
 struct Writer {
@@ -79,25 +85,70 @@ struct Batch {
     waiting: Vec<Finish>,
 }
 
-/// Starts the thread; it ends on [`Command::Close`] or when all handles are gone.
-pub(super) async fn spawn(path: PathBuf, figures: Arc<Figures>) -> Result<mpsc::Sender<Command>, OpenError> {
+/// The opening of the database, which for a large ledger takes longer than that of the small tables.
+#[derive(Debug)]
+pub struct Opening {
+    path: PathBuf,
+    outcome: oneshot::Receiver<Result<(), OpenError>>,
+}
+
+impl Opening {
+    /// Waits until every record of the store is proven.
+    ///
+    /// # Errors
+    /// [`OpenError`], as [`Store::open`](super::Store::open) reports it. The store is then closed.
+    pub async fn finish(self) -> Result<(), OpenError> {
+        self.outcome.await.unwrap_or_else(|_| Err(thread_ended(&self.path)))
+    }
+}
+
+/// Starts the thread; it ends on [`Command::Close`], when all handles are gone, or if the database cannot be opened.
+///
+/// Returns once the small tables can be read, or else once the database is open. In the first case the opening is returned
+/// too, and requests to the thread wait for it.
+pub(super) async fn spawn(
+    path: PathBuf,
+    figures: Arc<Figures>,
+) -> Result<(mpsc::Sender<Command>, Option<Opening>), OpenError> {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
-    let (opened, opening) = oneshot::channel();
+    let (begun, beginning) = oneshot::channel();
+    let (done, outcome) = oneshot::channel();
     let at = path.clone();
     let thread = thread::Builder::new().name("store".to_owned());
-    let spawned = thread.spawn(move || match Writer::open(path, figures) {
-        Ok(writer) => {
-            if opened.send(Ok(())).is_ok() {
-                writer.run(receiver);
+    let spawned = thread.spawn(move || match prepare(&path) {
+        Ok((lock, opening)) => {
+            let is_early = figures.publish_sealed(&opening);
+            if begun.send(Ok(is_early)).is_ok() {
+                match Writer::finish(path, figures, lock, opening) {
+                    Ok(writer) => {
+                        // The caller may have stopped waiting.
+                        let _ = done.send(Ok(()));
+                        writer.run(receiver);
+                    }
+                    Err(error) => drop(done.send(Err(error))),
+                }
             }
         }
-        Err(error) => {
-            let _ = opened.send(Err(error));
-        }
+        Err(error) => drop(begun.send(Err(error))),
     });
     spawned.map_err(|source| folder::io_error(&at, source))?;
-    opening.await.map_err(|_| folder::io_error(&at, io::Error::other("the store's thread has ended")))??;
-    Ok(sender)
+    let is_early = beginning.await.unwrap_or_else(|_| Err(thread_ended(&at)))?;
+    let opening = Opening { path: at, outcome };
+    if is_early {
+        return Ok((sender, Some(opening)));
+    }
+    opening.finish().await?;
+    Ok((sender, None))
+}
+
+fn thread_ended(path: &Path) -> OpenError {
+    folder::io_error(path, io::Error::other("the store's thread has ended"))
+}
+
+fn prepare(path: &Path) -> Result<(Lock, engine::Opening), OpenError> {
+    folder::prepare(path)?;
+    let lock = Lock::acquire(path)?;
+    Ok((lock, engine::Opening::begin(path)?))
 }
 
 impl Figures {
@@ -107,6 +158,35 @@ impl Figures {
 
     pub(super) fn last_event(&self) -> Timestamp {
         Timestamp::from_epoch(self.last_event.load(Ordering::Acquire))
+    }
+
+    /// Whether the database is open, and all of its records are proven.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    /// Stops the opening of the database, if it is not open yet.
+    pub(super) fn abandon_opening(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// The records of the small tables, if they can be read before the database is open and it is not yet.
+    pub(super) fn start_records(&self) -> MutexGuard<'_, Option<StartRecords>> {
+        // It is replaced as a whole, so it is consistent even if the lock is poisoned.
+        self.start_records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what is known before the database is open; whether the records of the small tables are.
+    fn publish_sealed(&self, opening: &engine::Opening) -> bool {
+        for (table, count) in Table::ALL.into_iter().zip(&self.counts) {
+            count.store(opening.sealed(table), Ordering::Relaxed);
+        }
+        let records = opening.start_records();
+        let last_event = records.as_ref().and_then(|records| records.get(&Table::Clock.record(times::LAST_EVENT)));
+        self.last_event.store(times::parse(last_event).unwrap_or_default().epoch(), Ordering::Release);
+        let is_early = records.is_some();
+        *self.start_records() = records;
+        is_early
     }
 
     fn publish(&self, engine: &Engine) {
@@ -122,12 +202,13 @@ impl Figures {
 }
 
 impl Writer {
-    fn open(path: PathBuf, figures: Arc<Figures>) -> Result<Self, OpenError> {
-        folder::prepare(&path)?;
-        let lock = Lock::acquire(&path)?;
-        let engine = Engine::open(&path)?;
+    fn finish(path: PathBuf, figures: Arc<Figures>, lock: Lock, opening: engine::Opening) -> Result<Self, OpenError> {
+        let engine = quietly(|| opening.finish(&figures.is_abandoned));
+        let engine = engine.unwrap_or_else(|panic| Err(damaged(&path, panic)))?;
         let writer = Self { path, engine: Some(engine), fault: None, figures, lock };
         writer.publish_figures();
+        *writer.figures.start_records() = None;
+        writer.figures.is_whole.store(true, Ordering::Release);
         Ok(writer)
     }
 
@@ -314,7 +395,9 @@ mod tests {
     #[test]
     fn an_outcome_that_writes_nothing_waits_only_for_what_it_was_read_from() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(folder.path().join("store"), Arc::default()).unwrap();
+        let path = folder.path().join("store");
+        let (lock, opening) = prepare(&path).unwrap();
+        let mut writer = Writer::finish(path, Arc::default(), lock, opening).unwrap();
         let mut batch = Batch::default();
         let (write, mut written) = job(b"new", Some("1"));
         let (unrelated, mut unrelated_answer) = job(b"other", None);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
@@ -354,6 +355,27 @@ fn the_set_in_force_has_a_digest() {
     assert_ne!(after, before);
     assert_eq!(writ.metric("writ_policies_info", &[("digest", &after)]), Some(1.0));
     assert!(writ.metric("writ_policy_reload_total", &[("outcome", "ok")]).unwrap() >= 1.0);
+}
+
+/// as Kubernetes replaces the files of a volume, and as a deployment replaces a folder.
+#[test]
+fn a_link_or_folder_on_the_way_that_is_replaced_is_noticed_without_a_signal() {
+    let setup = Setup::new().set("policies.directory", "volume");
+    setup.write("volume/..1/mailer.toml", &client_policy("mailer", ""));
+    symlink("..1", setup.path("volume/..data")).unwrap();
+    symlink("..data/mailer.toml", setup.path("volume/mailer.toml")).unwrap();
+    let writ = setup.start();
+    deliver(&writ).invalid_scope("purpose_not_allowed");
+    writ.expect_event("policies_reloaded", || {
+        writ.setup.write("volume/..2/mailer.toml", &client_policy("mailer", MAILER));
+        symlink("..2", writ.setup.path("volume/..data_tmp")).unwrap();
+        fs::rename(writ.setup.path("volume/..data_tmp"), writ.setup.path("volume/..data")).unwrap();
+    });
+    deliver(&writ).issued();
+    let policies = writ.setup.path("volume");
+    writ.expect_event("policies_rejected", || fs::rename(&policies, writ.setup.path("elsewhere")).unwrap());
+    writ.expect_event("policies_reloaded", || writ.setup.write("volume/mailer.toml", &client_policy("mailer", "")));
+    deliver(&writ).invalid_scope("purpose_not_allowed");
 }
 
 /// A reload that changes nothing keeps every client.

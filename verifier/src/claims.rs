@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::json::{self, Limits, Members};
@@ -274,15 +275,25 @@ fn refuse_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) 
 
 /// Accepts a string, or an array of one string (R-VERIFY-04).
 fn parse_audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Audience {
-        One(TrustDomain),
-        List([TrustDomain; 1]),
+    struct AudienceVisitor;
+    impl<'de> Visitor<'de> for AudienceVisitor {
+        type Value = TrustDomain;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a trust domain, or an array of one")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TrustDomain, E> {
+            text.parse().map_err(E::custom)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<TrustDomain, A::Error> {
+            let first = names.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+            let second: Option<IgnoredAny> = names.next_element()?;
+            if second.is_some() { Err(A::Error::invalid_length(2, &self)) } else { Ok(first) }
+        }
     }
-    match Audience::deserialize(deserializer)? {
-        Audience::One(domain) | Audience::List([domain]) => Ok(domain),
-    }
+    deserializer.deserialize_any(AudienceVisitor)
 }
 
 #[cfg(test)]

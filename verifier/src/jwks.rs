@@ -98,7 +98,17 @@ pub struct Candidates(Vec<Arc<VerificationKey>>);
 impl Candidates {
     /// Whether one of the keys verifies the signature of `jws`, with an algorithm that this key allows.
     pub fn verify(&self, jws: &Jws<'_>) -> bool {
-        self.0.iter().any(|key| key.fits(jws.algorithm) && jws.verify(key.decoding_key()))
+        self.find_signer(jws).is_some()
+    }
+
+    /// The key that verifies the signature of `jws`, with an algorithm that this key allows.
+    pub fn find_signer(&self, jws: &Jws<'_>) -> Option<&Arc<VerificationKey>> {
+        self.0.iter().find(|key| key.verify_jws(jws))
+    }
+
+    /// Whether `key` itself is one of the keys. A key of another set is not, even if it is equal.
+    pub fn contains(&self, key: &Arc<VerificationKey>) -> bool {
+        self.0.iter().any(|candidate| Arc::ptr_eq(candidate, key))
     }
 }
 

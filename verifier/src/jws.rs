@@ -1,14 +1,14 @@
 //! A strict parser for compact JWS (RFC 7515 §7.1, RFC 8725 §3).
 //!
 //! A token has exactly one text: three parts of canonical base64url, and a header without members that change its
-//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules, and then calls
-//! [`Jws::verify`].
+//! meaning. A [`Jws`] is parsed, not verified: the caller selects key and algorithm by its own rules.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 
 use crate::json::{Limits, Members};
 
@@ -44,7 +44,8 @@ pub struct Jws<'a> {
     pub payload: Vec<u8>,
     /// The JWS signing input: encoded header and payload, without the signature (RFC 7515 §5.1).
     pub signed_part: &'a str,
-    signature: &'a str,
+    /// The decoded signature.
+    pub signature: Vec<u8>,
 }
 
 impl fmt::Debug for Jws<'_> {
@@ -88,22 +89,12 @@ impl<'a> Jws<'a> {
         let (signed_part, signature) = text.rsplit_once('.').ok_or(NOT_THREE)?;
         let (header, payload) = signed_part.split_once('.').ok_or(NOT_THREE)?;
         let decode = |part, why| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Form(why));
-        decode(signature, "its third part, the signature, is not base64url without padding")?;
+        let signature = decode(signature, "its third part, the signature, is not base64url without padding")?;
         let header = Header::parse(&decode(header, "its first part, the header, is not base64url without padding")?)?;
         let (typ, kid) = (header.typ()?, header.kid()?);
         let algorithm = header.algorithm()?;
         let payload = decode(payload, "its second part, the claims, is not base64url without padding")?;
         Ok(Self { algorithm, kid, typ, payload, signed_part, signature })
-    }
-
-    /// Whether the signature is valid under `key` with the algorithm of the token. The caller must have checked that
-    /// `key` may be used with this algorithm (RFC 8725 §3.1); see
-    /// [`VerificationKey::fits`](crate::jwks::VerificationKey::fits).
-    pub fn verify(&self, key: &DecodingKey) -> bool {
-        matches!(
-            jsonwebtoken::crypto::verify(self.signature, self.signed_part.as_bytes(), key, self.algorithm),
-            Ok(true)
-        )
     }
 }
 
@@ -123,15 +114,16 @@ impl Header {
         Ok(header)
     }
 
-    fn text(&self, name: &str, why: &'static str) -> Result<Option<String>, JwsError> {
-        self.0.raw(name).map(|_| self.0.get(name).ok_or(JwsError::Header(why))).transpose()
+    fn text(&self, name: &str, why: &'static str) -> Result<Option<Cow<'_, str>>, JwsError> {
+        self.0.raw(name).map(|_| self.0.text(name).ok_or(JwsError::Header(why))).transpose()
     }
 
     fn kid(&self) -> Result<Option<String>, JwsError> {
         let kid = self.text("kid", "kid of its header must be a string")?;
-        let fits = |kid: &String| (1..=KID_MAX).contains(&kid.chars().count()) && !kid.chars().any(char::is_control);
+        let fits =
+            |kid: &Cow<'_, str>| (1..=KID_MAX).contains(&kid.chars().count()) && !kid.chars().any(char::is_control);
         if kid.as_ref().is_none_or(fits) {
-            Ok(kid)
+            Ok(kid.map(Cow::into_owned))
         } else {
             Err(JwsError::Header("kid of its header must have 1 to 256 characters, none a control character"))
         }
@@ -141,7 +133,7 @@ impl Header {
         if self.0.raw("alg").is_none() {
             return Err(JwsError::Header("its header has no alg"));
         }
-        match self.0.get::<String>("alg").as_deref() {
+        match self.0.text("alg").as_deref() {
             Some("ES256") => Ok(Algorithm::ES256),
             Some("ES384") => Ok(Algorithm::ES384),
             Some("EdDSA" | "Ed25519") => Ok(Algorithm::EdDSA),
@@ -163,8 +155,13 @@ impl Header {
     }
 
     fn typ(&self) -> Result<Option<String>, JwsError> {
-        let typ = self.text("typ", "typ of its header must be a string")?.map(|typ| typ.to_ascii_lowercase());
-        Ok(typ.map(|typ| typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)))
+        const PREFIX: &str = "application/";
+        let typ = self.text("typ", "typ of its header must be a string")?;
+        Ok(typ.map(|typ| {
+            let has_prefix = typ.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+            let subtype = if has_prefix { &typ[PREFIX.len()..] } else { &typ };
+            subtype.to_ascii_lowercase()
+        }))
     }
 }
 

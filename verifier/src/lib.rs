@@ -69,12 +69,14 @@
 //!
 //! # Modules
 //!
-//! [`jwks`] parses key sets, [`remote`] fetches and caches them, [`jws`], [`json`] and [`pem`] are strict parsers, and
-//! [`claims`] defines the token format. They are public because Writ uses them for the tokens of other issuers.
+//! [`jwks`] parses key sets, [`remote`] fetches and caches them, [`jws`], [`json`] and [`pem`] are strict parsers,
+//! [`cache`] remembers verified tokens, and [`claims`] defines the token format. They are public because Writ uses them
+//! for the tokens of other issuers.
 //!
 //! In the documentation, TT is draft-ietf-oauth-transaction-tokens-11.
 #![deny(missing_docs)]
 
+pub mod cache;
 pub mod claims;
 mod error;
 pub mod json;

@@ -90,17 +90,19 @@ impl RemoteKeys {
         enter: impl FnOnce() -> Option<P>,
     ) -> Result<Candidates, KeyError> {
         let requested_at = Instant::now();
-        let mut ended = self.0.ended.subscribe();
-        let look_up = || Shared::advance(&self.0, |cache, now| cache.look_up(kid, algorithm, requested_at, now));
-        if let Some(result) = look_up() {
+        let look_up =
+            |now| Shared::advance(&self.0, now, |cache, now| cache.look_up(kid, algorithm, requested_at, now));
+        if let Some(result) = look_up(requested_at) {
             return result;
         }
         let _permit = enter().ok_or(KeyError::Unavailable)?;
+        let mut ended = self.0.ended.subscribe();
         loop {
-            ended.changed().await.map_err(|_| KeyError::Unavailable)?;
-            if let Some(result) = look_up() {
+            // A fetch may have ended before the subscription.
+            if let Some(result) = look_up(Instant::now()) {
                 return result;
             }
+            ended.changed().await.map_err(|_| KeyError::Unavailable)?;
         }
     }
 
@@ -120,8 +122,8 @@ impl fmt::Debug for RemoteKeys {
 
 impl Shared {
     /// Runs one step of the cache, and starts a fetch if the step requires it.
-    fn advance<T>(this: &Arc<Self>, step: impl FnOnce(&mut Cache, Instant) -> Step<T>) -> T {
-        let Step { start_fetch, result } = step(&mut this.lock_cache(), Instant::now());
+    fn advance<T>(this: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Cache, Instant) -> Step<T>) -> T {
+        let Step { start_fetch, result } = step(&mut this.lock_cache(), now);
         if start_fetch {
             let fetch = FetchTask { shared: Arc::clone(this), ended: false };
             match Handle::try_current() {
@@ -135,7 +137,7 @@ impl Shared {
     /// Fetches the set if it is due. It is refreshed without lookups too: otherwise a withdrawn key would stay valid
     /// until the next lookup.
     fn refresh_if_due(this: &Arc<Self>) {
-        Self::advance(this, Cache::refresh_if_due);
+        Self::advance(this, Instant::now(), Cache::refresh_if_due);
     }
 
     async fn refresh_at(this: Weak<Self>, due: Instant, ended: u64) {

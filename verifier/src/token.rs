@@ -1,6 +1,7 @@
 //! A verified Txn-Token.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -15,16 +16,32 @@ use crate::json::Members;
 /// shows neither the token nor its subject.
 #[derive(Clone)]
 pub struct TxnToken {
-    claims: TxnClaims,
-    delayed: Option<Delayed>,
+    content: Arc<Content>,
     encoded: String,
 }
 
-impl TxnToken {
-    /// The caller must have verified `encoded`, and parsed `claims` from it.
-    pub(crate) fn new(claims: TxnClaims, encoded: &str) -> Result<Self, VerifyError> {
+/// The content of a token, which all copies of it share.
+pub(crate) struct Content {
+    claims: TxnClaims,
+    delayed: Option<Delayed>,
+}
+
+impl Content {
+    /// `claims` must be those of a verified token.
+    pub(crate) fn new(claims: TxnClaims) -> Result<Self, VerifyError> {
         let delayed = claims.delayed().map_err(|_| VerifyError::ClaimsInvalid)?;
-        Ok(Self { claims, delayed, encoded: encoded.to_owned() })
+        Ok(Self { claims, delayed })
+    }
+
+    pub(crate) fn claims(&self) -> &TxnClaims {
+        &self.claims
+    }
+}
+
+impl TxnToken {
+    /// The caller must have verified `encoded`, and parsed `content` from it.
+    pub(crate) fn new(content: Arc<Content>, encoded: &str) -> Self {
+        Self { content, encoded: encoded.to_owned() }
     }
 
     /// Requires that `scope` contains `purpose`, compared byte for byte.
@@ -32,7 +49,7 @@ impl TxnToken {
     /// # Errors
     /// [`VerifyError::ScopeInsufficient`] if it does not.
     pub fn require_scope(&self, purpose: &str) -> Result<(), VerifyError> {
-        if self.claims.scope.contains(purpose) { Ok(()) } else { Err(VerifyError::ScopeInsufficient) }
+        if self.content.claims.scope.contains(purpose) { Ok(()) } else { Err(VerifyError::ScopeInsufficient) }
     }
 
     /// Requires that the token was issued for an expired one, at least `min` after that one expired.
@@ -41,97 +58,97 @@ impl TxnToken {
     /// [`VerifyError::NotDelayed`] if it was not.
     pub fn require_delayed(&self, min: Duration) -> Result<Delayed, VerifyError> {
         let is_late = |delayed: &Delayed| {
-            self.claims.iat.checked_sub(delayed.exp).is_some_and(|delay| Duration::from_secs(delay) >= min)
+            self.content.claims.iat.checked_sub(delayed.exp).is_some_and(|delay| Duration::from_secs(delay) >= min)
         };
-        self.delayed.filter(is_late).ok_or(VerifyError::NotDelayed)
+        self.content.delayed.filter(is_late).ok_or(VerifyError::NotDelayed)
     }
 
     /// `txn`: the transaction ID (RFC 8417 §2.2). Replacement and redemption keep it.
     pub fn transaction(&self) -> &str {
-        &self.claims.txn
+        &self.content.claims.txn
     }
 
     /// `sub`: the subject of the transaction, unique in the trust domain.
     pub fn subject(&self) -> &str {
-        &self.claims.sub
+        &self.content.claims.sub
     }
 
     /// `scope`: the purposes of the transaction (RFC 6749 §3.3).
     pub fn scope(&self) -> &Scope {
-        &self.claims.scope
+        &self.content.claims.scope
     }
 
     /// The values of `scope`; never empty.
     pub fn purposes(&self) -> &[Purpose] {
-        self.claims.scope.purposes()
+        self.content.claims.scope.purposes()
     }
 
     /// `aud`: the trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.claims.aud
+        &self.content.claims.aud
     }
 
     /// `iss`: the URL of the Transaction Token Service; `None` if the token does not contain it.
     pub fn issuer(&self) -> Option<&str> {
-        self.claims.iss.as_deref()
+        self.content.claims.iss.as_deref()
     }
 
     /// `iat`: when the token was issued, in seconds since the Unix epoch.
     pub fn issued_at(&self) -> u64 {
-        self.claims.iat
+        self.content.claims.iat
     }
 
     /// `exp`: when the token expires, in seconds since the Unix epoch; it is valid before this second.
     pub fn expires_at(&self) -> u64 {
-        self.claims.exp
+        self.content.claims.exp
     }
 
     /// `nbf`: the first second in which the token is valid, in seconds since the Unix epoch; `None` if the token does
     /// not contain it.
     pub fn not_before(&self) -> Option<u64> {
-        self.claims.nbf
+        self.content.claims.nbf
     }
 
     /// `req_wl`: the workload that requested this token. Not necessarily the one that presents it.
     pub fn requesting_workload(&self) -> &str {
-        &self.claims.req_wl
+        &self.content.claims.req_wl
     }
 
     /// `req_wl_chain`: every workload that requested a token of this transaction, oldest first. Empty in the first token
     /// of a transaction.
     pub fn requesting_workloads(&self) -> &[String] {
-        &self.claims.req_wl_chain
+        &self.content.claims.req_wl_chain
     }
 
     /// The member `name` of `tctx`, the transaction details, which never change. `None` if there is no such member, or
     /// if it is not a `T`: treat this as not allowed, never as unlimited.
     pub fn tctx<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
-        self.claims.tctx.get(name)
+        self.content.claims.tctx.get(name)
     }
 
     /// All members of `tctx`.
     pub fn tctx_members(&self) -> &Members {
-        &self.claims.tctx
+        &self.content.claims.tctx
     }
 
     /// The member `name` of `rctx`, the context of the request. `None` if there is no such member, or if it is not a `T`.
     pub fn rctx<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
-        self.claims.rctx.get(name)
+        self.content.claims.rctx.get(name)
     }
 
     /// All members of `rctx`.
     pub fn rctx_members(&self) -> &Members {
-        &self.claims.rctx
+        &self.content.claims.rctx
     }
 
     /// `rctx.delayed`: facts about the expired token that was redeemed for this one; `None` in other tokens.
     pub fn delayed(&self) -> Option<Delayed> {
-        self.delayed
+        self.content.delayed
     }
 
     /// All claims.
     pub fn claims(&self) -> &TxnClaims {
-        &self.claims
+        &self.content.claims
     }
 
     /// The token as received. Send it unchanged in the `Txn-Token` header of every call of the transaction, only inside
@@ -144,10 +161,10 @@ impl TxnToken {
 impl fmt::Debug for TxnToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TxnToken")
-            .field("txn", &self.claims.txn)
-            .field("req_wl", &self.claims.req_wl)
-            .field("scope", &self.claims.scope)
-            .field("exp", &self.claims.exp)
+            .field("txn", &self.content.claims.txn)
+            .field("req_wl", &self.content.claims.req_wl)
+            .field("scope", &self.content.claims.scope)
+            .field("exp", &self.content.claims.exp)
             .finish_non_exhaustive()
     }
 }

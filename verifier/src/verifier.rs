@@ -1,17 +1,20 @@
 //! The verifier and its builder.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jsonwebtoken::Algorithm;
 use url::Url;
 
+use crate::cache::{CacheLimits, TokenCache, TokenHash};
 use crate::claims::{NameError, TYP, TrustDomain, TxnClaims};
 use crate::error::VerifyError;
-use crate::jwks::{Candidates, JwksError, KeySet};
+use crate::jwks::{Candidates, JwksError, KeySet, VerificationKey};
 use crate::jws::Jws;
 use crate::remote::{self, Location, RemoteKeys, SetupError};
 use crate::single_use::{SingleUse, UseLog};
-use crate::token::TxnToken;
+use crate::token::{Content, TxnToken};
 
 /// The maximum length of a token in bytes: 16 KiB. Writ issues far shorter tokens (at most 4 KiB by default), and few
 /// HTTP servers accept longer headers.
@@ -19,6 +22,12 @@ pub const TOKEN_MAX: usize = 16 * 1024;
 
 /// The maximum leeway: 30 s. Also the default limit on how far `iat` and `nbf` may be in the future.
 pub const LEEWAY_MAX: Duration = Duration::from_secs(30);
+
+/// How many verified tokens a [`Verifier`] remembers by default.
+const CACHED_TOKENS: usize = 1024;
+
+/// The memory for a token that the verifier remembers, on average, in bytes.
+const CACHED_TOKEN_SIZE: usize = 2048;
 
 /// Why a verifier cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +61,21 @@ pub enum BuildError {
 pub struct Verifier {
     rules: Rules,
     keys: Keys,
+    /// Tokens that were accepted; `None` if they are not remembered.
+    accepted: Option<TokenCache<Arc<Accepted>>>,
     use_log: Option<UseLog>,
 }
+
+/// A token that was accepted, and what its signature was checked with.
+struct Accepted {
+    kid: Option<String>,
+    algorithm: Algorithm,
+    key: Arc<VerificationKey>,
+    content: Arc<Content>,
+}
+
+/// Where an accepted token is remembered.
+type Place<'a> = (&'a TokenCache<Arc<Accepted>>, TokenHash);
 
 #[derive(Debug)]
 enum Keys {
@@ -85,6 +107,7 @@ impl Verifier {
             leeway: None,
             max_stale: None,
             observer: None,
+            cached_tokens: CACHED_TOKENS,
             single_use: None,
         }
     }
@@ -100,16 +123,63 @@ impl Verifier {
     /// # Errors
     /// [`VerifyError`] if the token is invalid, or if its key cannot be fetched.
     pub async fn verify(&self, header_value: impl AsRef<str>) -> Result<TxnToken, VerifyError> {
-        let presented = Presented::parse(header_value.as_ref())?;
-        let token = match &self.keys {
-            Keys::Fixed(keys) => self.rules.verify(&presented, &presented.find_keys(keys)?, SystemTime::now())?,
-            Keys::Remote(keys) => {
-                let keys = keys.key(presented.jws.kid.as_deref(), presented.jws.algorithm).await?;
-                self.rules.verify(&presented, &keys, SystemTime::now())?
-            }
+        let encoded = trim(header_value.as_ref());
+        let cache = self.accepted.as_ref().filter(|_| encoded.len() <= TOKEN_MAX);
+        let place = cache.map(|cache| (cache, TokenHash::of(encoded)));
+        let known = place.and_then(|(cache, hash)| cache.get(&hash, since_epoch(SystemTime::now()).as_secs()));
+        let token = if let Some(known) = known {
+            let keys = self.find_keys(known.kid.as_deref(), known.algorithm).await?;
+            self.verify_again(&known, encoded, &keys, place)?
+        } else {
+            let jws = parse(encoded)?;
+            let keys = self.find_keys(jws.kid.as_deref(), jws.algorithm).await?;
+            self.verify_signed(jws, encoded, &keys, place)?
         };
         self.check_first_use(&token)?;
         Ok(token)
+    }
+
+    /// Verifies a token that was accepted before. Its signature is not checked again if the key that verified it is still
+    /// one of `keys`, those that its header selects.
+    fn verify_again(
+        &self,
+        known: &Accepted,
+        encoded: &str,
+        keys: &Candidates,
+        place: Option<Place<'_>>,
+    ) -> Result<TxnToken, VerifyError> {
+        if !keys.contains(&known.key) {
+            return self.verify_signed(parse(encoded)?, encoded, keys, place);
+        }
+        self.rules.check(known.content.claims(), SystemTime::now())?;
+        Ok(TxnToken::new(Arc::clone(&known.content), encoded))
+    }
+
+    fn verify_signed(
+        &self,
+        jws: Jws<'_>,
+        encoded: &str,
+        keys: &Candidates,
+        place: Option<Place<'_>>,
+    ) -> Result<TxnToken, VerifyError> {
+        let now = SystemTime::now();
+        let (key, content) = self.rules.verify(&jws, keys, now)?;
+        let token = TxnToken::new(Arc::clone(&content), encoded);
+        if let Some((cache, hash)) = place {
+            let Jws { kid, algorithm, .. } = jws;
+            // Parsed claims take about twice the memory of their text.
+            let (size, ends) = (2 * encoded.len() + size_of::<Accepted>(), token.expires_at());
+            let accepted = Arc::new(Accepted { kid, algorithm, key: Arc::clone(key), content });
+            cache.insert(hash, accepted, size, ends, since_epoch(now).as_secs());
+        }
+        Ok(token)
+    }
+
+    async fn find_keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Candidates, VerifyError> {
+        match &self.keys {
+            Keys::Fixed(keys) => Ok(keys.find(kid, algorithm)?),
+            Keys::Remote(keys) => Ok(keys.key(kid, algorithm).await?),
+        }
     }
 
     /// As [`Verifier::verify`], with the given keys and time: for tests, and for stored tokens. Fetches no keys, and does
@@ -118,8 +188,10 @@ impl Verifier {
     /// # Errors
     /// [`VerifyError`] if the token is invalid.
     pub fn verify_at(&self, header_value: &str, keys: &KeySet, now: SystemTime) -> Result<TxnToken, VerifyError> {
-        let presented = Presented::parse(header_value)?;
-        self.rules.verify(&presented, &presented.find_keys(keys)?, now)
+        let encoded = trim(header_value);
+        let jws = parse(encoded)?;
+        let (_, content) = self.rules.verify(&jws, &keys.find(jws.kid.as_deref(), jws.algorithm)?, now)?;
+        Ok(TxnToken::new(content, encoded))
     }
 
     /// Starts to fetch the keys, so that the first token does not wait for them. Must be called inside a Tokio runtime.
@@ -138,39 +210,38 @@ impl Verifier {
     }
 }
 
-/// A token of the right type whose signature and claims are not yet verified.
-struct Presented<'a> {
-    encoded: &'a str,
-    jws: Jws<'a>,
+/// The value of a header without the white space that HTTP allows around it.
+fn trim(header_value: &str) -> &str {
+    header_value.trim_matches([' ', '\t'])
 }
 
-impl<'a> Presented<'a> {
-    fn parse(header_value: &'a str) -> Result<Self, VerifyError> {
-        let encoded = header_value.trim_matches([' ', '\t']);
-        let jws = Jws::parse(encoded, TOKEN_MAX).map_err(|_| VerifyError::Malformed)?;
-        match jws.typ.as_deref() {
-            Some(TYP) => Ok(Self { encoded, jws }),
-            _ => Err(VerifyError::TypeWrong),
-        }
-    }
-
-    fn find_keys(&self, keys: &KeySet) -> Result<Candidates, VerifyError> {
-        Ok(keys.find(self.jws.kid.as_deref(), self.jws.algorithm)?)
-    }
+/// Parses a token of the right type. Its signature and claims are not verified yet.
+fn parse(encoded: &str) -> Result<Jws<'_>, VerifyError> {
+    let jws = Jws::parse(encoded, TOKEN_MAX).map_err(|_| VerifyError::Malformed)?;
+    if jws.typ.as_deref() == Some(TYP) { Ok(jws) } else { Err(VerifyError::TypeWrong) }
 }
 
 impl Rules {
-    fn verify(&self, presented: &Presented<'_>, keys: &Candidates, now: SystemTime) -> Result<TxnToken, VerifyError> {
-        if !keys.verify(&presented.jws) {
-            return Err(VerifyError::SignatureInvalid);
-        }
-        let claims = TxnClaims::parse(&presented.jws.payload).map_err(|_| VerifyError::ClaimsInvalid)?;
+    /// The content of a token, and the key that verified it.
+    fn verify<'k>(
+        &self,
+        jws: &Jws<'_>,
+        keys: &'k Candidates,
+        now: SystemTime,
+    ) -> Result<(&'k Arc<VerificationKey>, Arc<Content>), VerifyError> {
+        let signer = keys.find_signer(jws).ok_or(VerifyError::SignatureInvalid)?;
+        let claims = TxnClaims::parse(&jws.payload).map_err(|_| VerifyError::ClaimsInvalid)?;
+        self.check(&claims, now)?;
+        Ok((signer, Arc::new(Content::new(claims)?)))
+    }
+
+    /// Every check of the claims that depends on the time or the settings.
+    fn check(&self, claims: &TxnClaims, now: SystemTime) -> Result<(), VerifyError> {
         if claims.aud != self.trust_domain {
             return Err(VerifyError::AudienceMismatch);
         }
         self.check_issuer(claims.iss.as_deref())?;
-        self.check_times(&claims, since_epoch(now))?;
-        TxnToken::new(claims, presented.encoded)
+        self.check_times(claims, since_epoch(now))
     }
 
     fn check_issuer(&self, iss: Option<&str>) -> Result<(), VerifyError> {
@@ -220,6 +291,7 @@ pub struct Builder {
     leeway: Option<Duration>,
     max_stale: Option<Duration>,
     observer: Option<remote::Observer>,
+    cached_tokens: usize,
     single_use: Option<SingleUse>,
 }
 
@@ -301,6 +373,17 @@ impl Builder {
         self
     }
 
+    /// How many accepted tokens the verifier remembers, each until its `exp`; default 1024, with together at most 2 KiB for
+    /// each. 0 remembers none.
+    ///
+    /// The signature of a remembered token is not checked again as long as the published keys do not change. Everything
+    /// else is: `exp` and the other times, `aud`, `iss`, the key lookup, and the single-use check. The claims are kept, the
+    /// token itself is not.
+    pub fn cached_tokens(mut self, tokens: usize) -> Self {
+        self.cached_tokens = tokens;
+        self
+    }
+
     /// Builds the verifier. Reads the key file, but fetches nothing.
     ///
     /// # Errors
@@ -317,7 +400,10 @@ impl Builder {
             expiry_leeway: self.leeway.unwrap_or_default(),
             future_leeway: self.leeway.unwrap_or(LEEWAY_MAX),
         };
-        Ok(Verifier { rules, keys, use_log: self.single_use.map(UseLog::new) })
+        let tokens = self.cached_tokens;
+        let limits = CacheLimits { tokens, bytes: tokens.saturating_mul(CACHED_TOKEN_SIZE) };
+        let accepted = (tokens > 0).then(|| TokenCache::new(limits));
+        Ok(Verifier { rules, keys, accepted, use_log: self.single_use.map(UseLog::new) })
     }
 
     fn build_keys(&mut self) -> Result<Keys, BuildError> {

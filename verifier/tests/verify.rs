@@ -402,3 +402,62 @@ proptest! {
         prop_assert!(verify_at(&verifier(), &text, now()).is_err());
     }
 }
+
+/// Every header value of the table has the same outcome as without remembering, however often it is presented.
+#[tokio::test]
+async fn remembered_tokens_change_no_outcome() {
+    let another = Signer::new("k1", Algorithm::ES256);
+    let tokens = [
+        SIGNER.token(&claims()),
+        another.token(&claims()),
+        SIGNER.token(&with("aud", json!("e.example"))),
+        SIGNER.token(&with("iss", json!("https://other.example"))),
+        SIGNER.token(&with("exp", json!(now() - 1))),
+        SIGNER.token(&with("iat", json!(now() + 40))),
+        SIGNER.token(&with("nbf", json!(now() + 40))),
+        SIGNER.token(&with("rctx", json!({"delayed": {"iat": 1, "exp": 2, "use": 1}}))),
+        SIGNER.token(&with("rctx", json!({"delayed": {}}))),
+        SIGNER.sign(&json!({"typ": "JWT", "alg": "ES256", "kid": "k1"}), &claims().to_string()),
+        "x".repeat(20_000),
+    ];
+    let remembering = builder().issuer("https://tts.example").build().unwrap();
+    let forgetful = builder().issuer("https://tts.example").cached_tokens(0).build().unwrap();
+    let outcome = async |verifier: &Verifier, token: &str| {
+        let verified = verifier.verify(token).await;
+        verified.map(|token| (token.claims().clone(), token.delayed(), token.encoded().to_owned()))
+    };
+    for token in &tokens {
+        let expected = outcome(&forgetful, token).await;
+        for _ in 0..3 {
+            assert_eq!(outcome(&remembering, token).await, expected, "{token:.300}");
+        }
+    }
+    let used = builder().single_use(SingleUse::SignedPart).build().unwrap();
+    assert!(used.verify(&tokens[0]).await.is_ok());
+    assert_eq!(refusal(&used, &tokens[0]).await, VerifyError::Replayed);
+}
+
+///
+#[tokio::test]
+async fn a_remembered_token_needs_the_key_that_verified_it() {
+    let publisher = Publisher::start().await;
+    let (next, last) = (Signer::new("k2", Algorithm::ES256), Signer::new("k1", Algorithm::ES256));
+    publisher.publish("/jwks.json", Reply::ok(jwks(&[SIGNER.jwk()])));
+    let build = || {
+        let builder = Verifier::builder("d.example").jwks_url(publisher.url("/jwks.json"));
+        builder.root_certificate_pem(&publisher.root_pem).unwrap().build().unwrap()
+    };
+    let token = SIGNER.token(&claims());
+    for (keys, reason) in
+        [(vec![next.jwk()], VerifyError::KeyUnknown), (vec![next.jwk(), last.jwk()], VerifyError::SignatureInvalid)]
+    {
+        publisher.publish("/jwks.json", Reply::ok(jwks(&[SIGNER.jwk()])));
+        let verifier = build();
+        for _ in 0..2 {
+            assert!(verifier.verify(&token).await.is_ok());
+        }
+        publisher.publish("/jwks.json", Reply::ok(jwks(&keys)));
+        assert!(verifier.verify(next.token(&claims())).await.is_ok(), "its unknown key causes a fetch");
+        assert_eq!(refusal(&verifier, &token).await, reason);
+    }
+}

@@ -218,7 +218,7 @@ impl TokenUnderTest {
         if named.is_empty() {
             return Verdict::not_tried("the key is not published");
         }
-        let is_valid = named.iter().any(|key| key.fits(jws.algorithm) && jws.verify(key.decoding_key()));
+        let is_valid = named.iter().any(|key| key.verify_jws(&jws));
         Verdict::required(is_valid, if is_valid { "valid" } else { "not a signature of that key" })
     }
 

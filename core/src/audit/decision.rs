@@ -3,6 +3,8 @@
 //! In: typed results of the steps, each reported once to the [`AuditContext`]. Out: a [`Decision`], built once the outcome
 //! is known and not changed after that. Members of steps that the request never reached are absent from the line.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{Event, TokenDigest};
@@ -29,12 +31,12 @@ pub enum Endpoint {
 
 /// The facts known about a request so far, for its audit event, log lines and metrics.
 #[derive(Debug, Default)]
-pub struct AuditContext {
-    request_id: String,
-    trace_id: Option<String>,
-    client_certificate: Option<String>,
-    policies: Option<String>,
-    client: Option<ClientId>,
+pub struct AuditContext<'r> {
+    request_id: &'r str,
+    trace_id: Option<&'r str>,
+    client_certificate: Option<&'r str>,
+    policies: Option<&'r str>,
+    client: Option<&'r ClientId>,
     request: Option<RequestFacts>,
     subject: Option<Subject>,
     /// The subject token names an actor, which policy ignored.
@@ -64,25 +66,20 @@ struct Subject {
     delayed_by: Option<u64>,
 }
 
-impl AuditContext {
+impl<'r> AuditContext<'r> {
     /// The context of a request of which only its ids and its certificate are known.
-    pub fn new(request_id: &str, trace_id: Option<&str>, certificate: &PeerCertificate) -> Self {
-        Self {
-            request_id: request_id.to_owned(),
-            trace_id: trace_id.map(str::to_owned),
-            client_certificate: Some(certificate.x5t_s256().to_owned()),
-            ..Self::default()
-        }
+    pub fn new(request_id: &'r str, trace_id: Option<&'r str>, certificate: &'r PeerCertificate) -> Self {
+        Self { request_id, trace_id, client_certificate: Some(certificate.x5t_s256()), ..Self::default() }
     }
 
     /// Sets the policies that decide the request.
     #[must_use]
-    pub(crate) fn with_policies(self, policies: &PolicySet) -> Self {
-        Self { policies: Some(policies.digest().to_owned()), ..self }
+    pub(crate) fn with_policies(self, policies: &'r PolicySet) -> Self {
+        Self { policies: Some(policies.digest()), ..self }
     }
 
-    pub(crate) fn set_client(&mut self, client: &ClientId) {
-        self.client = Some(client.clone());
+    pub(crate) fn set_client(&mut self, client: &'r ClientId) {
+        self.client = Some(client);
     }
 
     pub(crate) fn set_request(&mut self, request: &TokenRequest) {
@@ -142,12 +139,12 @@ impl AuditContext {
         self.introspected = Some(TokenDigest::of(token.expose()));
     }
 
-    pub(crate) fn request_id(&self) -> &str {
-        &self.request_id
+    pub(crate) fn request_id(&self) -> &'r str {
+        self.request_id
     }
 
-    pub(crate) fn client(&self) -> Option<&ClientId> {
-        self.client.as_ref()
+    pub(crate) fn client(&self) -> Option<&'r ClientId> {
+        self.client
     }
 
     /// The kind of subject token: as verified, or before that as declared.
@@ -167,68 +164,63 @@ impl AuditContext {
         Proof { source: self.source().map(Source::name), issuer }
     }
 
-    fn decision(&self) -> Decision {
+    fn decision(&self) -> Decision<'_> {
         let (request, subject) = (self.request.as_ref(), self.subject.as_ref());
         Decision {
-            request_id: self.request_id.clone(),
-            trace_id: self.trace_id.clone(),
-            client: self.client.as_ref().map(ToString::to_string),
-            client_certificate: self.client_certificate.clone(),
+            request_id: self.request_id,
+            trace_id: self.trace_id,
+            client: self.client.map(ClientId::as_str),
+            client_certificate: self.client_certificate,
             source: self.source().map(Source::name),
-            scope: self.scope().map(str::to_owned),
+            scope: self.scope().map(Cow::Borrowed),
             actors: self.ignores_actor.then_some("ignored"),
-            subject_issuer: subject.and_then(|subject| subject.issuer.clone()),
-            subject_token_sha256: request.and_then(|request| request.subject_token.clone()),
-            txn: subject.and_then(|subject| subject.txn.clone()),
-            sub: subject.and_then(|subject| subject.sub.clone()),
-            token_sha256: self.introspected.clone(),
+            subject_issuer: subject.and_then(|subject| subject.issuer.as_deref()),
+            subject_token_sha256: request.and_then(|request| request.subject_token),
+            txn: subject.and_then(|subject| subject.txn.as_deref()),
+            sub: subject.and_then(|subject| subject.sub.as_deref()),
+            token_sha256: self.introspected,
             delayed_by: subject.and_then(|subject| subject.delayed_by),
             key_state: subject.and_then(|subject| subject.key_state),
             pdp: self.pdp,
-            policies: self.policies.clone(),
+            policies: self.policies,
             ..Decision::default()
         }
-    }
-
-    fn refused(&self, reason: Reason, cause: String) -> Box<Decision> {
-        let (error, reason) = (Some(reason.error().as_str()), Some(reason.as_str()));
-        Box::new(Decision { error, reason, cause: Some(cause), ..self.decision() })
     }
 }
 
 /// The members of `token_issued`, `token_refused` and `token_introspected`, in the order in which they are written.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Decision {
+pub struct Decision<'a> {
     /// The same as `X-Request-Id` of the answer.
-    request_id: String,
+    request_id: &'a str,
     /// From `traceparent`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<String>,
+    trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<String>,
+    client: Option<&'a str>,
     /// `x5t#S256` of the client's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
-    client_certificate: Option<String>,
+    client_certificate: Option<&'a str>,
     /// The kind of subject token, as policies name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
     /// The requested purposes, or those of the introspected token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<String>,
+    scope: Option<Cow<'a, str>>,
     /// `ignored`: the subject token names an actor, and the policy ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     actors: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject_issuer: Option<String>,
+    subject_issuer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject_token_sha256: Option<TokenDigest>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    txn: Option<String>,
+    txn: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sub: Option<String>,
+    sub: Option<&'a str>,
     /// The key that signed the new token, or the introspected one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<String>,
+    kid: Option<&'a str>,
     /// When that token expires, epoch seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
@@ -261,17 +253,22 @@ pub struct Decision {
     cause: Option<String>,
     /// The digest of the policies that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
-    policies: Option<String>,
+    policies: Option<&'a str>,
 }
 
-impl Event {
+impl<'a> Event<'a> {
     /// The event before a token is sent to its client.
-    pub(crate) fn token_issued(context: &AuditContext, claims: &Claims, token: &TxnToken, term: Term) -> Self {
+    pub(crate) fn token_issued(
+        context: &'a AuditContext<'_>,
+        claims: &'a Claims,
+        token: &'a TxnToken,
+        term: Term,
+    ) -> Self {
         let claims = claims.as_txn_claims();
         Self::TokenIssued(Box::new(Decision {
-            txn: Some(claims.txn.clone()),
-            sub: Some(claims.sub.clone()),
-            kid: Some(token.kid().to_string()),
+            txn: Some(&claims.txn),
+            sub: Some(&claims.sub),
+            kid: Some(token.kid().as_str()),
             exp: Some(claims.exp),
             token_sha256: Some(TokenDigest::of(token.as_str())),
             use_number: term.spent().map(|spent| spent.use_number),
@@ -281,13 +278,13 @@ impl Event {
     }
 
     /// The event before an introspection is answered; `live` is the token if it is valid.
-    pub(crate) fn token_introspected(context: &AuditContext, live: Option<&OwnToken>) -> Self {
+    pub(crate) fn token_introspected(context: &'a AuditContext<'_>, live: Option<&'a OwnToken>) -> Self {
         let claims = live.map(OwnToken::claims);
         Self::TokenIntrospected(Box::new(Decision {
-            scope: claims.map(|claims| claims.scope.to_string()),
-            txn: claims.map(|claims| claims.txn.clone()),
-            sub: claims.map(|claims| claims.sub.clone()),
-            kid: live.map(|token| token.kid().to_owned()),
+            scope: claims.map(|claims| claims.scope.to_string().into()),
+            txn: claims.map(|claims| claims.txn.as_str()),
+            sub: claims.map(|claims| claims.sub.as_str()),
+            kid: live.map(OwnToken::kid),
             exp: claims.map(|claims| claims.exp),
             active: Some(live.is_some()),
             ..context.decision()
@@ -295,13 +292,14 @@ impl Event {
     }
 
     /// The event of a request that a flow refused.
-    pub(crate) fn refused(endpoint: Endpoint, context: &AuditContext, refusal: &Refusal) -> Self {
+    pub(crate) fn refused(endpoint: Endpoint, context: &'a AuditContext<'_>, refusal: &Refusal) -> Self {
         Self::rejected(endpoint, context, refusal.reason(), refusal.description())
     }
 
     /// The event of a request that was refused before a flow began; `description` is the client's `error_description`.
-    pub fn rejected(endpoint: Endpoint, context: &AuditContext, reason: Reason, description: String) -> Self {
-        let decision = context.refused(reason, description);
+    pub fn rejected(endpoint: Endpoint, context: &'a AuditContext<'_>, reason: Reason, description: String) -> Self {
+        let (error, reason) = (Some(reason.error().as_str()), Some(reason.as_str()));
+        let decision = Box::new(Decision { error, reason, cause: Some(description), ..context.decision() });
         match endpoint {
             Endpoint::Token => Self::TokenRefused(decision),
             Endpoint::Introspection => Self::TokenIntrospected(decision),
@@ -315,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_does_not_apply_is_absent_and_members_stand_at_the_top() {
-        let context = AuditContext { request_id: "r".into(), ..AuditContext::default() };
+        let context = AuditContext { request_id: "r", ..AuditContext::default() };
         let event = Event::rejected(Endpoint::Token, &context, Reason::ScopeMalformed, "why".into());
         assert_eq!(
             serde_json::to_string(&event).unwrap(),

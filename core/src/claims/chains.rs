@@ -174,9 +174,9 @@ fn try_for(
         max_size: 4096,
         max_replacements: 4,
     };
-    let claims = ClaimsDraft::new(grant.into(), now, &settings).expect("readable claims").complete(term);
-    let claims = serde_json::to_string(&claims).unwrap();
-    Some((TxnClaims::parse(claims.as_bytes()).expect("claims of a Txn-Token"), source))
+    let claims = ClaimsDraft::new(grant.into(), now, &settings).and_then(|draft| draft.complete(term));
+    let claims = claims.expect("readable claims");
+    Some((TxnClaims::parse(claims.payload()).expect("claims of a Txn-Token"), source))
 }
 
 /// The purposes that a start allows at most: those that its scopes map to in the policy of the presenting client.

@@ -6,22 +6,18 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_ascii, is_spiffe, spiffe_trust_domain};
+use super::identity::{Identity, IdentityKind, Registered, Thumbprint, is_plain_ascii, is_spiffe};
 use super::name::{DistinguishedName, to_rfc4514};
 use writ_platform::clock::Timestamp;
 
 /// The certificate that a TLS handshake has proven and accepted. No address in it is ever fetched.
 #[derive(Debug, Clone)]
 pub struct PeerCertificate {
-    subject: DistinguishedName,
+    /// Every identity that a policy could know it by, if the rules of [`Self::matches`] let it count.
+    names: Vec<Identity>,
     self_issued: bool,
     /// Whether only its SPIFFE ID counts.
     spiffe_only: bool,
-    /// In lower case.
-    dns: Vec<String>,
-    uris: Uris,
-    ips: Vec<IpAddr>,
-    emails: Vec<String>,
     offered: Vec<(IdentityKind, String)>,
     thumbprint: Thumbprint,
     thumbprint_text: String,
@@ -49,16 +45,8 @@ impl PeerCertificate {
         let thumbprint = Thumbprint::of(der);
         Ok(Self {
             self_issued: name(certificate.issuer())? == subject,
-            subject,
+            names: identities(subject, names, thumbprint),
             spiffe_only: false,
-            dns: plain(names, |n| if let GeneralName::DNSName(text) = n { Some(text) } else { None })
-                .map(str::to_ascii_lowercase)
-                .collect(),
-            uris: Uris::new(names),
-            ips: names.iter().filter_map(ip).collect(),
-            emails: plain(names, |n| if let GeneralName::RFC822Name(text) = n { Some(text) } else { None })
-                .map(str::to_owned)
-                .collect(),
             offered: offered(&certificate, names),
             thumbprint,
             thumbprint_text: thumbprint.to_string(),
@@ -74,13 +62,14 @@ impl PeerCertificate {
         match &identity.0 {
             Registered::Thumbprints(registered) => registered.contains(&self.thumbprint),
             _ if self.self_issued => false,
-            Registered::SanUri(uri) => self.uris.contain(uri) && (!self.spiffe_only || is_spiffe(uri)),
-            _ if self.spiffe_only => false,
-            Registered::SubjectDn(name) => self.subject == *name,
-            Registered::SanDns(name) => self.dns.contains(name),
-            Registered::SanIp(ip) => self.ips.contains(ip),
-            Registered::SanEmail(address) => self.emails.contains(address),
+            Registered::SanUri(uri) if is_spiffe(uri) => self.names.contains(identity),
+            _ => !self.spiffe_only && self.names.contains(identity),
         }
+    }
+
+    /// Where to look for it in an index of identities. Not each of them has to count: [`Self::matches`] decides.
+    pub(super) fn names(&self) -> &[Identity] {
+        &self.names
     }
 
     /// Sets whether its CA certifies only its SPIFFE ID and no other name in it.
@@ -91,7 +80,7 @@ impl PeerCertificate {
 
     /// The trust domain of its SPIFFE ID, if that is its only URI.
     pub fn spiffe_trust_domain(&self) -> Option<&str> {
-        self.uris.0.iter().find_map(|uri| spiffe_trust_domain(uri))
+        self.names.iter().find_map(Identity::spiffe_trust_domain)
     }
 
     /// Whether it names itself as its issuer. Only such a certificate may be accepted for its thumbprint without a CA.
@@ -140,11 +129,16 @@ fn offered(certificate: &X509Certificate<'_>, names: &[GeneralName<'_>]) -> Vec<
     all.take(OFFERED_MAX).map(|(kind, text)| (kind, text.chars().take(OFFERED_LEN).collect())).collect()
 }
 
-fn plain<'a>(
-    names: &'a [GeneralName<'a>],
-    of_kind: impl Fn(&'a GeneralName<'a>) -> Option<&'a str>,
-) -> impl Iterator<Item = &'a str> {
-    names.iter().filter_map(of_kind).filter(|text| is_plain_ascii(text))
+/// The names, normalised as policies register them; those that are not plain ASCII are left out.
+fn identities(subject: DistinguishedName, names: &[GeneralName<'_>], thumbprint: Thumbprint) -> Vec<Identity> {
+    let of_san = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(text) if is_plain_ascii(text) => Some(Registered::SanDns(text.to_ascii_lowercase())),
+        GeneralName::RFC822Name(text) if is_plain_ascii(text) => Some(Registered::SanEmail((*text).to_owned())),
+        other => ip(other).map(Registered::SanIp),
+    };
+    let itself = [Registered::Thumbprints(vec![thumbprint]), Registered::SubjectDn(subject)];
+    let uris = uris(names).into_iter().map(|uri| Registered::SanUri(uri.to_owned()));
+    itself.into_iter().chain(uris).chain(names.iter().filter_map(of_san)).map(Identity).collect()
 }
 
 fn ip(name: &GeneralName<'_>) -> Option<IpAddr> {
@@ -155,32 +149,23 @@ fn ip(name: &GeneralName<'_>) -> Option<IpAddr> {
 
 /// The URIs that count. An X.509-SVID has exactly one URI: a SPIFFE ID beside another URI does not count, and if there are
 /// several SPIFFE IDs, none of the URIs does.
-#[derive(Debug, Clone)]
-struct Uris(Vec<String>);
-
-impl Uris {
-    const TAG: u32 = 6;
-
-    fn new(names: &[GeneralName<'_>]) -> Self {
-        let all: Vec<_> = names.iter().filter_map(Self::text).collect();
-        let spiffe = all.iter().filter(|uri| is_spiffe(uri)).count();
-        if spiffe > 1 {
-            return Self(Vec::new());
-        }
-        let counts = |uri: &&str| is_plain_ascii(uri) && (all.len() == 1 || !is_spiffe(uri));
-        Self(all.iter().copied().filter(counts).map(str::to_owned).collect())
+fn uris<'a>(names: &[GeneralName<'a>]) -> Vec<&'a str> {
+    let all: Vec<_> = names.iter().filter_map(uri).collect();
+    if all.iter().filter(|uri| is_spiffe(uri)).count() > 1 {
+        return Vec::new();
     }
+    let counts = |uri: &&str| is_plain_ascii(uri) && (all.len() == 1 || !is_spiffe(uri));
+    all.iter().copied().filter(counts).collect()
+}
 
-    /// A URI that cannot be decoded counts as one with an empty text.
-    fn text<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
-        match name {
-            GeneralName::URI(uri) => Some(uri),
-            GeneralName::Invalid(tag, _) if tag.0 == Self::TAG => Some(""),
-            _ => None,
-        }
-    }
+/// The tag of a URI among the alternative names.
+const URI_TAG: u32 = 6;
 
-    fn contain(&self, uri: &str) -> bool {
-        self.0.iter().any(|held| held == uri)
+/// A URI that cannot be decoded counts as one with an empty text.
+fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some(""),
+        _ => None,
     }
 }

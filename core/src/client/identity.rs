@@ -81,11 +81,11 @@ impl IdentityKind {
 /// What must match in a client's certificate: one of the names of RFC 8705 §2.1.2, or its thumbprint (§2.2).
 ///
 /// Two are equal if they match the same certificates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity(pub(super) Registered);
 
 /// Normalised, so that it can be compared byte for byte.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Registered {
     SubjectDn(DistinguishedName),
     /// In lower case.
@@ -168,6 +168,14 @@ impl Identity {
         match &self.0 {
             Registered::SanUri(uri) => spiffe_trust_domain(uri),
             _ => None,
+        }
+    }
+
+    /// Two identities share a certificate if they share one of these: itself, or each of two thumbprints alone.
+    pub fn keys(&self) -> Vec<Self> {
+        match &self.0 {
+            Registered::Thumbprints(all) => all.iter().map(|one| Self(Registered::Thumbprints(vec![*one]))).collect(),
+            _ => vec![self.clone()],
         }
     }
 

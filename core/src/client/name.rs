@@ -68,16 +68,16 @@ const TEXT_ATTRIBUTES: [(&str, &str); 49] = [
 const OPENSSL_PREFIX: &str = "subject=";
 
 /// A subject: RDNs in the order of the certificate, the attributes of each sorted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct DistinguishedName(Vec<Vec<Attribute>>);
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Attribute {
     oid: String,
     value: Value,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Value {
     /// Folded: values that match are equal.
     Text(String),

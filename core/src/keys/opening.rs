@@ -1,5 +1,7 @@
 //! Store → a ring that can sign, at the first start and every later one.
 
+use std::time::Duration;
+
 use tokio::sync::Notify;
 use writ_verifier::TrustDomain;
 
@@ -13,6 +15,9 @@ use super::{ActiveRing, KeyRing, KeysError, Settings, SignerState, SigningAlgori
 use writ_platform::clock::Timestamp;
 use writ_store::Store;
 use writ_store::ring::RingStore;
+
+/// How long a ring is in force at most before the store can be written.
+const MAX_UNSETTLED: Duration = Duration::from_secs(10 * 60);
 
 impl KeyRing {
     /// Opens the ring of the store, or creates the first one if there never was one; missed rotations are caught up.
@@ -39,7 +44,11 @@ impl KeyRing {
         blocking(move || mirror.check(&lives)).await?;
         events.extend(keys.complete_revocations(now).await?);
         refresh(&keys.mirror, &keys.active().ring).await?;
-        events.extend(keys.settle(last_event, now).await?);
+        if keys.store.is_writable() || !keys.may_settle_later(now)? {
+            events.extend(keys.settle(last_event, now).await?);
+        } else {
+            keys.rotation.lock().await.is_unsettled = true;
+        }
         Ok((keys, events))
     }
 
@@ -99,6 +108,14 @@ impl KeyRing {
         self.step(now, |ring, _, _| Ok(ring.adjust(self.times, now))).await?;
         self.step(now, |ring, _, _| self.resealed(ring)).await?;
         Ok(events)
+    }
+
+    /// Whether the current key may sign before anything is recorded, while the store cannot be written yet: what is
+    /// recorded holds for the next minutes, and only the start of the publication of `next` may have to be recorded. The
+    /// first step does that before anything else.
+    fn may_settle_later(&self, now: Timestamp) -> Result<bool, KeysError> {
+        let active = self.active();
+        Ok(active.ring.covers(self.times, now, now + MAX_UNSETTLED) && self.resealed(&active.ring)?.is_none())
     }
 
     /// `None` if everything is sealed with the current sealing key.

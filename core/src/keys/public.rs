@@ -1,12 +1,13 @@
 //! The public half of a key: its JWK, and the `kid` derived from it (RFC 7517, RFC 7518, RFC 7638, RFC 8037).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
+use writ_verifier::jwks::VerificationKey;
 
 use super::SigningAlgorithm;
 use writ_platform::digest::sha256;
@@ -73,7 +74,8 @@ struct Parts {
     kid: Kid,
     algorithm: SigningAlgorithm,
     material: Material,
-    decoding: DecodingKey,
+    /// The parsed key, made when it is first needed: most historical keys never are. `None` if it is not a valid key.
+    verification: OnceLock<Option<Arc<VerificationKey>>>,
 }
 
 /// Why a JWK is not a [`PublicKey`].
@@ -89,9 +91,11 @@ pub enum PublicKeyError {
 
 impl PublicKey {
     pub(super) fn new(algorithm: SigningAlgorithm, material: Material) -> Result<Self, PublicKeyError> {
-        let decoding = decoding_key(algorithm, &material).ok_or(PublicKeyError::Members)?;
+        if !fits(algorithm, &material) {
+            return Err(PublicKeyError::Members);
+        }
         let kid = Kid::of(&canonical(algorithm, &material));
-        Ok(Self(Arc::new(Parts { kid, algorithm, material, decoding })))
+        Ok(Self(Arc::new(Parts { kid, algorithm, material, verification: OnceLock::new() })))
     }
 
     /// `kid`: the thumbprint.
@@ -104,16 +108,16 @@ impl PublicKey {
         self.0.algorithm
     }
 
-    /// The key in the form that `jsonwebtoken` uses.
-    pub fn decoding_key(&self) -> &DecodingKey {
-        &self.0.decoding
+    /// The key in the form that verifies signatures, shared by all who ask. `None` if its members, although of the right
+    /// length, are not those of a key: then nothing was ever signed with it.
+    pub fn verification_key(&self) -> Option<&Arc<VerificationKey>> {
+        let parse = || VerificationKey::parse(&serde_json::to_vec(self).ok()?).ok().map(Arc::new);
+        self.0.verification.get_or_init(parse).as_ref()
     }
 
     /// Whether `signature` over `message` was made with this key's private half.
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        let signature = URL_SAFE_NO_PAD.encode(signature);
-        let algorithm = self.algorithm().into();
-        matches!(jsonwebtoken::crypto::verify(&signature, message, self.decoding_key(), algorithm), Ok(true))
+        self.verification_key().is_some_and(|key| key.verify(self.algorithm().into(), message, signature))
     }
 }
 
@@ -180,21 +184,15 @@ impl From<SigningAlgorithm> for Algorithm {
     }
 }
 
-/// `None` unless the members are those of the algorithm, in canonical base64url and of its length.
-fn decoding_key(algorithm: SigningAlgorithm, material: &Material) -> Option<DecodingKey> {
+/// Whether the members are those of the algorithm, in canonical base64url and of its length.
+fn fits(algorithm: SigningAlgorithm, material: &Material) -> bool {
     let has = |text: &str, len| decoded_len(text) == Some(len);
     match (algorithm, material) {
-        (SigningAlgorithm::ES256, Material::Ec { x, y }) if has(x, 32) && has(y, 32) => {
-            DecodingKey::from_ec_components(x, y).ok()
-        }
-        (SigningAlgorithm::ES384, Material::Ec { x, y }) if has(x, 48) && has(y, 48) => {
-            DecodingKey::from_ec_components(x, y).ok()
-        }
-        (SigningAlgorithm::EdDSA, Material::Okp { x }) if has(x, 32) => DecodingKey::from_ed_components(x).ok(),
-        (SigningAlgorithm::RS256 | SigningAlgorithm::PS256, Material::Rsa { n, e }) if has(n, 256) && has(e, 3) => {
-            DecodingKey::from_rsa_components(n, e).ok()
-        }
-        _ => None,
+        (SigningAlgorithm::ES256, Material::Ec { x, y }) => has(x, 32) && has(y, 32),
+        (SigningAlgorithm::ES384, Material::Ec { x, y }) => has(x, 48) && has(y, 48),
+        (SigningAlgorithm::EdDSA, Material::Okp { x }) => has(x, 32),
+        (SigningAlgorithm::RS256 | SigningAlgorithm::PS256, Material::Rsa { n, e }) => has(n, 256) && has(e, 3),
+        _ => false,
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct RotationState {
     spare: Option<KeyPair>,
     /// The last step failed or was interrupted, so the content of the store is unknown.
     in_doubt: bool,
+    /// The ring was put in force before the store could be written: the start has yet to record it.
+    pub(super) is_unsettled: bool,
     /// Changes that have not been returned to a caller yet.
     unreported: Vec<KeyEvent>,
 }
@@ -143,6 +145,12 @@ impl KeyRing {
         follow: impl Fn(&Ring, SigningKey, Timestamp) -> Result<Option<Ring>, KeysError>,
     ) -> Result<Vec<KeyEvent>, KeysError> {
         let mut state = self.rotation.lock().await;
+        // Before a span is closed, which nothing can sign after.
+        self.store.wait_until_writable().await?;
+        if state.is_unsettled {
+            self.attempt(&mut state, now, |ring, _, _| Ok(ring.adjust(self.times, now))).await?;
+            state.is_unsettled = false;
+        }
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut state, now, &follow).await {
                 Err(KeysError::Conflict) => {}
@@ -261,6 +269,7 @@ impl KeyRing {
 
     /// Reads the clock after the spare key exists: generating one may have taken seconds.
     async fn on_time(&self, clock: &Clock, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
+        self.store.wait_until_writable().await?;
         self.prepare(&mut *self.rotation.lock().await).await?;
         let now = clock.now();
         self.observe(now);

@@ -48,7 +48,7 @@ impl Signer {
 
     /// Whether readers would accept the length of the token, for any numbers that complete the draft.
     pub(crate) fn can_sign(&self, draft: &ClaimsDraft) -> bool {
-        length(draft.as_txn_claims(), self.active.key.public().algorithm()) <= TOKEN_MAX
+        encoded_length(draft.payload_len(), self.active.key.public().algorithm()) <= TOKEN_MAX
     }
 
     /// Signs claims whose draft was parsed back.
@@ -56,9 +56,11 @@ impl Signer {
     /// # Errors
     /// [`KeysError::Signing`] if the key does not sign.
     pub fn sign(&self, claims: &Claims) -> Result<TxnToken, KeysError> {
-        let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Claims)?;
-        let mut compact = format!("{}.", self.active.header);
-        URL_SAFE_NO_PAD.encode_string(payload, &mut compact);
+        let algorithm = self.active.key.public().algorithm();
+        let mut compact = String::with_capacity(encoded_length(claims.payload().len(), algorithm));
+        compact.push_str(&self.active.header);
+        compact.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims.payload(), &mut compact);
         let signed_len = compact.len();
         let signature = self.active.key.sign(compact.as_bytes())?;
         compact.push('.');
@@ -81,6 +83,11 @@ pub(super) fn header(key: &PublicKey) -> Result<String, serde_json::Error> {
 
 /// The length in bytes of the token with these claims, signed by a key of this algorithm.
 pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
+    encoded_length(serde_json::to_string(claims).map_or(0, |payload| payload.len()), algorithm)
+}
+
+/// The length in bytes of a token whose payload has `payload` bytes.
+fn encoded_length(payload: usize, algorithm: SigningAlgorithm) -> usize {
     let signature = match algorithm {
         SigningAlgorithm::ES256 | SigningAlgorithm::EdDSA => 64,
         SigningAlgorithm::ES384 => 96,
@@ -88,7 +95,6 @@ pub fn length(claims: &TxnClaims, algorithm: SigningAlgorithm) -> usize {
     };
     // A `kid` is the SHA-256 of a key in base64url.
     let header = r#"{"typ":"","alg":"","kid":""}"#.len() + TYP.len() + algorithm.as_str().len() + 43;
-    let payload = serde_json::to_string(claims).map_or(0, |payload| payload.len());
     let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
     encoded(header) + encoded(payload) + encoded(signature) + 2
 }
@@ -150,7 +156,7 @@ mod tests {
             let key = KeyPair::generate(algorithm).unwrap();
             for sub in ["u", "u-1", "u-12"] {
                 let claims = Claims::about(sub);
-                let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap());
+                let payload = URL_SAFE_NO_PAD.encode(claims.payload());
                 let signed = format!("{}.{payload}", header(key.public()).unwrap());
                 let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap());
                 assert_eq!(

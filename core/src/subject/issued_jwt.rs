@@ -1,8 +1,8 @@
 //! A JWT of a subject issuer → a verified token of one kind.
 //!
 //! Each step produces a value that the next one requires: [`Presented`] has the form of a JWT and names an issuer,
-//! [`Signed`] is signed with a key of that issuer, [`OutsideToken`] conforms to every rule of its kind. The rules of the
-//! kinds exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
+//! [`VerifiedJwt`] is signed with a key of that issuer, [`OutsideToken`] conforms to every rule of its kind. The rules of
+//! the kinds exclude one another, so that no token passes as another kind (RFC 8725 §3.11, §3.12):
 //!
 //! | kind | `typ` | `aud` names | must have | must not have |
 //! | --- | --- | --- | --- | --- |
@@ -14,9 +14,11 @@
 //! Nothing in a token distinguishes a legacy access token from another JWT, so the configuration never accepts both
 //! from one issuer.
 
+use std::sync::Arc;
+
 use jsonwebtoken::Algorithm;
 use writ_verifier::Members;
-use writ_verifier::jwks::Candidates;
+use writ_verifier::jwks::{Candidates, VerificationKey};
 use writ_verifier::jws::Jws;
 
 use super::SubjectError;
@@ -63,10 +65,54 @@ impl<'a> Presented<'a> {
     }
 
     /// Checks the signature with `keys`, which are the issuer's.
-    pub(super) fn signed_with(self, keys: &Candidates) -> Result<Signed, SubjectError> {
-        let genuine = keys.verify(&self.jws);
-        let signed = genuine.then_some(Signed { typ: self.jws.typ, claims: self.claims });
-        signed.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))
+    pub(super) fn signed_with(self, keys: &Candidates) -> Result<VerifiedJwt, SubjectError> {
+        let key = keys.find_signer(&self.jws);
+        let key = key.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))?;
+        let Jws { kid, typ, algorithm, .. } = self.jws;
+        let signed = Signed { typ, claims: self.claims };
+        Ok(VerifiedJwt { issuer: self.issuer, kid, algorithm, key: Arc::clone(key), signed })
+    }
+}
+
+/// A JWT whose signature was found valid, with all that the check depended on.
+#[derive(Debug)]
+pub(super) struct VerifiedJwt {
+    issuer: String,
+    kid: Option<String>,
+    algorithm: Algorithm,
+    key: Arc<VerificationKey>,
+    signed: Signed,
+}
+
+impl VerifiedJwt {
+    /// `iss`.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// `kid` of its header.
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// `alg` of its header.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Whether the key that verified it is still one of `keys`, those that its issuer publishes now.
+    pub(super) fn is_signed_with_one_of(&self, keys: &Candidates) -> bool {
+        keys.contains(&self.key)
+    }
+
+    /// The token without the proof of its origin.
+    pub(super) fn signed(&self) -> &Signed {
+        &self.signed
+    }
+
+    /// The memory that it takes, in bytes, roughly.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.signed.claims.size()
     }
 }
 
@@ -78,7 +124,7 @@ pub(super) struct Signed {
 }
 
 /// Validates `token` as the kind that it was presented as.
-pub(super) fn read(kind: Source, token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
+pub(super) fn read(kind: Source, token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     match kind {
         Source::AccessToken => access_token(token, by),
         Source::Jwt => jwt(token, by),
@@ -101,7 +147,7 @@ const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 const UNTYPED: &str = "`JWT` or absent";
 
 /// RFC 9068 §4, or the looser rules of the `legacy` profile.
-fn access_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
+fn access_token(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     let typed = token.typ.as_deref() == Some("at+jwt");
     match by.issuer.access_token_profile {
         AccessTokenProfile::Rfc9068 if typed => {
@@ -117,20 +163,20 @@ fn access_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken
             return Err(wrong_typ(token.typ.as_deref(), "access_token", "`at+jwt`, `JWT` or absent"));
         }
     }
-    by.complete(Source::AccessToken, token.claims)
+    by.complete(Source::AccessToken, token.claims.clone())
 }
 
 /// Any token that an issuer signs for services, within its settings; it is not marked as another kind.
-fn jwt(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
+fn jwt(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "jwt", UNTYPED));
     }
     no_id_token(&token.claims, by)?;
-    by.complete(Source::Jwt, token.claims)
+    by.complete(Source::Jwt, token.claims.clone())
 }
 
 /// OIDC §3.1.3.7, except checks that only the client of the login can make, such as `nonce`.
-fn id_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
+fn id_token(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, SubjectError> {
     if !token.is_untyped() {
         return Err(wrong_typ(token.typ.as_deref(), "id_token", UNTYPED));
     }
@@ -139,7 +185,7 @@ fn id_token(token: Signed, by: ValidationContext<'_>) -> Result<OutsideToken, Su
     authorized_party(&token.claims, &audience, &by.issuer.id_token_audience)?;
     has_texts(&token.claims, &["sub"])?;
     has_all(&token.claims, &["iat", "exp"])?;
-    by.complete(Source::IdToken, token.claims)
+    by.complete(Source::IdToken, token.claims.clone())
 }
 
 impl Signed {
@@ -167,13 +213,13 @@ fn no_id_token(claims: &Members, by: ValidationContext<'_>) -> Result<(), Subjec
 }
 
 /// `azp` must be present if `aud` has several names, and name one of `clients`.
-fn authorized_party(claims: &Members, audience: &Audience, clients: &[String]) -> Result<(), SubjectError> {
+fn authorized_party(claims: &Members, audience: &Audience<'_>, clients: &[String]) -> Result<(), SubjectError> {
     if claims.raw("azp").is_none() {
         let unmistakable = audience.is_single();
         return unmistakable.then_some(()).ok_or(ClaimsInvalid.because("`azp` is missing beside several audiences"));
     }
     let azp = text(claims, "azp")?;
-    let known = clients.contains(&azp);
+    let known = clients.iter().any(|client| azp == client.as_str());
     known.then_some(()).ok_or(AudienceMismatch.because("`azp` is not one of the clients in id_token_audience"))
 }
 

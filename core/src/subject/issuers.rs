@@ -5,8 +5,11 @@ mod keys;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use jsonwebtoken::Algorithm;
+use writ_verifier::cache::{CacheLimits, TokenCache, TokenHash};
 use writ_verifier::jwks::{Candidates, JwksError};
 use writ_verifier::remote::{self, KeyError};
 use writ_verifier::{Purpose, Scope};
@@ -19,7 +22,8 @@ use super::SubjectFault::{
     IssuerUnavailable, IssuerUnknown, KeyNotFetchedYet, KeyUnknown, Malformed, SignatureInvalid,
 };
 use super::introspection::{self, Introspector};
-use super::issued_jwt::{self, Presented};
+use super::issued_jwt::{self, Presented, VerifiedJwt};
+use super::jwt;
 use super::opaque;
 use super::outside::{OutsideToken, ValidationContext};
 use super::settings::IssuerSettings;
@@ -27,6 +31,9 @@ use crate::client::ClientId;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::Source;
 use writ_platform::clock::Timestamp;
+
+/// How many verified tokens are remembered, so that a token that is presented for many transactions is verified once.
+const REMEMBERED: CacheLimits = CacheLimits { tokens: 8192, bytes: 8 << 20 };
 
 /// Why the subject issuers cannot be set up. An unreachable issuer is not an error here.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +84,9 @@ pub struct Issuers {
     by_iss: BTreeMap<String, Issuer>,
     prefixes: Vec<String>,
     clock_skew: Duration,
+    /// Tokens that were accepted, each until its `exp`: their form, claims and signatures need not be verified again. They
+    /// depend on nothing but the text of the token and the key, which is looked up again for each use.
+    remembered: TokenCache<Arc<VerifiedJwt>>,
 }
 
 #[derive(Debug)]
@@ -106,7 +116,8 @@ impl Issuers {
                 return Err(IssuersError::Repeated(iss));
             }
         }
-        Ok(Self { by_iss, prefixes: prefixes.into_keys().collect(), clock_skew })
+        let remembered = TokenCache::new(REMEMBERED);
+        Ok(Self { by_iss, prefixes: prefixes.into_keys().collect(), clock_skew, remembered })
     }
 
     /// Starts fetching the keys in the background, so that the first token need not wait. Needs a Tokio runtime.
@@ -152,21 +163,51 @@ impl Issuers {
             let (issuer, introspector) = self.introspecting(client).ok_or_else(|| no_introspection(text))?;
             return opaque::read(text, introspector.introspect(&client.client_id, text).await?, context(issuer));
         }
-        let presented = Presented::parse(text)?;
-        let issuer = self.issuing(kind, presented.issuer())?;
-        let keys = issuer.keys_of(&presented, &client.client_id).await?;
-        let (key_id, algorithm) = (presented.kid().map(str::to_owned), presented.algorithm());
-        let signed = presented.signed_with(&keys)?;
-        let name = &issuer.settings.issuer;
+        jwt::check_len(text)?;
+        let hash = TokenHash::of(text);
+        let known = self.remembered.get(&hash, now.epoch());
+        let (issuer, verified) = self.verify_signature(kind, text, known.as_ref(), client).await?;
+        let (name, key_id, algorithm) = (verified.issuer(), verified.kid(), verified.algorithm());
         tracing::debug!(issuer = name, kid = key_id, ?algorithm, "the subject token is signed by its issuer");
-        let token = issued_jwt::read(kind, signed, context(issuer))?;
-        match &issuer.introspector {
-            Some(introspector) if kind == Source::AccessToken && introspector.is_always_asked() => {
+        let token = issued_jwt::read(kind, verified.signed(), context(issuer))?;
+        match issuer.introspector.as_ref().filter(|introspector| introspector.is_always_asked()) {
+            Some(introspector) if kind == Source::AccessToken => {
                 let reply = introspector.introspect(&client.client_id, text).await?;
                 opaque::confirm(&token, &reply, context(issuer))
             }
-            _ => Ok(token),
+            Some(_) => Ok(token), // of such an issuer nothing is remembered
+            None => {
+                if known.is_none_or(|known| !Arc::ptr_eq(&known, &verified)) {
+                    let (size, exp) = (verified.size(), token.usable_until() - self.clock_skew);
+                    self.remembered.insert(hash, verified, size, exp.epoch(), now.epoch());
+                }
+                Ok(token)
+            }
         }
+    }
+
+    /// The token with its issuer, signed with a key that its issuer publishes and that its header selects. The signature of
+    /// a `known` token, which was accepted before, is not checked again if the key that verified it is one of these. Every
+    /// other check is still to be made.
+    async fn verify_signature(
+        &self,
+        kind: Source,
+        text: &str,
+        known: Option<&Arc<VerifiedJwt>>,
+        client: &ClientPolicy,
+    ) -> Result<(&Issuer, Arc<VerifiedJwt>), SubjectError> {
+        if let Some(known) = known {
+            let issuer = self.issuing(kind, known.issuer())?;
+            let keys = issuer.find_keys(known.kid(), known.algorithm(), &client.client_id).await?;
+            if known.is_signed_with_one_of(&keys) {
+                return Ok((issuer, Arc::clone(known)));
+            }
+            return Ok((issuer, Arc::new(Presented::parse(text)?.signed_with(&keys)?)));
+        }
+        let presented = Presented::parse(text)?;
+        let issuer = self.issuing(kind, presented.issuer())?;
+        let keys = issuer.find_keys(presented.kid(), presented.algorithm(), &client.client_id).await?;
+        Ok((issuer, Arc::new(presented.signed_with(&keys)?)))
     }
 
     fn context<'a>(
@@ -232,14 +273,18 @@ impl Issuer {
         Ok(Self { default_scope: words.join(" ").parse().ok(), settings, keys, introspector })
     }
 
-    /// The keys that `token` names. If its algorithm is not one of this issuer's, no key is looked up.
-    async fn keys_of(&self, token: &Presented<'_>, client: &ClientId) -> Result<Candidates, SubjectError> {
-        let algorithm = token.algorithm();
+    /// The keys for a token with this `kid` and `alg`. If `alg` is not one of this issuer's, no key is looked up.
+    async fn find_keys(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        client: &ClientId,
+    ) -> Result<Candidates, SubjectError> {
         if !self.settings.algorithms.contains(&algorithm) {
             return Err(SignatureInvalid.because("its alg is not one of those configured for its issuer"));
         }
-        self.keys.find(token.kid(), algorithm, client).await.map_err(|error| match error {
-            KeyError::Unknown if token.kid().is_none() => {
+        self.keys.find(kid, algorithm, client).await.map_err(|error| match error {
+            KeyError::Unknown if kid.is_none() => {
                 KeyUnknown.because("its header has no kid, and its issuer does not publish exactly one key")
             }
             KeyError::Unknown => KeyUnknown.because("its issuer publishes no key with the kid of its header"),

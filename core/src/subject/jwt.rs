@@ -16,10 +16,17 @@ pub(super) fn issuer(claims: &Members) -> Result<String, SubjectError> {
     claims.get("iss").ok_or(IssuerUnknown.because(why))
 }
 
+/// Refuses a text that is longer than any JWT that is read.
+pub(super) fn check_len(text: &str) -> Result<(), SubjectError> {
+    if text.len() > MAX_LEN { Err(TOO_LONG) } else { Ok(()) }
+}
+
+const TOO_LONG: SubjectError = Malformed.because("it is longer than 16 KiB");
+
 pub(super) fn parse(text: &str) -> Result<Jws<'_>, SubjectError> {
     Jws::parse(text, MAX_LEN).map_err(|error| match error {
         JwsError::Algorithm(why) => SignatureInvalid.because(why),
-        JwsError::TooLong => Malformed.because("it is longer than 16 KiB"),
+        JwsError::TooLong => TOO_LONG,
         JwsError::Form(why) | JwsError::Header(why) => Malformed.because(common_mistake(text).unwrap_or(why)),
     })
 }

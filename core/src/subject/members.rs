@@ -1,5 +1,9 @@
 //! The claims of a subject token as text → members, and typed reads of single claims.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use writ_verifier::json::{self, Limits};
 use writ_verifier::{Members, Purpose, Scope};
 
@@ -64,6 +68,11 @@ pub(super) fn shown(name: &str) -> &str {
 /// A time like `1e400` is accepted, although it is not a double: the check of times reports it.
 pub(super) fn members(text: &[u8]) -> Result<Members, SubjectError> {
     let text = std::str::from_utf8(text).map_err(|_| Malformed.because("its claims are not UTF-8"))?;
+    Members::parse(text, LIMITS).or_else(|_| tolerate(text))
+}
+
+/// The claims, if nothing but a time in them is not acceptable JSON; otherwise the mistake.
+fn tolerate(text: &str) -> Result<Members, SubjectError> {
     let object = || serde_json::from_str::<Members>(text);
     let checked = json::check(text, LIMITS);
     let claims = match (checked, object()) {
@@ -102,16 +111,16 @@ fn timeless(claims: &Members) -> Option<String> {
 }
 
 /// A required claim that is a string.
-pub(super) fn text(claims: &Members, name: &str) -> Result<String, SubjectError> {
+pub(super) fn text<'a>(claims: &'a Members, name: &str) -> Result<Cow<'a, str>, SubjectError> {
     let fault = |fault: &str| ClaimsInvalid.because_of(format!("`{}` {fault}", shown(name)));
     if claims.raw(name).is_none() {
         return Err(fault("is missing"));
     }
-    claims.get(name).ok_or_else(|| fault("must be a string"))
+    claims.text(name).ok_or_else(|| fault("must be a string"))
 }
 
 /// `aud`, in either of its forms.
-pub(super) fn audience(claims: &Members) -> Result<Audience, SubjectError> {
+pub(super) fn audience(claims: &Members) -> Result<Audience<'_>, SubjectError> {
     if claims.raw("aud").is_none() {
         return Err(ClaimsInvalid.because("`aud` is missing"));
     }
@@ -133,50 +142,72 @@ pub(super) fn subject(claims: &Members) -> Result<Subject, SubjectError> {
 /// # Errors
 /// [`SubjectError`] if the claim is anything else.
 pub fn scope(claims: &Members, name: &str) -> Result<Option<Scope>, SubjectError> {
-    const FORM: SubjectError =
-        ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
     if claims.raw(name).is_none() {
         return Ok(None);
     }
-    let text = match claims.get(name).ok_or(FORM)? {
-        Words::Text(text) => text,
-        // An element with a space in it would become two words.
-        Words::List(words) if words.iter().any(|word| word.parse::<Purpose>().is_err()) => return Err(FORM),
-        Words::List(words) => words.join(" "),
-    };
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| FORM) }
+    let text = claims.text(name).map_or_else(|| joined_words(claims, name).map(Cow::Owned), Ok)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| SCOPE_FORM) }
 }
 
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum Words {
-    Text(String),
-    List(Vec<String>),
+const SCOPE_FORM: SubjectError =
+    ClaimsInvalid.because("the scope must be a string of words separated by single spaces, or an array of words");
+
+/// A scope that is an array.
+fn joined_words(claims: &Members, name: &str) -> Result<String, SubjectError> {
+    let words: Vec<String> = claims.get(name).ok_or(SCOPE_FORM)?;
+    // An element with a space in it would become two words.
+    let are_words = words.iter().all(|word| word.parse::<Purpose>().is_ok());
+    are_words.then(|| words.join(" ")).ok_or(SCOPE_FORM)
 }
 
-/// `aud` (RFC 7519 §4.1.3).
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-pub(super) enum Audience {
-    One(String),
-    Several(Vec<String>),
-}
+/// `aud` (RFC 7519 §4.1.3): a string, or an array of strings.
+pub(super) struct Audience<'a>(Vec<Cow<'a, str>>);
 
-impl Audience {
+impl<'a> Audience<'a> {
     /// Whether it contains one of `these`.
-    pub(super) fn names_one_of(&self, these: &[String]) -> bool {
-        self.names().iter().any(|name| these.contains(name))
+    pub(super) fn names_one_of(&self, these: &[impl AsRef<str>]) -> bool {
+        self.0.iter().any(|name| these.iter().any(|this| name == this.as_ref()))
     }
 
     /// Whether it contains exactly one name.
     pub(super) fn is_single(&self) -> bool {
-        self.names().len() == 1
+        self.0.len() == 1
     }
 
-    pub(super) fn names(&self) -> &[String] {
-        match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Several(names) => names,
+    pub(super) fn names(&self) -> &[Cow<'a, str>] {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Audience<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        struct AudienceVisitor;
+        impl<'de> Visitor<'de> for AudienceVisitor {
+            type Value = Audience<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Audience<'de>, E> {
+                Ok(Audience(vec![Cow::Borrowed(name)]))
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Audience<'de>, E> {
+                Ok(Audience(vec![Cow::Owned(name.to_owned())]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Audience<'de>, A::Error> {
+                let mut names = Vec::new();
+                while let Some(Name(name)) = elements.next_element()? {
+                    names.push(name);
+                }
+                Ok(Audience(names))
+            }
         }
+        deserializer.deserialize_any(AudienceVisitor)
     }
 }

@@ -73,6 +73,11 @@ impl OutsideToken {
         &self.claims
     }
 
+    /// The first second in which it is no longer valid, the tolerated skew included.
+    pub(super) fn usable_until(&self) -> Timestamp {
+        self.usable_until
+    }
+
     /// The same token, usable no longer than `other`.
     pub(super) fn ending_with(self, other: &Self) -> Self {
         Self { usable_until: self.usable_until.min(other.usable_until), ..self }
@@ -86,10 +91,6 @@ impl OutsideToken {
 
 #[cfg(test)]
 impl OutsideToken {
-    pub(super) fn usable_until(&self) -> Timestamp {
-        self.usable_until
-    }
-
     /// A token that no issuer signed, for tests.
     pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
         let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
@@ -120,7 +121,7 @@ pub(super) struct ValidationContext<'a> {
 
 impl ValidationContext<'_> {
     /// Reads `aud`, which must contain one of `ours`, and one of those that the client's policy requires.
-    pub(super) fn audience(self, claims: &Members, ours: &[String]) -> Result<Audience, SubjectError> {
+    pub(super) fn audience<'c>(self, claims: &'c Members, ours: &[String]) -> Result<Audience<'c>, SubjectError> {
         let audience = audience(claims)?;
         if audience.names().len() > MAX_AUDIENCES {
             return Err(ClaimsInvalid.because("`aud` has more than 256 names"));
@@ -169,7 +170,7 @@ pub(super) fn usable_until(claims: &Members, clock_skew: Duration, now: Timestam
 }
 
 /// Checks the audiences that the client's policy requires (`subject_token_audience`).
-pub(super) fn check_audience_of(client: &ClientPolicy, audience: &Audience) -> Result<(), SubjectError> {
+pub(super) fn check_audience_of(client: &ClientPolicy, audience: &Audience<'_>) -> Result<(), SubjectError> {
     let required = &client.subject_token_audience;
     let fits = required.is_empty() || audience.names_one_of(required);
     fits.then_some(()).ok_or(NOT_FOR_CLIENT)

@@ -5,10 +5,11 @@
 //! live tokens count. Only clients that may redeem can use the history of keys, and only for expired tokens: others get the
 //! same answer for an archived key as for an unknown one (R-DELAY-02, A-107).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use jsonwebtoken::DecodingKey;
 use writ_verifier::claims::TYP;
+use writ_verifier::jwks::VerificationKey;
 use writ_verifier::{TrustDomain, TxnClaims};
 
 use super::facts::{AnyTxnToken, sealed};
@@ -32,10 +33,8 @@ pub enum KnownKey {
 
 /// A key of this service, and the span in which it signed.
 pub struct SignedBy {
-    /// Verifies the token's signature.
-    pub public: DecodingKey,
-    /// The only `alg` that its tokens have.
-    pub algorithm: jsonwebtoken::Algorithm,
+    /// Verifies the token's signature, with the only `alg` that its tokens have. `None` verifies nothing.
+    pub public: Option<Arc<VerificationKey>>,
     /// Whether the JWKS contains it; otherwise it is historical.
     pub published: bool,
     /// `previous`, `historical` …, for the audit log.
@@ -252,7 +251,7 @@ impl Genuine {
             KnownKey::Gone if from_history => return Err(SubjectFault::KeyGone.into()),
             KnownKey::Signing(_) | KnownKey::Gone | KnownKey::Unknown => return Err(SubjectFault::KeyUnknown.into()),
         };
-        if jws.algorithm != key.algorithm || !jws.verify(&key.public) {
+        if !key.public.as_ref().is_some_and(|public| public.verify_jws(&jws)) {
             return Err(SubjectFault::SignatureInvalid.into());
         }
         let claims = TxnClaims::parse(&jws.payload)

@@ -69,7 +69,7 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
         return Err(SignatureInvalid
             .because("it was not made with the key that its header names, or its alg does not fit that key"));
     }
-    if !audience(&claims)?.names_one_of(&[by.issuer.to_owned()]) {
+    if !audience(&claims)?.names_one_of(&[by.issuer]) {
         return Err(AudienceMismatch.because("`aud` of a self-signed token must name the issuer of this service"));
     }
     let sub = subject(&claims)?;

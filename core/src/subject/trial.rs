@@ -79,7 +79,7 @@ impl TrialSubject {
         by: TrialPresenter<'_>,
     ) -> Result<Self, SubjectError> {
         if claims.raw("aud").is_some() {
-            let audience: Audience = claims.get("aud").ok_or(NOT_FOR_CLIENT)?;
+            let audience: Audience<'_> = claims.get("aud").ok_or(NOT_FOR_CLIENT)?;
             check_audience_of(by.client, &audience)?;
         }
         check_binding(&claims, by.client)?;

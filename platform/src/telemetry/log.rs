@@ -1,18 +1,20 @@
-//! The log: one thread owns its output.
+//! The log: lines leave the process at once where the output takes them, and otherwise through one thread.
 //!
-//! Diagnostic lines are queued without waiting. A caller waits for a line that must not be lost, such as an audit event
-//! ([`Log::write`]). The queue is bounded: if the output's reader stops, diagnostics are lost, but memory does not grow and
-//! no token is issued without an audit event.
+//! A caller waits for a line that must not be lost, such as an audit event ([`Log::write`]): it writes the line itself if
+//! nothing is queued and the output does not block. Diagnostic lines are queued without waiting. The queue is bounded: if
+//! the output's reader stops, diagnostics are lost, but memory does not grow and no token is issued without an audit event.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::output::{self, Condition};
+use super::immediate::Immediate;
+use super::line::Line;
+use super::output::{self, AtOnce, Condition};
 
 /// Lines waiting for the output; a full queue drops diagnostics.
 const QUEUE_CAPACITY: usize = 4096;
@@ -37,13 +39,15 @@ pub struct LogError;
 /// A handle to the output; clones share it.
 #[derive(Debug, Clone)]
 pub struct Log {
-    lines: mpsc::Sender<Line>,
+    queue: mpsc::Sender<Queued>,
     format: Format,
     condition: Condition,
+    /// Absent if writing to the output may block.
+    immediate: Option<Arc<Immediate>>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct Queued {
     text: Vec<u8>,
     written: Option<oneshot::Sender<()>>,
 }
@@ -51,11 +55,11 @@ struct Line {
 impl Log {
     /// Starts the thread that writes to `output`.
     pub fn start(format: Format, output: impl Write + Send + 'static) -> Self {
-        let (lines, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
         let condition = Condition::default();
         let written = condition.clone();
-        std::thread::spawn(move || write_lines(queue, output, &written));
-        Self { lines, format, condition }
+        std::thread::spawn(move || write_queued(queue, output, &written));
+        Self { queue: sender, format, condition, immediate: None }
     }
 
     /// As [`Log::start`], for an output that is monitored as long as the process runs: its failure and its recovery are
@@ -65,10 +69,11 @@ impl Log {
     /// [`io::Error`]: the file descriptor cannot be duplicated.
     pub fn start_monitored(format: Format, output: impl AsFd) -> io::Result<Self> {
         let (file, monitored) = output::unbuffered(output)?;
-        let log = Self::start(format, file);
-        let lines = log.lines.clone();
+        let immediate = Immediate::of(&monitored)?.map(Arc::new);
+        let log = Self { immediate, ..Self::start(format, file) };
+        let queue = log.queue.clone();
         // If the queue is full, the lines in it serve as a probe.
-        let probe = move || drop(lines.try_send(Line { text: Vec::new(), written: None }));
+        let probe = move || drop(queue.try_send(Queued { text: Vec::new(), written: None }));
         log.condition.clone().monitor(monitored, probe);
         Ok(log)
     }
@@ -78,7 +83,7 @@ impl Log {
     /// # Errors
     /// [`LogError`].
     pub fn check(&self) -> Result<(), LogError> {
-        self.condition.failure().map_or(Ok(()), |_| Err(LogError))
+        if self.condition.is_failing() { Err(LogError) } else { Ok(()) }
     }
 
     /// The format of all lines, audit lines included.
@@ -90,8 +95,22 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError`] if the line could not be written within five seconds.
-    pub async fn write(&self, text: String) -> Result<(), LogError> {
-        self.send(one_line(&text)).await
+    pub async fn write(&self, line: Line) -> Result<(), LogError> {
+        let text = line.into_bytes();
+        match self.write_at_once(&text) {
+            AtOnce::Written => Ok(()),
+            AtOnce::Begun => self.flush().await,
+            AtOnce::NotBegun => self.send(text).await,
+        }
+    }
+
+    /// Writes `text` without waiting, if no line is before it.
+    fn write_at_once(&self, text: &[u8]) -> AtOnce {
+        let Some(immediate) = &self.immediate else { return AtOnce::NotBegun };
+        if self.queue.capacity() < self.queue.max_capacity() {
+            return AtOnce::NotBegun;
+        }
+        self.condition.write_at_once(text, |bytes| immediate.write(bytes))
     }
 
     /// Waits until the lines before this moment have left the process.
@@ -104,9 +123,9 @@ impl Log {
 
     async fn send(&self, text: Vec<u8>) -> Result<(), LogError> {
         let (written, done) = oneshot::channel();
-        let line = Line { text, written: Some(written) };
+        let line = Queued { text, written: Some(written) };
         let sending = async {
-            self.lines.send(line).await.map_err(|_| LogError)?;
+            self.queue.send(line).await.map_err(|_| LogError)?;
             done.await.map_err(|_| LogError)
         };
         tokio::time::timeout(WRITE_TIMEOUT, sending).await.map_err(|_| LogError)?
@@ -114,18 +133,20 @@ impl Log {
 }
 
 /// Writes all queued lines at once. Failed lines are not acknowledged, and the next write begins a new line.
-fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write, condition: &Condition) {
+fn write_queued(mut queue: mpsc::Receiver<Queued>, mut output: impl Write, condition: &Condition) {
     let mut failed = false;
     while let Some(first) = queue.blocking_recv() {
         let mut lines = vec![first];
         while let Ok(line) = queue.try_recv() {
             lines.push(line);
         }
-        let mut bytes = if failed { vec![b'\n'] } else { Vec::new() };
+        let mut bytes = condition.begin_write();
+        if failed {
+            bytes.push(b'\n');
+        }
         for line in &lines {
             bytes.extend_from_slice(&line.text);
         }
-        condition.begin_write();
         let outcome = output.write_all(&bytes).and_then(|()| output.flush());
         condition.end_write(&outcome, lines.iter().filter(|line| !line.text.is_empty()).count());
         failed = outcome.is_err();
@@ -136,23 +157,6 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut output: impl Write, conditio
             }
         }
     }
-}
-
-/// Escapes everything but printable ASCII, so that logged input can neither end a line nor control a terminal.
-fn one_line(text: &str) -> Vec<u8> {
-    let mut line = String::with_capacity(text.len() + 1);
-    for c in text.trim_end_matches('\n').chars() {
-        if c == ' ' || c.is_ascii_graphic() {
-            line.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a string cannot fail.
-                let _ = write!(line, "\\u{unit:04x}");
-            }
-        }
-    }
-    line.push('\n');
-    line.into_bytes()
 }
 
 /// Diagnostic lines are dropped when the queue is full; audit lines wait for a place.
@@ -184,8 +188,8 @@ impl Write for Diagnostic<'_> {
 
 impl Drop for Diagnostic<'_> {
     fn drop(&mut self) {
-        let line = Line { text: one_line(&String::from_utf8_lossy(&self.text)), written: None };
-        if self.log.lines.try_send(line).is_err() {
+        let text = Line::escaped(&String::from_utf8_lossy(&self.text)).into_bytes();
+        if self.log.queue.try_send(Queued { text, written: None }).is_err() {
             self.log.condition.count_lost();
         }
     }
@@ -196,22 +200,16 @@ mod tests {
     use super::super::sink::Sink;
     use super::*;
 
-    ///
-    #[test]
-    fn a_line_is_one_line_of_printable_ascii() {
-        assert_eq!(one_line("a\"\n\u{1b}[31m\u{202e}\u{1f600}\n"), b"a\"\\u000a\\u001b[31m\\u202e\\ud83d\\ude00\n");
-    }
-
     ///
     #[tokio::test]
     async fn a_failed_line_is_not_acknowledged_and_the_log_recovers() {
         let sink = Sink::default();
         let log = Log::start(Format::Json, sink.clone());
-        log.write("one".into()).await.unwrap();
+        log.write(Line::escaped("one")).await.unwrap();
         sink.fill(true);
-        assert_eq!(log.write("two".into()).await, Err(LogError));
+        assert_eq!(log.write(Line::escaped("two")).await, Err(LogError));
         sink.fill(false);
-        log.write("three".into()).await.unwrap();
+        log.write(Line::escaped("three")).await.unwrap();
         log.flush().await.unwrap();
         assert_eq!(sink.text(), "one\n\nthree\n");
     }

@@ -21,6 +21,15 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Condition(Arc<(Mutex<State>, Condvar)>);
 
+/// How much of a line was written at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtOnce {
+    Written,
+    /// Its rest is the first that the thread will write.
+    Begun,
+    NotBegun,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Whether a monitor retries. Without one, a failure does not predict the next write.
@@ -33,22 +42,44 @@ struct State {
     obstacle: Option<&'static str>,
     /// Lines lost since the last report of such a loss.
     lost: u64,
+    /// The rest of a line of which the output took only the beginning.
+    rest: Vec<u8>,
 }
 
 impl Condition {
     /// Why lines cannot be written, if they cannot.
     pub(super) fn failure(&self) -> Option<String> {
-        let state = self.state();
-        if !state.is_monitored {
-            return None;
-        }
-        let stalled = state.writing_since.is_some_and(|since| since.elapsed() > STALLED_AFTER);
-        let stalled = stalled.then(|| "its reader has stopped reading".to_owned());
-        state.last_error.clone().or(state.obstacle.map(str::to_owned)).or(stalled)
+        self.state().failure().map(str::to_owned)
     }
 
-    pub(super) fn begin_write(&self) {
-        self.state().writing_since = Some(Instant::now());
+    /// Whether lines cannot be written.
+    pub(super) fn is_failing(&self) -> bool {
+        self.state().failure().is_some()
+    }
+
+    /// Begins a write of the thread; returns what it must write first.
+    pub(super) fn begin_write(&self) -> Vec<u8> {
+        let mut state = self.state();
+        state.writing_since = Some(Instant::now());
+        std::mem::take(&mut state.rest)
+    }
+
+    /// Writes `line` by `write`, which does not wait, unless the thread is writing or the output fails.
+    pub(super) fn write_at_once(&self, line: &[u8], write: impl FnOnce(&[u8]) -> std::io::Result<usize>) -> AtOnce {
+        let mut state = self.state();
+        if state.writing_since.is_some() || !state.rest.is_empty() || state.failure().is_some() {
+            return AtOnce::NotBegun;
+        }
+        // The thread meets the same error, and reports it.
+        let Ok(written) = write(line) else { return AtOnce::NotBegun };
+        match line.get(written..) {
+            None | Some([]) => AtOnce::Written,
+            Some(rest) if written > 0 => {
+                state.rest = rest.to_vec();
+                AtOnce::Begun
+            }
+            Some(_) => AtOnce::NotBegun,
+        }
     }
 
     /// Records the outcome of writing `lines` lines.
@@ -109,6 +140,16 @@ impl Condition {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn failure(&self) -> Option<&str> {
+        if !self.is_monitored {
+            return None;
+        }
+        let is_stalled = self.writing_since.is_some_and(|since| since.elapsed() > STALLED_AFTER);
+        self.last_error.as_deref().or(self.obstacle).or(is_stalled.then_some("its reader has stopped reading"))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{CertsError, read};
 use crate::cli::OptionalConfig;
 use crate::cli::printable;
 use crate::config::policy::folder;
-use writ_core::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, candidates, to_rfc4514};
+use writ_core::client::{Identity, IdentityKind, PeerCertificate, Thumbprint, to_rfc4514};
 use writ_core::policy::PolicySet;
 use writ_platform::clock::Timestamp;
 
@@ -164,8 +164,7 @@ impl Shown {
     /// The clients whose policies it matches. Whether its CA is trusted is not checked.
     fn clients(&self, policies: &PolicySet) -> Vec<String> {
         let Some(peer) = &self.peer else { return Vec::new() };
-        let registered = policies.iter().map(|policy| (&policy.client_id, &policy.identity));
-        let found = candidates(peer, registered);
+        let found = policies.candidates(peer);
         found.map(|found| found.iter().map(ToString::to_string).collect()).unwrap_or_default()
     }
 

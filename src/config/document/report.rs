@@ -64,18 +64,24 @@ impl Report {
 
     /// Every problem, by line.
     pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.into_parts().1
+    }
+
+    /// The place of each key that was read, and every problem, by line.
+    pub(crate) fn into_parts(self) -> (Places, Vec<Problem>) {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.line);
-        problems
+        let places =
+            Places { file: self.file, of_keys: self.places.into_inner(), wrong: wrong(&problems), broken: self.broken };
+        (places, problems)
     }
 
     /// The place of each key that was read.
     pub(crate) fn places(&self) -> Places {
-        let wrong = |problem: &Problem| problem.is_error().then(|| problem.key.clone());
         Places {
             file: self.file.clone(),
             of_keys: self.places.borrow().clone(),
-            wrong: self.problems.borrow().iter().filter_map(wrong).collect(),
+            wrong: wrong(&self.problems.borrow()),
             broken: self.broken.clone(),
         }
     }
@@ -100,6 +106,11 @@ impl Report {
             self.problems.borrow_mut().push(problem);
         }
     }
+}
+
+/// The keys whose values are wrong.
+fn wrong(problems: &[Problem]) -> BTreeSet<String> {
+    problems.iter().filter(|problem| problem.is_error()).map(|problem| problem.key.clone()).collect()
 }
 
 impl Places {

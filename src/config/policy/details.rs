@@ -45,11 +45,9 @@ pub(super) fn mapping(table: &mut Section<'_>, accept: &[Source], context: Conte
 
 fn schema(table: &mut Section<'_>, context: Context<'_>) -> Option<Arc<Schema>> {
     let path = table.path("request_details")?;
-    let schema = (context.read)(&path).and_then(|text| Schema::parse(&text).map_err(|cause| cause.to_string()));
-    let schema = schema
-        .map(Arc::new)
-        .map_err(|cause| table.error("request_details", format_args!("{}: {cause}", path.display())))
-        .ok()?;
+    let schema = context.compiled.schema(&path, context.read);
+    let schema =
+        schema.map_err(|cause| table.error("request_details", format_args!("{}: {cause}", path.display()))).ok()?;
     for place in schema.ignored() {
         let what =
             "is not a keyword of JSON Schema 2020-12 and has no effect; correct it, or begin its name with \"x-\"";

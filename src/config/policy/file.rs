@@ -1,13 +1,13 @@
 //! A policy file as an operator writes it: the client, and its [purposes](super::purpose).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use writ_core::client::{ClientId, Identity, IdentityKind};
 use writ_core::policy::ClientPolicy;
 use writ_verifier::jwks::KeySet;
 
 use super::purpose::purposes;
-use super::settings::{Context, ReadNamed, Settings};
+use super::settings::{Context, Settings};
 use crate::config::document::{Places, Report, Section, non_empty};
 use crate::config::problem::Problem;
 
@@ -26,25 +26,14 @@ impl Reading {
     }
 }
 
-/// The files that a policy names: its own keys, and the schemas of its purposes; also if the policy has errors.
-pub(super) fn names(path: &Path, text: &str) -> Vec<PathBuf> {
-    if !text.contains("jwks_file") && !text.contains("request_details") {
-        return Vec::new(); // most name none
-    }
-    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
-    let purposes = table.get("purpose").and_then(toml::Value::as_array).into_iter().flatten();
-    let schemas = purposes.filter_map(|purpose| purpose.get("request_details"));
-    let folder = path.parent().unwrap_or(Path::new(""));
-    table.get("jwks_file").into_iter().chain(schemas).filter_map(|name| Some(folder.join(name.as_str()?))).collect()
-}
-
-/// Parses the file at `path`, which is named after the client; `read` reads the files that it names.
-pub(super) fn parse(path: &Path, text: &str, settings: &Settings, read: ReadNamed<'_>) -> Reading {
+/// Parses the file at `path`, which is named after the client.
+pub(super) fn parse(path: &Path, text: &str, context: Context<'_>) -> Reading {
     let (report, table) = Report::parse(path, text);
     let mut root = Section::root(&report, table);
-    let policy = client(&mut root, path, Context { settings, read });
+    let policy = client(&mut root, path, context);
     root.finish();
-    Reading { policy, places: report.places(), problems: report.into_problems() }
+    let (places, problems) = report.into_parts();
+    Reading { policy, problems, places }
 }
 
 fn client(root: &mut Section<'_>, path: &Path, context: Context<'_>) -> Option<ClientPolicy> {

@@ -1,20 +1,25 @@
 //! The folder of policies: read as a whole, checked as a whole, and checked again for changes.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::file::{self, Reading};
 use super::reach;
-use super::settings::{ReadNamed, Settings};
+use super::settings::{Compiled, Context, Settings};
 use crate::config::problem::{Problem, Severity};
-use writ_core::client::Thumbprint;
+use writ_core::client::Identity;
 use writ_core::policy::{ClientPolicy, PolicySet};
 use writ_platform::digest::sha256_of_parts;
 
@@ -26,15 +31,7 @@ pub type Checked = Result<(PolicySet, Vec<Problem>), Vec<Problem>>;
 /// A folder without policies is reported as an error, since every client would be refused; it still makes an empty set,
 /// with which a service starts, and policies that are added later take effect.
 pub fn load(settings: &Settings) -> Checked {
-    let folder = Folder::read(&settings.directory);
-    let overlooked = overlooked(&settings.directory);
-    let (set, mut warnings) = folder.check(settings).map_err(|mut problems| {
-        problems.extend(overlooked.iter().cloned());
-        problems
-    })?;
-    warnings.extend(set.iter().next().is_none().then(|| Problem::of_file(&settings.directory, NO_POLICY)));
-    warnings.extend(overlooked);
-    Ok((set, warnings))
+    Watch::begin(settings.clone()).1
 }
 
 const NO_POLICY: &str = "holds no policy, so every client would be refused; write one file for each client, \
@@ -43,7 +40,8 @@ const NO_POLICY: &str = "holds no policy, so every client would be refused; writ
 /// A warning for each file or folder beside the policies that is not read but may have been meant to be.
 fn overlooked(directory: &Path) -> Vec<Problem> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let unread = |entry: &fs::DirEntry| !(is_policy(&entry.file_name()) && is_plain(entry));
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok().filter(unread)?.path())).collect();
     paths.sort();
     paths.iter().filter_map(|path| Some(warning(path, why_overlooked(path)?))).collect()
 }
@@ -53,20 +51,20 @@ fn warning(path: &Path, message: &str) -> Problem {
 }
 
 fn why_overlooked(path: &Path) -> Option<&'static str> {
+    let is_policy_name = is_policy(path.file_name()?);
     let name = path.file_name()?.to_string_lossy();
-    if name.starts_with('.') || (is_policy(&name) && path.is_file()) {
+    if name.starts_with('.') || (is_policy_name && path.is_file()) {
         return None;
     }
     if path.is_dir() {
         let holds_policies = || {
-            fs::read_dir(path).is_ok_and(|mut entries| {
-                entries.any(|entry| entry.is_ok_and(|entry| is_policy(&entry.file_name().to_string_lossy())))
-            })
+            fs::read_dir(path)
+                .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_policy(&entry.file_name()))))
         };
         return (name != "tests" && holds_policies())
             .then_some("is a folder: the policies in it are not read; only files directly in the policies folder are");
     }
-    if is_policy(&name) {
+    if is_policy_name {
         let message = if path.exists() {
             "is not a regular file, as a policy must be"
         } else {
@@ -86,8 +84,13 @@ fn why_overlooked(path: &Path) -> Option<&'static str> {
 }
 
 /// Whether a file of that name is a policy.
-fn is_policy(name: &str) -> bool {
-    !name.starts_with('.') && name.as_bytes().ends_with(b".toml")
+fn is_policy(name: &OsStr) -> bool {
+    !name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(b".toml")
+}
+
+/// Whether it is a file itself, and no link to one. Costs nothing, since the folder tells.
+fn is_plain(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_file())
 }
 
 /// Detects changes of the folder.
@@ -98,45 +101,94 @@ pub(crate) struct Watch {
     seen: String,
     /// The digest that the last poll found.
     found: String,
+    /// The links in the folder, and the files that policies name, when it was checked last.
+    links: Vec<PathBuf>,
+    named: Vec<PathBuf>,
 }
 
 impl Watch {
-    /// Changes are those from the set `in_force`.
-    pub(crate) fn new(settings: Settings, in_force: &PolicySet) -> Self {
-        let seen = in_force.digest().to_owned();
-        Self { settings, found: seen.clone(), seen }
+    /// Reads and checks every policy, as [`load`] does; changes are those from then on.
+    pub(crate) fn begin(settings: Settings) -> (Self, Checked) {
+        let nothing = String::new();
+        let mut watch = Self { settings, seen: nothing.clone(), found: nothing, links: Vec::new(), named: Vec::new() };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let folder = Folder::read(&watch.settings.directory, threads);
+        let overlooked = overlooked(&watch.settings.directory);
+        let checked = match watch.check(&folder, threads) {
+            Ok((set, mut warnings)) => {
+                let is_empty = set.iter().next().is_none();
+                warnings.extend(is_empty.then(|| Problem::of_file(&watch.settings.directory, NO_POLICY)));
+                warnings.extend(overlooked);
+                Ok((set, warnings))
+            }
+            Err(mut problems) => {
+                problems.extend(overlooked);
+                Err(problems)
+            }
+        };
+        (watch, checked)
     }
 
     /// Checks the content of the folder if it is new: once, and only after two polls in a row have found the same, so that
     /// a file is not read while it is being written.
     pub(crate) fn poll(&mut self) -> Option<Checked> {
-        let folder = Folder::read(&self.settings.directory);
-        let digest = folder.digest();
+        let folder = Folder::read(&self.settings.directory, 1);
+        // Other files can only be named now if a policy has changed too.
+        let named = self.named.iter().map(|path| (path.clone(), plain_file(path))).collect();
+        let digest = folder.digest(&named);
         let settled = digest == self.found;
         self.found.clone_from(&digest);
-        if !settled || digest == self.seen {
-            return None;
-        }
-        self.seen = digest;
-        Some(folder.check(&self.settings))
+        // While requests are answered, one processor must do.
+        (settled && digest != self.seen).then(|| self.check(&folder, 1))
+    }
+
+    /// Whether the last poll has found what the one before it had found.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.found == self.seen
     }
 
     /// Checks the content of the folder, new or not.
     pub(crate) fn load(&mut self) -> Checked {
-        let folder = Folder::read(&self.settings.directory);
-        self.seen = folder.digest();
-        self.found.clone_from(&self.seen);
-        folder.check(&self.settings)
+        let folder = Folder::read(&self.settings.directory, 1);
+        self.check(&folder, 1)
+    }
+
+    /// The folder, in which each change counts.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.settings.directory
+    }
+
+    /// The files on which the policies depend, and which may be elsewhere.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.links.iter().chain(&self.named).map(PathBuf::as_path)
+    }
+
+    fn check(&mut self, folder: &Folder, threads: usize) -> Checked {
+        let named = Mutex::default();
+        let checked = folder.check(&self.settings, &named, threads);
+        let named = named.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let digest = folder.digest(&named);
+        self.seen.clone_from(&digest);
+        self.found.clone_from(&digest);
+        self.links.clone_from(&folder.links);
+        self.named = named.into_keys().collect();
+        checked.map(|(policies, problems)| (PolicySet::new(policies, digest), problems))
     }
 }
 
-/// The bytes of all files.
+/// The bytes of all policies.
 struct Folder {
-    /// Policies, by name.
-    files: BTreeMap<PathBuf, Content>,
-    /// The files that policies name, wherever they are: keys and schemas.
-    named: BTreeMap<PathBuf, Content>,
+    /// In the order of their names.
+    files: Vec<(PathBuf, Content)>,
+    /// The policies that are links.
+    links: Vec<PathBuf>,
 }
+
+/// The files that policies name, wherever they are: keys and schemas.
+type Named = BTreeMap<PathBuf, Content>;
+
+/// Policies with their warnings, or all problems including warnings.
+type CheckedPolicies = Result<(Vec<ClientPolicy>, Vec<Problem>), Vec<Problem>>;
 
 /// The bytes of a file, or why it cannot be read.
 type Content = Result<Vec<u8>, String>;
@@ -144,24 +196,21 @@ type Content = Result<Vec<u8>, String>;
 /// In bytes, far more than a policy needs; a device or a log under that name must not fill the memory.
 const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
+/// The number of files for which another thread is worthwhile.
+const MIN_SHARE: usize = 256;
+
 impl Folder {
-    fn read(directory: &Path) -> Self {
-        let files = policy_files(directory)
-            .unwrap_or_else(|cause| BTreeMap::from([(directory.to_owned(), Err(cause.to_string()))]));
-        let mut named = BTreeMap::new();
-        for (path, content) in &files {
-            let text = content.as_ref().ok().and_then(|bytes| std::str::from_utf8(bytes).ok());
-            for name in text.map(|text| file::names(path, text)).unwrap_or_default() {
-                named.entry(name).or_insert_with_key(|name| plain_file(name));
-            }
-        }
-        Self { files, named }
+    fn read(directory: &Path, threads: usize) -> Self {
+        policy_files(directory, threads).unwrap_or_else(|cause| Self {
+            files: vec![(directory.to_owned(), Err(cause.to_string()))],
+            links: Vec::new(),
+        })
     }
 
     /// SHA-256 over names and bytes, each with its length before it; base64url.
-    fn digest(&self) -> String {
+    fn digest(&self, named: &Named) -> String {
         let files = self.files.iter().map(|(path, content)| (path.file_name().unwrap_or_default(), content));
-        let named = self.named.iter().map(|(path, content)| (path.as_os_str(), content));
+        let named = named.iter().map(|(path, content)| (path.as_os_str(), content));
         let parts = files.chain(named).flat_map(|(name, content)| {
             let content = match content {
                 Ok(bytes) => Cow::Borrowed(bytes.as_slice()),
@@ -173,10 +222,13 @@ impl Folder {
         URL_SAFE_NO_PAD.encode(sha256_of_parts(parts))
     }
 
-    fn check(&self, settings: &Settings) -> Checked {
-        let named = |path: &Path| self.named.get(path).cloned().unwrap_or_else(|| plain_file(path));
-        let readings: Vec<_> =
-            self.files.iter().map(|(path, content)| reading(path, content, settings, &named)).collect();
+    /// Checks all policies on so many threads; `named` gets the files that they name.
+    fn check(&self, settings: &Settings, named: &Mutex<Named>, threads: usize) -> CheckedPolicies {
+        let read = |path: &Path| {
+            let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+            named.entry(path.to_owned()).or_insert_with_key(|path| plain_file(path)).clone()
+        };
+        let readings = self.readings(Context { settings, read: &read, compiled: &Compiled::default() }, threads);
         let valid: Vec<_> = readings.iter().filter_map(|reading| reading.as_ref().ok()).collect();
         let mut problems = same_identities(&valid);
         // Warnings about reach need valid policies.
@@ -194,38 +246,60 @@ impl Folder {
             }
         }
         problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-        if problems.iter().any(Problem::is_error) {
-            return Err(problems);
-        }
-        Ok((PolicySet::new(policies, self.digest()), problems))
+        if problems.iter().any(Problem::is_error) { Err(problems) } else { Ok((policies, problems)) }
+    }
+
+    fn readings(&self, context: Context<'_>, threads: usize) -> Vec<Result<Reading, Problem>> {
+        on_threads(threads, &self.files, |(path, content)| reading(path, content, context))
     }
 }
 
-fn reading(path: &Path, content: &Content, settings: &Settings, named: ReadNamed<'_>) -> Result<Reading, Problem> {
-    let bytes = content.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
+/// The results of `work`, in the order of the items.
+fn on_threads<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(threads).max(MIN_SHARE);
+    if items.len() <= share {
+        return items.iter().map(work).collect();
+    }
+    let work = |share: &[T]| share.iter().map(&work).collect::<Vec<_>>();
+    thread::scope(|scope| {
+        let shares: Vec<_> = items.chunks(share).map(|share| scope.spawn(move || work(share))).collect();
+        shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
+fn reading(path: &Path, bytes: &Content, context: Context<'_>) -> Result<Reading, Problem> {
+    let bytes = bytes.as_ref().map_err(|reason| Problem::of_file(path, reason))?;
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::of_file(path, "is not UTF-8"))?;
-    Ok(file::parse(path, text, settings, named))
+    Ok(file::parse(path, text, context))
 }
 
 /// Every `*.toml` directly in the folder whose name does not start with a dot; folders are ignored.
-fn policy_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Content>> {
+fn policy_files(directory: &Path, threads: usize) -> io::Result<Folder> {
     let home = directory.canonicalize()?;
-    let mut files = BTreeMap::new();
+    let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        if name.as_bytes().starts_with(b".") || !name.as_bytes().ends_with(b".toml") {
-            continue;
-        }
-        let path = directory.join(name);
-        if let Some(content) = content(&path, &home).transpose() {
-            files.insert(path, content);
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_policy(&name) {
+            names.push((name, is_plain(&entry)));
         }
     }
-    Ok(files)
+    names.sort_unstable();
+    let contents = on_threads(threads, &names, |(name, is_plain)| {
+        let path = directory.join(name);
+        let content = if *is_plain { open(&path).map(Some) } else { linked(&path, &home) };
+        (path, content.transpose())
+    });
+    let mut folder = Folder { files: Vec::new(), links: Vec::new() };
+    for ((path, content), (_, is_plain)) in contents.into_iter().zip(names) {
+        folder.links.extend((!is_plain).then(|| path.clone()));
+        folder.files.extend(content.map(|content| (path, content)));
+    }
+    Ok(folder)
 }
 
-/// The bytes of one file; `None` for a folder.
-fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
+/// The bytes of the file that a link leads to; `None` for a folder.
+fn linked(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
     // Mounted volumes link each file to another one inside the same folder, which is allowed.
     let real = path.canonicalize().map_err(|cause| cause.to_string())?;
     if !real.starts_with(home) {
@@ -239,33 +313,45 @@ fn content(path: &Path, home: &Path) -> Result<Option<Vec<u8>>, String> {
 
 /// The bytes of a file, of a sensible size.
 fn plain_file(path: &Path) -> Content {
+    // Not opened before it is known to be a file: to open a device or a pipe may wait, or do something.
     let metadata = path.metadata().map_err(|cause| cause.to_string())?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE {
-        return Err("is not a plain file of at most 1 MiB".to_owned());
+    if !metadata.is_file() {
+        return Err(NOT_PLAIN.to_owned());
     }
-    let mut bytes = Vec::new();
-    let length = File::open(path).and_then(|file| file.take(MAX_FILE_SIZE).read_to_end(&mut bytes));
+    open(path)
+}
+
+const NOT_PLAIN: &str = "is not a plain file of at most 1 MiB";
+
+fn open(path: &Path) -> Content {
+    let file = File::open(path).map_err(|cause| cause.to_string())?;
+    let metadata = file.metadata().map_err(|cause| cause.to_string())?;
+    let size = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file() && metadata.len() <= MAX_FILE_SIZE);
+    // One more byte, so that the buffer does not grow before the end is found.
+    let mut bytes = Vec::with_capacity(size.ok_or(NOT_PLAIN)? + 1);
+    let length = file.take(MAX_FILE_SIZE).read_to_end(&mut bytes);
     length.map(|_| bytes).map_err(|cause| cause.to_string())
 }
 
 /// A certificate that matches two policies would be refused.
 fn same_identities(readings: &[&Reading]) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let known: Vec<_> = readings.iter().filter_map(|reading| Some((reading, reading.policy.as_ref()?))).collect();
-    for (index, (reading, policy)) in known.iter().enumerate() {
-        let (key, file) = (policy.identity.kind().name(), |client: &ClientPolicy| format!("{}.toml", client.client_id));
-        for (_, other) in known[..index].iter().filter(|(_, other)| share_certificates(policy, other)) {
-            let message = format!("{} and {} have the same identity", file(other), file(policy));
-            problems.push(reading.places.problem(Severity::Error, key, message));
+    let mut known: HashMap<Identity, Vec<&ClientPolicy>> = HashMap::new();
+    for reading in readings {
+        let Some(policy) = &reading.policy else { continue };
+        let keys = policy.identity.keys();
+        let mut others: Vec<_> = keys.iter().filter_map(|key| known.get(key)).flatten().copied().collect();
+        others.sort_unstable_by_key(|other| &other.client_id);
+        others.dedup_by_key(|other| &other.client_id);
+        for other in others {
+            let message = format!("{}.toml and {}.toml have the same identity", other.client_id, policy.client_id);
+            problems.push(reading.places.problem(Severity::Error, policy.identity.kind().name(), message));
+        }
+        for key in keys {
+            known.entry(key).or_default().push(policy);
         }
     }
     problems
-}
-
-fn share_certificates(one: &ClientPolicy, other: &ClientPolicy) -> bool {
-    let both: Vec<&Thumbprint> = other.identity.registered_thumbprints().iter().collect();
-    let shared = one.identity.registered_thumbprints().iter().any(|thumbprint| both.contains(&thumbprint));
-    shared || one.identity == other.identity
 }
 
 #[cfg(test)]
@@ -411,7 +497,7 @@ mod tests {
     fn the_digest_tells_names_and_bytes_apart() {
         let digest = |files: &[(&str, &str)]| {
             let files = files.iter().map(|(name, text)| (name.into(), Ok(text.as_bytes().to_vec()))).collect();
-            Folder { files, named: BTreeMap::new() }.digest()
+            Folder { files, links: Vec::new() }.digest(&Named::new())
         };
         let all = [
             digest(&[]),
@@ -434,8 +520,8 @@ mod tests {
         assert!(refusal(path).contains("a.toml:6: purpose[0].request_details: "));
         fs::create_dir(path.join("schemas")).unwrap();
         fs::write(path.join("schemas/s.json"), "{}").unwrap();
-        let (set, _) = load(&settings(path)).unwrap();
-        let mut watch = Watch::new(settings(path), &set);
+        let (mut watch, checked) = Watch::begin(settings(path));
+        let (set, _) = checked.unwrap();
         assert!(watch.poll().is_none());
         fs::write(path.join("schemas/s.json"), "{\"type\":\"object\"}").unwrap();
         assert!(watch.poll().is_none());
@@ -451,8 +537,8 @@ mod tests {
     fn a_change_is_reported_once_after_it_has_settled() {
         let folder = folder(&["a", "b"]);
         let path = folder.path();
-        let (set, _) = load(&settings(path)).unwrap();
-        let mut watch = Watch::new(settings(path), &set);
+        let (mut watch, checked) = Watch::begin(settings(path));
+        assert!(checked.is_ok());
         assert!(watch.poll().is_none() && watch.poll().is_none());
 
         fs::write(path.join("b.toml"), "broken").unwrap();

@@ -1,9 +1,7 @@
 //! `[[purpose]]`: who gets a purpose, and the conditions between its keys.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use writ_core::policy::condition::Condition;
 use writ_core::policy::{Actors, Glob, PurposeRule};
 use writ_core::request::Source;
 use writ_platform::clock::HumanDuration;
@@ -71,7 +69,7 @@ fn purpose(table: &mut Section<'_>, context: Context<'_>) -> Option<PurposeRule>
     let scope = table.parse("scope", str::parse);
     let accept = table.list("accept", source).unwrap_or_default();
     let mapping = mapping(table, &accept, context);
-    let when = table.parse("when", Condition::compile).map(Arc::new);
+    let when = table.parse("when", |source| context.compiled.condition(source));
     check_condition(table, when.as_deref(), &mapping, &accept);
     let redemption = table.table("redemption").map(|mut table| {
         let read = redemption(&mut table, settings);

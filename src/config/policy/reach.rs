@@ -1,6 +1,7 @@
 //! Warnings about a valid set of policies: purposes that no client can get, and those that more clients can get than was
 //! probably intended.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -17,11 +18,11 @@ use writ_platform::clock::HumanDuration;
 /// The longest lifetime that raises no warning for a token that can be redeemed later.
 const ADVISED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// The warnings about policies without errors.
+/// The warnings about policies without errors. The time is proportional to the policies and the warnings.
 pub(super) fn problems(readings: &[&Reading], settings: &Settings) -> Vec<Problem> {
-    let set = Set { readings, settings };
+    let set = Set::new(readings, settings);
     let mut problems = Vec::new();
-    for table in set.tables() {
+    for table in tables(readings) {
         set.warn_unreachable(&table, &mut problems);
         set.warn_not_redeemable(&table, &mut problems);
         set.warn_other_clients(&table, &mut problems);
@@ -32,8 +33,20 @@ pub(super) fn problems(readings: &[&Reading], settings: &Settings) -> Vec<Proble
 }
 
 struct Set<'a> {
-    readings: &'a [&'a Reading],
     settings: &'a Settings,
+    policies: HashMap<&'a ClientId, &'a ClientPolicy>,
+    purposes: HashMap<&'a Purpose, Uses<'a>>,
+}
+
+/// What all tables of one purpose allow. Clients are in the order of the policies.
+#[derive(Default)]
+struct Uses<'a> {
+    /// The clients that can begin a transaction for it.
+    beginners: Vec<&'a ClientId>,
+    /// The first that can redeem a token for it.
+    first_redeemer: Option<&'a ClientId>,
+    /// By the client that a token was issued to, the first that can redeem it.
+    redeemers: HashMap<&'a ClientId, &'a ClientId>,
 }
 
 /// One `[[purpose]]`.
@@ -53,17 +66,33 @@ impl Table<'_> {
     }
 }
 
-impl<'a> Set<'a> {
-    fn tables(&self) -> impl Iterator<Item = Table<'a>> {
-        let policies = self.readings.iter().filter_map(|reading| Some((*reading, reading.policy.as_ref()?)));
-        policies.flat_map(|(reading, policy)| {
-            let rules = policy.purposes.iter().enumerate();
-            rules.map(move |(index, rule)| Table { reading, policy, rule, index })
-        })
-    }
+fn tables<'a>(readings: &[&'a Reading]) -> impl Iterator<Item = Table<'a>> {
+    let policies = readings.iter().filter_map(|reading| Some((*reading, reading.policy.as_ref()?)));
+    policies.flat_map(|(reading, policy)| {
+        let rules = policy.purposes.iter().enumerate();
+        rules.map(move |(index, rule)| Table { reading, policy, rule, index })
+    })
+}
 
-    fn policy(&self, client: &ClientId) -> Option<&'a ClientPolicy> {
-        self.readings.iter().filter_map(|reading| reading.policy.as_ref()).find(|policy| policy.client_id == *client)
+impl<'a> Set<'a> {
+    fn new(readings: &[&'a Reading], settings: &'a Settings) -> Self {
+        let policies = readings.iter().filter_map(|reading| reading.policy.as_ref());
+        let policies = policies.map(|policy| (&policy.client_id, policy)).collect();
+        let mut set = Self { settings, policies, purposes: HashMap::new() };
+        for Table { policy, rule, .. } in tables(readings) {
+            let (client, begins) = (&policy.client_id, set.can_begin(rule));
+            let uses = set.purposes.entry(&rule.purpose).or_default();
+            if begins && uses.beginners.last() != Some(&client) {
+                uses.beginners.push(client);
+            }
+            if let Some(redemption) = &rule.redemption {
+                uses.first_redeemer.get_or_insert(client);
+                for issued_to in &redemption.issued_to {
+                    uses.redeemers.entry(issued_to).or_insert(client);
+                }
+            }
+        }
+        set
     }
 
     /// Whether a transaction for its purpose can begin by this table.
@@ -76,7 +105,7 @@ impl<'a> Set<'a> {
 
     /// Whether some client can begin a transaction for it.
     fn can_begin_somewhere(&self, purpose: &Purpose) -> bool {
-        self.tables().any(|table| table.rule.purpose == *purpose && self.can_begin(table.rule))
+        self.purposes.get(purpose).is_some_and(|uses| !uses.beginners.is_empty())
     }
 
     /// Whether a client can get a token for the purpose that can be redeemed: new, or by replacement.
@@ -99,7 +128,7 @@ impl<'a> Set<'a> {
     fn warn_not_redeemable(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let purpose = &table.rule.purpose;
         for client in table.rule.redemption.iter().flat_map(|redemption| &redemption.issued_to) {
-            let message = match self.policy(client) {
+            let message = match self.policies.get(client) {
                 None => format!("\"{client}\" has no policy"),
                 Some(policy) if !self.can_obtain(policy, purpose) => {
                     format!("\"{client}\" can never get a token for \"{purpose}\" that could be redeemed")
@@ -115,14 +144,9 @@ impl<'a> Set<'a> {
     fn warn_other_clients(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let Some(redemption) = &table.rule.redemption else { return };
         let purpose = &table.rule.purpose;
-        let mut clients: Vec<&ClientId> = self
-            .tables()
-            .filter(|other| other.rule.purpose == *purpose && self.can_begin(other.rule))
-            .map(|other| &other.policy.client_id)
-            .filter(|client| !redemption.issued_to.contains(client))
-            .collect();
-        clients.dedup();
-        for client in clients {
+        let issued_to: HashSet<&ClientId> = redemption.issued_to.iter().collect();
+        let beginners = self.purposes.get(purpose).into_iter().flat_map(|uses| &uses.beginners);
+        for client in beginners.filter(|client| !issued_to.contains(*client)) {
             let message = format!("\"{client}\" can also get \"{purpose}\": use a separate purpose for delayed work");
             problems.push(table.warning("redemption.issued_to", message));
         }
@@ -134,10 +158,8 @@ impl<'a> Set<'a> {
             return;
         }
         let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
-        let redeems = |other: &Table<'_>| other.rule.purpose == *purpose && other.rule.redemption.is_some();
-        let mut earlier = self.tables().take_while(|other| other.policy.client_id != *client).filter(redeems);
-        if let Some(other) = earlier.next() {
-            let other = &other.policy.client_id;
+        let first = self.purposes.get(purpose).and_then(|uses| uses.first_redeemer);
+        if let Some(other) = first.filter(|first| *first != client) {
             let message = format!("\"{other}\" can also redeem \"{purpose}\": they share the uses of each transaction");
             problems.push(table.warning("redemption", message));
         }
@@ -146,15 +168,12 @@ impl<'a> Set<'a> {
     /// R-DELAY-17: while it lives, a token is a bearer token.
     fn warn_long_lifetime(&self, table: &Table<'_>, problems: &mut Vec<Problem>) {
         let (purpose, client) = (&table.rule.purpose, &table.policy.client_id);
-        let redeemed = |other: &Table<'_>| {
-            let redemption = other.rule.redemption.as_ref().filter(|_| other.rule.purpose == *purpose);
-            redemption.is_some_and(|redemption| redemption.issued_to.contains(client))
-        };
+        let redeemer = self.purposes.get(purpose).and_then(|uses| uses.redeemers.get(client));
         if table.rule.lifetime > ADVISED_LIFETIME
             && self.can_begin(table.rule)
-            && let Some(other) = self.tables().find(redeemed)
+            && let Some(by) = redeemer
         {
-            let (by, lifetime) = (&other.policy.client_id, HumanDuration(table.rule.lifetime));
+            let lifetime = HumanDuration(table.rule.lifetime);
             let message = format!(
                 "\"{by}\" redeems tokens for \"{purpose}\" after they expire, so they are stored: set a lifetime of at most \"1m\", not \"{lifetime}\""
             );
@@ -167,6 +186,7 @@ impl<'a> Set<'a> {
 mod tests {
     use super::*;
     use crate::config::policy::file;
+    use crate::config::policy::settings::{Compiled, Context};
 
     /// The warnings about these clients with these purposes.
     fn warnings(clients: &[(&str, &str)]) -> Vec<String> {
@@ -184,7 +204,9 @@ mod tests {
             .map(|(client, purposes)| {
                 let path = format!("/p/{client}.toml");
                 let identity = format!("client_id = \"{client}\"\ntls_client_auth_san_dns = \"{client}.example\"\n");
-                file::parse(path.as_ref(), &(identity + purposes), &settings, &|_| Err(String::new()))
+                let context =
+                    Context { settings: &settings, read: &|_| Err(String::new()), compiled: &Compiled::default() };
+                file::parse(path.as_ref(), &(identity + purposes), context)
             })
             .collect();
         for reading in &readings {

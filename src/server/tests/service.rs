@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::server::handlers::RejectedRequest;
 use crate::server::pki::{self, Ca, Leaf};
 use crate::server::tls::{MinVersion, Trust};
-use crate::server::{Addresses, Handlers, ListenError, Listeners, RejectedRequest, Settings};
+use crate::server::{Addresses, Handlers, ListenError, Listeners, Settings};
 use writ_core::endpoint::Endpoint;
 use writ_core::exchange::Issued;
 use writ_core::introspect::Introspected;
@@ -159,6 +160,7 @@ fn handlers(world: &Arc<World>) -> Handlers {
         metadata: Arc::new(|| b"{}".to_vec()),
         documents_max_age: Duration::from_secs(600),
         failing: Arc::new(move || failing.failing.lock().unwrap().clone()),
+        pending: Arc::new(Vec::new),
         metrics: Arc::new(|| "writ_build_info 1\n".to_owned()),
     }
 }

@@ -1,6 +1,8 @@
 //! The strict parser.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use super::value::Value;
 
@@ -44,8 +46,7 @@ pub(super) enum Cause {
 pub fn parse(text: &str, limits: Limits) -> Result<Value, JsonError> {
     let mut reader = Reader { text, position: 0, limits };
     let value = reader.read_value(0)?;
-    reader.skip_whitespace();
-    if reader.position == text.len() { Ok(value) } else { Err(reader.error("trailing characters")) }
+    reader.finish().map(|()| value)
 }
 
 /// Checks that [`parse`] accepts `text`.
@@ -53,7 +54,42 @@ pub fn parse(text: &str, limits: Limits) -> Result<Value, JsonError> {
 /// # Errors
 /// As [`parse`].
 pub fn check(text: &str, limits: Limits) -> Result<(), JsonError> {
-    parse(text, limits).map(drop)
+    let mut reader = Reader { text, position: 0, limits };
+    reader.skip_value(0)?;
+    reader.finish()
+}
+
+/// A member of an object, by its places in the text.
+pub(super) struct Place<'a> {
+    /// The name with its escapes decoded.
+    pub(super) name: Cow<'a, str>,
+    /// The name as written, without quotation marks.
+    pub(super) written_name: Range<usize>,
+    /// The value as written.
+    pub(super) value: Range<usize>,
+}
+
+/// As [`check`]; if the value is an object, passes each of its members to `found`. Returns whether it is one.
+pub(super) fn find_members<'a>(
+    text: &'a str,
+    limits: Limits,
+    mut found: impl FnMut(Place<'a>),
+) -> Result<bool, JsonError> {
+    let mut reader = Reader { text, position: 0, limits };
+    reader.skip_whitespace();
+    let is_object = reader.peek() == Some(b'{');
+    if is_object {
+        reader.read_object(0, |reader, name, written_name| {
+            reader.skip_whitespace();
+            let start = reader.position;
+            reader.skip_value(1)?;
+            found(Place { name, written_name, value: start..reader.position });
+            Ok(())
+        })?;
+    } else {
+        reader.skip_value(0)?;
+    }
+    reader.finish().map(|()| is_object)
 }
 
 struct Reader<'a> {
@@ -62,12 +98,63 @@ struct Reader<'a> {
     limits: Limits,
 }
 
-impl Reader<'_> {
+/// Whether a byte stands for itself in a string: it is neither a quotation mark, a backslash nor a control character.
+const IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        is_plain[byte] = false;
+        byte += 1;
+    }
+    is_plain[b'"' as usize] = false;
+    is_plain[b'\\' as usize] = false;
+    is_plain
+};
+
+/// How many names of an object are compared one by one.
+const FEW: usize = 16;
+
+/// The member names of one object so far. Few are compared one by one; any more are hashed, so that no object takes a time
+/// that is quadratic in its size.
+#[derive(Default)]
+struct Names<'a> {
+    few: Vec<Cow<'a, str>>,
+    more: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Names<'a> {
+    fn len(&self) -> usize {
+        self.few.len() + self.more.len()
+    }
+
+    /// Adds `name`, and returns whether it is new.
+    fn insert(&mut self, name: Cow<'a, str>) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < FEW {
+            if self.few.is_empty() {
+                self.few.reserve_exact(FEW);
+            }
+            self.few.push(name);
+            return true;
+        }
+        self.more.insert(name)
+    }
+}
+
+impl<'a> Reader<'a> {
     /// An error at the current position. It does not repeat the text, which is untrusted input.
     fn error(&self, fault: &'static str) -> JsonError {
         let lines = self.text.as_bytes()[..self.position].split(|&byte| byte == b'\n');
         let (line, column) = lines.fold((0, 0), |(line, _), text| (line + 1, text.len() + 1));
         JsonError(Cause::Syntax { fault, line, column })
+    }
+
+    /// Checks that nothing but white space follows.
+    fn finish(mut self) -> Result<(), JsonError> {
+        self.skip_whitespace();
+        if self.position == self.text.len() { Ok(()) } else { Err(self.error("trailing characters")) }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -87,31 +174,61 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a value that is at nesting `depth`.
     fn read_value(&mut self, depth: usize) -> Result<Value, JsonError> {
         self.skip_whitespace();
         match self.peek() {
-            Some(b'{') => self.enter(depth)?.read_object(depth + 1),
-            Some(b'[') => self.enter(depth)?.read_array(depth + 1),
-            Some(b'"') => self.read_string().map(Value::String),
-            Some(b'-' | b'0'..=b'9') => self.read_number().map(Value::Number),
-            Some(b't') => self.read_literal("true", Value::Bool(true)),
-            Some(b'f') => self.read_literal("false", Value::Bool(false)),
-            Some(b'n') => self.read_literal("null", Value::Null),
-            Some(_) => Err(self.error("expected a value")),
-            None => Err(self.error("unexpected end of text")),
+            Some(b'{') => {
+                let mut members = Vec::new();
+                self.read_object(depth, |reader, name, _| {
+                    members.push((name.into_owned(), reader.read_value(depth + 1)?));
+                    Ok(())
+                })?;
+                Ok(Value::Object(members))
+            }
+            Some(b'[') => {
+                let mut elements = Vec::new();
+                self.read_array(depth, |reader| {
+                    elements.push(reader.read_value(depth + 1)?);
+                    Ok(())
+                })?;
+                Ok(Value::Array(elements))
+            }
+            Some(b'"') => self.read_string().map(|string| Value::String(string.into_owned())),
+            Some(b'-' | b'0'..=b'9') => self.read_number().map(|number| Value::Number(number.to_owned())),
+            _ => self.read_literal(),
+        }
+    }
+
+    /// As [`Reader::read_value`], but keeps nothing of the value.
+    fn skip_value(&mut self, depth: usize) -> Result<(), JsonError> {
+        self.skip_whitespace();
+        match self.peek() {
+            Some(b'{') => self.read_object(depth, |reader, _, _| reader.skip_value(depth + 1)),
+            Some(b'[') => self.read_array(depth, |reader| reader.skip_value(depth + 1)),
+            Some(b'"') => self.read_string().map(drop),
+            Some(b'-' | b'0'..=b'9') => self.read_number().map(drop),
+            _ => self.read_literal().map(drop),
         }
     }
 
     /// Consumes the opening bracket of an object or array at nesting `depth`.
-    fn enter(&mut self, depth: usize) -> Result<&mut Self, JsonError> {
+    fn enter(&mut self, depth: usize) -> Result<(), JsonError> {
         if depth == self.limits.depth {
             return Err(self.error("too deeply nested"));
         }
         self.position += 1;
-        Ok(self)
+        Ok(())
     }
 
-    fn read_literal(&mut self, literal: &str, value: Value) -> Result<Value, JsonError> {
+    fn read_literal(&mut self) -> Result<Value, JsonError> {
+        let (literal, value) = match self.peek() {
+            Some(b't') => ("true", Value::Bool(true)),
+            Some(b'f') => ("false", Value::Bool(false)),
+            Some(b'n') => ("null", Value::Null),
+            Some(_) => return Err(self.error("expected a value")),
+            None => return Err(self.error("unexpected end of text")),
+        };
         if !self.text[self.position..].starts_with(literal) {
             return Err(self.error("expected a value"));
         }
@@ -119,43 +236,56 @@ impl Reader<'_> {
         Ok(value)
     }
 
-    fn read_array(&mut self, depth: usize) -> Result<Value, JsonError> {
-        let mut elements = Vec::new();
+    /// Reads the array at nesting `depth`; `element` reads each of its elements.
+    fn read_array(
+        &mut self,
+        depth: usize,
+        mut element: impl FnMut(&mut Self) -> Result<(), JsonError>,
+    ) -> Result<(), JsonError> {
+        self.enter(depth)?;
         self.skip_whitespace();
         if self.consume(b']') {
-            return Ok(Value::Array(elements));
+            return Ok(());
         }
-        loop {
-            if elements.len() == self.limits.members {
+        for count in 0.. {
+            if count == self.limits.members {
                 return Err(self.error("too many elements"));
             }
-            elements.push(self.read_value(depth)?);
+            element(self)?;
             self.skip_whitespace();
             if self.consume(b']') {
-                return Ok(Value::Array(elements));
+                break;
             }
             if !self.consume(b',') {
                 return Err(self.error("expected `,` or `]`"));
             }
         }
+        Ok(())
     }
 
-    fn read_object(&mut self, depth: usize) -> Result<Value, JsonError> {
-        let mut members = Vec::new();
-        let mut names = HashSet::new();
+    /// Reads the object at nesting `depth`; `member` receives each name, decoded and by its place, and reads the value.
+    fn read_object(
+        &mut self,
+        depth: usize,
+        mut member: impl FnMut(&mut Self, Cow<'a, str>, Range<usize>) -> Result<(), JsonError>,
+    ) -> Result<(), JsonError> {
+        self.enter(depth)?;
+        let mut names = Names::default();
         self.skip_whitespace();
         if self.consume(b'}') {
-            return Ok(Value::Object(members));
+            return Ok(());
         }
         loop {
             self.skip_whitespace();
             if self.peek() != Some(b'"') {
                 return Err(self.error("expected a member name"));
             }
-            if members.len() == self.limits.members {
+            if names.len() == self.limits.members {
                 return Err(self.error("too many members"));
             }
+            let start = self.position + 1;
             let name = self.read_string()?;
+            let written_name = start..self.position - 1;
             if !names.insert(name.clone()) {
                 return Err(self.error("repeated member name"));
             }
@@ -163,11 +293,10 @@ impl Reader<'_> {
             if !self.consume(b':') {
                 return Err(self.error("expected `:`"));
             }
-            let value = self.read_value(depth)?;
-            members.push((name, value));
+            member(self, name, written_name)?;
             self.skip_whitespace();
             if self.consume(b'}') {
-                return Ok(Value::Object(members));
+                return Ok(());
             }
             if !self.consume(b',') {
                 return Err(self.error("expected `,` or `}`"));
@@ -175,7 +304,7 @@ impl Reader<'_> {
         }
     }
 
-    fn read_number(&mut self) -> Result<String, JsonError> {
+    fn read_number(&mut self) -> Result<&'a str, JsonError> {
         let start = self.position;
         self.consume(b'-');
         if !self.consume(b'0') {
@@ -184,7 +313,8 @@ impl Reader<'_> {
         if self.consume(b'.') {
             self.skip_digits()?;
         }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
+        let has_exponent = matches!(self.peek(), Some(b'e' | b'E'));
+        if has_exponent {
             self.position += 1;
             if !self.consume(b'-') {
                 self.consume(b'+');
@@ -192,8 +322,10 @@ impl Reader<'_> {
             self.skip_digits()?;
         }
         let text = &self.text[start..self.position];
-        let in_range = text.parse::<f64>().is_ok_and(f64::is_finite);
-        if in_range { Ok(text.to_owned()) } else { Err(self.error("number out of range")) }
+        // A number of at most 308 characters without an exponent is less than 10^308.
+        let is_small = !has_exponent && text.len() <= 308;
+        let in_range = is_small || text.parse::<f64>().is_ok_and(f64::is_finite);
+        if in_range { Ok(text) } else { Err(self.error("number out of range")) }
     }
 
     fn skip_digits(&mut self) -> Result<(), JsonError> {
@@ -204,14 +336,16 @@ impl Reader<'_> {
         if self.position > start { Ok(()) } else { Err(self.error("invalid number")) }
     }
 
-    fn read_string(&mut self) -> Result<String, JsonError> {
+    fn read_string(&mut self) -> Result<Cow<'a, str>, JsonError> {
         self.position += 1;
-        let mut string = String::new();
+        let mut string = Cow::Borrowed("");
         loop {
-            let rest = self.text.as_bytes()[self.position..].iter();
-            let plain = rest.take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count();
-            string.push_str(&self.text[self.position..self.position + plain]);
-            self.position += plain;
+            let rest = &self.text.as_bytes()[self.position..];
+            let plain = rest.iter().position(|&byte| !IS_PLAIN[usize::from(byte)]).unwrap_or(rest.len());
+            let plain = self.position..self.position + plain;
+            self.position = plain.end;
+            // The first piece is borrowed, so that a string without escapes is not copied.
+            string += &self.text[plain];
             match self.peek() {
                 Some(b'"') => {
                     self.position += 1;
@@ -219,7 +353,8 @@ impl Reader<'_> {
                 }
                 Some(b'\\') => {
                     self.position += 1;
-                    string.push(self.read_escape()?);
+                    let character = self.read_escape()?;
+                    string.to_mut().push(character);
                 }
                 Some(_) => return Err(self.error("control character in a string")),
                 None => return Err(self.error("unexpected end of text")),

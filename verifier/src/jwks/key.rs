@@ -4,14 +4,16 @@ use std::fmt;
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RsaPublicKeyComponents, VerificationAlgorithm,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 
 use super::jwk::{Jwk, JwkError};
 use crate::json::{Limits, Members};
+use crate::jws::Jws;
 
-/// The key type, which decides the algorithms that a key can be used with.
+/// The key type. Keys of one type may share a `kid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyType {
     P256,
@@ -20,35 +22,7 @@ enum KeyType {
     Rsa,
 }
 
-impl KeyType {
-    fn algorithms(self) -> &'static [Algorithm] {
-        match self {
-            Self::P256 => &[Algorithm::ES256],
-            Self::P384 => &[Algorithm::ES384],
-            Self::Ed25519 => &[Algorithm::EdDSA],
-            Self::Rsa => &[
-                Algorithm::RS256,
-                Algorithm::RS384,
-                Algorithm::RS512,
-                Algorithm::PS256,
-                Algorithm::PS384,
-                Algorithm::PS512,
-            ],
-        }
-    }
-
-    /// `alg` of a JWK (RFC 7517 §4.4): the only algorithm that the key may be used with.
-    fn parse_algorithm(self, name: &str) -> Result<Algorithm, JwkError> {
-        const MISMATCH: JwkError = JwkError::Unsupported("its alg is not a signature algorithm for its key type");
-        let algorithm = match name {
-            "Ed25519" => Algorithm::EdDSA,
-            other => other.parse().map_err(|_| MISMATCH)?,
-        };
-        self.algorithms().contains(&algorithm).then_some(algorithm).ok_or(MISMATCH)
-    }
-}
-
-/// A validated public key and the algorithms that it may verify.
+/// A validated public key and the algorithms that it may verify. It is parsed once, here, and then only used.
 ///
 /// Supported are EC keys on P-256 and P-384 (RFC 7518 §6.2), Ed25519 (RFC 8037 §2), and RSA keys of 2048 to 8192 bits
 /// with an odd exponent greater than 1 (RFC 7518 §6.3).
@@ -56,10 +30,12 @@ impl KeyType {
 pub struct VerificationKey {
     kid: Option<String>,
     key_type: KeyType,
+    /// `alg`: the only algorithm that the key may be used with (RFC 7517 §4.4).
     algorithm: Option<Algorithm>,
     /// The encoded public key, to recognize a key that is published twice.
     material: Vec<u8>,
-    decoding_key: DecodingKey,
+    /// The parsed key for each algorithm that it may verify: a parsed RSA key is bound to one.
+    parsed: Vec<(Algorithm, ParsedPublicKey)>,
 }
 
 impl VerificationKey {
@@ -80,12 +56,19 @@ impl VerificationKey {
     /// Whether the key may verify `algorithm`: its own `alg` if it has one, otherwise every algorithm of its type and
     /// curve.
     pub fn fits(&self, algorithm: Algorithm) -> bool {
-        self.algorithm.map_or_else(|| self.key_type.algorithms().contains(&algorithm), |own| own == algorithm)
+        self.parsed.iter().any(|(parsed, _)| *parsed == algorithm)
     }
 
-    /// The key for [`Jws::verify`](crate::jws::Jws::verify). Call [`VerificationKey::fits`] first.
-    pub fn decoding_key(&self) -> &DecodingKey {
-        &self.decoding_key
+    /// Whether `signature` over `message` was made with the private half of this key; `false` if the key may not verify
+    /// `algorithm` ([`VerificationKey::fits`]). ECDSA signatures have the fixed form of RFC 7518 §3.4.
+    pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        let parsed = self.parsed.iter().find(|(parsed, _)| *parsed == algorithm);
+        parsed.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// Whether the signature of `jws` is valid under this key, which must allow its algorithm (RFC 8725 §3.1).
+    pub fn verify_jws(&self, jws: &Jws<'_>) -> bool {
+        self.verify(jws.algorithm, jws.signed_part.as_bytes(), &jws.signature)
     }
 
     pub(super) fn from_members(jwk: &Members) -> Result<Self, JwkError> {
@@ -96,16 +79,20 @@ impl VerificationKey {
         jwk.require_public()?;
         jwk.require_signature_use()?;
         let (kty, crv) = (jwk.required("kty")?, jwk.text("crv")?);
-        let (key_type, material, decoding_key) = match (kty.as_str(), crv.as_deref()) {
-            ("EC", Some("P-256")) => parse_ec(&jwk, KeyType::P256, &ECDSA_P256_SHA256_FIXED, 32)?,
-            ("EC", Some("P-384")) => parse_ec(&jwk, KeyType::P384, &ECDSA_P384_SHA384_FIXED, 48)?,
+        let (key_type, material, mut parsed) = match (kty.as_str(), crv.as_deref()) {
+            ("EC", Some("P-256")) => parse_ec(&jwk, KeyType::P256, (Algorithm::ES256, &ECDSA_P256_SHA256_FIXED), 32)?,
+            ("EC", Some("P-384")) => parse_ec(&jwk, KeyType::P384, (Algorithm::ES384, &ECDSA_P384_SHA384_FIXED), 48)?,
             ("OKP", Some("Ed25519")) => parse_ed25519(&jwk)?,
             ("RSA", _) => parse_rsa(&jwk)?,
             ("EC" | "OKP", None) => return Err(JwkError::Missing("crv")),
             _ => return Err(UNSUPPORTED),
         };
-        let algorithm = jwk.text("alg")?.map(|name| key_type.parse_algorithm(&name)).transpose()?;
-        Ok(Self { kid: jwk.text("kid")?, key_type, algorithm, material, decoding_key })
+        let algorithm = jwk.text("alg")?.map(|name| parse_algorithm(&name)).transpose()?;
+        parsed.retain(|(allowed, _)| algorithm.is_none_or(|own| own == *allowed));
+        if parsed.is_empty() {
+            return Err(MISMATCH);
+        }
+        Ok(Self { kid: jwk.text("kid")?, key_type, algorithm, material, parsed })
     }
 
     /// Whether both keys have the same `kid` and key type, so that both are tried on a token that names this `kid`.
@@ -129,27 +116,49 @@ impl fmt::Debug for VerificationKey {
     }
 }
 
-type ParsedKey = (KeyType, Vec<u8>, DecodingKey);
+const MISMATCH: JwkError = JwkError::Unsupported("its alg is not a signature algorithm for its key type");
 
-fn parse_ec(
-    jwk: &Jwk<'_>,
-    key_type: KeyType,
-    curve: &'static dyn VerificationAlgorithm,
-    len: usize,
-) -> Result<ParsedKey, JwkError> {
+fn parse_algorithm(name: &str) -> Result<Algorithm, JwkError> {
+    if name == "Ed25519" { Ok(Algorithm::EdDSA) } else { name.parse().map_err(|_| MISMATCH) }
+}
+
+/// Key type, encoded form, and the parsed key for each algorithm of the type.
+type ParsedKey = (KeyType, Vec<u8>, Vec<(Algorithm, ParsedPublicKey)>);
+
+/// An algorithm, and how a key for it is parsed.
+type CurveAlgorithm = (Algorithm, &'static dyn VerificationAlgorithm);
+
+fn parse_ec(jwk: &Jwk<'_>, key_type: KeyType, algorithm: CurveAlgorithm, len: usize) -> Result<ParsedKey, JwkError> {
     // SEC 1 §2.3.3: the uncompressed form of a point begins with 04.
     let point = [vec![0x04], jwk.coordinate("x", len)?, jwk.coordinate("y", len)?].concat();
-    ParsedPublicKey::new(curve, &point).map_err(|_| JwkError::Unsound("x and y are not a point on its curve"))?;
-    let key = DecodingKey::from_ec_der(&point);
-    Ok((key_type, point, key))
+    parse_point(key_type, algorithm, point, JwkError::Unsound("x and y are not a point on its curve"))
 }
 
 fn parse_ed25519(jwk: &Jwk<'_>) -> Result<ParsedKey, JwkError> {
     let point = jwk.coordinate("x", 32)?;
-    ParsedPublicKey::new(&ED25519, &point).map_err(|_| JwkError::Unsound("x is not a point on its curve"))?;
-    let key = DecodingKey::from_ed_der(&point);
-    Ok((KeyType::Ed25519, point, key))
+    let unsound = JwkError::Unsound("x is not a point on its curve");
+    parse_point(KeyType::Ed25519, (Algorithm::EdDSA, &ED25519), point, unsound)
 }
+
+fn parse_point(
+    key_type: KeyType,
+    (algorithm, curve): CurveAlgorithm,
+    point: Vec<u8>,
+    unsound: JwkError,
+) -> Result<ParsedKey, JwkError> {
+    let key = ParsedPublicKey::new(curve, &point).map_err(|_| unsound)?;
+    Ok((key_type, point, vec![(algorithm, key)]))
+}
+
+/// RFC 7518 §3.3, §3.5: the salt of PSS has the length of the hash.
+static RSA_PARAMETERS: [(Algorithm, &RsaParameters); 6] = [
+    (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
+    (Algorithm::RS384, &RSA_PKCS1_2048_8192_SHA384),
+    (Algorithm::RS512, &RSA_PKCS1_2048_8192_SHA512),
+    (Algorithm::PS256, &RSA_PSS_2048_8192_SHA256),
+    (Algorithm::PS384, &RSA_PSS_2048_8192_SHA384),
+    (Algorithm::PS512, &RSA_PSS_2048_8192_SHA512),
+];
 
 fn parse_rsa(jwk: &Jwk<'_>) -> Result<ParsedKey, JwkError> {
     let (n, e) = (jwk.integer("n")?, jwk.integer("e")?);
@@ -163,11 +172,13 @@ fn parse_rsa(jwk: &Jwk<'_>) -> Result<ParsedKey, JwkError> {
     if !is_odd(&e) || !(2..=64).contains(&bit_length(&e)) {
         return Err(JwkError::Unsound("e is not an odd number of 2 to 64 bits"));
     }
-    RsaPublicKeyComponents { n: &n, e: &e }
-        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
-        .map_err(|_| JwkError::Unsound("n and e are not a valid RSA key"))?;
-    let key = DecodingKey::from_rsa_raw_components(&n, &e);
-    Ok((KeyType::Rsa, [n, vec![0], e].concat(), key))
+    let components = RsaPublicKeyComponents { n: &n, e: &e };
+    let parse = |(algorithm, parameters): &(Algorithm, &'static RsaParameters)| {
+        let key = components.to_parsed_public_key(parameters);
+        key.map(|key| (*algorithm, key)).map_err(|_| JwkError::Unsound("n and e are not a valid RSA key"))
+    };
+    let parsed = RSA_PARAMETERS.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok((KeyType::Rsa, [n, vec![0], e].concat(), parsed))
 }
 
 /// The bit length of a big-endian number without leading zero bytes.

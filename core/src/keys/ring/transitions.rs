@@ -116,6 +116,14 @@ impl Ring {
         ((&ring.next, &ring.current) != (&self.next, &self.current)).then_some(ring)
     }
 
+    /// Whether what is recorded of `current` holds until `until`: no promotion is due before, the planned end of its span
+    /// is later, and its maximum lifetime is that of `times`.
+    pub(crate) fn covers(&self, times: KeyTimes, now: Timestamp, until: Timestamp) -> bool {
+        self.current.signs_from <= now
+            && until < self.promotion_due(times).min(self.current.planned_until)
+            && times.max_lifetime() <= self.current.longest_lifetime
+    }
+
     /// The same keys with their private halves sealed again.
     pub(crate) fn reseal<E>(&self, seal: impl Fn(&SigningKey) -> Result<Sealed, E>) -> Result<Self, E> {
         let mut ring = self.following();

@@ -76,7 +76,7 @@ impl Setting {
             clock_skew: SKEW,
             now,
         };
-        super::read(self.kind, token, measure)
+        super::read(self.kind, &token, measure)
     }
 
     fn read(&self, claims: &str) -> Result<OutsideToken, SubjectFault> {

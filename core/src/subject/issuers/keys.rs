@@ -14,6 +14,7 @@ use crate::client::ClientId;
 use crate::limits::MAX_WAITING_FOR_KEYS;
 use crate::subject::settings::{IssuerSettings, KeySource};
 use writ_platform::bounded;
+use writ_platform::digest::sha256;
 use writ_platform::shares::Shares;
 
 /// The keys of one issuer.
@@ -61,7 +62,7 @@ impl IssuerKeys {
         client: &ClientId,
     ) -> Result<Candidates, KeyError> {
         match self {
-            Self::File(file) => Ok(file.keys.load().find(kid, algorithm)?),
+            Self::File(file) => Ok(file.content.load().keys.find(kid, algorithm)?),
             Self::Remote { keys, waiting } => {
                 keys.key_if_admitted(kid, algorithm, || waiting.take(client.clone()).ok()).await
             }
@@ -74,28 +75,43 @@ impl IssuerKeys {
 pub(super) struct KeyFile {
     issuer: String,
     path: PathBuf,
-    keys: ArcSwap<KeySet>,
+    content: ArcSwap<Content>,
     /// The last reload failed, and this was logged.
     broken: AtomicBool,
 }
 
+/// The last valid content of a file.
+#[derive(Debug)]
+struct Content {
+    keys: KeySet,
+    /// SHA-256 of the file. If it has not changed, the parsed keys stay the same, and tokens that they verified are not
+    /// verified again.
+    sha256: [u8; 32],
+}
+
 impl KeyFile {
     fn open(issuer: &str, path: &Path) -> Result<Self, IssuersError> {
-        let keys = read_keys(path)?;
-        warn_of_unusable_keys(issuer, &keys);
+        let content = Content::parse(&read(path)?, path)?;
+        warn_of_unusable_keys(issuer, &content.keys);
         let (issuer, path) = (issuer.to_owned(), path.to_owned());
-        Ok(Self { issuer, path, keys: ArcSwap::from_pointee(keys), broken: AtomicBool::new(false) })
+        Ok(Self { issuer, path, content: ArcSwap::from_pointee(content), broken: AtomicBool::new(false) })
     }
 
-    /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, although it is
-    /// called every second.
+    /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, however often it
+    /// is called.
     fn reload(&self) {
-        let read = read_keys(&self.path);
-        let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
-        match read {
-            Ok(keys) => {
-                if keys.left_out() != self.keys.load().left_out() {
-                    warn_of_unusable_keys(&self.issuer, &keys);
+        let last = self.content.load();
+        let changed = read(&self.path).and_then(|document| {
+            let is_same = sha256(&document) == last.sha256;
+            if is_same { Ok(None) } else { Content::parse(&document, &self.path).map(Some) }
+        });
+        let was_broken = self.broken.swap(changed.is_err(), Ordering::Relaxed);
+        match changed {
+            Ok(changed) => {
+                if let Some(content) = &changed
+                    && content.keys.left_out() != last.keys.left_out()
+                {
+                    warn_of_unusable_keys(&self.issuer, &content.keys);
                 }
                 if was_broken {
                     tracing::info!(
@@ -103,7 +119,9 @@ impl KeyFile {
                         "the keys of a subject issuer can be read again and are in use"
                     );
                 }
-                self.keys.store(Arc::new(keys));
+                if let Some(content) = changed {
+                    self.content.store(Arc::new(content));
+                }
             }
             Err(_) if was_broken => {}
             Err(error) => tracing::error!(
@@ -125,8 +143,11 @@ fn read(path: &Path) -> Result<Vec<u8>, IssuersError> {
     bounded::read(path).map_err(|source| IssuersError::File { path: path.to_owned(), source })
 }
 
-fn read_keys(path: &Path) -> Result<KeySet, IssuersError> {
-    KeySet::parse(&read(path)?).map_err(|source| IssuersError::KeyFile { path: path.to_owned(), source })
+impl Content {
+    fn parse(document: &[u8], path: &Path) -> Result<Self, IssuersError> {
+        let keys = KeySet::parse(document).map_err(|source| IssuersError::KeyFile { path: path.to_owned(), source })?;
+        Ok(Self { keys, sha256: sha256(document) })
+    }
 }
 
 /// The location to fetch keys from, or else the file that contains them.

@@ -27,6 +27,12 @@ use crate::subject::settings::{IntrospectionSettings, KeySource};
 
 const OTHER: &str = "https://other.example";
 
+/// The order of P-256.
+const ORDER: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
+    0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
+
 fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -127,10 +133,12 @@ fn publish(folder: &TempDir, name: &str, keys: &[Value]) -> KeySource {
     KeySource::File(path)
 }
 
-/// Keys from files need no waiting.
+/// The outcome for a token, which is the same when it is presented again. Keys from files need no waiting.
 #[track_caller]
 fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectFault> {
-    let verified = issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
+    let ask = || issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
+    let verified = ask();
+    assert_eq!(ask(), verified);
     verified.map_err(|error| error.fault())
 }
 
@@ -246,10 +254,6 @@ fn a_token_without_kid_needs_an_issuer_with_one_key() {
 ///
 #[test]
 fn an_impossible_signature_is_refused() {
-    const ORDER: [u8; 32] = [
-        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
-        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
-    ];
     let key = EcKey::new();
     let fixture = Fixture::new(&[key.jwk("k")]);
     let der = der_form(&key.sign(b"message"));
@@ -360,16 +364,94 @@ fn a_removed_key_is_no_longer_used_and_a_broken_file_changes_nothing() {
     let (old, new) = (EcKey::new(), EcKey::new());
     let fixture = Fixture::new(&[old.jwk("old")]);
     let path = fixture.folder.path().join("a");
+    let token = old.good("old");
     fs::write(&path, "{").unwrap();
     fixture.issuers.reload_files();
-    assert!(fixture.ask(&old.good("old")).is_ok());
+    assert!(fixture.ask(&token).is_ok());
     fs::remove_file(&path).unwrap();
     fixture.issuers.reload_files();
-    assert!(fixture.ask(&old.good("old")).is_ok());
+    assert!(fixture.ask(&token).is_ok());
     publish(&fixture.folder, "a", &[new.jwk("new")]);
     fixture.issuers.reload_files();
     assert!(fixture.ask(&new.good("new")).is_ok());
-    fixture.refuses(&old.good("old"), &KeyUnknown);
+    fixture.refuses(&token, &KeyUnknown);
+    publish(&fixture.folder, "a", &[new.jwk("old")]);
+    fixture.issuers.reload_files();
+    fixture.refuses(&token, &SignatureInvalid);
+}
+
+/// Whether the issuers remember a token at `now`.
+fn is_remembered(issuers: &Issuers, token: &str, now: Timestamp) -> bool {
+    issuers.remembered.get(&TokenHash::of(token), now.epoch()).is_some()
+}
+
+#[test]
+fn only_accepted_tokens_are_remembered_and_none_after_its_exp() {
+    let key = EcKey::new();
+    let fixture = Fixture::new(&[key.jwk("k")]);
+    let of = |name: &str, value: Value| {
+        let mut claims = good();
+        claims[name] = value;
+        key.token(&header("ES256", "k"), &claims)
+    };
+    let skewed = of("exp", json!(NOW.epoch() - 5));
+    for (token, is_accepted) in [
+        (key.good("k"), true),
+        (EcKey::new().good("k"), false),
+        (of("aud", json!("https://elsewhere.example")), false),
+        (of("sub", json!("svc:gateway")), false),
+        (of("exp", json!(NOW.epoch() - 11)), false),
+        (skewed.clone(), true),
+    ] {
+        assert_eq!(fixture.ask(&token).is_ok(), is_accepted);
+        assert_eq!(is_remembered(&fixture.issuers, &token, NOW), is_accepted && token != skewed, "{token}");
+    }
+    let token = of("exp", json!(NOW.epoch() + 9));
+    assert!(fixture.ask(&token).is_ok());
+    assert!(is_remembered(&fixture.issuers, &token, NOW + Duration::from_secs(8)));
+    assert!(!is_remembered(&fixture.issuers, &token, NOW + Duration::from_secs(9)));
+}
+
+/// The file is read again all the time.
+#[test]
+fn a_file_that_has_not_changed_keeps_its_keys() {
+    let key = EcKey::new();
+    let fixture = Fixture::new(&[key.jwk("k")]);
+    let find = || {
+        let client = client().client_id;
+        let keys = fixture.issuers.by_iss[ISSUER].find_keys(Some("k"), Algorithm::ES256, &client);
+        keys.now_or_never().unwrap().unwrap()
+    };
+    let token = key.good("k");
+    assert!(fixture.ask(&token).is_ok());
+    let known = fixture.issuers.remembered.get(&TokenHash::of(&token), NOW.epoch()).unwrap();
+    fixture.issuers.reload_files();
+    assert!(known.is_signed_with_one_of(&find()));
+    publish(&fixture.folder, "a", &[key.jwk("k"), EcKey::new().jwk("l")]);
+    fixture.issuers.reload_files();
+    assert!(!known.is_signed_with_one_of(&find()));
+    assert!(fixture.ask(&token).is_ok(), "it is verified again");
+}
+
+/// with `s` negated an ECDSA signature is valid too, but the token is another text, which is verified by itself.
+#[test]
+fn the_other_form_of_a_signature_is_another_token() {
+    let key = EcKey::new();
+    let fixture = Fixture::new(&[key.jwk("k")]);
+    let token = key.good("k");
+    let (signed_part, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for (digit, order) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let difference = 256 + u16::from(order) - u16::from(*digit) - borrow;
+        borrow = u16::from(difference < 256);
+        *digit = difference.to_le_bytes()[0];
+    }
+    let other = format!("{signed_part}.{}", base64(&signature));
+    assert!(fixture.ask(&token).is_ok() && !is_remembered(&fixture.issuers, &other, NOW));
+    assert!(fixture.ask(&other).is_ok() && is_remembered(&fixture.issuers, &other, NOW));
+    signature[63] ^= 1;
+    fixture.refuses(&format!("{signed_part}.{}", base64(&signature)), &SignatureInvalid);
 }
 
 /// an unreachable issuer is unavailable and does not delay others.
@@ -491,6 +573,43 @@ async fn an_opaque_token_is_sent_to_at_most_one_issuer() {
     assert!(matches!(error, IssuersError::Introspection { .. }), "{error}");
 }
 
+/// R-SUBJ-11: each use of such a token is asked about.
+#[tokio::test]
+async fn nothing_is_remembered_of_an_issuer_that_is_always_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, secret) = (folder.path().join("ca.pem"), folder.path().join("login.secret"));
+    fs::write(&ca, rcgen::generate_simple_self_signed(["login.example".to_owned()]).unwrap().cert.pem()).unwrap();
+    fs::write(&secret, "secret").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let key = EcKey::new();
+    let issuers = |always| {
+        let mut settings = settings(ISSUER, publish(&folder, "keys", &[key.jwk("k")]));
+        settings.token_types.push(Source::Jwt);
+        settings.ca = Some(ca.clone());
+        settings.introspection = Some(IntrospectionSettings {
+            // Nothing listens on port 1 of this host.
+            endpoint: "https://127.0.0.1:1/introspect".parse().unwrap(),
+            client_id: "writ".to_owned(),
+            client_secret_file: secret.clone(),
+            always,
+        });
+        Issuers::new(vec![settings], SKEW).unwrap()
+    };
+    let access_token = key.good("k");
+    let jwt = key.token(&json!({"alg": "ES256", "kid": "k"}).to_string(), &good());
+    for always in [true, false] {
+        let issuers = issuers(always);
+        let ask = async |kind, token: &str| {
+            issuers.verify(kind, token, &client(), &policies(), NOW).await.err().map(|error| error.fault())
+        };
+        assert_eq!(ask(Source::AccessToken, &access_token).await, always.then_some(IssuerUnavailable));
+        assert_eq!(ask(Source::Jwt, &jwt).await, None);
+        for token in [&access_token, &jwt] {
+            assert_eq!(is_remembered(&issuers, token, NOW), !always);
+        }
+    }
+}
+
 #[test]
 fn every_fetch_is_counted_by_issuer_and_outcome() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
@@ -523,6 +642,113 @@ fn changed(text: &str, edits: &[(prop::sample::Index, u8, char)]) -> String {
         }
     }
     changed.into_iter().collect()
+}
+
+/// One token in one set of circumstances.
+#[derive(Debug, Clone)]
+struct Case {
+    token: usize,
+    kind: Source,
+    audience: &'static [&'static str],
+    vouches: bool,
+    own_subject: &'static str,
+    seconds: u64,
+    keys: usize,
+}
+
+fn cases() -> impl Strategy<Value = Vec<Case>> {
+    let kind = prop::sample::select(vec![Source::AccessToken, Source::Jwt, Source::IdToken]);
+    let audience = prop::sample::select(vec![&[][..], &["https://api.example"], &["https://api2.example"]]);
+    let own_subject = prop::sample::select(vec!["svc:gateway", "alice"]);
+    let case = (0..12_usize, kind, audience, any::<bool>(), own_subject, 0..40_u64, 0..8_usize).prop_map(
+        |(token, kind, audience, vouches, own_subject, seconds, keys)| Case {
+            token,
+            kind,
+            audience,
+            vouches,
+            own_subject,
+            seconds,
+            keys,
+        },
+    );
+    prop::collection::vec(case, 1..40)
+}
+
+/// An issuer of all kinds of tokens, its tokens, and the key sets that it may publish.
+struct Scene {
+    settings: IssuerSettings,
+    folder: TempDir,
+    tokens: Vec<String>,
+    key_sets: Vec<Vec<Value>>,
+}
+
+static SCENE: LazyLock<Scene> = LazyLock::new(|| {
+    let (a, b) = (EcKey::new(), EcKey::new());
+    let of = |key: &EcKey, header: Value, name: &str, value: Value| {
+        let mut claims = good();
+        claims[name] = value;
+        key.token(&header.to_string(), &claims)
+    };
+    let at = |kid: &str| json!({"typ": "at+jwt", "alg": "ES256", "kid": kid});
+    let jwt = |kid: &str| json!({"alg": "ES256", "kid": kid});
+    let tokens = vec![
+        a.good("a"),
+        b.good("b"),
+        a.good("b"),
+        of(&a, at("a"), "aud", json!(["https://api.example", "https://api2.example"])),
+        of(&a, at("a"), "cnf", json!({"jkt": "x"})),
+        of(&a, at("a"), "exp", json!(NOW.epoch() + 10)),
+        of(&a, at("a"), "nbf", json!(NOW.epoch() + 20)),
+        of(&a, json!({"typ": "at+jwt", "alg": "ES256"}), "sub", json!("bob")),
+        of(&a, jwt("a"), "sub", json!("bob")),
+        of(&b, jwt("b"), "aud", json!("web")),
+        of(&b, jwt("b"), "exp", json!(NOW.epoch() + 15)),
+        of(&a, at("a"), "sub", json!("alice")),
+    ];
+    let key_sets = vec![
+        vec![a.jwk("a"), b.jwk("b")],
+        vec![a.jwk("a")],
+        vec![b.jwk("b")],
+        vec![b.jwk("a"), a.jwk("b")],
+        vec![a.jwk("a"), b.jwk("a"), b.jwk("b")],
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(ISSUER, publish(&folder, "keys", &key_sets[0]));
+    settings.token_types = vec![Source::AccessToken, Source::Jwt, Source::IdToken];
+    settings.id_token_audience = vec!["web".to_owned()];
+    Scene { settings, folder, tokens, key_sets }
+});
+
+impl Case {
+    fn outcome(&self, issuers: &Issuers) -> Result<OutsideToken, SubjectError> {
+        let client = ClientPolicy {
+            subject_token_audience: self.audience.iter().map(|&name| name.to_owned()).collect(),
+            vouches_for_bound_tokens: self.vouches,
+            subject: self.own_subject.parse().unwrap(),
+            ..client()
+        };
+        let policies = PolicySet::new(vec![client.clone()], String::new());
+        let (token, now) = (&SCENE.tokens[self.token], NOW + Duration::from_secs(self.seconds));
+        issuers.verify(self.kind, token, &client, &policies, now).now_or_never().unwrap()
+    }
+}
+
+proptest! {
+    /// Whatever was verified before, with whichever keys, for whom and when: each outcome is the one that issuers who
+    /// remember nothing would give.
+    #[test]
+    fn remembered_tokens_change_no_outcome(cases in cases()) {
+        let Scene { settings, folder, key_sets, .. } = &*SCENE;
+        let remembering = Issuers::new(vec![settings.clone()], SKEW).unwrap();
+        for case in cases {
+            if let Some(keys) = key_sets.get(case.keys) {
+                publish(folder, "keys", keys);
+                remembering.reload_files();
+            }
+            let forgetful = Issuers::new(vec![settings.clone()], SKEW).unwrap();
+            prop_assert_eq!(case.outcome(&remembering), case.outcome(&forgetful), "{:?}", case);
+        }
+    }
 }
 
 proptest! {

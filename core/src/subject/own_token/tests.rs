@@ -26,8 +26,7 @@ impl Ours {
 
     fn signed_by(&self, state: &'static str) -> SignedBy {
         SignedBy {
-            public: self.0.public().decoding_key().clone(),
-            algorithm: jsonwebtoken::Algorithm::ES256,
+            public: self.0.public().verification_key().cloned(),
             published: state != "historical",
             state,
             from: Some(at(0) - Duration::from_secs(10)),

@@ -1,0 +1,49 @@
+//! Writing to the output without waiting.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use rustix::fs::{FileType, OFlags, fstat};
+use rustix::net::{SendFlags, send};
+
+/// An output that takes lines at once, or says that it would block.
+#[derive(Debug)]
+pub(super) enum Immediate {
+    /// A file, or a device such as `/dev/null`: a write ends in the memory of the kernel.
+    File(std::fs::File),
+    /// A pipe, opened once more: the flag that keeps a write from blocking belongs to whoever shares a descriptor.
+    Pipe(std::fs::File),
+    /// A socket, as journald's.
+    Socket(OwnedFd),
+}
+
+impl Immediate {
+    /// `None` if a write to `output` may block: a terminal, or a pipe that this process may not open.
+    ///
+    /// # Errors
+    /// [`io::Error`]: the file descriptor cannot be duplicated.
+    pub(super) fn of(output: &OwnedFd) -> io::Result<Option<Self>> {
+        let same = || output.try_clone();
+        Ok(match fstat(output).map(|file| FileType::from_raw_mode(file.st_mode)) {
+            Ok(FileType::RegularFile) => Some(Self::File(same()?.into())),
+            Ok(FileType::CharacterDevice) if !output.is_terminal() => Some(Self::File(same()?.into())),
+            Ok(FileType::Fifo) => {
+                let path = format!("/proc/self/fd/{}", output.as_raw_fd());
+                let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+                OpenOptions::new().write(true).custom_flags(flags).open(path).ok().map(Self::Pipe)
+            }
+            Ok(FileType::Socket) => Some(Self::Socket(same()?)),
+            _ => None,
+        })
+    }
+
+    /// Writes what the output takes at once; returns how many bytes.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) | Self::Pipe(file) => (&mut &*file).write(bytes),
+            Self::Socket(socket) => Ok(send(socket.as_fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
+        }
+    }
+}
