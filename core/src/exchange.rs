@@ -91,7 +91,8 @@ impl TokenService {
             let started = Instant::now();
             let policies = service.policies.snapshot(); // one version for the whole request
             let (mut context, mut trace) = (request.audit_context(&policies), Trace::default());
-            let flow = service.issue(&request, &policies, &mut context, &mut trace);
+            // Boxed: it is large, and what is around it is moved several times.
+            let flow = Box::pin(service.issue(&request, &policies, &mut context, &mut trace));
             let outcome = catch_panic(flow).await;
             log_rules(&context, &trace, &outcome);
             let outcome = match outcome {
@@ -235,8 +236,8 @@ impl TokenService {
         let claims = token.claims.as_txn_claims();
         let redeemable_until =
             policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp() + max_age);
-        let signed_part = token.signed.signed_part_sha256();
-        let redeemable = |keep_until| Redeemable { signed_part, txn: &claims.txn, keep_until };
+        let redeemable =
+            |keep_until| Redeemable { signed_part: token.signed.signed_part_sha256(), txn: &claims.txn, keep_until };
         let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
             request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
