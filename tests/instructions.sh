@@ -3,7 +3,8 @@
 # tests/instructions.txt: times vary between machines and runs, counts hardly do. The instructions of the bare signature,
 # or of its verification, are subtracted, since they depend on the processor and would hide the rest.
 #
-# More than the tolerance above a stored count is an error. WRIT_INSTRUCTIONS=write stores the counts.
+# More than the tolerance above a stored count is an error in continuous integration (CI=true); elsewhere it is only said,
+# since the C library counts differently on another kind of processor. WRIT_INSTRUCTIONS=write stores the counts.
 set -eu
 
 # In percent. Counts of the same build differ by 1 %, since keys and signatures are random.
@@ -49,7 +50,7 @@ while read -r name now; do
     echo "$name: $now instructions besides the cryptography, $before stored ($change %)"
     if [ $((now * 100)) -gt $((before * (100 + tolerance))) ]; then
         echo "$name needs more instructions than $stored says; if that is right: WRIT_INSTRUCTIONS=write $0"
-        code=1
+        [ "${CI:-}" != true ] || code=1
     fi
 done <<END
 $counts

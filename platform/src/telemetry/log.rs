@@ -197,6 +197,8 @@ impl Drop for Diagnostic<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::super::sink::Sink;
     use super::*;
 
@@ -212,5 +214,32 @@ mod tests {
         log.write(Line::escaped("three")).await.unwrap();
         log.flush().await.unwrap();
         assert_eq!(sink.text(), "one\n\nthree\n");
+    }
+
+    /// More than a pipe holds: the worker writes the beginning, the thread the rest, and nothing comes in between.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_line_that_does_not_fit_at_once_stays_whole() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let log = Log::start_monitored(Format::Json, &writer).unwrap();
+        let long = "x".repeat(200_000);
+        let sent = tokio::join!(log.write(Line::escaped(&long)), log.write(Line::escaped("after")), async {
+            let mut text = vec![0; long.len() + "\nafter\n".len()];
+            tokio::task::spawn_blocking(move || reader.read_exact(&mut text).map(|()| text)).await.unwrap()
+        });
+        assert_eq!((sent.0, sent.1), (Ok(()), Ok(())));
+        assert_eq!(String::from_utf8(sent.2.unwrap()).unwrap(), format!("{long}\nafter\n"));
+    }
+
+    /// Without waiting for the thread: it is never woken.
+    #[tokio::test]
+    async fn a_line_is_written_at_once_where_the_output_takes_it() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let log = Log::start_monitored(Format::Json, &writer).unwrap();
+        assert_eq!(log.write_at_once(b"one\n"), AtOnce::Written);
+        let mut text = [0; 4];
+        reader.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"one\n");
+        drop(reader);
+        assert_eq!(log.write_at_once(b"two\n"), AtOnce::NotBegun, "nobody reads");
     }
 }
