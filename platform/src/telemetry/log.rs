@@ -221,13 +221,13 @@ mod tests {
     async fn a_line_that_does_not_fit_at_once_stays_whole() {
         let (mut reader, writer) = io::pipe().unwrap();
         let log = Log::start_monitored(Format::Json, &writer).unwrap();
-        let long = "x".repeat(200_000);
-        let sent = tokio::join!(log.write(Line::escaped(&long)), log.write(Line::escaped("after")), async {
-            let mut text = vec![0; long.len() + "\nafter\n".len()];
-            tokio::task::spawn_blocking(move || reader.read_exact(&mut text).map(|()| text)).await.unwrap()
+        let text = "x".repeat(200_000);
+        let sent = tokio::join!(log.write(Line::escaped(&text)), log.write(Line::escaped("after")), async {
+            let mut read = vec![0; text.len() + "\nafter\n".len()];
+            tokio::task::spawn_blocking(move || reader.read_exact(&mut read).map(|()| read)).await.unwrap()
         });
         assert_eq!((sent.0, sent.1), (Ok(()), Ok(())));
-        assert_eq!(String::from_utf8(sent.2.unwrap()).unwrap(), format!("{long}\nafter\n"));
+        assert_eq!(String::from_utf8(sent.2.unwrap()).unwrap(), format!("{text}\nafter\n"));
     }
 
     /// Without waiting for the thread: it is never woken.
