@@ -129,7 +129,7 @@ const fn refusal(name: &'static str, what: &'static str, measurement: &'static s
     ratio(name, what, key(measurement, CPU), key("writ/fresh-rs256", CPU), 1.0)
 }
 
-/// The table.
+/// What the printed table shows, in this order, each with its target.
 pub(crate) const ROWS: &[Row] = &[
     ratio("fresh-rs256", "fresh RS256 token: CPU against ideal", FRESH, IDEAL, 1.25),
     ratio(

@@ -1,4 +1,4 @@
-//! Work that is finished even if nobody waits for its result any more.
+//! Work that is finished even if its caller is gone.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_goes_on_when_nobody_waits_for_it() {
+    async fn work_is_finished_after_its_caller_has_dropped_it() {
         let (go, gone) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel();
         let mut work = RunToCompletion::new(async move {

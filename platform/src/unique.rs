@@ -1,4 +1,4 @@
-//! Identifiers that nobody else has.
+//! Unique identifiers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,8 +1,8 @@
 //! Tells whether files may have changed (inotify), so that they need not be read over and over.
 //!
 //! Folders are watched, not files: each one in which a part of a path is looked up, links followed. So a file that is
-//! replaced, a link that is turned elsewhere, and a folder that is removed and created again are all noticed. Not noticed
-//! is what another host does to a file system of the network: whoever uses this reads the files now and then regardless.
+//! replaced, a link that is turned elsewhere, and a folder that is removed and created again are all noticed. Changes that
+//! another host makes on a network file system are not noticed, so callers must also read the files from time to time.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr, OsString};

@@ -19,8 +19,8 @@ use writ_platform::watch::FileWatch;
 /// How often the service asks whether a file may have changed, and the time between two looks at files that are changing.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often all files are read although no change was noticed: no host is told what another one does to a file system of
-/// the network.
+/// How often all files are read although no change was noticed: changes that another host makes on a network file system
+/// are not reported.
 const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) struct Reloader {
@@ -31,7 +31,7 @@ pub(super) struct Reloader {
     is_settled: bool,
     last_look: Instant,
     /// Whether it was logged that changes may not be noticed.
-    is_blind: bool,
+    is_unwatched: bool,
     /// Whether the policies that were read last were refused.
     rejected: bool,
     audit: Audit,
@@ -45,11 +45,11 @@ struct Changes {
 impl Reloader {
     pub(super) fn new(files: LoadedFiles, audit: Audit) -> Self {
         let watch = FileWatch::new();
-        let watch = watch.inspect_err(|error| tracing::warn!(%error, "{BLIND}"));
-        let is_blind = watch.is_err();
+        let watch = watch.inspect_err(|error| tracing::warn!(%error, "{UNWATCHED}"));
+        let is_unwatched = watch.is_err();
         let last_look = Instant::now();
         let mut this =
-            Self { files, watch: watch.ok(), is_settled: false, last_look, is_blind, rejected: false, audit };
+            Self { files, watch: watch.ok(), is_settled: false, last_look, is_unwatched, rejected: false, audit };
         // The files were read before: the first look finds what has changed since.
         this.follow();
         this
@@ -107,10 +107,10 @@ impl Reloader {
         let Some(watch) = &mut self.watch else { return false };
         let (named, folder) = (self.files.named.iter().map(PathBuf::as_path), &self.files.folder);
         let followed = watch.follow(named.chain(folder.files()), [folder.directory()]);
-        let was_blind = std::mem::replace(&mut self.is_blind, followed.is_err());
+        let was_unwatched = std::mem::replace(&mut self.is_unwatched, followed.is_err());
         followed.unwrap_or_else(|error| {
-            if !was_blind {
-                tracing::warn!(%error, "{BLIND}");
+            if !was_unwatched {
+                tracing::warn!(%error, "{UNWATCHED}");
             }
             false
         })
@@ -170,7 +170,7 @@ impl Reloader {
     }
 }
 
-const BLIND: &str = "changes of files cannot be noticed: they take effect within a minute, or at once on SIGHUP";
+const UNWATCHED: &str = "changes of files cannot be noticed: they take effect within a minute, or at once on SIGHUP";
 
 /// Whether changed certificates of `[pdp]` were put in force.
 fn reload_pdp(pdp: &Pdp) -> bool {

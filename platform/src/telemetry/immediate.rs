@@ -13,7 +13,8 @@ use rustix::net::{SendFlags, send};
 pub(super) enum Immediate {
     /// A file, or a device such as `/dev/null`: a write ends in the memory of the kernel.
     File(std::fs::File),
-    /// A pipe, opened once more: the flag that keeps a write from blocking belongs to whoever shares a descriptor.
+    /// A pipe, opened a second time for writes that do not block: `O_NONBLOCK` on the first opening would also apply to
+    /// other processes that share it.
     Pipe(std::fs::File),
     /// A socket, as journald's.
     Socket(OwnedFd),

@@ -240,6 +240,6 @@ mod tests {
         reader.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"one\n");
         drop(reader);
-        assert_eq!(log.write_at_once(b"two\n"), AtOnce::NotBegun, "nobody reads");
+        assert_eq!(log.write_at_once(b"two\n"), AtOnce::NotBegun, "the reader is gone");
     }
 }
