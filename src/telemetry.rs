@@ -37,7 +37,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 85] = [
+const MODULES: [&str; 86] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -66,6 +66,7 @@ const MODULES: [&str; 85] = [
     "writ_core::decision",
     "writ_core::endpoint",
     "writ_core::exchange",
+    "writ_core::exchange_metrics",
     "writ_core::introspect",
     "writ_core::keys",
     "writ_core::keys::mirror",

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::server::Listeners;
 use writ_core::audit::Audit;
 use writ_core::endpoint::TokenService;
+use writ_core::exchange_metrics::ExchangeMetrics;
 use writ_core::limits::Limits;
 use writ_platform::clock::Clock;
 use writ_platform::process;
@@ -88,6 +89,7 @@ fn token_service(
         clock: Arc::new(Clock::start()),
         limits: Arc::new(Limits::new(config.limits)),
         audit: audit.clone(),
+        metrics: ExchangeMetrics::default(),
         in_flight,
     }
 }
