@@ -173,7 +173,10 @@ impl Site {
     }
 
     fn run(&self, log: &str, command: Command, is_ready: fn(&str) -> bool, address: fn(&str) -> String) -> Server {
-        let log = self.setup.path(log);
+        // In a folder of its own: the service watches that of its configuration.
+        let logs = self.setup.path("logs");
+        fs::create_dir_all(&logs).expect("a folder of the log");
+        let log = logs.join(log);
         let output =
             if std::env::var("BENCH_LOG").is_ok_and(|to| to == "pipe") { Output::Pipe } else { Output::File(&log) };
         let (process, ready) = Process::start(command, &output, self.cores, is_ready);

@@ -506,7 +506,7 @@ async fn waiting_for_the_keys_of_an_issuer_is_limited_in_total_and_by_client() {
     let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
     here.subject_prefix = "b:".to_owned();
     let issuers = Issuers::new(vec![hanging, here], SKEW).unwrap();
-    let (token, policies) = (key.good("k"), policies());
+    let (token, policies) = (TokenText::of(&key.good("k")), policies());
     let clients: Vec<_> =
         (0..9).map(|number| ClientPolicy { client_id: format!("c{number}").parse().unwrap(), ..client() }).collect();
     let mut waiting = Vec::new();
