@@ -8,8 +8,9 @@ use crate::generator::Endpoint;
 use crate::process::{Cores, Output, Process};
 use crate::support::issuer::{AUDIENCE, Issuer};
 use crate::support::jose::Key;
+use crate::support::now;
 use crate::support::workload;
-use crate::support::writ::Setup;
+use crate::support::writ::{Setup, client_policy};
 
 /// The client that asks for most tokens.
 pub(crate) const GATEWAY: &str = "gateway";
@@ -128,6 +129,12 @@ impl Site {
         }
         setup.write("issuer.jwks.json", &serde_json::json!({"keys": keys}).to_string());
         Self { cores, setup, issuer, es256 }
+    }
+
+    /// Changes a policy, to the same meaning.
+    pub(crate) fn change_policy(&self) {
+        let text = client_policy("changed", &format!("{OTHER_POLICY}\n# {}\n", now()));
+        self.setup.write("policies/changed.toml", &text);
     }
 
     /// Starts a server, with an empty store.

@@ -34,7 +34,9 @@ impl Object<'_> {
         self.writer.write_str("\":")?;
         let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
         if value.bytes().all(is_plain) {
-            write!(self.writer, "\"{value}\"")
+            self.writer.write_str("\"")?;
+            self.writer.write_str(value)?;
+            self.writer.write_str("\"")
         } else {
             self.writer.write_str(&serde_json::to_string(value).map_err(|_| fmt::Error)?)
         }
