@@ -25,6 +25,8 @@ pub(crate) const P99: &str = "p99_us";
 pub(crate) const RESIDENT: &str = "resident_mib";
 /// From the start of the process to the first token, in ms.
 pub(crate) const START: &str = "start_ms";
+/// From the start of the process to the first token that must be on record, in ms.
+pub(crate) const WHOLE: &str = "ledger_ready_ms";
 /// Share of a core that a server without requests uses, in percent.
 pub(crate) const IDLE: &str = "idle_percent";
 /// Share of its core that the server leaves unused under load, in percent.

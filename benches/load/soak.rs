@@ -77,7 +77,7 @@ impl Soak {
         let mut gateway = Generator::connect(&site.endpoint(server, GATEWAY), CONNECTIONS);
         let mut purge_job = Generator::connect(&site.endpoint(server, PURGE_JOB), CONNECTIONS);
         let (began, cpu) = (Instant::now(), server.process.cpu_time());
-        let (mut latencies, mut expired) = (Vec::new(), Vec::new());
+        let (mut latencies, mut expired, mut issued) = (Vec::new(), Vec::new(), Vec::new());
         for second in 0..60 {
             if second % 10 == 0 {
                 site.change_policy();
@@ -86,18 +86,14 @@ impl Soak {
             let mut outcome = gateway.run_closed(&requests);
             check(&outcome.responses, requests.len() / Mix::KINDS);
             latencies.append(&mut outcome.latencies);
-            // Issued at least a second ago, so that they have expired.
-            let mut outcome = purge_job.run_closed(&std::mem::take(&mut expired));
+            let mut outcome = purge_job.run_closed(&expired);
             check(&outcome.responses, 0);
             latencies.append(&mut outcome.latencies);
             let closing = Request::post("/token", &Form::client_credentials("account.close").encode());
             let outcome = gateway.run_closed(&vec![closing; self.rate / REDEEMED_PART]);
             check(&outcome.responses, 0);
-            expired.extend(outcome.responses.iter().map(|response| {
-                let body: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
-                let token = body["access_token"].as_str().expect("a token");
-                Request::post("/token", &Form::redeem(token, "account.close").encode())
-            }));
+            // They live for a second, so those of the last burst may not have expired when the next one begins.
+            expired = std::mem::replace(&mut issued, outcome.responses.iter().map(redemption).collect());
             std::thread::sleep((began + Duration::from_secs(second + 1)).saturating_duration_since(Instant::now()));
         }
         let answers = f64::from(u32::try_from(latencies.len()).expect("some thousands"));
@@ -135,6 +131,13 @@ impl Mix {
         }
         requests
     }
+}
+
+/// The redemption of the token that this answer contains.
+fn redemption(issued: &Response) -> Request {
+    let body: serde_json::Value = serde_json::from_slice(&issued.body).expect("JSON");
+    let token = body["access_token"].as_str().expect("a token");
+    Request::post("/token", &Form::redeem(token, "account.close").encode())
 }
 
 /// Exactly so many requests were refused, and all others granted.
