@@ -110,7 +110,10 @@ impl Process {
                 std::thread::spawn(move || {
                     pin(cores.generator);
                     let mut chunk = vec![0; 256 * 1024];
-                    while lines.get_mut().read(&mut chunk).is_ok_and(|length| length > 0) {}
+                    // A collector of logs that is busy is not woken for each line.
+                    while lines.get_mut().read(&mut chunk).is_ok_and(|length| length > 0) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
                 });
                 (process, line)
             }

@@ -102,6 +102,8 @@ pub(crate) struct Site {
     pub(crate) issuer: Issuer,
     /// A key of the same issuer for ES256.
     pub(crate) es256: Key,
+    /// Whether the log goes to a file in any case.
+    pub(crate) logs_to_file: bool,
 }
 
 /// A server that answers.
@@ -128,7 +130,7 @@ impl Site {
             setup = setup.client(&format!("{side}-{number:05}"), OTHER_POLICY);
         }
         setup.write("issuer.jwks.json", &serde_json::json!({"keys": keys}).to_string());
-        Self { cores, setup, issuer, es256 }
+        Self { cores, setup, issuer, es256, logs_to_file: false }
     }
 
     /// Changes a policy, to the same meaning.
@@ -184,8 +186,8 @@ impl Site {
         let logs = self.setup.path("logs");
         fs::create_dir_all(&logs).expect("a folder of the log");
         let log = logs.join(log);
-        let output =
-            if std::env::var("BENCH_LOG").is_ok_and(|to| to == "pipe") { Output::Pipe } else { Output::File(&log) };
+        let to_file = self.logs_to_file || std::env::var("BENCH_LOG").is_ok_and(|to| to == "file");
+        let output = if to_file { Output::File(&log) } else { Output::Pipe };
         let (process, ready) = Process::start(command, &output, self.cores, is_ready);
         Server { process, address: address(&ready).parse().expect("an address") }
     }

@@ -49,6 +49,7 @@ impl Soak {
     /// Every minute has new connections, and every ten seconds a policy changes. Any answer but the right one ends it.
     pub(crate) fn run(&self, cores: Cores, results: &mut Results) {
         let mut site = Site::new(100, cores);
+        site.logs_to_file = true;
         // Some rotations in half an hour.
         for (setting, value) in [
             ("keys.rotation_period", "4m"),

@@ -229,6 +229,12 @@ impl Trust {
         self.clients.load().is_due(now)
     }
 
+    /// Whether the files are refused as they are, or could not be read.
+    pub(crate) fn is_refused(&self) -> bool {
+        let logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.certificate.is_some() || logged.clients.is_some()
+    }
+
     /// Sets the thumbprints (`x5t#S256`) of the self-signed certificates that the policies in force register.
     pub(crate) fn register(&self, thumbprints: HashSet<Thumbprint>) {
         if **self.registered.load() != thumbprints {

@@ -23,6 +23,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// are not reported.
 const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often they are read while one of them cannot be used: the cause may be over without a change of the file, such as
+/// a lack of file descriptors, or a certificate that is not valid yet.
+const FAILED_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 pub(super) struct Reloader {
     files: LoadedFiles,
     /// `None` if changes cannot be noticed.
@@ -30,6 +34,8 @@ pub(super) struct Reloader {
     /// Whether the last look has found everything as the one before it had, so that nothing is being changed.
     is_settled: bool,
     last_look: Instant,
+    /// The time from it to the next one if no change is noticed.
+    until_next_look: Duration,
     /// Whether it was logged that changes may not be noticed.
     is_unwatched: bool,
     /// Whether the policies that were read last were refused.
@@ -48,8 +54,16 @@ impl Reloader {
         let watch = watch.inspect_err(|error| tracing::warn!(%error, "{UNWATCHED}"));
         let is_unwatched = watch.is_err();
         let last_look = Instant::now();
-        let mut this =
-            Self { files, watch: watch.ok(), is_settled: false, last_look, is_unwatched, rejected: false, audit };
+        let mut this = Self {
+            files,
+            watch: watch.ok(),
+            is_settled: false,
+            last_look,
+            until_next_look: FULL_LOOK_INTERVAL,
+            is_unwatched,
+            rejected: false,
+            audit,
+        };
         // The files were read before: the first look finds what has changed since.
         this.follow();
         this
@@ -65,7 +79,7 @@ impl Reloader {
             let is_due = self.files.trust.keep_time();
             // Asked even where it does not matter, so that this look answers for all changes so far.
             let is_changed = self.watch.as_mut().is_some_and(FileWatch::changed);
-            let is_quiet = self.is_settled && self.last_look.elapsed() < FULL_LOOK_INTERVAL;
+            let is_quiet = self.is_settled && self.last_look.elapsed() < self.until_next_look;
             if is_quiet && !(at_once || is_changed || is_due) {
                 continue;
             }
@@ -92,14 +106,16 @@ impl Reloader {
     /// Puts changed certificates in force, and reads changed policies; with `at_once`, unchanged policies too.
     fn check(&mut self, at_once: bool) -> Changes {
         let listeners = self.files.trust.reload().is_some();
-        let pdp = self.files.pdp.as_ref().is_some_and(|pdp| reload_pdp(pdp));
+        let pdp = self.files.pdp.as_ref().and_then(|pdp| reload_pdp(pdp));
         let folder = &mut self.files.folder;
         let policies = if at_once { Some(folder.load()) } else { folder.poll() };
-        self.files.issuers.reload_files();
+        let are_usable = self.files.issuers.reload_files();
+        let is_failing = self.files.trust.is_refused() || pdp == Some(false) || !are_usable || folder.is_unreadable();
+        self.until_next_look = if is_failing { FAILED_LOOK_INTERVAL } else { FULL_LOOK_INTERVAL };
         // What is watched only now may have changed since it was read.
         self.is_settled = !self.follow() && self.files.folder.is_settled();
         self.last_look = Instant::now();
-        Changes { certificates: listeners || pdp, policies }
+        Changes { certificates: listeners || pdp == Some(true), policies }
     }
 
     /// Watches the files where they are now. True if some were not watched before.
@@ -172,14 +188,11 @@ impl Reloader {
 
 const UNWATCHED: &str = "changes of files cannot be noticed: they take effect within a minute, or at once on SIGHUP";
 
-/// Whether changed certificates of `[pdp]` were put in force.
-fn reload_pdp(pdp: &Pdp) -> bool {
-    match pdp.reload() {
-        None => false,
-        Some(Ok(())) => true,
-        Some(Err(error)) => {
-            tracing::error!(%error, "the changed files of [pdp] are refused; the previous ones stay in force");
-            false
-        }
+/// Whether changed certificates of `[pdp]` were put in force; `None` if there are none.
+fn reload_pdp(pdp: &Pdp) -> Option<bool> {
+    let reloaded = pdp.reload()?;
+    if let Err(error) = &reloaded {
+        tracing::error!(%error, "the changed files of [pdp] are refused; the previous ones stay in force");
     }
+    Some(reloaded.is_ok())
 }

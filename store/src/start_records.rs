@@ -5,8 +5,8 @@
 //! service then starts when the database is open. For that reason the files are not synced.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _};
 use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -14,6 +14,9 @@ use std::path::Path;
 use super::folder;
 use super::seal::{Seal, Tally};
 use super::table::{Record, Table};
+
+/// More than a copy ever has: whatever is in its place must not fill the memory.
+const MAX_LEN: u64 = 64 * 1024 * 1024;
 
 /// The proven records of all small tables, by full key.
 #[derive(Debug)]
@@ -25,8 +28,10 @@ impl StartRecords {
         let mut all = BTreeMap::new();
         for table in Table::ALL.into_iter().filter(|table| table.is_small()) {
             // Whatever is wrong with a copy, the database is read instead.
-            let bytes = fs::read(folder::start(store).join(table.name())).ok()?;
-            let records = decode(&bytes)?;
+            let file = File::open(folder::start(store).join(table.name())).ok()?;
+            let mut bytes = Vec::new();
+            file.take(MAX_LEN).read_to_end(&mut bytes).ok()?;
+            let records = decode(&bytes, seal.sealed().records(table))?;
             let mut tally = Tally::default();
             for (record, value) in &records {
                 if Table::of(record) != Some(table) || !tally.add(record, value) {
@@ -77,9 +82,13 @@ fn encode(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
-fn decode(mut bytes: &[u8]) -> Option<Vec<Record>> {
+/// `None` if these are not `count` records.
+fn decode(mut bytes: &[u8], count: u64) -> Option<Vec<Record>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
+        if records.len() as u64 == count {
+            return None;
+        }
         records.push((take_part(&mut bytes)?, take_part(&mut bytes)?));
     }
     Some(records)
@@ -94,6 +103,8 @@ fn take_part(bytes: &mut &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn sealed(store: &Path) -> Seal {

@@ -121,9 +121,10 @@ impl Introspector {
     }
 
     /// Reads the files again. If one cannot be used, its last valid content stays in use, and this is logged once.
-    pub(super) fn reload_files(&self) {
+    pub(super) fn reload_files(&self) -> bool {
         let read = credentials(&self.settings);
-        let was_broken = self.broken.swap(read.is_err(), Ordering::Relaxed);
+        let are_usable = read.is_ok();
+        let was_broken = self.broken.swap(!are_usable, Ordering::Relaxed);
         match read {
             Ok(credentials) if credentials == **self.credentials.load() => {}
             Ok(credentials) => self.credentials.store(Arc::new(credentials)),
@@ -132,7 +133,9 @@ impl Introspector {
         }
         if let Some(Err(error)) = self.outbound.reload() {
             self.log_failure(&error);
+            return false;
         }
+        are_usable
     }
 
     fn log_failure(&self, error: &dyn std::error::Error) {

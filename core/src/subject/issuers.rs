@@ -128,14 +128,14 @@ impl Issuers {
     }
 
     /// Reads the files again: keys, and those for introspection. If one cannot be used, its last valid content stays in
-    /// use, and this is logged once.
-    pub fn reload_files(&self) {
+    /// use, and this is logged once. Returns whether all can be used.
+    pub fn reload_files(&self) -> bool {
+        let mut are_usable = true;
         for issuer in self.by_iss.values() {
-            if let Some(introspector) = &issuer.introspector {
-                introspector.reload_files();
-            }
-            issuer.keys.reload_file();
+            are_usable &= issuer.introspector.as_ref().is_none_or(Introspector::reload_files);
+            are_usable &= issuer.keys.reload_file();
         }
+        are_usable
     }
 
     /// The tolerated difference between the clocks of issuers or clients and that of this host.

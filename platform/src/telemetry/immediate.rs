@@ -11,8 +11,8 @@ use rustix::net::{SendFlags, send};
 /// An output that takes lines at once, or says that it would block.
 #[derive(Debug)]
 pub(super) enum Immediate {
-    /// A file, or a device such as `/dev/null`: a write ends in the memory of the kernel.
-    File(std::fs::File),
+    /// A device such as `/dev/null`.
+    Device(std::fs::File),
     /// A pipe, opened a second time for writes that do not block: `O_NONBLOCK` on the first opening would also apply to
     /// other processes that share it.
     Pipe(std::fs::File),
@@ -21,15 +21,15 @@ pub(super) enum Immediate {
 }
 
 impl Immediate {
-    /// `None` if a write to `output` may block: a terminal, or a pipe that this process may not open.
+    /// `None` if a write to `output` may block: a file, whose file system can hang or be frozen; a terminal; a pipe that
+    /// this process may not open.
     ///
     /// # Errors
     /// [`io::Error`]: the file descriptor cannot be duplicated.
     pub(super) fn of(output: &OwnedFd) -> io::Result<Option<Self>> {
         let same = || output.try_clone();
         Ok(match fstat(output).map(|file| FileType::from_raw_mode(file.st_mode)) {
-            Ok(FileType::RegularFile) => Some(Self::File(same()?.into())),
-            Ok(FileType::CharacterDevice) if !output.is_terminal() => Some(Self::File(same()?.into())),
+            Ok(FileType::CharacterDevice) if !output.is_terminal() => Some(Self::Device(same()?.into())),
             Ok(FileType::Fifo) => {
                 let path = format!("/proc/self/fd/{}", output.as_raw_fd());
                 let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
@@ -43,7 +43,7 @@ impl Immediate {
     /// Writes what the output takes at once; returns how many bytes.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::File(file) | Self::Pipe(file) => (&mut &*file).write(bytes),
+            Self::Device(file) | Self::Pipe(file) => (&mut &*file).write(bytes),
             Self::Socket(socket) => Ok(send(socket.as_fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
         }
     }

@@ -22,6 +22,9 @@ const QUEUE_CAPACITY: usize = 4096;
 /// How long an audit line may take to reach the output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the thread tries again to write to an output that would block and cannot be waited for.
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -147,7 +150,7 @@ fn write_queued(mut queue: mpsc::Receiver<Queued>, mut output: impl Write, condi
         for line in &lines {
             bytes.extend_from_slice(&line.text);
         }
-        let outcome = output.write_all(&bytes).and_then(|()| output.flush());
+        let outcome = write_all(&mut output, &bytes).and_then(|()| output.flush());
         condition.end_write(&outcome, lines.iter().filter(|line| !line.text.is_empty()).count());
         failed = outcome.is_err();
         if !failed {
@@ -157,6 +160,21 @@ fn write_queued(mut queue: mpsc::Receiver<Queued>, mut output: impl Write, condi
             }
         }
     }
+}
+
+/// As [`Write::write_all`], but waits where the output would block: another process that shares it can have set
+/// `O_NONBLOCK`.
+fn write_all(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_INTERVAL),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Diagnostic lines are dropped when the queue is full; audit lines wait for a place.

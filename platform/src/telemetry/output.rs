@@ -40,6 +40,8 @@ struct State {
     last_error: Option<String>,
     /// Why the next write would fail.
     obstacle: Option<&'static str>,
+    /// Whether the output has taken anything since the last check.
+    has_taken: bool,
     /// Lines lost since the last report of such a loss.
     lost: u64,
     /// The rest of a line of which the output took only the beginning.
@@ -72,6 +74,7 @@ impl Condition {
         }
         // The thread meets the same error, and reports it.
         let Ok(written) = write(line) else { return AtOnce::NotBegun };
+        state.has_taken = true;
         match line.get(written..) {
             None | Some([]) => AtOnce::Written,
             Some(rest) if written > 0 => {
@@ -86,6 +89,7 @@ impl Condition {
     pub(super) fn end_write(&self, outcome: &std::io::Result<()>, lines: usize) {
         let mut state = self.state();
         state.writing_since = None;
+        state.has_taken |= outcome.is_ok();
         state.last_error = outcome.as_ref().err().map(ToString::to_string);
         if outcome.is_err() {
             state.lost += lines as u64;
@@ -105,6 +109,9 @@ impl Condition {
             let (mut was_ok, mut full_since) = (true, None);
             loop {
                 self.wait(was_ok);
+                if std::mem::take(&mut self.state().has_taken) {
+                    full_since = None; // a slow reader keeps it full, but has not stopped
+                }
                 self.state().obstacle = obstacle(&output, &mut full_since);
                 if !was_ok && self.state().last_error.is_some() {
                     probe();

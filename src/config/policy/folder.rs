@@ -101,6 +101,8 @@ pub(crate) struct Watch {
     seen: String,
     /// The digest that the last poll found.
     found: String,
+    /// Whether the last poll could not read something.
+    is_unreadable: bool,
     /// The links in the folder, and the files that policies name, when it was checked last.
     links: Vec<PathBuf>,
     named: Vec<PathBuf>,
@@ -110,7 +112,8 @@ impl Watch {
     /// Reads and checks every policy, as [`load`] does; changes are those from then on.
     pub(crate) fn begin(settings: Settings) -> (Self, Checked) {
         let nothing = String::new();
-        let mut watch = Self { settings, seen: nothing.clone(), found: nothing, links: Vec::new(), named: Vec::new() };
+        let (links, named) = (Vec::new(), Vec::new());
+        let mut watch = Self { settings, seen: nothing.clone(), found: nothing, is_unreadable: false, links, named };
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let folder = Folder::read(&watch.settings.directory, threads);
         let overlooked = overlooked(&watch.settings.directory);
@@ -134,10 +137,11 @@ impl Watch {
     pub(crate) fn poll(&mut self) -> Option<Checked> {
         let folder = Folder::read(&self.settings.directory, 1);
         // Other files can only be named now if a policy has changed too.
-        let named = self.named.iter().map(|path| (path.clone(), plain_file(path))).collect();
+        let named: Named = self.named.iter().map(|path| (path.clone(), plain_file(path))).collect();
         let digest = folder.digest(&named);
         let settled = digest == self.found;
         self.found.clone_from(&digest);
+        self.is_unreadable = folder.is_unreadable(&named);
         // While requests are answered, one processor must do.
         (settled && digest != self.seen).then(|| self.check(&folder, 1))
     }
@@ -145,6 +149,11 @@ impl Watch {
     /// Whether the last poll has found what the one before it had found.
     pub(crate) fn is_settled(&self) -> bool {
         self.found == self.seen
+    }
+
+    /// Whether the last poll could not read something, so that it may be different without a change of the folder.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.is_unreadable
     }
 
     /// Checks the content of the folder, new or not.
@@ -168,6 +177,7 @@ impl Watch {
         let checked = folder.check(&self.settings, &named, threads);
         let named = named.into_inner().unwrap_or_else(PoisonError::into_inner);
         let digest = folder.digest(&named);
+        self.is_unreadable = folder.is_unreadable(&named);
         self.seen.clone_from(&digest);
         self.found.clone_from(&digest);
         self.links.clone_from(&folder.links);
@@ -205,6 +215,10 @@ impl Folder {
             files: vec![(directory.to_owned(), Err(cause.to_string()))],
             links: Vec::new(),
         })
+    }
+
+    fn is_unreadable(&self, named: &Named) -> bool {
+        self.files.iter().map(|(_, content)| content).chain(named.values()).any(Result::is_err)
     }
 
     /// SHA-256 over names and bytes, each with its length before it; base64url.

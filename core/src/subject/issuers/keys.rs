@@ -48,9 +48,11 @@ impl IssuerKeys {
         }
     }
 
-    pub(super) fn reload_file(&self) {
-        if let Self::File(file) = self {
-            file.reload();
+    /// Whether its keys can be used as they are published.
+    pub(super) fn reload_file(&self) -> bool {
+        match self {
+            Self::File(file) => file.reload(),
+            Self::Remote { .. } => true,
         }
     }
 
@@ -99,13 +101,14 @@ impl KeyFile {
 
     /// Reads the file again. If it cannot be used, the last valid keys stay in use. This is logged once, however often it
     /// is called.
-    fn reload(&self) {
+    fn reload(&self) -> bool {
         let last = self.content.load();
         let changed = read(&self.path).and_then(|document| {
             let is_same = sha256(&document) == last.sha256;
             if is_same { Ok(None) } else { Content::parse(&document, &self.path).map(Some) }
         });
-        let was_broken = self.broken.swap(changed.is_err(), Ordering::Relaxed);
+        let is_usable = changed.is_ok();
+        let was_broken = self.broken.swap(!is_usable, Ordering::Relaxed);
         match changed {
             Ok(changed) => {
                 if let Some(content) = &changed
@@ -130,6 +133,7 @@ impl KeyFile {
                 "the keys of a subject issuer were not reloaded; the last valid ones stay in use"
             ),
         }
+        is_usable
     }
 }
 
