@@ -17,7 +17,7 @@ const EDGES: [(&[&str], &[&str]); 4] = [
     (&["actix_http", "actix_rt", "actix_server", "actix_service", "actix_web"], &["src/server"]),
     (&["rustls", "tokio_rustls", "webpki"], &["src/server", "outbound/src", "verifier/src", "conformance/src"]),
     (&["toml"], &["src/config"]),
-    (&["sled"], &["store/src"]),
+    (&["sled"], &["store/src/embedded"]),
 ];
 
 type Module = Vec<String>;

@@ -16,8 +16,8 @@ use crate::decision::Grant;
 use crate::request::Subject;
 use crate::subject::OwnToken;
 use writ_platform::clock::Timestamp;
-use writ_store::blocks::{BlockStore, StoredBlock, is_over};
-use writ_store::{Store, StoreError};
+use writ_store::blocks::{StoredBlock, is_over};
+use writ_store::{BlockStore, Store, StoreError};
 
 /// An operator has blocked the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -22,8 +22,7 @@ use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
 use writ_platform::clock::Timestamp;
-use writ_store::StoreError;
-use writ_store::ring::RingStore;
+use writ_store::{RingStore, StoreError};
 
 pub mod event;
 pub mod jwks;

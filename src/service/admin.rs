@@ -152,7 +152,7 @@ mod tests {
         }
 
         async fn serve(&self) {
-            let store = Store::open(&writ_store::Settings { path: self.path() }).await.unwrap();
+            let store = Store::open(&writ_store::Settings::Sled { path: self.path() }).await.unwrap();
             let seconds = Duration::from_secs;
             let settings = Settings {
                 algorithm: SigningAlgorithm::ES256,

@@ -13,8 +13,7 @@ use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
 use super::{ActiveRing, KeyRing, KeysError, Settings, SignerState, SigningAlgorithm, open, seal};
 use writ_platform::clock::Timestamp;
-use writ_store::Store;
-use writ_store::ring::RingStore;
+use writ_store::{RingStore, Store};
 
 /// How long a ring is in force at most before the store can be written.
 const MAX_UNSETTLED: Duration = Duration::from_secs(10 * 60);

@@ -69,7 +69,7 @@ fn the_shortest_file_has_every_default() {
     assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
     assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
     assert_eq!(config.keys.sealing_key, Path::new("/etc/writ/certs/sealing.key"));
-    assert_eq!(config.store.path, Path::new("/etc/writ/data"));
+    assert_eq!(config.store.path(), Path::new("/etc/writ/data"));
     assert_eq!(config.policies.directory, Path::new("/etc/writ/policies"));
     assert_eq!(config.policies.default_lifetime, Duration::from_secs(60));
     assert_eq!(config.policies.retention, Duration::from_secs(400 * 86_400));
@@ -461,7 +461,7 @@ fn a_variable_stands_in_for_what_is_written_and_for_what_is_not() {
     assert_eq!(config.listener.tls.min_version, MinVersion::Tls12);
     assert_eq!(config.listener.tls.client_crls, [Path::new("/etc/writ/a.crl")]);
     assert_eq!(config.claims.max_size, 2048);
-    assert_eq!(config.store.path, Path::new("/var/lib/writ"));
+    assert_eq!(config.store.path(), Path::new("/var/lib/writ"));
 }
 
 ///
