@@ -42,7 +42,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 80] = [
+const MODULES: [&str; 86] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -112,6 +112,7 @@ const MODULES: [&str; 80] = [
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",
+    "writ_store::cluster",
     "writ_store::embedded",
     "writ_store::embedded::engine",
     "writ_store::embedded::quiet",
@@ -119,6 +120,11 @@ const MODULES: [&str; 80] = [
     "writ_store::folder",
     "writ_store::handles",
     "writ_store::ledger",
+    "writ_store::postgres",
+    "writ_store::postgres::connection",
+    "writ_store::postgres::health",
+    "writ_store::postgres::heartbeat",
+    "writ_store::postgres::pool",
     "writ_store::ring",
     "writ_verifier",
     "writ_verifier::remote",

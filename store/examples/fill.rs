@@ -41,7 +41,7 @@ async fn write(ledger: &LedgerStore, number: u64, now: Timestamp) -> Result<(), 
     let keep_until = Timestamp::from_epoch(now.epoch() + 90 * DAY);
     match number % 10 {
         0..6 => {
-            let token = Redeemable { signed_part: id, txn: &txn, keep_until };
+            let token = Redeemable { signed_part: id, txn: &txn, iat: now, keep_until };
             let _ = ledger.record(Entry { token: Some(token), single_use: None }, now).await?;
         }
         6..9 => {

@@ -5,31 +5,36 @@ use writ_platform::clock::Timestamp;
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::clock::EventOutcome;
+use super::cluster::Others;
 use super::embedded;
 use super::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SpendOutcome};
+use super::postgres;
 use super::ring::{PastKeyDocument, RingRecords, StoredRing, Swapped};
 
 /// The engine of a handle.
+///
+/// What waits for a database is boxed: the futures of the embedded engine stay as small as they are.
 #[derive(Debug, Clone)]
-pub(crate) enum Engine<S> {
+pub(crate) enum Engine<S, P> {
     Sled(S),
+    Postgres(P),
 }
 
 /// The key ring of one store; clones share it.
 #[derive(Debug, Clone)]
-pub struct RingStore(pub(crate) Engine<embedded::ring::Ring>);
+pub struct RingStore(pub(crate) Engine<embedded::ring::Ring, postgres::ring::Ring>);
 
 /// The ledger of one store; clones share it.
 #[derive(Debug, Clone)]
-pub struct LedgerStore(pub(crate) Engine<embedded::ledger::Ledger>);
+pub struct LedgerStore(pub(crate) Engine<embedded::ledger::Ledger, postgres::ledger::Ledger>);
 
 /// The kill switch of one store; clones share it.
 #[derive(Debug, Clone)]
-pub struct BlockStore(pub(crate) Engine<embedded::blocks::Blocks>);
+pub struct BlockStore(pub(crate) Engine<embedded::blocks::Blocks, postgres::blocks::Blocks>);
 
 /// The recorded last event and floors of one store; clones share them.
 #[derive(Debug, Clone)]
-pub struct EventClock(pub(crate) Engine<embedded::clock::Clock>);
+pub struct EventClock(pub(crate) Engine<embedded::clock::Clock, postgres::clock::Clock>);
 
 impl RingStore {
     /// The ring on record; `None` if there never was one.
@@ -39,23 +44,43 @@ impl RingStore {
     pub async fn load(&self) -> Result<Option<StoredRing>, StoreError> {
         match &self.0 {
             Engine::Sled(ring) => ring.load().await,
+            Engine::Postgres(ring) => Box::pin(ring.load()).await,
         }
     }
 
-    /// Whether it can be written: the store is open, and not only the tables that a start needs.
+    /// Whether it can be written: the store is open, and not only the tables that a start needs; the database is well.
     pub fn is_writable(&self) -> bool {
         match &self.0 {
             Engine::Sled(ring) => ring.is_writable(),
+            Engine::Postgres(ring) => ring.is_writable(),
         }
     }
 
-    /// Waits until it can be written.
+    /// Waits until the store is open.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if the store does not open.
+    /// [`StoreError::Unavailable`] if it does not open, or the database is unavailable.
     pub async fn wait_until_writable(&self) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(ring) => ring.wait_until_writable().await,
+            Engine::Postgres(ring) => ring.check_writable(),
+        }
+    }
+
+    /// Whether the others wait for this instance: it has proven within the last seconds that it follows the ring. Always
+    /// so where there are no others.
+    pub fn holds_lease(&self) -> bool {
+        match &self.0 {
+            Engine::Sled(_) => true,
+            Engine::Postgres(ring) => ring.holds_lease(),
+        }
+    }
+
+    /// What the other instances that hold their lease have in force; `None` if there are none.
+    pub fn others(&self) -> Option<Others> {
+        match &self.0 {
+            Engine::Sled(_) => None,
+            Engine::Postgres(ring) => ring.others(),
         }
     }
 
@@ -66,6 +91,7 @@ impl RingStore {
     pub async fn create(&self, ring: &RingRecords, now: Timestamp) -> Result<Swapped, StoreError> {
         match &self.0 {
             Engine::Sled(stored) => stored.create(ring, now).await,
+            Engine::Postgres(stored) => Box::pin(stored.create(ring)).await,
         }
     }
 
@@ -82,6 +108,7 @@ impl RingStore {
     ) -> Result<Swapped, StoreError> {
         match &self.0 {
             Engine::Sled(ring) => ring.compare_and_swap(version, document, changed, now).await,
+            Engine::Postgres(ring) => Box::pin(ring.compare_and_swap(version, &document, changed)).await,
         }
     }
 
@@ -93,6 +120,7 @@ impl RingStore {
     pub async fn overwrite(&self, ring: &RingRecords) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(stored) => stored.overwrite(ring).await,
+            Engine::Postgres(stored) => Box::pin(stored.overwrite(ring)).await,
         }
     }
 }
@@ -105,6 +133,7 @@ impl LedgerStore {
     pub async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<RecordOutcome, StoreError> {
         match &self.0 {
             Engine::Sled(ledger) => ledger.record(entry, now).await,
+            Engine::Postgres(ledger) => Box::pin(ledger.record(entry, now)).await,
         }
     }
 
@@ -116,6 +145,7 @@ impl LedgerStore {
     pub async fn spend(&self, redemption: Redemption<'_>, now: Timestamp) -> Result<SpendOutcome, StoreError> {
         match &self.0 {
             Engine::Sled(ledger) => ledger.spend(redemption, now).await,
+            Engine::Postgres(ledger) => Box::pin(ledger.spend(redemption, now)).await,
         }
     }
 
@@ -130,6 +160,7 @@ impl LedgerStore {
     pub async fn expire(&self, counts_before: Timestamp, now: Timestamp) -> Result<EventOutcome, StoreError> {
         match &self.0 {
             Engine::Sled(ledger) => ledger.expire(counts_before, now).await,
+            Engine::Postgres(ledger) => Box::pin(ledger.expire(counts_before, now)).await,
         }
     }
 
@@ -137,6 +168,7 @@ impl LedgerStore {
     pub fn is_whole(&self) -> bool {
         match &self.0 {
             Engine::Sled(ledger) => ledger.is_whole(),
+            Engine::Postgres(ledger) => ledger.is_whole(),
         }
     }
 
@@ -144,6 +176,7 @@ impl LedgerStore {
     pub fn counts(&self) -> LedgerCounts {
         match &self.0 {
             Engine::Sled(ledger) => ledger.counts(),
+            Engine::Postgres(ledger) => ledger.counts(),
         }
     }
 }
@@ -156,6 +189,7 @@ impl BlockStore {
     pub async fn list(&self) -> Result<Vec<StoredBlock>, StoreError> {
         match &self.0 {
             Engine::Sled(blocks) => blocks.list().await,
+            Engine::Postgres(blocks) => Box::pin(blocks.list()).await,
         }
     }
 
@@ -166,6 +200,7 @@ impl BlockStore {
     pub async fn add(&self, block: &StoredBlock) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(blocks) => blocks.add(block).await,
+            Engine::Postgres(blocks) => Box::pin(blocks.add(block)).await,
         }
     }
 
@@ -176,6 +211,7 @@ impl BlockStore {
     pub async fn remove(&self, selectors: &str) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(blocks) => blocks.remove(selectors).await,
+            Engine::Postgres(blocks) => Box::pin(blocks.remove(selectors)).await,
         }
     }
 }
@@ -188,6 +224,8 @@ impl EventClock {
     pub async fn check_records(&self) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(clock) => clock.check_records().await,
+            // Its columns hold nothing else.
+            Engine::Postgres(_) => Ok(()),
         }
     }
 
@@ -195,6 +233,7 @@ impl EventClock {
     pub fn last_event(&self) -> Timestamp {
         match &self.0 {
             Engine::Sled(clock) => clock.last_event(),
+            Engine::Postgres(clock) => clock.last_event(),
         }
     }
 
@@ -211,6 +250,7 @@ impl EventClock {
     pub async fn trust(&self, now: Timestamp) -> Result<(), StoreError> {
         match &self.0 {
             Engine::Sled(clock) => clock.trust(now).await,
+            Engine::Postgres(clock) => Box::pin(clock.trust(now)).await,
         }
     }
 
@@ -221,6 +261,7 @@ impl EventClock {
     pub async fn record(&self, now: Timestamp) -> Result<EventOutcome, StoreError> {
         match &self.0 {
             Engine::Sled(clock) => clock.record(now).await,
+            Engine::Postgres(clock) => Box::pin(clock.record(now)).await,
         }
     }
 }

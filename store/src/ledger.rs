@@ -21,6 +21,8 @@ pub struct Redeemable<'a> {
     pub signed_part: [u8; 32],
     /// The token's `txn`.
     pub txn: &'a str,
+    /// The token's `iat`.
+    pub iat: Timestamp,
     /// The last second in which it can be redeemed.
     pub keep_until: Timestamp,
 }

@@ -10,17 +10,23 @@
 //! - [`clock`]: the time of the last event, and the floors up to which records may be missing.
 //! - [`repair`]: salvages the records of a store that does not open.
 //!
-//! The [`handles`] dispatch to the engine: `embedded`, a sled database for a single instance.
+//! The [`handles`] dispatch to one of two engines: `embedded`, a sled database for a single instance, and `postgres`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::watch;
+
+use self::cluster::{Served, Versions};
 use self::embedded::records::Records;
 use self::handles::Engine;
+use self::postgres::{Postgres, Role};
 
 pub mod blocks;
 pub mod clock;
+pub mod cluster;
 pub mod ledger;
+pub mod postgres;
 pub mod ring;
 
 mod embedded;
@@ -39,6 +45,8 @@ pub enum Settings {
         /// The folder of the store (`store.path`).
         path: PathBuf,
     },
+    /// A PostgreSQL server or cluster, for any number of instances.
+    Postgres(postgres::Settings),
 }
 
 impl Settings {
@@ -46,6 +54,7 @@ impl Settings {
     pub fn path(&self) -> &Path {
         match self {
             Self::Sled { path } => path,
+            Self::Postgres(settings) => &settings.path,
         }
     }
 }
@@ -104,6 +113,12 @@ pub enum OpenError {
         /// How much free space is needed, in bytes.
         needed: u64,
     },
+    /// The database cannot be used: the reason of each server, and the cure where there is one.
+    #[error("the database cannot be used: {0}")]
+    Database(String),
+    /// The database lacks what it once had.
+    #[error("the database cannot be used: {0}")]
+    WentBack(String),
     /// The file system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
@@ -131,7 +146,7 @@ pub enum StoreError {
 
 /// An open store; clones share it.
 #[derive(Debug, Clone)]
-pub struct Store(Engine<Records>);
+pub struct Store(Engine<Records, Postgres>);
 
 impl Store {
     /// Opens the store, or creates it if there never was one.
@@ -142,6 +157,9 @@ impl Store {
     /// [`OpenError`] if another process has it open, users other than its owner have access, its version is another, or
     /// its records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        if let Settings::Postgres(settings) = settings {
+            return Ok(Self(Engine::Postgres(Box::pin(Postgres::open(settings, Role::Command)).await?)));
+        }
         let (store, opening) = Self::begin_to_open(settings).await?;
         if let Some(opening) = opening {
             opening.finish().await?;
@@ -163,6 +181,9 @@ impl Store {
                 let (records, opening) = Records::begin(path).await?;
                 Ok((Self(Engine::Sled(records)), opening))
             }
+            Settings::Postgres(settings) => {
+                Ok((Self(Engine::Postgres(Box::pin(Postgres::open(settings, Role::Instance)).await?)), None))
+            }
         }
     }
 
@@ -170,6 +191,7 @@ impl Store {
     pub fn ring(&self) -> RingStore {
         match &self.0 {
             Engine::Sled(records) => RingStore(Engine::Sled(embedded::ring::Ring::new(records.clone()))),
+            Engine::Postgres(database) => RingStore(Engine::Postgres(database.ring())),
         }
     }
 
@@ -177,6 +199,7 @@ impl Store {
     pub fn ledger(&self) -> LedgerStore {
         match &self.0 {
             Engine::Sled(records) => LedgerStore(Engine::Sled(embedded::ledger::Ledger::new(records.clone()))),
+            Engine::Postgres(database) => LedgerStore(Engine::Postgres(database.ledger())),
         }
     }
 
@@ -184,6 +207,7 @@ impl Store {
     pub fn blocks(&self) -> BlockStore {
         match &self.0 {
             Engine::Sled(records) => BlockStore(Engine::Sled(embedded::blocks::Blocks::new(records.clone()))),
+            Engine::Postgres(database) => BlockStore(Engine::Postgres(database.blocks())),
         }
     }
 
@@ -191,6 +215,7 @@ impl Store {
     pub fn clock(&self) -> EventClock {
         match &self.0 {
             Engine::Sled(records) => EventClock(Engine::Sled(embedded::clock::Clock::new(records.clone()))),
+            Engine::Postgres(database) => EventClock(Engine::Postgres(database.clock())),
         }
     }
 
@@ -201,6 +226,7 @@ impl Store {
     pub async fn keep(&self) -> Result<(), OpenError> {
         let kept = match &self.0 {
             Engine::Sled(records) => records.keep().await,
+            Engine::Postgres(_) => Ok(()),
         };
         kept.map_err(|error| folder::io_error(self.path(), io::Error::other(error)))
     }
@@ -209,6 +235,7 @@ impl Store {
     pub fn path(&self) -> &Path {
         match &self.0 {
             Engine::Sled(records) => records.path(),
+            Engine::Postgres(database) => database.path(),
         }
     }
 
@@ -223,13 +250,33 @@ impl Store {
     pub fn is_whole(&self) -> bool {
         match &self.0 {
             Engine::Sled(records) => records.is_whole(),
+            Engine::Postgres(database) => database.is_whole(),
         }
     }
 
     /// Whether the last change was made durable. After a failure, only a successful change sets it again.
+    ///
+    /// An instance over a database is well as long as it holds its lease.
     pub fn is_well(&self) -> bool {
         match &self.0 {
             Engine::Sled(records) => records.is_well(),
+            Engine::Postgres(database) => database.is_well(),
+        }
+    }
+
+    /// The versions of key ring and kill switch on record, if other instances can change them.
+    pub fn versions(&self) -> Option<watch::Receiver<Versions>> {
+        match &self.0 {
+            Engine::Sled(_) => None,
+            Engine::Postgres(database) => Some(database.versions()),
+        }
+    }
+
+    /// Announces what this instance has in force to the others, with its next heartbeat.
+    pub fn serve(&self, served: Served) {
+        match &self.0 {
+            Engine::Sled(_) => {}
+            Engine::Postgres(database) => database.serve(served),
         }
     }
 
@@ -239,6 +286,7 @@ impl Store {
     pub async fn close(self) {
         match self.0 {
             Engine::Sled(records) => records.close().await,
+            Engine::Postgres(database) => Box::pin(database.close()).await,
         }
     }
 }
@@ -255,7 +303,10 @@ pub fn check_access(settings: &Settings) -> Result<(), OpenError> {
 
 /// Whether any part of a store exists: records, seal or key files. A path that cannot be checked counts as existing.
 pub fn exists(settings: &Settings) -> bool {
-    let Settings::Sled { path } = settings;
+    let Settings::Sled { path } = settings else {
+        // The database knows, and says it when it is opened.
+        return true;
+    };
     let is_there = |file: PathBuf| file.try_exists().unwrap_or(true);
     is_there(folder::database(path)) || is_there(folder::seal(path)) || folder::has_key_files(path).unwrap_or(false)
 }
@@ -271,6 +322,7 @@ impl Store {
     pub(crate) fn records(&self) -> &Records {
         match &self.0 {
             Engine::Sled(records) => records,
+            Engine::Postgres(_) => panic!("not an embedded store"),
         }
     }
 }

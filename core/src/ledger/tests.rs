@@ -75,7 +75,7 @@ async fn restarted(ledger: Opened, installed: &Installed) -> Opened {
 
 /// An entry for the token number `number` of transaction `t`.
 fn token(number: u8, keep_until: Timestamp) -> Entry<'static> {
-    let token = Redeemable { signed_part: [number; 32], txn: "t", keep_until };
+    let token = Redeemable { signed_part: [number; 32], txn: "t", iat: Timestamp::default(), keep_until };
     Entry { token: Some(token), single_use: None }
 }
 
@@ -531,7 +531,8 @@ async fn dropping_keeps_pace_with_recording() {
         part
     };
     let entry = |number, days| {
-        let token = Redeemable { signed_part: part(number), txn: "t", keep_until: at(days * DAY) };
+        let token =
+            Redeemable { signed_part: part(number), txn: "t", iat: Timestamp::default(), keep_until: at(days * DAY) };
         Entry { token: Some(token), single_use: None }
     };
     let started = Instant::now();
