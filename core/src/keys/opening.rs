@@ -34,7 +34,14 @@ impl KeyRing {
     ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
         let (opened, mut events) = match records::load(&store.ring()).await? {
             Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
-            None => begin(&store.ring(), settings, &sealing, trust_domain, now).await?,
+            None => match begin(&store.ring(), settings, &sealing, trust_domain, now).await {
+                // Another instance was first.
+                Err(KeysError::Conflict) => {
+                    let stored = records::load(&store.ring()).await?.ok_or(KeysError::Conflict)?;
+                    (found(stored, &sealing, trust_domain)?, Vec::new())
+                }
+                begun => begun?,
+            },
         };
         let last_event = opened.last_event;
         let keys = Self::with(&store, settings, sealing, opened);
@@ -100,6 +107,7 @@ impl KeyRing {
     /// halves sealed with the current sealing key.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
+            Some(Step::Promote) if self.others_are_behind(ring) => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.end_of_span(last_event, now), now)?)),
             Some(Step::Forget) | None => Ok(None),
         });
