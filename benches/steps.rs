@@ -234,7 +234,7 @@ impl Scene {
 }
 
 async fn service(folder: &TempDir, in_flight: mpsc::Sender<Infallible>) -> TokenService {
-    let store = Store::open(&writ_store::Settings { path: folder.path().join("data") }).await.unwrap();
+    let store = Store::open(&writ_store::Settings::Sled { path: folder.path().join("data") }).await.unwrap();
     TokenService {
         settings: claims::Settings {
             trust_domain: "d.example".parse().unwrap(),

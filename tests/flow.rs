@@ -86,7 +86,7 @@ impl Scene {
     async fn with(clients: &[(&str, &str)], max_size: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
-        let store = Store::open(&writ_store::Settings { path }).await.unwrap();
+        let store = Store::open(&writ_store::Settings::Sled { path }).await.unwrap();
         let log = Sink::default();
         let (alive, in_flight) = mpsc::channel(1);
         let service = TokenService {

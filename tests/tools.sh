@@ -48,6 +48,12 @@ debian nginx "nginx with token introspection" 'nginx=1.22.1-9*' libnginx-mod-htt
 debian go "the OAuth client of Go" 'golang-1.19-go=1.19.8-2*' 'golang-1.19-src=1.19.8-2*' \
     golang-golang-x-oauth2-dev=0.3.0-1 golang-golang-x-net-dev=1:0.7.0+dfsg-1
 
+# PostgreSQL, the store of several instances. The security archive keeps only the newest build of a major version. The
+# libraries are those that Debian's base system lacks; libllvm is left out, since the tests' servers do not compile queries.
+debian postgres "PostgreSQL as the store" 'postgresql-15=15.*' 'postgresql-client-15=15.*' 'libpq5=15.*' libicu72 \
+    libxml2 libldap-2.5-0 libsasl2-2 libssl3 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libkeyutils1 \
+    libcom-err2 libreadline8
+
 # A JWT library and an OAuth client for Python.
 if ! python/bin/python -c 'import jwt, requests_oauthlib' 2>/dev/null; then
     { python3 -m venv python && python/bin/python -m pip install --disable-pip-version-check \

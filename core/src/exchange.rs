@@ -238,8 +238,12 @@ impl TokenService {
         let claims = token.claims.as_txn_claims();
         let redeemable_until =
             policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp() + max_age);
-        let redeemable =
-            |keep_until| Redeemable { signed_part: token.signed.signed_part_sha256(), txn: &claims.txn, keep_until };
+        let redeemable = |keep_until| Redeemable {
+            signed_part: token.signed.signed_part_sha256(),
+            txn: &claims.txn,
+            iat: token.term.iat(),
+            keep_until,
+        };
         let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
             request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;

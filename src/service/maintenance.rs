@@ -9,16 +9,21 @@ use tokio::time::sleep;
 use writ_core::audit::{Audit, Event};
 use writ_core::blocks::Blocks;
 use writ_core::keys::KeyRing;
+use writ_core::keys::event::KeyEvent;
 use writ_core::ledger::Ledger;
 use writ_platform::clock::{Clock, HumanDuration, Timestamp};
 use writ_platform::telemetry::Metrics;
 use writ_store::Store;
+use writ_store::cluster::{Served, Versions};
 
 /// How often the store and the clock are checked.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often expired records of ledger and kill switch are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// How soon changes of another instance are put in force again after a failure.
+const FOLLOW_RETRY: Duration = Duration::from_millis(250);
 
 const HISTOGRAM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -28,13 +33,58 @@ pub(super) async fn rotate_keys(keys: Arc<KeyRing>, clock: Arc<Clock>, audit: Au
     let timer = async { keys.run(&clock, |event| drop(sender.send(event))).await };
     let recorder = async {
         while let Some(event) = events.recv().await {
-            // The step cannot be undone; a log that cannot be written stops tokens, not rotation.
-            if let Err(error) = audit.write(&Event::from(event)).await {
-                tracing::error!(%error, "a change of the key ring could not be recorded");
-            }
+            record(&audit, event).await;
         }
     };
     tokio::join!(timer, recorder);
+}
+
+/// The step cannot be undone; a log that cannot be written stops tokens, not rotation.
+async fn record(audit: &Audit, event: KeyEvent) {
+    if let Err(error) = audit.write(&Event::from(event)).await {
+        tracing::error!(%error, "a change of the key ring could not be recorded");
+    }
+}
+
+/// Puts changes of the key ring and the kill switch in force that other instances have made, and announces what is in
+/// force. Over a store of one instance there are none.
+pub(super) async fn follow_others(
+    store: Store,
+    keys: Arc<KeyRing>,
+    blocks: Arc<Blocks>,
+    clock: Arc<Clock>,
+    audit: Audit,
+) {
+    let Some(mut versions) = store.versions() else { return std::future::pending().await };
+    let mut refreshed = None;
+    loop {
+        let recorded = *versions.borrow_and_update();
+        let followed = async {
+            if recorded.ring != keys.served().0 {
+                for event in keys.follow(clock.now()).await.map_err(|error| error.to_string())? {
+                    record(&audit, event).await;
+                }
+            }
+            if refreshed != Some(recorded.blocks) {
+                blocks.refresh().await.map_err(|error| error.to_string())?;
+                refreshed = Some(recorded.blocks);
+            }
+            Ok::<_, String>(())
+        };
+        match followed.await {
+            Ok(()) => {
+                let (ring, next_since) = keys.served();
+                store.serve(Served { versions: Versions { ring, blocks: recorded.blocks }, next_since });
+                if versions.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error, "changes of another instance could not be put in force");
+                sleep(FOLLOW_RETRY).await;
+            }
+        }
+    }
 }
 
 /// Keeps samples from piling up in memory while no one scrapes the metrics.

@@ -112,6 +112,8 @@ fn background_tasks(
     tasks.spawn(admin_socket.serve(Arc::new(state.admin(audit.clone())), Arc::clone(clock)));
     tasks.spawn(maintenance::rotate_keys(Arc::clone(&state.keys), Arc::clone(clock), audit.clone()));
     tasks.spawn(upkeep.run());
+    let (store, keys, blocks) = (state.store.clone(), Arc::clone(&state.keys), Arc::clone(&state.blocks));
+    tasks.spawn(maintenance::follow_others(store, keys, blocks, Arc::clone(clock), audit.clone()));
     tasks.spawn(maintenance::drain_histograms(metrics.clone()));
     tasks
 }

@@ -110,10 +110,13 @@ impl LogParts {
     fn complete(&self, directive: &str) -> String {
         let end = directive.find('=').unwrap_or(directive.len());
         let (target, level) = directive.split_at(end);
-        if !target.starts_with("writ::") || self.modules.contains(&target) {
+        if self.modules.contains(&target) {
             return directive.to_owned();
         }
         let target = self.present_path(target);
+        if !target.starts_with("writ::") {
+            return format!("{target}{level}");
+        }
         let path = target.strip_prefix("writ::").unwrap_or_default();
         let is_meant = |module: &&&str| {
             let (root, rest) = module.split_once("::").unwrap_or((module, ""));

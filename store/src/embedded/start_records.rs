@@ -11,9 +11,9 @@ use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::folder;
 use super::seal::{Seal, Tally};
 use super::table::{Record, Table};
+use crate::folder;
 
 /// More than a copy ever has: whatever is in its place must not fill the memory.
 const MAX_LEN: u64 = 64 * 1024 * 1024;
