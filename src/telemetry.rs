@@ -14,6 +14,11 @@ const PARTS: LogParts = LogParts {
         ("writ::metadata", "writ::server"),
         ("writ::response", "writ::server"),
         ("writ::admin", "writ::service"),
+        ("writ::store::quiet", "writ::store::embedded::quiet"),
+        ("writ::store::writer", "writ::store::embedded::writer"),
+        ("writ_store::engine", "writ_store::embedded::engine"),
+        ("writ_store::quiet", "writ_store::embedded::quiet"),
+        ("writ_store::writer", "writ_store::embedded::writer"),
     ],
     default_filter: "info,actix_server=warn,actix_http=off",
 };
@@ -37,7 +42,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 85] = [
+const MODULES: [&str; 86] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -66,6 +71,7 @@ const MODULES: [&str; 85] = [
     "writ_core::decision",
     "writ_core::endpoint",
     "writ_core::exchange",
+    "writ_core::exchange_metrics",
     "writ_core::introspect",
     "writ_core::keys",
     "writ_core::keys::mirror",
@@ -100,26 +106,26 @@ const MODULES: [&str; 85] = [
     "writ_platform::suggest",
     "writ_platform::telemetry",
     "writ_platform::telemetry::output",
+    "writ_platform::telemetry::span",
     "writ_platform::unique",
     "writ_platform::watch",
     "writ_store",
     "writ_store::blocks",
     "writ_store::clock",
-    "writ_store::database",
-    "writ_store::engine",
+    "writ_store::cluster",
+    "writ_store::embedded",
+    "writ_store::embedded::engine",
+    "writ_store::embedded::quiet",
+    "writ_store::embedded::writer",
     "writ_store::folder",
+    "writ_store::handles",
     "writ_store::ledger",
-    "writ_store::quiet",
-    "writ_store::records",
-    "writ_store::repair",
+    "writ_store::postgres",
+    "writ_store::postgres::connection",
+    "writ_store::postgres::health",
+    "writ_store::postgres::heartbeat",
+    "writ_store::postgres::pool",
     "writ_store::ring",
-    "writ_store::seal",
-    "writ_store::start_records",
-    "writ_store::table",
-    "writ_store::times",
-    "writ_store::transaction",
-    "writ_store::working_copy",
-    "writ_store::writer",
     "writ_verifier",
     "writ_verifier::remote",
     "writ_verifier::verifier",
@@ -243,6 +249,7 @@ mod tests {
         for name in former.split_whitespace() {
             assert_eq!(check_log_filter(&format!("writ::{name}=debug")), Ok(()), "{name}");
         }
+        assert_eq!(check_log_filter("writ_store::writer=debug,writ_store::engine=info"), Ok(()));
         assert!(check_log_filter("writ::listner=debug").is_err());
     }
 

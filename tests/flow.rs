@@ -26,6 +26,7 @@ use writ_core::claims;
 use writ_core::client::PeerCertificate;
 use writ_core::endpoint::{IncomingRequest, TokenService, known_key};
 use writ_core::exchange::Issued;
+use writ_core::exchange_metrics::ExchangeMetrics;
 use writ_core::keys::KeyRing;
 use writ_core::keys::ring::KeyTimes;
 use writ_core::keys::seal::SealingKeys;
@@ -85,7 +86,7 @@ impl Scene {
     async fn with(clients: &[(&str, &str)], max_size: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
-        let store = Store::open(&writ_store::Settings { path }).await.unwrap();
+        let store = Store::open(&writ_store::Settings::Sled { path }).await.unwrap();
         let log = Sink::default();
         let (alive, in_flight) = mpsc::channel(1);
         let service = TokenService {
@@ -105,6 +106,7 @@ impl Scene {
             clock: Arc::new(Clock::stopped_at(NOW)),
             limits: Arc::new(Limits::new(limits::Settings { requests_per_second_per_client: None })),
             audit: Audit::new(Log::start(Format::Json, log.clone())),
+            metrics: ExchangeMetrics::default(),
             in_flight: alive,
         };
         Self { service: Arc::new(service), in_flight, store, log, _folder: folder }
@@ -337,7 +339,7 @@ async fn a_token_that_leaves_is_in_the_log() {
     let line = scene.last_line();
     assert_eq!(line["event"], "token_issued");
     assert_eq!((&line["client"], &line["source"]), (&"accounts".into(), &"client_credentials".into()));
-    assert_eq!(line["token_sha256"], serde_json::json!(TokenDigest::of(issued.token().as_str())));
+    assert_eq!(line["token_sha256"], serde_json::json!(TokenDigest::new(issued.token().sha256())));
     assert_eq!(line["exp"], issued.expires_at().epoch());
     assert!(line.get("reason").is_none() && line.get("retry").is_none() && line.get("key_state").is_none());
     let plain = scene.ask("accounts", &credentials("mailbox.deliver")).await.unwrap();

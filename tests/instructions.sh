@@ -23,7 +23,7 @@ if [ -x "$tool/bin/valgrind" ]; then
 fi
 command -v valgrind >/dev/null || { echo "skipped: counts of instructions (no valgrind)"; [ "${CI:-}" != true ]; exit; }
 
-steps=$(cargo bench --locked --bench steps --no-run --message-format=json-render-diagnostics |
+steps=$(cargo bench --profile release --locked --bench steps --no-run --message-format=json-render-diagnostics |
     sed -n 's/.*"name":"steps".*"executable":"\([^"]*\)".*/\1/p')
 
 # count STEP: instructions of one such step.

@@ -13,11 +13,15 @@ use std::path::{Path, PathBuf};
 const CRATES: [&str; 8] = [".", "conformance", "core", "model", "outbound", "platform", "store", "verifier"];
 
 /// Libraries, and where alone they may be named.
-const EDGES: [(&[&str], &[&str]); 4] = [
+const EDGES: [(&[&str], &[&str]); 5] = [
     (&["actix_http", "actix_rt", "actix_server", "actix_service", "actix_web"], &["src/server"]),
-    (&["rustls", "tokio_rustls", "webpki"], &["src/server", "outbound/src", "verifier/src", "conformance/src"]),
+    (
+        &["rustls", "tokio_rustls", "webpki"],
+        &["src/server", "outbound/src", "verifier/src", "conformance/src", "store/src/postgres"],
+    ),
+    (&["tokio_postgres"], &["store/src/postgres"]),
     (&["toml"], &["src/config"]),
-    (&["sled"], &["store/src"]),
+    (&["sled"], &["store/src/embedded"]),
 ];
 
 type Module = Vec<String>;

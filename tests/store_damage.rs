@@ -40,7 +40,7 @@ async fn what_was_acknowledged_survives_kill_9() {
     let mut acknowledged = Records::new();
     let mut acknowledgements = 0;
     for _ in 0..30 {
-        let mut child = start("child_that_writes_until_it_is_killed", &settings.path, "");
+        let mut child = start("child_that_writes_until_it_is_killed", settings.path(), "");
         let mut output = child.stdout.take().unwrap();
         thread::sleep(Duration::from_millis(30 + random.below(150)));
         child.kill().unwrap();
@@ -110,8 +110,8 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
     let young = settings(folder.path());
     let records = prepare(&young).await;
     // Opened again, sled has a snapshot, and finds some damage by itself; without, it takes what it can read for all.
-    let old = Settings { path: folder.path().join("opened again") };
-    copy_folder(&young.path, &old.path);
+    let old = Settings::Sled { path: folder.path().join("opened again") };
+    copy_folder(young.path(), old.path());
     let store = Store::open(&old).await.unwrap();
     store.keep().await.unwrap();
     store.close().await;
@@ -121,13 +121,13 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
         for place in 0..places {
             let copy = tempfile::tempdir().unwrap();
             let settings = settings(copy.path());
-            copy_folder(&whole.path, &settings.path);
-            let damage = harm(&file_named(&settings.path, file), place, &mut random);
-            let harmed = files(&settings.path);
+            copy_folder(whole.path(), settings.path());
+            let damage = harm(&file_named(settings.path(), file), place, &mut random);
+            let harmed = files(settings.path());
             match Store::open(&settings).await {
                 Err(OpenError::Damaged { what, .. }) => {
                     assert!(!what.is_empty());
-                    assert!(files(&settings.path) == harmed, "{damage}: what is refused stays as it is");
+                    assert!(files(settings.path()) == harmed, "{damage}: what is refused stays as it is");
                     refused += 1;
                 }
                 Err(error) => panic!("{damage}: {error}"),
@@ -137,7 +137,7 @@ async fn damaged_file_does_not_open_with_less_than_there_was() {
                 }
             }
         }
-        let age = whole.path.file_name().unwrap().display();
+        let age = whole.path().file_name().unwrap().display();
         println!("{file} ({age}): {places} damages, {refused} refused, {} harmless", places - refused);
     }
 }
@@ -175,8 +175,8 @@ async fn leftovers_are_no_damage() {
     for (name, content) in leftovers {
         let copy = tempfile::tempdir().unwrap();
         let settings = settings(copy.path());
-        copy_folder(&whole.path, &settings.path);
-        let leftover = settings.path.join(name);
+        copy_folder(whole.path(), settings.path());
+        let leftover = settings.path().join(name);
         fs::create_dir_all(leftover.parent().unwrap()).unwrap();
         fs::write(&leftover, content).unwrap();
         let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -192,10 +192,10 @@ async fn leftovers_are_no_damage() {
 #[tokio::test]
 async fn finished_copy_that_is_not_of_this_store_is_refused_and_nothing_changed() {
     let folder = tempfile::tempdir().unwrap();
-    let [own, other] = ["own", "other"].map(|name| Settings { path: folder.path().join(name) });
+    let [own, other] = ["own", "other"].map(|name| Settings::Sled { path: folder.path().join(name) });
     for settings in [&own, &other] {
         let store = Store::open(settings).await.unwrap();
-        put(&store, "meta", b"of", settings.path.to_str().unwrap().as_bytes()).await.unwrap();
+        put(&store, "meta", b"of", settings.path().to_str().unwrap().as_bytes()).await.unwrap();
         store.close().await;
     }
     let cases: [(&str, Harm); 9] = [
@@ -218,8 +218,8 @@ async fn finished_copy_that_is_not_of_this_store_is_refused_and_nothing_changed(
     for (number, (entry, harm)) in cases.into_iter().enumerate() {
         let copy = tempfile::tempdir().unwrap();
         let settings = settings(copy.path());
-        copy_folder(&own.path, &settings.path);
-        harm(&settings.path, &other.path);
+        copy_folder(own.path(), settings.path());
+        harm(settings.path(), other.path());
         refused_as_foreign(&settings, entry, number).await;
     }
 }
@@ -248,8 +248,8 @@ async fn what_bears_the_name_of_a_file_and_is_none_is_refused_by_name() {
         for (number, put) in put.into_iter().enumerate().filter(|(number, _)| name != "blobs" || *number < 3) {
             let copy = tempfile::tempdir().unwrap();
             let settings = settings(copy.path());
-            copy_folder(&whole.path, &settings.path);
-            let (entry, hidden) = (settings.path.join(name), copy.path().join("hidden"));
+            copy_folder(whole.path(), settings.path());
+            let (entry, hidden) = (settings.path().join(name), copy.path().join("hidden"));
             if entry.exists() {
                 fs::rename(&entry, &hidden).unwrap();
             }
@@ -261,13 +261,16 @@ async fn what_bears_the_name_of_a_file_and_is_none_is_refused_by_name() {
 
 /// By whatever opens the store, in words that name the entry; nothing is changed.
 async fn refused_as_foreign(settings: &Settings, entry: &str, number: usize) {
-    let before = files(&settings.path);
+    let before = files(settings.path());
     let outcomes = [Store::open(settings).await.map(drop), survey(settings).map(drop), reseal(settings).map(drop)];
     for refused in outcomes.map(|outcome| outcome.expect_err(&format!("{entry} {number}"))) {
-        assert!(matches!(&refused, OpenError::Foreign { path, .. } if *path == settings.path.join(entry)), "{refused}");
+        assert!(
+            matches!(&refused, OpenError::Foreign { path, .. } if *path == settings.path().join(entry)),
+            "{refused}"
+        );
         assert!(refused.to_string().contains("nothing was changed"), "{refused}");
     }
-    assert!(files(&settings.path) == before, "{entry} {number}: what is refused stays as it is");
+    assert!(files(settings.path()) == before, "{entry} {number}: what is refused stays as it is");
 }
 
 #[tokio::test]
@@ -276,15 +279,15 @@ async fn older_records_under_a_newer_seal_are_damage() {
     let settings = settings(folder.path());
     prepare(&settings).await;
     let backup = folder.path().join("backup");
-    copy_folder(&settings.path, &backup);
+    copy_folder(settings.path(), &backup);
     let store = Store::open(&settings).await.unwrap();
     for use_ in 0..3_u8 {
         put(&store, "uses", &[255, use_], b"spent").await.unwrap();
     }
     store.close().await;
-    fs::copy(settings.path.join("seal"), backup.join("seal")).unwrap();
+    fs::copy(settings.path().join("seal"), backup.join("seal")).unwrap();
     let before = files(&backup);
-    let refused = Store::open(&Settings { path: backup.clone() }).await.unwrap_err();
+    let refused = Store::open(&Settings::Sled { path: backup.clone() }).await.unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
     assert!(files(&backup) == before, "what is refused stays as it is");
 }
@@ -293,7 +296,7 @@ async fn older_records_under_a_newer_seal_are_damage() {
 async fn second_process_is_told_who_holds_the_store_and_the_first_is_unharmed() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let mut holder = start("child_that_holds_the_store", &settings.path, "");
+    let mut holder = start("child_that_holds_the_store", settings.path(), "");
     let mut told = BufReader::new(holder.stdout.take().unwrap()).lines();
     while !told.next().unwrap().unwrap().starts_with("open") {}
     let refused = Store::open(&settings).await.unwrap_err();
@@ -323,7 +326,7 @@ async fn full_disk_is_unavailable_and_recovers_without_restart() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     // A limit on the length of files stands for a disk with no space left; its signal is to be an error, as that is.
-    let child = start("child_with_a_full_disk", &settings.path, "trap '' XFSZ;").wait_with_output().unwrap();
+    let child = start("child_with_a_full_disk", settings.path(), "trap '' XFSZ;").wait_with_output().unwrap();
     println!("{}", String::from_utf8_lossy(&child.stdout));
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
     Store::open(&settings).await.unwrap().close().await;
@@ -337,7 +340,7 @@ fn child_with_a_full_disk() {
         let store = Store::open(&settings).await.unwrap();
         let mut acknowledged = fill(&store, 0, 20).await.0;
         for round in 1..=3 {
-            let taken = fs::metadata(settings.path.join("db")).unwrap().len();
+            let taken = fs::metadata(settings.path().join("db")).unwrap().len();
             limit_files(Some(taken + round * 10_000));
             let (more, refusal) = fill(&store, round * 10_000, 10_000).await;
             println!("{} changes fitted, then: {}", more.len(), refusal.expect("the disk is full"));
@@ -411,7 +414,7 @@ fn named(table: &str, key: &[u8]) -> Vec<u8> {
 }
 
 fn settings(folder: &Path) -> Settings {
-    Settings { path: folder.join("store") }
+    Settings::Sled { path: folder.join("store") }
 }
 
 fn file_named(folder: &Path, start: &str) -> PathBuf {
@@ -460,7 +463,7 @@ fn start(test: &str, folder: &Path, setting: &str) -> Child {
 }
 
 fn child_settings() -> Option<Settings> {
-    Some(Settings { path: std::env::var_os(FOLDER)?.into() })
+    Some(Settings::Sled { path: std::env::var_os(FOLDER)?.into() })
 }
 
 fn run(work: impl Future<Output = ()>) {

@@ -361,7 +361,7 @@ impl Tally {
 /// A store with records, opened twice, so that sled has a snapshot.
 async fn prepared() -> TempDir {
     let folder = scratch();
-    let settings = Settings { path: folder.path().join("store") };
+    let settings = Settings::Sled { path: folder.path().join("store") };
     let store = Store::open(&settings).await.unwrap();
     let before = records_before();
     let before: Vec<_> = before.iter().map(|(name, value)| (name.as_slice(), Some(value.as_slice()))).collect();
@@ -448,7 +448,7 @@ fn judge(
         _ => panic!("{}", case()),
     };
     let check = |folder: &Path| {
-        let settings = Settings { path: folder.to_owned() };
+        let settings = Settings::Sled { path: folder.to_owned() };
         let found = runtime.block_on(async {
             let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{error}\n{}", case()));
             let found = testing::dump(&store).await.unwrap();
@@ -492,7 +492,7 @@ fn child_that_uses_a_store() {
         let _ = std::io::stdout().write_all(format!("\n{line}\n").as_bytes());
     };
     let work = async {
-        let store = match Store::open(&Settings { path: path.into() }).await {
+        let store = match Store::open(&Settings::Sled { path: path.into() }).await {
             Ok(store) => store,
             Err(error) => return tell(format!("refused: {error}")),
         };
@@ -620,7 +620,7 @@ impl Promised {
     /// All of it is in the store of that folder.
     fn check(&self, folder: &Path, runtime: &Handle, case: &str) {
         runtime.block_on(async {
-            let settings = Settings { path: folder.to_owned() };
+            let settings = Settings::Sled { path: folder.to_owned() };
             let store = Store::open(&settings).await.unwrap_or_else(|error| panic!("{error}: {case}"));
             let found = testing::dump(&store).await.unwrap();
             let values = |table: &'static [u8]| {
@@ -821,7 +821,7 @@ fn with_a_large_ledger(runtime: &Runtime) -> (Writ, String, Run) {
     let run = Run::new(Some(&writ.setup.path("data")));
     writ.setup.change("store.path", run.store().to_str().unwrap());
     runtime.block_on(async {
-        let store = Store::open(&Settings { path: run.store() }).await.unwrap();
+        let store = Store::open(&Settings::Sled { path: run.store() }).await.unwrap();
         let value = format!(r#"{{"txn":"t","keep_until":{}}}"#, now() + 1_000_000);
         for hundred in 0..120_u8 {
             let names: Vec<_> = (0..100_u8).map(|number| [&b"tokens/"[..], &[hundred, number]].concat()).collect();

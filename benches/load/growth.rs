@@ -121,8 +121,8 @@ fn ledger(scale: &Scale, extent: usize, name: &str, results: &mut Results) {
 }
 
 /// Writes records of redeemable tokens into a store that no service has open.
-async fn fill(site: &Site, extent: usize) {
-    let store = Store::open(&Settings { path: site.setup.path("data") }).await.expect("a store");
+pub(crate) async fn fill(site: &Site, extent: usize) {
+    let store = Store::open(&Settings::Sled { path: site.setup.path("data") }).await.expect("a store");
     let numbers: Vec<usize> = (0..extent).collect();
     for batch in numbers.chunks(100) {
         let records: Vec<_> = batch

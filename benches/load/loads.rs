@@ -224,7 +224,7 @@ impl<'a> Material<'a> {
 }
 
 /// An access token that outlives every run, to be signed with RS256.
-fn access_token(site: &Site) -> Draft<'_> {
+pub(crate) fn access_token(site: &Site) -> Draft<'_> {
     site.issuer.access_token().claim("scope", "orders.write").claim("exp", now() + 6 * 3600)
 }
 

@@ -1,7 +1,7 @@
 //! CPU time, throughput and latency of Writ beside two servers that do less (`benches/reference`), in one run.
 //!
 //! `cargo bench --bench load` measures everything, `cargo bench --bench load -- fresh-rs256 seen` only these rows of the
-//! table. `docs/explanation/performance.md` describes the method and the settings.
+//! table, and `cargo bench --bench load -- soak` half an hour of mixed load. `docs/explanation/performance.md` describes the method and the settings.
 #![expect(clippy::unwrap_used, dead_code, reason = "uses the harness of the tests")]
 
 mod generator;
@@ -10,6 +10,7 @@ mod loads;
 mod process;
 mod results;
 mod site;
+mod soak;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod verifier;
@@ -27,6 +28,7 @@ use loads::{LOADS, Load, Material};
 use process::{Cores, Process};
 use results::{CPU, P50, P99, RATE, RESIDENT, ROWS, Results, SLACK};
 use site::{Kind, Server, Site};
+use soak::Soak;
 
 /// How much is measured.
 struct Scale {
@@ -50,10 +52,15 @@ impl Scale {
 
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = wanted(&names);
-    build_reference();
     let scale = Scale::choose();
     let mut results = Results::default();
+    if names == ["soak"] {
+        Soak::choose().run(scale.cores, &mut results);
+        report(&scale, &results, "soak.json");
+        return;
+    }
+    let wanted = wanted(&names);
+    build_reference();
     measure_loads(&scale, &wanted, &mut results);
     for experiment in EXPERIMENTS.iter().filter(|experiment| wanted.contains(experiment.name)) {
         experiment.run(&scale, &mut results);
@@ -61,7 +68,7 @@ fn main() {
     if wanted.contains("verifier") {
         verifier::run(&scale, &mut results);
     }
-    report(&scale, &results);
+    report(&scale, &results, "load.json");
 }
 
 /// The loads and experiments that the named rows need; all without names. A name may also be that of a load or of an
@@ -97,7 +104,7 @@ fn build_reference() {
     let target = release.parent().expect("a folder");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     cargo
-        .args(["build", "--quiet", "--release", "--locked", "--package", "writ-reference", "--target-dir"])
+        .args(["build", "--quiet", "--profile", "bench", "--locked", "--package", "writ-reference", "--target-dir"])
         .arg(target);
     assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo").success(), "writ-reference builds");
 }
@@ -166,8 +173,8 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// Prints the table and writes the raw data to `target/bench/load.json`.
-fn report(scale: &Scale, results: &Results) {
+/// Prints the table and writes the raw data to this file of `target/bench`.
+fn report(scale: &Scale, results: &Results, file: &str) {
     let (table, verdicts) = results::verdicts(results);
     println!("{}\n{table}", results.table());
     let folder = bench_folder();
@@ -176,7 +183,7 @@ fn report(scale: &Scale, results: &Results) {
         "machine": machine(), "time": support::now(), "rounds": scale.rounds, "requests": scale.requests,
         "measurements": results.json(), "rows": verdicts,
     });
-    std::fs::write(folder.join("load.json"), format!("{raw:#}\n")).expect("target can be written");
+    std::fs::write(folder.join(file), format!("{raw:#}\n")).expect("target can be written");
 }
 
 /// Processor and kernel.

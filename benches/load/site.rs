@@ -8,8 +8,9 @@ use crate::generator::Endpoint;
 use crate::process::{Cores, Output, Process};
 use crate::support::issuer::{AUDIENCE, Issuer};
 use crate::support::jose::Key;
+use crate::support::now;
 use crate::support::workload;
-use crate::support::writ::Setup;
+use crate::support::writ::{Setup, client_policy};
 
 /// The client that asks for most tokens.
 pub(crate) const GATEWAY: &str = "gateway";
@@ -130,6 +131,12 @@ impl Site {
         Self { cores, setup, issuer, es256 }
     }
 
+    /// Changes a policy, to the same meaning.
+    pub(crate) fn change_policy(&self) {
+        let text = client_policy("changed", &format!("{OTHER_POLICY}\n# {}\n", now()));
+        self.setup.write("policies/changed.toml", &text);
+    }
+
     /// Starts a server, with an empty store.
     pub(crate) fn start(&self, kind: Kind) -> Server {
         match kind {
@@ -173,7 +180,10 @@ impl Site {
     }
 
     fn run(&self, log: &str, command: Command, is_ready: fn(&str) -> bool, address: fn(&str) -> String) -> Server {
-        let log = self.setup.path(log);
+        // In a folder of its own: the service watches that of its configuration.
+        let logs = self.setup.path("logs");
+        fs::create_dir_all(&logs).expect("a folder of the log");
+        let log = logs.join(log);
         let output =
             if std::env::var("BENCH_LOG").is_ok_and(|to| to == "pipe") { Output::Pipe } else { Output::File(&log) };
         let (process, ready) = Process::start(command, &output, self.cores, is_ready);

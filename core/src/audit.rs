@@ -13,7 +13,6 @@ use serde::{Serialize, Serializer};
 pub use self::decision::{AuditContext, Decision, Endpoint};
 use crate::blocks::Block;
 use crate::keys::event::{KeyChange, KeyEvent};
-use writ_platform::digest::sha256;
 use writ_platform::telemetry::{Format, Line, Log, LogError};
 
 /// SHA-256 of a compact token as sent, written in base64url.
@@ -21,9 +20,9 @@ use writ_platform::telemetry::{Format, Line, Log, LogError};
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// The digest of `token`.
-    pub fn of(token: &str) -> Self {
-        Self(sha256(token.as_bytes()))
+    /// Of this SHA-256.
+    pub fn new(sha256: [u8; 32]) -> Self {
+        Self(sha256)
     }
 }
 

@@ -16,8 +16,8 @@ use crate::decision::Grant;
 use crate::request::Subject;
 use crate::subject::OwnToken;
 use writ_platform::clock::Timestamp;
-use writ_store::blocks::{BlockStore, StoredBlock, is_over};
-use writ_store::{Store, StoreError};
+use writ_store::blocks::{StoredBlock, is_over};
+use writ_store::{BlockStore, Store, StoreError};
 
 /// An operator has blocked the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -144,8 +144,8 @@ pub struct Blocks {
     records: BlockStore,
     /// In the order in which they were added.
     entries: ArcSwap<Vec<Entry>>,
-    /// Serialises changes.
-    turn: tokio::sync::Mutex<()>,
+    /// Serialises changes; holds the entries in force that the store did not record.
+    turn: tokio::sync::Mutex<Vec<Block>>,
 }
 
 impl Block {
@@ -247,10 +247,27 @@ impl Blocks {
     /// [`BlocksError::Unavailable`], [`BlocksError::Unreadable`].
     pub async fn open(store: Store) -> Result<Self, BlocksError> {
         let records = store.blocks();
-        let entries = records.list().await?.into_iter().map(Entry::try_from);
-        let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(|entry| entry.added_at);
+        let entries = recorded(&records).await?;
         Ok(Self { records, entries: ArcSwap::from_pointee(entries), turn: tokio::sync::Mutex::default() })
+    }
+
+    /// Loads the entries again, because another instance has changed them. Those that could not be recorded here stay in
+    /// force.
+    ///
+    /// # Errors
+    /// [`BlocksError::Unavailable`], [`BlocksError::Unreadable`]; nothing has changed then.
+    pub async fn refresh(&self) -> Result<(), BlocksError> {
+        let unrecorded = self.turn.lock().await;
+        let mut entries = recorded(&self.records).await?;
+        let active = self.entries.load();
+        let kept = active.iter().filter(|entry| unrecorded.contains(&entry.block));
+        for entry in kept {
+            entries.retain(|other| other.block != entry.block);
+            entries.push(entry.clone());
+        }
+        entries.sort_by_key(|entry| entry.added_at);
+        self.entries.store(Arc::new(entries));
+        Ok(())
     }
 
     /// Refuses a client whose every request is blocked, by an entry that names only the client or everything.
@@ -290,7 +307,7 @@ impl Blocks {
         if until.is_some_and(|until| until <= now) {
             return Err(BlocksError::Past);
         }
-        let _turn = self.turn.lock().await;
+        let mut unrecorded = self.turn.lock().await;
         let mut entries = self.entries.load().to_vec();
         let before = entries.iter().find(|entry| entry.block == block && entry.is_in_force(now));
         let entry = Entry { added_at: before.map_or(now, |entry| entry.added_at), block, until };
@@ -299,7 +316,11 @@ impl Blocks {
         entries.sort_by_key(|entry| entry.added_at);
         // In force at once, even if the disk is full.
         self.entries.store(Arc::new(entries));
-        self.records.add(&entry.stored()).await.map_err(BlocksError::NotKept)?;
+        unrecorded.retain(|block| *block != entry.block);
+        if let Err(error) = self.records.add(&entry.stored()).await {
+            unrecorded.push(entry.block.clone());
+            return Err(BlocksError::NotKept(error));
+        }
         Ok(entry)
     }
 
@@ -308,11 +329,12 @@ impl Blocks {
     /// # Errors
     /// [`BlocksError::NoSuch`]; [`BlocksError::Unavailable`]: it is still in force.
     pub async fn remove(&self, block: &Block) -> Result<Entry, BlocksError> {
-        let _turn = self.turn.lock().await;
+        let mut unrecorded = self.turn.lock().await;
         let entries = self.entries.load_full();
         let entry = entries.iter().find(|entry| entry.block == *block).ok_or(BlocksError::NoSuch)?;
         // Removed from the store first, so that it cannot return after a restart.
         self.records.remove(&block.to_json()).await?;
+        unrecorded.retain(|other| other != block);
         self.retain(|entry| entry.block != *block);
         Ok(entry.clone())
     }
@@ -336,6 +358,14 @@ impl Blocks {
         let kept = self.entries.load().iter().filter(|entry| is_kept(entry)).cloned().collect();
         self.entries.store(Arc::new(kept));
     }
+}
+
+/// The entries on record, oldest first.
+async fn recorded(records: &BlockStore) -> Result<Vec<Entry>, BlocksError> {
+    let entries = records.list().await?.into_iter().map(Entry::try_from);
+    let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(|entry| entry.added_at);
+    Ok(entries)
 }
 
 /// Of the entries found in a damaged store, those that are valid and can be carried over.

@@ -18,6 +18,9 @@ use writ_platform::unique::uuid_v7;
 /// another client, the signature of another algorithm) and must still be accepted by readers.
 pub const LARGEST: u32 = 14_336;
 
+/// The bytes that the claims of most tokens need.
+const USUAL_PAYLOAD: usize = 512;
+
 const _: () = assert!(LARGEST as usize + 2048 == TOKEN_MAX);
 
 /// Settings that apply to every token (`[tokens]`).
@@ -122,7 +125,7 @@ impl ClaimsDraft {
     /// [`Unreadable`], for claims that the decision did not already refuse.
     pub fn new(permit: Permit, now: Timestamp, settings: &Settings) -> Result<Self, Unreadable> {
         let claims = write(permit.grant(), now, u32::MAX, settings);
-        let payload = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
+        let payload = to_json(&claims)?;
         let same = TxnClaims::parse(&payload).is_ok_and(|read| read == claims);
         if same { Ok(Self { permit, claims, payload }) } else { Err(Unreadable) }
     }
@@ -151,9 +154,15 @@ impl ClaimsDraft {
         if let (GrantKind::Redeem { original, .. }, Some(spent)) = (permit.grant().kind(), term.spent()) {
             mark_delayed(&mut claims.rctx, original.claims(), spent.use_number);
         }
-        let payload = serde_json::to_vec(&claims).map_err(|_| Unreadable)?;
+        let payload = to_json(&claims)?;
         Ok(Claims { claims, payload })
     }
+}
+
+fn to_json(claims: &TxnClaims) -> Result<Vec<u8>, Unreadable> {
+    let mut payload = Vec::with_capacity(USUAL_PAYLOAD);
+    serde_json::to_writer(&mut payload, claims).map_err(|_| Unreadable)?;
+    Ok(payload)
 }
 
 /// The claims that a trial would lead to; for a redemption, those of its first use. No key signs them:

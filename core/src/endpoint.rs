@@ -18,6 +18,7 @@ use crate::audit::{Audit, AuditContext, Event};
 use crate::blocks::Blocks;
 use crate::claims;
 use crate::client::{ClientError, ClientId, PeerCertificate};
+use crate::exchange_metrics::ExchangeMetrics;
 use crate::keys::KeyRing;
 use crate::keys::ring::{Found, VerifyingKey};
 use crate::ledger::Ledger;
@@ -80,6 +81,8 @@ pub struct TokenService {
     pub limits: Arc<Limits>,
     /// Where every outcome is recorded.
     pub audit: Audit,
+    /// Counts every exchange.
+    pub metrics: ExchangeMetrics,
     /// Cloned into each flow.
     pub in_flight: InFlight,
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::audit::{AuditContext, Event};
 use crate::claims::{Claims, ClaimsDraft, Unreadable};
+use crate::client::ClientId;
 use crate::decision::{AdmittedRequest, AppliedRule, Circumstances, Denial, Grant, GrantKind, Trace, admit, decide};
 use crate::endpoint::{Endpoint, IncomingRequest, TokenService, catch_panic, known_key};
+use crate::exchange_metrics::ExchangeMetrics;
 use crate::keys::{KeysError, Signer, TxnToken};
 use crate::ledger::{Entry, LedgerError, Redeemable, Term};
 use crate::permit::{ApprovedGrant, Inquiry, Permit};
@@ -102,7 +104,7 @@ impl TokenService {
                     service.record_refusal(Endpoint::Token, &request, &context, refusal).await
                 }
             };
-            count(&context, &policies, &outcome, started.elapsed());
+            count(&service.metrics, &context, &policies, &outcome, started.elapsed());
             outcome
         })
         .await
@@ -236,8 +238,12 @@ impl TokenService {
         let claims = token.claims.as_txn_claims();
         let redeemable_until =
             policies.redeemable_for(&claims.scope, &claims.req_wl).map(|max_age| token.term.exp() + max_age);
-        let redeemable =
-            |keep_until| Redeemable { signed_part: token.signed.signed_part_sha256(), txn: &claims.txn, keep_until };
+        let redeemable = |keep_until| Redeemable {
+            signed_part: token.signed.signed_part_sha256(),
+            txn: &claims.txn,
+            iat: token.term.iat(),
+            keep_until,
+        };
         let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
             request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
@@ -307,16 +313,18 @@ fn warn_of_failed_redemption(refusal: &Refusal, context: &AuditContext<'_>) {
     }
 }
 
-fn count(context: &AuditContext<'_>, policies: &PolicySet, outcome: &Result<Issued, Refusal>, took: Duration) {
+fn count(
+    metrics: &ExchangeMetrics,
+    context: &AuditContext<'_>,
+    policies: &PolicySet,
+    outcome: &Result<Issued, Refusal>,
+    took: Duration,
+) {
     let client = context.client().filter(|_| policies.len() <= MAX_CLIENT_LABELS);
-    let client = client.map_or_else(|| "-".to_owned(), ToString::to_string);
     let source = context.source().map_or("-", Source::name);
     let (outcome, reason) = match outcome {
         Ok(_) => ("issued", "-"),
         Err(refusal) => (if refusal.is_fault() { "error" } else { "refused" }, refusal.reason().as_str()),
     };
-    metrics::counter!("writ_token_requests_total",
-        "client" => client, "source" => source, "outcome" => outcome, "reason" => reason)
-    .increment(1);
-    metrics::histogram!("writ_token_request_duration_seconds", "source" => source).record(took);
+    metrics.count(client.map_or("-", ClientId::as_str), [source, outcome, reason], took);
 }

@@ -22,8 +22,7 @@ use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
 use writ_platform::clock::Timestamp;
-use writ_store::StoreError;
-use writ_store::ring::RingStore;
+use writ_store::{RingStore, StoreError};
 
 pub mod event;
 pub mod jwks;
@@ -104,6 +103,8 @@ struct ActiveRing {
     document: Vec<u8>,
     /// The current key.
     key: KeyPair,
+    /// Since when this instance publishes the key that will sign next.
+    next_since: Timestamp,
     /// The encoded header of its tokens.
     header: String,
     jwks: Arc<Jwks>,
@@ -118,6 +119,9 @@ pub enum KeysError {
     /// The store was changed by another instance during every attempt; the step was not taken.
     #[error("another instance is changing the key ring")]
     Conflict,
+    /// Another instance does not publish the next key yet, or not for long enough.
+    #[error("another instance has not published the next key for long enough; try again later")]
+    OthersBehind,
     /// The current key is long overdue for rotation, because the store does not record its successor.
     #[error("the signing key is overdue for rotation: the store has not recorded a successor")]
     Overdue,
@@ -168,12 +172,15 @@ impl KeyRing {
     /// stepped back before it.
     ///
     /// # Errors
-    /// [`KeysError::Overdue`] if the key has signed for a whole period longer than planned.
+    /// [`KeysError::Overdue`] if the key has signed for a whole period longer than planned; or for `jwks_max_age`, while
+    /// another instance may have promoted its successor.
     pub fn signer(&self, now: Timestamp) -> Result<Signer, KeysError> {
         let mut state = self.signer_state();
         let ring = &state.active.ring;
-        let last = ring.promotion_due(self.times) + self.times.rotation_period();
+        let due = ring.promotion_due(self.times);
         let wanted = now.max(ring.signs_from());
+        let is_alone_late = wanted > due + self.times.jwks_max_age() && !self.store.holds_lease();
+        let last = if is_alone_late { due + self.times.jwks_max_age() } else { due + self.times.rotation_period() };
         let instant = state.closing.map_or(wanted, |end| wanted.min(end));
         if instant > last || wanted.since(instant) > HAND_OVER_GRACE {
             self.wake.notify_one();
@@ -181,6 +188,13 @@ impl KeyRing {
         }
         state.latest = state.latest.max(instant);
         Ok(Signer::new(Arc::clone(&state.active), instant))
+    }
+
+    /// The version of the ring in force, which increases with each change, and since when it publishes the key that will
+    /// sign next.
+    pub fn served(&self) -> (u64, Timestamp) {
+        let active = self.active();
+        (active.ring.version(), active.next_since)
     }
 
     /// The published keys.
@@ -250,7 +264,7 @@ impl ActiveRing {
         let header = header(key.public()).map_err(unwritable)?;
         let jwks = Arc::new(Jwks::of(&ring).map_err(unwritable)?);
         let document = serde_json::to_vec(&ring).map_err(unwritable)?;
-        Ok(Self { ring, document, key, header, jwks })
+        Ok(Self { next_since: ring.next_published_from(), ring, document, key, header, jwks })
     }
 }
 

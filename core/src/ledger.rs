@@ -9,9 +9,9 @@ use crate::lifetime::TRANSACTION_SPAN;
 use crate::permit::Permit;
 use crate::subject::{OwnToken, SingleUse};
 use writ_platform::clock::Timestamp;
-use writ_store::clock::{EventClock, EventOutcome};
-use writ_store::ledger::{LedgerStore, RecordOutcome, Redemption, SpendOutcome};
-use writ_store::{Store, StoreError, ledger as stored};
+use writ_store::clock::EventOutcome;
+use writ_store::ledger::{RecordOutcome, Redemption, SpendOutcome};
+use writ_store::{EventClock, LedgerStore, Store, StoreError, ledger as stored};
 
 pub use writ_store::ledger::Redeemable;
 

@@ -9,6 +9,7 @@ pub mod client;
 pub mod decision;
 pub mod endpoint;
 pub mod exchange;
+pub mod exchange_metrics;
 pub mod introspect;
 pub mod keys;
 pub mod ledger;

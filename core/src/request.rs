@@ -89,13 +89,12 @@ impl Grant {
     fn presented(self, form: &Form) -> Result<Presented, RequestError> {
         match self {
             Self::TokenExchange => {
-                let token = form.required("subject_token")?;
+                let token = form.required_token("subject_token")?;
                 let token_type = form.required("subject_token_type")?;
                 form.refuse(&["actor_token", "actor_token_type"])?;
                 if form.sent("requested_subject").is_some() {
                     return Err(RequestError::Unsupported("requested_subject"));
                 }
-                let token = TokenText::new(token);
                 match token_type.strip_prefix(TYPE_PREFIX) {
                     Some("access_token") => Ok(Presented::AccessToken(token)),
                     Some("jwt") => Ok(Presented::Jwt(token)),

@@ -75,7 +75,7 @@ async fn compare(ledger: LedgerStore, txn: String, steps: Vec<Step>, max_uses: u
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_store_decides_as_the_model_does() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&Settings { path: folder.path().join("data") }).await.unwrap();
+    let store = Store::open(&Settings::Sled { path: folder.path().join("data") }).await.unwrap();
     let mut running = JoinSet::new();
     for max_uses in 1..=2 {
         for (first, one) in steps().into_iter().enumerate() {

@@ -9,6 +9,7 @@ mod output;
 pub mod process;
 #[cfg(any(test, feature = "testing"))]
 pub mod sink;
+mod span;
 
 pub use self::filter::{LOG_FILTER, LogFilterError, LogParts, TraceError, log_filter, trace_to};
 pub use self::line::Line;

@@ -8,7 +8,7 @@ use writ_platform::clock::Timestamp;
 use writ_platform::telemetry::{Format, Log};
 
 pub(super) async fn operate(config: &Config, command: &Command) -> Reply {
-    match admin::send(&config.store.path, command).await {
+    match admin::send(config.store.path(), command).await {
         Ok(Some(reply)) => reply,
         Ok(None) => operate_here(config, command).await.unwrap_or_else(|error| Reply::Failed(error.to_string())),
         Err(error) => Reply::Failed(format!("the service does not answer: {error}")),

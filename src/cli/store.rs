@@ -1,4 +1,4 @@
-//! `writ store`: repairs the store, or accepts the current time as correct.
+//! `writ store`: creates the tables of a database, repairs the store, or accepts the current time as correct.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +13,9 @@ use writ_core::keys::mirror::FileError;
 use writ_core::keys::repair::Rebuilt;
 use writ_platform::clock::Timestamp;
 use writ_store::repair::{self, Kept, Remains, Salvage};
-use writ_store::{OpenError, Store};
+use writ_store::{OpenError, Settings, Store};
+
+mod database;
 
 /// `writ store …`
 #[derive(Debug, clap::Args)]
@@ -34,6 +36,10 @@ enum Sub {
     },
     /// Accept the current time as correct, after checking the clock
     TrustClock,
+    /// Print the SQL that creates the tables in PostgreSQL, for the administrator and for their owner
+    Schema(database::SchemaArgs),
+    /// Create the tables in PostgreSQL, or bring them to the version of this program, as their owner
+    Migrate(database::MigrateArgs),
 }
 
 pub(super) async fn run(args: Args) -> ExitCode {
@@ -42,10 +48,15 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match args.command {
-        Sub::Repair { trust_ledger: true } => exit_code(trust_ledger(&config).await),
-        Sub::Repair { trust_ledger: false } => exit_code(repair(&config).await),
-        Sub::TrustClock => match operate(&config, &Command::TrustClock).await {
+    match (args.command, &config.store) {
+        (Sub::Schema(args), store) => database::print_schema(store, &args),
+        (Sub::Migrate(args), store) => database::migrate(store, args).await,
+        (Sub::Repair { trust_ledger }, Settings::Postgres(database)) => {
+            exit_code(database::repair(&config, database, trust_ledger).await)
+        }
+        (Sub::Repair { trust_ledger: true }, _) => exit_code(trust_ledger(&config).await),
+        (Sub::Repair { trust_ledger: false }, _) => exit_code(repair(&config).await),
+        (Sub::TrustClock, _) => match operate(&config, &Command::TrustClock).await {
             Reply::Done(_) => {
                 println!("the current time, {}, is accepted as correct", Timestamp::now());
                 ExitCode::SUCCESS

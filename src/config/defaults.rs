@@ -4,7 +4,7 @@
 //! them, which explain the meaning of each key.
 
 /// Keys with their tables, and the values as TOML.
-const DEFAULTS: [(&str, &str); 39] = [
+const DEFAULTS: [(&str, &str); 41] = [
     ("listen.exchange", r#""0.0.0.0:8443""#),
     ("listen.discovery", r#""0.0.0.0:8444""#),
     ("listen.ops", r#""127.0.0.1:9464""#),
@@ -28,6 +28,8 @@ const DEFAULTS: [(&str, &str); 39] = [
     ("keys.previous_sealing_keys", "[]"),
     ("store.kind", r#""sled""#),
     ("store.path", r#""data""#),
+    ("store.schema", r#""writ""#),
+    ("store.replication", r#""quorum""#),
     ("policies.directory", r#""policies""#),
     ("limits.requests_per_second_per_client", "0"),
     ("limits.max_connections", "10000"),
@@ -94,6 +96,11 @@ mod tests {
                 "listen.discovery_url",
                 "tls.client_ca.file",
                 "tls.client_ca.trust_domains",
+                "store.url",
+                "store.password_file",
+                "store.certificate",
+                "store.private_key",
+                "store.ca",
                 "pdp.endpoint",
                 "pdp.ca",
                 "pdp.certificate",

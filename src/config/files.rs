@@ -165,8 +165,19 @@ impl Findings<'_> {
         }
     }
 
-    /// The permissions of its folder. It is not opened: a running service may use it.
+    /// The permissions of its folder, and the files with which it connects. It is not opened: a running service may use it.
     fn check_store(&mut self) {
+        if let writ_store::Settings::Postgres(postgres) = &self.named.store {
+            self.report("store.ca", &postgres.ca, certificate_check::read_chain(&postgres.ca, |_| false));
+            if let Some((certificate, key)) = &postgres.credentials.certificate {
+                self.check_pair(("store.certificate", certificate), ("store.private_key", key), &Usage::Client);
+            }
+            if let Some(password) = &postgres.credentials.password
+                && self.report("store.password_file", password, secret(password)).is_some()
+            {
+                self.warn_if_group_can_read("store.password_file", password);
+            }
+        }
         if let Err(error) = writ_store::check_access(&self.named.store)
             && self.named.places.is_certain("store.path")
         {

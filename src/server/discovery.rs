@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::handlers::{Document, Handlers};
+use super::handlers::{Document, Handlers, MaxAge};
 use super::peer::{self, Peer};
 use super::request::of_connection;
 use super::response;
@@ -20,14 +20,14 @@ const METADATA_TYPE: &str = "application/json";
 
 /// The JWKS and the metadata of RFC 8414.
 pub(super) fn configure(handlers: &Handlers, config: &mut ServiceConfig) {
-    serve(Route::Jwks, JWKS_TYPE, &handlers.jwks, handlers.documents_max_age, config);
-    serve(Route::Metadata, METADATA_TYPE, &handlers.metadata, handlers.documents_max_age, config);
+    serve(Route::Jwks, JWKS_TYPE, &handlers.jwks, &handlers.documents_max_age, config);
+    serve(Route::Metadata, METADATA_TYPE, &handlers.metadata, &handlers.documents_max_age, config);
 }
 
-fn serve(route: Route, media: &'static str, document: &Document, max_age: Duration, config: &mut ServiceConfig) {
-    let document = Document::clone(document);
+fn serve(route: Route, media: &'static str, document: &Document, max_age: &MaxAge, config: &mut ServiceConfig) {
+    let (document, max_age) = (Document::clone(document), MaxAge::clone(max_age));
     config.service(route.resource(move |request: HttpRequest| {
-        let answer = answer(&request, media, document(), max_age);
+        let answer = answer(&request, media, document(), max_age());
         async move { answer }
     }));
 }

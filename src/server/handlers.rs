@@ -15,6 +15,9 @@ use writ_core::exchange::Issued;
 use writ_core::introspect::Introspected;
 use writ_core::refusal::Refusal;
 
+/// How long a document may be cached from now on.
+pub(super) type MaxAge = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 /// Handles the requests to one endpoint. Its future is dropped when the answer is due or the client disconnects.
 pub(super) type Handler<T> = Arc<dyn Fn(IncomingRequest) -> LocalBoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
 
@@ -52,8 +55,8 @@ pub(crate) struct Handlers {
     pub(crate) jwks: Document,
     /// The metadata of RFC 8414.
     pub(crate) metadata: Document,
-    /// `max-age` of both (`tokens.jwks_max_age`).
-    pub(crate) documents_max_age: Duration,
+    /// `max-age` of both: `tokens.jwks_max_age`, or none while they may be outdated.
+    pub(crate) documents_max_age: MaxAge,
     /// The failing parts; empty if the service is ready.
     pub(crate) failing: Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// The parts that are not yet available, without which most tokens can be issued.

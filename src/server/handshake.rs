@@ -75,7 +75,7 @@ impl Handshake {
             (None, _) => None,
             (Some(trust), Some(Verdict::Accepted(accepted))) => {
                 let chain = session.peer_certificates()?.iter().map(|certificate| certificate.clone().into_owned());
-                Some(Peer::new(chain.collect(), Arc::clone(trust), *accepted).ok()?)
+                Some(Peer::new(chain.collect(), Arc::clone(trust), accepted.clone()))
             }
             (Some(_), _) => return None,
         };

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, ContentType, RETRY_AFTER};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use writ_verifier::TxnClaims;
 
@@ -18,6 +18,9 @@ use writ_platform::clock::Timestamp;
 
 /// `token_type`: a Txn-Token is not an access token and must not be used as one (RFC 8693 §2.2.1).
 const TOKEN_TYPE: &str = "N_A";
+
+/// The bytes that most bodies need.
+const USUAL_BODY: usize = 1536;
 
 /// The least `Retry-After`.
 const MIN_RETRY_SECONDS: u64 = 1;
@@ -121,24 +124,28 @@ struct IntrospectionBody<'a> {
 }
 
 pub(super) fn issued(issued: &Issued) -> HttpResponse {
-    HttpResponse::Ok().json(TokenBody {
-        access_token: issued.token().as_str(),
-        issued_token_type: TXN_TOKEN_TYPE,
-        token_type: TOKEN_TYPE,
-        expires_in: issued.expires_in(),
-        expires_at: issued.expires_at(),
-        scope: issued.scope(),
-        redeemable_until: issued.redeemable_until(),
-    })
+    json(
+        HttpResponse::Ok(),
+        &TokenBody {
+            access_token: issued.token().as_str(),
+            issued_token_type: TXN_TOKEN_TYPE,
+            token_type: TOKEN_TYPE,
+            expires_in: issued.expires_in(),
+            expires_at: issued.expires_at(),
+            scope: issued.scope(),
+            redeemable_until: issued.redeemable_until(),
+        },
+    )
 }
 
 pub(super) fn introspected(introspected: &Introspected) -> HttpResponse {
-    HttpResponse::Ok().json(match introspected {
+    let body = match introspected {
         Introspected::Active(claims) => {
             IntrospectionBody { active: true, claims: Some(&**claims), token_type: Some(TOKEN_TYPE) }
         }
         Introspected::Inactive => IntrospectionBody { active: false, claims: None, token_type: None },
-    })
+    };
+    json(HttpResponse::Ok(), &body)
 }
 
 /// The refusal of a flow.
@@ -148,11 +155,12 @@ pub(super) fn refusal(refusal: &Refusal) -> HttpResponse {
     if let Some(wait) = refusal.retry_after() {
         answer.insert_header((RETRY_AFTER, whole_seconds(wait)));
     }
-    answer.json(ErrorBody {
+    let body = ErrorBody {
         expired_at: refusal.expired_at(),
         redeemable_at: refusal.redeemable_at(),
         ..ErrorBody::new(reason, refusal.description())
-    })
+    };
+    json(answer, &body)
 }
 
 /// A refusal of the listener itself. The answer carries it in its extensions, for the middleware that records it.
@@ -168,9 +176,18 @@ pub(super) fn http(refusal: HttpRefusal) -> HttpResponse {
     if refusal.ends_connection() {
         answer.force_close();
     }
-    let mut answer = answer.json(ErrorBody::new(reason, refusal.to_string()));
+    let mut answer = json(answer, &ErrorBody::new(reason, refusal.to_string()));
     answer.extensions_mut().insert(refusal);
     answer
+}
+
+/// Completes an answer with a body. The bodies of this module always have a JSON form.
+fn json(mut answer: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
+    let mut text = Vec::with_capacity(USUAL_BODY);
+    match serde_json::to_writer(&mut text, body) {
+        Ok(()) => answer.insert_header(ContentType::json()).body(text),
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
 }
 
 impl ErrorBody {

@@ -32,7 +32,7 @@ use self::files::{ClientTrust, ServerPair};
 pub(in crate::server) use self::refusal::Refusal;
 use self::verifier::CurrentVerifier;
 pub(in crate::server) use self::verifier::{VERDICT, Verdict};
-use writ_core::client::Thumbprint;
+use writ_core::client::{PeerCertificate, Thumbprint};
 use writ_platform::clock::Timestamp;
 
 /// `[tls]`.
@@ -101,14 +101,14 @@ struct LoggedFaults {
 }
 
 /// A chain that would pass a handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(in crate::server) struct Accepted {
     /// [`Trust::generation`] at the verification.
     generation: u64,
     /// When it must be verified again, since a certificate or a CRL has expired.
     until: Timestamp,
-    /// Whether its CA is limited to SPIFFE IDs.
-    pub(in crate::server) spiffe_only: bool,
+    /// The client's own certificate, with the names that its CA may vouch for.
+    pub(in crate::server) certificate: Arc<PeerCertificate>,
 }
 
 /// A finding about the files of client CAs and CRLs, with the key that names the file.
@@ -242,11 +242,11 @@ impl Trust {
         // Read first: a change after this must not count as verified.
         let generation = self.generation.load(Ordering::Acquire);
         let accepted = self.clients.load().verifier.verify(chain, &self.registered.load(), now)?;
-        Ok(Accepted { generation, until: accepted.until, spiffe_only: accepted.spiffe_only })
+        Ok(Accepted { generation, until: accepted.until, certificate: Arc::new(accepted.certificate) })
     }
 
     /// Whether `accepted` still holds, so that the chain need not be verified again.
-    pub(in crate::server) fn still_holds(&self, accepted: Accepted, now: Timestamp) -> bool {
+    pub(in crate::server) fn still_holds(&self, accepted: &Accepted, now: Timestamp) -> bool {
         accepted.generation == self.generation.load(Ordering::Acquire) && now < accepted.until
     }
 

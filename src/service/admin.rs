@@ -104,7 +104,9 @@ impl Admin {
 
 fn refused_or_failed(error: KeysError) -> Reply {
     match error {
-        KeysError::TooEarly(_) | KeysError::Revoke(_) | KeysError::Import(_) => Reply::Refused(error.to_string()),
+        KeysError::TooEarly(_) | KeysError::OthersBehind | KeysError::Revoke(_) | KeysError::Import(_) => {
+            Reply::Refused(error.to_string())
+        }
         other => Reply::Failed(other.to_string()),
     }
 }
@@ -152,7 +154,7 @@ mod tests {
         }
 
         async fn serve(&self) {
-            let store = Store::open(&writ_store::Settings { path: self.path() }).await.unwrap();
+            let store = Store::open(&writ_store::Settings::Sled { path: self.path() }).await.unwrap();
             let seconds = Duration::from_secs;
             let settings = Settings {
                 algorithm: SigningAlgorithm::ES256,

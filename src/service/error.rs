@@ -72,7 +72,7 @@ impl StartError {
     pub(crate) fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::Store(OpenError::Damaged { .. })
+            Self::Store(OpenError::Damaged { .. } | OpenError::WentBack(_))
                 | Self::Keys(KeysError::Damaged(_) | KeysError::Mirror(MirrorError::Ahead(_)))
                 | Self::Ledger(LedgerError::Unreadable)
                 | Self::Blocks(BlocksError::Unreadable)

@@ -1,6 +1,7 @@
 //! Connects the listeners to the service: endpoints, documents, readiness and metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
@@ -23,7 +24,7 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
     let (exchange, introspect, shares, rejected) = (each(), each(), each(), each());
     let (published, described, checked, observed) = (each(), each(), each(), each());
     let ledger = Arc::clone(&tokens.ledger);
-    let store = store.clone();
+    let (store, ring, jwks_max_age) = (store.clone(), store.ring(), config.jwks_max_age);
     Handlers {
         token: Arc::new(move |request| {
             let tokens = Arc::clone(&exchange);
@@ -52,7 +53,7 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
         }),
         jwks: Arc::new(move || published.keys.jwks().body.clone().into_bytes()),
         metadata: Arc::new(move || document.render(&described.policies.snapshot())),
-        documents_max_age: config.jwks_max_age,
+        documents_max_age: Arc::new(move || if ring.holds_lease() { jwks_max_age } else { Duration::ZERO }),
         failing: Arc::new(move || readiness::failing_parts(&store, &checked)),
         pending: Arc::new(move || readiness::pending_parts(&ledger)),
         metrics: Arc::new(move || {

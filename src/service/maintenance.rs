@@ -13,12 +13,16 @@ use writ_core::ledger::Ledger;
 use writ_platform::clock::{Clock, HumanDuration, Timestamp};
 use writ_platform::telemetry::Metrics;
 use writ_store::Store;
+use writ_store::cluster::{Served, Versions};
 
 /// How often the store and the clock are checked.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often expired records of ledger and kill switch are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// How soon changes of another instance are put in force again after a failure.
+const FOLLOW_RETRY: Duration = Duration::from_millis(250);
 
 const HISTOGRAM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -35,6 +39,47 @@ pub(super) async fn rotate_keys(keys: Arc<KeyRing>, clock: Arc<Clock>, audit: Au
         }
     };
     tokio::join!(timer, recorder);
+}
+
+/// Puts changes of the key ring and the kill switch in force that other instances have made, and announces what is in
+/// force. Over a store of one instance there are none.
+pub(super) async fn follow_others(
+    store: Store,
+    keys: Arc<KeyRing>,
+    blocks: Arc<Blocks>,
+    clock: Arc<Clock>,
+    audit: Audit,
+) {
+    let Some(mut versions) = store.versions() else { return std::future::pending().await };
+    let mut refreshed = None;
+    loop {
+        let recorded = *versions.borrow_and_update();
+        let followed = async {
+            if recorded.ring != keys.served().0 {
+                for event in keys.follow(clock.now()).await.map_err(|error| error.to_string())? {
+                    audit.write(&Event::from(event)).await.map_err(|error| error.to_string())?;
+                }
+            }
+            if refreshed != Some(recorded.blocks) {
+                blocks.refresh().await.map_err(|error| error.to_string())?;
+                refreshed = Some(recorded.blocks);
+            }
+            Ok::<_, String>(())
+        };
+        match followed.await {
+            Ok(()) => {
+                let (ring, next_since) = keys.served();
+                store.serve(Served { versions: Versions { ring, blocks: recorded.blocks }, next_since });
+                if versions.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error, "changes of another instance could not be put in force");
+                sleep(FOLLOW_RETRY).await;
+            }
+        }
+    }
 }
 
 /// Keeps samples from piling up in memory while no one scrapes the metrics.

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::server::Listeners;
 use writ_core::audit::Audit;
 use writ_core::endpoint::TokenService;
+use writ_core::exchange_metrics::ExchangeMetrics;
 use writ_core::limits::Limits;
 use writ_platform::clock::Clock;
 use writ_platform::process;
@@ -88,6 +89,7 @@ fn token_service(
         clock: Arc::new(Clock::start()),
         limits: Arc::new(Limits::new(config.limits)),
         audit: audit.clone(),
+        metrics: ExchangeMetrics::default(),
         in_flight,
     }
 }
@@ -110,6 +112,8 @@ fn background_tasks(
     tasks.spawn(admin_socket.serve(Arc::new(state.admin(audit.clone())), Arc::clone(clock)));
     tasks.spawn(maintenance::rotate_keys(Arc::clone(&state.keys), Arc::clone(clock), audit.clone()));
     tasks.spawn(upkeep.run());
+    let (store, keys, blocks) = (state.store.clone(), Arc::clone(&state.keys), Arc::clone(&state.blocks));
+    tasks.spawn(maintenance::follow_others(store, keys, blocks, Arc::clone(clock), audit.clone()));
     tasks.spawn(maintenance::drain_histograms(metrics.clone()));
     tasks
 }

@@ -96,7 +96,7 @@ pub(crate) fn sealing_keys(settings: &keys::Settings) -> Result<SealingKeys, Sta
 }
 
 fn expect_store(config: &Config) -> Result<(), StartError> {
-    if writ_store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path.clone())) }
+    if writ_store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path().to_owned())) }
 }
 
 /// Adds the file name to the error of a wrong sealing key.

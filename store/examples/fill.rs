@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use futures_util::future::try_join_all;
 use writ_platform::clock::Timestamp;
-use writ_store::ledger::{Entry, LedgerStore, Redeemable, Redemption, SingleUse};
-use writ_store::{Settings, Store};
+use writ_store::ledger::{Entry, Redeemable, Redemption, SingleUse};
+use writ_store::{LedgerStore, Settings, Store};
 
 /// How many records are written at the same time.
 const AT_ONCE: u64 = 256;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: fill <store.path> <records>".into());
     };
     let records: u64 = records.to_str().ok_or("not a number")?.parse()?;
-    let store = Store::open(&Settings { path: PathBuf::from(path) }).await?;
+    let store = Store::open(&Settings::Sled { path: PathBuf::from(path) }).await?;
     let (ledger, now) = (store.ledger(), Timestamp::now());
     for first in (0..records).step_by(usize::try_from(AT_ONCE)?) {
         let numbers = first..records.min(first + AT_ONCE);
@@ -41,7 +41,7 @@ async fn write(ledger: &LedgerStore, number: u64, now: Timestamp) -> Result<(), 
     let keep_until = Timestamp::from_epoch(now.epoch() + 90 * DAY);
     match number % 10 {
         0..6 => {
-            let token = Redeemable { signed_part: id, txn: &txn, keep_until };
+            let token = Redeemable { signed_part: id, txn: &txn, iat: now, keep_until };
             let _ = ledger.record(Entry { token: Some(token), single_use: None }, now).await?;
         }
         6..9 => {

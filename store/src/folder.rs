@@ -20,7 +20,7 @@ const BLOBS: &str = "blobs";
 
 /// Exclusive access to the store's folder, until dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
     path: PathBuf,
 }
@@ -43,7 +43,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// As [`write_file`], but a power failure may leave it torn, or lose it.
-pub(super) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
     let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&draft, path));
@@ -63,12 +63,12 @@ fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the entries of a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Creates the store's folders if they are missing, and checks who has access to them.
-pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn prepare(path: &Path) -> Result<(), OpenError> {
     make(path).map_err(|source| io_error(path, source))?;
     check_owner_only(path)?;
     let keys = keys(path);
@@ -86,7 +86,7 @@ fn make(folder: &Path) -> io::Result<()> {
 }
 
 /// Checks an existing folder: only its owner may have access, and this process must.
-pub(super) fn check_access(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_access(path: &Path) -> Result<(), OpenError> {
     check_owner_only(path)?;
     fs::read_dir(path).map(drop).map_err(|source| io_error(path, source))
 }
@@ -101,7 +101,7 @@ fn check_owner_only(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Removes drafts left by a process that ended while writing a small file.
-pub(super) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
     for folder in [path, &keys(path)] {
         for name in names(folder).map_err(|source| io_error(folder, source))? {
             let bytes = name.as_encoded_bytes();
@@ -114,17 +114,17 @@ pub(super) fn remove_drafts(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 /// Refuses anything but a regular file: a symbolic link leads out of the store, and opening a pipe or device can block.
-pub(super) fn require_file(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn require_file(path: &Path) -> Result<(), OpenError> {
     require(path, FileType::is_file, "file")
 }
 
 /// Refuses anything but a folder, symbolic links to one included.
-pub(super) fn require_folder(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn require_folder(path: &Path) -> Result<(), OpenError> {
     require(path, FileType::is_dir, "folder")
 }
 
@@ -158,7 +158,7 @@ fn kind(found: FileType) -> &'static str {
 }
 
 /// Refuses an entry that has the name of one of the store's files but another type.
-pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_files(path: &Path) -> Result<(), OpenError> {
     require_file(&seal(path))?;
     let start = start(path);
     require_folder(&start)?;
@@ -181,34 +181,34 @@ pub(super) fn check_files(path: &Path) -> Result<(), OpenError> {
 }
 
 /// The files of sled: `db`, `conf`, the folder `blobs`, `snap.*`.
-pub(super) fn engine_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn engine_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let names = names(path)?.into_iter().filter(|name| is_engine_file(name));
     Ok(names.map(|name| path.join(name)).collect())
 }
 
-pub(super) fn is_engine_file(name: &OsStr) -> bool {
+pub(crate) fn is_engine_file(name: &OsStr) -> bool {
     ["db", "conf", BLOBS].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"snap.")
 }
 
-pub(super) fn database(path: &Path) -> PathBuf {
+pub(crate) fn database(path: &Path) -> PathBuf {
     path.join("db")
 }
 
-pub(super) fn seal(path: &Path) -> PathBuf {
+pub(crate) fn seal(path: &Path) -> PathBuf {
     path.join("seal")
 }
 
 /// The folder of the copies from which a service starts.
-pub(super) fn start(path: &Path) -> PathBuf {
+pub(crate) fn start(path: &Path) -> PathBuf {
     path.join("start")
 }
 
-pub(super) fn keys(path: &Path) -> PathBuf {
+pub(crate) fn keys(path: &Path) -> PathBuf {
     path.join("keys")
 }
 
 /// Whether key files exist, which means that this store once had records.
-pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
+pub(crate) fn has_key_files(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(keys(path))? {
         if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "json") {
             return Ok(true);
@@ -218,7 +218,7 @@ pub(super) fn has_key_files(path: &Path) -> io::Result<bool> {
 }
 
 /// Checks that the file system accepts writes again, before the open database is closed for it.
-pub(super) fn probe(path: &Path) -> io::Result<()> {
+pub(crate) fn probe(path: &Path) -> io::Result<()> {
     let file_path = path.join(PROBE);
     let probed =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file_path).and_then(|mut file| {
@@ -233,7 +233,7 @@ pub(super) fn probe(path: &Path) -> io::Result<()> {
 
 impl Lock {
     /// Takes the lock and writes this process's id into it.
-    pub(super) fn acquire(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self, OpenError> {
         let file_path = path.join("lock");
         require_file(&file_path)?;
         let at_lock = |source| io_error(&file_path, source);
@@ -255,7 +255,7 @@ impl Lock {
 
     /// Whether the locked file is still the one in the folder. If it was removed, or the folder was moved, another
     /// process can lock and open the store at the same time.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         let identity = |metadata: io::Result<Metadata>| metadata.map(|file| (file.dev(), file.ino())).ok();
         let locked = identity(self.file.metadata());
         locked.is_some() && locked == identity(fs::metadata(&self.path))
@@ -283,7 +283,7 @@ fn holder(mut file: &File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
+pub(crate) fn io_error(path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { path: path.to_owned(), source }
 }
 

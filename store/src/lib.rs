@@ -10,45 +10,53 @@
 //! - [`clock`]: the time of the last event, and the floors up to which records may be missing.
 //! - [`repair`]: salvages the records of a store that does not open.
 //!
-//! The only engine is an embedded sled database that one thread owns (`records`, `writer`). A seal beside it (`seal`)
-//! reveals damage and rollback, which sled does not detect.
+//! The [`handles`] dispatch to one of two engines: `embedded`, a sled database for a single instance, and `postgres`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::blocks::BlockStore;
-use self::clock::EventClock;
-use self::ledger::LedgerStore;
-use self::records::Records;
-use self::ring::RingStore;
+use tokio::sync::watch;
+
+use self::cluster::{Served, Versions};
+use self::embedded::records::Records;
+use self::handles::Engine;
+use self::postgres::{Postgres, Role};
 
 pub mod blocks;
 pub mod clock;
+pub mod cluster;
 pub mod ledger;
-pub mod repair;
+pub mod postgres;
 pub mod ring;
 
-mod database;
-mod engine;
+mod embedded;
 mod folder;
-mod quiet;
-mod records;
-mod seal;
-mod start_records;
-mod table;
-mod times;
-mod transaction;
-mod working_copy;
-mod writer;
+mod handles;
 
+pub use self::embedded::{Opening, repair};
 pub use self::folder::write_file;
-pub use self::writer::Opening;
+pub use self::handles::{BlockStore, EventClock, LedgerStore, RingStore};
 
-/// The location of the store.
+/// The engine of the store, and its location.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// The folder of the embedded store (`store.path`).
-    pub path: PathBuf,
+pub enum Settings {
+    /// An embedded database for a single instance.
+    Sled {
+        /// The folder of the store (`store.path`).
+        path: PathBuf,
+    },
+    /// A PostgreSQL server or cluster, for any number of instances.
+    Postgres(postgres::Settings),
+}
+
+impl Settings {
+    /// The folder of this instance: the embedded store, its key files, the admin socket (`store.path`).
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Sled { path } => path,
+            Self::Postgres(settings) => &settings.path,
+        }
+    }
 }
 
 /// Why the store cannot be opened. The texts are for the operator.
@@ -71,7 +79,7 @@ pub enum OpenError {
         what: String,
     },
     /// Written by a version of Writ with another record layout.
-    #[error("the store {} has version {found:?}; this program knows version {}", path.display(), engine::VERSION)]
+    #[error("the store {} has version {found:?}; this program knows version {}", path.display(), embedded::engine::VERSION)]
     Version {
         /// The store's folder.
         path: PathBuf,
@@ -105,6 +113,12 @@ pub enum OpenError {
         /// How much free space is needed, in bytes.
         needed: u64,
     },
+    /// The database cannot be used: the reason of each server, and the cure where there is one.
+    #[error("the database cannot be used: {0}")]
+    Database(String),
+    /// The database lacks what it once had.
+    #[error("the database cannot be used: {0}")]
+    WentBack(String),
     /// The file system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
@@ -132,9 +146,7 @@ pub enum StoreError {
 
 /// An open store; clones share it.
 #[derive(Debug, Clone)]
-pub struct Store {
-    records: Records,
-}
+pub struct Store(Engine<Records, Postgres>);
 
 impl Store {
     /// Opens the store, or creates it if there never was one.
@@ -145,6 +157,9 @@ impl Store {
     /// [`OpenError`] if another process has it open, users other than its owner have access, its version is another, or
     /// its records are not those that were last sealed.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        if let Settings::Postgres(settings) = settings {
+            return Ok(Self(Engine::Postgres(Box::pin(Postgres::open(settings, Role::Command)).await?)));
+        }
         let (store, opening) = Self::begin_to_open(settings).await?;
         if let Some(opening) = opening {
             opening.finish().await?;
@@ -161,28 +176,47 @@ impl Store {
     /// # Errors
     /// As [`open`](Self::open). Damage may be found only by [`Opening::finish`].
     pub async fn begin_to_open(settings: &Settings) -> Result<(Self, Option<Opening>), OpenError> {
-        let (records, opening) = Records::begin(&settings.path).await?;
-        Ok((Self { records }, opening))
+        match settings {
+            Settings::Sled { path } => {
+                let (records, opening) = Records::begin(path).await?;
+                Ok((Self(Engine::Sled(records)), opening))
+            }
+            Settings::Postgres(settings) => {
+                Ok((Self(Engine::Postgres(Box::pin(Postgres::open(settings, Role::Instance)).await?)), None))
+            }
+        }
     }
 
     /// The key ring.
     pub fn ring(&self) -> RingStore {
-        RingStore::new(self.records.clone())
+        match &self.0 {
+            Engine::Sled(records) => RingStore(Engine::Sled(embedded::ring::Ring::new(records.clone()))),
+            Engine::Postgres(database) => RingStore(Engine::Postgres(database.ring())),
+        }
     }
 
     /// The ledger.
     pub fn ledger(&self) -> LedgerStore {
-        LedgerStore::new(self.records.clone())
+        match &self.0 {
+            Engine::Sled(records) => LedgerStore(Engine::Sled(embedded::ledger::Ledger::new(records.clone()))),
+            Engine::Postgres(database) => LedgerStore(Engine::Postgres(database.ledger())),
+        }
     }
 
     /// The kill switch.
     pub fn blocks(&self) -> BlockStore {
-        BlockStore::new(self.records.clone())
+        match &self.0 {
+            Engine::Sled(records) => BlockStore(Engine::Sled(embedded::blocks::Blocks::new(records.clone()))),
+            Engine::Postgres(database) => BlockStore(Engine::Postgres(database.blocks())),
+        }
     }
 
     /// The last event and the floors.
     pub fn clock(&self) -> EventClock {
-        EventClock::new(self.records.clone())
+        match &self.0 {
+            Engine::Sled(records) => EventClock(Engine::Sled(embedded::clock::Clock::new(records.clone()))),
+            Engine::Postgres(database) => EventClock(Engine::Postgres(database.clock())),
+        }
     }
 
     /// Replaces the store's files by the working copy that was opened. Call it once the records have been checked.
@@ -190,13 +224,19 @@ impl Store {
     /// # Errors
     /// [`OpenError::Io`] if the copy cannot be written; nothing is lost then.
     pub async fn keep(&self) -> Result<(), OpenError> {
-        let kept = self.records.keep().await;
+        let kept = match &self.0 {
+            Engine::Sled(records) => records.keep().await,
+            Engine::Postgres(_) => Ok(()),
+        };
         kept.map_err(|error| folder::io_error(self.path(), io::Error::other(error)))
     }
 
     /// The store's folder.
     pub fn path(&self) -> &Path {
-        self.records.path()
+        match &self.0 {
+            Engine::Sled(records) => records.path(),
+            Engine::Postgres(database) => database.path(),
+        }
     }
 
     /// The folder of the public key files, which outlive the records (`<path>/keys`).
@@ -208,19 +248,46 @@ impl Store {
 
     /// Whether every record is proven, which opening the store ends with.
     pub fn is_whole(&self) -> bool {
-        self.records.is_whole()
+        match &self.0 {
+            Engine::Sled(records) => records.is_whole(),
+            Engine::Postgres(database) => database.is_whole(),
+        }
     }
 
     /// Whether the last change was made durable. After a failure, only a successful change sets it again.
+    ///
+    /// An instance over a database is well as long as it holds its lease.
     pub fn is_well(&self) -> bool {
-        self.records.is_well()
+        match &self.0 {
+            Engine::Sled(records) => records.is_well(),
+            Engine::Postgres(database) => database.is_well(),
+        }
+    }
+
+    /// The versions of key ring and kill switch on record, if other instances can change them.
+    pub fn versions(&self) -> Option<watch::Receiver<Versions>> {
+        match &self.0 {
+            Engine::Sled(_) => None,
+            Engine::Postgres(database) => Some(database.versions()),
+        }
+    }
+
+    /// Announces what this instance has in force to the others, with its next heartbeat.
+    pub fn serve(&self, served: Served) {
+        match &self.0 {
+            Engine::Sled(_) => {}
+            Engine::Postgres(database) => database.serve(served),
+        }
     }
 
     /// Writes all pending changes and releases the lock.
     ///
     /// Its clones then return [`StoreError::Unavailable`].
     pub async fn close(self) {
-        self.records.close().await;
+        match self.0 {
+            Engine::Sled(records) => records.close().await,
+            Engine::Postgres(database) => Box::pin(database.close()).await,
+        }
     }
 }
 
@@ -230,19 +297,34 @@ impl Store {
 /// # Errors
 /// [`OpenError`], as opening the store would report.
 pub fn check_access(settings: &Settings) -> Result<(), OpenError> {
-    if settings.path.is_dir() { folder::check_access(&settings.path) } else { Ok(()) }
+    let path = settings.path();
+    if path.is_dir() { folder::check_access(path) } else { Ok(()) }
 }
 
 /// Whether any part of a store exists: records, seal or key files. A path that cannot be checked counts as existing.
 pub fn exists(settings: &Settings) -> bool {
-    let path = &settings.path;
+    let Settings::Sled { path } = settings else {
+        // The database knows, and says it when it is opened.
+        return true;
+    };
     let is_there = |file: PathBuf| file.try_exists().unwrap_or(true);
     is_there(folder::database(path)) || is_there(folder::seal(path)) || folder::has_key_files(path).unwrap_or(false)
 }
 
 /// The folder of the store's public key files; see [`Store::key_folder`].
 pub fn key_folder(settings: &Settings) -> PathBuf {
-    folder::keys(&settings.path)
+    folder::keys(settings.path())
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Store {
+    /// The records of the embedded engine.
+    pub(crate) fn records(&self) -> &Records {
+        match &self.0 {
+            Engine::Sled(records) => records,
+            Engine::Postgres(_) => panic!("not an embedded store"),
+        }
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -254,7 +336,7 @@ fn holder(pid: Option<u32>) -> String {
 pub mod testing {
     use std::collections::BTreeMap;
 
-    use super::table::{Change, Table};
+    use super::embedded::table::{Change, Table};
     use super::{Store, StoreError};
 
     /// All records by `<table>/<key>`.
@@ -264,7 +346,7 @@ pub mod testing {
     pub async fn dump(store: &Store) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
         let mut found = BTreeMap::new();
         for table in Table::ALL {
-            for (key, value) in store.records.scan(table).await? {
+            for (key, value) in store.records().scan(table).await? {
                 found.insert([table.name().as_bytes(), b"/", &key].concat(), value);
             }
         }
@@ -280,7 +362,7 @@ pub mod testing {
     /// If there is no such table.
     pub async fn read(store: &Store, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let (table, key) = split(name);
-        store.records.read(table, key).await
+        store.records().read(table, key).await
     }
 
     /// Writes these records in one transaction; `None` removes a record.
@@ -298,7 +380,7 @@ pub mod testing {
                 None => change.remove(table, key),
             }
         });
-        store.records.transact(|_| Ok((change, ()))).await
+        store.records().transact(|_| Ok((change, ()))).await
     }
 
     fn split(name: &[u8]) -> (Table, &[u8]) {
@@ -314,14 +396,14 @@ mod tests {
     use writ_platform::clock::Timestamp;
 
     use super::clock::EventOutcome;
+    use super::embedded::table::{Change, Table};
     use super::ledger::{Entry, RecordOutcome, SingleUse};
-    use super::table::{Change, Table};
     use super::*;
 
     #[tokio::test]
     async fn second_opening_names_the_process_with_the_store() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { path: folder.path().join("store") };
+        let settings = Settings::Sled { path: folder.path().join("store") };
         let _store = Store::open(&settings).await.unwrap();
         let refused = Store::open(&settings).await.unwrap_err();
         assert!(refused.to_string().ends_with(&format!("is locked by process {}", std::process::id())), "{refused}");
@@ -329,12 +411,12 @@ mod tests {
 
     /// A closed store whose ledger is so large that it is opened in two steps.
     async fn large(folder: &tempfile::TempDir) -> Settings {
-        let settings = Settings { path: folder.path().join("store") };
+        let settings = Settings::Sled { path: folder.path().join("store") };
         let store = Store::open(&settings).await.unwrap();
         let changes = (0..110_u8).map(|hundred| {
             let keys = (0..100_u8).map(|number| [hundred, number]);
             let change = keys.fold(Change::new(), |change, key| change.put(Table::Tokens, &key, "1"));
-            store.records.transact(|_| Ok((change, ())))
+            store.records().transact(|_| Ok((change, ())))
         });
         try_join_all(changes).await.unwrap();
         assert_eq!(store.clock().record(Timestamp::from_epoch(90)).await.unwrap(), EventOutcome::Recorded);
@@ -372,7 +454,7 @@ mod tests {
     async fn damage_of_a_large_ledger_is_found_before_anything_is_recorded_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let settings = large(&folder).await;
-        std::fs::write(folder::database(&settings.path), b"").unwrap();
+        std::fs::write(folder::database(settings.path()), b"").unwrap();
         let (store, opening) = Store::begin_to_open(&settings).await.unwrap();
         let ledger = store.ledger();
         let failed = opening.expect("a second step").finish().await;

@@ -26,6 +26,11 @@ impl TokenHash {
         hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         Self(hash)
     }
+
+    /// Of the SHA-256 of a token, exactly as presented.
+    pub fn from_sha256(sha256: [u8; 32]) -> Self {
+        Self(sha256)
+    }
 }
 
 /// The maximum size of a [`TokenCache`].

@@ -84,13 +84,13 @@ impl<'r> AuditContext<'r> {
 
     pub(crate) fn set_request(&mut self, request: &TokenRequest) {
         // No policy has checked the scope yet: a token sent in its place must not reach the log (R-PRIV-01).
-        let sent = request.presented.token().map(TokenText::expose);
+        let sent = request.presented.token();
         let scope = request.scope.to_string();
-        let holds_token = holds_jws(&scope) || sent.is_some_and(|token| scope.contains(token));
+        let holds_token = holds_jws(&scope) || sent.is_some_and(|token| scope.contains(token.expose()));
         self.request = Some(RequestFacts {
             source: request.presented.sources().first().copied(),
             scope: (!holds_token).then_some(scope),
-            subject_token: sent.map(TokenDigest::of),
+            subject_token: sent.map(|token| TokenDigest::new(token.sha256())),
         });
     }
 
@@ -136,7 +136,7 @@ impl<'r> AuditContext<'r> {
     }
 
     pub(crate) fn set_introspected(&mut self, token: &TokenText) {
-        self.introspected = Some(TokenDigest::of(token.expose()));
+        self.introspected = Some(TokenDigest::new(token.sha256()));
     }
 
     pub(crate) fn request_id(&self) -> &'r str {
@@ -270,7 +270,7 @@ impl<'a> Event<'a> {
             sub: Some(&claims.sub),
             kid: Some(token.kid().as_str()),
             exp: Some(claims.exp),
-            token_sha256: Some(TokenDigest::of(token.as_str())),
+            token_sha256: Some(TokenDigest::new(token.sha256())),
             use_number: term.spent().map(|spent| spent.use_number),
             retry: term.spent().is_some_and(|spent| spent.retry),
             ..context.decision()

@@ -31,7 +31,7 @@ impl Installed {
     }
 
     fn settings(&self) -> Settings {
-        Settings { path: self.0.path().join("data") }
+        Settings::Sled { path: self.0.path().join("data") }
     }
 
     async fn blocks(&self) -> Opened {

@@ -38,6 +38,14 @@ impl PeerCertificate {
         if !rest.is_empty() {
             return Err(CertificateError);
         }
+        Self::of(&certificate, der)
+    }
+
+    /// As [`Self::parse`], of a certificate that was parsed from `der`.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn of(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Self, CertificateError> {
         let name = |name| DistinguishedName::from_certificate(name).ok_or(CertificateError);
         let subject = name(certificate.subject())?;
         let names = certificate.subject_alternative_name().map_err(|_| CertificateError)?;
@@ -47,7 +55,7 @@ impl PeerCertificate {
             self_issued: name(certificate.issuer())? == subject,
             names: identities(subject, names, thumbprint),
             spiffe_only: false,
-            offered: offered(&certificate, names),
+            offered: offered(certificate, names),
             thumbprint,
             thumbprint_text: thumbprint.to_string(),
             not_after: Timestamp::from_epoch(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)),
@@ -76,6 +84,11 @@ impl PeerCertificate {
     #[must_use]
     pub fn held_to_spiffe(self, spiffe_only: bool) -> Self {
         Self { spiffe_only, ..self }
+    }
+
+    /// Whether only its SPIFFE ID counts.
+    pub fn is_held_to_spiffe(&self) -> bool {
+        self.spiffe_only
     }
 
     /// The trust domain of its SPIFFE ID, if that is its only URI.

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::{Identity, PeerCertificate};
 
-/// Positions in a list of clients, by the identities that they registered.
+/// Positions in a list of clients, by the identities that they registered. The operator chooses these, so the hash need
+/// not resist someone who chooses colliding ones.
 #[derive(Debug, Default)]
-pub(crate) struct Index(HashMap<Identity, Vec<usize>>);
+pub(crate) struct Index(HashMap<Identity, Vec<usize>, RandomState>);
 
 impl Index {
     /// Of the identities in this order. One of two thumbprints is found by each of them.
     pub(crate) fn new<'a>(identities: impl Iterator<Item = &'a Identity>) -> Self {
-        let mut index: HashMap<Identity, Vec<usize>> = HashMap::new();
+        let mut index: HashMap<Identity, Vec<usize>, RandomState> = HashMap::default();
         for (position, identity) in identities.enumerate() {
             for key in identity.keys() {
                 index.entry(key).or_default().push(position);

@@ -13,8 +13,7 @@ use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
 use super::{ActiveRing, KeyRing, KeysError, Settings, SignerState, SigningAlgorithm, open, seal};
 use writ_platform::clock::Timestamp;
-use writ_store::Store;
-use writ_store::ring::RingStore;
+use writ_store::{RingStore, Store};
 
 /// How long a ring is in force at most before the store can be written.
 const MAX_UNSETTLED: Duration = Duration::from_secs(10 * 60);
@@ -35,7 +34,14 @@ impl KeyRing {
     ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
         let (opened, mut events) = match records::load(&store.ring()).await? {
             Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
-            None => begin(&store.ring(), settings, &sealing, trust_domain, now).await?,
+            None => match begin(&store.ring(), settings, &sealing, trust_domain, now).await {
+                // Another instance was first.
+                Err(KeysError::Conflict) => {
+                    let stored = records::load(&store.ring()).await?.ok_or(KeysError::Conflict)?;
+                    (found(stored, &sealing, trust_domain)?, Vec::new())
+                }
+                begun => begun?,
+            },
         };
         let last_event = opened.last_event;
         let keys = Self::with(&store, settings, sealing, opened);
@@ -101,6 +107,7 @@ impl KeyRing {
     /// halves sealed with the current sealing key.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
+            Some(Step::Promote) if self.others_are_behind(ring) => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.end_of_span(last_event, now), now)?)),
             Some(Step::Forget) | None => Ok(None),
         });

@@ -11,7 +11,8 @@ use super::public::Kid;
 use super::ring::{PastKey, Ring};
 use super::{ActiveRing, KeysError};
 use writ_platform::clock::Timestamp;
-use writ_store::ring::{self as stored, PastKeyDocument, RingRecords, RingStore, StoredRing, Swapped};
+use writ_store::RingStore;
+use writ_store::ring::{self as stored, PastKeyDocument, RingRecords, StoredRing, Swapped};
 
 /// The identity of a store. Sealed private halves open in no other.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -235,6 +235,11 @@ impl Ring {
         &self.next.key
     }
 
+    /// The time since when `next` is certainly published.
+    pub(crate) fn next_published_from(&self) -> Timestamp {
+        self.next.published_from
+    }
+
     /// The first second in which `current` signs.
     pub(crate) fn signs_from(&self) -> Timestamp {
         self.current.signs_from

@@ -19,6 +19,8 @@ use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
 
+/// The shortest sleep of the timer.
+const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// The longest sleep of the timer, because clocks can step.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
 /// The delay of the first retry after a failure; it doubles with each further one.
@@ -86,6 +88,7 @@ impl KeyRing {
     /// Takes the step that is due at `now`, if any. Forgets a key only if `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
+            Some(Step::Promote) if self.others_are_behind(ring) => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
             Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
             Some(Step::Forget) | None => Ok(None),
@@ -98,7 +101,18 @@ impl KeyRing {
     /// # Errors
     /// [`KeysError::TooEarly`] with the time from which it is possible.
     pub async fn rotate(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
-        self.step(now, |ring, fresh, end| Ok(Some(ring.promote(fresh, self.times, end, now)?))).await
+        self.step(now, |ring, fresh, end| {
+            let promoted = ring.promote(fresh, self.times, end, now)?;
+            if self.others_are_behind(ring) { Err(KeysError::OthersBehind) } else { Ok(Some(promoted)) }
+        })
+        .await
+    }
+
+    /// Whether another instance has not published `next` for `jwks_max_age` yet: a verifier may have its older JWKS.
+    pub(super) fn others_are_behind(&self, ring: &Ring) -> bool {
+        self.store
+            .others()
+            .is_some_and(|others| others.oldest_ring < ring.version() || others.next_for < self.times.lead())
     }
 
     /// Revokes a key: it leaves the JWKS and no longer validates anything.
@@ -130,6 +144,20 @@ impl KeyRing {
             .await?;
         }
         Ok(self.active().ring.past().len().saturating_sub(before))
+    }
+
+    /// Puts the ring on record in force, because another instance has changed it. The span of a key that continued to sign
+    /// here is extended until now.
+    pub async fn follow(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        let mut state = self.rotation.lock().await;
+        for _ in 0..MAX_ATTEMPTS {
+            state.in_doubt = true;
+            match self.reload(&mut state, now).await {
+                Err(KeysError::Conflict) => {}
+                outcome => return outcome.map(|()| std::mem::take(&mut state.unreported)),
+            }
+        }
+        Err(KeysError::Conflict)
     }
 
     /// Waits until no step is in progress; none begins until the returned guard is dropped.
@@ -208,8 +236,10 @@ impl KeyRing {
         records::replace(&self.store, active, successor, now).await
     }
 
-    fn put_in_force(&self, rotation: &mut RotationState, successor: ActiveRing, now: Timestamp) {
+    fn put_in_force(&self, rotation: &mut RotationState, mut successor: ActiveRing, now: Timestamp) {
         let mut state = self.signer_state();
+        let is_next = |ring: &Ring| ring.next().public().kid() == successor.ring.next().public().kid();
+        successor.next_since = if is_next(&state.active.ring) { state.active.next_since } else { now };
         rotation.unreported.extend(KeyEvent::between(&state.active.ring, &successor.ring, now));
         rotation.spare.take_if(|spare| spare.public() == successor.ring.next().public());
         rotation.in_doubt = false;
@@ -250,8 +280,9 @@ impl KeyRing {
                     events.into_iter().for_each(&on_event);
                     retry = MIN_RETRY_DELAY;
                     let due = self.next_due(may_forget);
-                    // Elapsed or woken, the ring is checked again.
-                    let _ = timeout(clock.until(due).min(MAX_SLEEP), self.wake.notified()).await;
+                    // Elapsed or woken, the ring is checked again. A step that is still due waits for other instances.
+                    let pause = clock.until(due).clamp(MIN_SLEEP, MAX_SLEEP);
+                    let _ = timeout(pause, self.wake.notified()).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "the key ring could not take a step; the current key continues to sign");

@@ -51,7 +51,7 @@ impl Installed {
     }
 
     fn settings(&self) -> writ_store::Settings {
-        writ_store::Settings { path: self.0.path().join("data") }
+        writ_store::Settings::Sled { path: self.0.path().join("data") }
     }
 
     fn files(&self) -> PathBuf {

@@ -25,7 +25,7 @@ impl Installed {
     }
 
     fn settings(&self) -> Settings {
-        Settings { path: self.0.path().join("data") }
+        Settings::Sled { path: self.0.path().join("data") }
     }
 
     async fn ledger(&self) -> Opened {
@@ -75,7 +75,7 @@ async fn restarted(ledger: Opened, installed: &Installed) -> Opened {
 
 /// An entry for the token number `number` of transaction `t`.
 fn token(number: u8, keep_until: Timestamp) -> Entry<'static> {
-    let token = Redeemable { signed_part: [number; 32], txn: "t", keep_until };
+    let token = Redeemable { signed_part: [number; 32], txn: "t", iat: Timestamp::default(), keep_until };
     Entry { token: Some(token), single_use: None }
 }
 
@@ -298,7 +298,7 @@ async fn used() -> Installed {
 impl Installed {
     /// Writes a meaningless record to a table, bypassing the seal.
     fn damage(&self, table: u8) {
-        sled::open(self.settings().path).unwrap().insert([table, 1], b"?").unwrap();
+        sled::open(self.settings().path()).unwrap().insert([table, 1], b"?").unwrap();
     }
 
     /// The result of a repair at that second, and the ledger made from it.
@@ -337,7 +337,7 @@ async fn a_repair_that_may_have_lost_counts_refuses_all_that_was_issued_before()
         let installed = used().await;
         match harmed {
             Some(table) => installed.damage(table),
-            None => std::fs::remove_file(installed.settings().path.join("seal")).unwrap(),
+            None => std::fs::remove_file(installed.settings().path().join("seal")).unwrap(),
         }
         let (salvaged, ledger) = installed.repaired(200).await;
         assert_eq!(
@@ -375,13 +375,13 @@ async fn a_repair_that_may_have_lost_identifiers_refuses_all_that_were_made_befo
 async fn a_later_repair_does_not_forget_an_earlier_one() {
     let lenient = |iat| Permit::from(Grant::redeeming("job", OwnToken::expired("t", 1, iat), 9, false));
     let installed = used().await;
-    std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
+    std::fs::remove_file(installed.settings().path().join("seal")).unwrap();
     installed.repaired(200).await.1.store.close().await;
     let (again, ledger) = installed.repaired(300).await;
     assert_eq!(again.redemption_floor, None);
     assert!(matches!(ledger.spend(&lenient(ISSUED + 200), at(300)).await, Err(LedgerError::NotOnRecord)));
     ledger.store.close().await;
-    std::fs::remove_file(installed.settings().path.join("seal")).unwrap();
+    std::fs::remove_file(installed.settings().path().join("seal")).unwrap();
     let (behind, _) = installed.repaired(0).await;
     assert_eq!(behind.redemption_floor, Some(at(300)));
 }
@@ -531,7 +531,8 @@ async fn dropping_keeps_pace_with_recording() {
         part
     };
     let entry = |number, days| {
-        let token = Redeemable { signed_part: part(number), txn: "t", keep_until: at(days * DAY) };
+        let token =
+            Redeemable { signed_part: part(number), txn: "t", iat: Timestamp::default(), keep_until: at(days * DAY) };
         Entry { token: Some(token), single_use: None }
     };
     let started = Instant::now();

@@ -1,7 +1,11 @@
 //! The body of a request → parameters (`application/x-www-form-urlencoded`).
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::str::Utf8Error;
+use std::sync::Arc;
 
+use memchr::{memchr, memchr2, memchr3};
 use writ_verifier::json::{Limits, Members};
 use zeroize::Zeroizing;
 
@@ -9,6 +13,8 @@ use super::error::RequestError;
 use super::presented::TokenText;
 
 const MAX_PARAMETERS: usize = 64;
+/// Room for the parameters of most requests.
+const USUAL_PARAMETERS: usize = 8;
 const MAX_JSON: usize = 16 * 1024;
 
 /// Every known parameter. Messages repeat only these names, since a client may send anything as a name.
@@ -34,7 +40,17 @@ const PARAMETERS: [&str; 18] = [
 ];
 
 /// The parameters of a form: decoded, with unique names; empty values are distinct from absent ones.
-pub struct Form(Vec<(String, Zeroizing<String>)>);
+pub struct Form {
+    /// All names and values, decoded, one after the other.
+    text: Arc<Zeroizing<String>>,
+    parameters: Vec<Parameter>,
+}
+
+/// The places of a name and its value in the text.
+struct Parameter {
+    name: Range<usize>,
+    value: Range<usize>,
+}
 
 impl Form {
     /// Decodes a body.
@@ -43,31 +59,41 @@ impl Form {
     /// [`RequestError::Malformed`] for bad percent-encoding, UTF-8 or NUL, or more than 64 parameters;
     /// [`RequestError::Repeated`] for a name sent twice, known or not.
     pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
-        let mut parameters: Vec<(String, Zeroizing<String>)> = Vec::new();
+        // Decoding never makes a text longer, so no copy of it is left behind by growing.
+        let mut text = Zeroizing::new(String::with_capacity(body.len()));
+        let mut parameters: Vec<Parameter> = Vec::with_capacity(USUAL_PARAMETERS);
         for pair in body.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
             if parameters.len() == MAX_PARAMETERS {
                 return Err(RequestError::Malformed("the form", "it has more than 64 parameters".into()));
             }
             let place = parameters.len() + 1;
-            let mut halves = pair.splitn(2, |&b| b == b'=');
-            let name = decode(halves.next().unwrap_or_default()).map_err(|fault| {
+            let (name, value) = pair.split_at(memchr(b'=', pair).unwrap_or(pair.len()));
+            let name = decode(name, &mut text).map_err(|fault| {
                 RequestError::Malformed("the form", format!("in the name of parameter {place}, {fault}").into())
             })?;
-            let value = decode(halves.next().unwrap_or_default()).map_err(|fault| match known(&name) {
+            let value = decode(value.get(1..).unwrap_or_default(), &mut text);
+            let written = &text[name.clone()];
+            let value = value.map_err(|fault| match known(written) {
                 Some(name) => RequestError::Malformed(name, fault.into()),
                 None => RequestError::Malformed("the form", format!("in parameter {place}, {fault}").into()),
             })?;
-            if let Some(first) = parameters.iter().position(|(known, _)| *known == *name) {
-                return Err(RequestError::Repeated { name: known(&name), first: first + 1, second: place });
+            if let Some(first) = parameters.iter().position(|other| text[other.name.clone()] == *written) {
+                return Err(RequestError::Repeated { name: known(written), first: first + 1, second: place });
             }
-            parameters.push((name.to_string(), value));
+            parameters.push(Parameter { name, value });
         }
-        Ok(Self(parameters))
+        Ok(Self { text: Arc::new(text), parameters })
+    }
+
+    /// The place of the value of `name`, empty ones included.
+    fn find(&self, name: &str) -> Option<Range<usize>> {
+        let parameter = self.parameters.iter().find(|parameter| self.text[parameter.name.clone()] == *name)?;
+        Some(parameter.value.clone())
     }
 
     /// The value of `name`, empty ones included.
     pub(super) fn sent(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.find(name).map(|value| &self.text[value])
     }
 
     /// The value of `name`; an empty one counts as absent (RFC 6749 §3.2).
@@ -96,7 +122,13 @@ impl Form {
     /// # Errors
     /// [`RequestError::Missing`] if it is absent or empty.
     pub fn token(&self) -> Result<TokenText, RequestError> {
-        self.required("token").map(TokenText::new)
+        self.required_token("token")
+    }
+
+    /// The token in the parameter `name`.
+    pub(super) fn required_token(&self, name: &'static str) -> Result<TokenText, RequestError> {
+        let place = self.find(name).filter(|place| !place.is_empty()).ok_or(RequestError::Missing(name))?;
+        Ok(TokenText::new(Arc::clone(&self.text), place))
     }
 
     /// Refuses parameters that would authenticate the client a second time, besides its certificate.
@@ -125,31 +157,44 @@ fn known(name: &str) -> Option<&'static str> {
     PARAMETERS.into_iter().find(|known| *known == name)
 }
 
-/// Decodes `+` to a space and `%XX` to a byte; the result must be UTF-8 without NUL. The error names mistake and place.
-fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
-    let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
-    let mut rest = bytes.iter().enumerate();
-    while let Some((at, &byte)) = rest.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit =
-                    || rest.next().and_then(|(_, &d)| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-                let (Some(high), Some(low)) = (digit(), digit()) else {
-                    return Err(format!(
-                        "the percent sign at byte {} is not followed by two hexadecimal digits",
-                        at + 1
-                    ));
-                };
-                high << 4 | low
-            }
-            other => other,
-        });
+/// Decodes `+` to a space and `%XX` to a byte, and appends the result, which must be UTF-8 without NUL. Returns its place.
+/// The error names mistake and place.
+fn decode(bytes: &[u8], text: &mut String) -> Result<Range<usize>, String> {
+    let start = text.len();
+    let not_utf8 = |error: Utf8Error| format!("byte {} is not UTF-8 once it is decoded", error.valid_up_to() + 1);
+    if memchr3(b'+', b'%', 0, bytes).is_none() {
+        text.push_str(std::str::from_utf8(bytes).map_err(not_utf8)?);
+        return Ok(start..text.len());
     }
-    if let Some(at) = decoded.iter().position(|byte| *byte == 0) {
+    let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    let mut rest = bytes;
+    while let Some(at) = memchr2(b'+', b'%', rest) {
+        decoded.extend_from_slice(&rest[..at]);
+        if rest[at] == b'+' {
+            decoded.push(b' ');
+            rest = &rest[at + 1..];
+        } else {
+            let digits = rest.get(at + 1..at + 3).unwrap_or_default();
+            decoded.push(from_hexadecimal(digits).ok_or_else(|| {
+                let at = bytes.len() - rest.len() + at;
+                format!("the percent sign at byte {} is not followed by two hexadecimal digits", at + 1)
+            })?);
+            rest = &rest[at + 3..];
+        }
+    }
+    decoded.extend_from_slice(rest);
+    if let Some(at) = memchr(0, &decoded) {
         return Err(format!("byte {} is NUL once it is decoded", at + 1));
     }
-    let text = std::str::from_utf8(&decoded);
-    text.map(|text| Zeroizing::new(text.to_owned()))
-        .map_err(|error| format!("byte {} is not UTF-8 once it is decoded", error.valid_up_to() + 1))
+    text.push_str(std::str::from_utf8(&decoded).map_err(not_utf8)?);
+    Ok(start..text.len())
+}
+
+/// The byte that two hexadecimal digits are.
+fn from_hexadecimal(digits: &[u8]) -> Option<u8> {
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    match digits {
+        [high, low] => Some(value(*high)? << 4 | value(*low)?),
+        _ => None,
+    }
 }

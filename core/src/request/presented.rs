@@ -1,12 +1,15 @@
 //! What a client presents for the subject, as received. Nothing in it is proven yet.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use zeroize::Zeroizing;
 
 use super::TYPE_PREFIX;
 use super::source::Source;
 use super::subject::Subject;
+use writ_platform::digest::sha256;
 
 /// What a client presents for the subject, as received.
 #[derive(Debug)]
@@ -73,16 +76,32 @@ pub fn subject_token_types() -> Vec<String> {
 }
 
 /// A token as received: wiped after use, and never shown by `Debug`.
-pub struct TokenText(pub(super) Zeroizing<String>);
+pub struct TokenText {
+    /// The text of the form that contains it.
+    pub(super) form: Arc<Zeroizing<String>>,
+    place: Range<usize>,
+    sha256: OnceLock<[u8; 32]>,
+}
 
 impl TokenText {
-    pub(super) fn new(text: &str) -> Self {
-        Self(Zeroizing::new(text.to_owned()))
+    pub(super) fn new(form: Arc<Zeroizing<String>>, place: Range<usize>) -> Self {
+        Self { form, place, sha256: OnceLock::new() }
+    }
+
+    /// A token that comes in no form.
+    #[cfg(test)]
+    pub(crate) fn of(text: &str) -> Self {
+        Self::new(Arc::new(Zeroizing::new(text.to_owned())), 0..text.len())
     }
 
     /// The text, to verify it.
     pub(crate) fn expose(&self) -> &str {
-        &self.0
+        &self.form[self.place.clone()]
+    }
+
+    /// SHA-256 of the text.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        *self.sha256.get_or_init(|| sha256(self.expose().as_bytes()))
     }
 }
 

@@ -29,7 +29,7 @@ use super::outside::{OutsideToken, ValidationContext};
 use super::settings::IssuerSettings;
 use crate::client::ClientId;
 use crate::policy::{ClientPolicy, PolicySet};
-use crate::request::Source;
+use crate::request::{Source, TokenText};
 use writ_platform::clock::Timestamp;
 
 /// How many verified tokens are remembered, so that a token that is presented for many transactions is verified once.
@@ -143,7 +143,7 @@ impl Issuers {
         self.clock_skew
     }
 
-    /// Verifies `text`, which `client` presents as a token of that kind (access token, JWT or ID token), at the
+    /// Verifies `token`, which `client` presents as a token of that kind (access token, JWT or ID token), at the
     /// instant `now`.
     ///
     /// # Errors
@@ -152,11 +152,12 @@ impl Issuers {
     pub(super) async fn verify(
         &self,
         kind: Source,
-        text: &str,
+        token: &TokenText,
         client: &ClientPolicy,
         policies: &PolicySet,
         now: Timestamp,
     ) -> Result<OutsideToken, SubjectError> {
+        let text = token.expose();
         let context = |issuer| self.context(issuer, client, policies, now);
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
@@ -164,7 +165,7 @@ impl Issuers {
             return opaque::read(text, introspector.introspect(&client.client_id, text).await?, context(issuer));
         }
         jwt::check_len(text)?;
-        let hash = TokenHash::of(text);
+        let hash = TokenHash::from_sha256(token.sha256());
         let known = self.remembered.get(&hash, now.epoch());
         let (issuer, verified) = self.verify_signature(kind, text, known.as_ref(), client).await?;
         let (name, key_id, algorithm) = (verified.issuer(), verified.kid(), verified.algorithm());

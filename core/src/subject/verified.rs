@@ -101,7 +101,7 @@ impl VerifiedSubject {
         find_key: impl FnOnce(&str) -> KnownKey,
     ) -> Result<Self, SubjectError> {
         let outside = async |kind, token: &TokenText| {
-            let verified = issuers.verify(kind, token.expose(), by.client, by.policies, by.now);
+            let verified = issuers.verify(kind, token, by.client, by.policies, by.now);
             let verified = timeout_at(by.deadline.into(), verified).await;
             verified.unwrap_or_else(|_| Err(SubjectFault::IssuerUnavailable.into())).map(Proof::Outside)
         };

@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::log::{Format, Log};
+use super::span::JsonSpan;
 use crate::suggest::did_you_mean;
 
 /// The environment variable with the filter.
@@ -57,7 +58,13 @@ pub fn trace_to(log: &Log, parts: &LogParts) -> Result<(), TraceError> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false);
     match log.format() {
         Format::Json => tracing::subscriber::set_global_default(
-            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish(),
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .fmt_fields(JsonSpan)
+                .finish(),
         )?,
         Format::Text => tracing::subscriber::set_global_default(builder.finish())?,
     }
@@ -103,10 +110,13 @@ impl LogParts {
     fn complete(&self, directive: &str) -> String {
         let end = directive.find('=').unwrap_or(directive.len());
         let (target, level) = directive.split_at(end);
-        if !target.starts_with("writ::") || self.modules.contains(&target) {
+        if self.modules.contains(&target) {
             return directive.to_owned();
         }
         let target = self.present_path(target);
+        if !target.starts_with("writ::") {
+            return format!("{target}{level}");
+        }
         let path = target.strip_prefix("writ::").unwrap_or_default();
         let is_meant = |module: &&&str| {
             let (root, rest) = module.split_once("::").unwrap_or((module, ""));

@@ -69,7 +69,7 @@ fn the_shortest_file_has_every_default() {
     assert_eq!((config.claims.max_size, config.claims.max_replacements), (4096, 4));
     assert_eq!(config.keys.algorithm, SigningAlgorithm::ES256);
     assert_eq!(config.keys.sealing_key, Path::new("/etc/writ/certs/sealing.key"));
-    assert_eq!(config.store.path, Path::new("/etc/writ/data"));
+    assert_eq!(config.store.path(), Path::new("/etc/writ/data"));
     assert_eq!(config.policies.directory, Path::new("/etc/writ/policies"));
     assert_eq!(config.policies.default_lifetime, Duration::from_secs(60));
     assert_eq!(config.policies.retention, Duration::from_secs(400 * 86_400));
@@ -115,6 +115,10 @@ fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
         let text = [&lines[..index], &[misspelt.as_str()], &lines[index + 1..]].concat().join("\n");
         // A key of a section that is commented out is one of that section.
         let text = if lines[..index].contains(&"# [pdp]") { text.replace("# [pdp]", "[pdp]") } else { text };
+        // A key of the database is one only with that kind of store.
+        let is_of_database =
+            lines[..index].contains(&"[store]") && !lines[..index].contains(&"[policies]") && line.starts_with('#');
+        let text = if is_of_database { text.replace("kind = \"sled\"", "kind = \"postgres\"") } else { text };
         let is_of_ca = lines[index.saturating_sub(2)..index].contains(&"# [[tls.client_ca]]");
         let with_table = || text.replace("\nclient_ca = ", "\n# ").replace("# [[tls.client_ca]]", "[[tls.client_ca]]");
         let text = if is_of_ca { with_table() } else { text };
@@ -126,7 +130,7 @@ fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
         };
         assert!(problems.iter().any(named), "{key}: {problems:?}");
     }
-    assert_eq!(tried, 54);
+    assert_eq!(tried, 61);
 }
 
 /// Letters exchanged with their neighbour, left out or doubled, capitals, hyphens.
@@ -247,6 +251,7 @@ fn each_rule_complains_at_its_key() {
         ("[keys]\nalgorithm = \"ES512\"", "4: keys.algorithm: must be one of"),
         ("[keys]\nretention = \"0d\"", "4: keys.retention: must be at least"),
         ("[store]\nkind = \"redis\"", "4: store.kind: must be one of \"sled\""),
+        ("[store]\nurl = \"postgresql://writ@pg/writ\"", "4: store.url: unknown key `store.url`"),
         ("[store]\nendpoints = []", "4: store.endpoints: unknown key `store.endpoints`"),
         ("[limits]\nmax_connections = 0", "4: limits.max_connections: must be a whole number"),
         ("[limits]\nrequest_timeout = \"0s\"", "4: limits.request_timeout: must be at least"),
@@ -260,6 +265,23 @@ fn each_rule_complains_at_its_key() {
         ("[subject_issuer]\nissuer = \"x\"", "3: subject_issuer: must be [[subject_issuer]] tables"),
     ] {
         let found = about(text);
+        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+    }
+    let database =
+        "[store]\nkind = \"postgres\"\nurl = \"postgresql://writ@pg/writ\"\nca = \"ca\"\npassword_file = \"p\"\n";
+    assert!(about(database).is_empty(), "{:?}", about(database));
+    for (from, to, expected) in [
+        ("url = \"postgresql://writ@pg/writ\"\n", "", "3: store.url: is missing"),
+        ("ca = \"ca\"\n", "", "3: store.ca: is missing"),
+        ("password_file = \"p\"\n", "", "3: store.password_file: is missing, and so are"),
+        ("writ@pg", "writ:secret@pg", "5: store.url: must not contain a password"),
+        ("ca = \"ca\"", "ca = \"ca\"\nschema = \"Writ\"", "7: store.schema: must consist of a-z"),
+        ("ca = \"ca\"", "ca = \"ca\"\nreplication = \"async\"", "7: store.replication: must be one of"),
+        ("ca = \"ca\"", "ca = \"ca\"\ncertificate = \"c\"", "3: store.private_key: is missing"),
+        ("ca = \"ca\"", "ca = \"ca\"\nprivate_key = \"c\"", "3: store.certificate: is missing"),
+    ] {
+        let text = database.replace(from, to);
+        let found = about(&text);
         assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
     }
     assert!(about("[keys]\nrotation_period = \"15m\"").is_empty());
@@ -461,7 +483,7 @@ fn a_variable_stands_in_for_what_is_written_and_for_what_is_not() {
     assert_eq!(config.listener.tls.min_version, MinVersion::Tls12);
     assert_eq!(config.listener.tls.client_crls, [Path::new("/etc/writ/a.crl")]);
     assert_eq!(config.claims.max_size, 2048);
-    assert_eq!(config.store.path, Path::new("/var/lib/writ"));
+    assert_eq!(config.store.path(), Path::new("/var/lib/writ"));
 }
 
 ///

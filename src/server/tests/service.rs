@@ -158,7 +158,7 @@ fn handlers(world: &Arc<World>) -> Handlers {
         }),
         jwks: Arc::new(|| b"{\"keys\":[]}".to_vec()),
         metadata: Arc::new(|| b"{}".to_vec()),
-        documents_max_age: Duration::from_secs(600),
+        documents_max_age: Arc::new(|| Duration::from_secs(600)),
         failing: Arc::new(move || failing.failing.lock().unwrap().clone()),
         pending: Arc::new(Vec::new),
         metrics: Arc::new(|| "writ_build_info 1\n".to_owned()),

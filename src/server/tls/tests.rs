@@ -199,7 +199,7 @@ fn a_chain_is_verified_again_only_where_it_may_have_changed() {
     let trust = Trust::load(with_crl(folder.path(), &ca, &ca.crl(1, &[]))).unwrap();
     let now = Timestamp::now();
     let accepted = trust.verify(&[ca.client_until(60).der], now).unwrap();
-    let in_seconds = |seconds| trust.still_holds(accepted, now + std::time::Duration::from_secs(seconds));
+    let in_seconds = |seconds| trust.still_holds(&accepted, now + std::time::Duration::from_secs(seconds));
     assert!(in_seconds(0) && in_seconds(59) && !in_seconds(62));
     std::fs::write(&trust.settings.client_crls[0], ca.crl(2, &[])).unwrap();
     trust.reload();
@@ -251,7 +251,7 @@ fn a_ca_vouches_for_its_trust_domains_only() {
         })
     };
     let accepted = trust.verify(&[leaf(&partner, &["spiffe://b.example/x"]).der], Timestamp::now()).unwrap();
-    assert!(accepted.spiffe_only);
+    assert!(accepted.certificate.is_held_to_spiffe());
     assert_eq!(verify(&trust, &leaf(&own, &["spiffe://own.example/x"])), Ok(()));
     for names in [
         &[][..],

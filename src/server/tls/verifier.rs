@@ -26,12 +26,12 @@ use writ_core::client::{PeerCertificate, Thumbprint};
 use writ_platform::clock::Timestamp;
 
 /// A chain that is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct AcceptedChain {
     /// Until then it remains accepted, unless CAs, CRLs or policies change.
     pub(super) until: Timestamp,
-    /// Its CA is limited to SPIFFE IDs.
-    pub(super) spiffe_only: bool,
+    /// The client's own certificate, with the names that its CA may vouch for.
+    pub(super) certificate: PeerCertificate,
 }
 
 /// One set of CAs and CRLs.
@@ -54,13 +54,13 @@ impl Verifier {
             && let Ok(certificate) = PeerCertificate::parse(leaf)
             && certificate.is_self_issued()
         {
-            return Ok(AcceptedChain { until: verify_self_signed(leaf, now)?, spiffe_only: false });
+            return Ok(AcceptedChain { until: verify_self_signed(leaf, now)?, certificate });
         }
         let mut search = Search::new(chain, &self.anchors)?;
         let mut outcome = Err(Refusal::TooComplex);
         for (index, path) in search.paths()?.into_iter().enumerate() {
             match self.verify_path(&search, &path, is_registered, now) {
-                Ok(accepted) if !accepted.spiffe_only => return Ok(accepted),
+                Ok(accepted) if !accepted.certificate.is_held_to_spiffe() => return Ok(accepted),
                 Ok(accepted) => outcome = Ok(accepted),
                 Err(refusal) if index == 0 => outcome = Err(refusal),
                 Err(_) => {}
@@ -92,14 +92,15 @@ impl Verifier {
             let (ca, file) = (anchor.name.clone(), anchor.file.clone());
             return Err(Refusal::CaNotLive { ca, file, at: anchor.validity_limit(now) });
         }
+        let certificate = PeerCertificate::of(&links[0].parsed, links[0].der).map_err(|_| Refusal::Unreadable)?;
         if !is_registered {
-            check_vouching(anchor, links[0].der)?;
+            check_vouching(anchor, &certificate)?;
         }
         let ends = chain.iter().map(|certificate| not_after(certificate)).chain([anchor.validity_limit(now)]);
         // The second after the last in which all are valid.
         let ends = ends.min().unwrap_or(now) + Duration::from_secs(1);
         let until = self.check_revocation(&chain, anchor, now)?.map_or(ends, |crl| crl.min(ends));
-        Ok(AcceptedChain { until, spiffe_only: anchor.trust_domains.is_some() })
+        Ok(AcceptedChain { until, certificate: certificate.held_to_spiffe(anchor.trust_domains.is_some()) })
     }
 
     /// No certificate of the path is revoked; returns when the first of the CRLs that say so expires.
@@ -127,8 +128,7 @@ impl Verifier {
 
 /// An X.509-SVID is accepted only from a CA that may vouch for its trust domain; from a CA that is limited to trust domains,
 /// no other kind of name is (R-AUTHN-07).
-fn check_vouching(anchor: &Anchor, leaf: &CertificateDer<'_>) -> Result<(), Refusal> {
-    let certificate = PeerCertificate::parse(leaf).map_err(|_| Refusal::Unreadable)?;
+fn check_vouching(anchor: &Anchor, certificate: &PeerCertificate) -> Result<(), Refusal> {
     if anchor.vouches_for(certificate.spiffe_trust_domain()) {
         return Ok(());
     }

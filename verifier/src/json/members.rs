@@ -23,6 +23,9 @@ pub struct Members {
     members: Vec<Member>,
 }
 
+/// Room for the members of most objects.
+const USUAL_MEMBERS: usize = 12;
+
 /// The places of a name and its value in the text.
 #[derive(Clone)]
 struct Member {
@@ -36,7 +39,7 @@ impl Members {
     /// # Errors
     /// [`JsonError`] if [`check`](super::check) refuses the text, or if it is not an object.
     pub fn parse(text: &str, limits: Limits) -> Result<Self, JsonError> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(USUAL_MEMBERS);
         let mut decoded = String::new();
         let is_object = find_members(text, limits, |Place { name, written_name, value }| {
             let name = match name {

@@ -136,7 +136,9 @@ fn publish(folder: &TempDir, name: &str, keys: &[Value]) -> KeySource {
 /// The outcome for a token, which is the same when it is presented again. Keys from files need no waiting.
 #[track_caller]
 fn ask(issuers: &Issuers, token: &str) -> Result<OutsideToken, SubjectFault> {
-    let ask = || issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).now_or_never().unwrap();
+    let ask = || {
+        issuers.verify(Source::AccessToken, &TokenText::of(token), &client(), &policies(), NOW).now_or_never().unwrap()
+    };
     let verified = ask();
     assert_eq!(ask(), verified);
     verified.map_err(|error| error.fault())
@@ -469,7 +471,11 @@ async fn an_issuer_that_is_away_is_unavailable_and_the_others_serve() {
     let issuers = Issuers::new(vec![away.clone(), here], SKEW).unwrap();
     issuers.warm();
     let ask = async |token: &str| {
-        issuers.verify(Source::AccessToken, token, &client(), &policies(), NOW).await.err().map(|e| e.fault())
+        issuers
+            .verify(Source::AccessToken, &TokenText::of(token), &client(), &policies(), NOW)
+            .await
+            .err()
+            .map(|e| e.fault())
     };
     let mut of_other = good();
     of_other["iss"] = json!(OTHER);
@@ -500,7 +506,7 @@ async fn waiting_for_the_keys_of_an_issuer_is_limited_in_total_and_by_client() {
     let mut here = settings(OTHER, publish(&folder, "b", &[key.jwk("k")]));
     here.subject_prefix = "b:".to_owned();
     let issuers = Issuers::new(vec![hanging, here], SKEW).unwrap();
-    let (token, policies) = (key.good("k"), policies());
+    let (token, policies) = (TokenText::of(&key.good("k")), policies());
     let clients: Vec<_> =
         (0..9).map(|number| ClientPolicy { client_id: format!("c{number}").parse().unwrap(), ..client() }).collect();
     let mut waiting = Vec::new();
@@ -524,7 +530,8 @@ async fn waiting_for_the_keys_of_an_issuer_is_limited_in_total_and_by_client() {
     let mut of_other = good();
     of_other["iss"] = json!(OTHER);
     let elsewhere = key.token(&header("ES256", "k"), &of_other);
-    let answer = issuers.verify(Source::AccessToken, &elsewhere, &clients[0], &policies, NOW).now_or_never();
+    let answer =
+        issuers.verify(Source::AccessToken, &TokenText::of(&elsewhere), &clients[0], &policies, NOW).now_or_never();
     assert!(matches!(answer, Some(Ok(_))), "who needs no word of that issuer does not wait");
 }
 
@@ -562,7 +569,7 @@ async fn an_opaque_token_is_sent_to_at_most_one_issuer() {
 
     let issuers = Issuers::new(vec![of("a", true)], SKEW).unwrap();
     let ask = async |kind, text: &str| {
-        issuers.verify(kind, text, &client(), &policies(), NOW).await.err().map(|error| error.fault())
+        issuers.verify(kind, &TokenText::of(text), &client(), &policies(), NOW).await.err().map(|error| error.fault())
     };
     assert_eq!(ask(Source::AccessToken, "opaque").await, Some(IssuerUnavailable));
     for (kind, text) in [(Source::AccessToken, "opa que"), (Source::Jwt, "opaque"), (Source::IdToken, "opaque")] {
@@ -600,7 +607,11 @@ async fn nothing_is_remembered_of_an_issuer_that_is_always_asked() {
     for always in [true, false] {
         let issuers = issuers(always);
         let ask = async |kind, token: &str| {
-            issuers.verify(kind, token, &client(), &policies(), NOW).await.err().map(|error| error.fault())
+            issuers
+                .verify(kind, &TokenText::of(token), &client(), &policies(), NOW)
+                .await
+                .err()
+                .map(|error| error.fault())
         };
         assert_eq!(ask(Source::AccessToken, &access_token).await, always.then_some(IssuerUnavailable));
         assert_eq!(ask(Source::Jwt, &jwt).await, None);
@@ -729,7 +740,7 @@ impl Case {
         };
         let policies = PolicySet::new(vec![client.clone()], String::new());
         let (token, now) = (&SCENE.tokens[self.token], NOW + Duration::from_secs(self.seconds));
-        issuers.verify(self.kind, token, &client, &policies, now).now_or_never().unwrap()
+        issuers.verify(self.kind, &TokenText::of(token), &client, &policies, now).now_or_never().unwrap()
     }
 }
 

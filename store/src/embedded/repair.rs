@@ -12,11 +12,11 @@ use chrono::Utc;
 
 use super::database::{self, Database, Fault, attempt, damaged};
 use super::engine::{Page, VERSION, VERSION_KEY, count};
-use super::folder::{self, Lock, io_error};
 use super::seal::{Seal, Tally};
 use super::table::{Change, Record, Table};
 use super::working_copy::{self, Source, WorkingCopy};
-use super::{OpenError, Settings};
+use crate::folder::{self, Lock, io_error};
+use crate::{OpenError, Settings};
 
 mod salvage;
 
@@ -89,7 +89,7 @@ impl Remains {
 /// # Errors
 /// [`OpenError`] if the folder cannot be locked, or the disk has no space for a working copy. Damage is not an error.
 pub fn survey(settings: &Settings) -> Result<Remains, OpenError> {
-    let path = &settings.path;
+    let path = settings.path();
     let _lock = lock(path)?;
     let seal = match Seal::open(path) {
         // A damaged seal proves nothing. A disk that does not return it is no reason to distrust the records.
@@ -123,7 +123,7 @@ pub fn replace(settings: &Settings, salvage: &Salvage) -> Result<Option<PathBuf>
 }
 
 fn replace_records(settings: &Settings, records: &Change) -> Result<Option<PathBuf>, OpenError> {
-    let path = &settings.path;
+    let path = settings.path();
     let _lock = lock(path)?;
     let copy = WorkingCopy::make(path, Source::Nothing)?;
     let db = database::open(&copy.folder(), path)?;
@@ -142,7 +142,7 @@ fn replace_records(settings: &Settings, records: &Change) -> Result<Option<PathB
 /// # Errors
 /// [`OpenError`] if there are none, not all of them can be read, or they are of another version.
 pub fn reseal(settings: &Settings) -> Result<Option<PathBuf>, OpenError> {
-    let path = &settings.path;
+    let path = settings.path();
     let _lock = lock(path)?;
     let whole = |source| {
         let opened = open_found(path, source)?;
@@ -273,17 +273,17 @@ fn read_table(db: &sled::Db, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Store;
     use super::*;
+    use crate::Store;
 
     fn settings(folder: &tempfile::TempDir) -> Settings {
-        Settings { path: folder.path().join("store") }
+        Settings::Sled { path: folder.path().join("store") }
     }
 
     async fn filled(settings: &Settings) {
         let store = Store::open(settings).await.unwrap();
         let change = Change::new().put(Table::Keys, b"k", "key").put(Table::Uses, b"u", "1");
-        store.records.transact(|_| Ok((change, ()))).await.unwrap();
+        store.records().transact(|_| Ok((change, ()))).await.unwrap();
         folder::write_file(&store.key_folder().join("k.json"), b"{}").unwrap();
         store.close().await;
     }
@@ -302,12 +302,12 @@ mod tests {
         filled(&settings).await;
         let hidden = folder.path().join("hidden");
         for (part, complaint) in [("db", "its records are missing"), ("seal", "its seal is missing")] {
-            fs::rename(settings.path.join(part), &hidden).unwrap();
+            fs::rename(settings.path().join(part), &hidden).unwrap();
             assert_eq!(damage(&settings).await, complaint);
-            fs::rename(&hidden, settings.path.join(part)).unwrap();
+            fs::rename(&hidden, settings.path().join(part)).unwrap();
         }
         Store::open(&settings).await.unwrap().close().await;
-        for file in folder::engine_files(&settings.path).unwrap().into_iter().chain([folder::seal(&settings.path)]) {
+        for file in folder::engine_files(settings.path()).unwrap().into_iter().chain([folder::seal(settings.path())]) {
             if file.is_dir() { fs::remove_dir_all(file).unwrap() } else { fs::remove_file(file).unwrap() }
         }
         assert_eq!(damage(&settings).await, "there are key files, but no records");
@@ -322,12 +322,12 @@ mod tests {
             (remains.records(Table::Uses).len(), remains.sealed(Table::Uses), remains.is_complete(Table::Uses))
         };
         assert_eq!(state(&survey(&settings).unwrap()), (1, Some(1), true));
-        fs::rename(settings.path.join("db"), folder.path().join("hidden")).unwrap();
+        fs::rename(settings.path().join("db"), folder.path().join("hidden")).unwrap();
         assert_eq!(state(&survey(&settings).unwrap()), (0, Some(1), false));
-        assert!(!settings.path.join("db").exists());
-        fs::rename(folder.path().join("hidden"), settings.path.join("db")).unwrap();
+        assert!(!settings.path().join("db").exists());
+        fs::rename(folder.path().join("hidden"), settings.path().join("db")).unwrap();
         for lost in [&b""[..], b"garbled"] {
-            fs::write(settings.path.join("seal"), lost).unwrap();
+            fs::write(settings.path().join("seal"), lost).unwrap();
             assert_eq!(state(&survey(&settings).unwrap()), (1, None, false));
         }
     }
@@ -337,11 +337,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        let conf = settings.path.join("conf");
+        let conf = settings.path().join("conf");
         let whole = fs::read(&conf).unwrap();
         for garbled in [&b""[..], b"garbled, and no settings", &[0xff; 4096], &whole[..whole.len() / 2]] {
             fs::write(&conf, garbled).unwrap();
-            fs::write(settings.path.join("snap.FFFFFFFFFFFFFFFF"), b"not a snapshot at all").unwrap();
+            fs::write(settings.path().join("snap.FFFFFFFFFFFFFFFF"), b"not a snapshot at all").unwrap();
             let remains = survey(&settings).unwrap();
             assert!(Table::ALL.into_iter().all(|table| remains.is_complete(table)), "{garbled:?}");
             assert_eq!(fs::read(&conf).unwrap(), garbled);
@@ -353,7 +353,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&folder);
         filled(&settings).await;
-        let db = database::open(&settings.path, &settings.path).unwrap();
+        let db = database::open(settings.path(), settings.path()).unwrap();
         db.insert(Table::Tokens.record(b"foreign"), b"1").unwrap();
         drop(db);
         let remains = survey(&settings).unwrap();
@@ -371,13 +371,13 @@ mod tests {
         // More than fits in one change, and in one segment of sled's file.
         let records = (0..4000_u16)
             .fold(Change::new(), |change, number| change.put(Table::History, &number.to_be_bytes(), vec![7; 400]));
-        let old = fs::read(settings.path.join("db")).unwrap();
+        let old = fs::read(settings.path().join("db")).unwrap();
         let aside = replace_records(&settings, &records).unwrap().unwrap();
         assert_eq!(fs::read(aside.join("db")).unwrap(), old);
         assert!(aside.join("seal").exists());
         let store = Store::open(&settings).await.unwrap();
-        assert_eq!(store.records.scan(Table::History).await.unwrap().len(), 4000);
-        assert_eq!(store.records.scan(Table::Uses).await.unwrap(), vec![]);
+        assert_eq!(store.records().scan(Table::History).await.unwrap().len(), 4000);
+        assert_eq!(store.records().scan(Table::Uses).await.unwrap(), vec![]);
         assert!(matches!(replace_records(&settings, &Change::new()), Err(OpenError::Locked { .. })));
     }
 
@@ -395,11 +395,11 @@ mod tests {
             |path| fs::write(path.join("snap.FFFFFFFFFFFFFFFF"), b"not a snapshot at all").unwrap(),
         ];
         for harm in harms {
-            harm(&settings.path);
+            harm(settings.path());
             damage(&settings).await;
             reseal(&settings).unwrap();
             let store = Store::open(&settings).await.unwrap();
-            assert_eq!(store.records.read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
+            assert_eq!(store.records().read(Table::Uses, b"u").await.unwrap(), Some(b"1".to_vec()));
             assert!(matches!(reseal(&settings), Err(OpenError::Locked { .. })));
             store.close().await;
         }
@@ -409,6 +409,6 @@ mod tests {
     fn nothing_is_not_resealed() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(reseal(&settings(&folder)), Err(OpenError::Damaged { .. })));
-        assert!(!settings(&folder).path.join("db").exists());
+        assert!(!settings(&folder).path().join("db").exists());
     }
 }

@@ -7,16 +7,16 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::OpenError;
 use super::database::{self, Database, Fault, Flusher, attempt, damaged};
-use super::folder::{self, io_error};
 use super::seal::{Seal, Tally};
 use super::start_records::{self, StartRecords};
 use super::table::{Record, Table, Writes};
 use super::working_copy::{self, Source, WorkingCopy};
+use crate::OpenError;
+use crate::folder::{self, io_error};
 
 /// The version of the record layout.
-pub(super) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "1";
 pub(super) const VERSION_KEY: &[u8] = b"version";
 const PAGE_RECORDS: usize = 512;
 /// sled evicts pages only after 64 accesses to each of 256 parts of its cache. Reading every few records of a page once
@@ -31,7 +31,7 @@ pub(super) type Page = Vec<Record>;
 /// An open database whose records are durable and sealed.
 ///
 /// After a [`Fault`] its state is unknown: it may only be read until it is closed and reopened.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     path: PathBuf,
     db: Database,
     /// sled's file `db`, for the `fdatasync` that sled omits.

@@ -18,7 +18,7 @@ use super::engine::VERSION_KEY;
 use super::table::{Change, Record, Table};
 use super::transaction::{Decision, Transaction, View};
 use super::writer::{self, Command, Figures, Opening};
-use super::{OpenError, StoreError};
+use crate::{OpenError, StoreError};
 
 /// How many transactions that drop records are in progress at a time; they become durable together.
 const DROPS_UNDER_WAY: usize = 8;

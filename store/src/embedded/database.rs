@@ -7,9 +7,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::OpenError;
-use super::folder::io_error;
 use super::quiet::quietly;
+use crate::OpenError;
+use crate::folder::io_error;
 
 /// How much sled caches, besides the pages of the last few thousand accesses. The pages of a ledger are read at random,
 /// so that a larger cache finds hardly more of them, and the system caches the file.
@@ -26,7 +26,7 @@ const CLEAN_EVERY_MS: u64 = 100;
 /// sled or the disk failed. The text is its message, for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Fault(pub(super) String);
+pub(crate) struct Fault(pub(super) String);
 
 /// A sled database whose drop neither panics nor hangs; sled's own does both if one of its threads has panicked.
 ///

@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustix::fs::{Advice, fadvise, statvfs};
 
-use super::OpenError;
-use super::folder::{self, io_error};
 use super::seal::{Seal, Tally};
+use crate::OpenError;
+use crate::folder::{self, io_error};
 
 const UNFINISHED: &str = ".opening";
 const FINISHED: &str = ".opened";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::StoreError;
+use crate::StoreError;
 
 /// New values by key, table prefix included; `None` removes a record.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

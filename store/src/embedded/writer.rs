@@ -18,14 +18,14 @@ use writ_platform::clock::Timestamp;
 
 use super::database::{Fault, damaged};
 use super::engine::{self, Engine, Page};
-use super::folder::{self, Lock};
 use super::quiet::quietly;
 use super::start_records::StartRecords;
 use super::table::{Change, Table, Writes};
 use super::times;
 use super::transaction::{Basis, Decided, Finish, Job, View};
 use super::working_copy;
-use super::{OpenError, StoreError};
+use crate::folder::{self, Lock};
+use crate::{OpenError, StoreError};
 
 /// How many requests are queued before senders wait.
 const QUEUE_LEN: usize = 1024;
@@ -96,7 +96,7 @@ impl Opening {
     /// Waits until every record of the store is proven.
     ///
     /// # Errors
-    /// [`OpenError`], as [`Store::open`](super::Store::open) reports it. The store is then closed.
+    /// [`OpenError`], as [`Store::open`](crate::Store::open) reports it. The store is then closed.
     pub async fn finish(self) -> Result<(), OpenError> {
         self.outcome.await.unwrap_or_else(|_| Err(thread_ended(&self.path)))
     }

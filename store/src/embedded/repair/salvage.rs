@@ -1,12 +1,14 @@
 //! Decides which records of a damaged store can be kept without granting anything twice.
 
 use super::Remains;
-use crate::blocks::{self, StoredBlock};
-use crate::clock::{REDEMPTION_FLOOR, SINGLE_USE_FLOOR, SWEPT};
-use crate::ledger;
+use crate::blocks::StoredBlock;
+use crate::embedded::blocks;
+use crate::embedded::clock::{REDEMPTION_FLOOR, SINGLE_USE_FLOOR, SWEPT};
+use crate::embedded::ledger;
+use crate::embedded::ring;
+use crate::embedded::table::{Change, Table};
+use crate::embedded::times::{self, LAST_EVENT};
 use crate::ring::RingRecords;
-use crate::table::{Change, Table};
-use crate::times::{self, LAST_EVENT};
 use writ_platform::clock::Timestamp;
 
 /// How many records of one kind were kept.
@@ -72,7 +74,7 @@ impl Remains {
     /// A token record grants uses, limited by their counts: token records are kept only if the counts are complete.
     pub fn salvage(&self, ring: Option<&RingRecords>, blocks: &[StoredBlock], now: Timestamp) -> Salvage {
         let mut change = match ring {
-            Some(ring) => ring.put(Change::new()),
+            Some(ring) => ring::put(ring, Change::new()),
             None => [Table::Meta, Table::Keys, Table::History].into_iter().fold(Change::new(), |change, table| {
                 self.records(table).iter().fold(change, |change, (key, value)| change.put(table, key, value.as_slice()))
             }),

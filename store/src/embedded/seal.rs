@@ -12,8 +12,8 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
-use super::folder;
 use super::table::Table;
+use crate::folder;
 
 /// The number of counters, indexed by a record's first byte; some are for future tables.
 const PLACES: usize = 16;

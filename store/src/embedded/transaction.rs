@@ -4,10 +4,10 @@ use std::cell::Cell;
 
 use tokio::sync::oneshot;
 
-use super::StoreError;
 use super::database::Fault;
 use super::engine::Engine;
 use super::table::{Change, Table, Writes};
+use crate::StoreError;
 
 /// Sends the outcome of a transaction, or the reason why it was not written, to the caller.
 pub(super) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;

@@ -11,9 +11,9 @@ use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::folder;
 use super::seal::{Seal, Tally};
 use super::table::{Record, Table};
+use crate::folder;
 
 /// The proven records of all small tables, by full key.
 #[derive(Debug)]

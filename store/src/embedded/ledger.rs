@@ -1,0 +1,274 @@
+//! The records of the ledger: redeemable tokens, the uses counted for them, and single-use identifiers.
+//!
+//! Each operation is one transaction, durable when its outcome is returned. Uses are counted per transaction and
+//! purpose. The last use is stored with its client and token, so that its answer can be repeated.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use writ_platform::clock::Timestamp;
+
+use super::clock::{self, Clock};
+use super::records::Records;
+use super::table::{Change, Table};
+use super::times;
+use super::transaction::{Decision, Undecided, View};
+use crate::StoreError;
+use crate::clock::{EventOutcome, RETENTION_MARGIN};
+use crate::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SingleUse, SpendOutcome};
+
+const NOT_WHOLE: &str = "its ledger is not yet proven whole";
+const NO_RECORD: &str = "a record of the ledger cannot be read";
+
+/// The ledger of one store; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    records: Records,
+    clock: Clock,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TokenRecord {
+    txn: String,
+    keep_until: Timestamp,
+}
+
+/// The uses counted for one transaction and purpose.
+#[derive(Debug, Serialize, Deserialize)]
+struct Uses {
+    count: u32,
+    /// `iat` of the latest presented token.
+    original_iat: Timestamp,
+    last: Use,
+}
+
+/// The last counted use.
+#[derive(Debug, Serialize, Deserialize)]
+struct Use {
+    client: String,
+    presented: [u8; 32],
+    iat: Timestamp,
+    exp: Timestamp,
+}
+
+impl Ledger {
+    pub(crate) fn new(records: Records) -> Self {
+        Self { clock: Clock::new(records.clone()), records }
+    }
+
+    /// Records an issued token, uses up an identifier, or both at once.
+    ///
+    /// # Errors
+    /// [`StoreError`]; after [`StoreError::Unavailable`] the entry may or may not be recorded.
+    pub(crate) async fn record(&self, entry: Entry<'_>, now: Timestamp) -> Result<RecordOutcome, StoreError> {
+        self.require_whole()?;
+        let Entry { token, single_use } = entry;
+        let token = token.map(|token| {
+            let record = TokenRecord { txn: token.txn.to_owned(), keep_until: token.keep_until };
+            (token.signed_part, record)
+        });
+        self.records.transact(move |view| decide_record(view, token.as_ref(), single_use, now)).await
+    }
+
+    /// Spends a use, or repeats the last one.
+    ///
+    /// # Errors
+    /// [`StoreError`]; after [`StoreError::Unavailable`] the use may or may not be counted. The same redemption can be
+    /// retried: if it was counted, the outcome is repeated.
+    pub(crate) async fn spend(&self, redemption: Redemption<'_>, now: Timestamp) -> Result<SpendOutcome, StoreError> {
+        self.require_whole()?;
+        let key = uses_key(redemption.txn, redemption.purpose);
+        let this = Use {
+            client: redemption.client.to_owned(),
+            presented: redemption.presented,
+            iat: now,
+            exp: redemption.exp,
+        };
+        let terms = Terms::of(&redemption);
+        self.records.transact_or_read(move |view| decide_spend(view, &key, this, terms, now)).await
+    }
+
+    /// Drops records that no decision needs any more: tokens and identifiers that expired more than two days before
+    /// `now`, and the counts of transactions whose latest presented token was issued before `counts_before`.
+    ///
+    /// A missing count would grant uses, so counts are never dropped by the clock. Dropping is an event, durable before
+    /// the first record is removed: a clock that is corrected after a wrong time is then found to be behind.
+    ///
+    /// # Errors
+    /// [`StoreError`]; some may have been dropped.
+    pub(crate) async fn expire(&self, counts_before: Timestamp, now: Timestamp) -> Result<EventOutcome, StoreError> {
+        self.require_whole()?;
+        if self.clock.is_behind(now) {
+            return Ok(EventOutcome::ClockBehind);
+        }
+        let is_over = |record: &TokenRecord| record.keep_until + RETENTION_MARGIN < now;
+        if self.drop_over(Table::Tokens, is_over, now).await? == EventOutcome::ClockBehind {
+            return Ok(EventOutcome::ClockBehind);
+        }
+        let is_over = |keep_until: &Timestamp| *keep_until + RETENTION_MARGIN < now;
+        if self.drop_over(Table::Single, is_over, now).await? == EventOutcome::ClockBehind {
+            return Ok(EventOutcome::ClockBehind);
+        }
+        self.drop_over(Table::Uses, |uses: &Uses| uses.original_iat < counts_before, now).await
+    }
+
+    async fn drop_over<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        is_over: impl Fn(&T) -> bool,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
+        let is_over =
+            |record: &[u8]| decode(record).map(|record| is_over(&record)).ok_or(StoreError::Unreadable(NO_RECORD));
+        let mut found = self.records.find_over(table, is_over);
+        loop {
+            let over = found.next().await?;
+            if over.is_empty() {
+                return Ok(EventOutcome::Recorded);
+            }
+            if self.clock.record_drop(now).await? == EventOutcome::ClockBehind {
+                return Ok(EventOutcome::ClockBehind);
+            }
+            self.records.remove_unchanged(table, &over).await?;
+        }
+    }
+
+    /// Whether the seal has proven that no record is missing. Until then nothing can be recorded or spent.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.records.is_whole()
+    }
+
+    fn require_whole(&self) -> Result<(), StoreError> {
+        if self.is_whole() { Ok(()) } else { Err(StoreError::Unavailable(NOT_WHOLE.to_owned())) }
+    }
+
+    /// The number of durable records of each kind.
+    pub(crate) fn counts(&self) -> LedgerCounts {
+        let count = |table| self.records.count(table);
+        LedgerCounts { tokens: count(Table::Tokens), uses: count(Table::Uses), single_use: count(Table::Single) }
+    }
+}
+
+/// The conditions of a redemption, besides the recorded counts.
+#[derive(Clone, Copy)]
+struct Terms {
+    original_iat: Timestamp,
+    began: Option<Timestamp>,
+    max_uses: u32,
+    require_record: bool,
+}
+
+impl Terms {
+    fn of(redemption: &Redemption<'_>) -> Self {
+        let Redemption { original_iat, began, max_uses, require_record, .. } = *redemption;
+        Self { original_iat, began, max_uses, require_record }
+    }
+}
+
+fn decide_record(
+    view: &View<'_>,
+    token: Option<&([u8; 32], TokenRecord)>,
+    single_use: Option<SingleUse>,
+    now: Timestamp,
+) -> Decision<RecordOutcome> {
+    let mut change = Change::new();
+    if let Some((signed_part, record)) = token {
+        change = change.put(Table::Tokens, signed_part, encode(record));
+    }
+    if let Some(SingleUse { id, made, keep_until }) = single_use {
+        if made <= clock::single_use_floor(view)? || view.get(Table::Single, &id)?.is_some() {
+            return Ok((Change::new(), RecordOutcome::Replayed));
+        }
+        change = change.put(Table::Single, &id, times::value(keep_until));
+    }
+    Ok(match clock::advance_checked(view, change, now)? {
+        Some(change) => (change, RecordOutcome::Recorded),
+        None => (Change::new(), RecordOutcome::ClockBehind),
+    })
+}
+
+fn decide_spend(view: &View<'_>, key: &[u8], this: Use, terms: Terms, now: Timestamp) -> Decision<SpendOutcome> {
+    let unchanged = |outcome| Ok((Change::new(), outcome));
+    let Some(change) = clock::advance_checked(view, Change::new(), now)? else {
+        return unchanged(SpendOutcome::ClockBehind);
+    };
+    if !is_on_record(view, &this.presented, terms)? {
+        return unchanged(SpendOutcome::NotOnRecord);
+    }
+    let before: Option<Uses> = match view.get(Table::Uses, key)? {
+        Some(record) => Some(decode(&record).ok_or(Undecided::Unreadable(NO_RECORD))?),
+        None => None,
+    };
+    if let Some(Uses { count, last, .. }) = before.as_ref().filter(|uses| uses.last.is_repeated_by(&this, now)) {
+        return unchanged(SpendOutcome::Repeated { use_number: *count, iat: last.iat, exp: last.exp });
+    }
+    let count = before.as_ref().map_or(0, |uses| uses.count);
+    if count >= terms.max_uses {
+        return unchanged(SpendOutcome::Exhausted);
+    }
+    let original_iat = before.map_or(terms.original_iat, |uses| uses.original_iat.max(terms.original_iat));
+    let after = Uses { count: count + 1, original_iat, last: this };
+    let change = change.put(Table::Uses, key, encode(&after));
+    Ok((change, SpendOutcome::Spent { use_number: after.count }))
+}
+
+/// Whether the presented token is on record, or need not be. Up to the floor both counts and token records are missing,
+/// so a token on record was issued after it. But all tokens of a transaction share their uses: if the transaction began
+/// before the floor, a later token cannot be redeemed either.
+fn is_on_record(view: &View<'_>, presented: &[u8], terms: Terms) -> Result<bool, Undecided> {
+    let floor = clock::redemption_floor(view)?;
+    if terms.began.is_some_and(|began| began < floor) {
+        return Ok(false);
+    }
+    let need_not = !terms.require_record && terms.original_iat > floor;
+    Ok(need_not || view.get(Table::Tokens, presented)?.is_some())
+}
+
+impl Use {
+    /// The same client presents the same token, and the token issued for this use has not expired.
+    fn is_repeated_by(&self, other: &Self, now: Timestamp) -> bool {
+        self.client == other.client && self.presented == other.presented && now < self.exp
+    }
+}
+
+fn uses_key(txn: &str, purpose: &str) -> Vec<u8> {
+    [txn.as_bytes(), &[0], purpose.as_bytes()].concat()
+}
+
+/// Whether the record can be decoded as one of this table.
+pub(crate) fn is_sound(table: Table, record: &[u8]) -> bool {
+    match table {
+        Table::Tokens => decode::<TokenRecord>(record).is_some(),
+        Table::Uses => decode::<Uses>(record).is_some(),
+        Table::Single => decode::<Timestamp>(record).is_some(),
+        Table::Meta | Table::Keys | Table::History | Table::Clock | Table::Blocks => false,
+    }
+}
+
+fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("texts and numbers under fixed names always make JSON")
+}
+
+fn decode<T: DeserializeOwned>(record: &[u8]) -> Option<T> {
+    serde_json::from_slice(record).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form on disk never changes: records of earlier versions are read, and the same form is written.
+    #[test]
+    fn records_have_the_form_that_earlier_versions_wrote() {
+        let part = [7; 32];
+        let numbers = serde_json::to_string(&part).unwrap();
+        let uses = format!(
+            r#"{{"count":2,"original_iat":5,"last":{{"client":"job","presented":{numbers},"iat":10,"exp":70}}}}"#
+        );
+        let token = r#"{"txn":"t","keep_until":90}"#;
+        assert_eq!(encode(&decode::<Uses>(uses.as_bytes()).unwrap()), uses.as_bytes());
+        assert_eq!(encode(&decode::<TokenRecord>(token.as_bytes()).unwrap()), token.as_bytes());
+        assert_eq!(decode::<Timestamp>(b"90"), Some(Timestamp::from_epoch(90)));
+        assert_eq!(times::value(Timestamp::from_epoch(90)), b"90");
+        assert_eq!(uses_key("t", "account.purge"), b"t\0account.purge");
+    }
+}

@@ -1,0 +1,154 @@
+//! What the heartbeats have found: whether the database is well, whether this instance holds its lease, and which
+//! versions of the key ring and the kill switch are on record.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use writ_platform::clock::Timestamp;
+
+use crate::cluster::{Others, Versions};
+use crate::ledger::LedgerCounts;
+
+/// How long a heartbeat gives an instance its lease, by the database's clock.
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+/// For how long an instance itself counts on it, by its own monotonic clock.
+const OWN_LEASE: Duration = Duration::from_secs(9);
+/// The last heartbeat proves for this long that the database is well: two intervals, and the deadline of one.
+const PROOF: Duration = Duration::from_secs(4);
+
+/// Shared by the heartbeat, which writes it, and all operations.
+#[derive(Debug)]
+pub(super) struct Health {
+    state: Mutex<State>,
+    versions: watch::Sender<Versions>,
+    last_event: AtomicU64,
+    tokens: AtomicU64,
+    uses: AtomicU64,
+    single_use: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    is_closed: bool,
+    /// Why no statement may start; `None` if one may.
+    fault: Option<String>,
+    /// When the last heartbeat that succeeded was sent.
+    proven_at: Option<Instant>,
+    /// Until when this instance holds the lease of that heartbeat.
+    lease_until: Option<Instant>,
+    others: Option<Others>,
+}
+
+/// What a heartbeat found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beat {
+    pub(super) sent: Instant,
+    pub(super) last_event: Timestamp,
+    pub(super) versions: Versions,
+    /// Whether it renewed the lease.
+    pub(super) has_lease: bool,
+    /// What the other live instances serve; `None` if there is none.
+    pub(super) others: Option<Others>,
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        let state = State {
+            is_closed: false,
+            fault: Some("no heartbeat yet".to_owned()),
+            proven_at: None,
+            lease_until: None,
+            others: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            versions: watch::Sender::new(Versions::default()),
+            last_event: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            uses: AtomicU64::new(0),
+            single_use: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn succeed(&self, beat: Beat) {
+        let recovered = {
+            let mut state = self.state();
+            state.proven_at = Some(beat.sent);
+            if beat.has_lease {
+                state.lease_until = Some(beat.sent + OWN_LEASE);
+            }
+            state.others = beat.others;
+            state.fault.take()
+        };
+        self.last_event.store(beat.last_event.epoch(), Ordering::Release);
+        self.versions.send_if_modified(|versions| std::mem::replace(versions, beat.versions) != beat.versions);
+        if recovered.is_some() {
+            tracing::info!("the database is available");
+        }
+    }
+
+    pub(super) fn fail(&self, reason: &str) {
+        let mut state = self.state();
+        if state.fault.as_deref() != Some(reason) {
+            tracing::error!(%reason, "the database is unavailable");
+            state.fault = Some(reason.to_owned());
+        }
+    }
+
+    /// Nothing starts any more.
+    pub(super) fn close(&self) {
+        self.state().is_closed = true;
+    }
+
+    /// # Errors
+    /// Why no statement may start.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let state = self.state();
+        match (&state.fault, state.proven_at) {
+            _ if state.is_closed => Err("it is closed".to_owned()),
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Some(at)) if at.elapsed() < PROOF => Ok(()),
+            (None, _) => Err("the database does not answer".to_owned()),
+        }
+    }
+
+    pub(super) fn holds_lease(&self) -> bool {
+        let state = self.state();
+        !state.is_closed && state.lease_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    pub(super) fn others(&self) -> Option<Others> {
+        self.state().others
+    }
+
+    pub(super) fn last_event(&self) -> Timestamp {
+        Timestamp::from_epoch(self.last_event.load(Ordering::Acquire))
+    }
+
+    /// Notes an event that was recorded besides the heartbeats.
+    pub(super) fn set_last_event(&self, time: Timestamp) {
+        self.last_event.store(time.epoch(), Ordering::Release);
+    }
+
+    pub(super) fn versions(&self) -> watch::Receiver<Versions> {
+        self.versions.subscribe()
+    }
+
+    pub(super) fn counts(&self) -> LedgerCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        LedgerCounts { tokens: read(&self.tokens), uses: read(&self.uses), single_use: read(&self.single_use) }
+    }
+
+    pub(super) fn set_counts(&self, counts: LedgerCounts) {
+        self.tokens.store(counts.tokens, Ordering::Relaxed);
+        self.uses.store(counts.uses, Ordering::Relaxed);
+        self.single_use.store(counts.single_use, Ordering::Relaxed);
+    }
+
+    /// It is replaced field by field, each consistent by itself, even if the lock is poisoned.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

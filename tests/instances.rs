@@ -1,0 +1,176 @@
+//! Several `writ serve` over one database: one key ring, one ledger, one kill switch.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(dead_code, reason = "the harness serves several test crates")]
+
+#[path = "support/delayed.rs"]
+mod delayed;
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use delayed::PURGE;
+use support::eventually;
+use support::postgres::Postgres;
+use support::workload::Form;
+use support::writ::{Setup, Writ};
+
+const RENAME: &str = r#"
+[[purpose]]
+scope = "account.rename"
+accept = ["client_credentials"]
+lifetime = "1s"
+"#;
+
+/// Configurations of several instances over these servers, with the tables in place.
+fn instances<const COUNT: usize>(
+    servers: &Postgres,
+    replication: &str,
+    change: impl Fn(Setup) -> Setup,
+) -> [Setup; COUNT] {
+    let mut sealing_key = None;
+    let setups = [(); COUNT].map(|()| {
+        let setup = change(delayed::setup("2s", "1d", 1).client("renames", RENAME));
+        let path = setup.path("certs/sealing.key");
+        let key = sealing_key.get_or_insert_with(|| fs::read_to_string(&path).unwrap()).clone();
+        setup.write("certs/sealing.key", &key);
+        setup
+            .set("store.kind", "postgres")
+            .set("store.url", servers.url("writ"))
+            .set("store.password_file", servers.password_file("writ").display().to_string())
+            .set("store.ca", servers.ca().display().to_string())
+            .set("store.replication", replication)
+    });
+    let owner = servers.password_file("writ_owner").display().to_string();
+    setups[0].run(&["store", "migrate", "--password-file", &owner]).exits(0);
+    setups
+}
+
+fn kids(writ: &Writ) -> BTreeSet<String> {
+    writ.site().jwks().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_one_instance_does_counts_for_the_other() {
+    let Some(servers) = Postgres::single() else { return };
+    let [one, other] = instances(&servers, "none", |setup| setup).map(Setup::start);
+    assert_eq!(kids(&one), kids(&other));
+    let original = one.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    original.wait_until_expired();
+    let redeemed = other.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
+    // A lost answer is repeated by whichever instance is asked.
+    let again = one.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
+    assert_eq!(again.claims, redeemed.claims);
+    redeemed.wait_until_expired();
+    for writ in [&one, &other] {
+        let refused = writ.workload("batch").token(&Form::redeem(&original.token, PURGE));
+        assert_eq!(refused.reason(), "redemption_exhausted");
+    }
+    let rename = || other.workload("renames").token(&Form::client_credentials("account.rename"));
+    rename().issued();
+    one.run(&["block", "add", "--client", "renames"]).exits(0);
+    let began = Instant::now();
+    eventually("the block is in force", || (rename().reason() == "blocked").then_some(()));
+    println!("a block of the other instance after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(1));
+    other.run(&["block", "remove", "--client", "renames"]).exits(0);
+    one.run(&["keys", "verify"]).exits(0);
+}
+
+/// R-KEYS-03: a token verifies with the JWKS of every instance from the moment it is issued.
+#[test]
+fn keys_rotate_once_for_all_instances_and_go_on_without_one() {
+    let Some(servers) = Postgres::single() else { return };
+    // A killed instance is waited for until its lease is over, which takes longer than the shortest keys live.
+    let [one, other] = instances(&servers, "none", |setup| setup.short_keys(8));
+    let [one, mut other] = [one, other].map(Setup::start);
+    let mut signed = BTreeSet::new();
+    let mut rotate_to = |keys: usize, writs: &[&Writ]| {
+        eventually("the keys rotate", || {
+            for writ in writs {
+                let token = writ.workload("renames").token(&Form::client_credentials("account.rename")).issued();
+                let kid = token.kid().to_owned();
+                assert!(writs.iter().all(|writ| kids(writ).contains(&kid)), "{kid}");
+                signed.insert(kid);
+            }
+            (signed.len() >= keys).then_some(())
+        });
+    };
+    rotate_to(2, &[&one, &other]);
+    other.kill();
+    rotate_to(3, &[&one]);
+    other.start();
+    rotate_to(4, &[&one, &other]);
+    eventually("both publish the same keys", || (kids(&one) == kids(&other)).then_some(()));
+}
+
+#[test]
+fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_by_itself() {
+    let Some(mut servers) = Postgres::single() else { return };
+    let [writ] = instances(&servers, "none", |setup| setup);
+    let writ = writ.start();
+    let ask = |id: &str, scope: &str| writ.workload(id).token(&Form::client_credentials(scope));
+    ask("accounts", PURGE).issued();
+    servers.kill_primary();
+    let killed = Instant::now();
+    let is_pending = || writ.site().ops("/readyz").json()["pending"][0] == "ledger";
+    eventually("the ledger is away", || is_pending().then_some(()));
+    let refused = ask("accounts", PURGE);
+    assert_eq!((refused.status(), refused.reason().as_str()), (503, "store_unavailable"));
+    assert!(refused.response.header("retry-after").is_some());
+    ask("renames", "account.rename").issued();
+    // Once its lease is over, the others no longer wait for it.
+    eventually("it is not ready", || (writ.site().ops("/readyz").status == 503).then_some(()));
+    println!("not ready {:?} after the database was lost", killed.elapsed());
+    let jwks = writ.site().discover("/.well-known/jwks.json", &[]);
+    assert_eq!(jwks.header("cache-control"), Some("public, max-age=0"));
+    ask("renames", "account.rename").issued();
+    servers.restart(0);
+    let restarted = Instant::now();
+    eventually("it recovers", || (ask("accounts", PURGE).status() == 200).then_some(()));
+    println!("recovered {:?} after the database", restarted.elapsed());
+    assert!(restarted.elapsed() < Duration::from_secs(5));
+    eventually("it is ready", || (writ.site().ops("/readyz").status == 200).then_some(()));
+}
+
+#[test]
+fn a_start_says_what_is_wrong_with_the_database_and_how_to_cure_it() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers, "quorum", |setup| setup);
+    setup.run(&["serve"]).exits(2).says("a commit does not wait for a standby: synchronous_standby_names is ''");
+    let setup = setup.set("store.replication", "none").set("store.schema", "other");
+    setup.run(&["serve"]).exits(2).says("its schema other is missing; run `writ store migrate`");
+    setup.run(&["keys", "list"]).exits(2);
+    let setup = setup.set("store.schema", "writ");
+    setup.run(&["keys", "list"]).exits(2).says("it holds no key ring; `writ serve` creates it");
+    let mut writ = setup.start();
+    assert_eq!(writ.terminate(), 0);
+    writ.setup.change("trust_domain", "other.example");
+    writ.run(&["serve"]).exits(2).says("the store belongs to the trust domain trust-domain.example");
+    writ.run(&["store", "schema"]).exits(0).says("CREATE TABLE IF NOT EXISTS writ.redemptions");
+}
+
+#[test]
+fn a_restored_backup_is_refused_until_it_is_repaired_and_then_grants_nothing_from_before() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers, "none", |setup| setup);
+    let mut writ = setup.start();
+    let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    let beat = servers.sql("SELECT beat FROM writ.clock");
+    original.wait_until_expired();
+    writ.workload("batch").token(&Form::redeem(&original.token, PURGE)).issued();
+    eventually("a heartbeat", || (servers.sql("SELECT beat FROM writ.clock") != beat).then_some(()));
+    assert_eq!(writ.terminate(), 0);
+    // The use is missing, and so are the heartbeats since.
+    servers.sql(&format!("DELETE FROM writ.redemptions; UPDATE writ.clock SET beat = {beat}"));
+    writ.run(&["serve"]).exits(2).says("it has gone back in time: its last heartbeat is").says("writ store repair");
+    writ.run(&["store", "repair"]).exits(0).says("can no longer be redeemed (redemption_not_on_record)");
+    writ.run(&["store", "repair"]).exits(0).says("there is nothing to repair");
+    writ.start();
+    let refused = writ.workload("batch").token(&Form::redeem(&original.token, PURGE));
+    assert_eq!(refused.reason(), "redemption_not_on_record");
+    let later = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
+    later.wait_until_expired();
+    writ.workload("batch").token(&Form::redeem(&later.token, PURGE)).issued();
+}
