@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use writ_model::restated::{Outcome, Time, Use, Uses, spend};
 use writ_platform::clock::Timestamp;
-use writ_store::ledger::{LedgerStore, Redemption, SpendOutcome};
-use writ_store::{Settings, Store};
+use writ_store::ledger::{Redemption, SpendOutcome};
+use writ_store::{LedgerStore, Settings, Store};
 
 /// Of a new token, in instants of the model, which are seconds here.
 const LIFETIME: Time = 2;
