@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates of the workspace by folder; the root package is `.`.
-const CRATES: [&str; 7] = [".", "conformance", "core", "outbound", "platform", "store", "verifier"];
+const CRATES: [&str; 8] = [".", "conformance", "core", "model", "outbound", "platform", "store", "verifier"];
 
 /// Libraries, and where alone they may be named.
 const EDGES: [(&[&str], &[&str]); 5] = [

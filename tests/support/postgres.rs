@@ -136,7 +136,7 @@ impl Postgres {
         let arguments = ["--username=postgres", "--auth=reject", "--locale=C", "--encoding=UTF8", "--no-sync"];
         run(unprivileged(&program("initdb"), self.path()).args(arguments).arg(data));
         let mut settings = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
-        write!(settings, "{SETTINGS}synchronous_standby_names = '{synchronous_standbys}'\n").unwrap();
+        writeln!(settings, "{SETTINGS}synchronous_standby_names = '{synchronous_standbys}'").unwrap();
         fs::write(data.join("pg_hba.conf"), access("scram-sha-256")).unwrap();
     }
 
@@ -437,7 +437,7 @@ fn access(method: &str) -> String {
 fn password() -> String {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).unwrap();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_le_bytes(bytes))
 }
 
 /// A port that is free now, out of the range that the system gives to clients: a killed server finds it free again.
