@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
+#[path = "support/postgres.rs"]
+mod database;
 #[path = "support/delayed.rs"]
 mod delayed;
 #[path = "support/random.rs"]
@@ -17,10 +19,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{scope, sleep, spawn};
 use std::time::{Duration, Instant};
 
+use database::Postgres;
 use delayed::{PURGE, token_of};
 use random::Random;
 use support::answer::Answer;
-use support::postgres::Postgres;
 use support::workload::{Form, Workload};
 use support::writ::{Setup, Writ};
 use support::{eventually, jose, now, wait_until};

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
+#[path = "support/postgres.rs"]
+mod database;
 #[path = "support/delayed.rs"]
 mod delayed;
 mod support;
@@ -10,8 +12,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use database::Postgres;
 use delayed::PURGE;
-use support::postgres::Postgres;
 use support::workload::Form;
 use support::writ::{Setup, Writ};
 use support::{eventually, now, wait_until};

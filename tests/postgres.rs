@@ -2,14 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "the harness serves several test crates")]
 
+#[path = "support/postgres.rs"]
+mod database;
 mod support;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use database::Postgres;
 use futures_util::future::join_all;
-use support::postgres::Postgres;
 use tempfile::TempDir;
 use writ_platform::clock::Timestamp;
 use writ_store::blocks::StoredBlock;

@@ -10,7 +10,6 @@ pub(crate) mod issuer;
 pub(crate) mod jose;
 pub(crate) mod pdp;
 pub(crate) mod pki;
-pub(crate) mod postgres;
 pub(crate) mod workload;
 pub(crate) mod writ;
 

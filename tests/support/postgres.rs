@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::pki::{self, Ca, Credentials};
+use crate::support::pki::{self, Ca, Credentials};
 
 /// How long a server may take to start, to stop, or to follow another.
 const DEADLINE: Duration = Duration::from_secs(60);
