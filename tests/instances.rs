@@ -11,10 +11,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use delayed::PURGE;
-use support::eventually;
 use support::postgres::Postgres;
 use support::workload::Form;
 use support::writ::{Setup, Writ};
+use support::{eventually, now, wait_until};
 
 const RENAME: &str = r#"
 [[purpose]]
@@ -112,6 +112,7 @@ fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_b
     let writ = writ.start();
     let ask = |id: &str, scope: &str| writ.workload(id).token(&Form::client_credentials(scope));
     ask("accounts", PURGE).issued();
+    eventually("it holds its lease", || (writ.site().ops("/readyz").status == 200).then_some(()));
     servers.kill_primary();
     let killed = Instant::now();
     let is_pending = || writ.site().ops("/readyz").json()["pending"][0] == "ledger";
@@ -170,6 +171,8 @@ fn a_restored_backup_is_refused_until_it_is_repaired_and_then_grants_nothing_fro
     writ.start();
     let refused = writ.workload("batch").token(&Form::redeem(&original.token, PURGE));
     assert_eq!(refused.reason(), "redemption_not_on_record");
+    // What began in the second of the repair is from before.
+    wait_until(now() + 1);
     let later = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
     later.wait_until_expired();
     writ.workload("batch").token(&Form::redeem(&later.token, PURGE)).issued();

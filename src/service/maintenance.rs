@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use writ_core::audit::{Audit, Event};
 use writ_core::blocks::Blocks;
 use writ_core::keys::KeyRing;
+use writ_core::keys::event::KeyEvent;
 use writ_core::ledger::Ledger;
 use writ_platform::clock::{Clock, HumanDuration, Timestamp};
 use writ_platform::telemetry::Metrics;
@@ -32,13 +33,17 @@ pub(super) async fn rotate_keys(keys: Arc<KeyRing>, clock: Arc<Clock>, audit: Au
     let timer = async { keys.run(&clock, |event| drop(sender.send(event))).await };
     let recorder = async {
         while let Some(event) = events.recv().await {
-            // The step cannot be undone; a log that cannot be written stops tokens, not rotation.
-            if let Err(error) = audit.write(&Event::from(event)).await {
-                tracing::error!(%error, "a change of the key ring could not be recorded");
-            }
+            record(&audit, event).await;
         }
     };
     tokio::join!(timer, recorder);
+}
+
+/// The step cannot be undone; a log that cannot be written stops tokens, not rotation.
+async fn record(audit: &Audit, event: KeyEvent) {
+    if let Err(error) = audit.write(&Event::from(event)).await {
+        tracing::error!(%error, "a change of the key ring could not be recorded");
+    }
 }
 
 /// Puts changes of the key ring and the kill switch in force that other instances have made, and announces what is in
@@ -57,7 +62,7 @@ pub(super) async fn follow_others(
         let followed = async {
             if recorded.ring != keys.served().0 {
                 for event in keys.follow(clock.now()).await.map_err(|error| error.to_string())? {
-                    audit.write(&Event::from(event)).await.map_err(|error| error.to_string())?;
+                    record(&audit, event).await;
                 }
             }
             if refreshed != Some(recorded.blocks) {

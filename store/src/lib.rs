@@ -10,7 +10,7 @@
 //! - [`clock`]: the time of the last event, and the floors up to which records may be missing.
 //! - [`repair`]: salvages the records of a store that does not open.
 //!
-//! The [`handles`] dispatch to one of two engines: `embedded`, a sled database for a single instance, and `postgres`.
+//! The `handles` dispatch to one of two engines: `embedded`, a sled database for a single instance, and `postgres`.
 
 use std::io;
 use std::path::{Path, PathBuf};
