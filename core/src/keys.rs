@@ -122,6 +122,14 @@ pub enum KeysError {
     /// Another instance does not publish the next key yet, or not for long enough.
     #[error("another instance has not published the next key for long enough; try again later")]
     OthersBehind,
+    /// An instance that was cut off from the store may still sign with the previous key, which would leave the JWKS.
+    #[error(
+        "an instance was cut off from the store and may sign with the previous key until {until}; try again after that"
+    )]
+    MayStillSign {
+        /// The first second in which no valid token of it is left.
+        until: Timestamp,
+    },
     /// The current key is long overdue for rotation, because the store does not record its successor.
     #[error("the signing key is overdue for rotation: the store has not recorded a successor")]
     Overdue,

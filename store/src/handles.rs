@@ -84,6 +84,15 @@ impl RingStore {
         }
     }
 
+    /// When the last lease ended of those instances that did not leave and have an older ring: they may still sign with
+    /// the keys in their memory. `None` if there are none.
+    pub fn cut_off_at(&self) -> Option<Timestamp> {
+        match &self.0 {
+            Engine::Sled(_) => None,
+            Engine::Postgres(ring) => ring.cut_off_at(),
+        }
+    }
+
     /// Records the first ring; a conflict if one exists.
     ///
     /// # Errors

@@ -140,10 +140,11 @@ impl Postgres {
         let Open { pool, heartbeat, lock, .. } = &*self.0;
         if heartbeat.is_instance {
             let leave = &pool.connector.statements.leave;
-            // Otherwise the others wait until the lease is over.
+            // No heartbeat may come after this. Otherwise the others would wait, as for one that was cut off.
+            heartbeat.stop.notify_one();
             let _ = timeout(CLOSE_TIMEOUT, pool.rows("leave", Query::Text(leave), &[&heartbeat.id])).await;
         }
-        heartbeat.stop.notify_one();
+        heartbeat.stop.notify_one(); // also where there is nothing to leave
         pool.health.close();
         pool.clear();
         if let Err(error) = pool.connector.save().await {

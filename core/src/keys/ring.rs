@@ -283,6 +283,14 @@ impl Ring {
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
+    /// Until when tokens signed with `previous` may be valid that come from an instance whose lease ended at `cut_off_at`
+    /// and which has no newer ring: it signs until its key is overdue. `None` if `previous` began to sign only after that.
+    pub(crate) fn previous_in_use_until(&self, cut_off_at: Timestamp, times: KeyTimes) -> Option<Timestamp> {
+        let previous = self.previous.as_ref().filter(|key| cut_off_at >= key.signed.from)?;
+        let overdue = previous.signed.from + times.rotation_period() + times.jwks_max_age();
+        Some(overdue + previous.longest_lifetime + Duration::from_secs(1))
+    }
+
     /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.
     pub(crate) fn end_of_span(&self, last_event: Timestamp, now: Timestamp) -> Timestamp {
         self.current.planned_until.max(last_event).min(now)

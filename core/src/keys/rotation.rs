@@ -18,6 +18,7 @@ use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
+use writ_store::cluster::Others;
 
 /// The shortest sleep of the timer.
 const MIN_SLEEP: Duration = Duration::from_millis(100);
@@ -88,7 +89,7 @@ impl KeyRing {
     /// Takes the step that is due at `now`, if any. Forgets a key only if `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
-            Some(Step::Promote) if self.others_are_behind(ring) => Ok(None),
+            Some(Step::Promote) if self.check_others(ring, now).is_err() => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
             Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
             Some(Step::Forget) | None => Ok(None),
@@ -99,20 +100,29 @@ impl KeyRing {
     /// Promotes `next` before it is due.
     ///
     /// # Errors
-    /// [`KeysError::TooEarly`] with the time from which it is possible.
+    /// [`KeysError::TooEarly`] with the time from which it is possible; [`KeysError::OthersBehind`] and
+    /// [`KeysError::MayStillSign`] where other instances would be left behind.
     pub async fn rotate(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| {
             let promoted = ring.promote(fresh, self.times, end, now)?;
-            if self.others_are_behind(ring) { Err(KeysError::OthersBehind) } else { Ok(Some(promoted)) }
+            self.check_others(ring, now)?;
+            Ok(Some(promoted))
         })
         .await
     }
 
-    /// Whether another instance has not published `next` for `jwks_max_age` yet: a verifier may have its older JWKS.
-    pub(super) fn others_are_behind(&self, ring: &Ring) -> bool {
-        self.store
-            .others()
-            .is_some_and(|others| others.oldest_ring < ring.version() || others.next_for < self.times.lead())
+    /// Whether a promotion leaves no instance behind: each of the others has published `next` for `jwks_max_age`, so that
+    /// no verifier has an older JWKS, and none that was cut off from the store can still sign with `previous`, which leaves
+    /// the JWKS.
+    pub(super) fn check_others(&self, ring: &Ring, now: Timestamp) -> Result<(), KeysError> {
+        let is_behind = |others: Others| others.oldest_ring < ring.version() || others.next_for < self.times.lead();
+        if self.store.others().is_some_and(is_behind) {
+            return Err(KeysError::OthersBehind);
+        }
+        match self.store.cut_off_at().and_then(|at| ring.previous_in_use_until(at, self.times)) {
+            Some(until) if now < until => Err(KeysError::MayStillSign { until }),
+            _ => Ok(()),
+        }
     }
 
     /// Revokes a key: it leaves the JWKS and no longer validates anything.

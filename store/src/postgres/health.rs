@@ -39,6 +39,7 @@ struct State {
     /// Until when this instance holds the lease of that heartbeat.
     lease_until: Option<Instant>,
     others: Option<Others>,
+    cut_off_at: Option<Timestamp>,
 }
 
 /// What a heartbeat found.
@@ -51,6 +52,8 @@ pub(super) struct Beat {
     pub(super) has_lease: bool,
     /// What the other live instances serve; `None` if there is none.
     pub(super) others: Option<Others>,
+    /// When the last lease ended of those instances that did not leave and have an older ring.
+    pub(super) cut_off_at: Option<Timestamp>,
 }
 
 impl Health {
@@ -61,6 +64,7 @@ impl Health {
             proven_at: None,
             lease_until: None,
             others: None,
+            cut_off_at: None,
         };
         Self {
             state: Mutex::new(state),
@@ -80,6 +84,7 @@ impl Health {
                 state.lease_until = Some(beat.sent + OWN_LEASE);
             }
             state.others = beat.others;
+            state.cut_off_at = beat.cut_off_at;
             state.fault.take()
         };
         self.last_event.store(beat.last_event.epoch(), Ordering::Release);
@@ -121,6 +126,10 @@ impl Health {
 
     pub(super) fn others(&self) -> Option<Others> {
         self.state().others
+    }
+
+    pub(super) fn cut_off_at(&self) -> Option<Timestamp> {
+        self.state().cut_off_at
     }
 
     pub(super) fn last_event(&self) -> Timestamp {

@@ -207,6 +207,7 @@ fn found(row: &Row, sent: Instant, has_lease: bool) -> Result<Beat, tokio_postgr
             blocks: unsigned(row.try_get("blocks_version")?),
         },
         has_lease,
+        cut_off_at: row.try_get::<_, Option<i64>>("cut_off_at")?.map(unsigned).map(Timestamp::from_epoch),
         others: others.0.zip(others.1).map(|(oldest_ring, next_for)| Others {
             oldest_ring: unsigned(oldest_ring),
             next_for: Duration::from_secs(unsigned(next_for)),

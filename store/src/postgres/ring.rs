@@ -54,6 +54,10 @@ impl Ring {
         self.pool.health.others()
     }
 
+    pub(crate) fn cut_off_at(&self) -> Option<Timestamp> {
+        self.pool.health.cut_off_at()
+    }
+
     /// An error at once while the database is unavailable: a step is tried again later.
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         self.pool.health.check().map_err(StoreError::Unavailable)

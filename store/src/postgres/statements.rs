@@ -18,9 +18,11 @@ const BEAT: &str = "WITH c AS (UPDATE {s}.clock
       ring_version = excluded.ring_version, blocks_version = excluded.blocks_version, next_since = excluded.next_since)
   SELECT c.beat, c.last_event, c.accepted_at, r.version AS ring_version, x.blocks_version,
     (SELECT system_identifier FROM pg_control_system()) AS system,
-    o.oldest_ring, o.next_for, {guard}
+    o.oldest_ring, o.next_for, l.cut_off_at, {guard}
   FROM c, {s}.ring r, {s}.installation x, (SELECT min(ring_version) AS oldest_ring, {now} - max(next_since) AS next_for
-    FROM {s}.instances WHERE lease_until > clock_timestamp() AND id <> $1) o";
+    FROM {s}.instances WHERE lease_until > clock_timestamp() AND id <> $1) o,
+    LATERAL (SELECT floor(extract(epoch FROM max(lease_until)))::bigint AS cut_off_at
+    FROM {s}.instances WHERE lease_until <= clock_timestamp() AND id <> $1 AND ring_version < r.version) l";
 
 /// What is checked on a connection before anything else.
 const ADMIT: &str = "SELECT m.version AS schema_version, c.beat, c.accepted_at, x.id AS installation,
@@ -246,8 +248,11 @@ impl Statements {
             ensure_weeks: of("SELECT {s}.ensure_weeks($1, $2)"),
             drop_week: of("SELECT {s}.drop_week($1) AS is_dropped"),
             counts: of(COUNTS),
-            forget_instances: of("DELETE FROM {s}.instances WHERE lease_until < clock_timestamp() - interval '1 day'"),
-            leave: of("UPDATE {s}.instances SET lease_until = clock_timestamp() WHERE id = $1"),
+            // One that was cut off may sign for the rest of the period of its key.
+            forget_instances: of(
+                "DELETE FROM {s}.instances WHERE lease_until < clock_timestamp() - interval '400 days'",
+            ),
+            leave: of("DELETE FROM {s}.instances WHERE id = $1"),
         }
     }
 }
