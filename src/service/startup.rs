@@ -37,7 +37,11 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let (state, opening) = PersistentState::begin_to_open(&config, &audit).await?;
-        match run(&config, &audit, &metrics, &state, files, listeners) {
+        let started = match state.join().await {
+            Ok(()) => run(&config, &audit, &metrics, &state, files, listeners),
+            Err(error) => Err(error),
+        };
+        match started {
             Ok(service) => Ok(Self { opening, ..service }),
             Err(error) => {
                 state.store.close().await;

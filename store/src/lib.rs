@@ -280,6 +280,17 @@ impl Store {
         }
     }
 
+    /// As [`serve`](Self::serve); when this returns, the others know of this instance, and their rotations wait for it.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] if that is not possible within some seconds.
+    pub async fn join(&self, served: Served) -> Result<(), OpenError> {
+        match &self.0 {
+            Engine::Sled(_) => Ok(()),
+            Engine::Postgres(database) => Box::pin(database.join(served)).await,
+        }
+    }
+
     /// Writes all pending changes and releases the lock.
     ///
     /// Its clones then return [`StoreError::Unavailable`].

@@ -47,6 +47,8 @@ pub use self::settings::{Address, Credentials, Replication, SchemaName, SettingE
 
 /// How long a start waits for a database that cannot be reached yet, or whose fail-over is under way.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is checked whether the others know of this instance.
+const JOIN_INTERVAL: Duration = Duration::from_millis(10);
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// How long closing waits for the database.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -118,6 +120,16 @@ impl Postgres {
 
     pub(crate) fn serve(&self, served: Served) {
         self.0.heartbeat.serve(served);
+    }
+
+    pub(crate) async fn join(&self, served: Served) -> Result<(), OpenError> {
+        self.serve(served);
+        let joined = async {
+            while !self.is_well() {
+                sleep(JOIN_INTERVAL).await;
+            }
+        };
+        timeout(START_TIMEOUT, joined).await.map_err(|_| OpenError::Database(self.0.pool.reason()))
     }
 
     pub(crate) fn ring(&self) -> ring::Ring {
