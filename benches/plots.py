@@ -105,6 +105,25 @@ def curve(title, label, series):
     return svg(HEIGHT, parts)
 
 
+def minutes(soak):
+    """Resident memory over the minutes of a soak."""
+    values = soak["resident_mib"]
+    top = max(values) * 1.25
+    place = lambda x: LEFT + x / len(values) * (WIDTH - LEFT - RIGHT)
+    level = lambda y: HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
+    parts = [text(WIDTH / 2, 22, "Resident memory during a soak", size=15, weight="bold")]
+    for tick in ticks(top):
+        parts += [line(LEFT, level(tick), WIDTH - RIGHT, level(tick), "#e5e5e5"),
+                  text(LEFT - 8, level(tick) + 4, number(tick), "end")]
+    for x in range(0, len(values) + 1, 10):
+        parts.append(text(place(x), HEIGHT - BOTTOM + 18, x))
+    path = " ".join(f"{place(x + 1):.1f},{level(y):.1f}" for x, y in enumerate(values))
+    parts += [line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "#333"),
+              f'<polyline points="{path}" fill="none" stroke="{COLOURS[0]}" stroke-width="2"/>',
+              text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "minutes"), text(LEFT - 50, TOP - 16, "MiB", "start")]
+    return svg(HEIGHT, parts)
+
+
 def markdown(rows):
     lines = ["| row | what | measured | target | |", "| --- | --- | ---: | ---: | --- |"]
     for row in rows:
@@ -122,6 +141,9 @@ def main():
     if data["rows"]:
         (folder / "table.svg").write_text(bars(data["rows"]))
         (folder / "table.md").write_text(markdown(data["rows"]))
+    soak = data["measurements"].get("soak")
+    if soak:
+        (folder / "soak.svg").write_text(minutes(soak))
     for file, title, label, series in CURVES:
         drawn = []
         for name, prefix in series:

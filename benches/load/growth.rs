@@ -35,6 +35,9 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "size", sizes: &[512, 2_048, 4_096, 8_192, 12_288], quick: &[], run: token_size },
 ];
 
+/// How long a service is left alone after its start.
+const SETTLING: Duration = Duration::from_secs(5);
+
 impl Experiment {
     pub(crate) fn run(&self, scale: &Scale, results: &mut Results) {
         let sizes = if scale.is_quick { self.quick } else { self.sizes };
@@ -53,9 +56,10 @@ fn policies(scale: &Scale, extent: usize, name: &str, results: &mut Results) {
     for _ in 0..scale.rounds {
         let server = site.start(Kind::Writ);
         note_first_answer(&site, &server, name, results);
-        client_credentials(scale, &site, &server, name, results);
-        // After the load, since the files are read once more in the first seconds.
+        // The files are read once more in the first seconds.
+        thread::sleep(SETTLING);
         note_idle(&server, name, results);
+        client_credentials(scale, &site, &server, name, results);
         results.add(name, RESIDENT, server.process.resident_mib());
     }
 }
