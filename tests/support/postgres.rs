@@ -1,14 +1,15 @@
 //! PostgreSQL for tests: one server, or a primary with two standbys and quorum commit. TLS 1.3 everywhere, the roles
 //! `writ` and `writ_owner`, the empty database `writ`. Nodes can be killed, frozen, promoted and rebuilt.
 //!
-//! `tests/tools.sh` fetches the server. It refuses to run as root; there, its processes run as `nobody`, who must be able
-//! to reach `target/tools` and the temporary folder.
+//! `tests/tools.sh` fetches the server. It refuses to run as root; there, its processes run as `nobody`, or, where that
+//! account cannot reach `target/tools` or the temporary folder, in a user namespace in which root has another number.
 
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -473,15 +474,28 @@ fn program(name: &str) -> String {
     tools.join("usr/lib/postgresql/15/bin").join(name).display().to_string()
 }
 
-/// The account that replaces root: its user and group.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// The account that replaces root, if it can reach all files: its user and group.
 fn nobody() -> Option<(u32, u32)> {
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        return None;
-    }
-    let accounts = fs::read_to_string("/etc/passwd").unwrap();
-    let account = accounts.lines().find(|line| line.starts_with("nobody:")).expect("an account `nobody`");
-    let mut numbers = account.split(':').skip(2).map(|number| number.parse().expect("a number"));
-    Some((numbers.next().expect("a user"), numbers.next().expect("a group")))
+    static NOBODY: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    *NOBODY.get_or_init(|| {
+        if !is_root() {
+            return None;
+        }
+        let accounts = fs::read_to_string("/etc/passwd").ok()?;
+        let account = accounts.lines().find(|line| line.starts_with("nobody:"))?;
+        let mut numbers = account.split(':').skip(2).map(|number| number.parse().ok());
+        let (user, group) = (numbers.next()??, numbers.next()??);
+        let reaches = |path: &Path| {
+            let mut test = Command::new("setpriv");
+            test.args([&format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups", "test", "-x"]);
+            test.arg(path).status().is_ok_and(|status| status.success())
+        };
+        (reaches(Path::new(&program("postgres"))) && reaches(&std::env::temp_dir())).then_some((user, group))
+    })
 }
 
 /// A command that finds its libraries, and nothing else, in its environment.
@@ -501,9 +515,16 @@ fn command(program: &str, folder: &Path) -> Command {
 
 /// The same without root's rights.
 fn unprivileged(program: &str, folder: &Path) -> Command {
-    let Some((user, group)) = nobody() else { return command(program, folder) };
-    let mut command = command("setpriv", folder);
-    command.args([&format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups", program]);
+    if !is_root() {
+        return command(program, folder);
+    }
+    if let Some((user, group)) = nobody() {
+        let mut command = command("setpriv", folder);
+        command.args([&format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups", program]);
+        return command;
+    }
+    let mut command = command("unshare", folder);
+    command.args(["--user", "--map-user=65534", "--map-group=65534", program]);
     command
 }
 

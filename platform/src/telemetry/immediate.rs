@@ -48,3 +48,17 @@ impl Immediate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// where a write can hang, no worker may write.
+    #[test]
+    fn a_file_is_never_written_at_once_and_a_pipe_is() {
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        assert!(Immediate::of(&file).unwrap().is_none());
+        let (_reader, writer) = io::pipe().unwrap();
+        assert!(Immediate::of(&OwnedFd::from(writer)).unwrap().is_some());
+    }
+}

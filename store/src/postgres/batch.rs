@@ -1,5 +1,5 @@
 //! Several requests in one statement, when more arrive than statements are under way: one commit, and one wait for the
-//! standbys, serves all of them. A request that finds a free statement waits for nobody.
+//! standbys, serves all of them. A request that finds a free statement does not wait for others.
 //!
 //! A statement for several is tried once. Unless it succeeds, each request goes its own way, as if it had been alone:
 //! every statement can be repeated with the same values.
