@@ -563,6 +563,23 @@ fn a_renewed_server_certificate_is_used_without_a_restart() {
     is_served(&writ.workload("mailer"));
 }
 
+/// the clock of its CA is ahead. The files do not change again when it becomes valid.
+#[test]
+fn a_server_certificate_from_the_future_is_used_once_it_is_valid() {
+    let writ = scene::mailer();
+    let mut params = pki::server();
+    params.not_before = (SystemTime::now() + Duration::from_secs(5)).into();
+    let early = writ.setup.ca.issue(params);
+    let replace = || {
+        writ.setup.write("certs/server.key", &early.key_pem);
+        writ.setup.write("certs/server.pem", &early.certificate_pem);
+    };
+    let is_refused = |line: &serde_json::Value| line["error"].as_str().is_some_and(|error| error.contains("valid"));
+    writ.expect_log("it is refused", replace, is_refused);
+    // In less than the minute after which all files are read in any case.
+    eventually("the new certificate", || (server_certificate(&writ) == early.chain[0]).then_some(()));
+}
+
 /// the old pair is used until a complete matching pair is there.
 #[test]
 fn a_broken_server_certificate_leaves_the_old_one_in_use() {
