@@ -8,10 +8,11 @@ mod database;
 mod delayed;
 #[path = "support/random.rs"]
 mod random;
+#[path = "support/instances.rs"]
+mod shared;
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use database::Postgres;
 use delayed::{PURGE, token_of};
 use random::Random;
+use shared::setups;
 use support::answer::Answer;
 use support::workload::{Form, Workload};
 use support::writ::{Setup, Writ};
@@ -30,13 +32,6 @@ use support::{eventually, jose, now, wait_until};
 /// How often each token is tried in a round.
 const TRIES: usize = 5;
 const WORKERS: usize = 16;
-
-/// A purpose whose tokens are not on record.
-const RENAME: &str = r#"
-[[purpose]]
-scope = "account.rename"
-accept = ["client_credentials"]
-"#;
 
 /// The harness itself: what was committed on a quorum is there after the primary was lost, and the old primary comes back
 /// as a standby.
@@ -80,25 +75,6 @@ fn a_single_server_takes_writes() {
 /// Three instances over these servers.
 fn instances(servers: &Postgres) -> [Writ; 3] {
     setups(servers, "60s").map(Setup::start)
-}
-
-/// Their configurations, with the tables in place; redeemed tokens live that long.
-fn setups(servers: &Postgres, lifetime: &str) -> [Setup; 3] {
-    let mut sealing_key = None;
-    let setups = [(); 3].map(|()| {
-        let setup = delayed::setup(lifetime, "1d", 1).client("renames", RENAME);
-        let path = setup.path("certs/sealing.key");
-        let key = sealing_key.get_or_insert_with(|| fs::read_to_string(&path).unwrap()).clone();
-        setup.write("certs/sealing.key", &key);
-        setup
-            .set("store.kind", "postgres")
-            .set("store.url", servers.url("writ"))
-            .set("store.password_file", servers.password_file("writ").display().to_string())
-            .set("store.ca", servers.ca().display().to_string())
-    });
-    let owner = servers.password_file("writ_owner").display().to_string();
-    setups[0].run(&["store", "migrate", "--password-file", &owner]).exits(0);
-    setups
 }
 
 /// The way of one instance to the servers, which can be cut.

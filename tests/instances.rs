@@ -6,47 +6,23 @@
 mod database;
 #[path = "support/delayed.rs"]
 mod delayed;
+#[path = "support/instances.rs"]
+mod shared;
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use database::Postgres;
 use delayed::PURGE;
+use shared::setups;
 use support::workload::Form;
 use support::writ::{Setup, Writ};
 use support::{eventually, now, wait_until};
 
-const RENAME: &str = r#"
-[[purpose]]
-scope = "account.rename"
-accept = ["client_credentials"]
-lifetime = "1s"
-"#;
-
-/// Configurations of several instances over these servers, with the tables in place.
-fn instances<const COUNT: usize>(
-    servers: &Postgres,
-    replication: &str,
-    change: impl Fn(Setup) -> Setup,
-) -> [Setup; COUNT] {
-    let mut sealing_key = None;
-    let setups = [(); COUNT].map(|()| {
-        let setup = change(delayed::setup("2s", "1d", 1).client("renames", RENAME));
-        let path = setup.path("certs/sealing.key");
-        let key = sealing_key.get_or_insert_with(|| fs::read_to_string(&path).unwrap()).clone();
-        setup.write("certs/sealing.key", &key);
-        setup
-            .set("store.kind", "postgres")
-            .set("store.url", servers.url("writ"))
-            .set("store.password_file", servers.password_file("writ").display().to_string())
-            .set("store.ca", servers.ca().display().to_string())
-            .set("store.replication", replication)
-    });
-    let owner = servers.password_file("writ_owner").display().to_string();
-    setups[0].run(&["store", "migrate", "--password-file", &owner]).exits(0);
-    setups
+/// The configurations of instances over a single server.
+fn instances<const COUNT: usize>(servers: &Postgres) -> [Setup; COUNT] {
+    setups(servers, "2s").map(|setup| setup.set("store.replication", "none"))
 }
 
 fn kids(writ: &Writ) -> BTreeSet<String> {
@@ -56,7 +32,7 @@ fn kids(writ: &Writ) -> BTreeSet<String> {
 #[test]
 fn what_one_instance_does_counts_for_the_other() {
     let Some(servers) = Postgres::single() else { return };
-    let [one, other] = instances(&servers, "none", |setup| setup).map(Setup::start);
+    let [one, other] = instances(&servers).map(Setup::start);
     assert_eq!(kids(&one), kids(&other));
     let original = one.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
     original.wait_until_expired();
@@ -85,7 +61,7 @@ fn what_one_instance_does_counts_for_the_other() {
 fn keys_rotate_once_for_all_instances_and_go_on_without_one() {
     let Some(servers) = Postgres::single() else { return };
     // A killed instance is waited for until its lease is over, which takes longer than the shortest keys live.
-    let [one, other] = instances(&servers, "none", |setup| setup.short_keys(8));
+    let [one, other] = instances(&servers).map(|setup| setup.short_keys(8));
     let [one, mut other] = [one, other].map(Setup::start);
     let mut signed = BTreeSet::new();
     let mut rotate_to = |keys: usize, writs: &[&Writ]| {
@@ -110,7 +86,7 @@ fn keys_rotate_once_for_all_instances_and_go_on_without_one() {
 #[test]
 fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_by_itself() {
     let Some(mut servers) = Postgres::single() else { return };
-    let [writ] = instances(&servers, "none", |setup| setup);
+    let [writ] = instances(&servers);
     let writ = writ.start();
     let ask = |id: &str, scope: &str| writ.workload(id).token(&Form::client_credentials(scope));
     ask("accounts", PURGE).issued();
@@ -140,7 +116,7 @@ fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_b
 #[test]
 fn a_start_says_what_is_wrong_with_the_database_and_how_to_cure_it() {
     let Some(servers) = Postgres::single() else { return };
-    let [setup] = instances(&servers, "quorum", |setup| setup);
+    let [setup] = setups(&servers, "2s");
     setup.run(&["serve"]).exits(2).says("a commit does not wait for a standby: synchronous_standby_names is ''");
     let setup = setup.set("store.replication", "none").set("store.schema", "other");
     setup.run(&["serve"]).exits(2).says("its schema other is missing; run `writ store migrate`");
@@ -157,7 +133,7 @@ fn a_start_says_what_is_wrong_with_the_database_and_how_to_cure_it() {
 #[test]
 fn a_restored_backup_is_refused_until_it_is_repaired_and_then_grants_nothing_from_before() {
     let Some(servers) = Postgres::single() else { return };
-    let [setup] = instances(&servers, "none", |setup| setup);
+    let [setup] = instances(&servers);
     let mut writ = setup.start();
     let original = writ.workload("accounts").token(&Form::client_credentials(PURGE)).issued();
     let beat = servers.sql("SELECT beat FROM writ.clock");

@@ -150,13 +150,12 @@ impl Postgres {
 
     pub(crate) async fn close(self) {
         let Open { pool, heartbeat, lock, .. } = &*self.0;
+        heartbeat.stop.notify_one();
         if heartbeat.is_instance {
             let leave = &pool.connector.statements.leave;
-            // No heartbeat may come after this. Otherwise the others would wait, as for one that was cut off.
-            heartbeat.stop.notify_one();
+            // Otherwise the others wait, as for one that was cut off; so they do if a heartbeat comes after this.
             let _ = timeout(CLOSE_TIMEOUT, pool.rows("leave", Query::Text(leave), &[&heartbeat.id])).await;
         }
-        heartbeat.stop.notify_one(); // also where there is nothing to leave
         pool.health.close();
         pool.clear();
         if let Err(error) = pool.connector.save().await {
