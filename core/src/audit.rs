@@ -150,26 +150,24 @@ impl Audit {
     /// [`LogError`]: what the event reports must not take effect.
     pub async fn write(&self, event: &Event<'_>) -> Result<(), LogError> {
         let line = match self.0.format() {
-            Format::Json => Line::json(&JsonLine::of(event)),
+            Format::Json => Line::json(&Head::of(event), event),
             Format::Text => text_line(event),
         };
         self.0.write(line.map_err(|_| LogError)?).await
     }
 }
 
-/// The members of a line in JSON, in their order.
+/// The members of a JSON line before those of the event.
 #[derive(Serialize)]
-struct JsonLine<'a> {
+struct Head {
     timestamp: String,
     level: &'static str,
     target: &'static str,
-    #[serde(flatten)]
-    event: &'a Event<'a>,
 }
 
-impl<'a> JsonLine<'a> {
-    fn of(event: &'a Event<'a>) -> Self {
-        Self { timestamp: time(), level: event.level(), target: "audit", event }
+impl Head {
+    fn of(event: &Event<'_>) -> Self {
+        Self { timestamp: time(), level: event.level(), target: "audit" }
     }
 }
 

@@ -102,14 +102,12 @@ pub(crate) fn candidates<'a>(
     certificate: &PeerCertificate,
     registered: impl IntoIterator<Item = (&'a ClientId, &'a Identity)>,
 ) -> Result<Candidates<'a>, ClientError> {
-    let matching: Vec<_> = registered.into_iter().filter(|(_, identity)| certificate.matches(identity)).collect();
+    let mut matching: Vec<_> = registered.into_iter().filter(|(_, identity)| certificate.matches(identity)).collect();
     let by_thumbprint = |identity: &Identity| identity.kind() == IdentityKind::Thumbprints;
-    let pinned = matching.iter().any(|(_, identity)| by_thumbprint(identity));
-    let found: Vec<_> = matching
-        .into_iter()
-        .filter(|(_, identity)| !pinned || by_thumbprint(identity))
-        .map(|(client, _)| client)
-        .collect();
+    if matching.iter().any(|(_, identity)| by_thumbprint(identity)) {
+        matching.retain(|(_, identity)| by_thumbprint(identity));
+    }
+    let found: Vec<_> = matching.into_iter().map(|(client, _)| client).collect();
     if found.is_empty() { Err(ClientError::Unknown) } else { Ok(Candidates(found)) }
 }
 

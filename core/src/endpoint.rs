@@ -30,7 +30,6 @@ use crate::request::{Form, RequestError};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{KnownKey, SignedBy};
 use writ_platform::clock::Clock;
-use writ_platform::completion::RunToCompletion;
 use writ_platform::shares::Place;
 use writ_platform::telemetry::LogError;
 
@@ -83,7 +82,7 @@ pub struct TokenService {
     pub audit: Audit,
     /// Counts every exchange.
     pub metrics: ExchangeMetrics,
-    /// Cloned into each flow.
+    /// Cloned into each flow, and dropped at its end.
     pub in_flight: InFlight,
 }
 
@@ -152,21 +151,6 @@ impl IncomingRequest {
 }
 
 impl TokenService {
-    /// Runs `flow` to completion even if the client disconnects, so that a counted use is always logged. Its parts must not
-    /// panic outside of [`catch_panic`]; if one does, there is no audit event.
-    pub(crate) fn run_to_completion<T: Send + 'static>(
-        &self,
-        flow: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> RunToCompletion<Result<T, Refusal>> {
-        let in_flight = self.in_flight.clone();
-        let work = async move {
-            let outcome = flow.await;
-            drop(in_flight);
-            outcome
-        };
-        RunToCompletion::new(work)
-    }
-
     /// Writes the audit event of an outcome before it is sent.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::refusal::Refusal;
 use crate::request::{Source, TokenRequest};
 use crate::subject::{SingleUse, VerificationContext, VerifiedSubject};
 use writ_platform::clock::Timestamp;
+use writ_platform::completion::RunToCompletion;
 
 /// With more policies than this, metrics have no client label.
 const MAX_CLIENT_LABELS: usize = 500;
@@ -83,17 +84,18 @@ struct SignedToken {
 }
 
 impl TokenService {
-    /// Answers one exchange; the outcome is in the audit log when this returns.
+    /// Answers one exchange; the outcome is in the audit log when this ends. It ends even if the client disconnects, so
+    /// that a counted use is always logged.
     ///
     /// # Errors
     /// Any [`Refusal`].
-    pub async fn exchange(self: &Arc<Self>, request: IncomingRequest) -> Result<Issued, Refusal> {
-        let service = Arc::clone(self);
-        self.run_to_completion(async move {
+    pub fn exchange(self: &Arc<Self>, request: IncomingRequest) -> RunToCompletion<Result<Issued, Refusal>> {
+        let (service, in_flight) = (Arc::clone(self), self.in_flight.clone());
+        RunToCompletion::new(async move {
             let started = Instant::now();
             let policies = service.policies.snapshot(); // one version for the whole request
             let (mut context, mut trace) = (request.audit_context(&policies), Trace::default());
-            // Boxed: it is large, and what is around it is moved several times.
+            // Boxed, as is each rare step of it: what is around a future moves it, and its size is that of its largest step.
             let flow = Box::pin(service.issue(&request, &policies, &mut context, &mut trace));
             let outcome = catch_panic(flow).await;
             log_rules(&context, &trace, &outcome);
@@ -101,13 +103,13 @@ impl TokenService {
                 Ok(issued) => Ok(issued),
                 Err(refusal) => {
                     warn_of_failed_redemption(&refusal, &context);
-                    service.record_refusal(Endpoint::Token, &request, &context, refusal).await
+                    Box::pin(service.record_refusal(Endpoint::Token, &request, &context, refusal)).await
                 }
             };
             count(&service.metrics, &context, &policies, &outcome, started.elapsed());
+            drop(in_flight);
             outcome
         })
-        .await
     }
 
     /// Every step from a request to a token that may be sent, in order. The first that fails determines the refusal.
@@ -246,7 +248,7 @@ impl TokenService {
         };
         let entry = Entry { token: redeemable_until.map(redeemable), single_use: token.single_use };
         if !entry.is_empty() {
-            request.wait_for(self.ledger.record(entry, now), || LedgerError::Late).await?;
+            Box::pin(request.wait_for(self.ledger.record(entry, now), || LedgerError::Late)).await?;
         }
         Ok(redeemable_until)
     }

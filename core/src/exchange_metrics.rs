@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use metrics::{Counter, Histogram};
 
 /// The labels of an outcome, apart from the client: `source`, `outcome` and `reason`.
@@ -16,9 +17,9 @@ type Labels = [&'static str; 3];
 #[derive(Default)]
 pub struct ExchangeMetrics {
     /// By client. Readers do not exclude each other, and a new label set is rare.
-    counters: RwLock<HashMap<String, HashMap<Labels, Counter>>>,
+    counters: RwLock<HashMap<String, HashMap<Labels, Counter, RandomState>, RandomState>>,
     /// By source.
-    durations: RwLock<HashMap<&'static str, Histogram>>,
+    durations: RwLock<HashMap<&'static str, Histogram, RandomState>>,
 }
 
 impl ExchangeMetrics {

@@ -15,6 +15,7 @@ use crate::request::TokenText;
 use crate::subject::OwnToken;
 use crate::subject::own_token;
 use writ_platform::clock::Instants;
+use writ_platform::completion::RunToCompletion;
 
 /// The answer to an introspection.
 #[derive(Debug)]
@@ -26,21 +27,22 @@ pub enum Introspected {
 }
 
 impl TokenService {
-    /// Answers one introspection; the answer is in the audit log when this returns.
+    /// Answers one introspection; the answer is in the audit log when this ends, even if the client disconnects.
     ///
     /// # Errors
     /// [`Refusal`] of the request; it never tells what is wrong with the token.
-    pub async fn introspect(self: &Arc<Self>, request: IncomingRequest) -> Result<Introspected, Refusal> {
-        let service = Arc::clone(self);
-        self.run_to_completion(async move {
+    pub fn introspect(self: &Arc<Self>, request: IncomingRequest) -> RunToCompletion<Result<Introspected, Refusal>> {
+        let (service, in_flight) = (Arc::clone(self), self.in_flight.clone());
+        RunToCompletion::new(async move {
             let policies = service.policies.snapshot(); // one version for the whole request
             let mut context = request.audit_context(&policies);
-            match catch_panic(service.answer(&request, &policies, &mut context)).await {
+            let outcome = match catch_panic(Box::pin(service.answer(&request, &policies, &mut context))).await {
                 Ok(answer) => Ok(answer),
                 Err(refusal) => service.record_refusal(Endpoint::Introspection, &request, &context, refusal).await,
-            }
+            };
+            drop(in_flight);
+            outcome
         })
-        .await
     }
 
     /// Every step from the request to the answer, in order.

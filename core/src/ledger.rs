@@ -176,7 +176,7 @@ impl Ledger {
                 Ok(Term { iat: now, exp: grant.expiry(now), spent: None })
             }
             GrantKind::Redeem { original, max_uses, require_record } => {
-                self.redeem(grant, original, *max_uses, *require_record, now).await
+                Box::pin(self.redeem(grant, original, *max_uses, *require_record, now)).await
             }
         }
     }

@@ -38,7 +38,7 @@ impl ApprovedGrant {
             return Ok(Self { grant, pdp_asked: false });
         };
         let pdp = pdp.ok_or(PdpError::Unavailable(Fault::NotConfigured))?;
-        pdp.ask(&question, deadline).await?;
+        Box::pin(pdp.ask(&question, deadline)).await?;
         Ok(Self { grant, pdp_asked: true })
     }
 

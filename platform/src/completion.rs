@@ -8,16 +8,17 @@ use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 /// A future that runs in the task that polls it. If that task drops it unfinished, a task of its own finishes it, so that
-/// the usual case needs none.
+/// the usual case needs none. That task works in the span in which this is dropped; `Instrumented` drops its future in the
+/// same span in which it polls it.
 ///
 /// If the work panics, it is over.
 #[must_use = "it begins when it is polled or dropped"]
 pub struct RunToCompletion<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
 
 impl<T: Send + 'static> RunToCompletion<T> {
-    /// `work`, within the current span. Must be dropped inside a Tokio runtime, or it is given up.
+    /// Must be dropped inside a Tokio runtime, or `work` is given up.
     pub fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self(Some(Box::pin(work.in_current_span())))
+        Self(Some(Box::pin(work)))
     }
 }
 
@@ -38,7 +39,7 @@ impl<T: Send + 'static> Future for RunToCompletion<T> {
 impl<T: Send + 'static> Drop for RunToCompletion<T> {
     fn drop(&mut self) {
         if let Some((work, runtime)) = self.0.take().zip(Handle::try_current().ok()) {
-            drop(runtime.spawn(work));
+            drop(runtime.spawn(work.in_current_span()));
         }
     }
 }

@@ -9,6 +9,8 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+
 /// The number of places that a holder may have while `free` of `capacity` are free. Quadratic, so that places remain after
 /// many holders have taken all they can; with a plain proportion, six holders would take all.
 fn share(free: usize, capacity: usize) -> usize {
@@ -23,7 +25,7 @@ pub struct Shares<K> {
 
 struct Taken<K> {
     total: usize,
-    by_holder: HashMap<K, usize>,
+    by_holder: HashMap<K, usize, RandomState>,
 }
 
 /// The holder already has its share of the places, or none is free.
@@ -40,7 +42,7 @@ pub struct Place<K: Eq + Hash> {
 impl<K: Eq + Hash + Clone> Shares<K> {
     /// Creates `capacity` free places.
     pub fn new(capacity: usize) -> Arc<Self> {
-        let taken = Mutex::new(Taken { total: 0, by_holder: HashMap::new() });
+        let taken = Mutex::new(Taken { total: 0, by_holder: HashMap::default() });
         Arc::new(Self { capacity, taken })
     }
 
@@ -49,15 +51,18 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     /// # Errors
     /// [`NoPlace`]: none is free, or `holder` has its share.
     pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, NoPlace> {
-        let mut taken = self.taken();
+        let taken = &mut *self.taken();
         let free = self.capacity.saturating_sub(taken.total);
-        let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
-        if free == 0 || held >= share(free, self.capacity) {
+        if free == 0 {
             return Err(NoPlace);
         }
+        // With a place free, a holder without one gets it: nothing is left behind by a refusal.
+        let held = taken.by_holder.entry(holder.clone()).or_insert(0);
+        if *held >= share(free, self.capacity) {
+            return Err(NoPlace);
+        }
+        *held += 1;
         taken.total += 1;
-        taken.by_holder.insert(holder.clone(), held + 1);
-        drop(taken);
         Ok(Place { shares: Arc::clone(self), holder })
     }
 }
@@ -73,11 +78,9 @@ impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
         taken.total = taken.total.saturating_sub(1);
-        if let Some(held) = taken.by_holder.get_mut(&self.holder) {
-            *held = held.saturating_sub(1);
-            if *held == 0 {
-                taken.by_holder.remove(&self.holder);
-            }
+        match taken.by_holder.get_mut(&self.holder) {
+            Some(held @ 2..) => *held -= 1,
+            _ => drop(taken.by_holder.remove(&self.holder)),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! 400. A header `Upgrade`, and the connection option of that name, are renamed to names without a meaning: a server may
 //! ignore them (RFC 9110 §7.8).
 
+use memchr::{memchr, memchr2};
+
 /// Bytes of a line that are buffered until its end arrives.
 const MAX_BUFFERED: usize = 16 * 1024;
 /// Bytes that the framework rejects wherever a line could begin or continue.
@@ -93,27 +95,33 @@ impl RequestFilter {
         }
     }
 
-    /// Takes bytes up to the end of the line, or all of them; returns how many.
+    /// Takes bytes up to the end of the line, or as many as are buffered; returns how many.
     fn lines(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, Malformed> {
-        for (at, &byte) in input.iter().enumerate() {
-            // CR must be followed by LF, and LF preceded by CR.
-            if byte == 0 || (self.last == b'\r') != (byte == b'\n') {
-                return Err(Malformed);
-            }
-            self.last = byte;
-            self.line.push(byte);
-            if byte == b'\n' {
-                self.end_line()?;
-                output.append(&mut self.line);
-                (self.last, self.is_part) = (0, false);
-                return Ok(at + 1);
-            }
-            if self.line.len() >= MAX_BUFFERED {
-                self.begin_long_line()?;
-                output.append(&mut self.line);
-            }
+        let end = memchr(b'\n', input).map_or(input.len(), |at| at + 1);
+        let part = &input[..end.min(MAX_BUFFERED - self.line.len())];
+        let is_end = part.ends_with(b"\n");
+        // CR must be followed by LF, and LF preceded by CR.
+        let (content, is_after_cr) = if is_end { (&part[..part.len() - 1], true) } else { (part, false) };
+        let last = content.last().copied().unwrap_or(self.last);
+        let is_plain = match memchr2(b'\r', 0, content) {
+            Some(at) => content[at] == b'\r' && at + 1 == content.len(),
+            None => true,
+        };
+        let follows_cr = self.last == b'\r' && !content.is_empty();
+        if !is_plain || follows_cr || (is_after_cr && last != b'\r') {
+            return Err(Malformed);
         }
-        Ok(input.len())
+        self.last = last;
+        self.line.extend_from_slice(part);
+        if is_end {
+            self.end_line()?;
+            output.append(&mut self.line);
+            (self.last, self.is_part) = (0, false);
+        } else if self.line.len() == MAX_BUFFERED {
+            self.begin_long_line()?;
+            output.append(&mut self.line);
+        }
+        Ok(part.len())
     }
 
     /// Passes on the beginning of a line that is too long to buffer: allowed only where its value is not evaluated here.
@@ -247,7 +255,7 @@ impl Field {
 
 /// The name before the colon (RFC 9112 §5.1), not empty and without white space. A folded line has none.
 fn name_of(line: &[u8]) -> Option<&[u8]> {
-    let name = &line[..line.iter().position(|&byte| byte == b':')?];
+    let name = &line[..memchr(b':', line)?];
     let is_plain = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
     is_plain.then_some(name)
 }

@@ -19,8 +19,8 @@ use writ_platform::clock::Timestamp;
 /// `token_type`: a Txn-Token is not an access token and must not be used as one (RFC 8693 §2.2.1).
 const TOKEN_TYPE: &str = "N_A";
 
-/// The bytes that most bodies need.
-const USUAL_BODY: usize = 1536;
+/// The bytes that most bodies need beside a token.
+const USUAL_BODY: usize = 384;
 
 /// The least `Retry-After`.
 const MIN_RETRY_SECONDS: u64 = 1;
@@ -126,6 +126,7 @@ struct IntrospectionBody<'a> {
 pub(super) fn issued(issued: &Issued) -> HttpResponse {
     json(
         HttpResponse::Ok(),
+        USUAL_BODY + issued.token().as_str().len(),
         &TokenBody {
             access_token: issued.token().as_str(),
             issued_token_type: TXN_TOKEN_TYPE,
@@ -145,7 +146,7 @@ pub(super) fn introspected(introspected: &Introspected) -> HttpResponse {
         }
         Introspected::Inactive => IntrospectionBody { active: false, claims: None, token_type: None },
     };
-    json(HttpResponse::Ok(), &body)
+    json(HttpResponse::Ok(), USUAL_BODY, &body)
 }
 
 /// The refusal of a flow.
@@ -160,7 +161,7 @@ pub(super) fn refusal(refusal: &Refusal) -> HttpResponse {
         redeemable_at: refusal.redeemable_at(),
         ..ErrorBody::new(reason, refusal.description())
     };
-    json(answer, &body)
+    json(answer, USUAL_BODY, &body)
 }
 
 /// A refusal of the listener itself. The answer carries it in its extensions, for the middleware that records it.
@@ -176,14 +177,14 @@ pub(super) fn http(refusal: HttpRefusal) -> HttpResponse {
     if refusal.ends_connection() {
         answer.force_close();
     }
-    let mut answer = json(answer, &ErrorBody::new(reason, refusal.to_string()));
+    let mut answer = json(answer, USUAL_BODY, &ErrorBody::new(reason, refusal.to_string()));
     answer.extensions_mut().insert(refusal);
     answer
 }
 
-/// Completes an answer with a body. The bodies of this module always have a JSON form.
-fn json(mut answer: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
-    let mut text = Vec::with_capacity(USUAL_BODY);
+/// Completes an answer with a body of about `size` bytes. The bodies of this module always have a JSON form.
+fn json(mut answer: HttpResponseBuilder, size: usize, body: &impl Serialize) -> HttpResponse {
+    let mut text = Vec::with_capacity(size);
     match serde_json::to_writer(&mut text, body) {
         Ok(()) => answer.insert_header(ContentType::json()).body(text),
         Err(_) => HttpResponse::InternalServerError().finish(),

@@ -26,14 +26,8 @@ pub(super) fn handlers(config: &Config, tokens: &Arc<TokenService>, store: &Stor
     let ledger = Arc::clone(&tokens.ledger);
     let (store, ring, jwks_max_age) = (store.clone(), store.ring(), config.jwks_max_age);
     Handlers {
-        token: Arc::new(move |request| {
-            let tokens = Arc::clone(&exchange);
-            async move { tokens.exchange(request).await }.boxed_local()
-        }),
-        introspect: Arc::new(move |request| {
-            let tokens = Arc::clone(&introspect);
-            async move { tokens.introspect(request).await }.boxed_local()
-        }),
+        token: Arc::new(move |request| exchange.exchange(request).boxed_local()),
+        introspect: Arc::new(move |request| introspect.introspect(request).boxed_local()),
         share_of: Arc::new(move |certificate| endpoint::share_of(certificate, &shares.policies.snapshot())),
         rejected: Arc::new(move |request| {
             if request.endpoint == Endpoint::Token {

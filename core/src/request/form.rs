@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::str::Utf8Error;
 use std::sync::Arc;
 
-use memchr::{memchr, memchr2, memchr3};
+use memchr::{memchr, memchr2};
 use writ_verifier::json::{Limits, Members};
 use zeroize::Zeroizing;
 
@@ -60,7 +59,7 @@ impl Form {
     /// [`RequestError::Repeated`] for a name sent twice, known or not.
     pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
         // Decoding never makes a text longer, so no copy of it is left behind by growing.
-        let mut text = Zeroizing::new(String::with_capacity(body.len()));
+        let mut text = Zeroizing::new(Vec::with_capacity(body.len()));
         let mut parameters: Vec<Parameter> = Vec::with_capacity(USUAL_PARAMETERS);
         for pair in body.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
             if parameters.len() == MAX_PARAMETERS {
@@ -73,16 +72,21 @@ impl Form {
             })?;
             let value = decode(value.get(1..).unwrap_or_default(), &mut text);
             let written = &text[name.clone()];
-            let value = value.map_err(|fault| match known(written) {
+            let value = value.map_err(|fault| match str::from_utf8(written).ok().and_then(known) {
                 Some(name) => RequestError::Malformed(name, fault.into()),
                 None => RequestError::Malformed("the form", format!("in parameter {place}, {fault}").into()),
             })?;
             if let Some(first) = parameters.iter().position(|other| text[other.name.clone()] == *written) {
-                return Err(RequestError::Repeated { name: known(written), first: first + 1, second: place });
+                let name = str::from_utf8(written).ok().and_then(known);
+                return Err(RequestError::Repeated { name, first: first + 1, second: place });
             }
             parameters.push(Parameter { name, value });
         }
-        Ok(Self { text: Arc::new(text), parameters })
+        let text = String::from_utf8(std::mem::take(&mut *text)).map_err(|error| {
+            drop(Zeroizing::new(error.into_bytes()));
+            RequestError::Malformed("the form", "it is not UTF-8 once it is decoded".into())
+        })?;
+        Ok(Self { text: Arc::new(Zeroizing::new(text)), parameters })
     }
 
     /// The place of the value of `name`, empty ones included.
@@ -159,35 +163,32 @@ fn known(name: &str) -> Option<&'static str> {
 
 /// Decodes `+` to a space and `%XX` to a byte, and appends the result, which must be UTF-8 without NUL. Returns its place.
 /// The error names mistake and place.
-fn decode(bytes: &[u8], text: &mut String) -> Result<Range<usize>, String> {
+fn decode(bytes: &[u8], text: &mut Vec<u8>) -> Result<Range<usize>, String> {
     let start = text.len();
-    let not_utf8 = |error: Utf8Error| format!("byte {} is not UTF-8 once it is decoded", error.valid_up_to() + 1);
-    if memchr3(b'+', b'%', 0, bytes).is_none() {
-        text.push_str(std::str::from_utf8(bytes).map_err(not_utf8)?);
-        return Ok(start..text.len());
-    }
-    let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
     let mut rest = bytes;
     while let Some(at) = memchr2(b'+', b'%', rest) {
-        decoded.extend_from_slice(&rest[..at]);
+        text.extend_from_slice(&rest[..at]);
         if rest[at] == b'+' {
-            decoded.push(b' ');
+            text.push(b' ');
             rest = &rest[at + 1..];
         } else {
             let digits = rest.get(at + 1..at + 3).unwrap_or_default();
-            decoded.push(from_hexadecimal(digits).ok_or_else(|| {
+            text.push(from_hexadecimal(digits).ok_or_else(|| {
                 let at = bytes.len() - rest.len() + at;
                 format!("the percent sign at byte {} is not followed by two hexadecimal digits", at + 1)
             })?);
             rest = &rest[at + 3..];
         }
     }
-    decoded.extend_from_slice(rest);
-    if let Some(at) = memchr(0, &decoded) {
+    text.extend_from_slice(rest);
+    let decoded = &text[start..];
+    if let Some(at) = memchr(0, decoded) {
         return Err(format!("byte {} is NUL once it is decoded", at + 1));
     }
-    text.push_str(std::str::from_utf8(&decoded).map_err(not_utf8)?);
-    Ok(start..text.len())
+    match str::from_utf8(decoded) {
+        Ok(_) => Ok(start..text.len()),
+        Err(error) => Err(format!("byte {} is not UTF-8 once it is decoded", error.valid_up_to() + 1)),
+    }
 }
 
 /// The byte that two hexadecimal digits are.

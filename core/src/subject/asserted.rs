@@ -68,7 +68,7 @@ pub(super) fn statement(
     expiry.adopt("exp", &claims, "exp");
     let times = if source == Source::UnsignedJson { &expiry } else { &claims };
     let usable_until = Times::read(times, now)?.hold(now, clock_skew)?;
-    Ok(Statement { source, sub, claims, usable_until, single_use: None })
+    Ok(Statement { source, sub, claims: claims.into(), usable_until, single_use: None })
 }
 
 #[cfg(test)]
@@ -84,6 +84,6 @@ impl AssertedSubject {
             made: keep_until - Duration::from_secs(60),
             keep_until,
         });
-        Self(Statement { source, sub: sub.parse().unwrap(), claims: Members::default(), usable_until, single_use })
+        Self(Statement { source, sub: sub.parse().unwrap(), claims: Members::default().into(), usable_until, single_use })
     }
 }

@@ -1,5 +1,7 @@
 //! The facts about a subject that a decision needs, verified or not.
 
+use std::sync::Arc;
+
 use writ_verifier::{Members, Scope, TxnClaims};
 
 use crate::request::{Source, Subject};
@@ -65,7 +67,7 @@ pub struct Statement {
     /// Unique in the trust domain.
     pub sub: Subject,
     /// All claims, verbatim; for an opaque token the members of the issuer's reply.
-    pub claims: Members,
+    pub claims: Arc<Members>,
     /// The first second in which it is no longer valid; `None` if it has no end.
     pub usable_until: Option<Timestamp>,
     /// The identifier that issuing a token uses up.

@@ -69,7 +69,7 @@ impl<'a> Presented<'a> {
         let key = keys.find_signer(&self.jws);
         let key = key.ok_or(SignatureInvalid.because("it was not made with the key that its header names"))?;
         let Jws { kid, typ, algorithm, .. } = self.jws;
-        let signed = Signed { typ, claims: self.claims };
+        let signed = Signed { typ, claims: Arc::new(self.claims) };
         Ok(VerifiedJwt { issuer: self.issuer, kid, algorithm, key: Arc::clone(key), signed })
     }
 }
@@ -120,7 +120,7 @@ impl VerifiedJwt {
 #[derive(Debug)]
 pub(super) struct Signed {
     typ: Option<String>,
-    claims: Members,
+    claims: Arc<Members>,
 }
 
 /// Validates `token` as the kind that it was presented as.
@@ -163,7 +163,7 @@ fn access_token(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToke
             return Err(wrong_typ(token.typ.as_deref(), "access_token", "`at+jwt`, `JWT` or absent"));
         }
     }
-    by.complete(Source::AccessToken, token.claims.clone())
+    by.complete(Source::AccessToken, Arc::clone(&token.claims))
 }
 
 /// Any token that an issuer signs for services, within its settings; it is not marked as another kind.
@@ -172,7 +172,7 @@ fn jwt(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, Subjec
         return Err(wrong_typ(token.typ.as_deref(), "jwt", UNTYPED));
     }
     no_id_token(&token.claims, by)?;
-    by.complete(Source::Jwt, token.claims.clone())
+    by.complete(Source::Jwt, Arc::clone(&token.claims))
 }
 
 /// OIDC §3.1.3.7, except checks that only the client of the login can make, such as `nonce`.
@@ -185,7 +185,7 @@ fn id_token(token: &Signed, by: ValidationContext<'_>) -> Result<OutsideToken, S
     authorized_party(&token.claims, &audience, &by.issuer.id_token_audience)?;
     has_texts(&token.claims, &["sub"])?;
     has_all(&token.claims, &["iat", "exp"])?;
-    by.complete(Source::IdToken, token.claims.clone())
+    by.complete(Source::IdToken, Arc::clone(&token.claims))
 }
 
 impl Signed {

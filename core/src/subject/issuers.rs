@@ -162,7 +162,7 @@ impl Issuers {
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
             let (issuer, introspector) = self.introspecting(client).ok_or_else(|| no_introspection(text))?;
-            return opaque::read(text, introspector.introspect(&client.client_id, text).await?, context(issuer));
+            return opaque::read(text, Box::pin(introspector.introspect(&client.client_id, text)).await?, context(issuer));
         }
         jwt::check_len(text)?;
         let hash = TokenHash::from_sha256(token.sha256());
@@ -173,7 +173,7 @@ impl Issuers {
         let token = issued_jwt::read(kind, verified.signed(), context(issuer))?;
         match issuer.introspector.as_ref().filter(|introspector| introspector.is_always_asked()) {
             Some(introspector) if kind == Source::AccessToken => {
-                let reply = introspector.introspect(&client.client_id, text).await?;
+                let reply = Box::pin(introspector.introspect(&client.client_id, text)).await?;
                 opaque::confirm(&token, &reply, context(issuer))
             }
             Some(_) => Ok(token), // of such an issuer nothing is remembered

@@ -3,6 +3,7 @@
 //! In: the claims of a token whose form and origin were checked ([`issued_jwt`](super::issued_jwt),
 //! [`opaque`](super::opaque)), and a [`ValidationContext`]. Out: an [`OutsideToken`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use writ_verifier::{Members, Scope};
@@ -44,7 +45,7 @@ pub struct OutsideToken {
     /// Txn-Token made from it ends unless its purpose may outlive it. A minute from now if there is no `exp`, as in some
     /// introspection replies.
     usable_until: Timestamp,
-    claims: Members,
+    claims: Arc<Members>,
 }
 
 impl OutsideToken {
@@ -95,7 +96,7 @@ impl OutsideToken {
     pub(crate) fn about(sub: &str, scope: Option<&str>, usable_until: Timestamp) -> Self {
         let (sub, scope) = (sub.parse().unwrap(), scope.map(|scope| scope.parse().unwrap()));
         let issuer = "https://login.example".to_owned();
-        let claims = Members::default();
+        let claims = Arc::default();
         Self { source: Source::AccessToken, issuer, sub, scope, usable_until, claims }
     }
 }
@@ -134,7 +135,12 @@ impl ValidationContext<'_> {
     }
 
     /// Makes the remaining checks, after form and audience: proof of a bound token, subject, scope, times.
-    pub(super) fn complete(self, source: Source, claims: Members) -> Result<OutsideToken, SubjectError> {
+    pub(super) fn complete(
+        self,
+        source: Source,
+        claims: impl Into<Arc<Members>>,
+    ) -> Result<OutsideToken, SubjectError> {
+        let claims = claims.into();
         check_binding(&claims, self.client)?;
         let sub = self.subject(&claims)?;
         // An ID token identifies a user and has no scope (R-POL-05).

@@ -85,7 +85,7 @@ impl TrialSubject {
         check_binding(&claims, by.client)?;
         check_not_a_client(&sub, by.policies)?;
         let usable_until = Some(usable_until(&claims, by.clock_skew, by.now)?);
-        let statement = Statement { source, sub, claims, usable_until, single_use: None };
+        let statement = Statement { source, sub, claims: claims.into(), usable_until, single_use: None };
         Ok(Self { source, facts: SubjectFacts::Outside { statement, scope } })
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde::ser::Error as _;
 use serde_json::ser::{CharEscape, Formatter};
 
 /// A line, with its end.
@@ -24,13 +25,21 @@ impl Line {
         Self(line)
     }
 
-    /// `value` as JSON; characters beyond printable ASCII are escaped as JSON does.
+    /// One JSON object with the members of `first` and of `rest`, which must be objects with members; characters beyond
+    /// printable ASCII are escaped as JSON does. Faster than `#[serde(flatten)]`.
     ///
     /// # Errors
-    /// [`serde_json::Error`] if `value` has no JSON form.
-    pub fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+    /// [`serde_json::Error`] if one of them has no JSON form, or is not an object with members.
+    pub fn json(first: &impl Serialize, rest: &impl Serialize) -> Result<Self, serde_json::Error> {
         let mut line = Vec::with_capacity(USUAL_LENGTH);
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, AsciiFormatter))?;
+        first.serialize(&mut serde_json::Serializer::with_formatter(&mut line, AsciiFormatter))?;
+        line.pop();
+        let seam = line.len();
+        rest.serialize(&mut serde_json::Serializer::with_formatter(&mut line, AsciiFormatter))?;
+        if !line.starts_with(b"{\"") || !line[seam..].starts_with(b"{\"") {
+            return Err(serde_json::Error::custom("a line of the log must be an object with members"));
+        }
+        line[seam] = b',';
         line.push(b'\n');
         Ok(Self(line))
     }
@@ -59,8 +68,8 @@ impl Formatter for AsciiFormatter {
 
 /// Escapes as `\uXXXX` everything but printable ASCII: in JSON, only characters of strings.
 fn write_ascii<W: Write + ?Sized>(writer: &mut W, text: &str) -> io::Result<()> {
-    let is_printable = |byte: &u8| *byte == b' ' || byte.is_ascii_graphic();
-    if text.as_bytes().iter().all(is_printable) {
+    // Without an early end, many bytes are compared at once.
+    if text.bytes().fold(true, |printable, byte| printable & matches!(byte, b' '..=b'~')) {
         return writer.write_all(text.as_bytes());
     }
     let mut escaped = String::with_capacity(text.len() + 16);
@@ -87,9 +96,18 @@ mod tests {
         let text = "a\"\n\u{1b}[31m\u{202e}\u{1f600}\u{7f}";
         let escaped = r#"a"\u000a\u001b[31m\u202e\ud83d\ude00\u007f"#;
         assert_eq!(Line::escaped(&format!("{text}\n")).into_bytes(), format!("{escaped}\n").as_bytes());
-        let json = Line::json(&serde_json::json!({ text: [text, "plain \\"] })).unwrap().into_bytes();
+        let json = Line::json(&serde_json::json!({"a": 1}), &serde_json::json!({ text: [text, "plain \\"] }));
+        let json = json.unwrap().into_bytes();
         assert!(json.iter().all(|byte| *byte == b' ' || byte.is_ascii_graphic() || *byte == b'\n'), "{json:?}");
         let read: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(read, serde_json::json!({ text: [text, "plain \\"] }));
+        assert_eq!(read, serde_json::json!({"a": 1, text: [text, "plain \\"] }));
+    }
+
+    #[test]
+    fn a_line_is_made_of_objects_with_members_only() {
+        let (object, empty, list) = (serde_json::json!({"a": 1}), serde_json::json!({}), serde_json::json!([1]));
+        for (first, rest) in [(&object, &empty), (&empty, &object), (&object, &list), (&list, &object)] {
+            assert!(Line::json(first, rest).is_err(), "{first} {rest}");
+        }
     }
 }

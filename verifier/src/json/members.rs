@@ -73,7 +73,9 @@ impl Members {
 
     /// The JSON text of the value of `name`.
     pub fn raw(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(member, _)| *member == name).map(|(_, value)| value)
+        let text = self.text.as_bytes(); // a part of a text checks where its characters begin
+        let is_named = |member: &&Member| text[member.name.start..member.name.end] == *name.as_bytes();
+        self.members.iter().find(is_named).map(|member| &self.text[member.value.start..member.value.end])
     }
 
     /// The value of `name` deserialized as `T`; `None` if there is no such member, or if its value is not a `T`.

@@ -66,7 +66,7 @@ impl Setting {
     }
 
     fn error_at(&self, claims: &str, now: Timestamp) -> Result<OutsideToken, SubjectError> {
-        let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())? };
+        let token = Signed { typ: self.typ.map(str::to_owned), claims: members(claims.as_bytes())?.into() };
         let measure = ValidationContext {
             issuer: &self.issuer,
             default_scope: self.default_scope.as_ref(),
