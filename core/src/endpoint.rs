@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
-use tokio::time::timeout_at;
 
 pub use crate::audit::Endpoint;
 use crate::audit::{Audit, AuditContext, Event};
@@ -30,6 +29,7 @@ use crate::request::{Form, RequestError};
 use crate::subject::issuers::Issuers;
 use crate::subject::own_token::{KnownKey, SignedBy};
 use writ_platform::clock::Clock;
+use writ_platform::deadline::before;
 use writ_platform::shares::Place;
 use writ_platform::telemetry::LogError;
 
@@ -93,7 +93,7 @@ impl IncomingRequest {
         work: impl Future<Output = Result<T, E>>,
         late: impl FnOnce() -> E,
     ) -> Result<T, Refusal> {
-        timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| Err(late())).map_err(Into::into)
+        before(self.deadline, work).await.unwrap_or_else(|| Err(late())).map_err(Into::into)
     }
 
     pub(crate) fn audit_context<'r>(&'r self, policies: &'r PolicySet) -> AuditContext<'r> {
@@ -157,7 +157,7 @@ impl TokenService {
     /// [`Refusal::NotAudited`]: the outcome must not be sent.
     pub(crate) async fn record(&self, request: &IncomingRequest, event: Event<'_>) -> Result<(), Refusal> {
         let until = request.deadline.max(Instant::now() + AUDIT_GRACE);
-        let written = timeout_at(until.into(), self.audit.write(&event)).await;
+        let written = before(until, self.audit.write(&event)).await;
         written.unwrap_or(Err(LogError)).map_err(Refusal::NotAudited)
     }
 

@@ -7,13 +7,13 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use tokio::time::timeout_at;
 use writ_verifier::TrustDomain;
 use writ_verifier::json::{Limits, Members};
 
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
+use writ_platform::deadline::before;
 use writ_outbound::{Answer, Outbound, Request, Settings, SetupError, Status, Unreachable};
 
 /// Why no token is issued for a granted purpose.
@@ -159,8 +159,8 @@ impl Pdp {
         for purpose in question.grant.asks_pdp() {
             let body = request_body(question, self.trust_domain.as_str(), purpose.as_str());
             let call = self.outbound.post(question.grant.client().as_str(), to_request(question.request_id, body));
-            let answer = timeout_at(deadline.into(), call).await;
-            let decision = answer.map_err(|_| Fault::Late).and_then(|answer| decision(&answer?));
+            let answer = before(deadline, call).await;
+            let decision = answer.ok_or(Fault::Late).and_then(|answer| decision(&answer?));
             let outcome = match decision {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(PdpError::Denied),

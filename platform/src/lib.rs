@@ -3,6 +3,7 @@
 pub mod bounded;
 pub mod clock;
 pub mod completion;
+pub mod deadline;
 pub mod digest;
 pub mod process;
 pub mod secret_file;

@@ -19,7 +19,6 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage as _, HttpResponse};
 use futures_util::FutureExt as _;
-use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::connection::{ConnectionActivity, RequestGuard};
@@ -29,6 +28,7 @@ use super::request::{RequestContext, X_REQUEST_ID, of_connection};
 use super::response::{self, HttpRefusal};
 use super::routes::Route;
 use writ_core::endpoint::Endpoint;
+use writ_platform::deadline::before;
 
 /// The middleware of one listener.
 #[derive(Clone)]
@@ -56,15 +56,15 @@ impl Middleware {
             tracing::info_span!("request", request_id = &*context.request_id, trace_id = context.trace_id.as_deref());
         // No clone of the request may live across this call: the framework needs to own it alone.
         let work = AssertUnwindSafe(next.call(request)).catch_unwind().instrument(span);
-        match timeout_at(context.answer_due.into(), work).await {
-            Ok(Ok(Ok(answer))) => {
+        match before(context.answer_due, work).await {
+            Some(Ok(Ok(answer))) => {
                 let (request, answer) = answer.map_into_boxed_body().into_parts();
                 Ok(ServiceResponse::new(request, pending.complete(answer).await))
             }
             // The request is gone with the work, so these answers are returned as errors.
-            Ok(Ok(Err(error))) => Err(pending.fail(error.as_response_error().error_response()).await),
-            Ok(Err(_panic)) => Err(pending.fail(response::http(HttpRefusal::Internal)).await),
-            Err(_elapsed) => Err(pending.fail(response::http(HttpRefusal::RequestTimeout)).await),
+            Some(Ok(Err(error))) => Err(pending.fail(error.as_response_error().error_response()).await),
+            Some(Err(_panic)) => Err(pending.fail(response::http(HttpRefusal::Internal)).await),
+            None => Err(pending.fail(response::http(HttpRefusal::RequestTimeout)).await),
         }
     }
 }

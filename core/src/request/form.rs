@@ -91,7 +91,8 @@ impl Form {
 
     /// The place of the value of `name`, empty ones included.
     fn find(&self, name: &str) -> Option<Range<usize>> {
-        let parameter = self.parameters.iter().find(|parameter| self.text[parameter.name.clone()] == *name)?;
+        let text = self.text.as_bytes(); // a part of a text checks where its characters begin
+        let parameter = self.parameters.iter().find(|parameter| text[parameter.name.clone()] == *name.as_bytes())?;
         Some(parameter.value.clone())
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::time::timeout_at;
 use writ_verifier::{Members, TrustDomain};
 
 use super::facts::{AnySubject, SubjectFacts, sealed};
@@ -15,6 +14,7 @@ use crate::client::PeerCertificate;
 use crate::policy::{ClientPolicy, PolicySet};
 use crate::request::{Presented, Source, Subject, TokenText};
 use writ_platform::clock::Timestamp;
+use writ_platform::deadline::before;
 
 /// A subject that was verified.
 ///
@@ -102,8 +102,8 @@ impl VerifiedSubject {
     ) -> Result<Self, SubjectError> {
         let outside = async |kind, token: &TokenText| {
             let verified = issuers.verify(kind, token, by.client, by.policies, by.now);
-            let verified = timeout_at(by.deadline.into(), verified).await;
-            verified.unwrap_or_else(|_| Err(SubjectFault::IssuerUnavailable.into())).map(Proof::Outside)
+            let verified = before(by.deadline, verified).await;
+            verified.unwrap_or_else(|| Err(SubjectFault::IssuerUnavailable.into())).map(Proof::Outside)
         };
         let clock_skew = issuers.clock_skew();
         let proof = match presented {
