@@ -100,10 +100,9 @@ struct ErrorBody {
     error_description: String,
 }
 
-/// RFC 8693 §2.2.1.
+/// RFC 8693 §2.2.1, after `access_token`.
 #[derive(Serialize)]
 struct TokenBody<'a> {
-    access_token: &'a str,
     issued_token_type: &'a str,
     token_type: &'a str,
     expires_in: u64,
@@ -124,19 +123,26 @@ struct IntrospectionBody<'a> {
 }
 
 pub(super) fn issued(issued: &Issued) -> HttpResponse {
-    json(
-        HttpResponse::Ok(),
-        USUAL_BODY + issued.token().as_str().len(),
-        &TokenBody {
-            access_token: issued.token().as_str(),
-            issued_token_type: TXN_TOKEN_TYPE,
-            token_type: TOKEN_TYPE,
-            expires_in: issued.expires_in(),
-            expires_at: issued.expires_at(),
-            scope: issued.scope(),
-            redeemable_until: issued.redeemable_until(),
-        },
-    )
+    let token = issued.token().as_str();
+    let mut body = Vec::with_capacity(USUAL_BODY + token.len());
+    // The longest member needs no escaping, so it is not searched for characters that do.
+    body.extend_from_slice(b"{\"access_token\":\"");
+    body.extend_from_slice(token.as_bytes());
+    body.push(b'"');
+    let seam = body.len();
+    let rest = TokenBody {
+        issued_token_type: TXN_TOKEN_TYPE,
+        token_type: TOKEN_TYPE,
+        expires_in: issued.expires_in(),
+        expires_at: issued.expires_at(),
+        scope: issued.scope(),
+        redeemable_until: issued.redeemable_until(),
+    };
+    let written = serde_json::to_writer(&mut body, &rest);
+    if let Some(begin) = body.get_mut(seam) {
+        *begin = b',';
+    }
+    complete(HttpResponse::Ok(), body, written)
 }
 
 pub(super) fn introspected(introspected: &Introspected) -> HttpResponse {
@@ -146,7 +152,7 @@ pub(super) fn introspected(introspected: &Introspected) -> HttpResponse {
         }
         Introspected::Inactive => IntrospectionBody { active: false, claims: None, token_type: None },
     };
-    json(HttpResponse::Ok(), USUAL_BODY, &body)
+    json(HttpResponse::Ok(), &body)
 }
 
 /// The refusal of a flow.
@@ -161,7 +167,7 @@ pub(super) fn refusal(refusal: &Refusal) -> HttpResponse {
         redeemable_at: refusal.redeemable_at(),
         ..ErrorBody::new(reason, refusal.description())
     };
-    json(answer, USUAL_BODY, &body)
+    json(answer, &body)
 }
 
 /// A refusal of the listener itself. The answer carries it in its extensions, for the middleware that records it.
@@ -177,16 +183,21 @@ pub(super) fn http(refusal: HttpRefusal) -> HttpResponse {
     if refusal.ends_connection() {
         answer.force_close();
     }
-    let mut answer = json(answer, USUAL_BODY, &ErrorBody::new(reason, refusal.to_string()));
+    let mut answer = json(answer, &ErrorBody::new(reason, refusal.to_string()));
     answer.extensions_mut().insert(refusal);
     answer
 }
 
-/// Completes an answer with a body of about `size` bytes. The bodies of this module always have a JSON form.
-fn json(mut answer: HttpResponseBuilder, size: usize, body: &impl Serialize) -> HttpResponse {
-    let mut text = Vec::with_capacity(size);
-    match serde_json::to_writer(&mut text, body) {
-        Ok(()) => answer.insert_header(ContentType::json()).body(text),
+fn json(answer: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
+    let mut text = Vec::with_capacity(USUAL_BODY);
+    let written = serde_json::to_writer(&mut text, body);
+    complete(answer, text, written)
+}
+
+/// Completes an answer with a body that was `written`. The bodies of this module always have a JSON form.
+fn complete(mut answer: HttpResponseBuilder, body: Vec<u8>, written: Result<(), serde_json::Error>) -> HttpResponse {
+    match written {
+        Ok(()) => answer.insert_header(ContentType::json()).body(body),
         Err(_) => HttpResponse::InternalServerError().finish(),
     }
 }

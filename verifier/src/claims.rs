@@ -119,7 +119,7 @@ impl FromStr for Scope {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let mut purposes: Vec<Purpose> = Vec::new();
+        let mut purposes: Vec<Purpose> = Vec::with_capacity(1); // most scopes have one
         for word in text.split(' ') {
             let purpose = word.parse().map_err(|_| NameError::Scope)?;
             if !purposes.contains(&purpose) {
@@ -150,7 +150,19 @@ impl Serialize for Scope {
 
 impl<'de> Deserialize<'de> for Scope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        struct ScopeVisitor;
+        impl Visitor<'_> for ScopeVisitor {
+            type Value = Scope;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("purposes separated by spaces")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Scope, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(ScopeVisitor)
     }
 }
 
