@@ -33,7 +33,7 @@ use crate::request::{Source, TokenText};
 use writ_platform::clock::Timestamp;
 
 /// How many verified tokens are remembered, so that a token that is presented for many transactions is verified once.
-const REMEMBERED: CacheLimits = CacheLimits { tokens: 8192, bytes: 8 << 20 };
+const REMEMBERED: CacheLimits = CacheLimits { tokens: 4096, bytes: 4 << 20 };
 
 /// Why the subject issuers cannot be set up. An unreachable issuer is not an error here.
 #[derive(Debug, thiserror::Error)]

@@ -216,6 +216,7 @@ impl Drop for Diagnostic<'_> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
 
     use super::super::sink::Sink;
     use super::*;
@@ -246,6 +247,21 @@ mod tests {
         });
         assert_eq!((sent.0, sent.1), (Ok(()), Ok(())));
         assert_eq!(String::from_utf8(sent.2.unwrap()).unwrap(), format!("{text}\nafter\n"));
+    }
+
+    /// Another process that shares the output may have set `O_NONBLOCK`.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_output_that_would_block_is_waited_for() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let log = Log::start(Format::Json, writer);
+        let text = "x".repeat(1 << 20);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut read = vec![0; (1 << 20) + 1];
+            reader.read_exact(&mut read).map(|()| read)
+        });
+        log.write(Line::escaped(&text)).await.unwrap();
+        assert_eq!(String::from_utf8(read.await.unwrap().unwrap()).unwrap(), format!("{text}\n"));
     }
 
     /// Without waiting for the thread: it is never woken.

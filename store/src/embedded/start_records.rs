@@ -165,6 +165,16 @@ mod tests {
         assert!(StartRecords::read(path, &sealed(path)).is_some());
     }
 
+    /// It would not fit in memory.
+    #[test]
+    fn copy_of_any_length_takes_little_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path(), &RECORDS);
+        let copy = File::options().write(true).open(folder::start(folder.path()).join(Table::Keys.name())).unwrap();
+        copy.set_len(1 << 40).unwrap();
+        assert!(StartRecords::read(folder.path(), &sealed(folder.path())).is_none());
+    }
+
     /// After a crash in the middle of a batch it is open which of the two states the database has.
     #[test]
     fn copy_of_a_table_whose_last_batch_may_be_missing_is_not_used() {
