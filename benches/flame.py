@@ -2,7 +2,8 @@
 """Draws a flame graph of CPU samples: perf script -F ip,sym,dso | flame.py TITLE > GRAPH.svg
 
 Width is the share of the samples in which a function ran or waited for one that it had called. The shares of
-cryptography, kernel, C library and all other code go to the standard error. Needs nothing but the standard library.
+cryptography, TLS, kernel, C library and all other code go to the standard error: what the kernel does is the kernel's,
+and what a function of the cryptography or of TLS calls is theirs. Needs nothing but the standard library.
 """
 
 import collections
@@ -11,12 +12,14 @@ import re
 import sys
 
 WIDTH, ROW, TOP, LEAST = 1200, 17, 60, 0.002
-COLOURS = {"cryptography": "#e8846f", "kernel": "#8fb4dd", "C library": "#c9c9c9", "other code": "#a9cf8f"}
+COLOURS = {"cryptography": "#e8846f", "TLS": "#f2b8a6", "kernel": "#8fb4dd", "C library": "#c9c9c9",
+           "other code": "#a9cf8f"}
 FRAME = re.compile(r"\s*[0-9a-f]+\s+(.*?)\s+\(([^()]*)\)\s*$")
 # Names of aws-lc: those of its C functions have a prefix, and those of its assembly none.
 CRYPTOGRAPHY = re.compile(
-    r"^(aws_lc_\d|aws_lc_rs|ecp_nistz|__ecp_|ecdsa_|bn_|rsa_|pkey_|ec_|sha\d|aes|gcm|ghash|aead_|rand_|ctr_drbg|L?bignum"
-    r"|curve25519|mlkem|ml_kem|keccak|rustls_webpki|CRYPTO_|EVP_|BN_|RSA_|EC)")
+    r"^(aws_lc_\d|aws_lc_rs|ecp_nistz|__ecp_|ecdsa_|(__)?bn_|rsa_|pkey_|ec_|sha\d|aes|gcm|ghash|aead_|rand_|ctr_drbg"
+    r"|L?bignum|curve25519|mlkem|ml_kem|keccak|rustls_webpki|CRYPTO_|EVP_|BN_|RSA_|EC)")
+TLS = re.compile(r"^&?(mut )?(rustls|tokio_rustls)::")
 
 
 def kind(name, place):
@@ -24,6 +27,8 @@ def kind(name, place):
         return "kernel"
     if CRYPTOGRAPHY.match(name):
         return "cryptography"
+    if TLS.match(name):
+        return "TLS"
     return "C library" if "libc" in place else "other code"
 
 
@@ -39,6 +44,14 @@ def stacks(lines):
             stack = []
 
 
+def belongs_to(stack):
+    """The kind that a sample counts for."""
+    kinds = [kind for _, kind in stack]
+    if kinds[-1] == "kernel":
+        return "kernel"
+    return next((kind for kind in ("cryptography", "TLS") if kind in kinds), kinds[-1])
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -48,7 +61,7 @@ def main():
         # Stacks that could not be followed to their end would all stand beside the others.
         while len(stack) > 1 and stack[0][0] == "[unknown]":
             stack.pop(0)
-        shares[stack[-1][1]] += 1
+        shares[belongs_to(stack)] += 1
         root["count"] += 1
         place = root
         for function in stack:
@@ -75,7 +88,7 @@ def main():
         print(label, file=sys.stderr)
         print(f'<rect x="{x}" y="32" width="12" height="12" fill="{colour}"/>'
               f'<text x="{x + 17}" y="42" font-size="12">{label}</text>')
-        x += 280
+        x += 235
     for depth, x, width, name, of, share in rows:
         y, shown = height - 10 - ROW * (depth + 1), html.escape(name[:int(width / 6.2)] if width > 25 else "")
         print(f'<g><title>{html.escape(name)}: {100 * share:.1f} %</title>'
