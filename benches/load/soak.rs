@@ -1,5 +1,6 @@
 //! A mixed load for a long time, while keys are rotated and policies reloaded: nothing may fail, and memory must not grow.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::generator::{Generator, Request, Response};
@@ -22,6 +23,9 @@ pub(crate) struct Soak {
 
 /// Of its measurements: one value a minute.
 const NAME: &str = "soak";
+
+/// How long the tokens that are redeemed live, by the policy of their purpose.
+const LIFETIME: Duration = Duration::from_secs(1);
 
 /// Redemptions of each burst, by requests of the gateway.
 const REDEEMED_PART: usize = 10;
@@ -78,7 +82,7 @@ impl Soak {
         let mut gateway = Generator::connect(&site.endpoint(server, GATEWAY), CONNECTIONS);
         let mut purge_job = Generator::connect(&site.endpoint(server, PURGE_JOB), CONNECTIONS);
         let (began, cpu) = (Instant::now(), server.process.cpu_time());
-        let (mut latencies, mut expired, mut issued) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut latencies, mut issued) = (Vec::new(), VecDeque::new());
         for second in 0..60 {
             if second % 10 == 0 {
                 site.change_policy();
@@ -87,14 +91,18 @@ impl Soak {
             let mut outcome = gateway.run_closed(&requests);
             check(&outcome.responses, requests.len() / Mix::KINDS);
             latencies.append(&mut outcome.latencies);
+            let mut expired = Vec::new();
+            while issued.front().is_some_and(|(_, expiry)| *expiry < Instant::now()) {
+                expired.extend(issued.pop_front().map(|(request, _)| request));
+            }
             let mut outcome = purge_job.run_closed(&expired);
             check(&outcome.responses, 0);
             latencies.append(&mut outcome.latencies);
             let closing = Request::post("/token", &Form::client_credentials("account.close").encode());
             let outcome = gateway.run_closed(&vec![closing; self.rate / REDEEMED_PART]);
             check(&outcome.responses, 0);
-            // They live for a second, so those of the last burst may not have expired when the next one begins.
-            expired = std::mem::replace(&mut issued, outcome.responses.iter().map(redemption).collect());
+            let expiry = Instant::now() + LIFETIME + Duration::from_secs(1); // times in tokens are whole seconds
+            issued.extend(outcome.responses.iter().map(|response| (redemption(response), expiry)));
             std::thread::sleep((began + Duration::from_secs(second + 1)).saturating_duration_since(Instant::now()));
         }
         let answers = f64::from(u32::try_from(latencies.len()).expect("some thousands"));
