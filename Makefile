@@ -4,6 +4,8 @@
 .PHONY: help test conformance policies lint fmt docs quickstart bench deny clean
 
 CARGO ?= cargo
+# As in the packages.
+FEATURES := --features jemalloc
 # Most black-box tests wait for time to pass, so that more of them can run at once than there are processors.
 export RUST_TEST_THREADS ?= $(shell expr 3 '*' $$(nproc))
 
@@ -12,8 +14,8 @@ help: ## this list
 
 test: ## everything that must hold: unit, property, black-box and crash tests, examples, documentation tests
 	tests/tools.sh
-	$(CARGO) test --workspace --locked
-	$(CARGO) build --workspace --bins --examples --locked
+	$(CARGO) test --workspace --locked $(FEATURES)
+	$(CARGO) build --workspace --bins --examples --locked $(FEATURES)
 	tests/policies.sh
 	tests/examples.sh
 	tests/vectors.sh
@@ -45,8 +47,8 @@ quickstart: ## the story in one command
 	$(CARGO) run --release --locked -- quickstart --once
 
 bench: ## measure Writ beside servers that do less; BENCH=quick takes a few minutes
-	$(CARGO) bench --locked --bench steps
-	$(CARGO) bench --locked --bench load
+	$(CARGO) bench --locked $(FEATURES) --bench steps
+	$(CARGO) bench --locked $(FEATURES) --bench load
 	benches/plots.py target/bench/load.json target/bench
 
 deny: ## licences, sources and bans of dependencies (needs cargo-deny)

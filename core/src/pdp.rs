@@ -13,8 +13,8 @@ use writ_verifier::json::{Limits, Members};
 use crate::client::ClientId;
 use crate::decision::{Grant, GrantKind};
 use crate::request::TokenRequest;
-use writ_platform::deadline::before;
 use writ_outbound::{Answer, Outbound, Request, Settings, SetupError, Status, Unreachable};
+use writ_platform::deadline::before;
 
 /// Why no token is issued for a granted purpose.
 #[derive(Debug, thiserror::Error)]

@@ -53,8 +53,8 @@ mod tests {
         let later = || Instant::now() + Duration::from_secs(60);
         assert_eq!(before(Instant::now(), ready(1)).await, Some(1), "what is ready needs no time");
         assert_eq!(before(Instant::now(), pending::<()>()).await, None);
-        let (send, sent) = oneshot::channel();
-        let (_, received) = tokio::join!(async { send.send(2) }, before(later(), sent));
+        let (sender, receiver) = oneshot::channel();
+        let (_, received) = tokio::join!(async { sender.send(2) }, before(later(), receiver));
         assert_eq!(received, Some(Ok(2)));
     }
 }

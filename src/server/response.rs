@@ -142,7 +142,7 @@ pub(super) fn issued(issued: &Issued) -> HttpResponse {
     if let Some(begin) = body.get_mut(seam) {
         *begin = b',';
     }
-    complete(HttpResponse::Ok(), body, written)
+    complete(HttpResponse::Ok(), written.map(|()| body))
 }
 
 pub(super) fn introspected(introspected: &Introspected) -> HttpResponse {
@@ -191,13 +191,13 @@ pub(super) fn http(refusal: HttpRefusal) -> HttpResponse {
 fn json(answer: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
     let mut text = Vec::with_capacity(USUAL_BODY);
     let written = serde_json::to_writer(&mut text, body);
-    complete(answer, text, written)
+    complete(answer, written.map(|()| text))
 }
 
-/// Completes an answer with a body that was `written`. The bodies of this module always have a JSON form.
-fn complete(mut answer: HttpResponseBuilder, body: Vec<u8>, written: Result<(), serde_json::Error>) -> HttpResponse {
-    match written {
-        Ok(()) => answer.insert_header(ContentType::json()).body(body),
+/// Completes an answer with a body. The bodies of this module always have a JSON form.
+fn complete(mut answer: HttpResponseBuilder, body: serde_json::Result<Vec<u8>>) -> HttpResponse {
+    match body {
+        Ok(body) => answer.insert_header(ContentType::json()).body(body),
         Err(_) => HttpResponse::InternalServerError().finish(),
     }
 }

@@ -84,6 +84,12 @@ impl AssertedSubject {
             made: keep_until - Duration::from_secs(60),
             keep_until,
         });
-        Self(Statement { source, sub: sub.parse().unwrap(), claims: Members::default().into(), usable_until, single_use })
+        Self(Statement {
+            source,
+            sub: sub.parse().unwrap(),
+            claims: Members::default().into(),
+            usable_until,
+            single_use,
+        })
     }
 }

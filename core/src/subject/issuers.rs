@@ -162,7 +162,11 @@ impl Issuers {
         if kind == Source::AccessToken && opaque::is_opaque(text) {
             opaque::check_form(text)?;
             let (issuer, introspector) = self.introspecting(client).ok_or_else(|| no_introspection(text))?;
-            return opaque::read(text, Box::pin(introspector.introspect(&client.client_id, text)).await?, context(issuer));
+            return opaque::read(
+                text,
+                Box::pin(introspector.introspect(&client.client_id, text)).await?,
+                context(issuer),
+            );
         }
         jwt::check_len(text)?;
         let hash = TokenHash::from_sha256(token.sha256());

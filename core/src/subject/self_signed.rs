@@ -84,7 +84,13 @@ pub(super) fn verify(text: &str, by: Presentation<'_>) -> Result<AssertedSubject
     let usable_until = Timestamp::from_epoch(ends.as_secs()) + by.clock_skew;
     let made = Timestamp::from_epoch(begins.as_secs());
     let single_use = Some(SingleUse { id, made, keep_until: usable_until });
-    let statement = Statement { source: Source::SelfSigned, sub, claims: claims.into(), usable_until: Some(usable_until), single_use };
+    let statement = Statement {
+        source: Source::SelfSigned,
+        sub,
+        claims: claims.into(),
+        usable_until: Some(usable_until),
+        single_use,
+    };
     Ok(AssertedSubject::new(statement))
 }
 
