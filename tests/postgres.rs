@@ -123,6 +123,41 @@ fn key(kid: &str) -> PastKeyDocument {
     PastKeyDocument { kid: kid.to_owned(), document: b"{}".to_vec() }
 }
 
+/// Many redemptions at a time share statements. Each looks up the rows that it asks for, however many others there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_redemption_reads_a_whole_table() {
+    let Some((servers, instance)) = single().await else { return };
+    let (store, now) = (instance.open().await, Timestamp::now());
+    let txns: Vec<String> = (0..600).map(|number| format!("t-{number}")).collect();
+    for (txn, number) in txns.iter().zip(0..) {
+        record(&store, txn, number, now).await;
+    }
+    let (rows, iat) = ("FROM generate_series(1, 5000) n", now.epoch());
+    servers.sql(&format!("INSERT INTO writ.tokens SELECT {iat}, sha256(n::text::bytea), {iat}, n::text {rows}"));
+    servers.sql(&format!("INSERT INTO writ.redemptions SELECT n::text, 'p', 1, 'c', sha256('c'), 1, 2, {iat} {rows}"));
+    servers.sql("ANALYZE writ.tokens, writ.redemptions");
+    let ledger = store.ledger();
+    let spends = txns.iter().zip(0..).map(|(txn, number)| ledger.spend(redemption(txn, number, 1, now), now));
+    for spent in join_all(spends).await {
+        assert_eq!(spent.unwrap(), SpendOutcome::Spent { use_number: 1 });
+    }
+    // A connection that ends has told what it read.
+    store.close().await;
+    let sum = |column: &str, view: &str, table: &str| -> u64 {
+        let sql = format!("SELECT sum({column}) FROM {view} WHERE relname ~ '^{table}(_[0-9]+)?$'");
+        servers.sql(&sql).parse().unwrap()
+    };
+    support::eventually("the statistics are complete", || {
+        (sum("n_tup_ins", "pg_stat_user_tables", "redemptions") == 5600).then_some(())
+    });
+    for table in ["tokens", "redemptions"] {
+        let in_turn = sum("seq_tup_read", "pg_stat_user_tables", table);
+        let by_index = sum("idx_tup_read", "pg_stat_user_indexes", table);
+        println!("{table}: {in_turn} rows read in turn, {by_index} by an index");
+        assert!(in_turn + by_index < 5000, "{table}: {in_turn} rows read in turn, {by_index} by an index");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uses_are_counted_repeated_and_refused_as_in_the_embedded_store() {
     let Some((_servers, instance)) = single().await else { return };

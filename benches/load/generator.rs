@@ -54,30 +54,34 @@ pub(crate) struct Outcome {
     pub(crate) responses: Vec<Response>,
 }
 
-/// Open connections to one server.
+/// Open connections to one server, or to several.
 pub(crate) struct Generator {
     poll: OwnedFd,
-    endpoint: Endpoint,
     connections: Vec<Connection>,
 }
 
 impl Generator {
     /// Opens `count` connections; their handshakes are complete when this returns.
     pub(crate) fn connect(endpoint: &Endpoint, count: usize) -> Self {
-        let mut generator = Self::unconnected(endpoint);
-        for _ in 0..count {
-            generator.open_connection().complete_handshake();
+        Self::connect_to_all(std::slice::from_ref(endpoint), count)
+    }
+
+    /// The same with the connections divided among servers.
+    pub(crate) fn connect_to_all(endpoints: &[Endpoint], count: usize) -> Self {
+        let mut generator = Self::unconnected();
+        for endpoint in endpoints.iter().cycle().take(count) {
+            generator.open_connection(endpoint).complete_handshake();
         }
         generator
     }
 
-    fn unconnected(endpoint: &Endpoint) -> Self {
+    fn unconnected() -> Self {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
-        Self { poll, endpoint: endpoint.clone(), connections: Vec::new() }
+        Self { poll, connections: Vec::new() }
     }
 
-    fn open_connection(&mut self) -> &mut Connection {
-        self.connections.push(Connection::open(&self.endpoint));
+    fn open_connection(&mut self, endpoint: &Endpoint) -> &mut Connection {
+        self.connections.push(Connection::open(endpoint));
         self.watch(self.connections.len() - 1);
         self.connections.last_mut().expect("just pushed")
     }
@@ -141,11 +145,11 @@ impl Generator {
 
     /// Sends each request on a connection of its own, `concurrent` of them at a time; handshakes are part of the run.
     pub(crate) fn run_new_connections(endpoint: &Endpoint, requests: &[Request], concurrent: usize) -> Outcome {
-        let mut generator = Self::unconnected(endpoint);
+        let mut generator = Self::unconnected();
         let mut run = Run::new(requests.len());
         let mut rest = requests.iter();
         for request in rest.by_ref().take(concurrent) {
-            generator.open_connection().send(request, Instant::now());
+            generator.open_connection(endpoint).send(request, Instant::now());
         }
         while !run.is_complete() {
             for index in generator.wait(Some(&PATIENCE)) {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
-use serde_json::json;
+use serde_json::{Value, json};
 use writ_store::{Settings, Store, testing};
 
 use crate::generator::{Generator, Request};
@@ -67,25 +67,8 @@ fn policies(scale: &Scale, extent: usize, name: &str, results: &mut Results) {
 /// Redeems tokens that one of the historical keys has signed.
 fn history(scale: &Scale, extent: usize, name: &str, results: &mut Results) {
     let site = Site::new(100, scale.cores);
-    let (from, until) = (now() - 7200, now() - 3600);
-    let time = |epoch: u64| {
-        let time = DateTime::from_timestamp(epoch.cast_signed(), 0).expect("a time of this century");
-        time.to_rfc3339_opts(SecondsFormat::Secs, true)
-    };
-    let mut signer = None;
-    let mut export = || {
-        let key = Key::es256("");
-        let mut jwk = key.jwk();
-        jwk["kid"] = json!(key.thumbprint());
-        jwk["state"] = json!("historical");
-        jwk["signs_from"] = json!(time(from));
-        jwk["signs_until"] = json!(time(until));
-        signer = Some(key);
-        jwk
-    };
-    let keys: Vec<_> = (0..extent).map(|_| export()).collect();
-    site.setup.write("export.json", &json!({"keys": keys}).to_string());
-    let key = signer.expect("at least one key");
+    let (export, key, from) = export_of_historical_keys(extent);
+    site.setup.write("export.json", &export.to_string());
     for _ in 0..scale.rounds {
         // Absent at the first start.
         let _ = fs::remove_dir_all(site.setup.path("data"));
@@ -107,6 +90,28 @@ fn history(scale: &Scale, extent: usize, name: &str, results: &mut Results) {
         run(&site, &server, PURGE_JOB, &requests, 32, name, results);
         results.add(name, RESIDENT, server.process.resident_mib());
     }
+}
+
+/// Keys as `writ keys import` takes them, one of them with its private half, and since when they signed.
+pub(crate) fn export_of_historical_keys(count: usize) -> (Value, Key, u64) {
+    let (from, until) = (now() - 7200, now() - 3600);
+    let time = |epoch: u64| {
+        let time = DateTime::from_timestamp(epoch.cast_signed(), 0).expect("a time of this century");
+        time.to_rfc3339_opts(SecondsFormat::Secs, true)
+    };
+    let mut signer = None;
+    let mut export = || {
+        let key = Key::es256("");
+        let mut jwk = key.jwk();
+        jwk["kid"] = json!(key.thumbprint());
+        jwk["state"] = json!("historical");
+        jwk["signs_from"] = json!(time(from));
+        jwk["signs_until"] = json!(time(until));
+        signer = Some(key);
+        jwk
+    };
+    let keys: Vec<_> = (0..count).map(|_| export()).collect();
+    (json!({"keys": keys}), signer.expect("at least one key"), from)
 }
 
 /// Starts on a store with that many records of tokens.

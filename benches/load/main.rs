@@ -1,14 +1,24 @@
 //! CPU time, throughput and latency of Writ beside two servers that do less (`benches/reference`), in one run.
 //!
 //! `cargo bench --bench load` measures everything, `cargo bench --bench load -- fresh-rs256 seen` only these rows of the
-//! table, and `cargo bench --bench load -- soak` half an hour of mixed load. `docs/explanation/performance.md` describes the method and the settings.
+//! table, and `cargo bench --bench load -- soak` half an hour of mixed load. `docs/explanation/performance.md` describes the
+//! method and the settings. `cargo bench --bench load -- instances` measures one to four instances over PostgreSQL, for
+//! `docs/explanation/scale.md`.
 #![expect(clippy::unwrap_used, dead_code, reason = "uses the harness of the tests")]
 
+mod cluster;
+#[path = "../../tests/support/postgres.rs"]
+mod database;
+#[path = "../../tests/support/delayed.rs"]
+mod delayed;
 mod generator;
 mod growth;
+mod instances;
 mod loads;
 mod process;
 mod results;
+#[path = "../../tests/support/instances.rs"]
+mod shared;
 mod site;
 mod soak;
 #[path = "../../tests/support/mod.rs"]
@@ -26,7 +36,7 @@ use generator::Outcome;
 use growth::EXPERIMENTS;
 use loads::{LOADS, Load, Material};
 use process::{Cores, Process};
-use results::{CPU, P50, P99, RATE, RESIDENT, ROWS, Results, SLACK};
+use results::{CPU, INSTANCE_ROWS, P50, P99, RATE, RESIDENT, ROWS, Results, Row, SLACK};
 use site::{Kind, Server, Site};
 use soak::Soak;
 
@@ -36,27 +46,37 @@ struct Scale {
     rounds: u32,
     /// In one measurement.
     requests: usize,
+    /// Records that are dropped at once.
+    records: u64,
     cores: Cores,
 }
 
 impl Scale {
-    /// From `BENCH` (`quick` or `full`), `BENCH_ROUNDS` and `BENCH_REQUESTS`.
-    fn choose() -> Self {
+    /// From `BENCH` (`quick` or `full`), `BENCH_ROUNDS`, `BENCH_REQUESTS` and `BENCH_RECORDS`; otherwise these numbers of
+    /// rounds and requests.
+    fn choose(full: (u32, usize), quick: (u32, usize)) -> Self {
         let is_quick = std::env::var("BENCH").is_ok_and(|scale| scale == "quick");
-        let (rounds, requests) = if is_quick { (3, 8_000) } else { (5, 30_000) };
+        let (rounds, requests) = if is_quick { quick } else { full };
         let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().expect("a number"));
         let requests = number("BENCH_REQUESTS").map_or(requests, |number| number.try_into().expect("a small number"));
-        Self { is_quick, rounds: number("BENCH_ROUNDS").unwrap_or(rounds), requests, cores: Cores::choose() }
+        let records = number("BENCH_RECORDS").map_or(if is_quick { 100_000 } else { 1_000_000 }, u64::from);
+        Self { is_quick, rounds: number("BENCH_ROUNDS").unwrap_or(rounds), requests, records, cores: Cores::choose() }
     }
 }
 
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let scale = Scale::choose();
     let mut results = Results::default();
+    if names.first().is_some_and(|name| name == "instances") {
+        let scale = Scale::choose((3, 10_000), (2, 2_000));
+        instances::run(&scale, &names[1..], &mut results);
+        report(&scale, &results, INSTANCE_ROWS, "instances.json");
+        return;
+    }
+    let scale = Scale::choose((5, 30_000), (3, 8_000));
     if names == ["soak"] {
         Soak::choose().run(scale.cores, &mut results);
-        report(&scale, &results, "soak.json");
+        report(&scale, &results, ROWS, "soak.json");
         return;
     }
     let wanted = wanted(&names);
@@ -68,7 +88,7 @@ fn main() {
     if wanted.contains("verifier") {
         verifier::run(&scale, &mut results);
     }
-    report(&scale, &results, "load.json");
+    report(&scale, &results, ROWS, "load.json");
 }
 
 /// The loads and experiments that the named rows need; all without names. A name may also be that of a load or of an
@@ -158,12 +178,16 @@ fn measure(
 /// Adds what a load has shown to the results; the answers a second.
 fn record(name: &str, outcome: &Outcome, cpu: Duration, results: &mut Results) -> f64 {
     let answers = f64::from(u32::try_from(outcome.latencies.len()).expect("some thousands"));
-    let rate = answers / outcome.elapsed.as_secs_f64();
-    let mut latencies = outcome.latencies.clone();
-    latencies.sort_unstable();
     results.add(name, CPU, micros(cpu) / answers);
-    results.add(name, RATE, rate);
     results.add(name, SLACK, 100.0 * (1.0 - cpu.as_secs_f64() / outcome.elapsed.as_secs_f64()));
+    record_times(name, outcome.latencies.clone(), outcome.elapsed, results)
+}
+
+/// Adds how long each answer and all of them took to the results; the answers a second.
+fn record_times(name: &str, mut latencies: Vec<Duration>, elapsed: Duration, results: &mut Results) -> f64 {
+    let rate = f64::from(u32::try_from(latencies.len()).expect("some thousands")) / elapsed.as_secs_f64();
+    latencies.sort_unstable();
+    results.add(name, RATE, rate);
     results.add(name, P50, micros(latencies[latencies.len() / 2]));
     results.add(name, P99, micros(latencies[latencies.len() * 99 / 100]));
     rate
@@ -174,13 +198,13 @@ fn micros(duration: Duration) -> f64 {
 }
 
 /// Prints the table and writes the raw data to this file of `target/bench`.
-fn report(scale: &Scale, results: &Results, file: &str) {
-    let (table, verdicts) = results::verdicts(results);
+fn report(scale: &Scale, results: &Results, rows: &[Row], file: &str) {
+    let (table, verdicts) = results::verdicts(results, rows);
     println!("{}\n{table}", results.table());
     let folder = bench_folder();
     std::fs::create_dir_all(&folder).expect("target can be written");
     let raw = json!({
-        "machine": machine(), "time": support::now(), "rounds": scale.rounds, "requests": scale.requests,
+        "machine": machine(), "build": if cfg!(debug_assertions) { "debug" } else { "optimised" }, "time": support::now(), "rounds": scale.rounds, "requests": scale.requests,
         "measurements": results.json(), "rows": verdicts,
     });
     std::fs::write(folder.join(file), format!("{raw:#}\n")).expect("target can be written");

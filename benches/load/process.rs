@@ -39,32 +39,34 @@ impl Cores {
 
     /// Runs `work` on the core of the generator.
     pub(crate) fn on_generator<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let pinned = || {
-                pin(self.generator);
-                work()
-            };
-            scope.spawn(pinned).join().expect("does not panic")
-        })
+        on(self.generator, work)
     }
 
-    /// Starts a process on the server's core.
-    fn spawn(self, command: &mut Command) -> Child {
-        // A child inherits the affinity of the thread that starts it, and sees one core when it counts its workers.
-        std::thread::scope(|scope| {
-            let spawn = || {
-                pin(self.server);
-                command.spawn()
-            };
-            scope.spawn(spawn).join().expect("does not panic").expect("the executable starts")
-        })
+    /// Runs `work` on the server's core. A process that it starts inherits that, and sees one core when it counts its
+    /// workers.
+    pub(crate) fn on_server<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        on(self.server, work)
     }
+}
+
+fn on<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let pinned = || {
+            pin(core);
+            work()
+        };
+        scope.spawn(pinned).join().expect("does not panic")
+    })
 }
 
 fn pin(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set).expect("a core that may be used");
+}
+
+fn spawn(cores: Cores, command: &mut Command) -> Child {
+    cores.on_server(|| command.spawn()).expect("the executable starts")
 }
 
 /// A server that runs, until it is dropped.
@@ -95,12 +97,12 @@ impl Process {
         match output {
             Output::File(path) => {
                 command.stdout(File::create(path).expect("a file for the log"));
-                let mut process = Self::new(cores.spawn(&mut command), started);
+                let mut process = Self::new(spawn(cores, &mut command), started);
                 let ready = process.follow(path, is_ready);
                 (process, ready)
             }
             Output::Pipe => {
-                let mut process = Self::new(cores.spawn(command.stdout(Stdio::piped())), started);
+                let mut process = Self::new(spawn(cores, command.stdout(Stdio::piped())), started);
                 let mut lines = BufReader::new(process.child.stdout.take().expect("piped"));
                 let mut line = String::new();
                 while !is_ready(&line) {

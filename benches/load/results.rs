@@ -32,6 +32,29 @@ pub(crate) const IDLE: &str = "idle_percent";
 /// Share of its core that the server leaves unused under load, in percent.
 pub(crate) const SLACK: &str = "slack_percent";
 
+// Of several instances over a database; CPU time, bytes and commits are those of a request, or of an idle second.
+
+/// CPU time of the primary, in µs.
+pub(crate) const PRIMARY: &str = "primary_us";
+/// CPU time of each standby, in µs.
+pub(crate) const STANDBY: &str = "standby_us";
+/// Bytes of the write-ahead log, or of a record.
+pub(crate) const BYTES: &str = "bytes";
+/// Transactions that write.
+pub(crate) const COMMITS: &str = "commits";
+/// Syncs of the write-ahead log a commit.
+pub(crate) const SYNCS: &str = "syncs_per_commit";
+/// Connections of all instances to the database.
+pub(crate) const CONNECTIONS: &str = "connections";
+/// The slowest request before records were dropped, in ms.
+pub(crate) const BEFORE: &str = "before_ms";
+/// The slowest request while records were dropped, in ms.
+pub(crate) const DURING: &str = "during_ms";
+/// The largest difference between the two, in ms.
+pub(crate) const SLOWER: &str = "slower_ms";
+/// How long dropping took, in ms.
+pub(crate) const TOOK: &str = "took_ms";
+
 /// Every value of every round, by measurement and metric.
 #[derive(Default)]
 pub(crate) struct Results(BTreeMap<String, BTreeMap<&'static str, Vec<f64>>>);
@@ -81,9 +104,36 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) value: Expression,
-    /// The largest value that is good.
-    pub(crate) target: f64,
+    pub(crate) target: Target,
     pub(crate) unit: &'static str,
+}
+
+/// Which values are good.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+    /// It is only shown.
+    None,
+}
+
+impl Target {
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+            Self::None => true,
+        }
+    }
+
+    /// The limit with its sign, and alone.
+    fn limit(self) -> (&'static str, Option<f64>) {
+        match self {
+            Self::AtMost(most) => ("≤", Some(most)),
+            Self::AtLeast(least) => ("≥", Some(least)),
+            Self::None => ("", None),
+        }
+    }
 }
 
 /// A value that follows from medians.
@@ -119,11 +169,11 @@ const fn key(measurement: &'static str, metric: &'static str) -> Key {
 }
 
 const fn one(name: &'static str, what: &'static str, key: Key, target: f64, unit: &'static str) -> Row {
-    Row { name, what, value: Expression::One(key), target, unit }
+    Row { name, what, value: Expression::One(key), target: Target::AtMost(target), unit }
 }
 
 const fn ratio(name: &'static str, what: &'static str, value: Key, against: Key, target: f64) -> Row {
-    Row { name, what, value: Expression::Ratio(value, against), target, unit: "×" }
+    Row { name, what, value: Expression::Ratio(value, against), target: Target::AtMost(target), unit: "×" }
 }
 
 /// A request that is refused, against the same request accepted.
@@ -159,7 +209,7 @@ pub(crate) const ROWS: &[Row] = &[
             key("null/new-connection", CPU),
             key("null/request", CPU),
         ]),
-        target: 1.1,
+        target: Target::AtMost(1.1),
         unit: "×",
     },
     refusal("refused-purpose", "purpose not allowed: CPU against accepted", "writ/refused-purpose"),
@@ -204,19 +254,63 @@ pub(crate) const ROWS: &[Row] = &[
 const FRESH: Key = key("writ/fresh-rs256", CPU);
 const IDEAL: Key = key("ideal/rs256", CPU);
 
+/// The same for several instances.
+pub(crate) const INSTANCE_ROWS: &[Row] = &[
+    against_inserts("insert-8", "8 at once: redemptions a second against INSERTs", 8, RATE, Target::AtLeast(0.7)),
+    against_inserts("insert-32", "32 at once: redemptions a second against INSERTs", 32, RATE, Target::AtLeast(0.6)),
+    against_inserts("insert-8-p99", "8 at once: p99 against INSERTs", 8, P99, Target::None),
+    against_inserts("insert-32-p99", "32 at once: p99 against INSERTs", 32, P99, Target::None),
+    Row {
+        target: Target::None,
+        ..ratio(
+            "redemption-cpu",
+            "redemption: CPU of the instance against sled",
+            key("instances/1/redemption/32", CPU),
+            key("sled/redemption/32", CPU),
+            1.0,
+        )
+    },
+    Row {
+        target: Target::None,
+        ..one("drop-before", "slowest request before records are dropped", key("drop", BEFORE), 0.0, "ms")
+    },
+    Row {
+        target: Target::None,
+        ..one("drop-during", "slowest request while records are dropped", key("drop", DURING), 0.0, "ms")
+    },
+    one("drop", "the same, largest difference of all rounds", key("drop", SLOWER), 250.0, "ms"),
+];
+
+/// Redemptions through the store against INSERTs of one row.
+const fn against_inserts(
+    name: &'static str,
+    what: &'static str,
+    at_once: u32,
+    metric: &'static str,
+    target: Target,
+) -> Row {
+    let (store, insert) = if at_once == 8 { ("store/8", "insert/8") } else { ("store/32", "insert/32") };
+    Row { name, what, value: Expression::Ratio(key(store, metric), key(insert, metric)), target, unit: "×" }
+}
+
 /// The rows of the table that could be computed, as text and as JSON.
-pub(crate) fn verdicts(results: &Results) -> (String, Value) {
+pub(crate) fn verdicts(results: &Results, rows: &[Row]) -> (String, Value) {
     let mut text = format!("{:20} {:52} {:>10} {:>10}  verdict\n", "row", "what", "measured", "target");
     let mut all = Vec::new();
-    for row in ROWS {
+    for row in rows {
         let Some(value) = row.value.of(results) else { continue };
-        let is_met = value <= row.target;
-        let verdict = if is_met { "met" } else { "missed" };
-        let (measured, target) = (format!("{} {}", figure(value), row.unit), format!("≤ {} {}", row.target, row.unit));
+        let (is_met, (sign, limit)) = (row.target.is_met(value), row.target.limit());
+        let verdict = match limit {
+            None => "",
+            Some(_) if is_met => "met",
+            Some(_) => "missed",
+        };
+        let measured = format!("{} {}", figure(value), row.unit);
+        let target = limit.map(|limit| format!("{sign} {limit} {}", row.unit)).unwrap_or_default();
         writeln!(text, "{:20} {:52} {measured:>10} {target:>10}  {verdict}", row.name, row.what)
             .expect("a string takes it");
         all.push(json!({
-            "row": row.name, "what": row.what, "measured": value, "target": row.target, "unit": row.unit, "met": is_met,
+            "row": row.name, "what": row.what, "measured": value, "target": limit, "unit": row.unit, "met": is_met,
         }));
     }
     (text, json!(all))

@@ -3,9 +3,12 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 
+use crate::database::Postgres;
 use crate::generator::Endpoint;
 use crate::process::{Cores, Output, Process};
+use crate::shared::over;
 use crate::support::issuer::{AUDIENCE, Issuer};
 use crate::support::jose::Key;
 use crate::support::now;
@@ -99,9 +102,9 @@ pub(crate) struct Site {
     pub(crate) cores: Cores,
     pub(crate) setup: Setup,
     /// Signs with RS256.
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: Arc<Issuer>,
     /// A key of the same issuer for ES256.
-    pub(crate) es256: Key,
+    pub(crate) es256: Arc<Key>,
     /// Whether the log goes to a file in any case.
     pub(crate) logs_to_file: bool,
 }
@@ -117,8 +120,29 @@ impl Site {
     pub(crate) fn new(policies: usize, cores: Cores) -> Self {
         let issuer = Issuer::with_key(Key::rsa("issuer-rs256"));
         let es256 = Key::es256("issuer-es256");
+        issuer.publish(&[issuer.key.jwk(), es256.jwk()]);
+        Self::with_issuer(policies, cores, Arc::new(issuer), Arc::new(es256))
+    }
+
+    /// As many sites for instances of one service over these servers. It has the tables, and no key ring yet.
+    pub(crate) fn over(servers: &Postgres, count: usize, policies: usize, cores: Cores) -> Vec<Self> {
+        let first = Self::new(policies, cores);
+        let sealing_key = fs::read_to_string(first.setup.path("certs/sealing.key")).expect("a sealing key");
+        let mut sites = vec![first];
+        while sites.len() < count {
+            let (issuer, es256) = (Arc::clone(&sites[0].issuer), Arc::clone(&sites[0].es256));
+            let other = Self::with_issuer(policies, cores, issuer, es256);
+            other.setup.write("certs/sealing.key", &sealing_key);
+            sites.push(other);
+        }
+        let sites: Vec<_> = sites.into_iter().map(|site| Self { setup: over(site.setup, servers), ..site }).collect();
+        let owner = servers.password_file("writ_owner").display().to_string();
+        sites[0].setup.run(&["store", "migrate", "--password-file", &owner]).exits(0);
+        sites
+    }
+
+    fn with_issuer(policies: usize, cores: Cores, issuer: Arc<Issuer>, es256: Arc<Key>) -> Self {
         let keys = [issuer.key.jwk(), es256.jwk()];
-        issuer.publish(&keys);
         let mut setup = Setup::new()
             .environment("WRIT_LOG", "info")
             .issuer(&issuer)

@@ -22,13 +22,18 @@ pub(crate) fn setups<const COUNT: usize>(servers: &Postgres, lifetime: &str) -> 
         let path = setup.path("certs/sealing.key");
         let key = sealing_key.get_or_insert_with(|| fs::read_to_string(&path).unwrap()).clone();
         setup.write("certs/sealing.key", &key);
-        setup
-            .set("store.kind", "postgres")
-            .set("store.url", servers.url("writ"))
-            .set("store.password_file", servers.password_file("writ").display().to_string())
-            .set("store.ca", servers.ca().display().to_string())
+        over(setup, servers)
     });
     let owner = servers.password_file("writ_owner").display().to_string();
     setups[0].run(&["store", "migrate", "--password-file", &owner]).exits(0);
     setups
+}
+
+/// The same configuration with its store on these servers.
+pub(crate) fn over(setup: Setup, servers: &Postgres) -> Setup {
+    setup
+        .set("store.kind", "postgres")
+        .set("store.url", servers.url("writ"))
+        .set("store.password_file", servers.password_file("writ").display().to_string())
+        .set("store.ca", servers.ca().display().to_string())
 }

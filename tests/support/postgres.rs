@@ -225,6 +225,20 @@ impl Postgres {
         )
     }
 
+    /// One of PostgreSQL's own clients that talks to the primary in that role.
+    pub(crate) fn client(&self, name: &str, role: &str) -> Command {
+        let mut client = command(&program(name), self.path());
+        client.envs([("PGHOST", "127.0.0.1"), ("PGDATABASE", "writ"), ("PGUSER", role), ("PGSSLMODE", "verify-full")]);
+        client.env("PGPORT", self.nodes[self.primary].port.to_string()).env("PGSSLROOTCERT", self.ca());
+        client.env("PGPASSWORD", fs::read_to_string(self.password_file(role)).unwrap());
+        client
+    }
+
+    /// The process of a node that started all its others.
+    pub(crate) fn process(&self, node: usize) -> u32 {
+        self.nodes[node].server.as_ref().expect("it runs").id()
+    }
+
     /// The node that accepts writes.
     pub(crate) fn primary(&self) -> usize {
         self.primary
@@ -414,7 +428,7 @@ impl Node {
 }
 
 /// The processes started by another one. Each backend has a process group of its own.
-fn children(parent: Pid) -> Vec<Pid> {
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let child = |entry: fs::DirEntry| {
         let id = entry.file_name().to_str()?.parse().ok()?;

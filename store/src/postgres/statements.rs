@@ -49,12 +49,13 @@ const REDEEM: &str = "WITH o AS MATERIALIZED (
   FROM o LEFT JOIN w ON true LEFT JOIN {s}.redemptions r ON r.txn = $1 AND r.purpose = $2";
 
 /// The same for several redemptions, each parameter but `$8` a list. Rows are taken in the order of their keys, so that two
-/// such statements cannot wait for each other.
+/// such statements cannot wait for each other. Each `LIMIT 1` makes the database look up a row by its key: it does not know
+/// how few rows are asked for, and would otherwise read whole tables.
 const REDEEM_SEVERAL: &str = "WITH o AS MATERIALIZED (
     SELECT q.*, q.original_iat > x.redemption_floor AND (q.began IS NULL OR q.began >= x.redemption_floor)
-      AND (NOT q.require_record
-        OR EXISTS (SELECT 1 FROM {s}.tokens t WHERE t.iat = q.original_iat AND t.signed_part = q.presented)) AS on_record
-    FROM {s}.installation x, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],
+      AND (NOT q.require_record OR (SELECT true FROM {s}.tokens t
+        WHERE t.iat = q.original_iat AND t.signed_part = q.presented LIMIT 1) IS NOT NULL) AS on_record
+    FROM (SELECT redemption_floor FROM {s}.installation LIMIT 1) x, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],
       $7::bigint[], $9::boolean[], $10::bigint[]) WITH ORDINALITY
       AS q (txn, purpose, client, presented, now, exp, original_iat, require_record, began, number)),
   w AS (INSERT INTO {s}.redemptions AS r (txn, purpose, uses, client, presented, iat, exp, original_iat)
@@ -69,7 +70,7 @@ const REDEEM_SEVERAL: &str = "WITH o AS MATERIALIZED (
   SELECT o.on_record, w.uses AS spent, r.uses, r.iat, r.exp,
     coalesce(r.client = o.client AND r.presented = o.presented AND o.now < r.exp, false) AS is_repeat
   FROM o LEFT JOIN w ON w.txn = o.txn AND w.purpose = o.purpose
-    LEFT JOIN {s}.redemptions r ON r.txn = o.txn AND r.purpose = o.purpose
+    LEFT JOIN LATERAL (SELECT * FROM {s}.redemptions r WHERE r.txn = o.txn AND r.purpose = o.purpose LIMIT 1) r ON true
   ORDER BY o.number";
 
 /// `$1` iat, `$2` signed part, `$3` keep until, `$4` txn. A row that is there is locked, so that the answer is durable.
