@@ -60,6 +60,15 @@ pub enum Replication {
 #[error("{0}")]
 pub struct SettingError(&'static str);
 
+impl std::fmt::Display for Settings {
+    /// The store, for messages.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Address { hosts, user, database } = &self.address;
+        let hosts: Vec<String> = hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        write!(f, "the schema {} of postgresql://{user}@{}/{database}", self.schema.as_str(), hosts.join(","))
+    }
+}
+
 impl Address {
     /// Parses `postgresql://role@host,host:port/database`.
     ///
