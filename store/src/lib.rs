@@ -28,6 +28,10 @@ pub mod clock;
 pub mod cluster;
 pub mod copy;
 pub mod ledger;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(not(feature = "postgres"))]
+#[path = "no_postgres.rs"]
 pub mod postgres;
 pub mod ring;
 

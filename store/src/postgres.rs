@@ -46,6 +46,9 @@ mod tls;
 
 pub use self::settings::{Address, Credentials, Replication, SchemaName, SettingError, Settings};
 
+/// Whether this build has the engine.
+pub const IS_BUILT: bool = true;
+
 /// How long a start waits for a database that cannot be reached yet, or whose fail-over is under way.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is checked whether the others know of this instance.
