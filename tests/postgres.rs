@@ -292,7 +292,7 @@ async fn a_database_that_may_not_be_relied_upon_is_refused_with_the_cure() {
     assert!(refusal.contains("28P01"), "{refusal}");
     servers.sql("UPDATE writ.meta SET version = 99");
     let refusal = lone.refusal().await;
-    assert!(refusal.contains("has version 99; this program needs version 1; run `writ store migrate`"), "{refusal}");
+    assert!(refusal.contains("has version 99; this program needs version 2; run `writ store migrate`"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -107,6 +107,19 @@ pub enum Event<'a> {
         /// The number of kill-switch entries that could be read and are in force.
         blocks: u64,
     },
+    /// All records were moved to another store.
+    StoreMoved {
+        /// The store that is no longer served.
+        from: String,
+        /// The one that has the records.
+        to: String,
+        /// How many tokens on record.
+        tokens: u64,
+        /// How many counts of uses.
+        uses: u64,
+        /// How many used single-use identifiers.
+        single_use: u64,
+    },
 }
 
 impl Event<'_> {

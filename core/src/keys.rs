@@ -39,6 +39,7 @@ mod opening;
 mod records;
 mod rotation;
 
+pub use self::opening::RingFiles;
 pub use self::token::{Signer, TxnToken};
 
 /// How much later than its `iat` a token may be sent while a successor of its key is being stored.

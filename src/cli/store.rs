@@ -1,4 +1,4 @@
-//! `writ store`: creates the tables of a database, repairs the store, or accepts the current time as correct.
+//! `writ store`: creates the tables of a database, moves or repairs the store, or accepts the current time as correct.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use writ_platform::clock::Timestamp;
 use writ_store::repair::{self, Kept, Remains, Salvage};
 use writ_store::{OpenError, Settings, Store};
 
+mod copy;
 mod database;
 
 /// `writ store …`
@@ -28,6 +29,15 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Sub {
+    #[command(flatten)]
+    OfOne(OfOne),
+    /// Move all records to another, empty store: from the embedded one to PostgreSQL, or back
+    Copy(copy::Args),
+}
+
+/// Commands on the store of one configuration.
+#[derive(Debug, clap::Subcommand)]
+enum OfOne {
     /// Rebuild a damaged store from its readable records and from the key files, and report what is kept and what is lost
     Repair {
         /// Accept the records of a restored backup as they are: uses counted since then are forgotten
@@ -44,19 +54,23 @@ enum Sub {
 
 pub(super) async fn run(args: Args) -> ExitCode {
     let config = args.config.config.as_path();
+    let command = match args.command {
+        Sub::Copy(args) => return copy::run(&args, config).await,
+        Sub::OfOne(command) => command,
+    };
     let config = match load(config) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match (args.command, &config.store) {
-        (Sub::Schema(args), store) => database::print_schema(store, &args),
-        (Sub::Migrate(args), store) => database::migrate(store, args).await,
-        (Sub::Repair { trust_ledger }, Settings::Postgres(database)) => {
+    match (command, &config.store) {
+        (OfOne::Schema(args), store) => database::print_schema(store, &args),
+        (OfOne::Migrate(args), store) => database::migrate(store, args).await,
+        (OfOne::Repair { trust_ledger }, Settings::Postgres(database)) => {
             exit_code(database::repair(&config, database, trust_ledger).await)
         }
-        (Sub::Repair { trust_ledger: true }, _) => exit_code(trust_ledger(&config).await),
-        (Sub::Repair { trust_ledger: false }, _) => exit_code(repair(&config).await),
-        (Sub::TrustClock, _) => match operate(&config, &Command::TrustClock).await {
+        (OfOne::Repair { trust_ledger: true }, _) => exit_code(trust_ledger(&config).await),
+        (OfOne::Repair { trust_ledger: false }, _) => exit_code(repair(&config).await),
+        (OfOne::TrustClock, _) => match operate(&config, &Command::TrustClock).await {
             Reply::Done(_) => {
                 println!("the current time, {}, is accepted as correct", Timestamp::now());
                 ExitCode::SUCCESS

@@ -7,15 +7,16 @@ use crate::config::Problem;
 use crate::server::ListenError;
 use crate::server::tls::TlsError;
 use writ_core::blocks::BlocksError;
-use writ_core::keys::KeysError;
 use writ_core::keys::mirror::MirrorError;
 use writ_core::keys::seal::SealError;
+use writ_core::keys::{self, KeysError};
 use writ_core::ledger::LedgerError;
 use writ_core::subject::issuers::IssuersError;
 use writ_outbound::SetupError;
 use writ_platform::secret_file::SecretFileError;
 use writ_platform::telemetry::LogError;
 use writ_store::OpenError;
+use writ_store::copy::CopyError;
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub(crate) enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store cannot be moved.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The key ring cannot be opened.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -68,6 +72,16 @@ pub(crate) enum StartError {
 }
 
 impl StartError {
+    /// Of opening the key ring with these settings: a wrong sealing key is named by its file.
+    pub(crate) fn of_keys(settings: &keys::Settings, error: KeysError) -> Self {
+        match error {
+            KeysError::Seal(source @ SealError::Closed) => {
+                Self::SealingKey { path: settings.sealing_key.display().to_string(), source }
+            }
+            other => other.into(),
+        }
+    }
+
     /// Whether `writ store repair` can help.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(

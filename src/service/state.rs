@@ -9,8 +9,8 @@ use super::error::StartError;
 use crate::config::Config;
 use writ_core::audit::Audit;
 use writ_core::blocks::Blocks;
-use writ_core::keys::seal::{self, SealError, SealingKeys};
-use writ_core::keys::{self, KeyRing, KeysError};
+use writ_core::keys::seal::{self, SealingKeys};
+use writ_core::keys::{self, KeyRing};
 use writ_core::ledger::Ledger;
 use writ_platform::clock::Timestamp;
 use writ_platform::secret_file;
@@ -50,7 +50,7 @@ impl PersistentState {
     async fn read(store: Store, sealing: SealingKeys, config: &Config, audit: &Audit) -> Result<Self, StartError> {
         let (settings, now) = (&config.keys, Timestamp::now());
         let opening = KeyRing::open(store.clone(), settings, sealing, &config.trust_domain, now);
-        let (keys, events) = or_close(&store, opening).await.map_err(|error| name_sealing_key(settings, error))?;
+        let (keys, events) = or_close(&store, opening).await.map_err(|error| StartError::of_keys(settings, error))?;
         for event in events {
             audit.write(&event.into()).await?;
         }
@@ -69,7 +69,7 @@ impl PersistentState {
         let sealing = sealing_keys(&config.keys)?;
         let store = Store::open(&config.store).await?;
         let opening = KeyRing::open_read_only(store.clone(), &config.keys, sealing, &config.trust_domain);
-        let keys = or_close(&store, opening).await.map_err(|error| name_sealing_key(&config.keys, error))?;
+        let keys = or_close(&store, opening).await.map_err(|error| StartError::of_keys(&config.keys, error))?;
         Self::complete(store, keys).await
     }
 
@@ -106,16 +106,6 @@ pub(crate) fn sealing_keys(settings: &keys::Settings) -> Result<SealingKeys, Sta
 
 fn expect_store(config: &Config) -> Result<(), StartError> {
     if writ_store::exists(&config.store) { Ok(()) } else { Err(StartError::NoStore(config.store.path().to_owned())) }
-}
-
-/// Adds the file name to the error of a wrong sealing key.
-fn name_sealing_key(settings: &keys::Settings, error: KeysError) -> StartError {
-    match error {
-        KeysError::Seal(source @ SealError::Closed) => {
-            StartError::SealingKey { path: settings.sealing_key.display().to_string(), source }
-        }
-        other => other.into(),
-    }
 }
 
 async fn or_close<T, E>(store: &Store, opening: impl Future<Output = Result<T, E>>) -> Result<T, E> {

@@ -4,6 +4,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod clock;
+pub(crate) mod copy;
 pub(crate) mod engine;
 pub(crate) mod ledger;
 pub(crate) mod records;
@@ -12,6 +13,7 @@ pub(crate) mod ring;
 pub(crate) mod table;
 
 mod database;
+mod marks;
 mod quiet;
 mod seal;
 mod start_records;

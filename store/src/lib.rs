@@ -9,6 +9,7 @@
 //! - [`blocks`]: the kill switch.
 //! - [`clock`]: the time of the last event, and the floors up to which records may be missing.
 //! - [`repair`]: salvages the records of a store that does not open.
+//! - [`copy`]: moves all records to another store, of the same engine or the other.
 //!
 //! The `handles` dispatch to one of two engines: `embedded`, a sled database for a single instance, and `postgres`.
 
@@ -25,13 +26,19 @@ use self::postgres::{Postgres, Role};
 pub mod blocks;
 pub mod clock;
 pub mod cluster;
+pub mod copy;
 pub mod ledger;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(not(feature = "postgres"))]
+#[path = "no_postgres.rs"]
 pub mod postgres;
 pub mod ring;
 
 mod embedded;
 mod folder;
 mod handles;
+mod portable;
 
 pub use self::embedded::{Opening, repair};
 pub use self::folder::write_file;
@@ -119,6 +126,22 @@ pub enum OpenError {
     /// The database lacks what it once had.
     #[error("the database cannot be used: {0}")]
     WentBack(String),
+    /// Its records are in another store now: served here, too, they would grant uses twice.
+    #[error("{store} was moved to {to} by `writ store copy`: serve that one")]
+    Moved {
+        /// The store.
+        store: String,
+        /// Where it was moved to.
+        to: String,
+    },
+    /// A copy into it was interrupted.
+    #[error("{store} is an unfinished copy of {from}: run `writ store copy` again")]
+    Unfinished {
+        /// The store.
+        store: String,
+        /// The source.
+        from: String,
+    },
     /// The file system reported an error.
     #[error("{}: {source}", path.display())]
     Io {

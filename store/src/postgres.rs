@@ -27,6 +27,7 @@ use crate::folder::{self, Lock};
 
 pub(crate) mod blocks;
 pub(crate) mod clock;
+pub(crate) mod copy;
 pub(crate) mod ledger;
 pub(crate) mod ring;
 
@@ -44,6 +45,9 @@ mod statements;
 mod tls;
 
 pub use self::settings::{Address, Credentials, Replication, SchemaName, SettingError, Settings};
+
+/// Whether this build has the engine.
+pub const IS_BUILT: bool = true;
 
 /// How long a start waits for a database that cannot be reached yet, or whose fail-over is under way.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -219,8 +223,7 @@ fn signed(time: Timestamp) -> i64 {
 
 /// The SQL that an administrator and then the owner run; for those who do not let [`migrate`] do the latter.
 pub fn schema_sql(settings: &Settings, owner: &str) -> (String, String) {
-    let Settings { address, schema, .. } = settings;
-    (schema::administrator(address.database(), owner, address.user()), schema::owner(schema, address.user()))
+    schema::both(settings, owner)
 }
 
 /// Creates the tables, or brings them to this version. It can be repeated.

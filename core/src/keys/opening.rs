@@ -1,5 +1,6 @@
 //! Store → a ring that can sign, at the first start and every later one.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -8,11 +9,12 @@ use writ_verifier::TrustDomain;
 use super::event::KeyEvent;
 use super::mirror::Mirror;
 use super::records::{self, Installation, Stored};
-use super::ring::{Found, KeyState, Ring, SigningKey, Step};
+use super::ring::{Found, KeyLife, KeyState, Ring, SigningKey, Step};
 use super::rotation::{blocking, generate, refresh};
 use super::seal::SealingKeys;
 use super::{ActiveRing, KeyRing, KeysError, Settings, SignerState, SigningAlgorithm, open, seal};
 use writ_platform::clock::Timestamp;
+use writ_store::ring::StoredRing;
 use writ_store::{RingStore, Store};
 
 /// How long a ring is in force at most before the store can be written.
@@ -71,6 +73,25 @@ impl KeyRing {
         let stored = records::load(&store.ring()).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         let opened = found(stored, &sealing, trust_domain)?;
         Ok(Self::with(&store, settings, sealing, opened))
+    }
+
+    /// Checks that a service would open these records of a ring: with this trust domain, these sealing keys, and the key
+    /// files in this folder. Nothing is changed; the files that belong to the ring are returned.
+    ///
+    /// # Errors
+    /// [`KeysError`], as [`open`](Self::open) reports it.
+    pub async fn check(
+        stored: StoredRing,
+        sealing: &SealingKeys,
+        trust_domain: &TrustDomain,
+        key_folder: PathBuf,
+    ) -> Result<RingFiles, KeysError> {
+        let active = found(records::read(stored)?, sealing, trust_domain)?.active;
+        let files =
+            RingFiles { mirror: Mirror::new(key_folder, trust_domain.clone()), lives: active.ring.lives().collect() };
+        let checked = files.clone();
+        blocking(move || checked.mirror.check(&checked.lives)).await?;
+        Ok(files)
     }
 
     fn with(store: &Store, settings: &Settings, sealing: SealingKeys, opened: Opened) -> Self {
@@ -136,6 +157,23 @@ impl KeyRing {
             seal(&pair, &self.sealing, &self.installation)
         };
         ring.reseal(anew).map(Some)
+    }
+}
+
+/// The key files of a ring.
+#[derive(Debug, Clone)]
+pub struct RingFiles {
+    mirror: Mirror,
+    lives: Vec<KeyLife>,
+}
+
+impl RingFiles {
+    /// Writes those that are missing or outdated, as each start does.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn write(self) -> Result<(), KeysError> {
+        Ok(blocking(move || self.mirror.refresh(self.lives)).await?)
     }
 }
 

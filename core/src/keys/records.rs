@@ -44,19 +44,21 @@ impl Installation {
 
 /// Loads the ring; `None` if there never was one.
 pub(super) async fn load(store: &RingStore) -> Result<Option<Stored>, KeysError> {
-    let Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }) = store.load().await?
-    else {
-        return Ok(None);
-    };
+    store.load().await?.map(read).transpose()
+}
+
+/// The ring in the documents.
+pub(super) fn read(stored: StoredRing) -> Result<Stored, KeysError> {
+    let StoredRing { ring: RingRecords { installation, document, past }, last_event } = stored;
     let past = past.iter().map(past_key).collect::<Result<BTreeMap<_, _>, _>>()?;
     let ring: Ring = parse(&document, "the record of the keys in use cannot be read")?;
     let stored::Installation { id, trust_domain } = installation;
     let unreadable = |_| KeysError::Damaged("the record that names the store cannot be read");
-    Ok(Some(Stored {
+    Ok(Stored {
         installation: Installation { id, trust_domain: trust_domain.parse().map_err(unreadable)? },
         ring: ring.with_past(past).ok_or(KeysError::Damaged("a key is in two places"))?,
         last_event,
-    }))
+    })
 }
 
 fn past_key(PastKeyDocument { kid, document }: &PastKeyDocument) -> Result<(Kid, PastKey), KeysError> {

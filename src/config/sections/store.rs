@@ -16,6 +16,9 @@ enum Kind {
 pub(crate) fn read(store: &mut Section<'_>) -> Settings {
     let kinds = [("sled", Kind::Sled), ("postgres", Kind::Postgres)];
     let kind = store.or_default("kind", |store, key| store.choice(key, &kinds));
+    if matches!(kind, Kind::Postgres) && !postgres::IS_BUILT {
+        store.error("kind", "this build has no PostgreSQL engine; build Writ with its feature `postgres`");
+    }
     let path = store.or_default("path", Section::path);
     match kind {
         Kind::Sled => Settings::Sled { path },

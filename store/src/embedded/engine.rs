@@ -162,18 +162,14 @@ impl Engine {
         self.tally.records(table)
     }
 
-    /// Up to [`PAGE_RECORDS`] records of a table, after the key `after`.
+    /// As [`page`], of acknowledged records.
     pub(super) fn page(&self, table: Table, after: Option<&[u8]>) -> Result<Page, Fault> {
-        let prefix = [table.prefix()];
-        let from = after.map_or(Bound::Included(&prefix[..]), Bound::Excluded);
-        attempt(|| {
-            self.db
-                .range::<&[u8], _>((from, Bound::Unbounded))
-                .take_while(|record| record.as_ref().map_or(true, |(name, _)| name.starts_with(&prefix)))
-                .take(PAGE_RECORDS)
-                .map(|record| record.map(|(name, value)| (name[prefix.len()..].to_vec(), value.to_vec())))
-                .collect()
-        })
+        page(&self.db, table, after)
+    }
+
+    /// The database, to be read while nothing is written.
+    pub(super) fn database(&self) -> &sled::Db {
+        &self.db
     }
 
     /// Writes all of `writes` or nothing. On return they are sealed and durable.
@@ -224,6 +220,19 @@ impl Engine {
         self.file.sync_data().map_err(|error| Fault(format!("db: {error}")))?;
         self.seal.confirm().map_err(|error| Fault(format!("seal: {error}")))
     }
+}
+
+/// Up to [`PAGE_RECORDS`] records of a table, after the full key `after`.
+pub(super) fn page(db: &sled::Db, table: Table, after: Option<&[u8]>) -> Result<Page, Fault> {
+    let prefix = [table.prefix()];
+    let from = after.map_or(Bound::Included(&prefix[..]), Bound::Excluded);
+    attempt(|| {
+        db.range::<&[u8], _>((from, Bound::Unbounded))
+            .take_while(|record| record.as_ref().map_or(true, |(name, _)| name.starts_with(&prefix)))
+            .take(PAGE_RECORDS)
+            .map(|record| record.map(|(name, value)| (name[prefix.len()..].to_vec(), value.to_vec())))
+            .collect()
+    })
 }
 
 /// The tally of all records; an error if their layout version is another, or once `is_abandoned`.

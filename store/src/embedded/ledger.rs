@@ -9,12 +9,13 @@ use writ_platform::clock::Timestamp;
 
 use super::clock::{self, Clock};
 use super::records::Records;
-use super::table::{Change, Table};
+use super::table::{Change, Record, Table};
 use super::times;
 use super::transaction::{Decision, Undecided, View};
 use crate::StoreError;
 use crate::clock::{EventOutcome, RETENTION_MARGIN};
 use crate::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SingleUse, SpendOutcome};
+use crate::portable::{self, Kind, Page, Token, UsedId};
 
 const NOT_WHOLE: &str = "its ledger is not yet proven whole";
 const NO_RECORD: &str = "a record of the ledger cannot be read";
@@ -242,6 +243,59 @@ pub(crate) fn is_sound(table: Table, record: &[u8]) -> bool {
         Table::Single => decode::<Timestamp>(record).is_some(),
         Table::Meta | Table::Keys | Table::History | Table::Clock | Table::Blocks => false,
     }
+}
+
+/// The records of a kind in the form in which they move between engines.
+pub(super) fn export(kind: Kind, records: &[Record]) -> Option<Page> {
+    Some(match kind {
+        Kind::Tokens => Page::Tokens(records.iter().map(export_token).collect::<Option<_>>()?),
+        Kind::Uses => Page::Uses(records.iter().map(export_uses).collect::<Option<_>>()?),
+        Kind::SingleUse => Page::SingleUse(records.iter().map(export_used_id).collect::<Option<_>>()?),
+    })
+}
+
+/// The records of a page, as they are stored.
+pub(super) fn import(page: &Page) -> Vec<Record> {
+    match page {
+        Page::Tokens(tokens) => tokens.iter().map(import_token).collect(),
+        Page::Uses(uses) => uses.iter().map(import_uses).collect(),
+        Page::SingleUse(ids) => ids.iter().map(|used| (used.id.clone(), times::value(used.keep_until))).collect(),
+    }
+}
+
+pub(super) fn table(kind: Kind) -> Table {
+    match kind {
+        Kind::Tokens => Table::Tokens,
+        Kind::Uses => Table::Uses,
+        Kind::SingleUse => Table::Single,
+    }
+}
+
+fn export_token((key, value): &Record) -> Option<Token> {
+    let TokenRecord { txn, keep_until } = decode(value)?;
+    Some(Token { signed_part: key.as_slice().try_into().ok()?, txn, iat: None, keep_until })
+}
+
+fn import_token(token: &Token) -> Record {
+    let record = TokenRecord { txn: token.txn.clone(), keep_until: token.keep_until };
+    (token.signed_part.to_vec(), encode(&record))
+}
+
+fn export_uses((key, value): &Record) -> Option<portable::Uses> {
+    let (txn, purpose) = std::str::from_utf8(key).ok()?.split_once('\0')?;
+    let Uses { count, original_iat, last: Use { client, presented, iat, exp } } = decode(value)?;
+    let (txn, purpose) = (txn.to_owned(), purpose.to_owned());
+    Some(portable::Uses { txn, purpose, count, original_iat, client, presented, iat, exp })
+}
+
+fn import_uses(uses: &portable::Uses) -> Record {
+    let portable::Uses { txn, purpose, count, original_iat, client, presented, iat, exp } = uses;
+    let last = Use { client: client.clone(), presented: *presented, iat: *iat, exp: *exp };
+    (uses_key(txn, purpose), encode(&Uses { count: *count, original_iat: *original_iat, last }))
+}
+
+fn export_used_id((key, value): &Record) -> Option<UsedId> {
+    Some(UsedId { id: key.clone(), keep_until: times::parse(Some(value))? })
 }
 
 fn encode<T: Serialize>(record: &T) -> Vec<u8> {

@@ -12,6 +12,7 @@ use chrono::Utc;
 
 use super::database::{self, Database, Fault, attempt, damaged};
 use super::engine::{Page, VERSION, VERSION_KEY, count};
+use super::marks;
 use super::seal::{Seal, Tally};
 use super::table::{Change, Record, Table};
 use super::working_copy::{self, Source, WorkingCopy};
@@ -168,6 +169,7 @@ struct Opened {
 fn lock(path: &Path) -> Result<Lock, OpenError> {
     folder::prepare(path)?;
     let lock = Lock::acquire(path)?;
+    marks::check(path)?;
     working_copy::clean_up(path)?;
     working_copy::probe(path)?;
     Ok(lock)

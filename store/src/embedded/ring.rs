@@ -6,14 +6,14 @@ use writ_platform::clock::Timestamp;
 
 use super::clock;
 use super::records::Records;
-use super::table::{Change, Table};
+use super::table::{Change, Record, Table};
 use super::times::{self, LAST_EVENT};
 use super::transaction::{Undecided, View};
 use crate::StoreError;
 use crate::ring::{PastKeyDocument, RingRecords, StoredRing, Swapped, version_of};
 
-const INSTALLATION: &[u8] = b"installation";
-const RING: &[u8] = b"ring";
+pub(super) const INSTALLATION: &[u8] = b"installation";
+pub(super) const RING: &[u8] = b"ring";
 
 const NO_RING: &str = "the record of the keys in use cannot be read";
 const NO_INSTALLATION: &str = "the record that names the store cannot be read";
@@ -40,23 +40,11 @@ impl Ring {
     pub(crate) async fn load(&self) -> Result<Option<StoredRing>, StoreError> {
         let installation = self.records.read(Table::Meta, INSTALLATION).await?;
         let document = self.records.read(Table::Keys, RING).await?;
-        let (installation, document) = match (installation, document) {
-            (Some(installation), Some(document)) => (installation, document),
-            (None, None) => return Ok(None),
-            (Some(_), None) => return Err(StoreError::Unreadable("the keys in use are missing")),
-            (None, Some(_)) => return Err(StoreError::Unreadable("the record that names the store is missing")),
-        };
+        let past = self.records.scan(Table::History).await?;
+        let Some(ring) = assemble(installation, document, past)? else { return Ok(None) };
         let last_event = times::parse(self.records.read(Table::Clock, LAST_EVENT).await?.as_deref());
         let last_event = last_event.ok_or(StoreError::Unreadable(clock::NO_LAST_EVENT))?;
-        let past = self.records.scan(Table::History).await?;
-        let past = past.into_iter().map(|(kid, document)| {
-            let kid = String::from_utf8(kid).map_err(|_| StoreError::Unreadable(NO_PAST_KEY))?;
-            Ok(PastKeyDocument { kid, document })
-        });
-        let past = past.collect::<Result<Vec<_>, StoreError>>()?;
-        let installation =
-            serde_json::from_slice(&installation).map_err(|_| StoreError::Unreadable(NO_INSTALLATION))?;
-        Ok(Some(StoredRing { ring: RingRecords { installation, document, past }, last_event }))
+        Ok(Some(StoredRing { ring, last_event }))
     }
 
     /// Whether it can be written: the store is open, and not only the tables that a start needs.
@@ -125,6 +113,26 @@ impl Ring {
         let change = put_in_use(ring, Change::new());
         self.records.transact(|_| Ok((change, ()))).await
     }
+}
+
+/// The ring in these records: that of the installation, that of the keys in use, and those of the history.
+pub(super) fn assemble(
+    installation: Option<Vec<u8>>,
+    document: Option<Vec<u8>>,
+    past: Vec<Record>,
+) -> Result<Option<RingRecords>, StoreError> {
+    let (installation, document) = match (installation, document) {
+        (Some(installation), Some(document)) => (installation, document),
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(StoreError::Unreadable("the keys in use are missing")),
+        (None, Some(_)) => return Err(StoreError::Unreadable("the record that names the store is missing")),
+    };
+    let installation = serde_json::from_slice(&installation).map_err(|_| StoreError::Unreadable(NO_INSTALLATION))?;
+    let past = past.into_iter().map(|(kid, document)| {
+        let kid = String::from_utf8(kid).map_err(|_| StoreError::Unreadable(NO_PAST_KEY))?;
+        Ok(PastKeyDocument { kid, document })
+    });
+    Ok(Some(RingRecords { installation, document, past: past.collect::<Result<_, StoreError>>()? }))
 }
 
 /// Adds the complete ring to `change`.

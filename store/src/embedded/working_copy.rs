@@ -84,14 +84,30 @@ impl WorkingCopy {
     /// `records` is the copy's tally. After an error either the originals or the copy are in force; the next opening
     /// finds out which.
     pub(super) fn finish(&mut self, records: &Tally) -> io::Result<()> {
-        let folder = self.folder();
-        folder::write_file(&folder.join(TALLY), &marker(records, &self.store)?)?;
-        sync_all_below(&folder)?;
-        fs::rename(&folder, self.store.join(FINISHED))?;
+        commit(&self.store, &self.folder(), records)?;
         self.is_finished = true;
-        folder::sync_folder(&self.store)?;
-        move_into_place(&self.store)
+        settle(&self.store)
     }
+}
+
+/// Replaces the store's files, durably, by those in `folder`, a complete database with these records and its seal.
+///
+/// After an error either the old files or the new ones are in force; the next [`clean_up`] finds out which.
+pub(super) fn put_in_place(store: &Path, folder: &Path, records: &Tally) -> io::Result<()> {
+    commit(store, folder, records)?;
+    settle(store)
+}
+
+/// The moment from which the files in `folder` are the store's.
+fn commit(store: &Path, folder: &Path, records: &Tally) -> io::Result<()> {
+    folder::write_file(&folder.join(TALLY), &marker(records, store)?)?;
+    sync_all_below(folder)?;
+    fs::rename(folder, store.join(FINISHED))
+}
+
+fn settle(store: &Path) -> io::Result<()> {
+    folder::sync_folder(store)?;
+    move_into_place(store)
 }
 
 impl Drop for WorkingCopy {

@@ -18,6 +18,7 @@ use writ_platform::clock::Timestamp;
 
 use super::database::{Fault, damaged};
 use super::engine::{self, Engine, Page};
+use super::marks;
 use super::quiet::quietly;
 use super::start_records::StartRecords;
 use super::table::{Change, Table, Writes};
@@ -148,6 +149,7 @@ fn thread_ended(path: &Path) -> OpenError {
 fn prepare(path: &Path) -> Result<(Lock, engine::Opening), OpenError> {
     folder::prepare(path)?;
     let lock = Lock::acquire(path)?;
+    marks::check(path)?;
     Ok((lock, engine::Opening::begin(path)?))
 }
 

@@ -43,7 +43,7 @@ impl Blocks {
 
 /// The outer `None`: the row that stands for no entry. The inner one: its key does not match its selectors.
 #[expect(clippy::option_option, reason = "two different absences, distinguished where it is called")]
-fn parse(row: &Row) -> Result<Option<Option<StoredBlock>>, tokio_postgres::Error> {
+pub(super) fn parse(row: &Row) -> Result<Option<Option<StoredBlock>>, tokio_postgres::Error> {
     let Some(id) = row.try_get::<_, Option<Vec<u8>>>("id")? else { return Ok(None) };
     let selectors: String = row.try_get("selectors")?;
     let time = |seconds: i64| Timestamp::from_epoch(u64::try_from(seconds).unwrap_or(0));

@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{AsyncMessage, Client, Config, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 use writ_platform::secret_file;
 use zeroize::Zeroizing;
 
@@ -28,6 +28,7 @@ use super::schema;
 use super::settings::{Address, Credentials, Settings};
 use super::statements::Statements;
 use super::tls::{Pem, Tls};
+use crate::portable::{Incoming, Outgoing};
 
 /// How long connecting, TLS, login and all checks may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -47,6 +48,8 @@ pub(super) struct Connector {
     /// Notified when another instance has changed the ring or the kill switch.
     pub(super) hint: Arc<Notify>,
     history: Mutex<History>,
+    /// Whether records that were moved, or not all received, may be read.
+    is_for_copy: bool,
     /// Drives all connections: requests come from other runtimes, which may end.
     runtime: Handle,
 }
@@ -86,6 +89,10 @@ pub(super) enum HostError {
     Guard(#[from] GuardError),
     #[error("its schema {schema} {what}; run `writ store migrate`")]
     Schema { schema: String, what: String },
+    #[error("its records were moved to {to} by `writ store copy`: serve that one")]
+    Moved { to: String },
+    #[error("its records are an unfinished copy of {from}: run `writ store copy` again")]
+    Unfinished { from: String },
     #[error("it has gone back in time: {0}; if it is right all the same (a restored backup), see `writ store repair`")]
     WentBack(WentBack),
 }
@@ -98,7 +105,12 @@ impl HostError {
     /// Whether it remains until an operator changes something.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
-            Self::Files(_) | Self::Refused(_) | Self::Schema { .. } | Self::WentBack(_) => true,
+            Self::Files(_)
+            | Self::Refused(_)
+            | Self::Schema { .. }
+            | Self::Moved { .. }
+            | Self::Unfinished { .. }
+            | Self::WentBack(_) => true,
             Self::Guard(error) => *error != GuardError::Standby,
             Self::Unreachable(_) => false,
         }
@@ -154,8 +166,14 @@ impl Connector {
             settings,
             hint: Arc::new(Notify::new()),
             history: Mutex::new(history),
+            is_for_copy: false,
             runtime: Handle::current(),
         }
+    }
+
+    /// The same for `writ store copy`.
+    pub(super) fn for_copy(settings: Settings, history: History) -> Self {
+        Self { is_for_copy: true, ..Self::new(settings, history) }
     }
 
     /// Connects to all servers side by side; the first that may be relied upon is used.
@@ -224,6 +242,9 @@ impl Connector {
         let version: i32 = row.try_get("schema_version").map_err(unreadable)?;
         if version != schema::VERSION {
             return Err(schema(format!("has version {version}; this program needs version {}", schema::VERSION)));
+        }
+        if !self.is_for_copy {
+            copied(&row).map_err(unreadable)?.map_or(Ok(()), Err)?;
         }
         let position = Position {
             system: row.try_get("system").map_err(unreadable)?,
@@ -307,6 +328,19 @@ impl Connection {
     pub(super) fn is_poisoned(&self) -> bool {
         self.is_poisoned.load(Ordering::SeqCst)
     }
+}
+
+/// Why the records may not be served: they were moved, or not all of them were received.
+fn copied(row: &Row) -> Result<Option<HostError>, tokio_postgres::Error> {
+    let (is_receiving, incoming): (bool, Option<&str>) = (row.try_get("is_receiving")?, row.try_get("incoming")?);
+    let outgoing: Option<&str> = row.try_get("outgoing")?;
+    let unknown = || "another store".to_owned();
+    if let Some(mark) = outgoing {
+        let to = serde_json::from_str(mark).map_or_else(|_| unknown(), |Outgoing { to, .. }| to);
+        return Ok(Some(HostError::Moved { to }));
+    }
+    let from = || incoming.and_then(|mark| serde_json::from_str(mark).ok()).map(|Incoming { from, .. }| from);
+    Ok(is_receiving.then(|| HostError::Unfinished { from: from().unwrap_or_else(unknown) }))
 }
 
 /// The files with which a role authenticates, as they are now.

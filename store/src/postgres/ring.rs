@@ -120,7 +120,7 @@ impl Ring {
     }
 }
 
-fn parse(row: &Row) -> Result<Option<StoredRing>, StoreError> {
+pub(super) fn parse(row: &Row) -> Result<Option<StoredRing>, StoreError> {
     let id: Option<String> = row.try_get("id").map_err(unreadable)?;
     let trust_domain: Option<String> = row.try_get("trust_domain").map_err(unreadable)?;
     let document: Option<Vec<u8>> = row.try_get("document").map_err(unreadable)?;

@@ -4,10 +4,10 @@
 //! knows, so that one partition is searched, and a week is dropped as a whole. The service's role may neither create nor
 //! drop; two functions of the owner do that for it, and nothing else.
 
-use super::settings::SchemaName;
+use super::settings::{SchemaName, Settings};
 
 /// The version of the tables that this program uses.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// The length of a partition, in seconds.
 pub(super) const WEEK: u64 = 7 * 24 * 60 * 60;
@@ -111,6 +111,15 @@ CREATE TABLE IF NOT EXISTS {s}.instances (
   next_since bigint NOT NULL
 );
 
+-- What `writ store copy` notes: that these records are a copy, not yet complete while is_receiving; where they were moved.
+CREATE TABLE IF NOT EXISTS {s}.copy (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  is_receiving boolean NOT NULL DEFAULT false,
+  incoming text,
+  outgoing text
+);
+INSERT INTO {s}.copy DEFAULT VALUES ON CONFLICT DO NOTHING;
+
 -- Makes the partitions of the weeks from first to last.
 CREATE OR REPLACE FUNCTION {s}.ensure_weeks(first bigint, last bigint) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $body$
@@ -152,14 +161,35 @@ BEGIN
   RETURN false;
 END $body$;
 
+-- Removes what was received of a copy that is not complete.
+CREATE OR REPLACE FUNCTION {s}.clear_copy() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $body$
+BEGIN
+  IF NOT (SELECT is_receiving FROM {s}.copy) THEN
+    RAISE EXCEPTION 'the records are not those of an unfinished copy';
+  END IF;
+  TRUNCATE {s}.tokens, {s}.redemptions, {s}.single_use, {s}.past_keys, {s}.blocks, {s}.instances;
+END $body$;
+
+-- Once the records were moved, the service may not write here, whatever it has in memory.
+CREATE OR REPLACE FUNCTION {s}.fence() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+  IF (SELECT outgoing IS NOT NULL FROM {s}.copy) THEN
+    REVOKE INSERT, UPDATE, DELETE ON {s}.installation, {s}.clock, {s}.ring, {s}.past_keys, {s}.tokens,
+      {s}.redemptions, {s}.single_use, {s}.blocks, {s}.instances, {s}.copy FROM {w};
+  END IF;
+END $body$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA {s} FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {s} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {s} TO {w};
 GRANT SELECT ON {s}.meta TO {w};
-GRANT SELECT, UPDATE ON {s}.installation, {s}.clock, {s}.ring TO {w};
+GRANT SELECT, UPDATE ON {s}.installation, {s}.clock, {s}.ring, {s}.copy TO {w};
 GRANT SELECT, INSERT, UPDATE ON {s}.past_keys, {s}.tokens TO {w};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.redemptions, {s}.single_use, {s}.blocks, {s}.instances TO {w};
-GRANT EXECUTE ON FUNCTION {s}.ensure_weeks(bigint, bigint), {s}.drop_week(bigint) TO {w};
+GRANT EXECUTE ON FUNCTION {s}.ensure_weeks(bigint, bigint), {s}.drop_week(bigint), {s}.clear_copy(), {s}.fence() TO {w};
+SELECT {s}.fence();
 INSERT INTO {s}.meta (version) VALUES ({v}) ON CONFLICT (one) DO UPDATE SET version = excluded.version;
 "#;
 
@@ -174,14 +204,19 @@ GRANT CONNECT ON DATABASE {d} TO {w};
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 ";
 
+/// The statements of an administrator, and those of the owner.
+pub(super) fn both(settings: &Settings, role: &str) -> (String, String) {
+    let Settings { address, schema, .. } = settings;
+    (administrator(address.database(), role, address.user()), owner(schema, address.user()))
+}
+
 /// The statements of the owner, which can be repeated.
 pub(super) fn owner(schema: &SchemaName, service: &str) -> String {
     let version = VERSION.to_string();
     OWNER.replace("{s}", schema.as_str()).replace("{w}", &quoted(service)).replace("{v}", &version)
 }
 
-/// The statements of an administrator.
-pub(super) fn administrator(database: &str, owner: &str, service: &str) -> String {
+fn administrator(database: &str, owner: &str, service: &str) -> String {
     ADMINISTRATOR.replace("{d}", &quoted(database)).replace("{o}", &quoted(owner)).replace("{w}", &quoted(service))
 }
 

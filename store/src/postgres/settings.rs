@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
-
+const FORM: SettingError = SettingError("must have the form postgresql://role@host:port,host:port/database");
+const DEFAULT_PORT: u16 = 5432;
 /// The longest name of a schema, in bytes; PostgreSQL cuts longer ones off.
 const MAX_NAME_LEN: usize = 63;
 
@@ -60,40 +59,33 @@ pub enum Replication {
 #[error("{0}")]
 pub struct SettingError(&'static str);
 
+impl std::fmt::Display for Settings {
+    /// The store, for messages.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Address { hosts, user, database } = &self.address;
+        let hosts: Vec<String> = hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        write!(f, "the schema {} of postgresql://{user}@{}/{database}", self.schema.as_str(), hosts.join(","))
+    }
+}
+
 impl Address {
     /// Parses `postgresql://role@host,host:port/database`.
     ///
     /// # Errors
     /// [`SettingError`], also for what `writ.toml` says elsewhere: a password, parameters.
     pub fn parse(text: &str) -> Result<Self, SettingError> {
-        const FORM: SettingError = SettingError("must have the form postgresql://role@host:port,host:port/database");
-        if !(text.starts_with("postgresql://") || text.starts_with("postgres://")) {
-            return Err(FORM);
-        }
+        let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")).ok_or(FORM)?;
         if text.contains('?') {
             return Err(SettingError("takes no parameters; the keys of [store] say the rest"));
         }
-        let config: Config = text.parse().map_err(|_| FORM)?;
-        if config.get_password().is_some() {
+        let (user, rest) = rest.split_once('@').ok_or(FORM)?;
+        if user.contains(':') {
             return Err(SettingError("must not contain a password; name its file by store.password_file"));
         }
-        let (Some(user), Some(database)) = (config.get_user(), config.get_dbname()) else { return Err(FORM) };
-        let ports = config.get_ports();
-        let mut hosts = Vec::new();
-        for (at, host) in config.get_hosts().iter().enumerate() {
-            let Host::Tcp(host) = host else {
-                return Err(SettingError("names a Unix socket; TLS needs a host name"));
-            };
-            if host.is_empty() {
-                return Err(FORM);
-            }
-            let port = ports.get(at).or_else(|| ports.first().filter(|_| ports.len() == 1)).copied().unwrap_or(5432);
-            hosts.push((host.clone(), port));
-        }
-        if hosts.is_empty() {
-            return Err(FORM);
-        }
-        Ok(Self { hosts, user: user.to_owned(), database: database.to_owned() })
+        let (hosts, database) = rest.split_once('/').ok_or(FORM)?;
+        let hosts = hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?;
+        let [user, database] = [user, database].map(|name| decode(name).filter(|name| !name.is_empty()));
+        Ok(Self { hosts, user: user.ok_or(FORM)?, database: database.ok_or(FORM)? })
     }
 
     /// The same servers and database for another role.
@@ -116,6 +108,40 @@ impl Address {
     pub fn database(&self) -> &str {
         &self.database
     }
+}
+
+/// A host with its port; an IPv6 address is in brackets.
+fn host(text: &str) -> Result<(String, u16), SettingError> {
+    if text.contains('%') {
+        return Err(SettingError("names a Unix socket; TLS needs a host name"));
+    }
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').ok_or(FORM)?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| FORM)?,
+        None if port.is_empty() => DEFAULT_PORT,
+        None => return Err(FORM),
+    };
+    if name.is_empty() { Err(FORM) } else { Ok((name.to_owned(), port)) }
+}
+
+/// A name as a URL writes it; `None` if an escape is malformed.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 impl SchemaName {
@@ -147,6 +173,8 @@ mod tests {
         let hosts = [("pg-1".to_owned(), 5432), ("pg-2".to_owned(), 6432), ("::1".to_owned(), 7)];
         assert_eq!(address.hosts(), hosts);
         assert_eq!((address.user(), address.database()), ("writ", "db"));
+        let address = Address::parse("postgres://wr%40it@pg/d%2Fb").unwrap();
+        assert_eq!((address.user(), address.database()), ("wr@it", "d/b"));
     }
 
     #[test]
@@ -160,6 +188,10 @@ mod tests {
             "postgresql://writ@/writ",
             "host=pg-1 user=writ",
             "http://pg-1",
+            "postgresql://writ@pg-1:port/writ",
+            "postgresql://writ@pg-1,/writ",
+            "postgresql://writ@[::1/writ",
+            "postgresql://wr%4it@pg-1/writ",
         ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }

@@ -26,15 +26,17 @@ const BEAT: &str = "WITH c AS (UPDATE {s}.clock
 
 /// What is checked on a connection before anything else.
 const ADMIT: &str = "SELECT m.version AS schema_version, c.beat, c.accepted_at, x.id AS installation,
-    (SELECT system_identifier FROM pg_control_system()) AS system
-  FROM {s}.meta m, {s}.clock c, {s}.installation x";
+    (SELECT system_identifier FROM pg_control_system()) AS system, y.is_receiving, y.incoming, y.outgoing
+  FROM {s}.meta m, {s}.clock c, {s}.installation x, {s}.copy y";
 
 /// `$1` txn, `$2` purpose, `$3` client, `$4` presented, `$5` now, `$6` exp, `$7` original iat, `$8` maximum of uses, `$9`
 /// whether the token must be on record, `$10` when the transaction began. Always one row. Records from before a floor may
-/// be those of a restored backup, so that they grant nothing.
+/// be those of a restored backup, so that they grant nothing. The records of tokens that were copied from the embedded
+/// engine have iat 0.
 const REDEEM: &str = "WITH o AS MATERIALIZED (
     SELECT $7 > x.redemption_floor AND ($10::bigint IS NULL OR $10 >= x.redemption_floor) AND (NOT $9::boolean
-      OR EXISTS (SELECT 1 FROM {s}.tokens t WHERE t.iat = $7 AND t.signed_part = $4)) AS on_record
+      OR EXISTS (SELECT 1 FROM {s}.tokens t WHERE t.iat = $7 AND t.signed_part = $4)
+      OR EXISTS (SELECT 1 FROM {s}.tokens t WHERE t.iat = 0 AND t.signed_part = $4)) AS on_record
     FROM {s}.installation x),
   w AS (INSERT INTO {s}.redemptions AS r (txn, purpose, uses, client, presented, iat, exp, original_iat)
     SELECT $1, $2, 1, $3, $4, $5::bigint, $6::bigint, $7::bigint FROM o WHERE o.on_record AND $8 > 0
@@ -53,8 +55,9 @@ const REDEEM: &str = "WITH o AS MATERIALIZED (
 /// how few rows are asked for, and would otherwise read whole tables.
 const REDEEM_SEVERAL: &str = "WITH o AS MATERIALIZED (
     SELECT q.*, q.original_iat > x.redemption_floor AND (q.began IS NULL OR q.began >= x.redemption_floor)
-      AND (NOT q.require_record OR (SELECT true FROM {s}.tokens t
-        WHERE t.iat = q.original_iat AND t.signed_part = q.presented LIMIT 1) IS NOT NULL) AS on_record
+      AND (NOT q.require_record
+        OR (SELECT true FROM {s}.tokens t WHERE t.iat = q.original_iat AND t.signed_part = q.presented LIMIT 1) IS NOT NULL
+        OR (SELECT true FROM {s}.tokens t WHERE t.iat = 0 AND t.signed_part = q.presented LIMIT 1) IS NOT NULL) AS on_record
     FROM (SELECT redemption_floor FROM {s}.installation LIMIT 1) x, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],
       $7::bigint[], $9::boolean[], $10::bigint[]) WITH ORDINALITY
       AS q (txn, purpose, client, presented, now, exp, original_iat, require_record, began, number)),
