@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use writ_platform::clock::Timestamp;
 use writ_store::blocks::StoredBlock;
+use writ_store::cluster::{Served, Versions};
 use writ_store::ledger::{Entry, RecordOutcome, Redeemable, Redemption, SingleUse, SpendOutcome};
 use writ_store::postgres::{self, Address, Credentials, Replication, SchemaName};
 use writ_store::ring::{Installation, PastKeyDocument, RingRecords, Swapped};
@@ -226,6 +227,40 @@ async fn ring_and_blocks_of_one_instance_reach_another_within_a_second() {
     assert_eq!(other.ring().load().await.unwrap().unwrap().ring, ring(1, &["a", "b", "d"]));
     other.close().await;
     one.close().await;
+}
+
+/// It would publish a JWKS without the key that signs elsewhere, and sign with a key that is published nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_ready_once_it_serves_the_ring_on_record_and_learns_that_it_ended_behind_it() {
+    let Some((servers, instance)) = single().await else { return };
+    let (store, now) = (instance.open().await, Timestamp::now());
+    let serve = |store: &Store, ring| {
+        store.serve(Served { versions: Versions { ring, blocks: 0 }, next_since: now - Duration::from_secs(100) });
+    };
+    assert_eq!(store.ring().create(&ring(1, &[]), now).await.unwrap(), Swapped::Done);
+    serve(&store, 1);
+    store.join().await.unwrap();
+    let peers = store.ring().peers().unwrap();
+    assert_eq!((peers.oldest_ring, peers.next_for, peers.was_behind), (None, None, false), "{peers:?}");
+    assert_eq!(store.ring().compare_and_swap(1, document(2), &[], now).await.unwrap(), Swapped::Done);
+    // Killed before it has put the new ring in force.
+    drop(store);
+    let store = instance.open().await;
+    let peers = store.ring().peers().unwrap();
+    assert_eq!((peers.ring, peers.oldest_ring, peers.was_behind), (2, Some(1), true), "{peers:?}");
+    assert!(peers.next_for < Some(Duration::from_secs(5)), "{peers:?}");
+    serve(&store, 1);
+    let lease = "SELECT lease_until > clock_timestamp() + interval '8 seconds', ring_version FROM writ.instances";
+    for _ in 0..2 {
+        servers.sql("UPDATE writ.instances SET lease_until = clock_timestamp()");
+        support::eventually("the others wait for it", || (servers.sql(lease) == "t|1").then_some(()));
+    }
+    assert!(!store.is_well());
+    serve(&store, 2);
+    store.join().await.unwrap();
+    let peers = store.ring().peers().unwrap();
+    assert_eq!((peers.oldest_ring, peers.cut_off_at, peers.was_behind), (None, None, false), "{peers:?}");
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

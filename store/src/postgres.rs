@@ -122,8 +122,7 @@ impl Postgres {
         self.0.heartbeat.serve(served);
     }
 
-    pub(crate) async fn join(&self, served: Served) -> Result<(), OpenError> {
-        self.serve(served);
+    pub(crate) async fn join(&self) -> Result<(), OpenError> {
         let joined = async {
             while !self.is_well() {
                 sleep(JOIN_INTERVAL).await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use writ_platform::clock::Timestamp;
 
-use crate::cluster::{Others, Versions};
+use crate::cluster::{Peers, Versions};
 use crate::ledger::LedgerCounts;
 
 /// How long a heartbeat gives an instance its lease, by the database's clock.
@@ -38,8 +38,7 @@ struct State {
     proven_at: Option<Instant>,
     /// Until when this instance holds the lease of that heartbeat.
     lease_until: Option<Instant>,
-    others: Option<Others>,
-    cut_off_at: Option<Timestamp>,
+    peers: Peers,
 }
 
 /// What a heartbeat found.
@@ -50,10 +49,7 @@ pub(super) struct Beat {
     pub(super) versions: Versions,
     /// Whether it renewed the lease.
     pub(super) has_lease: bool,
-    /// What the other live instances serve; `None` if there is none.
-    pub(super) others: Option<Others>,
-    /// When the last lease ended of those instances that did not leave and have an older ring.
-    pub(super) cut_off_at: Option<Timestamp>,
+    pub(super) peers: Peers,
 }
 
 impl Health {
@@ -63,8 +59,7 @@ impl Health {
             fault: Some("no heartbeat yet".to_owned()),
             proven_at: None,
             lease_until: None,
-            others: None,
-            cut_off_at: None,
+            peers: Peers::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -83,8 +78,7 @@ impl Health {
             if beat.has_lease {
                 state.lease_until = Some(beat.sent + OWN_LEASE);
             }
-            state.others = beat.others;
-            state.cut_off_at = beat.cut_off_at;
+            state.peers = beat.peers;
             state.fault.take()
         };
         self.last_event.store(beat.last_event.epoch(), Ordering::Release);
@@ -124,12 +118,8 @@ impl Health {
         !state.is_closed && state.lease_until.is_some_and(|until| Instant::now() < until)
     }
 
-    pub(super) fn others(&self) -> Option<Others> {
-        self.state().others
-    }
-
-    pub(super) fn cut_off_at(&self) -> Option<Timestamp> {
-        self.state().cut_off_at
+    pub(super) fn peers(&self) -> Peers {
+        self.state().peers
     }
 
     pub(super) fn last_event(&self) -> Timestamp {

@@ -14,7 +14,7 @@ use super::guard::Server;
 use super::health::{Beat, LEASE};
 use super::history::Position;
 use super::pool::{Pool, Values};
-use crate::cluster::{Others, Served, Versions};
+use crate::cluster::{Peers, Served, Versions};
 use crate::ledger::LedgerCounts;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -162,7 +162,10 @@ impl Heartbeat {
         server.check(connector.settings.replication).map_err(|error| error.to_string())?;
         let position = position(&row, &server).map_err(read)?;
         connector.admit(position).await.map_err(|error| error.to_string())?;
-        let beat = found(&row, sent, has_lease).map_err(read)?;
+        let mut beat = found(&row, sent).map_err(read)?;
+        // Once it has ended, others may have gone on without this instance: first it follows them.
+        let is_continued = self.pool.health.holds_lease() || in_force.versions.ring == beat.versions.ring;
+        beat.has_lease = has_lease && is_continued;
         self.pool.health.succeed(beat);
         Ok(())
     }
@@ -197,21 +200,22 @@ fn position(row: &Row, server: &Server) -> Result<Position, tokio_postgres::Erro
     })
 }
 
-fn found(row: &Row, sent: Instant, has_lease: bool) -> Result<Beat, tokio_postgres::Error> {
-    let others: (Option<i64>, Option<i64>) = (row.try_get("oldest_ring")?, row.try_get("next_for")?);
+fn found(row: &Row, sent: Instant) -> Result<Beat, tokio_postgres::Error> {
+    let number = |column| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(unsigned));
+    let versions =
+        Versions { ring: unsigned(row.try_get("ring_version")?), blocks: unsigned(row.try_get("blocks_version")?) };
     Ok(Beat {
         sent,
         last_event: Timestamp::from_epoch(unsigned(row.try_get("last_event")?)),
-        versions: Versions {
-            ring: unsigned(row.try_get("ring_version")?),
-            blocks: unsigned(row.try_get("blocks_version")?),
+        versions,
+        has_lease: false,
+        peers: Peers {
+            ring: versions.ring,
+            oldest_ring: number("oldest_ring")?,
+            next_for: number("next_for")?.map(Duration::from_secs),
+            cut_off_at: number("cut_off_at")?.map(Timestamp::from_epoch),
+            was_behind: row.try_get("was_behind")?,
         },
-        has_lease,
-        cut_off_at: row.try_get::<_, Option<i64>>("cut_off_at")?.map(unsigned).map(Timestamp::from_epoch),
-        others: others.0.zip(others.1).map(|(oldest_ring, next_for)| Others {
-            oldest_ring: unsigned(oldest_ring),
-            next_for: Duration::from_secs(unsigned(next_for)),
-        }),
     })
 }
 
