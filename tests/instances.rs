@@ -11,6 +11,7 @@ mod shared;
 mod support;
 
 use std::collections::BTreeSet;
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use database::Postgres;
@@ -111,6 +112,29 @@ fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_b
     println!("recovered {:?} after the database", restarted.elapsed());
     assert!(restarted.elapsed() < Duration::from_secs(5));
     eventually("it is ready", || (writ.site().ops("/readyz").status == 200).then_some(()));
+}
+
+/// A heartbeat that waits in the database when an instance leaves does not announce the instance again.
+#[test]
+fn an_instance_that_has_left_is_not_waited_for() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers);
+    let mut writ = setup.start();
+    scope(|scope| {
+        let lock = "BEGIN; SELECT FROM writ.clock FOR UPDATE; SELECT pg_sleep(60)";
+        scope.spawn(|| servers.try_sql(lock));
+        eventually("a heartbeat waits", || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'writ' AND wait_event_type = 'Lock'";
+            (servers.sql(waiting) == "1").then_some(())
+        });
+        writ.terminate();
+        let locking = "query LIKE '%pg_sleep(60)' AND pid <> pg_backend_pid()";
+        servers.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {locking}"));
+    });
+    eventually("its sessions end", || {
+        (servers.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'writ'") == "0").then_some(())
+    });
+    assert_eq!(servers.sql("SELECT count(*) FROM writ.instances"), "0");
 }
 
 #[test]

@@ -22,6 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an instance may serve an older version of the ring than is on record before it gives up its lease.
 const MAX_BEHIND: Duration = Duration::from_secs(5);
 /// How many heartbeats pass before the instance's file is written again.
@@ -83,24 +84,35 @@ impl Heartbeat {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Beats until it is stopped.
+    /// Beats until it is stopped; then an instance leaves, so that the others do not wait for it.
     pub(super) async fn run(self: Arc<Self>, first: Connection) {
         let mut connection = Some(first);
         loop {
-            let beats = async {
-                let connected = match connection.take() {
-                    Some(connection) => Ok(connection),
-                    None => self.pool.connector.connect().await,
-                };
-                match connected {
-                    Ok(connection) => self.beat_on(&connection).await,
-                    Err(error) => self.disconnected(&error),
+            if let Some(connection) = &connection {
+                tokio::select! {
+                    () = self.stop.notified() => return self.leave(connection).await,
+                    () = self.beat_on(connection) => {}
                 }
-            };
-            tokio::select! {
-                () = self.stop.notified() => return,
-                () = beats => sleep(RECONNECT_DELAY).await,
             }
+            let connect = async {
+                sleep(RECONNECT_DELAY).await;
+                self.pool.connector.connect().await
+            };
+            let connected = tokio::select! {
+                () = self.stop.notified() => return,
+                connected = connect => connected,
+            };
+            connection = connected.inspect_err(|error| self.disconnected(error)).ok();
+        }
+    }
+
+    /// On the connection of the heartbeats: one that is on its way comes first, and cannot bring the instance back.
+    async fn leave(&self, connection: &Connection) {
+        if self.is_instance {
+            let values: Values<'_> = &[&self.id];
+            let leave = connection.client.execute(&self.pool.connector.statements.leave, values);
+            // Otherwise the others wait, as for one that was cut off.
+            let _ = timeout(LEAVE_TIMEOUT, leave).await;
         }
     }
 
