@@ -114,6 +114,31 @@ fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_b
     eventually("it is ready", || (writ.site().ops("/readyz").status == 200).then_some(()));
 }
 
+/// R-KEYS-04: verifiers hold for `jwks_max_age` what an instance has published.
+#[test]
+fn a_rotation_waits_for_verifiers_of_an_instance_that_was_cut_off_or_killed_with_an_older_ring() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers).map(|setup| setup.short_keys(120).set("tokens.jwks_max_age", "3s"));
+    let mut writ = setup.start();
+    let rotated = |writ: &Writ| (writ.run(&["keys", "rotate"]).code == 0).then_some(());
+    servers.sql(
+        "INSERT INTO writ.instances
+        SELECT 'other', 'other', clock_timestamp() + interval '5 s', version - 1, 0, 0 FROM writ.ring",
+    );
+    eventually("a rotation", || rotated(&writ));
+    let since = "SELECT clock_timestamp() - lease_until > interval '3 s' FROM writ.instances WHERE id = 'other'";
+    assert_eq!(servers.sql(since), "t");
+
+    servers.sql("DELETE FROM writ.instances WHERE id = 'other'");
+    wait_until(now() + 6); // the ring itself allows the next one
+    writ.kill();
+    servers.sql("UPDATE writ.instances SET ring_version = ring_version - 1");
+    writ.start();
+    let began = servers.sql("SELECT next_since FROM writ.instances");
+    eventually("a rotation", || rotated(&writ));
+    assert_eq!(servers.sql(&format!("SELECT extract(epoch FROM clock_timestamp()) - {began} > 3")), "t");
+}
+
 /// A heartbeat that waits in the database when an instance leaves does not announce the instance again.
 #[test]
 fn an_instance_that_has_left_is_not_waited_for() {

@@ -119,9 +119,9 @@ pub enum KeysError {
     /// The store was changed by another instance during every attempt; the step was not taken.
     #[error("another instance is changing the key ring")]
     Conflict,
-    /// Another instance does not publish the next key yet, or not for long enough.
-    #[error("another instance has not published the next key for long enough; try again later")]
-    OthersBehind,
+    /// An instance does not publish the next key yet, or not for long enough.
+    #[error("not every instance has published the next key for long enough; try again later")]
+    InstancesBehind,
     /// An instance that was cut off from the store may still sign with the previous key, which would leave the JWKS.
     #[error(
         "an instance was cut off from the store and may sign with the previous key until {until}; try again after that"
@@ -187,8 +187,9 @@ impl KeyRing {
         let ring = &state.active.ring;
         let due = ring.promotion_due(self.times);
         let wanted = now.max(ring.signs_from());
-        let is_alone_late = wanted > due + self.times.jwks_max_age() && !self.store.holds_lease();
-        let last = if is_alone_late { due + self.times.jwks_max_age() } else { due + self.times.rotation_period() };
+        let alone_until = ring.signs_alone_until(self.times);
+        let is_alone_late = wanted > alone_until && !self.store.holds_lease();
+        let last = if is_alone_late { alone_until } else { due + self.times.rotation_period() };
         let instant = state.closing.map_or(wanted, |end| wanted.min(end));
         if instant > last || wanted.since(instant) > HAND_OVER_GRACE {
             self.wake.notify_one();

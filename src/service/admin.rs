@@ -105,7 +105,7 @@ impl Admin {
 fn refused_or_failed(error: KeysError) -> Reply {
     match error {
         KeysError::TooEarly(_)
-        | KeysError::OthersBehind
+        | KeysError::InstancesBehind
         | KeysError::MayStillSign { .. }
         | KeysError::Revoke(_)
         | KeysError::Import(_) => Reply::Refused(error.to_string()),

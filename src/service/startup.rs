@@ -37,7 +37,7 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let (state, opening) = PersistentState::begin_to_open(&config, &audit).await?;
-        let started = match state.join().await {
+        let started = match state.join(&audit).await {
             Ok(()) => run(&config, &audit, &metrics, &state, files, listeners),
             Err(error) => Err(error),
         };

@@ -74,11 +74,19 @@ impl PersistentState {
     }
 
     /// Before the first token: the other instances learn what this one has in force, so that their rotations wait for it.
-    pub(crate) async fn join(&self) -> Result<(), StartError> {
+    /// They may have changed the key ring since it was read.
+    pub(crate) async fn join(&self, audit: &Audit) -> Result<(), StartError> {
         let Some(versions) = self.store.versions() else { return Ok(()) };
-        let (ring, next_since) = self.keys.served();
-        let blocks = versions.borrow().blocks;
-        Ok(self.store.join(Served { versions: Versions { ring, blocks }, next_since }).await?)
+        loop {
+            let (ring, next_since) = self.keys.served();
+            let blocks = versions.borrow().blocks;
+            if self.store.join(Served { versions: Versions { ring, blocks }, next_since }).await? {
+                return Ok(());
+            }
+            for event in self.keys.follow(Timestamp::now()).await? {
+                audit.write(&event.into()).await?;
+            }
+        }
     }
 
     /// Performs operators' commands on this state; changes are recorded in `audit`.

@@ -22,11 +22,21 @@ pub struct Served {
     pub next_since: Timestamp,
 }
 
-/// What the other instances that hold their lease have in force.
+/// What the instances that hold their lease have in force, this one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Others {
+pub struct Holders {
     /// The oldest version of the key ring that one of them serves.
     pub oldest_ring: u64,
     /// For how long all of them have published the key that will sign next, by the database's clock.
     pub next_for: Duration,
+}
+
+/// The end of the last lease of those instances that did not leave and have an older ring: they may still sign with the
+/// keys in their memory, and verifiers may hold what they published until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutOff {
+    /// When it ended, by the database's clock.
+    pub at: Timestamp,
+    /// How long ago that was, by the same clock.
+    pub ago: Duration,
 }

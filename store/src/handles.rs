@@ -5,7 +5,7 @@ use writ_platform::clock::Timestamp;
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::clock::EventOutcome;
-use super::cluster::Others;
+use super::cluster::{CutOff, Holders};
 use super::embedded;
 use super::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SpendOutcome};
 use super::postgres;
@@ -76,20 +76,19 @@ impl RingStore {
         }
     }
 
-    /// What the other instances that hold their lease have in force; `None` if there are none.
-    pub fn others(&self) -> Option<Others> {
+    /// What the instances that hold their lease have in force; `None` if there are none.
+    pub fn holders(&self) -> Option<Holders> {
         match &self.0 {
             Engine::Sled(_) => None,
-            Engine::Postgres(ring) => ring.others(),
+            Engine::Postgres(ring) => ring.holders(),
         }
     }
 
-    /// When the last lease ended of those instances that did not leave and have an older ring: they may still sign with
-    /// the keys in their memory. `None` if there are none.
-    pub fn cut_off_at(&self) -> Option<Timestamp> {
+    /// When the last instance was cut off that may still sign; `None` if there is none.
+    pub fn cut_off(&self) -> Option<CutOff> {
         match &self.0 {
             Engine::Sled(_) => None,
-            Engine::Postgres(ring) => ring.cut_off_at(),
+            Engine::Postgres(ring) => ring.cut_off(),
         }
     }
 

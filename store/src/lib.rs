@@ -280,13 +280,14 @@ impl Store {
         }
     }
 
-    /// As [`serve`](Self::serve); when this returns, the others know of this instance, and their rotations wait for it.
+    /// As [`serve`](Self::serve); when this returns `true`, the others know of this instance, and their rotations wait for
+    /// it. `false` if the ring on record is newer than the one served.
     ///
     /// # Errors
     /// [`OpenError::Database`] if that is not possible within some seconds.
-    pub async fn join(&self, served: Served) -> Result<(), OpenError> {
+    pub async fn join(&self, served: Served) -> Result<bool, OpenError> {
         match &self.0 {
-            Engine::Sled(_) => Ok(()),
+            Engine::Sled(_) => Ok(true),
             Engine::Postgres(database) => Box::pin(database.join(served)).await,
         }
     }

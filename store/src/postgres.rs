@@ -122,10 +122,18 @@ impl Postgres {
         self.0.heartbeat.serve(served);
     }
 
-    pub(crate) async fn join(&self, served: Served) -> Result<(), OpenError> {
+    /// `false` if the ring on record is newer.
+    pub(crate) async fn join(&self, served: Served) -> Result<bool, OpenError> {
         self.serve(served);
+        let versions = self.versions();
         let joined = async {
-            while !self.is_well() {
+            loop {
+                if versions.borrow().ring > served.versions.ring {
+                    return false;
+                }
+                if self.is_well() {
+                    return true;
+                }
                 sleep(JOIN_INTERVAL).await;
             }
         };

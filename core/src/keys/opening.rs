@@ -107,7 +107,7 @@ impl KeyRing {
     /// halves sealed with the current sealing key.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
-            Some(Step::Promote) if self.check_others(ring, now).is_err() => Ok(None),
+            Some(Step::Promote) if self.check_instances(ring, now).is_err() => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.end_of_span(last_event, now), now)?)),
             Some(Step::Forget) | None => Ok(None),
         });

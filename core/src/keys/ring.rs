@@ -31,6 +31,9 @@ pub use self::life::KeyState;
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
+/// How far the clocks of two instances may be apart.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
+
 /// Every key of this trust domain, by state. Exactly one signs at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -283,12 +286,17 @@ impl Ring {
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
+    /// Until when `current` signs on an instance that the others do not wait for.
+    pub(crate) fn signs_alone_until(&self, times: KeyTimes) -> Timestamp {
+        alone_until(self.current.signs_from, times)
+    }
+
     /// Until when tokens signed with `previous` may be valid that come from an instance whose lease ended at `cut_off_at`
-    /// and which has no newer ring: it signs until its key is overdue. `None` if `previous` began to sign only after that.
+    /// and which has no newer ring. `None` if `previous` began to sign only after that.
     pub(crate) fn previous_in_use_until(&self, cut_off_at: Timestamp, times: KeyTimes) -> Option<Timestamp> {
         let previous = self.previous.as_ref().filter(|key| cut_off_at >= key.signed.from)?;
-        let overdue = previous.signed.from + times.rotation_period() + times.jwks_max_age();
-        Some(overdue + previous.longest_lifetime + Duration::from_secs(1))
+        let last = alone_until(previous.signed.from, times) + MAX_CLOCK_DIFFERENCE;
+        Some(last + previous.longest_lifetime + Duration::from_secs(1))
     }
 
     /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.
@@ -306,6 +314,11 @@ impl Ring {
             PastKey::Revoked(_) | PastKey::Forgotten => None,
         })
     }
+}
+
+/// By the period, and not by the planned end, which is not known of a retired key and may be later.
+fn alone_until(signs_from: Timestamp, times: KeyTimes) -> Timestamp {
+    signs_from + times.rotation_period() + times.jwks_max_age()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::ring::{KeyLife, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
-use writ_store::cluster::Others;
+use writ_store::cluster::Holders;
 
 /// The shortest sleep of the timer.
 const MIN_SLEEP: Duration = Duration::from_millis(100);
@@ -89,7 +89,7 @@ impl KeyRing {
     /// Takes the step that is due at `now`, if any. Forgets a key only if `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
-            Some(Step::Promote) if self.check_others(ring, now).is_err() => Ok(None),
+            Some(Step::Promote) if self.check_instances(ring, now).is_err() => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
             Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
             Some(Step::Forget) | None => Ok(None),
@@ -100,26 +100,27 @@ impl KeyRing {
     /// Promotes `next` before it is due.
     ///
     /// # Errors
-    /// [`KeysError::TooEarly`] with the time from which it is possible; [`KeysError::OthersBehind`] and
+    /// [`KeysError::TooEarly`] with the time from which it is possible; [`KeysError::InstancesBehind`] and
     /// [`KeysError::MayStillSign`] where other instances would be left behind.
     pub async fn rotate(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| {
             let promoted = ring.promote(fresh, self.times, end, now)?;
-            self.check_others(ring, now)?;
+            self.check_instances(ring, now)?;
             Ok(Some(promoted))
         })
         .await
     }
 
-    /// Whether a promotion leaves no instance behind: each of the others has published `next` for `jwks_max_age`, so that
-    /// no verifier has an older JWKS, and none that was cut off from the store can still sign with `previous`, which leaves
-    /// the JWKS.
-    pub(super) fn check_others(&self, ring: &Ring, now: Timestamp) -> Result<(), KeysError> {
-        let is_behind = |others: Others| others.oldest_ring < ring.version() || others.next_for < self.times.lead();
-        if self.store.others().is_some_and(is_behind) {
-            return Err(KeysError::OthersBehind);
+    /// Whether a promotion leaves no instance and no verifier behind: each instance has published `next` for
+    /// `jwks_max_age`, so that no verifier has an older JWKS. One that was cut off from the store has published nothing for
+    /// as long, and can no longer sign with `previous`, which leaves the JWKS.
+    pub(super) fn check_instances(&self, ring: &Ring, now: Timestamp) -> Result<(), KeysError> {
+        let (lead, cut_off) = (self.times.lead(), self.store.cut_off());
+        let are_behind = |holders: Holders| holders.oldest_ring < ring.version() || holders.next_for < lead;
+        if self.store.holders().is_some_and(are_behind) || cut_off.is_some_and(|cut_off| cut_off.ago < lead) {
+            return Err(KeysError::InstancesBehind);
         }
-        match self.store.cut_off_at().and_then(|at| ring.previous_in_use_until(at, self.times)) {
+        match cut_off.and_then(|cut_off| ring.previous_in_use_until(cut_off.at, self.times)) {
             Some(until) if now < until => Err(KeysError::MayStillSign { until }),
             _ => Ok(()),
         }
@@ -249,7 +250,8 @@ impl KeyRing {
     fn put_in_force(&self, rotation: &mut RotationState, mut successor: ActiveRing, now: Timestamp) {
         let mut state = self.signer_state();
         let is_next = |ring: &Ring| ring.next().public().kid() == successor.ring.next().public().kid();
-        successor.next_since = if is_next(&state.active.ring) { state.active.next_since } else { now };
+        // Not later than now, in case an operator has accepted an earlier time.
+        successor.next_since = if is_next(&state.active.ring) { state.active.next_since.min(now) } else { now };
         rotation.unreported.extend(KeyEvent::between(&state.active.ring, &successor.ring, now));
         rotation.spare.take_if(|spare| spare.public() == successor.ring.next().public());
         rotation.in_doubt = false;

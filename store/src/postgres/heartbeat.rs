@@ -14,7 +14,7 @@ use super::guard::Server;
 use super::health::{Beat, LEASE};
 use super::history::Position;
 use super::pool::{Pool, Values};
-use crate::cluster::{Others, Served, Versions};
+use crate::cluster::{CutOff, Holders, Served, Versions};
 use crate::ledger::LedgerCounts;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -174,7 +174,7 @@ impl Heartbeat {
         server.check(connector.settings.replication).map_err(|error| error.to_string())?;
         let position = position(&row, &server).map_err(read)?;
         connector.admit(position).await.map_err(|error| error.to_string())?;
-        let beat = found(&row, sent, has_lease).map_err(read)?;
+        let beat = found(&row, sent, has_lease, in_force.versions.ring).map_err(read)?;
         self.pool.health.succeed(beat);
         Ok(())
     }
@@ -209,18 +209,22 @@ fn position(row: &Row, server: &Server) -> Result<Position, tokio_postgres::Erro
     })
 }
 
-fn found(row: &Row, sent: Instant, has_lease: bool) -> Result<Beat, tokio_postgres::Error> {
-    let others: (Option<i64>, Option<i64>) = (row.try_get("oldest_ring")?, row.try_get("next_for")?);
+fn found(row: &Row, sent: Instant, has_lease: bool, served_ring: u64) -> Result<Beat, tokio_postgres::Error> {
+    let holders: (Option<i64>, Option<i64>) = (row.try_get("oldest_ring")?, row.try_get("next_for")?);
+    let cut_off: (Option<i64>, Option<i64>) = (row.try_get("cut_off_at")?, row.try_get("cut_off_for")?);
+    let versions =
+        Versions { ring: unsigned(row.try_get("ring_version")?), blocks: unsigned(row.try_get("blocks_version")?) };
     Ok(Beat {
         sent,
         last_event: Timestamp::from_epoch(unsigned(row.try_get("last_event")?)),
-        versions: Versions {
-            ring: unsigned(row.try_get("ring_version")?),
-            blocks: unsigned(row.try_get("blocks_version")?),
-        },
+        versions,
         has_lease,
-        cut_off_at: row.try_get::<_, Option<i64>>("cut_off_at")?.map(unsigned).map(Timestamp::from_epoch),
-        others: others.0.zip(others.1).map(|(oldest_ring, next_for)| Others {
+        is_current: versions.ring == served_ring,
+        cut_off: cut_off.0.zip(cut_off.1).map(|(at, ago)| CutOff {
+            at: Timestamp::from_epoch(unsigned(at)),
+            ago: Duration::from_secs(unsigned(ago)),
+        }),
+        holders: holders.0.zip(holders.1).map(|(oldest_ring, next_for)| Holders {
             oldest_ring: unsigned(oldest_ring),
             next_for: Duration::from_secs(unsigned(next_for)),
         }),
