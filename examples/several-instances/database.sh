@@ -106,7 +106,7 @@ sql() {
     local node=$1 arguments=()
     shift
     for statement in "$@"; do arguments+=(-c "$statement"); done
-    pg psql -XAtq -v ON_ERROR_STOP=1 "$(connection "$node") dbname=postgres" "${arguments[@]}"
+    pg psql -XAtq -P pager=off -v ON_ERROR_STOP=1 "$(connection "$node") dbname=postgres" "${arguments[@]}"
 }
 
 wait_for() {
@@ -121,7 +121,12 @@ wait_for() {
 
 pid() { head -n 1 "nodes/$1/postmaster.pid" 2>/dev/null; }
 
-is_up() { local pid; pid=$(pid "$1") && kill -0 "$pid" 2>/dev/null; }
+# A process that has ended stays as a zombie until its parent asks for its exit code.
+runs() { kill -0 "$1" 2>/dev/null && ! grep -qs '^State:.Z' "/proc/$1/status"; }
+
+is_up() { local pid; pid=$(pid "$1") && runs "$pid"; }
+
+has_ended() { ! runs "$1"; }
 
 is_started() { [[ "$(sed -n 8p "nodes/$1/postmaster.pid" 2>/dev/null)" =~ ^(ready|standby) ]]; }
 
@@ -166,8 +171,8 @@ kill_node() {
     pid=$(pid "$1")
     # First the one that starts the others.
     kill -STOP "$pid"
-    kill -KILL $(cat "/proc/$pid/task/$pid/children") "$pid"
-    wait_for "$1 ends" eval "! kill -0 $pid 2>/dev/null || grep -qs '^State:.Z' /proc/$pid/status"
+    kill -KILL $(cat "/proc/$pid/task/$pid/children") "$pid" 2>/dev/null || true # some may have ended by themselves
+    wait_for "$1 ends" has_ended "$pid"
     rm -f "nodes/$1/postmaster.pid"
 }
 
@@ -222,13 +227,15 @@ status() {
 }
 
 stop() {
+    local pid pids=()
     for node in "${nodes[@]}"; do
         if is_up "$node"; then
-            kill -CONT "$(pid "$node")"
-            kill -QUIT "$(pid "$node")" # at once: a commit that waits for a standby would hold up anything else
+            pid=$(pid "$node") pids+=("$(pid "$node")")
+            # At once: a commit that waits for a standby would hold up anything else.
+            kill -CONT "$pid" && kill -QUIT "$pid" || true
         fi
     done
-    for node in "${nodes[@]}"; do wait_for "$node stops" eval "! is_up $node"; done
+    for pid in "${pids[@]}"; do wait_for "process $pid ends" has_ended "$pid"; done
 }
 
 case $action in

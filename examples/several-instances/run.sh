@@ -202,6 +202,28 @@ for _ in 1 2 3 4 5 6; do insist ask account-service account.purge >/dev/null; do
 instance 2
 await_ready 2
 
+step "Both standbys are lost: nothing can be recorded"
+for node in n1 n2 n3; do
+    [ "$node" = "$(cat primary)" ] || "$here/database.sh" kill . "$node"
+done
+for number in 1 2 3; do
+    tries=0
+    while is_ready "$number"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || fail "tts-$number is ready without a quorum"
+        sleep 0.1
+    done
+done
+if ask account-service account.purge 2>ask.error >/dev/null; then fail "a token was recorded without a standby"; fi
+echo "no instance is ready; a token that has to be recorded is refused: $(cat ask.error)"
+sleep 2 # until HAProxy has seen it
+insist ask account-service account.rename >token.jwt
+verify token.jwt
+echo "another one is issued, and verifies"
+"$here/database.sh" rejoin .
+for number in 1 2 3; do await_ready "$number"; done
+"$here/database.sh" status .
+
 step "A rolling restart"
 for number in 1 2 3; do
     kill -TERM "${instances[number]}"
