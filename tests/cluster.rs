@@ -353,7 +353,9 @@ impl Load {
             }
             if was_ready && self.is_ready(instance) {
                 next += tokens.len();
-                alive.iter().for_each(|received| fetched.verify(received, instance));
+                for received in &alive {
+                    fetched.verify(received, instance);
+                }
                 self.verified.fetch_add(alive.len(), Ordering::SeqCst);
                 self.late.fetch_add(late.len(), Ordering::SeqCst);
             }
