@@ -196,8 +196,7 @@ echo "the first one is not: $(cat redeem.error)"
 "$here/database.sh" status .
 
 step "An instance is killed, and comes back"
-kill -KILL "${instances[2]}"
-wait "${instances[2]}" 2>/dev/null || true
+{ kill -KILL "${instances[2]}" && wait "${instances[2]}"; } 2>/dev/null || true
 for _ in 1 2 3 4 5 6; do insist ask account-service account.purge >/dev/null; done
 instance 2
 await_ready 2
