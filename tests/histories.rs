@@ -455,7 +455,7 @@ impl<'a> Subject<'a> {
         let (path, schema) = (folder.path().join("data"), format!("history_{number}"));
         let settings = match kind {
             Kind::Sled => Settings::Sled { path },
-            Kind::Postgres => Settings::Postgres(migrated(&servers.borrow(), path, &schema).await),
+            Kind::Postgres => Settings::Postgres(migrated(servers, path, &schema).await),
         };
         let mut new = Self { kind, settings, store: None, servers, schema, folder };
         new.open().await;
@@ -486,16 +486,19 @@ impl<'a> Subject<'a> {
 
     async fn crash(&mut self, victim: Victim, now: Timestamp) {
         if (self.kind, victim) == (Kind::Postgres, Victim::Server) {
-            let mut servers = self.servers.borrow_mut();
-            servers.kill_primary();
-            servers.restart(0);
-            drop(servers);
+            self.restart_server();
             let clock = self.store().clock();
             let _ = until_available(async || clock.record(now).await).await;
         } else {
             self.store = None;
             self.open().await;
         }
+    }
+
+    fn restart_server(&self) {
+        let mut servers = self.servers.borrow_mut();
+        servers.kill_primary();
+        servers.restart(0);
     }
 
     async fn take(&mut self, step: &Step, times: Times, present: Option<u64>) -> Answer {
@@ -609,7 +612,7 @@ impl<'a> Subject<'a> {
             let RingRecords { document, mut past, .. } = stored.ring;
             past.sort_by(|one, other| one.kid.cmp(&other.kid));
             let past = past.into_iter().map(|key| (key.kid, key.document)).collect();
-            content.push(describe_ring(&document, past));
+            content.push(describe_ring(&document, &past));
         }
         let mut blocks = self.store().blocks().list().await.unwrap();
         blocks.sort_by(|one, other| one.selectors.cmp(&other.selectors));
@@ -649,7 +652,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn describe_ring(document: &[u8], past: BTreeMap<String, Vec<u8>>) -> String {
+fn describe_ring(document: &[u8], past: &BTreeMap<String, Vec<u8>>) -> String {
     format!("ring {} {past:?}", String::from_utf8_lossy(document))
 }
 
@@ -664,7 +667,7 @@ impl Reference {
             format!("{txn} {purpose} {count} {by} {token} {iat} {exp} {latest}")
         }));
         content.sort();
-        content.extend(self.ring.clone().map(|(version, past)| describe_ring(&document(version), past)));
+        content.extend(self.ring.clone().map(|(version, past)| describe_ring(&document(version), &past)));
         content.extend(self.blocks.values().map(|block| format!("{block:?}")));
         content
     }
@@ -688,7 +691,14 @@ async fn until_available<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>)
 }
 
 /// The tables of one history.
-async fn migrated(servers: &Postgres, path: std::path::PathBuf, schema: &str) -> postgres::Settings {
+async fn migrated(servers: &RefCell<Postgres>, path: std::path::PathBuf, schema: &str) -> postgres::Settings {
+    let (settings, owner) = access(&servers.borrow(), path, schema);
+    postgres::migrate(&settings, "writ_owner", &owner).await.unwrap();
+    settings
+}
+
+/// The settings of a store, and the credentials of the owner of its tables.
+fn access(servers: &Postgres, path: std::path::PathBuf, schema: &str) -> (postgres::Settings, Credentials) {
     let credentials = |role| Credentials { password: Some(servers.password_file(role)), certificate: None };
     let settings = postgres::Settings {
         path,
@@ -698,8 +708,7 @@ async fn migrated(servers: &Postgres, path: std::path::PathBuf, schema: &str) ->
         schema: SchemaName::parse(schema).unwrap(),
         replication: Replication::None,
     };
-    postgres::migrate(&settings, "writ_owner", &credentials("writ_owner")).await.unwrap();
-    settings
+    (settings, credentials("writ_owner"))
 }
 
 /// Takes the steps on both stores, and compares each answer, and what is on record at the end.

@@ -22,6 +22,7 @@ use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
 use writ_platform::clock::Timestamp;
+use writ_store::cluster::{Served, Versions};
 use writ_store::{RingStore, StoreError};
 
 pub mod event;
@@ -188,11 +189,11 @@ impl KeyRing {
         Ok(Signer::new(Arc::clone(&state.active), instant))
     }
 
-    /// The version of the ring in force, which increases with each change, and since when it publishes the key that will
-    /// sign next.
-    pub fn served(&self) -> (u64, Timestamp) {
+    /// What this instance has in force, with this version of the kill switch.
+    pub fn served(&self, blocks: u64) -> Served {
         let active = self.active();
-        (active.ring.version(), active.next_since)
+        let versions = Versions { ring: active.ring.version(), blocks };
+        Served { versions, next_since: active.next_since, lead: self.times.lead() }
     }
 
     /// The published keys.

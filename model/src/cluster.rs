@@ -20,8 +20,8 @@ pub enum Write {
     UsesLock,
     /// The ring.
     Ring(Ring),
-    /// The row of an instance.
-    Lease(usize, Lease),
+    /// The row of an instance, or none any more.
+    Lease(usize, Option<Lease>),
 }
 
 /// The rows of a database.
@@ -41,7 +41,7 @@ impl Rows {
             Write::Uses(uses) => self.uses = Some(uses),
             Write::UsesLock => {}
             Write::Ring(ring) => self.ring = ring,
-            Write::Lease(instance, lease) => self.leases[instance] = Some(lease),
+            Write::Lease(instance, lease) => self.leases[instance] = lease,
         }
         self
     }

@@ -27,13 +27,25 @@ pub fn redeem<'a>(before: Option<Uses<'a>>, this: Use<'a>, max_uses: u32) -> (Sp
     (outcome, after)
 }
 
-/// What `BEAT` finds of the other instances, and of this one `before` it was started, as long as it has no lease again.
+/// What `BEAT` writes for an instance, over the row of before. A clock that steps forward does not make the time longer.
+pub fn renewed(before: Option<Lease>, lease: Lease) -> Lease {
+    let same = before.filter(|before| before.serves == lease.serves);
+    Lease { next_since: same.map_or(lease.next_since, |before| before.next_since.max(lease.next_since)), ..lease }
+}
+
+/// `LEAVE`: whether the row of an instance is dropped; not while verifiers may hold what it published with an older ring.
+pub fn may_leave(lease: Lease, recorded: u64, now: Timestamp, lead: Duration) -> bool {
+    lease.serves == recorded && lease.next_since + lead <= now
+}
+
+/// What `BEAT` finds of the other instances, and of this one `before` it was started, as long as it has no lease again; then
+/// its row is its `own`.
 ///
 /// One whose lease has ended has no JWKS in caches that it served later; and a time longer than `enough` makes no
 /// difference to anyone.
 pub fn peers(
-    others: impl Iterator<Item = Lease> + Clone,
-    before: Option<Lease>,
+    others: &(impl Iterator<Item = Lease> + Clone),
+    (before, own): (Option<Lease>, Option<Lease>),
     recorded: u64,
     now: Timestamp,
     enough: Duration,
@@ -45,7 +57,11 @@ pub fn peers(
     Peers {
         ring: recorded,
         oldest_ring: live.map(|lease| lease.serves).min(),
-        next_for: all().map(lacked_next).max().map(|last| now.since(last).min(enough)),
+        next_for: all()
+            .map(lacked_next)
+            .chain(own.map(|lease| lease.next_since))
+            .max()
+            .map(|last| now.since(last).min(enough)),
         cut_off_at: cut_off.map(|lease| lease.until).max(),
         was_behind: before.is_some_and(|lease| lease.serves < recorded),
     }

@@ -66,6 +66,15 @@ pub enum Action {
         /// What becomes of its answer.
         answer: Answer,
     },
+    /// An instance stops, and drops its row at a node, which commits with a follower.
+    Leave {
+        /// The instance.
+        instance: usize,
+        /// The node.
+        node: usize,
+        /// The follower.
+        follower: usize,
+    },
     /// An instance dies.
     Crash {
         /// The instance.
@@ -161,8 +170,9 @@ impl System {
         let now = state.now;
         let this = &state.instances[instance];
         let active = this.ring?;
-        let checked =
-            active.schedule.check_instances(active.version, this.next_since, Some(this.peers), self.times, now);
+        // All clocks agree here.
+        let (peers, apart) = (Some(this.peers), Duration::ZERO);
+        let checked = active.schedule.check_instances(active.version, this.next_since, peers, self.times, apart, now);
         if checked.is_err() && !self.has(Mistake::PromotionWithoutAnnouncement) {
             return None;
         }
@@ -254,7 +264,8 @@ impl System {
         // An instance that serves nothing yet has no lease.
         let lease = this.ring.map(|ring| {
             let until = now + self.lease;
-            Lease { until, serves: ring.version, next_since: this.next_since }
+            let lease = Lease { until, serves: ring.version, next_since: this.next_since };
+            statements::renewed(rows.leases[instance], lease)
         });
         if answer != Answer::Lost {
             // Once it has ended, others may have gone on without this instance: first it follows them.
@@ -266,7 +277,7 @@ impl System {
             let others = others.filter(|lease| !self.has(Mistake::EndedLeaseIsForgotten) || now < lease.until);
             let remembers = lease.is_none() && !self.has(Mistake::RestartForgets);
             let before = rows.leases[instance].filter(|_| remembers);
-            this.peers = statements::peers(others, before, rows.ring.version, now, self.times.lead());
+            this.peers = statements::peers(&others, (before, lease), rows.ring.version, now, self.times.lead());
         }
         if answer == Answer::Followed {
             let found = rows.ring;
@@ -289,7 +300,7 @@ impl System {
             return None; // nothing new
         }
         // Without a lease it waits for the quorum all the same.
-        state.cluster.append(node, lease.map_or(Write::UsesLock, |lease| Write::Lease(instance, lease)));
+        state.cluster.append(node, lease.map_or(Write::UsesLock, |lease| Write::Lease(instance, Some(lease))));
         self.replicate(state, follower, Cluster::replicate_all)
     }
 
@@ -319,6 +330,26 @@ impl System {
         // The highest timeline is in a file of the instance.
         *this = Instance { timeline: this.timeline, ..Instance::default() };
         Some(())
+    }
+
+    fn leave(&self, state: &mut State, instance: usize, (node, follower): (usize, usize)) -> Option<()> {
+        take(&mut state.left.leaves)?;
+        let timeline = state.cluster.timeline(node)?;
+        let this = &mut state.instances[instance];
+        this.ring?;
+        if timeline < this.timeline {
+            return None;
+        }
+        *this = Instance { timeline, ..Instance::default() };
+        let rows = state.cluster.rows(node);
+        // All of its JWKS that lack the next key have left the caches; the mistake is not to wait for that.
+        let lead = if self.has(Mistake::LeavingIsForgotten) { Duration::ZERO } else { self.times.lead() };
+        let may_leave = |lease| statements::may_leave(lease, rows.ring.version, state.now, lead);
+        if !rows.leases[instance].is_some_and(may_leave) {
+            return Some(());
+        }
+        state.cluster.append(node, Write::Lease(instance, None));
+        self.replicate(state, follower, Cluster::replicate_all)
     }
 
     fn fail_over(&self, state: &mut State, node: usize) -> Option<()> {
@@ -362,7 +393,7 @@ impl Model for System {
         let now = first.schedule.rotatable_from(self.times);
         let until = now + if self.bounds.heartbeats { self.lease } else { FOR_EVER };
         let lease = Lease { until, serves: first.version, next_since: start };
-        let peers = statements::peers([lease].into_iter(), None, first.version, now, self.times.lead());
+        let peers = statements::peers(&[lease].into_iter(), (None, Some(lease)), first.version, now, self.times.lead());
         let (ring, lease_until) = (Some(first), Some(until));
         let instance = Instance { ring, next_since: start, lease_until, peers, timeline: 1, statement: None };
         let rows = Rows { uses: None, ring: first, leases: [Some(lease); INSTANCES] };
@@ -418,6 +449,7 @@ impl Model for System {
             Action::Heartbeat { instance, node, follower, answer } => {
                 self.heartbeat(state, instance, (node, follower), answer)
             }
+            Action::Leave { instance, node, follower } => self.leave(state, instance, (node, follower)),
             Action::Crash { instance } => Self::crash(state, instance),
             Action::Replicate { follower } => self.replicate(state, follower, Cluster::replicate),
             Action::KillNode { node } => take(&mut state.left.node_deaths).map(|()| {
@@ -468,6 +500,7 @@ impl System {
             for follower in state.cluster.followers(node).filter(|follower| *follower < NODES - alike) {
                 let answers = [Answer::Lost, Answer::Noted, Answer::Followed];
                 actions.extend(answers.map(|answer| Action::Heartbeat { instance, node, follower, answer }));
+                actions.push(Action::Leave { instance, node, follower });
             }
         }
         if this.ring.is_none() {

@@ -47,6 +47,8 @@ pub struct Bounds {
     pub promotions: u8,
     /// An instance dies.
     pub crashes: u8,
+    /// An instance stops as it was asked to.
+    pub leaves: u8,
     /// An answer of the database does not arrive.
     pub losses: u8,
     /// A node dies.
@@ -82,6 +84,8 @@ pub enum Mistake {
     LeaseBeforeFollowing,
     /// An instance that was started again knows nothing of what it did before.
     RestartForgets,
+    /// An instance that stops as it was asked to is forgotten as soon as it has the ring on record.
+    LeavingIsForgotten,
 }
 
 /// Everything at one instant.
@@ -245,8 +249,7 @@ impl Instance {
         self.next_since = match self.ring {
             Some(active) if active.next == ring.next => self.next_since,
             Some(_) => now,
-            // Before it was started, it may have published an older JWKS.
-            None => now - self.peers.next_for.unwrap_or_default(),
+            None => ring.schedule.published_since(Some(self.peers), now),
         };
         self.ring = Some(ring);
     }

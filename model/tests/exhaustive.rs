@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use writ_core::keys::ring::KeyTimes;
-use writ_model::properties::{MAX_USES, NOTHING_LOST, PUBLISHED, REPEATABLE};
+use writ_model::properties::{CACHED, MAX_USES, NOTHING_LOST, PUBLISHED, REPEATABLE};
 use writ_model::system::{Bounds, Mistake, System};
 
 const NO_EVENTS: Bounds = Bounds {
@@ -12,6 +12,7 @@ const NO_EVENTS: Bounds = Bounds {
     redemptions: 0,
     promotions: 0,
     crashes: 0,
+    leaves: 0,
     losses: 0,
     node_deaths: 0,
     restarts: 0,
@@ -66,13 +67,14 @@ fn no_crash_and_no_fail_over_grants_a_use_too_many_or_loses_one() {
     check("two uses", System { max_uses: 2, ..system(events) }, None);
 }
 
-/// Two promotions, as early as they are possible, while an instance is cut off for any time, dies, or loses an answer.
+/// Two promotions, as early as they are possible, while an instance is cut off for any time, dies, leaves, or loses an answer.
 #[test]
 fn no_token_is_signed_by_a_key_that_a_ready_instance_does_not_publish() {
     let events = Bounds { promotions: 2, heartbeats: true, ..NO_EVENTS };
     check("ring, answers lost", system(Bounds { ticks: 4, losses: 1, ..events }), None);
     let events_and_death = system(Bounds { ticks: 4, crashes: 1, ..events });
     check("ring, instances dying", System { times: times(4, 1, 3), ..events_and_death }, None);
+    check("ring, instances leaving", system(Bounds { ticks: 4, leaves: 1, ..events }), None);
     check("ring, cut off", System { times: times(3, 1, 2), ..system(Bounds { ticks: 5, ..events }) }, None);
     check("ring, long caches", System { times: times(8, 3, 1), ..system(Bounds { ticks: 5, ..events }) }, None);
 }
@@ -82,6 +84,7 @@ const EVERYTHING: Bounds = Bounds {
     redemptions: 2,
     promotions: 1,
     crashes: 1,
+    leaves: 0,
     losses: 1,
     node_deaths: 1,
     restarts: 1,
@@ -178,4 +181,10 @@ fn a_lease_before_following_is_found() {
 fn a_restart_that_forgets_what_was_signed_is_found() {
     let events = Bounds { ticks: 4, promotions: 2, crashes: 1, heartbeats: true, ..NO_EVENTS };
     find(Mistake::RestartForgets, PUBLISHED, system(events));
+}
+
+#[test]
+fn a_leaving_instance_that_is_forgotten_is_found() {
+    let events = Bounds { ticks: 3, promotions: 2, leaves: 1, heartbeats: true, ..NO_EVENTS };
+    find(Mistake::LeavingIsForgotten, CACHED, System { times: times(6, 1, 1), ..system(events) });
 }

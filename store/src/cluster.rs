@@ -20,6 +20,8 @@ pub struct Served {
     pub versions: Versions,
     /// Since when it publishes the key that will sign next, by its own clock.
     pub next_since: Timestamp,
+    /// For how long verifiers may hold what it published before that.
+    pub lead: Duration,
 }
 
 /// What one instance knows of the others, by its last heartbeat. Until it has joined them, it counts as another itself, by
@@ -30,8 +32,8 @@ pub struct Peers {
     pub ring: u64,
     /// The oldest version that one of those serves that hold their lease; `None` if there are none.
     pub oldest_ring: Option<u64>,
-    /// For how long none has published a JWKS without the key that will sign next, by the database's clock; `None` if
-    /// there were none.
+    /// For how long none has published a JWKS without the key that will sign next, this one included, by the database's
+    /// clock; `None` if there were none.
     pub next_for: Option<Duration>,
     /// When the last lease ended of those that did not leave and have an older ring: they may still sign with the keys in
     /// their memory. `None` if there are none.

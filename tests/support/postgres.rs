@@ -205,14 +205,23 @@ impl Postgres {
         self.sql_in("writ", node, &[statement])
     }
 
+    /// SQL on the primary as superuser, which may fail or be interrupted.
+    pub(crate) fn try_sql(&self, statement: &str) {
+        let _ = self.psql("writ", self.primary, &[statement]).stdin(Stdio::null()).output();
+    }
+
     /// Each statement is a transaction of its own.
     fn sql_in(&self, database: &str, node: usize, statements: &[&str]) -> String {
+        String::from_utf8(run(&mut self.psql(database, node, statements)).stdout).unwrap().trim_end().to_owned()
+    }
+
+    fn psql(&self, database: &str, node: usize, statements: &[&str]) -> Command {
         let mut psql = command(&program("psql"), self.path());
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", &self.connection(node, database)]);
         for statement in statements {
             psql.args(["-c", statement]);
         }
-        String::from_utf8(run(&mut psql).stdout).unwrap().trim_end().to_owned()
+        psql
     }
 
     /// How the superuser reaches a node.

@@ -44,10 +44,7 @@ impl KeyRing {
             },
         };
         let last_event = opened.last_event;
-        // Before it was started, this instance may have published an older JWKS.
-        if let Some(next_for) = store.ring().peers().and_then(|peers| peers.next_for) {
-            opened.active.next_since = opened.active.next_since.max(now - next_for);
-        }
+        opened.active.next_since = opened.active.ring.schedule().published_since(store.ring().peers(), now);
         let keys = Self::with(&store, settings, sealing, opened);
         // Before anything is written: a refused store is not changed.
         let (mirror, lives) = (keys.mirror.clone(), keys.active().ring.lives().collect::<Vec<_>>());
@@ -128,6 +125,10 @@ impl KeyRing {
     /// recorded holds for the next minutes, and only the start of the publication of `next` may have to be recorded. The
     /// first step does that before anything else.
     fn may_settle_later(&self, now: Timestamp) -> Result<bool, KeysError> {
+        // What this instance learns from its row it cannot learn once it holds a lease again.
+        if self.store.peers().is_some_and(|peers| peers.was_behind) {
+            return Ok(false);
+        }
         let active = self.active();
         Ok(active.ring.covers(self.times, now, now + MAX_UNSETTLED) && self.resealed(&active.ring)?.is_none())
     }

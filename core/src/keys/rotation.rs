@@ -19,6 +19,8 @@ use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
 
+/// How far the clocks of two instances may be apart.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 /// The shortest sleep of the timer.
 const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// The longest sleep of the timer, because clocks can step.
@@ -112,7 +114,7 @@ impl KeyRing {
     /// Whether a promotion leaves no instance behind.
     pub(super) fn check_instances(&self, ring: &Ring, now: Timestamp) -> Result<(), LeftBehind> {
         let (next_since, peers) = (self.active().next_since, self.store.peers());
-        ring.schedule().check_instances(ring.version(), next_since, peers, self.times, now)
+        ring.schedule().check_instances(ring.version(), next_since, peers, self.times, MAX_CLOCK_DIFFERENCE, now)
     }
 
     /// Revokes a key: it leaves the JWKS and no longer validates anything.
@@ -242,7 +244,9 @@ impl KeyRing {
         let published = now + begun.elapsed();
         let mut state = self.signer_state();
         let is_next = |ring: &Ring| ring.next().public().kid() == successor.ring.next().public().kid();
-        successor.next_since = if is_next(&state.active.ring) { state.active.next_since } else { published };
+        // Not later than now, in case an operator has accepted an earlier time.
+        let since = if is_next(&state.active.ring) { state.active.next_since.min(published) } else { published };
+        successor.next_since = since;
         rotation.unreported.extend(KeyEvent::between(&state.active.ring, &successor.ring, now));
         rotation.spare.take_if(|spare| spare.public() == successor.ring.next().public());
         rotation.in_doubt = false;

@@ -49,7 +49,15 @@ pub(super) struct Beat {
     pub(super) versions: Versions,
     /// Whether it renewed the lease.
     pub(super) has_lease: bool,
+    /// Whether it announced the version of the ring that is on record.
+    pub(super) is_current: bool,
     pub(super) peers: Peers,
+}
+
+impl State {
+    fn holds_lease(&self) -> bool {
+        !self.is_closed && self.lease_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 impl Health {
@@ -75,7 +83,9 @@ impl Health {
         let recovered = {
             let mut state = self.state();
             state.proven_at = Some(beat.sent);
-            if beat.has_lease {
+            // A lease begins only with the ring on record: until then others may have promoted a key that this instance
+            // does not publish. Once it is held they wait, so that it can be renewed with the ring before.
+            if beat.has_lease && (beat.is_current || state.holds_lease()) {
                 state.lease_until = Some(beat.sent + OWN_LEASE);
             }
             state.peers = beat.peers;
@@ -114,8 +124,7 @@ impl Health {
     }
 
     pub(super) fn holds_lease(&self) -> bool {
-        let state = self.state();
-        !state.is_closed && state.lease_until.is_some_and(|until| Instant::now() < until)
+        self.state().holds_lease()
     }
 
     pub(super) fn peers(&self) -> Peers {
@@ -149,5 +158,33 @@ impl Health {
     /// It is replaced field by field, each consistent by itself, even if the lock is poisoned.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_begins_with_the_ring_on_record_and_is_renewed_with_the_one_before() {
+        let beat = |sent: Instant, is_current: bool| Beat {
+            sent,
+            last_event: Timestamp::default(),
+            versions: Versions { ring: 2, blocks: 0 },
+            has_lease: true,
+            is_current,
+            peers: Peers::default(),
+        };
+        let (health, now) = (Health::new(), Instant::now());
+        health.succeed(beat(now, false));
+        assert!(!health.holds_lease());
+        health.succeed(beat(now, true));
+        assert!(health.holds_lease());
+        let lapsed = |health: &Health| health.state().lease_until = Some(now);
+        health.succeed(beat(now + Duration::from_secs(1), false));
+        assert_eq!(health.state().lease_until, Some(now + Duration::from_secs(1) + OWN_LEASE));
+        lapsed(&health);
+        health.succeed(beat(now, false));
+        assert!(!health.holds_lease(), "it was cut off meanwhile");
     }
 }

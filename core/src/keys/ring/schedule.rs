@@ -69,11 +69,14 @@ impl Schedule {
         trailed.map_or(led, |trailed| trailed.max(led))
     }
 
-    /// The last second in which `current` signs if no successor can be stored: a period longer than planned; or
-    /// `jwks_max_age`, while another instance may have promoted its successor.
+    /// The last second in which `current` signs if no successor can be stored: a period longer than planned; or only
+    /// `jwks_max_age` longer than a period, while other instances may promote its successor and do not wait for this one.
     pub fn overdue_after(&self, times: KeyTimes, holds_lease: bool) -> Timestamp {
-        let late = if holds_lease { times.rotation_period() } else { times.jwks_max_age() };
-        self.promotion_due(times) + late
+        if holds_lease {
+            self.promotion_due(times) + times.rotation_period()
+        } else {
+            alone_until(self.signs_from, times)
+        }
     }
 
     /// `next` signs from `now`, `current` stopped at `end` and becomes `previous`, and a key made at `now` is introduced.
@@ -106,10 +109,17 @@ impl Schedule {
         Some(Self { previous: Some(Retired { signed, ..previous }), ..*self })
     }
 
+    /// Since when an instance that starts at `now` publishes `next`, which no verifier then lacks that asks it: before it was
+    /// started, it may have published an older JWKS.
+    pub fn published_since(&self, peers: Option<Peers>, now: Timestamp) -> Timestamp {
+        let next_for = peers.and_then(|peers| peers.next_for);
+        next_for.map_or(self.published_from, |time| self.published_from.max(now - time))
+    }
+
     /// Whether a promotion of the ring of this version leaves no instance behind: each, this one since `next_since`, has
     /// published `next` for `jwks_max_age`, so that no verifier has an older JWKS, and none that was cut off from the store
     /// can still sign with `previous`, which leaves the JWKS. What was known of the others before this ring was on record
-    /// says nothing about that.
+    /// says nothing about that. The clocks of two instances may be `apart` by so much.
     ///
     /// # Errors
     /// [`LeftBehind`].
@@ -119,6 +129,7 @@ impl Schedule {
         next_since: Timestamp,
         peers: Option<Peers>,
         times: KeyTimes,
+        apart: Duration,
         now: Timestamp,
     ) -> Result<(), LeftBehind> {
         if now < next_since + times.lead() {
@@ -129,17 +140,28 @@ impl Schedule {
         if peers.ring < version || is_behind || peers.next_for.is_some_and(|time| time < times.lead()) {
             return Err(LeftBehind::NotPublished);
         }
-        match peers.cut_off_at.and_then(|at| self.previous_in_use_until(at, times)) {
+        match peers.cut_off_at.and_then(|at| self.previous_in_use_until(at, times, apart)) {
             Some(until) if now < until => Err(LeftBehind::MayStillSign { until }),
             _ => Ok(()),
         }
     }
 
     /// Until when tokens signed with `previous` may be valid that come from an instance whose lease ended at `cut_off_at`
-    /// and which has no newer ring: it signs until its key is overdue. `None` if `previous` began to sign only after that.
-    fn previous_in_use_until(&self, cut_off_at: Timestamp, times: KeyTimes) -> Option<Timestamp> {
+    /// and which has no newer ring. `None` if `previous` began to sign only after that.
+    pub(super) fn previous_in_use_until(
+        &self,
+        cut_off_at: Timestamp,
+        times: KeyTimes,
+        apart: Duration,
+    ) -> Option<Timestamp> {
         let previous = self.previous.filter(|key| cut_off_at >= key.signed.from)?;
-        let overdue = previous.signed.from + times.rotation_period() + times.jwks_max_age();
-        Some(overdue + previous.longest_lifetime + Duration::from_secs(1))
+        let last = alone_until(previous.signed.from, times) + apart;
+        Some(last + previous.longest_lifetime + Duration::from_secs(1))
     }
+}
+
+/// Until when a key signs on an instance without a lease. By the period, and not by the planned end, which is not known of a
+/// retired key and may be later: those who wait compute the same time.
+fn alone_until(signs_from: Timestamp, times: KeyTimes) -> Timestamp {
+    signs_from + times.rotation_period() + times.jwks_max_age()
 }

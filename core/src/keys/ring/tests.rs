@@ -167,6 +167,16 @@ fn a_start_within_the_lead_of_next_restarts_it() {
     assert_eq!(ring.adjust(times(), at(11)), None);
 }
 
+/// By a clock that is five seconds behind, and with a token that lives as long as it may.
+#[test]
+fn an_instance_that_was_cut_off_signs_with_previous_for_no_longer_than_its_period_and_the_age_of_a_jwks() {
+    assert_eq!(first().schedule().overdue_after(times(), false), at(110));
+    let ring = promoted(&first(), 3, 50);
+    assert_eq!(ring.schedule().previous_in_use_until(at(50), times(), seconds(5)), Some(at(110 + 5 + 30 + 1)));
+    let later = promoted(&ring, 4, 100);
+    assert_eq!(later.schedule().previous_in_use_until(at(49), times(), seconds(5)), None, "it never had that key");
+}
+
 #[test]
 fn a_clock_that_went_wrong_is_forgiven_by_the_operator() {
     let ring = promoted(&first(), 3, 1_000_000);
