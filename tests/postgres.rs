@@ -244,7 +244,16 @@ async fn an_instance_is_ready_once_it_serves_the_ring_on_record_and_learns_that_
     serve(&store, 1);
     store.join().await.unwrap();
     let peers = store.ring().peers().unwrap();
-    assert_eq!((peers.oldest_ring, peers.next_for, peers.was_behind), (None, None, false), "{peers:?}");
+    assert_eq!((peers.oldest_ring, peers.was_behind), (None, false), "{peers:?}");
+    assert!(peers.next_for >= Some(Duration::from_secs(99)), "its own row counts: {peers:?}");
+    // Its clock steps forward: it has not published the next key for longer.
+    let versions = Versions { ring: 1, blocks: 7 };
+    store.serve(Served { versions, next_since: now - Duration::from_secs(1_000), ..Served::default() });
+    support::eventually("a heartbeat", || {
+        (servers.sql("SELECT blocks_version FROM writ.instances") == "7").then_some(())
+    });
+    let since = servers.sql("SELECT next_since FROM writ.instances").parse::<u64>().unwrap();
+    assert!(since + 110 > now.epoch(), "{since}");
     assert_eq!(store.ring().compare_and_swap(1, document(2), &[], now).await.unwrap(), Swapped::Done);
     // Killed before it has put the new ring in force.
     drop(store);

@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(before(Instant::now(), ready(1)).await, Some(1), "what is ready needs no time");
         assert_eq!(before(Instant::now(), pending::<()>()).await, None);
         let (sender, receiver) = oneshot::channel();
-        let (_, received) = tokio::join!(async { sender.send(2) }, before(later(), receiver));
-        assert_eq!(received, Some(Ok(2)));
+        let (_, answer) = tokio::join!(async { sender.send(2) }, before(later(), receiver));
+        assert_eq!(answer, Some(Ok(2)));
     }
 }

@@ -97,6 +97,7 @@ impl Postgres {
         }
         cluster.wait_for_standbys();
         cluster.create_roles();
+        cluster.wait_until_replayed();
         cluster
     }
 
@@ -348,6 +349,14 @@ impl Postgres {
     pub(crate) fn wait_for_standbys(&self) {
         let standbys = self.nodes.len() - 1;
         wait("the standbys follow the primary", || self.following().len() == standbys);
+    }
+
+    /// A commit waits for one standby; on another, the database may not exist yet.
+    fn wait_until_replayed(&self) {
+        let standbys = self.nodes.len() - 1;
+        let end = self.sql("SELECT pg_current_wal_lsn()");
+        let replayed = format!("SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= '{end}'");
+        wait("the standbys have replayed what the primary has", || self.sql(&replayed) == standbys.to_string());
     }
 
     /// Lets a node that is not running follow another when it starts.

@@ -326,24 +326,24 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn last(number: u32) -> Option<LastUse> {
-        Some(LastUse { number, iat: time(5), exp: time(9) })
+    fn last(number: u32) -> LastUse {
+        LastUse { number, iat: time(5), exp: time(9) }
     }
 
     const NOTHING: Look = Look { is_on_record: true, spent: None, last: None, is_repeat: false };
 
     #[test]
     fn the_outcome_of_a_redemption_follows_from_one_row() {
-        let spent = Look { spent: Some(2), last: last(1), ..NOTHING };
+        let spent = Look { spent: Some(2), last: Some(last(1)), ..NOTHING };
         assert_eq!(spent.outcome(2), Some(SpendOutcome::Spent { use_number: 2 }));
-        let off_record = Look { is_on_record: false, is_repeat: true, last: last(1), ..NOTHING };
+        let off_record = Look { is_on_record: false, is_repeat: true, last: Some(last(1)), ..NOTHING };
         assert_eq!(off_record.outcome(2), Some(SpendOutcome::NotOnRecord));
-        let repeated = Look { is_repeat: true, last: last(1), ..NOTHING };
+        let repeated = Look { is_repeat: true, last: Some(last(1)), ..NOTHING };
         let again = SpendOutcome::Repeated { use_number: 1, iat: time(5), exp: time(9) };
         assert_eq!(repeated.outcome(1), Some(again));
-        assert_eq!(Look { last: last(2), ..NOTHING }.outcome(2), Some(SpendOutcome::Exhausted));
+        assert_eq!(Look { last: Some(last(2)), ..NOTHING }.outcome(2), Some(SpendOutcome::Exhausted));
         assert_eq!(NOTHING.outcome(0), Some(SpendOutcome::Exhausted));
-        for met_another in [NOTHING, Look { last: last(1), ..NOTHING }] {
+        for met_another in [NOTHING, Look { last: Some(last(1)), ..NOTHING }] {
             assert_eq!(met_another.outcome(2), None, "look again");
         }
     }
