@@ -30,7 +30,7 @@ use writ_store::ring::{Installation, PastKeyDocument, RingRecords, Swapped};
 use writ_store::{LedgerStore, OpenError, Settings, Store, StoreError, testing};
 
 /// How many histories are tried, unless `PROPTEST_CASES` says so.
-const CASES: u32 = 16;
+const CASES: u32 = 12;
 const TOKENS: u8 = 6;
 const PURPOSES: [&str; 2] = ["account.purge", "account.export"];
 const CLIENTS: [&str; 2] = ["purge-job", "other-job"];
