@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts a quickstart, and runs against it the example programs, the commands that `writ quickstart` prints, and the
-# commands of README.md and docs/conformance-of-others.md that use its folder. Needs curl, and a previous
-# `cargo build --workspace --bins --examples`.
+# commands of README.md and docs/conformance-of-others.md that use its folder; then runs several instances. Needs curl, and
+# a previous `cargo build --workspace --bins --examples`.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -15,7 +15,7 @@ passed=0
 failed=0
 
 finish() {
-    if [ -n "${pid:-}" ]; then kill "$pid" 2>/dev/null; fi
+    if [ -n "${pid:-}" ]; then kill "$pid" 2>/dev/null && wait "$pid"; fi
     rm -rf "$work"
 }
 trap finish EXIT
@@ -166,6 +166,43 @@ wait_for_exit() {
     wait "$pid" && pid= && echo stopped
 }
 expect "quickstart stops on SIGTERM" 0 stopped wait_for_exit
+
+# Several instances behind HAProxy, until they are told to stop.
+cluster=$work/cluster
+run_several() {
+    "$root/examples/several-instances/run.sh" --keep-running --network "127.$(($$ % 200 + 20)).$(($$ / 200 % 250))" \
+        "$cluster" >"$work/several" 2>&1 &
+    pid=$!
+    until grep -q 'until Ctrl-C' "$work/several"; do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.5
+    done
+    cat "$work/several"
+    kill -0 "$pid"
+}
+# stop_several: neither a process nor the folder is left.
+stop_several() {
+    kill -TERM "$pid" && { wait "$pid"; [ $? = 143 ]; } && pid= && [ ! -e "$cluster" ] &&
+        ! ls -l /proc/[0-9]*/cwd 2>/dev/null | grep -F -- "-> $cluster" && echo gone
+}
+# shown PAGE LANGUAGE FILE: each block of the language on the page is in the file.
+shown() {
+    awk -v language="$2" '
+        FNR == NR { file = file $0 "\n"; next }
+        $0 == "```" language { block = ""; within = 1; next }
+        /^```$/ && within { within = 0; found++; if (!index(file, block)) { print "not in the file:\n" block; bad = 1 } }
+        within { block = block $0 "\n" }
+        END { if (found && !bad) print "as in the file"; exit bad || !found }
+    ' "$3" "$1"
+}
+expect "the page shows the configuration of HAProxy" 0 'as in the file' \
+    shown "$root/docs/how-to/run-several-instances.md" haproxy "$root/examples/several-instances/haproxy.cfg"
+if [ -x "$root/target/tools/postgres/usr/lib/postgresql/15/bin/postgres" ] &&
+    [ -x "$root/target/tools/haproxy/usr/sbin/haproxy" ]; then
+    expect "several instances survive the loss of a primary, of an instance, and a restart" 0 ' 0 requests failed twice' \
+        run_several
+    expect "they end without a trace" 0 gone stop_several
+fi
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

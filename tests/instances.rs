@@ -11,6 +11,7 @@ mod shared;
 mod support;
 
 use std::collections::BTreeSet;
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use database::Postgres;
@@ -111,6 +112,59 @@ fn tokens_that_write_nothing_are_issued_without_the_database_and_it_comes_back_b
     println!("recovered {:?} after the database", restarted.elapsed());
     assert!(restarted.elapsed() < Duration::from_secs(5));
     eventually("it is ready", || (writ.site().ops("/readyz").status == 200).then_some(()));
+}
+
+/// R-KEYS-04: verifiers hold for `jwks_max_age` what an instance has published.
+#[test]
+fn a_rotation_waits_for_verifiers_of_an_instance_that_was_cut_off_or_killed_with_an_older_ring() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers).map(|setup| setup.short_keys(120).set("tokens.jwks_max_age", "3s"));
+    let mut writ = setup.start();
+    let rotated = |writ: &Writ| (writ.run(&["keys", "rotate"]).code == 0).then_some(());
+    servers.sql(
+        "INSERT INTO writ.instances
+        SELECT 'other', 'other', clock_timestamp() + interval '5 s', version - 1, 0, 0 FROM writ.ring",
+    );
+    eventually("a rotation", || rotated(&writ));
+    let since = "SELECT clock_timestamp() - lease_until > interval '3 s' FROM writ.instances WHERE id = 'other'";
+    assert_eq!(servers.sql(since), "t");
+
+    servers.sql("DELETE FROM writ.instances WHERE id = 'other'");
+    wait_until(now() + 6); // the ring itself allows the next one
+    writ.kill();
+    servers.sql("UPDATE writ.instances SET ring_version = ring_version - 1");
+    writ.start();
+    let began = servers.sql("SELECT next_since FROM writ.instances");
+    eventually("a rotation", || rotated(&writ));
+    assert_eq!(servers.sql(&format!("SELECT extract(epoch FROM clock_timestamp()) - {began} > 3")), "t");
+}
+
+/// A heartbeat that waits in the database when an instance leaves does not announce the instance again.
+#[test]
+fn an_instance_that_has_left_is_not_waited_for() {
+    let Some(servers) = Postgres::single() else { return };
+    let [setup] = instances(&servers).map(|setup| setup.set("tokens.jwks_max_age", "1s"));
+    let mut writ = setup.start();
+    // Until then, verifiers may hold an older JWKS of it.
+    eventually("its keys are published for long enough", || {
+        let old = "SELECT next_since + 2 <= extract(epoch FROM clock_timestamp()) FROM writ.instances";
+        (servers.sql(old) == "t").then_some(())
+    });
+    scope(|scope| {
+        let lock = "BEGIN; SELECT FROM writ.clock FOR UPDATE; SELECT pg_sleep(60)";
+        scope.spawn(|| servers.try_sql(lock));
+        eventually("a heartbeat waits", || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'writ' AND wait_event_type = 'Lock'";
+            (servers.sql(waiting) == "1").then_some(())
+        });
+        writ.terminate();
+        let locking = "query LIKE '%pg_sleep(60)' AND pid <> pg_backend_pid()";
+        servers.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {locking}"));
+    });
+    eventually("its sessions end", || {
+        (servers.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'writ'") == "0").then_some(())
+    });
+    assert_eq!(servers.sql("SELECT count(*) FROM writ.instances"), "0");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Fetches the pinned tools that some tests need into target/tools, without root privileges. Tests whose tool cannot be
-# fetched are skipped with a message; in continuous integration (CI=true) that is a failure.
+# fetched are skipped with a message; in continuous integration (CI=true) that is a failure. With names, fetches only those.
 set -u
+
+only=$*
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/target/tools
@@ -12,6 +14,11 @@ code=0
 skip() {
     echo "skipped: $1"
     [ "${CI:-}" = true ] && code=1
+}
+
+# wanted NAME: whether a tool is to be fetched.
+wanted() {
+    case " $only " in "  " | *" $1 "*) ;; *) return 1 ;; esac
 }
 
 # unpack FOLDER PACKAGE...: unpacks Debian packages into the folder without installing them.
@@ -28,6 +35,7 @@ unpack() {
 debian() {
     folder=$1 tests=$2
     shift 2
+    wanted "$folder" || return
     [ "$(cat "$folder/packages" 2>/dev/null)" = "$*" ] && return
     (unpack "$folder" "$@") >fetch.log 2>&1 || skip "$tests (cannot fetch $*: $(tail -1 fetch.log))"
 }
@@ -54,8 +62,12 @@ debian postgres "PostgreSQL as the store" 'postgresql-15=15.*' 'postgresql-clien
     libxml2 libldap-2.5-0 libsasl2-2 libssl3 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libkeyutils1 \
     libcom-err2 libreadline8
 
+# HAProxy, which passes TLS through to several instances, with the libraries that Debian's base system lacks.
+debian haproxy "several instances behind HAProxy" 'haproxy=2.6.12-1*' liblua5.3-0 libopentracing-c-wrapper0 \
+    libopentracing1 libpcre2-8-0 libssl3 libsystemd0
+
 # A JWT library and an OAuth client for Python.
-if ! python/bin/python -c 'import jwt, requests_oauthlib' 2>/dev/null; then
+if wanted python && ! python/bin/python -c 'import jwt, requests_oauthlib' 2>/dev/null; then
     { python3 -m venv python && python/bin/python -m pip install --disable-pip-version-check \
         -r "$root/examples/requirements.txt" -r "$root/examples/clients/requirements.txt"; } >fetch.log 2>&1 ||
         skip "verification with PyJWT and requests-oauthlib ($(tail -1 fetch.log))"
@@ -63,6 +75,7 @@ fi
 
 # javascript FOLDER TESTS SOURCE: installs the packages of the package-lock.json in the source folder.
 javascript() {
+    wanted "$1" || return
     cmp -s "$3/package-lock.json" "$1/package-lock.json" && [ -d "$1/node_modules" ] && return
     { mkdir -p "$1" && cp "$3/package.json" "$3/package-lock.json" "$1" &&
         npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund; } >fetch.log 2>&1 ||
@@ -74,7 +87,7 @@ javascript node "verification with jose" "$root/tests/vectors/judges"
 javascript clients "openid-client and oauth4webapi" "$root/examples/clients"
 
 # schemathesis sends requests generated from the OpenAPI description.
-if ! schemathesis/bin/python -c 'import schemathesis' 2>/dev/null; then
+if wanted schemathesis && ! schemathesis/bin/python -c 'import schemathesis' 2>/dev/null; then
     { python3 -m venv schemathesis && schemathesis/bin/python -m pip install --disable-pip-version-check \
         -r "$root/tests/schemathesis/requirements.txt"; } >fetch.log 2>&1 ||
         skip "generated requests ($(tail -1 fetch.log))"

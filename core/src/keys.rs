@@ -16,12 +16,13 @@ use tokio::sync::Notify;
 use self::jwks::Jwks;
 use self::mirror::Mirror;
 use self::records::Installation;
-use self::ring::{Found, KeyState, KeyTimes, RevokeError, Ring, TooEarly};
+use self::ring::{Found, KeyState, KeyTimes, LeftBehind, RevokeError, Ring, TooEarly};
 use self::rotation::RotationState;
 use self::seal::{Place, SealError, Sealed, SealingKeys};
 use self::signing::{KeyPair, SigningError};
 use self::token::header;
 use writ_platform::clock::Timestamp;
+use writ_store::cluster::{Served, Versions};
 use writ_store::{RingStore, StoreError};
 
 pub mod event;
@@ -120,17 +121,9 @@ pub enum KeysError {
     /// The store was changed by another instance during every attempt; the step was not taken.
     #[error("another instance is changing the key ring")]
     Conflict,
-    /// Another instance does not publish the next key yet, or not for long enough.
-    #[error("another instance has not published the next key for long enough; try again later")]
-    OthersBehind,
-    /// An instance that was cut off from the store may still sign with the previous key, which would leave the JWKS.
-    #[error(
-        "an instance was cut off from the store and may sign with the previous key until {until}; try again after that"
-    )]
-    MayStillSign {
-        /// The first second in which no valid token of it is left.
-        until: Timestamp,
-    },
+    /// A promotion would leave an instance behind.
+    #[error(transparent)]
+    LeftBehind(#[from] LeftBehind),
     /// The current key is long overdue for rotation, because the store does not record its successor.
     #[error("the signing key is overdue for rotation: the store has not recorded a successor")]
     Overdue,
@@ -186,10 +179,8 @@ impl KeyRing {
     pub fn signer(&self, now: Timestamp) -> Result<Signer, KeysError> {
         let mut state = self.signer_state();
         let ring = &state.active.ring;
-        let due = ring.promotion_due(self.times);
         let wanted = now.max(ring.signs_from());
-        let is_alone_late = wanted > due + self.times.jwks_max_age() && !self.store.holds_lease();
-        let last = if is_alone_late { due + self.times.jwks_max_age() } else { due + self.times.rotation_period() };
+        let last = ring.schedule().overdue_after(self.times, self.store.holds_lease());
         let instant = state.closing.map_or(wanted, |end| wanted.min(end));
         if instant > last || wanted.since(instant) > HAND_OVER_GRACE {
             self.wake.notify_one();
@@ -199,11 +190,11 @@ impl KeyRing {
         Ok(Signer::new(Arc::clone(&state.active), instant))
     }
 
-    /// The version of the ring in force, which increases with each change, and since when it publishes the key that will
-    /// sign next.
-    pub fn served(&self) -> (u64, Timestamp) {
+    /// What this instance has in force, with this version of the kill switch.
+    pub fn served(&self, blocks: u64) -> Served {
         let active = self.active();
-        (active.ring.version(), active.next_since)
+        let versions = Versions { ring: active.ring.version(), blocks };
+        Served { versions, next_since: active.next_since, lead: self.times.lead() }
     }
 
     /// The published keys.

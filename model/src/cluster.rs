@@ -3,7 +3,10 @@
 //! A node executes a statement by adding its writes to its log at once. The statement is answered when another node has
 //! them; until then its rows are locked. What all nodes have is folded into a common beginning, to keep states small.
 
-use crate::restated::{Lease, Ring, Uses};
+use writ_store::ledger::Uses;
+
+use crate::ring::Ring;
+use crate::statements::Lease;
 
 /// The number of nodes.
 pub const NODES: usize = 3;
@@ -12,20 +15,20 @@ pub const NODES: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Write {
     /// The row of the uses of the transaction and purpose.
-    Uses(Uses),
+    Uses(Uses<'static>),
     /// Nothing, but the row of the uses was locked: this is in the log too, so that the statement waits for the quorum.
     UsesLock,
     /// The ring.
     Ring(Ring),
-    /// The row of an instance.
-    Lease(usize, Lease),
+    /// The row of an instance, or none any more.
+    Lease(usize, Option<Lease>),
 }
 
 /// The rows of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rows {
     /// The uses of the transaction and purpose.
-    pub uses: Option<Uses>,
+    pub uses: Option<Uses<'static>>,
     /// The ring.
     pub ring: Ring,
     /// The instances.
@@ -38,7 +41,7 @@ impl Rows {
             Write::Uses(uses) => self.uses = Some(uses),
             Write::UsesLock => {}
             Write::Ring(ring) => self.ring = ring,
-            Write::Lease(instance, lease) => self.leases[instance] = Some(lease),
+            Write::Lease(instance, lease) => self.leases[instance] = lease,
         }
         self
     }

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod properties;
-pub mod restated;
+pub mod ring;
+pub mod statements;
 pub mod steps;
 pub mod system;

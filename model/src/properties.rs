@@ -1,6 +1,8 @@
 //! What must hold at every instant.
 
-use crate::restated::{Key, Outcome, Use};
+use writ_store::ledger::{SpendOutcome, Use};
+
+use crate::ring::{Key, published};
 use crate::system::{KEYS, State, System};
 
 /// Never more than `max_uses` distinct sets of claims for a transaction and purpose.
@@ -16,7 +18,7 @@ pub const NOTHING_LOST: &str = "nothing acknowledged is lost";
 
 /// [`MAX_USES`].
 pub(crate) fn grants_at_most_max_uses(system: &System, state: &State) -> bool {
-    state.history.granted.len() <= usize::from(system.max_uses)
+    state.history.granted.len() <= system.max_uses as usize
 }
 
 /// [`REPEATABLE`].
@@ -25,22 +27,22 @@ pub(crate) fn is_repeatable(system: &System, state: &State) -> bool {
     let Some(uses) = state.cluster.all_rows(node).uses else { return true };
     let last = state.history.granted.iter().find(|claims| claims.number == uses.count);
     let Some(last) = last.filter(|last| state.now < last.exp) else { return true };
-    let again = Use { client: last.client, presented: 1, iat: state.now, exp: state.now + system.times.max_lifetime };
-    let same = Use { iat: last.iat, exp: last.exp, ..again };
-    system.spend(Some(uses), again, state.now).0 == Outcome::Repeated(last.number, same)
+    let again = Use { client: last.client, ..system.next_use(state.now) };
+    let same = SpendOutcome::Repeated { use_number: last.number, iat: last.iat, exp: last.exp };
+    system.redeem(Some(uses), again).0 == same
 }
 
 /// [`PUBLISHED`].
 pub(crate) fn is_published(_: &System, state: &State) -> bool {
     alive(state).all(|key| {
         let ready = state.instances.iter().filter(|instance| instance.is_ready(state.now));
-        ready.filter_map(|instance| instance.ring).all(|ring| ring.publishes(key))
+        ready.filter_map(|instance| instance.ring).all(|ring| published(ring.next).contains(&key))
     })
 }
 
 /// [`CACHED`].
 pub(crate) fn is_cached(_: &System, state: &State) -> bool {
-    alive(state).all(|key| state.history.cached.iter().all(|(ring, _)| ring.publishes(key)))
+    alive(state).all(|key| state.history.cached.iter().all(|(next, _)| published(*next).contains(&key)))
 }
 
 /// [`NOTHING_LOST`].
@@ -70,5 +72,5 @@ pub(crate) fn has_repeated(_: &System, state: &State) -> bool {
 /// [`ROTATED`].
 pub(crate) fn has_rotated(system: &System, state: &State) -> bool {
     let all = 1 + system.bounds.promotions;
-    state.instances.iter().all(|instance| instance.ring.is_some_and(|ring| ring.version == all))
+    state.instances.iter().all(|instance| instance.ring.is_some_and(|ring| ring.next == all))
 }

@@ -1,14 +1,21 @@
 //! What can happen next, and what follows from it.
 
+use std::time::Duration;
+
 use stateright::{Model, Property};
+use writ_platform::clock::Timestamp;
+use writ_store::ledger::{SpendOutcome, Use};
 
 use crate::cluster::{Cluster, NODES, Role, Rows, Write};
 use crate::properties;
-use crate::restated::{Lease, Others, Outcome, Ring, Time, Use};
-use crate::system::{History, INSTANCES, Instance, Mistake, Request, Sent, State, Statement, System};
+use crate::ring::Ring;
+use crate::statements::{self, Lease};
+use crate::system::{CLIENTS, Claims, History, INSTANCES, Instance, Mistake, Request, Sent, State, Statement, System};
 
-/// The number of clients that may redeem.
-const CLIENTS: u8 = 2;
+/// The time between two instants.
+const INSTANT: Duration = Duration::from_secs(1);
+/// A lease that outlasts every run.
+const FOR_EVER: Duration = Duration::from_secs(1_000);
 
 /// An event. Instances and nodes are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +27,7 @@ pub enum Action {
         /// The instance.
         instance: usize,
         /// The client.
-        client: u8,
+        client: &'static str,
         /// The node.
         node: usize,
     },
@@ -56,8 +63,17 @@ pub enum Action {
         node: usize,
         /// The follower.
         follower: usize,
-        /// Whether the answer arrives.
-        arrives: bool,
+        /// What becomes of its answer.
+        answer: Answer,
+    },
+    /// An instance stops, and drops its row at a node, which commits with a follower.
+    Leave {
+        /// The instance.
+        instance: usize,
+        /// The node.
+        node: usize,
+        /// The follower.
+        follower: usize,
     },
     /// An instance dies.
     Crash {
@@ -91,16 +107,27 @@ pub enum Action {
     },
 }
 
+/// What becomes of the answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It does not arrive.
+    Lost,
+    /// It arrives; a later ring that it tells of is not put in force yet.
+    Noted,
+    /// It arrives, and the ring on record is put in force.
+    Followed,
+}
+
 impl System {
-    fn redeem(&self, state: &mut State, instance: usize, client: u8, node: usize) -> Option<()> {
+    fn ask(&self, state: &mut State, instance: usize, client: &'static str, node: usize) -> Option<()> {
         take(&mut state.left.redemptions)?;
         let now = state.now;
-        let this = Use { client, presented: 1, iat: now, exp: now + self.times.max_lifetime };
+        let this = Use { client, ..self.next_use(now) };
         let request = Request::Redeem(this);
         if self.has(Mistake::CountAfterSigning)
-            && let Outcome::Spent(number) = self.spend(state.cluster.rows(node).uses, this, now).0
+            && let SpendOutcome::Spent { use_number } = self.redeem(state.cluster.rows(node).uses, this).0
         {
-            state.history.grant(number, this);
+            state.history.grant(Claims::of(use_number, this));
             state.instances[instance].statement = Some(Statement { request, sent: None });
             return Some(());
         }
@@ -122,16 +149,16 @@ impl System {
             return None;
         }
         let before = state.cluster.rows(node).uses;
-        let (outcome, after) = self.spend(before, redemption, redemption.iat);
+        let (outcome, after) = self.redeem(before, redemption);
         let write = match outcome {
+            SpendOutcome::Repeated { .. } if self.has(Mistake::RepeatOnlyReads) => None,
+            SpendOutcome::Repeated { .. } => Some(Write::UsesLock),
+            SpendOutcome::Spent { .. } => after.map(Write::Uses),
             // Nothing is granted, so nothing has to be durable.
-            Outcome::Exhausted => {
+            SpendOutcome::Exhausted | SpendOutcome::NotOnRecord | SpendOutcome::ClockBehind => {
                 this.statement = None;
                 return Some(());
             }
-            Outcome::Repeated(..) if self.has(Mistake::RepeatOnlyReads) => None,
-            Outcome::Repeated(..) => Some(Write::UsesLock),
-            Outcome::Spent(_) => after.map(Write::Uses),
         };
         let position = write.map_or(0, |write| state.cluster.append(node, write));
         statement.sent = Some(Sent { node, position, outcome: Some(outcome) });
@@ -141,21 +168,31 @@ impl System {
     fn promote(&self, state: &mut State, instance: usize, node: usize) -> Option<()> {
         take(&mut state.left.promotions)?;
         let now = state.now;
-        let rows = state.cluster.rows(node);
-        let this = &mut state.instances[instance];
-        let active = this.ring.filter(|ring| ring.version == rows.ring.version)?;
-        if state.cluster.is_locked(node, |write| matches!(write, Write::Ring(_))) {
-            return None;
-        }
-        let is_admitted = this.others.is_some_and(|others| others.admit_promotion(&active, self.times, now));
-        if !is_admitted && !self.has(Mistake::PromotionWithoutAnnouncement) {
+        let this = &state.instances[instance];
+        let active = this.ring?;
+        // All clocks agree here.
+        let (peers, apart) = (Some(this.peers), Duration::ZERO);
+        let checked = active.schedule.check_instances(active.version, this.next_since, peers, self.times, apart, now);
+        if checked.is_err() && !self.has(Mistake::PromotionWithoutAnnouncement) {
             return None;
         }
         let ring = active.promote(self.times, now)?;
-        let position = state.cluster.append(node, Write::Ring(ring));
-        this.timeline = state.cluster.timeline(node)?;
-        let sent = Some(Sent { node, position, outcome: None });
-        this.statement = Some(Statement { request: Request::Promote(ring), sent });
+        Self::swap(state, instance, node, (active.version, ring))
+    }
+
+    /// A node replaces the ring of this version; until that is answered, the current key of the instance signs for no later
+    /// instant.
+    fn swap(state: &mut State, instance: usize, node: usize, (version, ring): (u64, Ring)) -> Option<()> {
+        let timeline = state.cluster.timeline(node)?;
+        if state.cluster.rows(node).ring.version != version
+            || state.cluster.is_locked(node, |write| matches!(write, Write::Ring(_)))
+        {
+            return None;
+        }
+        let sent = Some(Sent { node, position: state.cluster.append(node, Write::Ring(ring)), outcome: None });
+        let this = &mut state.instances[instance];
+        this.timeline = timeline;
+        this.statement = Some(Statement { request: Request::Swap { ring, end: state.now }, sent });
         Some(())
     }
 
@@ -169,23 +206,22 @@ impl System {
         }
         this.statement = None;
         match (request, outcome) {
-            (Request::Promote(ring), _) => {
-                // The answer may be late: a heartbeat may have brought a newer ring.
-                this.ring = this.ring.filter(|active| active.version >= ring.version).or(Some(ring));
+            (Request::Swap { ring, .. }, _) => {
+                this.put_in_force(ring, state.now);
                 state.history.acknowledged_ring = state.history.acknowledged_ring.max(ring.version);
             }
-            (Request::Redeem(this), Some(Outcome::Spent(number))) => {
+            (Request::Redeem(this), Some(SpendOutcome::Spent { use_number })) => {
                 if !self.has(Mistake::CountAfterSigning) {
-                    state.history.grant(number, this);
+                    state.history.grant(Claims::of(use_number, this));
                 }
-                state.history.acknowledged_uses = state.history.acknowledged_uses.max(number);
+                state.history.acknowledged_uses = state.history.acknowledged_uses.max(use_number);
             }
-            (Request::Redeem(_), Some(Outcome::Repeated(number, last))) => {
-                state.history.grant(number, last);
-                state.history.acknowledged_uses = state.history.acknowledged_uses.max(number);
+            (Request::Redeem(this), Some(SpendOutcome::Repeated { use_number, iat, exp })) => {
+                state.history.grant(Claims::of(use_number, Use { iat, exp, ..this }));
+                state.history.acknowledged_uses = state.history.acknowledged_uses.max(use_number);
                 state.history.repeated |= timeline > 1;
             }
-            (Request::Redeem(_), Some(Outcome::Exhausted) | None) => {}
+            (Request::Redeem(_), _) => {}
         }
         Some(())
     }
@@ -213,31 +249,58 @@ impl System {
         state: &mut State,
         instance: usize,
         (node, follower): (usize, usize),
-        arrives: bool,
+        answer: Answer,
     ) -> Option<()> {
-        if !arrives {
+        if answer == Answer::Lost {
             take(&mut state.left.losses)?;
         }
         let timeline = state.cluster.timeline(node)?;
         let this = &mut state.instances[instance];
-        if timeline < this.timeline {
+        if timeline < this.timeline || (this.ring.is_none() && answer != Answer::Followed) {
             return None;
         }
         let (now, rows, was) = (state.now, state.cluster.rows(node), *this);
-        let lease = Lease { until: now + self.lease, serves: this.ring.map_or(0, |ring| ring.version) };
         this.timeline = timeline;
-        if arrives {
-            this.lease_until = lease.until;
-            let ring = this.ring.filter(|ring| ring.version >= rows.ring.version).unwrap_or(rows.ring);
-            this.ring = Some(ring);
+        // An instance that serves nothing yet has no lease.
+        let lease = this.ring.map(|ring| {
+            let until = now + self.lease;
+            let lease = Lease { until, serves: ring.version, next_since: this.next_since };
+            statements::renewed(rows.leases[instance], lease)
+        });
+        if answer != Answer::Lost {
+            // Once it has ended, others may have gone on without this instance: first it follows them.
+            let is_continued = was.is_ready(now) || lease.is_some_and(|lease| lease.serves == rows.ring.version);
+            if is_continued || self.has(Mistake::LeaseBeforeFollowing) {
+                this.lease_until = lease.map(|lease| lease.until);
+            }
             let others = (0..INSTANCES).filter(|other| *other != instance).filter_map(|other| rows.leases[other]);
             let others = others.filter(|lease| !self.has(Mistake::EndedLeaseIsForgotten) || now < lease.until);
-            this.others = Others::at_heartbeat(this.others, others, ring.version, now);
+            let remembers = lease.is_none() && !self.has(Mistake::RestartForgets);
+            let before = rows.leases[instance].filter(|_| remembers);
+            this.peers = statements::peers(&others, (before, lease), rows.ring.version, now, self.times.lead());
         }
-        if rows.leases[instance] == Some(lease) && *this == was {
+        if answer == Answer::Followed {
+            let found = rows.ring;
+            if this.ring.is_some_and(|ring| ring.version >= found.version) || this.statement.is_some() {
+                return None;
+            }
+            let prolonged = match this.ring {
+                _ if self.has(Mistake::SpanNotProlonged) => None,
+                Some(ring) => found.prolong(ring.current(), now),
+                None if this.peers.was_behind => found.prolong(found.next.saturating_sub(2), now),
+                None => None,
+            };
+            match prolonged {
+                Some(prolonged) => Self::swap(state, instance, node, (found.version, prolonged))?,
+                None => this.put_in_force(found, now),
+            }
+        }
+        let is_renewed = lease.is_some_and(|lease| rows.leases[instance] != Some(lease));
+        if !is_renewed && state.instances[instance] == was {
             return None; // nothing new
         }
-        state.cluster.append(node, Write::Lease(instance, lease));
+        // Without a lease it waits for the quorum all the same.
+        state.cluster.append(node, lease.map_or(Write::UsesLock, |lease| Write::Lease(instance, Some(lease))));
         self.replicate(state, follower, Cluster::replicate_all)
     }
 
@@ -265,8 +328,28 @@ impl System {
         let this = &mut state.instances[instance];
         this.ring?;
         // The highest timeline is in a file of the instance.
-        *this = Instance { ring: None, lease_until: 0, others: None, statement: None, ..*this };
+        *this = Instance { timeline: this.timeline, ..Instance::default() };
         Some(())
+    }
+
+    fn leave(&self, state: &mut State, instance: usize, (node, follower): (usize, usize)) -> Option<()> {
+        take(&mut state.left.leaves)?;
+        let timeline = state.cluster.timeline(node)?;
+        let this = &mut state.instances[instance];
+        this.ring?;
+        if timeline < this.timeline {
+            return None;
+        }
+        *this = Instance { timeline, ..Instance::default() };
+        let rows = state.cluster.rows(node);
+        // All of its JWKS that lack the next key have left the caches; the mistake is not to wait for that.
+        let lead = if self.has(Mistake::LeavingIsForgotten) { Duration::ZERO } else { self.times.lead() };
+        let may_leave = |lease| statements::may_leave(lease, rows.ring.version, state.now, lead);
+        if !rows.leases[instance].is_some_and(may_leave) {
+            return Some(());
+        }
+        state.cluster.append(node, Write::Lease(instance, None));
+        self.replicate(state, follower, Cluster::replicate_all)
     }
 
     fn fail_over(&self, state: &mut State, node: usize) -> Option<()> {
@@ -304,14 +387,16 @@ impl Model for System {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let ring = Ring::first(self.times);
+        let start = Timestamp::default();
+        let first = Ring::first(self.times, start);
         // The first instant in which the next key may sign.
-        let now = ring.rotatable_from(self.times);
-        let until = if self.bounds.heartbeats { now + self.lease } else { Time::MAX / 2 };
-        let lease = Lease { until, serves: ring.version };
-        let others = Some(Others { version: ring.version, since: 0, may_sign_with_older: false });
-        let instance = Instance { ring: Some(ring), lease_until: until, others, timeline: 1, statement: None };
-        let rows = Rows { uses: None, ring, leases: [Some(lease); INSTANCES] };
+        let now = first.schedule.rotatable_from(self.times);
+        let until = now + if self.bounds.heartbeats { self.lease } else { FOR_EVER };
+        let lease = Lease { until, serves: first.version, next_since: start };
+        let peers = statements::peers(&[lease].into_iter(), (None, Some(lease)), first.version, now, self.times.lead());
+        let (ring, lease_until) = (Some(first), Some(until));
+        let instance = Instance { ring, next_since: start, lease_until, peers, timeline: 1, statement: None };
+        let rows = Rows { uses: None, ring: first, leases: [Some(lease); INSTANCES] };
         let mut state = State {
             now,
             cluster: Cluster::new(rows),
@@ -355,15 +440,16 @@ impl Model for System {
         let mut next = before.clone();
         let state = &mut next;
         match action {
-            Action::Tick => take(&mut state.left.ticks).map(|()| state.now += 1),
-            Action::Redeem { instance, client, node } => self.redeem(state, instance, client, node),
+            Action::Tick => take(&mut state.left.ticks).map(|()| state.now = state.now + INSTANT),
+            Action::Redeem { instance, client, node } => self.ask(state, instance, client, node),
             Action::Repeat { instance, node } => self.send(state, instance, node),
             Action::Promote { instance, node } => self.promote(state, instance, node),
             Action::Answer { instance } => self.answer(state, instance),
             Action::Lose { instance } => Self::lose(state, instance),
-            Action::Heartbeat { instance, node, follower, arrives } => {
-                self.heartbeat(state, instance, (node, follower), arrives)
+            Action::Heartbeat { instance, node, follower, answer } => {
+                self.heartbeat(state, instance, (node, follower), answer)
             }
+            Action::Leave { instance, node, follower } => self.leave(state, instance, (node, follower)),
             Action::Crash { instance } => Self::crash(state, instance),
             Action::Replicate { follower } => self.replicate(state, follower, Cluster::replicate),
             Action::KillNode { node } => take(&mut state.left.node_deaths).map(|()| {
@@ -412,7 +498,9 @@ impl System {
         for &node in primaries.iter().filter(|_| self.bounds.heartbeats) {
             let alike = usize::from(state.cluster.last_are_alike());
             for follower in state.cluster.followers(node).filter(|follower| *follower < NODES - alike) {
-                actions.extend([true, false].map(|arrives| Action::Heartbeat { instance, node, follower, arrives }));
+                let answers = [Answer::Lost, Answer::Noted, Answer::Followed];
+                actions.extend(answers.map(|answer| Action::Heartbeat { instance, node, follower, answer }));
+                actions.push(Action::Leave { instance, node, follower });
             }
         }
         if this.ring.is_none() {
@@ -427,9 +515,9 @@ impl System {
                 actions.extend(primaries.iter().map(|&node| Action::Repeat { instance, node }));
             }
             None => {
-                let clients = if state.left.redemptions == self.bounds.redemptions { 1 } else { CLIENTS };
+                let clients = if state.left.redemptions == self.bounds.redemptions { 1 } else { CLIENTS.len() };
                 for &node in &primaries {
-                    actions.extend((0..clients).map(|client| Action::Redeem { instance, client, node }));
+                    actions.extend(CLIENTS[..clients].iter().map(|&client| Action::Redeem { instance, client, node }));
                     actions.push(Action::Promote { instance, node });
                 }
             }

@@ -4,7 +4,7 @@
 //! them, which explain the meaning of each key.
 
 /// Keys with their tables, and the values as TOML.
-const DEFAULTS: [(&str, &str); 41] = [
+const DEFAULTS: [(&str, &str); 42] = [
     ("listen.exchange", r#""0.0.0.0:8443""#),
     ("listen.discovery", r#""0.0.0.0:8444""#),
     ("listen.ops", r#""127.0.0.1:9464""#),
@@ -35,6 +35,7 @@ const DEFAULTS: [(&str, &str); 41] = [
     ("limits.max_connections", "10000"),
     ("limits.request_timeout", r#""10s""#),
     ("limits.connection_max_age", r#""1h""#),
+    ("limits.drain_delay", r#""0s""#),
     ("limits.drain_timeout", r#""20s""#),
     ("pdp.timeout", r#""1s""#),
     ("subject_issuer.algorithms", r#"["RS256", "ES256"]"#),

@@ -187,6 +187,7 @@ impl Written {
                 max_connections: limits.max_connections,
                 request_timeout: limits.request_timeout,
                 connection_max_age: limits.connection_max_age,
+                drain_delay: limits.drain_delay,
                 drain_timeout: limits.drain_timeout,
             },
             claims: claims::Settings {

@@ -38,25 +38,24 @@ pub(super) struct ListenerFactory {
     max_connections: usize,
     drain_seconds: u64,
     rejected: RejectionRecorder,
-    draining: Arc<AtomicBool>,
+    /// The service was asked to stop: it is not ready, and each connection ends with its next answer.
+    pub(super) leaving: Arc<AtomicBool>,
+    /// No further request is accepted.
+    pub(super) draining: Arc<AtomicBool>,
     /// Of the client listeners; ops connections are not counted.
-    traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl ListenerFactory {
-    pub(super) fn new(
-        settings: &Settings,
-        rejected: &RejectionRecorder,
-        draining: &Arc<AtomicBool>,
-        traffic: &Arc<Traffic>,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings, rejected: &RejectionRecorder) -> Self {
         Self {
             limits: TimeLimits { request: settings.request_timeout, age: settings.connection_max_age },
             max_connections: settings.max_connections,
             drain_seconds: settings.drain_timeout.as_secs(),
             rejected: Arc::clone(rejected),
-            draining: Arc::clone(draining),
-            traffic: Arc::clone(traffic),
+            leaving: Arc::default(),
+            draining: Arc::default(),
+            traffic: Arc::default(),
         }
     }
 
@@ -127,6 +126,7 @@ impl ListenerFactory {
     fn middleware(&self, serves_while_draining: bool) -> Middleware {
         Middleware {
             request_timeout: self.limits.request,
+            leaving: Arc::clone(&self.leaving),
             draining: Arc::clone(&self.draining),
             serves_while_draining,
             rejected: Arc::clone(&self.rejected),

@@ -17,7 +17,7 @@ use actix_web::web::ServiceConfig;
 use futures_util::future::join_all;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connection::Traffic;
 use super::endpoints::Endpoints;
@@ -99,15 +99,17 @@ impl Listeners {
     /// [`ListenError`] if TLS or a server cannot be set up.
     pub(crate) fn start(self, trust: &Arc<Trust>, handlers: &Handlers) -> Result<Running, ListenError> {
         let Self { settings, addresses, exchange, discovery, ops } = self;
+        let factory = ListenerFactory::new(&settings, &handlers.rejected);
         let mut running = Running {
             servers: JoinSet::new(),
             front: Vec::new(),
             ops: None,
-            draining: Arc::default(),
-            traffic: Arc::default(),
+            leaving: Arc::clone(&factory.leaving),
+            draining: Arc::clone(&factory.draining),
+            traffic: Arc::clone(&factory.traffic),
+            drain_delay: settings.drain_delay,
             drain_timeout: settings.drain_timeout,
         };
-        let factory = ListenerFactory::new(&settings, &handlers.rejected, &running.draining, &running.traffic);
         let handshake =
             |config, trust| Handshake { config, trust, timeout: HANDSHAKE_TIMEOUT.min(settings.request_timeout) };
 
@@ -131,9 +133,9 @@ impl Listeners {
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "listen.ops is open to other hosts, without TLS");
             }
-            let (handlers, draining) = (handlers.clone(), Arc::clone(&running.draining));
+            let (handlers, leaving) = (handlers.clone(), Arc::clone(&running.leaving));
             let routes: Routes =
-                Arc::new(move |config: &mut ServiceConfig| ops::configure(&handlers, &draining, config));
+                Arc::new(move |config: &mut ServiceConfig| ops::configure(&handlers, &leaving, config));
             let server = factory.plain("ops", socket, routes).map_err(ListenError::Ended)?;
             running.ops = Some(running.spawn(server));
         }
@@ -147,13 +149,16 @@ pub(crate) struct Running {
     /// The exchange and discovery listeners.
     front: Vec<ServerHandle>,
     ops: Option<ServerHandle>,
+    leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     traffic: Arc<Traffic>,
+    drain_delay: Duration,
     drain_timeout: Duration,
 }
 
 impl Running {
-    /// Serves until `stop`, then lets requests in flight finish, for at most the drain timeout.
+    /// Serves until `stop` and for the drain delay, then lets requests in flight finish, for at most the drain timeout
+    ///
     ///
     /// The ops listener ends last, so that `/readyz` reports the shutdown.
     ///
@@ -167,6 +172,11 @@ impl Running {
                 Err(ListenError::Ended(error.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
             }
         };
+        self.leaving.store(true, Ordering::Relaxed);
+        if outcome.is_ok() && !self.drain_delay.is_zero() {
+            tracing::info!(delay = %HumanDuration(self.drain_delay), "leaving: not ready, requests are still accepted");
+            sleep(self.drain_delay).await;
+        }
         self.drain().await;
         outcome
     }

@@ -34,6 +34,7 @@ use writ_platform::deadline::before;
 #[derive(Clone)]
 pub(super) struct Middleware {
     pub(super) request_timeout: Duration,
+    pub(super) leaving: Arc<AtomicBool>,
     pub(super) draining: Arc<AtomicBool>,
     /// Whether the listener answers while the others drain: the operators' does.
     pub(super) serves_while_draining: bool,
@@ -41,6 +42,10 @@ pub(super) struct Middleware {
 }
 
 impl Middleware {
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) && !self.serves_while_draining
+    }
+
     pub(super) async fn handle(
         self: Rc<Self>,
         request: ServiceRequest,
@@ -73,7 +78,7 @@ impl Middleware {
 struct PendingAnswer {
     context: RequestContext,
     guard: Option<RequestGuard>,
-    /// The connection has reached its maximum age.
+    /// The connection has reached its maximum age, or the service is about to stop.
     is_last: bool,
     /// The endpoint and the peer, if each answer of the endpoint is audited.
     audited: Option<(Endpoint, Rc<Peer>)>,
@@ -87,7 +92,7 @@ impl PendingAnswer {
         Self {
             context: RequestContext::new(request.headers(), middleware.request_timeout),
             guard: activity.as_ref().map(ConnectionActivity::begin_request),
-            is_last: activity.is_some_and(|activity| activity.is_old()),
+            is_last: activity.is_some_and(|activity| activity.is_old()) || middleware.is_leaving(),
             audited: endpoint.zip(of_connection(request.request())),
             rejected: Arc::clone(&middleware.rejected),
         }

@@ -33,18 +33,18 @@ impl Health {
 }
 
 /// `/livez`, `/readyz` and `/metrics`.
-pub(super) fn configure(handlers: &Handlers, draining: &Arc<AtomicBool>, config: &mut ServiceConfig) {
+pub(super) fn configure(handlers: &Handlers, leaving: &Arc<AtomicBool>, config: &mut ServiceConfig) {
     serve(Route::Livez, || Health::answer(Vec::new(), Vec::new()), config);
     let (failing, pending) = (Arc::clone(&handlers.failing), Arc::clone(&handlers.pending));
-    let draining = Arc::clone(draining);
-    serve(Route::Readyz, move || Health::answer(failing_parts(failing(), &draining), pending()), config);
+    let leaving = Arc::clone(leaving);
+    serve(Route::Readyz, move || Health::answer(failing_parts(failing(), &leaving), pending()), config);
     let render = Arc::clone(&handlers.metrics);
     let metrics = move || HttpResponse::Ok().insert_header((CONTENT_TYPE, METRICS_TYPE)).body(render());
     serve(Route::Metrics, metrics, config);
 }
 
-fn failing_parts(mut failing: Vec<&'static str>, draining: &AtomicBool) -> Vec<&'static str> {
-    if draining.load(Ordering::Relaxed) {
+fn failing_parts(mut failing: Vec<&'static str>, leaving: &AtomicBool) -> Vec<&'static str> {
+    if leaving.load(Ordering::Relaxed) {
         failing.push("shutting_down");
     }
     failing

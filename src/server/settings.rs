@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     /// After this age a connection is closed with its next answer.
     pub(crate) connection_max_age: Duration,
+    /// At shutdown, new connections and requests are accepted for so long, while `/readyz` reports the shutdown.
+    pub(crate) drain_delay: Duration,
     /// At shutdown, requests in flight are cut off after this.
     pub(crate) drain_timeout: Duration,
 }

@@ -104,11 +104,9 @@ impl Admin {
 
 fn refused_or_failed(error: KeysError) -> Reply {
     match error {
-        KeysError::TooEarly(_)
-        | KeysError::OthersBehind
-        | KeysError::MayStillSign { .. }
-        | KeysError::Revoke(_)
-        | KeysError::Import(_) => Reply::Refused(error.to_string()),
+        KeysError::TooEarly(_) | KeysError::LeftBehind(_) | KeysError::Revoke(_) | KeysError::Import(_) => {
+            Reply::Refused(error.to_string())
+        }
         other => Reply::Failed(other.to_string()),
     }
 }

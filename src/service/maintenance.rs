@@ -14,7 +14,6 @@ use writ_core::ledger::Ledger;
 use writ_platform::clock::{Clock, HumanDuration, Timestamp};
 use writ_platform::telemetry::Metrics;
 use writ_store::Store;
-use writ_store::cluster::{Served, Versions};
 
 /// How often the store and the clock are checked.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ pub(super) async fn follow_others(
     loop {
         let recorded = *versions.borrow_and_update();
         let followed = async {
-            if recorded.ring != keys.served().0 {
+            if recorded.ring != keys.served(recorded.blocks).versions.ring {
                 for event in keys.follow(clock.now()).await.map_err(|error| error.to_string())? {
                     record(&audit, event).await;
                 }
@@ -73,8 +72,7 @@ pub(super) async fn follow_others(
         };
         match followed.await {
             Ok(()) => {
-                let (ring, next_since) = keys.served();
-                store.serve(Served { versions: Versions { ring, blocks: recorded.blocks }, next_since });
+                store.serve(keys.served(recorded.blocks));
                 if versions.changed().await.is_err() {
                     return;
                 }

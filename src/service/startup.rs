@@ -37,7 +37,7 @@ impl Service {
         }
         let listeners = Listeners::bind(config.listener.clone())?;
         let (state, opening) = PersistentState::begin_to_open(&config, &audit).await?;
-        let started = match state.join().await {
+        let started = match join(&state, &audit).await {
             Ok(()) => run(&config, &audit, &metrics, &state, files, listeners),
             Err(error) => Err(error),
         };
@@ -48,6 +48,17 @@ impl Service {
                 Err(error)
             }
         }
+    }
+}
+
+/// Before the first token: this instance follows the others, and they learn what it has in force, so that their rotations
+/// wait for it.
+async fn join(state: &PersistentState, audit: &Audit) -> Result<(), StartError> {
+    let (store, keys, blocks) = (state.store.clone(), Arc::clone(&state.keys), Arc::clone(&state.blocks));
+    let following = maintenance::follow_others(store, keys, blocks, Arc::new(Clock::start()), audit.clone());
+    tokio::select! {
+        joined = state.store.join() => Ok(joined?),
+        never = async { following.await; std::future::pending::<Infallible>().await } => match never {},
     }
 }
 

@@ -14,7 +14,6 @@ use writ_core::keys::{self, KeyRing};
 use writ_core::ledger::Ledger;
 use writ_platform::clock::Timestamp;
 use writ_platform::secret_file;
-use writ_store::cluster::{Served, Versions};
 use writ_store::{Opening, Store};
 
 /// The open store and its contents: of a running service, or of a command while no service runs.
@@ -71,14 +70,6 @@ impl PersistentState {
         let opening = KeyRing::open_read_only(store.clone(), &config.keys, sealing, &config.trust_domain);
         let keys = or_close(&store, opening).await.map_err(|error| StartError::of_keys(&config.keys, error))?;
         Self::complete(store, keys).await
-    }
-
-    /// Before the first token: the other instances learn what this one has in force, so that their rotations wait for it.
-    pub(crate) async fn join(&self) -> Result<(), StartError> {
-        let Some(versions) = self.store.versions() else { return Ok(()) };
-        let (ring, next_since) = self.keys.served();
-        let blocks = versions.borrow().blocks;
-        Ok(self.store.join(Served { versions: Versions { ring, blocks }, next_since }).await?)
     }
 
     /// Performs operators' commands on this state; changes are recorded in `audit`.

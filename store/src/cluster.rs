@@ -20,13 +20,25 @@ pub struct Served {
     pub versions: Versions,
     /// Since when it publishes the key that will sign next, by its own clock.
     pub next_since: Timestamp,
+    /// For how long verifiers may hold what it published before that.
+    pub lead: Duration,
 }
 
-/// What the other instances that hold their lease have in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Others {
-    /// The oldest version of the key ring that one of them serves.
-    pub oldest_ring: u64,
-    /// For how long all of them have published the key that will sign next, by the database's clock.
-    pub next_for: Duration,
+/// What one instance knows of the others, by its last heartbeat. Until it has joined them, it counts as another itself, by
+/// what it announced before it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Peers {
+    /// The version of the ring that was on record then.
+    pub ring: u64,
+    /// The oldest version that one of those serves that hold their lease; `None` if there are none.
+    pub oldest_ring: Option<u64>,
+    /// For how long none has published a JWKS without the key that will sign next, this one included, by the database's
+    /// clock; `None` if there were none.
+    pub next_for: Option<Duration>,
+    /// When the last lease ended of those that did not leave and have an older ring: they may still sign with the keys in
+    /// their memory. `None` if there are none.
+    pub cut_off_at: Option<Timestamp>,
+    /// Whether this instance ended without leaving, with an older ring, and has not joined the others since: it may have
+    /// signed with a key that has become the previous one.
+    pub was_behind: bool,
 }

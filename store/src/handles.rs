@@ -5,7 +5,7 @@ use writ_platform::clock::Timestamp;
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::clock::EventOutcome;
-use super::cluster::Others;
+use super::cluster::Peers;
 use super::embedded;
 use super::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SpendOutcome};
 use super::postgres;
@@ -76,20 +76,11 @@ impl RingStore {
         }
     }
 
-    /// What the other instances that hold their lease have in force; `None` if there are none.
-    pub fn others(&self) -> Option<Others> {
+    /// What is known of the other instances; `None` where there can be none.
+    pub fn peers(&self) -> Option<Peers> {
         match &self.0 {
             Engine::Sled(_) => None,
-            Engine::Postgres(ring) => ring.others(),
-        }
-    }
-
-    /// When the last lease ended of those instances that did not leave and have an older ring: they may still sign with
-    /// the keys in their memory. `None` if there are none.
-    pub fn cut_off_at(&self) -> Option<Timestamp> {
-        match &self.0 {
-            Engine::Sled(_) => None,
-            Engine::Postgres(ring) => ring.cut_off_at(),
+            Engine::Postgres(ring) => Some(ring.peers()),
         }
     }
 

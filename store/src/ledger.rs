@@ -74,7 +74,7 @@ pub struct Redemption<'a> {
 }
 
 /// The outcome of a [`Redemption`]. Unless it is `Spent`, nothing has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "a use may have been refused"]
 pub enum SpendOutcome {
     /// A use was counted.
@@ -97,6 +97,61 @@ pub enum SpendOutcome {
     Exhausted,
     /// `now` is too far before the last event.
     ClockBehind,
+}
+
+/// The uses counted for one transaction and purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Uses<'a> {
+    /// How many.
+    pub count: u32,
+    /// The last one.
+    pub last: Use<'a>,
+}
+
+/// A use, with the token that is issued for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Use<'a> {
+    /// The client that redeems.
+    pub client: &'a str,
+    /// The token that it presents; see [`Redeemable::signed_part`].
+    pub presented: &'a [u8; 32],
+    /// `iat` of the token that is issued: the time of the use.
+    pub iat: Timestamp,
+    /// `exp` of the token that is issued.
+    pub exp: Timestamp,
+}
+
+impl Use<'_> {
+    /// Whether `other` asks for the same again: the same client presents the same token, and the token issued for this use
+    /// has not expired.
+    fn is_repeated_by(self, other: Use<'_>) -> bool {
+        self.client == other.client && self.presented == other.presented && other.iat < self.exp
+    }
+}
+
+/// Decides the redemption of a token that is on record, or need not be, at the time of `this`: counts a use, which then
+/// is the last one, or repeats the last one.
+pub fn decide_spend(before: Option<Uses<'_>>, this: Use<'_>, max_uses: u32) -> SpendOutcome {
+    let last = before.map(|Uses { count, last }| LastUse { number: count, iat: last.iat, exp: last.exp });
+    let is_repeat = before.is_some_and(|uses| uses.last.is_repeated_by(this));
+    decide(last, is_repeat, max_uses)
+}
+
+/// The last use on record, without what it is compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastUse {
+    pub(crate) number: u32,
+    pub(crate) iat: Timestamp,
+    pub(crate) exp: Timestamp,
+}
+
+/// As [`decide_spend`], where a statement has compared the uses.
+pub(crate) fn decide(last: Option<LastUse>, is_repeat: bool, max_uses: u32) -> SpendOutcome {
+    if let Some(LastUse { number: use_number, iat, exp }) = last.filter(|_| is_repeat) {
+        return SpendOutcome::Repeated { use_number, iat, exp };
+    }
+    let count = last.map_or(0, |last| last.number);
+    if count < max_uses { SpendOutcome::Spent { use_number: count + 1 } } else { SpendOutcome::Exhausted }
 }
 
 /// The number of records of each kind.

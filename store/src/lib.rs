@@ -303,14 +303,15 @@ impl Store {
         }
     }
 
-    /// As [`serve`](Self::serve); when this returns, the others know of this instance, and their rotations wait for it.
+    /// When this returns, the others know what this instance [serves](Self::serve), which is the ring on record, and their
+    /// rotations wait for it.
     ///
     /// # Errors
     /// [`OpenError::Database`] if that is not possible within some seconds.
-    pub async fn join(&self, served: Served) -> Result<(), OpenError> {
+    pub async fn join(&self) -> Result<(), OpenError> {
         match &self.0 {
             Engine::Sled(_) => Ok(()),
-            Engine::Postgres(database) => Box::pin(database.join(served)).await,
+            Engine::Postgres(database) => Box::pin(database.join()).await,
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use writ_platform::clock::Timestamp;
 
@@ -20,7 +20,7 @@ use self::connection::{Connection, Connector, NoServer, connect_as_owner, descri
 use self::health::Health;
 use self::heartbeat::Heartbeat;
 use self::history::History;
-use self::pool::{Pool, Query, Values};
+use self::pool::{Pool, Values};
 use crate::OpenError;
 use crate::cluster::{Served, Versions};
 use crate::folder::{self, Lock};
@@ -54,8 +54,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is checked whether the others know of this instance.
 const JOIN_INTERVAL: Duration = Duration::from_millis(10);
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// How long closing waits for the database.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open database; clones share it.
 #[derive(Debug, Clone)]
@@ -67,6 +65,8 @@ struct Open {
     pool: Arc<Pool>,
     ledger: ledger::Ledger,
     heartbeat: Arc<Heartbeat>,
+    /// The task of the heartbeats.
+    beating: Mutex<Option<JoinHandle<()>>>,
     /// The instance's folder is its own until this is closed.
     lock: Mutex<Option<Lock>>,
 }
@@ -97,12 +97,12 @@ impl Postgres {
             let what = "there are key files, but no records in the database".to_owned();
             return Err(OpenError::Damaged { path: settings.path.clone(), what });
         }
-        pool.connector.spawn(Arc::clone(&heartbeat).run(connection));
+        let beating = Mutex::new(Some(pool.connector.spawn(Arc::clone(&heartbeat).run(connection))));
         if timeout(START_TIMEOUT, pool.make_weeks()).await.is_err() {
             return Err(OpenError::Database(pool.reason()));
         }
         let (settings, ledger, lock) = (settings.clone(), ledger::Ledger::new(&pool), Mutex::new(Some(lock)));
-        Ok(Self(Arc::new(Open { settings, pool, ledger, heartbeat, lock })))
+        Ok(Self(Arc::new(Open { settings, pool, ledger, heartbeat, beating, lock })))
     }
 
     pub(crate) fn path(&self) -> &std::path::Path {
@@ -126,8 +126,7 @@ impl Postgres {
         self.0.heartbeat.serve(served);
     }
 
-    pub(crate) async fn join(&self, served: Served) -> Result<(), OpenError> {
-        self.serve(served);
+    pub(crate) async fn join(&self) -> Result<(), OpenError> {
         let joined = async {
             while !self.is_well() {
                 sleep(JOIN_INTERVAL).await;
@@ -153,12 +152,11 @@ impl Postgres {
     }
 
     pub(crate) async fn close(self) {
-        let Open { pool, heartbeat, lock, .. } = &*self.0;
+        let Open { pool, heartbeat, beating, lock, .. } = &*self.0;
         heartbeat.stop.notify_one();
-        if heartbeat.is_instance {
-            let leave = &pool.connector.statements.leave;
-            // Otherwise the others wait, as for one that was cut off; so they do if a heartbeat comes after this.
-            let _ = timeout(CLOSE_TIMEOUT, pool.rows("leave", Query::Text(leave), &[&heartbeat.id])).await;
+        let beating = beating.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(beating) = beating {
+            let _ = beating.await; // it ends within a second
         }
         pool.health.close();
         pool.clear();

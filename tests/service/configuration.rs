@@ -83,7 +83,7 @@ fn durations_have_a_unit_and_at_least_a_second() {
     for bad in ["0s", "60", "1.5s", "-1s", "1m30", "s", "", "1 m", "9999999999999999999d"] {
         refused(&good().set("tokens.lifetime", bad), "lifetime");
     }
-    for name in ["tokens.clock_skew", "limits.drain_timeout"] {
+    for name in ["tokens.clock_skew", "limits.drain_delay", "limits.drain_timeout"] {
         good().set(name, "0s").run(&["check"]).exits(0);
     }
     good().set("tokens.lifetime", "1m").set("limits.request_timeout", "2m").run(&["check"]).exits(0);

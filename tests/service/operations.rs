@@ -141,6 +141,21 @@ fn idle_connections_do_not_delay_the_shutdown() {
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
 }
 
+/// a load balancer learns of the shutdown before a connection is refused.
+#[test]
+fn a_service_that_is_asked_to_stop_serves_for_the_drain_delay_and_says_that_it_is_not_ready() {
+    let mut writ = Setup::new().client("mailer", MAILER).set("limits.drain_delay", "3s").start();
+    let mut idle = writ.workload("mailer").connect();
+    writ.signal(Signal::TERM);
+    eventually("it is not ready", || (writ.site().ops("/readyz").status == 503).then_some(()));
+    assert_eq!(writ.site().ops("/readyz").json()["failing"][0], "shutting_down");
+    for answer in [idle.token(&good()), writ.workload("mailer").token(&good())] {
+        assert_eq!(answer.response.header("connection"), Some("close"));
+        answer.issued();
+    }
+    assert_eq!(writ.wait_for_exit(), 0);
+}
+
 ///
 #[test]
 fn a_shutdown_under_load_loses_no_request() {

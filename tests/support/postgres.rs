@@ -97,6 +97,7 @@ impl Postgres {
         }
         cluster.wait_for_standbys();
         cluster.create_roles();
+        cluster.wait_until_replayed();
         cluster
     }
 
@@ -205,14 +206,23 @@ impl Postgres {
         self.sql_in("writ", node, &[statement])
     }
 
+    /// SQL on the primary as superuser, which may fail or be interrupted.
+    pub(crate) fn try_sql(&self, statement: &str) {
+        let _ = self.psql("writ", self.primary, &[statement]).stdin(Stdio::null()).output();
+    }
+
     /// Each statement is a transaction of its own.
     fn sql_in(&self, database: &str, node: usize, statements: &[&str]) -> String {
+        String::from_utf8(run(&mut self.psql(database, node, statements)).stdout).unwrap().trim_end().to_owned()
+    }
+
+    fn psql(&self, database: &str, node: usize, statements: &[&str]) -> Command {
         let mut psql = command(&program("psql"), self.path());
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", &self.connection(node, database)]);
         for statement in statements {
             psql.args(["-c", statement]);
         }
-        String::from_utf8(run(&mut psql).stdout).unwrap().trim_end().to_owned()
+        psql
     }
 
     /// How the superuser reaches a node.
@@ -339,6 +349,14 @@ impl Postgres {
     pub(crate) fn wait_for_standbys(&self) {
         let standbys = self.nodes.len() - 1;
         wait("the standbys follow the primary", || self.following().len() == standbys);
+    }
+
+    /// A commit waits for one standby; on another, the database may not exist yet.
+    fn wait_until_replayed(&self) {
+        let standbys = self.nodes.len() - 1;
+        let end = self.sql("SELECT pg_current_wal_lsn()");
+        let replayed = format!("SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= '{end}'");
+        wait("the standbys have replayed what the primary has", || self.sql(&replayed) == standbys.to_string());
     }
 
     /// Lets a node that is not running follow another when it starts.

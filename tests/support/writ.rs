@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -213,10 +213,13 @@ impl Site {
 
     /// `GET` on the discovery listener.
     pub(crate) fn discover(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.try_discover(path, headers).expect("discovery answers")
+    }
+
+    /// The same where the service may be dead.
+    pub(crate) fn try_discover(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
         let address = self.endpoints().discovery.expect("a discovery listener");
-        let mut connection =
-            Connection::tls(address, &workload::tls_config(&self.ca, None)).expect("discovery answers");
-        get(&mut connection, "GET", path, headers)
+        try_get(&mut Connection::tls(address, &workload::tls_config(&self.ca, None))?, "GET", path, headers)
     }
 
     pub(crate) fn jwks(&self) -> Vec<Value> {
@@ -227,19 +230,28 @@ impl Site {
 
     /// `GET` on the ops listener.
     pub(crate) fn ops(&self, path: &str) -> Response {
+        self.try_ops(path).expect("ops answers")
+    }
+
+    /// The same where the service may be dead.
+    pub(crate) fn try_ops(&self, path: &str) -> io::Result<Response> {
         let address = self.endpoints().ops.expect("an ops listener");
-        get(&mut Connection::plain(address).expect("ops answers"), "GET", path, &[])
+        try_get(&mut Connection::plain(address)?, "GET", path, &[])
     }
 }
 
 /// A request without a body.
 pub(crate) fn get(connection: &mut Connection, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    try_get(connection, method, path, headers).expect("an answer")
+}
+
+fn try_get(connection: &mut Connection, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         write!(request, "{name}: {value}\r\n").expect("a string takes it");
     }
-    connection.send(format!("{request}\r\n").as_bytes()).expect("can be sent");
-    connection.receive_for(method).expect("an answer")
+    connection.send(format!("{request}\r\n").as_bytes())?;
+    connection.receive_for(method)
 }
 
 /// A service that was started.

@@ -34,7 +34,7 @@ impl KeyRing {
         trust_domain: &TrustDomain,
         now: Timestamp,
     ) -> Result<(Self, Vec<KeyEvent>), KeysError> {
-        let (opened, mut events) = match records::load(&store.ring()).await? {
+        let (mut opened, mut events) = match records::load(&store.ring()).await? {
             Some(stored) => (found(stored, &sealing, trust_domain)?, Vec::new()),
             None => match begin(&store.ring(), settings, &sealing, trust_domain, now).await {
                 // Another instance was first.
@@ -46,6 +46,7 @@ impl KeyRing {
             },
         };
         let last_event = opened.last_event;
+        opened.active.next_since = opened.active.ring.schedule().published_since(store.ring().peers(), now);
         let keys = Self::with(&store, settings, sealing, opened);
         // Before anything is written: a refused store is not changed.
         let (mirror, lives) = (keys.mirror.clone(), keys.active().ring.lives().collect::<Vec<_>>());
@@ -124,11 +125,14 @@ impl KeyRing {
         Ok(events)
     }
 
-    /// Records what must be recorded before the first signature: a missed rotation, the configured times, and private
-    /// halves sealed with the current sealing key.
+    /// Records what must be recorded before the first signature: until when this instance may have signed with a key that
+    /// another has replaced, a missed rotation, the configured times, and private halves sealed with the current sealing key.
     async fn settle(&self, last_event: Timestamp, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
+        if self.store.peers().is_some_and(|peers| peers.was_behind) {
+            self.step(now, |ring, _, _| Ok(ring.prolong_previous(now))).await?;
+        }
         let caught_up = self.step(now, |ring, fresh, _| match ring.due(self.times, now) {
-            Some(Step::Promote) if self.check_others(ring, now).is_err() => Ok(None),
+            Some(Step::Promote) if self.check_instances(ring, now).is_err() => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, ring.end_of_span(last_event, now), now)?)),
             Some(Step::Forget) | None => Ok(None),
         });
@@ -142,6 +146,10 @@ impl KeyRing {
     /// recorded holds for the next minutes, and only the start of the publication of `next` may have to be recorded. The
     /// first step does that before anything else.
     fn may_settle_later(&self, now: Timestamp) -> Result<bool, KeysError> {
+        // What this instance learns from its row it cannot learn once it holds a lease again.
+        if self.store.peers().is_some_and(|peers| peers.was_behind) {
+            return Ok(false);
+        }
         let active = self.active();
         Ok(active.ring.covers(self.times, now, now + MAX_UNSETTLED) && self.resealed(&active.ring)?.is_none())
     }

@@ -16,18 +16,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::schedule::Retired;
 use super::public::{Kid, PublicKey};
 use super::seal::Sealed;
 use writ_platform::clock::Timestamp;
 
 mod find;
 mod life;
+mod schedule;
 mod times;
 mod transitions;
 
 pub use self::find::{Found, VerifyingKey};
 pub(crate) use self::life::KeyLife;
 pub use self::life::KeyState;
+pub use self::schedule::{LeftBehind, Schedule};
 pub use self::times::{KeyTimes, KeyTimesError};
 pub use self::transitions::{RevokeError, TooEarly};
 
@@ -112,7 +115,7 @@ pub(crate) struct RevokedKey {
 }
 
 /// The seconds in which a key signed, both ends included: start rounded down, end rounded up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Span {
     from: Timestamp,
     until: Timestamp,
@@ -171,15 +174,15 @@ impl SigningKey {
 }
 
 impl NextKey {
-    fn new(key: SigningKey) -> Self {
-        Self { published_from: key.created_at, key }
+    fn new(key: SigningKey, schedule: &Schedule) -> Self {
+        Self { key, published_from: schedule.published_from }
     }
 }
 
 impl CurrentKey {
-    fn new(key: SigningKey, signs_from: Timestamp, times: KeyTimes) -> Self {
-        let planned_until = signs_from + times.rotation_period();
-        Self { key, signs_from, planned_until, longest_lifetime: times.max_lifetime() }
+    fn new(key: SigningKey, schedule: &Schedule) -> Self {
+        let Schedule { signs_from, planned_until, longest_lifetime, .. } = *schedule;
+        Self { key, signs_from, planned_until, longest_lifetime }
     }
 }
 
@@ -207,8 +210,9 @@ impl PastKey {
 impl Ring {
     /// The ring of a first start: `current` signs at once, without lead, since no verifier has an older JWKS.
     pub(crate) fn first(current: SigningKey, next: SigningKey, times: KeyTimes, now: Timestamp) -> Self {
-        let current = CurrentKey::new(current, now, times);
-        Self { version: 1, next: NextKey::new(next), current, previous: None, past: BTreeMap::new() }
+        let schedule = Schedule::first(times, now);
+        let (next, current) = (NextKey::new(next, &schedule), CurrentKey::new(current, &schedule));
+        Self { version: 1, next, current, previous: None, past: BTreeMap::new() }
     }
 
     /// Adds the past keys, which are stored separately; `None` if a key would then be in two states.
@@ -271,24 +275,18 @@ impl Ring {
         self.forget_due(times).map_or(promotion, |forget| forget.min(promotion))
     }
 
+    /// The times of the keys in use.
+    pub(crate) fn schedule(&self) -> Schedule {
+        let CurrentKey { signs_from, planned_until, longest_lifetime, .. } = self.current;
+        let previous = self.previous.as_ref();
+        let previous = previous.map(|key| Retired { signed: key.signed, longest_lifetime: key.longest_lifetime });
+        let published_from = self.next.published_from;
+        Schedule { published_from, signs_from, planned_until, longest_lifetime, previous }
+    }
+
     /// When `current` is due for replacement: after its period, but not before `next` may sign.
     pub(crate) fn promotion_due(&self, times: KeyTimes) -> Timestamp {
-        (self.current.signs_from + times.rotation_period()).max(self.rotatable_from(times))
-    }
-
-    /// The time from which `next` may sign and `previous` need no longer be published (R-KEYS-04).
-    pub(crate) fn rotatable_from(&self, times: KeyTimes) -> Timestamp {
-        let led = self.next.published_from + times.lead();
-        let trailed = self.previous.as_ref().map(|key| key.signed.until + key.longest_lifetime + times.jwks_max_age());
-        trailed.map_or(led, |trailed| trailed.max(led))
-    }
-
-    /// Until when tokens signed with `previous` may be valid that come from an instance whose lease ended at `cut_off_at`
-    /// and which has no newer ring: it signs until its key is overdue. `None` if `previous` began to sign only after that.
-    pub(crate) fn previous_in_use_until(&self, cut_off_at: Timestamp, times: KeyTimes) -> Option<Timestamp> {
-        let previous = self.previous.as_ref().filter(|key| cut_off_at >= key.signed.from)?;
-        let overdue = previous.signed.from + times.rotation_period() + times.jwks_max_age();
-        Some(overdue + previous.longest_lifetime + Duration::from_secs(1))
+        self.schedule().promotion_due(times)
     }
 
     /// The end of the span of `current` if the service was down until `now`: the planned end, or the last event on record.

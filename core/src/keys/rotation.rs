@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -14,12 +14,13 @@ use tokio::time::{sleep, timeout};
 use super::event::KeyEvent;
 use super::mirror::Mirror;
 use super::records;
-use super::ring::{KeyLife, Ring, SigningKey, Step};
+use super::ring::{KeyLife, LeftBehind, Ring, SigningKey, Step};
 use super::signing::{KeyPair, SigningError};
 use super::{ActiveRing, KeyRing, KeysError, SigningAlgorithm, listing, seal};
 use writ_platform::clock::{Clock, Timestamp};
-use writ_store::cluster::Others;
 
+/// How far the clocks of two instances may be apart.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 /// The shortest sleep of the timer.
 const MIN_SLEEP: Duration = Duration::from_millis(100);
 /// The longest sleep of the timer, because clocks can step.
@@ -89,7 +90,7 @@ impl KeyRing {
     /// Takes the step that is due at `now`, if any. Forgets a key only if `may_forget`.
     pub async fn advance(&self, now: Timestamp, may_forget: bool) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| match ring.due(self.times, now) {
-            Some(Step::Promote) if self.check_others(ring, now).is_err() => Ok(None),
+            Some(Step::Promote) if self.check_instances(ring, now).is_err() => Ok(None),
             Some(Step::Promote) => Ok(Some(ring.promote(fresh, self.times, end, now)?)),
             Some(Step::Forget) if may_forget => Ok(Some(ring.forget(self.times, now))),
             Some(Step::Forget) | None => Ok(None),
@@ -100,29 +101,20 @@ impl KeyRing {
     /// Promotes `next` before it is due.
     ///
     /// # Errors
-    /// [`KeysError::TooEarly`] with the time from which it is possible; [`KeysError::OthersBehind`] and
-    /// [`KeysError::MayStillSign`] where other instances would be left behind.
+    /// [`KeysError::TooEarly`] with the time from which it is possible; [`KeysError::LeftBehind`] where an instance would be.
     pub async fn rotate(&self, now: Timestamp) -> Result<Vec<KeyEvent>, KeysError> {
         self.step(now, |ring, fresh, end| {
             let promoted = ring.promote(fresh, self.times, end, now)?;
-            self.check_others(ring, now)?;
+            self.check_instances(ring, now)?;
             Ok(Some(promoted))
         })
         .await
     }
 
-    /// Whether a promotion leaves no instance behind: each of the others has published `next` for `jwks_max_age`, so that
-    /// no verifier has an older JWKS, and none that was cut off from the store can still sign with `previous`, which leaves
-    /// the JWKS.
-    pub(super) fn check_others(&self, ring: &Ring, now: Timestamp) -> Result<(), KeysError> {
-        let is_behind = |others: Others| others.oldest_ring < ring.version() || others.next_for < self.times.lead();
-        if self.store.others().is_some_and(is_behind) {
-            return Err(KeysError::OthersBehind);
-        }
-        match self.store.cut_off_at().and_then(|at| ring.previous_in_use_until(at, self.times)) {
-            Some(until) if now < until => Err(KeysError::MayStillSign { until }),
-            _ => Ok(()),
-        }
+    /// Whether a promotion leaves no instance behind.
+    pub(super) fn check_instances(&self, ring: &Ring, now: Timestamp) -> Result<(), LeftBehind> {
+        let (next_since, peers) = (self.active().next_since, self.store.peers());
+        ring.schedule().check_instances(ring.version(), next_since, peers, self.times, MAX_CLOCK_DIFFERENCE, now)
     }
 
     /// Revokes a key: it leaves the JWKS and no longer validates anything.
@@ -208,6 +200,7 @@ impl KeyRing {
         if rotation.in_doubt {
             self.reload(rotation, now).await?;
         }
+        let begun = Instant::now();
         let closing = ClosingSpan::new(self, now);
         let active = self.active();
         let fresh = self.fresh(rotation, now)?;
@@ -215,7 +208,7 @@ impl KeyRing {
             let successor = self.make_ready(ring)?;
             rotation.in_doubt = true;
             self.store(&active, &successor, now).await?;
-            self.put_in_force(rotation, successor, now);
+            self.put_in_force(rotation, successor, now, begun);
         }
         Ok(())
     }
@@ -246,10 +239,14 @@ impl KeyRing {
         records::replace(&self.store, active, successor, now).await
     }
 
-    fn put_in_force(&self, rotation: &mut RotationState, mut successor: ActiveRing, now: Timestamp) {
+    /// The step began at `now`; storing it may have taken seconds.
+    fn put_in_force(&self, rotation: &mut RotationState, mut successor: ActiveRing, now: Timestamp, begun: Instant) {
+        let published = now + begun.elapsed();
         let mut state = self.signer_state();
         let is_next = |ring: &Ring| ring.next().public().kid() == successor.ring.next().public().kid();
-        successor.next_since = if is_next(&state.active.ring) { state.active.next_since } else { now };
+        // Not later than now, in case an operator has accepted an earlier time.
+        let since = if is_next(&state.active.ring) { state.active.next_since.min(published) } else { published };
+        successor.next_since = since;
         rotation.unreported.extend(KeyEvent::between(&state.active.ring, &successor.ring, now));
         rotation.spare.take_if(|spare| spare.public() == successor.ring.next().public());
         rotation.in_doubt = false;
@@ -260,6 +257,7 @@ impl KeyRing {
     /// Determines the outcome of a step that failed or was interrupted. If it was stored after all, its ring takes effect,
     /// and the span of the key that continued to sign is extended until now.
     async fn reload(&self, rotation: &mut RotationState, now: Timestamp) -> Result<(), KeysError> {
+        let begun = Instant::now();
         let stored = records::load(&self.store).await?.ok_or(KeysError::Damaged("the keys in use are missing"))?;
         let closing = ClosingSpan::new(self, now);
         let active = self.active();
@@ -271,7 +269,7 @@ impl KeyRing {
                 self.store(&found, &prolonged, now).await?;
                 found = prolonged;
             }
-            self.put_in_force(rotation, found, now);
+            self.put_in_force(rotation, found, now, begun);
         }
         rotation.in_doubt = false;
         Ok(())

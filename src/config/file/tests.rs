@@ -61,6 +61,7 @@ fn the_shortest_file_has_every_default() {
     assert_eq!(config.listener.max_connections, 10_000);
     assert_eq!(config.listener.request_timeout, Duration::from_secs(10));
     assert_eq!(config.listener.connection_max_age, Duration::from_secs(3_600));
+    assert_eq!(config.listener.drain_delay, Duration::ZERO);
     assert_eq!(config.listener.drain_timeout, Duration::from_secs(20));
     assert_eq!(config.clock_skew, Duration::from_secs(10));
     assert_eq!(config.jwks_max_age, Duration::from_secs(600));
@@ -130,7 +131,7 @@ fn every_key_of_the_example_is_reported_where_it_is_misspelt() {
         };
         assert!(problems.iter().any(named), "{key}: {problems:?}");
     }
-    assert_eq!(tried, 61);
+    assert_eq!(tried, 62);
 }
 
 /// Letters exchanged with their neighbour, left out or doubled, capitals, hyphens.

@@ -10,6 +10,7 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) connection_max_age: Duration,
+    pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -21,6 +22,7 @@ pub(crate) fn read(limits: &mut Section<'_>) -> Limits {
             as usize,
         request_timeout: limits.or_default("request_timeout", Section::duration),
         connection_max_age: limits.or_default("connection_max_age", Section::duration),
+        drain_delay: limits.or_default("drain_delay", Section::duration_or_zero),
         drain_timeout: limits.or_default("drain_timeout", Section::duration_or_zero),
     }
 }

@@ -68,6 +68,7 @@ impl Service {
             max_connections: 100,
             request_timeout: Duration::from_secs(10),
             connection_max_age: Duration::from_secs(3600),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(20),
         };
         configure(&mut settings);

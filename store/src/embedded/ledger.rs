@@ -14,7 +14,7 @@ use super::times;
 use super::transaction::{Decision, Undecided, View};
 use crate::StoreError;
 use crate::clock::{EventOutcome, RETENTION_MARGIN};
-use crate::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SingleUse, SpendOutcome};
+use crate::ledger::{Entry, LedgerCounts, RecordOutcome, Redemption, SingleUse, SpendOutcome, Use, Uses, decide_spend};
 use crate::portable::{self, Kind, Page, Token, UsedId};
 
 const NOT_WHOLE: &str = "its ledger is not yet proven whole";
@@ -35,16 +35,16 @@ struct TokenRecord {
 
 /// The uses counted for one transaction and purpose.
 #[derive(Debug, Serialize, Deserialize)]
-struct Uses {
+struct UsesRecord {
     count: u32,
     /// `iat` of the latest presented token.
     original_iat: Timestamp,
-    last: Use,
+    last: UseRecord,
 }
 
 /// The last counted use.
 #[derive(Debug, Serialize, Deserialize)]
-struct Use {
+struct UseRecord {
     client: String,
     presented: [u8; 32],
     iat: Timestamp,
@@ -78,14 +78,14 @@ impl Ledger {
     pub(crate) async fn spend(&self, redemption: Redemption<'_>, now: Timestamp) -> Result<SpendOutcome, StoreError> {
         self.require_whole()?;
         let key = uses_key(redemption.txn, redemption.purpose);
-        let this = Use {
+        let this = UseRecord {
             client: redemption.client.to_owned(),
             presented: redemption.presented,
             iat: now,
             exp: redemption.exp,
         };
         let terms = Terms::of(&redemption);
-        self.records.transact_or_read(move |view| decide_spend(view, &key, this, terms, now)).await
+        self.records.transact_or_read(move |view| spend(view, &key, this, terms)).await
     }
 
     /// Drops records that no decision needs any more: tokens and identifiers that expired more than two days before
@@ -109,7 +109,7 @@ impl Ledger {
         if self.drop_over(Table::Single, is_over, now).await? == EventOutcome::ClockBehind {
             return Ok(EventOutcome::ClockBehind);
         }
-        self.drop_over(Table::Uses, |uses: &Uses| uses.original_iat < counts_before, now).await
+        self.drop_over(Table::Uses, |uses: &UsesRecord| uses.original_iat < counts_before, now).await
     }
 
     async fn drop_over<T: DeserializeOwned>(
@@ -171,7 +171,9 @@ fn decide_record(
     single_use: Option<SingleUse>,
     now: Timestamp,
 ) -> Decision<RecordOutcome> {
-    let mut change = Change::new();
+    let Some(mut change) = clock::advance_checked(view, Change::new(), now)? else {
+        return Ok((Change::new(), RecordOutcome::ClockBehind));
+    };
     if let Some((signed_part, record)) = token {
         change = change.put(Table::Tokens, signed_part, encode(record));
     }
@@ -181,35 +183,26 @@ fn decide_record(
         }
         change = change.put(Table::Single, &id, times::value(keep_until));
     }
-    Ok(match clock::advance_checked(view, change, now)? {
-        Some(change) => (change, RecordOutcome::Recorded),
-        None => (Change::new(), RecordOutcome::ClockBehind),
-    })
+    Ok((change, RecordOutcome::Recorded))
 }
 
-fn decide_spend(view: &View<'_>, key: &[u8], this: Use, terms: Terms, now: Timestamp) -> Decision<SpendOutcome> {
+fn spend(view: &View<'_>, key: &[u8], this: UseRecord, terms: Terms) -> Decision<SpendOutcome> {
     let unchanged = |outcome| Ok((Change::new(), outcome));
-    let Some(change) = clock::advance_checked(view, Change::new(), now)? else {
+    let Some(change) = clock::advance_checked(view, Change::new(), this.iat)? else {
         return unchanged(SpendOutcome::ClockBehind);
     };
     if !is_on_record(view, &this.presented, terms)? {
         return unchanged(SpendOutcome::NotOnRecord);
     }
-    let before: Option<Uses> = match view.get(Table::Uses, key)? {
+    let before: Option<UsesRecord> = match view.get(Table::Uses, key)? {
         Some(record) => Some(decode(&record).ok_or(Undecided::Unreadable(NO_RECORD))?),
         None => None,
     };
-    if let Some(Uses { count, last, .. }) = before.as_ref().filter(|uses| uses.last.is_repeated_by(&this, now)) {
-        return unchanged(SpendOutcome::Repeated { use_number: *count, iat: last.iat, exp: last.exp });
-    }
-    let count = before.as_ref().map_or(0, |uses| uses.count);
-    if count >= terms.max_uses {
-        return unchanged(SpendOutcome::Exhausted);
-    }
+    let outcome = decide_spend(before.as_ref().map(UsesRecord::uses), this.as_use(), terms.max_uses);
+    let SpendOutcome::Spent { use_number: count } = outcome else { return unchanged(outcome) };
     let original_iat = before.map_or(terms.original_iat, |uses| uses.original_iat.max(terms.original_iat));
-    let after = Uses { count: count + 1, original_iat, last: this };
-    let change = change.put(Table::Uses, key, encode(&after));
-    Ok((change, SpendOutcome::Spent { use_number: after.count }))
+    let after = UsesRecord { count, original_iat, last: this };
+    Ok((change.put(Table::Uses, key, encode(&after)), outcome))
 }
 
 /// Whether the presented token is on record, or need not be. Up to the floor both counts and token records are missing,
@@ -224,10 +217,15 @@ fn is_on_record(view: &View<'_>, presented: &[u8], terms: Terms) -> Result<bool,
     Ok(need_not || view.get(Table::Tokens, presented)?.is_some())
 }
 
-impl Use {
-    /// The same client presents the same token, and the token issued for this use has not expired.
-    fn is_repeated_by(&self, other: &Self, now: Timestamp) -> bool {
-        self.client == other.client && self.presented == other.presented && now < self.exp
+impl UsesRecord {
+    fn uses(&self) -> Uses<'_> {
+        Uses { count: self.count, last: self.last.as_use() }
+    }
+}
+
+impl UseRecord {
+    fn as_use(&self) -> Use<'_> {
+        Use { client: &self.client, presented: &self.presented, iat: self.iat, exp: self.exp }
     }
 }
 
@@ -239,7 +237,7 @@ fn uses_key(txn: &str, purpose: &str) -> Vec<u8> {
 pub(crate) fn is_sound(table: Table, record: &[u8]) -> bool {
     match table {
         Table::Tokens => decode::<TokenRecord>(record).is_some(),
-        Table::Uses => decode::<Uses>(record).is_some(),
+        Table::Uses => decode::<UsesRecord>(record).is_some(),
         Table::Single => decode::<Timestamp>(record).is_some(),
         Table::Meta | Table::Keys | Table::History | Table::Clock | Table::Blocks => false,
     }
@@ -283,15 +281,15 @@ fn import_token(token: &Token) -> Record {
 
 fn export_uses((key, value): &Record) -> Option<portable::Uses> {
     let (txn, purpose) = std::str::from_utf8(key).ok()?.split_once('\0')?;
-    let Uses { count, original_iat, last: Use { client, presented, iat, exp } } = decode(value)?;
+    let UsesRecord { count, original_iat, last: UseRecord { client, presented, iat, exp } } = decode(value)?;
     let (txn, purpose) = (txn.to_owned(), purpose.to_owned());
     Some(portable::Uses { txn, purpose, count, original_iat, client, presented, iat, exp })
 }
 
 fn import_uses(uses: &portable::Uses) -> Record {
     let portable::Uses { txn, purpose, count, original_iat, client, presented, iat, exp } = uses;
-    let last = Use { client: client.clone(), presented: *presented, iat: *iat, exp: *exp };
-    (uses_key(txn, purpose), encode(&Uses { count: *count, original_iat: *original_iat, last }))
+    let last = UseRecord { client: client.clone(), presented: *presented, iat: *iat, exp: *exp };
+    (uses_key(txn, purpose), encode(&UsesRecord { count: *count, original_iat: *original_iat, last }))
 }
 
 fn export_used_id((key, value): &Record) -> Option<UsedId> {
@@ -319,7 +317,7 @@ mod tests {
             r#"{{"count":2,"original_iat":5,"last":{{"client":"job","presented":{numbers},"iat":10,"exp":70}}}}"#
         );
         let token = r#"{"txn":"t","keep_until":90}"#;
-        assert_eq!(encode(&decode::<Uses>(uses.as_bytes()).unwrap()), uses.as_bytes());
+        assert_eq!(encode(&decode::<UsesRecord>(uses.as_bytes()).unwrap()), uses.as_bytes());
         assert_eq!(encode(&decode::<TokenRecord>(token.as_bytes()).unwrap()), token.as_bytes());
         assert_eq!(decode::<Timestamp>(b"90"), Some(Timestamp::from_epoch(90)));
         assert_eq!(times::value(Timestamp::from_epoch(90)), b"90");

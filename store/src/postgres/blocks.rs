@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use tokio_postgres::Row;
 use writ_platform::clock::Timestamp;
 
@@ -30,6 +31,7 @@ impl Blocks {
 
     pub(crate) async fn add(&self, block: &StoredBlock) -> Result<(), StoreError> {
         let StoredBlock { selectors, added_at, until } = block;
+        serde_json::from_str::<IgnoredAny>(selectors).map_err(|_| NO_BLOCK)?;
         let values = (key(selectors), signed(*added_at), until.map(signed));
         let text = &self.pool.connector.statements.add_block;
         self.pool.rows("swap", Query::Text(text), &[&values.0, selectors, &values.1, &values.2]).await.map(drop)

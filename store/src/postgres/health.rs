@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use writ_platform::clock::Timestamp;
 
-use crate::cluster::{Others, Versions};
+use crate::cluster::{Peers, Versions};
 use crate::ledger::LedgerCounts;
 
 /// How long a heartbeat gives an instance its lease, by the database's clock.
@@ -38,8 +38,7 @@ struct State {
     proven_at: Option<Instant>,
     /// Until when this instance holds the lease of that heartbeat.
     lease_until: Option<Instant>,
-    others: Option<Others>,
-    cut_off_at: Option<Timestamp>,
+    peers: Peers,
 }
 
 /// What a heartbeat found.
@@ -50,10 +49,15 @@ pub(super) struct Beat {
     pub(super) versions: Versions,
     /// Whether it renewed the lease.
     pub(super) has_lease: bool,
-    /// What the other live instances serve; `None` if there is none.
-    pub(super) others: Option<Others>,
-    /// When the last lease ended of those instances that did not leave and have an older ring.
-    pub(super) cut_off_at: Option<Timestamp>,
+    /// Whether it announced the version of the ring that is on record.
+    pub(super) is_current: bool,
+    pub(super) peers: Peers,
+}
+
+impl State {
+    fn holds_lease(&self) -> bool {
+        !self.is_closed && self.lease_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 impl Health {
@@ -63,8 +67,7 @@ impl Health {
             fault: Some("no heartbeat yet".to_owned()),
             proven_at: None,
             lease_until: None,
-            others: None,
-            cut_off_at: None,
+            peers: Peers::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -80,11 +83,12 @@ impl Health {
         let recovered = {
             let mut state = self.state();
             state.proven_at = Some(beat.sent);
-            if beat.has_lease {
+            // A lease begins only with the ring on record: until then others may have promoted a key that this instance
+            // does not publish. Once it is held they wait, so that it can be renewed with the ring before.
+            if beat.has_lease && (beat.is_current || state.holds_lease()) {
                 state.lease_until = Some(beat.sent + OWN_LEASE);
             }
-            state.others = beat.others;
-            state.cut_off_at = beat.cut_off_at;
+            state.peers = beat.peers;
             state.fault.take()
         };
         self.last_event.store(beat.last_event.epoch(), Ordering::Release);
@@ -120,16 +124,11 @@ impl Health {
     }
 
     pub(super) fn holds_lease(&self) -> bool {
-        let state = self.state();
-        !state.is_closed && state.lease_until.is_some_and(|until| Instant::now() < until)
+        self.state().holds_lease()
     }
 
-    pub(super) fn others(&self) -> Option<Others> {
-        self.state().others
-    }
-
-    pub(super) fn cut_off_at(&self) -> Option<Timestamp> {
-        self.state().cut_off_at
+    pub(super) fn peers(&self) -> Peers {
+        self.state().peers
     }
 
     pub(super) fn last_event(&self) -> Timestamp {
@@ -159,5 +158,33 @@ impl Health {
     /// It is replaced field by field, each consistent by itself, even if the lock is poisoned.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_begins_with_the_ring_on_record_and_is_renewed_with_the_one_before() {
+        let beat = |sent: Instant, is_current: bool| Beat {
+            sent,
+            last_event: Timestamp::default(),
+            versions: Versions { ring: 2, blocks: 0 },
+            has_lease: true,
+            is_current,
+            peers: Peers::default(),
+        };
+        let (health, now) = (Health::new(), Instant::now());
+        health.succeed(beat(now, false));
+        assert!(!health.holds_lease());
+        health.succeed(beat(now, true));
+        assert!(health.holds_lease());
+        let lapsed = |health: &Health| health.state().lease_until = Some(now);
+        health.succeed(beat(now + Duration::from_secs(1), false));
+        assert_eq!(health.state().lease_until, Some(now + Duration::from_secs(1) + OWN_LEASE));
+        lapsed(&health);
+        health.succeed(beat(now, false));
+        assert!(!health.holds_lease(), "it was cut off meanwhile");
     }
 }

@@ -14,7 +14,7 @@ use super::guard::Server;
 use super::health::{Beat, LEASE};
 use super::history::Position;
 use super::pool::{Pool, Values};
-use crate::cluster::{Others, Served, Versions};
+use crate::cluster::{Peers, Served, Versions};
 use crate::ledger::LedgerCounts;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an instance may serve an older version of the ring than is on record before it gives up its lease.
 const MAX_BEHIND: Duration = Duration::from_secs(5);
 /// How many heartbeats pass before the instance's file is written again.
@@ -83,24 +84,37 @@ impl Heartbeat {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Beats until it is stopped.
+    /// Beats until it is stopped; then an instance leaves, so that the others do not wait for it.
     pub(super) async fn run(self: Arc<Self>, first: Connection) {
         let mut connection = Some(first);
         loop {
-            let beats = async {
-                let connected = match connection.take() {
-                    Some(connection) => Ok(connection),
-                    None => self.pool.connector.connect().await,
-                };
-                match connected {
-                    Ok(connection) => self.beat_on(&connection).await,
-                    Err(error) => self.disconnected(&error),
+            if let Some(connection) = &connection {
+                tokio::select! {
+                    () = self.stop.notified() => return self.leave(connection).await,
+                    () = self.beat_on(connection) => {}
                 }
-            };
-            tokio::select! {
-                () = self.stop.notified() => return,
-                () = beats => sleep(RECONNECT_DELAY).await,
             }
+            let connect = async {
+                sleep(RECONNECT_DELAY).await;
+                self.pool.connector.connect().await
+            };
+            let connected = tokio::select! {
+                () = self.stop.notified() => return,
+                connected = connect => connected,
+            };
+            connection = connected.inspect_err(|error| self.disconnected(error)).ok();
+        }
+    }
+
+    /// On the connection of the heartbeats: one that is on its way comes first, and cannot bring the instance back.
+    async fn leave(&self, connection: &Connection) {
+        if self.is_instance {
+            let lead = self.announced().served.unwrap_or_default().lead.as_secs();
+            let lead = i64::try_from(lead).unwrap_or(i64::MAX);
+            let values: Values<'_> = &[&self.id, &lead];
+            let leave = connection.client.execute(&self.pool.connector.statements.leave, values);
+            // Otherwise the others wait, as for one that was cut off.
+            let _ = timeout(LEAVE_TIMEOUT, leave).await;
         }
     }
 
@@ -162,7 +176,7 @@ impl Heartbeat {
         server.check(connector.settings.replication).map_err(|error| error.to_string())?;
         let position = position(&row, &server).map_err(read)?;
         connector.admit(position).await.map_err(|error| error.to_string())?;
-        let beat = found(&row, sent, has_lease).map_err(read)?;
+        let beat = found(&row, sent, has_lease, in_force.versions.ring).map_err(read)?;
         self.pool.health.succeed(beat);
         Ok(())
     }
@@ -197,21 +211,23 @@ fn position(row: &Row, server: &Server) -> Result<Position, tokio_postgres::Erro
     })
 }
 
-fn found(row: &Row, sent: Instant, has_lease: bool) -> Result<Beat, tokio_postgres::Error> {
-    let others: (Option<i64>, Option<i64>) = (row.try_get("oldest_ring")?, row.try_get("next_for")?);
+fn found(row: &Row, sent: Instant, has_lease: bool, served_ring: u64) -> Result<Beat, tokio_postgres::Error> {
+    let number = |column| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(unsigned));
+    let versions =
+        Versions { ring: unsigned(row.try_get("ring_version")?), blocks: unsigned(row.try_get("blocks_version")?) };
     Ok(Beat {
         sent,
         last_event: Timestamp::from_epoch(unsigned(row.try_get("last_event")?)),
-        versions: Versions {
-            ring: unsigned(row.try_get("ring_version")?),
-            blocks: unsigned(row.try_get("blocks_version")?),
-        },
+        versions,
         has_lease,
-        cut_off_at: row.try_get::<_, Option<i64>>("cut_off_at")?.map(unsigned).map(Timestamp::from_epoch),
-        others: others.0.zip(others.1).map(|(oldest_ring, next_for)| Others {
-            oldest_ring: unsigned(oldest_ring),
-            next_for: Duration::from_secs(unsigned(next_for)),
-        }),
+        is_current: versions.ring == served_ring,
+        peers: Peers {
+            ring: versions.ring,
+            oldest_ring: number("oldest_ring")?,
+            next_for: number("next_for")?.map(Duration::from_secs),
+            cut_off_at: number("cut_off_at")?.map(Timestamp::from_epoch),
+            was_behind: row.try_get("was_behind")?,
+        },
     })
 }
 

@@ -11,7 +11,9 @@ use super::pool::{Pool, Query, Values};
 use super::signed;
 use crate::StoreError;
 use crate::clock::{EventOutcome, RETENTION_MARGIN, is_behind};
-use crate::ledger::{Entry, LedgerCounts, RecordOutcome, Redeemable, Redemption, SingleUse, SpendOutcome};
+use crate::ledger::{
+    Entry, LastUse, LedgerCounts, RecordOutcome, Redeemable, Redemption, SingleUse, SpendOutcome, decide,
+};
 
 /// How often a redemption looks again if another one was counted while it looked.
 const MAX_LOOKS: u32 = 100;
@@ -136,8 +138,8 @@ pub(super) struct Look {
     is_on_record: bool,
     /// The number of the use that was counted.
     spent: Option<i32>,
-    /// The last use before that: number, `iat`, `exp`.
-    last: Option<(i32, i64, i64)>,
+    /// The last use before that.
+    last: Option<LastUse>,
     is_repeat: bool,
 }
 
@@ -145,7 +147,10 @@ impl Look {
     fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let uses: Option<i32> = row.try_get("uses")?;
         let last = match uses {
-            Some(uses) => Some((uses, row.try_get("iat")?, row.try_get("exp")?)),
+            Some(uses) => {
+                let (iat, exp) = (time(row.try_get("iat")?), time(row.try_get("exp")?));
+                Some(LastUse { number: count(uses), iat, exp })
+            }
             None => None,
         };
         Ok(Self {
@@ -161,12 +166,10 @@ impl Look {
         match self {
             Self { spent: Some(number), .. } => Some(SpendOutcome::Spent { use_number: count(number) }),
             Self { is_on_record: false, .. } => Some(SpendOutcome::NotOnRecord),
-            Self { is_repeat: true, last: Some((number, iat, exp)), .. } => {
-                Some(SpendOutcome::Repeated { use_number: count(number), iat: time(iat), exp: time(exp) })
-            }
-            Self { last: Some((number, ..)), .. } if number >= max_uses => Some(SpendOutcome::Exhausted),
-            Self { .. } if max_uses <= 0 => Some(SpendOutcome::Exhausted),
-            Self { .. } => None,
+            Self { last, is_repeat, .. } => match decide(last, is_repeat, count(max_uses)) {
+                SpendOutcome::Spent { .. } => None,
+                outcome => Some(outcome),
+            },
         }
     }
 }
@@ -323,20 +326,24 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn last(number: u32) -> LastUse {
+        LastUse { number, iat: time(5), exp: time(9) }
+    }
+
     const NOTHING: Look = Look { is_on_record: true, spent: None, last: None, is_repeat: false };
 
     #[test]
     fn the_outcome_of_a_redemption_follows_from_one_row() {
-        let spent = Look { spent: Some(2), last: Some((1, 5, 9)), ..NOTHING };
+        let spent = Look { spent: Some(2), last: Some(last(1)), ..NOTHING };
         assert_eq!(spent.outcome(2), Some(SpendOutcome::Spent { use_number: 2 }));
-        let off_record = Look { is_on_record: false, is_repeat: true, last: Some((1, 5, 9)), ..NOTHING };
+        let off_record = Look { is_on_record: false, is_repeat: true, last: Some(last(1)), ..NOTHING };
         assert_eq!(off_record.outcome(2), Some(SpendOutcome::NotOnRecord));
-        let repeated = Look { is_repeat: true, last: Some((1, 5, 9)), ..NOTHING };
+        let repeated = Look { is_repeat: true, last: Some(last(1)), ..NOTHING };
         let again = SpendOutcome::Repeated { use_number: 1, iat: time(5), exp: time(9) };
         assert_eq!(repeated.outcome(1), Some(again));
-        assert_eq!(Look { last: Some((2, 5, 9)), ..NOTHING }.outcome(2), Some(SpendOutcome::Exhausted));
+        assert_eq!(Look { last: Some(last(2)), ..NOTHING }.outcome(2), Some(SpendOutcome::Exhausted));
         assert_eq!(NOTHING.outcome(0), Some(SpendOutcome::Exhausted));
-        for met_another in [NOTHING, Look { last: Some((1, 5, 9)), ..NOTHING }] {
+        for met_another in [NOTHING, Look { last: Some(last(1)), ..NOTHING }] {
             assert_eq!(met_another.outcome(2), None, "look again");
         }
     }

@@ -10,7 +10,7 @@ use writ_platform::clock::Timestamp;
 use super::pool::{Pool, Query, Values};
 use super::signed;
 use crate::StoreError;
-use crate::cluster::Others;
+use crate::cluster::Peers;
 use crate::ring::{Installation, PastKeyDocument, RingRecords, StoredRing, Swapped, version_of};
 
 const NO_RING: StoreError = StoreError::Unreadable("the record of the keys in use cannot be read");
@@ -50,12 +50,8 @@ impl Ring {
         self.pool.health.holds_lease()
     }
 
-    pub(crate) fn others(&self) -> Option<Others> {
-        self.pool.health.others()
-    }
-
-    pub(crate) fn cut_off_at(&self) -> Option<Timestamp> {
-        self.pool.health.cut_off_at()
+    pub(crate) fn peers(&self) -> Peers {
+        self.pool.health.peers()
     }
 
     /// An error at once while the database is unavailable: a step is tried again later.

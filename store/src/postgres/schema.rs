@@ -152,11 +152,14 @@ BEGIN
     WHERE i.inhparent = '{s}.tokens'::regclass AND (substr(c.relname, 8)::bigint + 1) * 604800 <= cutoff
     ORDER BY substr(c.relname, 8)::bigint
   LOOP
-    EXECUTE format('SELECT EXISTS (SELECT 1 FROM {s}.%I WHERE keep_until >= $1)', part) INTO is_needed USING cutoff;
-    IF NOT is_needed THEN
-      EXECUTE format('DROP TABLE {s}.%I', part);
-      RETURN true;
-    END IF;
+    BEGIN
+      EXECUTE format('SELECT EXISTS (SELECT 1 FROM {s}.%I WHERE keep_until >= $1)', part) INTO is_needed USING cutoff;
+      IF NOT is_needed THEN
+        EXECUTE format('DROP TABLE {s}.%I', part);
+        RETURN true;
+      END IF;
+    EXCEPTION WHEN undefined_table THEN NULL; -- another instance has dropped it
+    END;
   END LOOP;
   RETURN false;
 END $body$;

@@ -8,21 +8,31 @@ use super::settings::SchemaName;
 const NOW: &str = "floor(extract(epoch FROM clock_timestamp()))::bigint";
 
 /// `$1` instance, `$2` its name, `$3` and `$4` the versions that it serves, `$5` seconds of its lease, `$6` whether it has
-/// one, `$7` for how many seconds it has published the next key. The database's clock is the last event: instances' clocks may differ.
+/// one, `$7` for how many seconds it has published the next key. The database's clock is the last event: instances' clocks may
+/// differ, and one that steps forward does not make the time longer for which the key was published. Until an instance has a
+/// lease, its row is that of another: of itself before it was started. One whose lease has ended counts all the same, since
+/// verifiers may hold what it published.
 const BEAT: &str = "WITH c AS (UPDATE {s}.clock
     SET beat = beat + 1, last_event = greatest(last_event, {now})
     RETURNING beat, last_event, accepted_at),
   i AS (INSERT INTO {s}.instances AS i (id, name, lease_until, ring_version, blocks_version, next_since)
     SELECT $1, $2, clock_timestamp() + make_interval(secs => $5), $3, $4, {now} - $7::bigint WHERE $6
     ON CONFLICT (id) DO UPDATE SET name = excluded.name, lease_until = excluded.lease_until,
-      ring_version = excluded.ring_version, blocks_version = excluded.blocks_version, next_since = excluded.next_since)
+      ring_version = excluded.ring_version, blocks_version = excluded.blocks_version,
+      next_since = CASE WHEN i.ring_version = excluded.ring_version THEN greatest(i.next_since, excluded.next_since)
+        ELSE excluded.next_since END
+    RETURNING next_since)
   SELECT c.beat, c.last_event, c.accepted_at, r.version AS ring_version, x.blocks_version,
     (SELECT system_identifier FROM pg_control_system()) AS system,
-    o.oldest_ring, o.next_for, l.cut_off_at, {guard}
-  FROM c, {s}.ring r, {s}.installation x, (SELECT min(ring_version) AS oldest_ring, {now} - max(next_since) AS next_for
-    FROM {s}.instances WHERE lease_until > clock_timestamp() AND id <> $1) o,
-    LATERAL (SELECT floor(extract(epoch FROM max(lease_until)))::bigint AS cut_off_at
-    FROM {s}.instances WHERE lease_until <= clock_timestamp() AND id <> $1 AND ring_version < r.version) l";
+    o.oldest_ring, o.next_for, o.cut_off_at, o.was_behind, {guard}
+  FROM c, {s}.ring r, {s}.installation x, LATERAL (SELECT
+      min(ring_version) FILTER (WHERE lease_until > clock_timestamp()) AS oldest_ring,
+      {now} - greatest(max(CASE WHEN ring_version < r.version THEN floor(extract(epoch FROM lease_until))::bigint
+        ELSE next_since END), (SELECT next_since FROM i)) AS next_for,
+      floor(extract(epoch FROM max(lease_until)
+        FILTER (WHERE lease_until <= clock_timestamp() AND ring_version < r.version)))::bigint AS cut_off_at,
+      coalesce(bool_or(id = $1 AND ring_version < r.version), false) AS was_behind
+    FROM {s}.instances WHERE id <> $1 OR NOT $6) o";
 
 /// What is checked on a connection before anything else.
 const ADMIT: &str = "SELECT m.version AS schema_version, c.beat, c.accepted_at, x.id AS installation,
@@ -256,7 +266,9 @@ impl Statements {
             forget_instances: of(
                 "DELETE FROM {s}.instances WHERE lease_until < clock_timestamp() - interval '400 days'",
             ),
-            leave: of("DELETE FROM {s}.instances WHERE id = $1"),
+            // Not while verifiers may hold what it published with an older ring: then it counts as if it had been killed.
+            leave: of("DELETE FROM {s}.instances WHERE id = $1 AND ring_version = (SELECT version FROM {s}.ring)
+                  AND next_since <= {now} - $2"),
         }
     }
 }

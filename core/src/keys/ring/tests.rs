@@ -163,8 +163,18 @@ fn a_longer_lifetime_is_on_record_before_the_key_signs_under_it() {
 #[test]
 fn a_start_within_the_lead_of_next_restarts_it() {
     let ring = first().adjust(times(), at(10)).unwrap();
-    assert_eq!(ring.rotatable_from(times()), at(10 + 10 + 1));
+    assert_eq!(ring.schedule().rotatable_from(times()), at(10 + 10 + 1));
     assert_eq!(ring.adjust(times(), at(11)), None);
+}
+
+/// By a clock that is five seconds behind, and with a token that lives as long as it may.
+#[test]
+fn an_instance_that_was_cut_off_signs_with_previous_for_no_longer_than_its_period_and_the_age_of_a_jwks() {
+    assert_eq!(first().schedule().overdue_after(times(), false), at(110));
+    let ring = promoted(&first(), 3, 50);
+    assert_eq!(ring.schedule().previous_in_use_until(at(50), times(), seconds(5)), Some(at(110 + 5 + 30 + 1)));
+    let later = promoted(&ring, 4, 100);
+    assert_eq!(later.schedule().previous_in_use_until(at(49), times(), seconds(5)), None, "it never had that key");
 }
 
 #[test]
@@ -220,7 +230,10 @@ fn a_key_in_two_states_is_refused() {
     let ring = first();
     let past = BTreeMap::from([(ring.next.key.public.kid().clone(), PastKey::Forgotten)]);
     assert_eq!(ring.clone().with_past(past), None);
-    assert_eq!(Ring { next: NextKey::new(ring.current.key.clone()), ..ring }.with_past(BTreeMap::new()), None);
+    assert_eq!(
+        Ring { next: NextKey::new(ring.current.key.clone(), &ring.schedule()), ..ring }.with_past(BTreeMap::new()),
+        None
+    );
 }
 
 /// An event in the life of a ring.
@@ -304,7 +317,9 @@ impl World {
                 let fresh = self.fresh();
                 let end = self.now.max(self.last_event());
                 let rotated = self.ring.promote(fresh, self.times, end, self.now);
-                assert_eq!(rotated.is_ok(), self.ring.rotatable_from(self.times) <= self.now);
+                assert_eq!(rotated.is_ok(), self.ring.schedule().rotatable_from(self.times) <= self.now);
+                let times = self.ring.schedule().promote(self.times, end, self.now);
+                assert_eq!(rotated.as_ref().map(Ring::schedule), times.as_ref().copied());
                 self.follow(rotated.unwrap_or(self.ring.clone()));
             }
             Event::Revoke(pick) => self.revoke(pick),

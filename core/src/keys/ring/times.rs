@@ -48,7 +48,7 @@ impl KeyTimes {
 
     /// How long a key is published before it signs: until no verifier has an older JWKS, plus a second, since the time
     /// of its generation is rounded down.
-    pub(crate) fn lead(self) -> Duration {
+    pub fn lead(self) -> Duration {
         self.jwks_max_age + Duration::from_secs(1)
     }
 

@@ -1,6 +1,8 @@
 //! Transitions: each returns the ring that follows.
 
-use super::{CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Sealed, SigningKey, Span};
+use super::{
+    CurrentKey, KeyTimes, Kid, NextKey, PastKey, RetiredKey, RevokedKey, Ring, Schedule, Sealed, SigningKey, Span,
+};
 use writ_platform::clock::Timestamp;
 
 /// The number of keys that one step may forget, so that it fits into one transaction of the store.
@@ -38,16 +40,12 @@ impl Ring {
         end: Timestamp,
         now: Timestamp,
     ) -> Result<Self, TooEarly> {
-        let from = self.rotatable_from(times);
-        if now < from {
-            return Err(TooEarly { from });
-        }
+        let schedule = self.schedule().promote(times, end, now)?;
         let mut ring = self.following();
-        let retired = ring.hand_over(fresh, times, end, now);
+        let retired = ring.hand_over(fresh, &schedule).retire(end);
         if let Some(key) = ring.previous.replace(retired) {
             ring.past.insert(key.public.kid().clone(), PastKey::Historical(key));
         }
-        ring.replan(times);
         Ok(ring)
     }
 
@@ -75,10 +73,12 @@ impl Ring {
         now: Timestamp,
     ) -> Result<RevokedKey, RevokeError> {
         if self.next.key.is(kid) {
-            return Ok(std::mem::replace(&mut self.next, NextKey::new(fresh)).key.revoke(now));
+            let schedule = Schedule { published_from: now, ..self.schedule() };
+            return Ok(std::mem::replace(&mut self.next, NextKey::new(fresh, &schedule)).key.revoke(now));
         }
         if self.current.key.is(kid) {
-            return Ok(self.hand_over(fresh, times, now, now).revoke(now));
+            let schedule = self.schedule().hand_over(times, now, now);
+            return Ok(self.hand_over(fresh, &schedule).retire(now).revoke(now));
         }
         if let Some(retired) = self.previous.take_if(|key| key.is(kid)) {
             return Ok(retired.revoke(now));
@@ -132,11 +132,16 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Extends the recorded span of `kid` until `last`. `None` if nothing changes.
+    /// Extends the recorded span of `kid` until `last`, if it is that of `previous`. `None` if nothing changes.
     pub(crate) fn prolong(&self, kid: &Kid, last: Timestamp) -> Option<Self> {
+        self.previous.as_ref().filter(|key| key.is(kid.as_str()))?;
+        self.prolong_previous(last)
+    }
+
+    /// Extends the recorded span of `previous` until `last`. `None` if nothing changes.
+    pub(crate) fn prolong_previous(&self, last: Timestamp) -> Option<Self> {
         let mut ring = self.following();
-        let previous = ring.previous.as_mut().filter(|key| key.is(kid.as_str()) && key.signed.until < last)?;
-        previous.signed.until = last;
+        ring.previous.as_mut()?.signed = self.schedule().prolong(last)?.previous?.signed;
         Some(ring)
     }
 
@@ -158,18 +163,15 @@ impl Ring {
         Self { version: self.version + 1, ..self.clone() }
     }
 
-    /// `next` becomes `current`; the former `current` is returned without its private half. If the clock has stepped back,
-    /// the successor's span begins where the predecessor's ended.
-    fn hand_over(&mut self, fresh: SigningKey, times: KeyTimes, end: Timestamp, now: Timestamp) -> RetiredKey {
-        let promoted = std::mem::replace(&mut self.next, NextKey::new(fresh)).key;
-        let end = end.max(self.current.signs_from);
-        let current = CurrentKey::new(promoted, now.max(end), times);
-        std::mem::replace(&mut self.current, current).retire(end)
+    /// `next` becomes `current`; the former `current` is returned.
+    fn hand_over(&mut self, fresh: SigningKey, schedule: &Schedule) -> CurrentKey {
+        let promoted = std::mem::replace(&mut self.next, NextKey::new(fresh, schedule)).key;
+        std::mem::replace(&mut self.current, CurrentKey::new(promoted, schedule))
     }
 
     /// Moves the planned end, but only to a later time: the key may have signed under the old plan.
     pub(super) fn replan(&mut self, times: KeyTimes) {
-        self.current.planned_until = self.current.planned_until.max(self.promotion_due(times));
+        self.current.planned_until = self.schedule().replanned(times).planned_until;
     }
 }
 
