@@ -54,7 +54,7 @@ absent! {
         is_whole() -> bool;
         versions() -> watch::Receiver<Versions>;
         serve(Served) -> ();
-        join(Served) -> Ready<Result<(), OpenError>>;
+        join() -> Ready<Result<(), OpenError>>;
         ring() -> ring::Ring;
         ledger() -> ledger::Ledger;
         blocks() -> blocks::Blocks;
@@ -64,9 +64,9 @@ absent! {
 }
 
 pub(crate) mod ring {
-    use super::{Infallible, Ready, Timestamp};
+    use super::{Infallible, Ready};
     use crate::StoreError;
-    use crate::cluster::Others;
+    use crate::cluster::Peers;
     use crate::ring::{PastKeyDocument, RingRecords, StoredRing, Swapped};
 
     absent! {
@@ -75,8 +75,7 @@ pub(crate) mod ring {
             is_writable() -> bool;
             check_writable() -> Result<(), StoreError>;
             holds_lease() -> bool;
-            others() -> Option<Others>;
-            cut_off_at() -> Option<Timestamp>;
+            peers() -> Peers;
             create(&RingRecords) -> Ready<Result<Swapped, StoreError>>;
             compare_and_swap(u64, &[u8], &[PastKeyDocument]) -> Ready<Result<Swapped, StoreError>>;
             overwrite(&RingRecords) -> Ready<Result<(), StoreError>>;
