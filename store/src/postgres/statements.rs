@@ -11,7 +11,8 @@ const NOW: &str = "floor(extract(epoch FROM clock_timestamp()))::bigint";
 /// one, `$7` for how many seconds it has published the next key. The database's clock is the last event: instances' clocks may
 /// differ, and one that steps forward does not make the time longer for which the key was published. Until an instance has a
 /// lease, its row is that of another: of itself before it was started. One whose lease has ended counts all the same, since
-/// verifiers may hold what it published.
+/// verifiers may hold what it published. A version that keeps the next key (an import, a revocation) does not begin its time
+/// anew: every rotation would otherwise be refused for a while after it.
 const BEAT: &str = "WITH c AS (UPDATE {s}.clock
     SET beat = beat + 1, last_event = greatest(last_event, {now})
     RETURNING beat, last_event, accepted_at),
