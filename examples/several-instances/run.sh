@@ -4,7 +4,8 @@
 #
 #   run.sh [--keep-running] [--network 127.0.1] [DIR]
 #
-#   DIR              where everything is kept, ./several-instances by default; it must not exist, and is removed at the end
+#   DIR              where everything is kept, ./several-instances by default; it must not exist, and is removed at the end,
+#                    unless something fails
 #   --keep-running   goes on until Ctrl-C, so that you can try it
 #   --network        the addresses: .1 to .3 stand for three machines, each with a database server and an instance, and .10
 #                    for that of the load balancer
@@ -33,7 +34,7 @@ keys=https://tts.trust-domain.example:8444/.well-known/jwks.json
 step() { echo; echo "== $*"; }
 
 # The processes that this script has started, besides the database.
-pids=()
+pids=() has_failed=''
 
 finish() {
     set +e
@@ -42,12 +43,16 @@ finish() {
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
     [ ! -e nodes ] || "$here/database.sh" stop .
-    cd / && rm -rf "$dir"
+    if [ -n "$has_failed" ]; then
+        echo "the logs are in $dir" >&2
+    else
+        cd / && rm -rf "$dir"
+    fi
 }
 
 fail() {
+    has_failed=yes
     echo "$*" >&2
-    tail -n 5 ./*.log >&2
     exit 1
 }
 
@@ -99,12 +104,12 @@ verify() {
 }
 
 # Requests tokens that need not be recorded, one after the other, until it is told to stop. As any client should, it
-# repeats a request whose connection was cut, which happens when an instance is killed.
+# repeats a request whose connection was cut, which happens when an instance is killed, a moment later.
 load() {
     until [ -e stop ]; do
         if ask account-service account.rename >/dev/null 2>>load.log; then
             echo issued
-        elif ask account-service account.rename >/dev/null 2>>load.log; then
+        elif sleep 0.5 && ask account-service account.rename >/dev/null 2>>load.log; then
             echo repeated
         else
             echo failed
@@ -249,7 +254,11 @@ Everything goes on running until Ctrl-C. In another shell:
   PATH=$(dirname "$(command -v writ)"):\$PATH
   writ token request --url $issuer --resolve tts.trust-domain.example:8443:$balancer \\
     --ca certs/ca.pem --cert certs/account-service.pem --key certs/account-service.key \\
-    --audience trust-domain.example --scope account.purge
+    --audience trust-domain.example --scope account.purge >token
+  writ token request --url $issuer --resolve tts.trust-domain.example:8443:$balancer \\
+    --ca certs/ca.pem --cert certs/purge-job.pem --key certs/purge-job.key \\
+    --audience trust-domain.example --scope account.purge --subject-token token \\
+    --subject-token-type urn:ietf:params:oauth:token-type:txn_token
   curl http://$network.1:9464/readyz
   $here/database.sh status .
   $here/database.sh kill . $(cat primary)
