@@ -34,8 +34,7 @@ BUSY = 0.6                # how much of a core is used
 CORES = 4                 # of an instance
 LEAST = 3                 # instances: one can fail while another is upgraded
 POOL = 17                 # connections of an instance at most
-STATEMENTS = 4            # of one kind that an instance has under way
-COMMIT = 0.002            # seconds from sending a statement to its answer, a standby in another building
+USES_KEPT = 400           # days, the default of keys.retention
 DAY = 24 * 60 * 60
 
 
@@ -159,33 +158,23 @@ def table(head, rows):
     return "\n" + "\n".join(lines) + "\n"
 
 
-def commits_of(writes, instances):
-    """Commits of a write, if each instance has at most so many statements of a kind under way."""
-    return min(1.0, instances * len(KINDS) * STATEMENTS / COMMIT / writes) if writes else 0.0
-
-
 class Deployment:
     """What a load needs: exchanges a second, the shares of them that are recorded and redeemed, and for how many days
-    records are kept."""
+    recorded tokens are kept. Each write has a commit of its own, the worst case."""
 
     def __init__(self, model, bytes_of, exchanges, recorded, redeemed, days):
         writes = exchanges * (recorded + redeemed)
         shares = {"exchange": 1 - recorded - redeemed, "issue": recorded, "redemption": redeemed}
-        # Of one write of each kind; a statement of its own for each is the worst case.
-        need = lambda metric, commits: exchanges * sum(
-            share * model.cost(metric, kind, commits) for kind, share in shares.items())
-        cores = need("cpu_us", 1) / 1e6 / BUSY
+        need = lambda metric: exchanges * sum(share * model.cost(metric, kind, 1) for kind, share in shares.items())
+        cores = need("cpu_us") / 1e6 / BUSY
         self.instances = max(LEAST, math.ceil(cores / CORES))
         self.writes = writes
-        self.commits = writes * commits_of(writes, self.instances)
-        per_write = self.commits / writes if writes else 0
-        at = lambda metric, commits: need(metric, commits) + model.idle(metric, self.instances)
+        at = lambda metric: need(metric) + model.idle(metric, self.instances)
         self.cores = cores
-        self.primary = at("primary_us", 1) / 1e6 / BUSY
-        self.primary_batched = at("primary_us", per_write) / 1e6 / BUSY
-        self.standby = at("standby_us", 1) / 1e6 / BUSY
-        self.wal = at("bytes", per_write) * DAY
-        self.tokens, self.uses = (exchanges * share * DAY * days for share in (recorded, redeemed))
+        self.primary = at("primary_us") / 1e6 / BUSY
+        self.standby = at("standby_us") / 1e6 / BUSY
+        self.wal = at("bytes") * DAY
+        self.tokens, self.uses = exchanges * recorded * DAY * days, exchanges * redeemed * DAY * USES_KEPT
         self.disk = self.tokens * bytes_of["tokens"] + self.uses * bytes_of["redemptions"]
         self.connections = self.instances * POOL
 
@@ -280,12 +269,12 @@ def figures(data, model):
         of = Deployment(model, bytes_of, exchanges, recorded, redeemed, days)
         written = of.writes > 0
         rows.append((name, f"{exchanges:,}", f"{percent(recorded)} + {percent(redeemed)}", of.instances, of.connections,
-                     f"{number(of.primary)} … {number(of.primary_batched)}" if written else "under 1",
-                     number(of.standby) if written else "under 1", f"{of.commits:,.0f}",
+                     number(of.primary) if written else "under 1",
+                     number(of.standby) if written else "under 1", f"{of.writes:,.0f}",
                      size(of.wal), f"{days} d" if written else "", size(of.disk) if written else ""))
     found["sizes"] = table(
-        ["load", "exchanges a second", "recorded + redeemed", f"instances of {CORES} cores", "connections", "cores of the primary",
-         "of each standby", "commits a second", "WAL a day", "kept for", "disk of each node"], rows)
+        ["load", "requests a second", "recorded + redeemed", f"instances of {CORES} cores", "connections", "cores of the primary",
+         "of each standby", "commits a second", "WAL a day", "tokens kept for", "disk of each node"], rows)
     per_core = {kind: BUSY * 1e6 / model.cost("cpu_us", kind, 1) for kind in ("exchange", *KINDS)}
     found["exchange-core"], found["redemption-core"] = number(per_core["exchange"]), number(per_core["redemption"])
     for count, cores in ((8, 8), (32, 32)):
