@@ -29,7 +29,7 @@ lint: ## format, clippy and documentation, with warnings as errors; no second cr
 	tests/docs.sh
 	@! $(CARGO) tree --workspace --locked --prefix none | grep -E '^(ring|openssl-sys|native-tls) v'
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked $(FEATURES) -- -D warnings
 	$(CARGO) clippy --package writ --package writ-store --no-default-features --locked -- -D warnings
 	@! $(CARGO) tree --package writ --no-default-features --edges normal --locked --prefix none | grep '^tokio-postgres v'
 	$(CARGO) test --locked --test modules
