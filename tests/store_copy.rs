@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use database::Postgres;
 use futures_util::future::try_join_all;
 use random::Random;
+use rustix::process::Signal;
 use serde_json::Value;
 use support::answer::{Answer, Issued};
 use support::cli::Output;
@@ -559,6 +560,20 @@ fn a_mark_of_any_length_is_not_read() {
     fs::write(&mark, long).unwrap();
     copy(&writ.setup, &target).exits(2).says("copy.json: is longer than 1 MiB");
     target.run(&["block", "list"]).exits(2).says("copy.json: is longer than 1 MiB");
+}
+
+#[test]
+fn an_instance_that_slept_through_the_move_ends_when_it_wakes() {
+    let Some(servers) = Postgres::single() else { return };
+    let mut there = over(&servers, &setup(), "writ").start();
+    let back = beside(&there.setup);
+    there.signal(Signal::STOP);
+    // It holds the lock of its own folder.
+    let other = over(&servers, &there.setup, "writ");
+    eventually("its lease is over", || (copy(&other, &back).code == 0).then_some(()));
+    there.signal(Signal::CONT);
+    assert_eq!(there.wait_for_exit(), 2);
+    assert!(there.log_text().contains("its records were moved to the store"), "{}", there.log_text());
 }
 
 /// Runs a copy; how long it took, and the most memory that it had at a time, in KiB.
