@@ -141,7 +141,7 @@ fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>, told: &mut Told) 
     ] {
         match sealed {
             Some(sealed) if is_complete && kept as u64 == sealed => {
-                told.line(format_args!("  {what}: all {sealed} kept"))
+                told.line(format_args!("  {what}: all {sealed} kept"));
             }
             Some(sealed) => told.line(format_args!("  {what}: {kept} of {sealed} kept")),
             None => told.line(format_args!("  {what}: {kept} kept (the original number is unknown)")),
