@@ -5,6 +5,8 @@
 
 #[path = "support/postgres.rs"]
 mod database;
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/random.rs"]
 mod random;
 mod support;
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 use database::Postgres;
 use futures_util::future::try_join_all;
 use random::Random;
+use rustix::process::Signal;
 use serde_json::Value;
 use support::answer::{Answer, Issued};
 use support::cli::Output;
@@ -77,7 +80,11 @@ fn command(from: &Setup, to: &Setup) -> Command {
 }
 
 fn copy(from: &Setup, to: &Setup) -> Output {
-    let done = command(from, to).output().unwrap();
+    output(command(from, to))
+}
+
+fn output(mut command: Command) -> Output {
+    let done = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
     let [stdout, stderr] = [done.stdout, done.stderr].map(|text| String::from_utf8(text).unwrap());
     Output { code: done.status.code().unwrap_or(-1), stdout, stderr }
 }
@@ -392,6 +399,181 @@ fn killed_at_any_moment_at_most_one_of_the_two_stores_opens_and_the_next_run_fin
     let last = target.start();
     last.run(&["keys", "verify"]).exits(0);
     assert_eq!(redeem(&last, &unused, PURGE).issued().use_number(), Some(1));
+}
+
+/// Takes the target of a finished move back to the moment before it took its place.
+fn take_back(target: &Setup) {
+    let data = target.path("data");
+    fs::create_dir(data.join("copying")).unwrap();
+    for entry in fs::read_dir(&data).unwrap() {
+        let name = entry.unwrap().file_name();
+        let text = name.to_str().unwrap();
+        if ["db", "conf", "blobs"].contains(&text) || text.starts_with("snap.") {
+            fs::rename(data.join(&name), data.join("copying").join(&name)).unwrap();
+        }
+    }
+    fs::remove_file(data.join("seal")).unwrap();
+    let mark = fs::read_to_string(data.join("copy.json")).unwrap();
+    let earlier = mark.replace(r#""is_receiving":false"#, r#""is_receiving":true"#);
+    assert_ne!(mark, earlier);
+    fs::write(data.join("copy.json"), earlier).unwrap();
+}
+
+/// A source that was marked as moved, and the target that can be served.
+fn moved(records: u64) -> (Writ, Setup) {
+    let mut writ = setup().start();
+    assert_eq!(writ.terminate(), 0);
+    fill(&writ.setup, records);
+    let target = beside(&writ.setup);
+    copy(&writ.setup, &target).exits(0).says("store_moved");
+    (writ, target)
+}
+
+#[test]
+fn whatever_is_left_of_the_unfinished_target_of_a_moved_store_the_next_run_finishes_it() {
+    let (writ, target) = moved(300);
+    let copying = target.path("data/copying");
+    let database = copying.join("db");
+    let cut = |share: u64| {
+        let file = fs::File::options().write(true).open(&database).unwrap();
+        file.set_len(file.metadata().unwrap().len() * share / 4).unwrap();
+    };
+    let snapshot = copying.join("snap.00FFFFFFFFFFFFFF.generating");
+    let harms: [(&str, &dyn Fn()); 8] = [
+        ("nothing", &|| {}),
+        ("a snapshot that a full disk cut off", &|| fs::write(&snapshot, b"").unwrap()),
+        ("no folder", &|| fs::remove_dir_all(&copying).unwrap()),
+        ("an empty folder", &|| {
+            fs::remove_dir_all(&copying).unwrap();
+            fs::create_dir(&copying).unwrap();
+        }),
+        ("no database", &|| fs::remove_file(&database).unwrap()),
+        ("an empty database", &|| cut(0)),
+        ("half a database", &|| cut(2)),
+        ("a garbled database", &|| fs::write(&database, vec![0xa5; 1 << 20]).unwrap()),
+    ];
+    for (what, harm) in harms {
+        take_back(&target);
+        fs::remove_dir_all(target.path("data/keys")).unwrap();
+        harm();
+        println!("{what}");
+        assert_eq!((opens(&writ.setup), opens(&target)), (false, false), "{what}");
+        let told = copy(&writ.setup, &target).exits(0).says("store_moved");
+        told.says("180 tokens on record, 90 counts of uses, 30 used single-use tokens");
+        assert!(opens(&target), "{what}");
+        target.run(&["keys", "verify"]).exits(0);
+    }
+    target.start().run(&["keys", "verify"]).exits(0);
+}
+
+#[test]
+fn a_target_on_a_full_disk_stays_as_it_was_and_goes_on_once_there_is_space() {
+    let (writ, target) = moved(300);
+    take_back(&target);
+    let database = || fs::read(target.path("data/copying/db")).unwrap();
+    let (before, full) = (database(), target.path("full"));
+    fs::write(&full, b"").unwrap();
+    let mut copy = command(&writ.setup, &target);
+    copy.env("LD_PRELOAD", faults::shim()).env("WRIT_FAULT_FOLDER", target.path("data")).env("WRIT_FAULT_FULL", full);
+    output(copy).exits(2).says("the disk is full; opening needs 2 MiB of free space");
+    assert!(database() == before, "it was opened");
+    self::copy(&writ.setup, &target).exits(0);
+    assert!(opens(&target));
+}
+
+/// A power cut loses files and entries of folders that were not synced.
+#[test]
+fn the_target_is_on_the_disk_before_the_source_is_marked_as_moved() {
+    let mut writ = setup().start();
+    assert_eq!(writ.terminate(), 0);
+    let path = writ.setup.path("target");
+    let target = beside(&writ.setup).set("store.path", path.display().to_string());
+    let counted = target.path("calls");
+    let mut copy = command(&writ.setup, &target);
+    copy.env("LD_PRELOAD", faults::shim()).env("WRIT_FAULT_COUNT", &counted);
+    copy.env("WRIT_FAULT_FOLDER", path.parent().unwrap());
+    output(copy).exits(0);
+    let text = fs::read_to_string(&counted).unwrap();
+    let calls: Vec<(&str, &str)> =
+        text.lines().map(|line| line.split_once(' ').unwrap().1.split_once(' ').unwrap()).collect();
+    let marked = calls.iter().position(|(call, path)| call.starts_with("rename") && path.contains("moved.json"));
+    let before = &calls[..marked.unwrap()];
+    for synced in ["/target/copying/db", "/target/copying/conf", "/target/copying", "/target"] {
+        let last =
+            before.iter().rposition(|call| *call == ("fsync", synced)).unwrap_or_else(|| panic!("{synced}: {text}"));
+        let later =
+            before[last..].iter().find(|(call, path)| call.contains("write") && path.starts_with("/target/copying"));
+        assert_eq!(later, None, "{synced}");
+    }
+}
+
+#[test]
+fn a_move_is_complete_only_once_it_is_in_the_audit_log() {
+    let (writ, target) = moved(10);
+    take_back(&target);
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+    let mut unlogged = command(&writ.setup, &target);
+    assert_eq!(unlogged.stderr(full()).stdout(Stdio::null()).status().unwrap().code(), Some(2));
+    assert!(!opens(&target));
+    // What was done is done and logged, even if the answer cannot be written.
+    let mut unanswered = command(&writ.setup, &target);
+    let done = unanswered.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+    let logged = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{logged}");
+    assert!(logged.contains("store_moved") && logged.contains("writ: standard output:"), "{logged}");
+    copy(&writ.setup, &target).exits(0).says("before; nothing was changed");
+    for arguments in [&["store", "repair"][..], &["store", "trust-clock"]] {
+        let done = target.command(arguments).stdout(full()).output().unwrap();
+        let told = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains("writ: standard output:"), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn a_folder_that_no_copy_has_made_is_not_removed() {
+    let mut writ = setup().set("store.path", "outer/copying").start();
+    assert_eq!(writ.terminate(), 0);
+    let at = |path: &Path| beside(&writ.setup).set("store.path", path.display().to_string());
+    let outer = writ.setup.path("outer");
+    std::os::unix::fs::symlink(&outer, writ.setup.path("link")).unwrap();
+    for path in
+        [outer, writ.setup.path("link"), writ.setup.path("outer/copying/new"), writ.setup.path("link/x/../copying/y")]
+    {
+        copy(&writ.setup, &at(&path)).exits(2).says("each store needs a folder of its own");
+        assert!(!path.join("lock").exists(), "{} was touched", path.display());
+    }
+    let target = beside(&writ.setup);
+    fs::create_dir_all(target.path("data/copying")).unwrap();
+    fs::write(target.path("data/copying/own"), "kept").unwrap();
+    assert!(Command::new("chmod").arg("700").arg(target.path("data")).status().unwrap().success());
+    copy(&writ.setup, &target).exits(2).says("is not empty: it holds a folder `copying` that no copy has made");
+    assert_eq!(fs::read_to_string(target.path("data/copying/own")).unwrap(), "kept");
+    writ.start();
+}
+
+#[test]
+fn a_mark_of_any_length_is_not_read() {
+    let (writ, target) = moved(10);
+    let mark = target.path("data/copy.json");
+    let long = [fs::read(&mark).unwrap(), vec![b' '; 2 << 20]].concat();
+    fs::write(&mark, long).unwrap();
+    copy(&writ.setup, &target).exits(2).says("copy.json: is longer than 1 MiB");
+    target.run(&["block", "list"]).exits(2).says("copy.json: is longer than 1 MiB");
+}
+
+#[test]
+fn an_instance_that_slept_through_the_move_ends_when_it_wakes() {
+    let Some(servers) = Postgres::single() else { return };
+    let mut there = over(&servers, &setup(), "writ").start();
+    let back = beside(&there.setup);
+    there.signal(Signal::STOP);
+    // It holds the lock of its own folder.
+    let other = over(&servers, &there.setup, "writ");
+    eventually("its lease is over", || (copy(&other, &back).code == 0).then_some(()));
+    there.signal(Signal::CONT);
+    assert_eq!(there.wait_for_exit(), 2);
+    assert!(there.log_text().contains("its records were moved to the store"), "{}", there.log_text());
 }
 
 /// Runs a copy; how long it took, and the most memory that it had at a time, in KiB.

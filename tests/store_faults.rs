@@ -9,6 +9,8 @@
 
 #[path = "support/delayed.rs"]
 mod delayed;
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/random.rs"]
 mod random;
 mod support;
@@ -21,7 +23,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -33,6 +34,7 @@ use writ::service::admin::{self, Reply};
 use writ_store::{Settings, Store, testing};
 
 use delayed::{PURGE, token_of};
+use faults::shim;
 use random::Random;
 use support::workload::Form;
 use support::writ::Writ;
@@ -71,18 +73,6 @@ impl Fault {
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-/// The object that is preloaded, compiled once.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}.so", std::process::id()));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults.c");
-        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&object).arg(source).status();
-        assert!(compiled.expect("a C compiler").success());
-        object
-    })
 }
 
 /// A folder whose syncs cost nothing, if there is one.

@@ -1,5 +1,6 @@
 //! What commands print: answers on standard output, errors on standard error.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -11,8 +12,28 @@ use crate::service::admin::Reply;
 
 /// Prints `text`. The exit code is `code`, or that of a failure if standard output cannot be written.
 pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
-    let written = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
-    written.map_or_else(|error| failed(&io::Error::new(error.kind(), format!("standard output: {error}"))), |()| code)
+    let mut told = Told::default();
+    told.line(text.trim_end_matches('\n'));
+    told.exit_code(code)
+}
+
+/// What a command tells while it works. It goes on if standard output cannot be written, and fails at its end.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    failure: Option<io::Error>,
+}
+
+impl Told {
+    pub(super) fn line(&mut self, text: impl Display) {
+        let written = writeln!(io::stdout(), "{text}");
+        self.failure = self.failure.take().or(written.err());
+    }
+
+    /// `code`, or that of a failure if anything could not be written.
+    pub(super) fn exit_code(self, code: ExitCode) -> ExitCode {
+        let failed = |error: io::Error| failed(&io::Error::new(error.kind(), format!("standard output: {error}")));
+        self.failure.map_or(code, failed)
+    }
 }
 
 /// Prints the reply to an operator's command: in JSON, or an answer as `text` writes it for people.
@@ -36,7 +57,8 @@ pub(super) fn print_reply(reply: Reply, json: bool, text: impl FnOnce(&Value) ->
 }
 
 pub(super) fn failed(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("writ: {error}");
+    // The exit code tells it even where nothing can be written.
+    let _ = writeln!(io::stderr(), "writ: {error}");
     ExitCode::from(USAGE)
 }
 

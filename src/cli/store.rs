@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{RequiredConfig, USAGE, failed, load, operate, operators_audit};
+use super::output::Told;
+use super::{RequiredConfig, USAGE, failed, load, operate, operators_audit, print};
 use crate::config::Config;
 use crate::service::admin::{Command, Reply};
 use crate::service::{PersistentState, StartError, sealing_keys};
@@ -62,37 +63,35 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match (command, &config.store) {
-        (OfOne::Schema(args), store) => database::print_schema(store, &args),
-        (OfOne::Migrate(args), store) => database::migrate(store, args).await,
+    let mut told = Told::default();
+    let repaired = match (command, &config.store) {
+        (OfOne::Schema(args), store) => return database::print_schema(store, &args),
+        (OfOne::Migrate(args), store) => return database::migrate(store, args).await,
         (OfOne::Repair { trust_ledger }, Settings::Postgres(database)) => {
-            exit_code(database::repair(&config, database, trust_ledger).await)
+            database::repair(&config, database, trust_ledger, &mut told).await
         }
-        (OfOne::Repair { trust_ledger: true }, _) => exit_code(trust_ledger(&config).await),
-        (OfOne::Repair { trust_ledger: false }, _) => exit_code(repair(&config).await),
-        (OfOne::TrustClock, _) => match operate(&config, &Command::TrustClock).await {
-            Reply::Done(_) => {
-                println!("the current time, {}, is accepted as correct", Timestamp::now());
-                ExitCode::SUCCESS
-            }
-            Reply::Refused(why) | Reply::Failed(why) => {
-                eprintln!("writ: {why}");
-                ExitCode::from(USAGE)
-            }
-        },
-    }
+        (OfOne::Repair { trust_ledger: true }, _) => trust_ledger(&config, &mut told).await,
+        (OfOne::Repair { trust_ledger: false }, _) => repair(&config, &mut told).await,
+        (OfOne::TrustClock, _) => return trust_clock(&config).await,
+    };
+    told.exit_code(repaired.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS))
 }
 
-fn exit_code(outcome: Result<(), StartError>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+async fn trust_clock(config: &Config) -> ExitCode {
+    match operate(config, &Command::TrustClock).await {
+        Reply::Done(_) => {
+            print(&format!("the current time, {}, is accepted as correct", Timestamp::now()), ExitCode::SUCCESS)
+        }
+        Reply::Refused(why) | Reply::Failed(why) => {
+            eprintln!("writ: {why}");
+            ExitCode::from(USAGE)
+        }
     }
 }
 
 /// Rebuilds the store from the records that can be read and trusted; a lost key history is restored from the key files.
-async fn repair(config: &Config) -> Result<(), StartError> {
-    let Some(damage) = find_damage(config).await? else { return Ok(()) };
+async fn repair(config: &Config, told: &mut Told) -> Result<(), StartError> {
+    let Some(damage) = find_damage(config, told).await? else { return Ok(()) };
     let now = Timestamp::now();
     let rebuilt = rebuild(config, now).await?;
     let mut remains = repair::survey(&config.store)?;
@@ -102,7 +101,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
     }
     let mut rebuilt = Some(rebuilt).filter(|_| !remains.has_whole_ring());
     let mut salvage = select_records(&remains, rebuilt.as_ref(), now);
-    print_previous_files(repair::replace(&config.store, &salvage)?.as_deref());
+    print_previous_files(repair::replace(&config.store, &salvage)?.as_deref(), told);
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => core.store.close().await,
         // A failing disk says nothing about the seal: the result stays, and the operator repeats the repair.
@@ -117,7 +116,7 @@ async fn repair(config: &Config) -> Result<(), StartError> {
         }
         Err(error) => return Err(error),
     }
-    print_salvage(&salvage, rebuilt.as_ref());
+    print_salvage(&salvage, rebuilt.as_ref(), told);
     let keys = rebuilt.map_or(0, |rebuilt| rebuilt.known);
     let (trust_ledger, blocks) = (false, salvage.blocks.kept as u64);
     operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks }).await?;
@@ -129,43 +128,47 @@ fn select_records(remains: &Remains, rebuilt: Option<&Rebuilt>, now: Timestamp) 
     remains.salvage(rebuilt.map(Rebuilt::ring), &blocks::readable(remains.blocks()), now)
 }
 
-fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>) {
+fn print_salvage(salvage: &Salvage, rebuilt: Option<&Rebuilt>, told: &mut Told) {
     match rebuilt {
-        Some(rebuilt) => print_keys(rebuilt),
-        None => println!("the key ring and its history are unchanged"),
+        Some(rebuilt) => print_keys(rebuilt, told),
+        None => told.line("the key ring and its history are unchanged"),
     }
-    println!("the ledger:");
+    told.line("the ledger:");
     for (Kept { kept, sealed, is_complete }, what) in [
         (salvage.uses, "counts of uses"),
         (salvage.tokens, "tokens on record for redemption"),
         (salvage.single_use, "used single-use tokens"),
     ] {
         match sealed {
-            Some(sealed) if is_complete && kept as u64 == sealed => println!("  {what}: all {sealed} kept"),
-            Some(sealed) => println!("  {what}: {kept} of {sealed} kept"),
-            None => println!("  {what}: {kept} kept (the original number is unknown)"),
+            Some(sealed) if is_complete && kept as u64 == sealed => {
+                told.line(format_args!("  {what}: all {sealed} kept"));
+            }
+            Some(sealed) => told.line(format_args!("  {what}: {kept} of {sealed} kept")),
+            None => told.line(format_args!("  {what}: {kept} kept (the original number is unknown)")),
         }
     }
-    print_blocks(salvage.blocks);
+    print_blocks(salvage.blocks, told);
     match salvage.redemption_floor {
-        None => println!("no count of uses is lost: redemption continues as before"),
-        Some(floor) => println!(
+        None => told.line("no count of uses is lost: redemption continues as before"),
+        Some(floor) => told.line(format_args!(
             "counts of uses may be lost: tokens issued up to {floor} can no longer be redeemed (redemption_not_on_record)"
-        ),
+        )),
     }
     if let Some(floor) = salvage.single_use_floor {
-        println!("self-signed tokens made up to {floor} are refused: the records of their use may be lost");
+        told.line(format_args!(
+            "self-signed tokens made up to {floor} are refused: the records of their use may be lost"
+        ));
     }
 }
 
 /// Accepts the records as they are, with the keys of the key files where those are newer.
-async fn trust_ledger(config: &Config) -> Result<(), StartError> {
-    if find_damage(config).await?.is_none() {
+async fn trust_ledger(config: &Config, told: &mut Told) -> Result<(), StartError> {
+    if find_damage(config, told).await?.is_none() {
         return Ok(());
     }
     let remains = repair::survey(&config.store)?;
     match repair::reseal(&config.store) {
-        Ok(aside) => print_previous_files(aside.as_deref()),
+        Ok(aside) => print_previous_files(aside.as_deref(), told),
         Err(error @ OpenError::Damaged { .. }) => {
             eprintln!("the records cannot be accepted as they are: some of them cannot be read");
             eprintln!("`writ store repair` without --trust-ledger keeps the records that can be read and trusted");
@@ -178,28 +181,28 @@ async fn trust_ledger(config: &Config) -> Result<(), StartError> {
             core.store.close().await;
             0
         }
-        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
+        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config, told).await?,
         Err(error) => return Err(error),
     };
-    println!("the ledger is accepted as it is: {} counts of uses", remains.counts_of_uses());
-    println!("uses counted after the backup was made are forgotten");
+    told.line(format_args!("the ledger is accepted as it is: {} counts of uses", remains.counts_of_uses()));
+    told.line("uses counted after the backup was made are forgotten");
     let blocks = remains.all_blocks();
-    print_blocks(blocks);
+    print_blocks(blocks, told);
     let (trust_ledger, blocks) = (true, blocks.kept as u64);
     operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks }).await?;
     Ok(())
 }
 
 /// The damage of the store; `None` if it opens.
-async fn find_damage(config: &Config) -> Result<Option<StartError>, StartError> {
+async fn find_damage(config: &Config, told: &mut Told) -> Result<Option<StartError>, StartError> {
     match PersistentState::open_existing(config, &operators_audit()).await {
         Ok(core) => {
             core.store.close().await;
-            println!("the store opens: there is nothing to repair, and nothing was changed");
+            told.line("the store opens: there is nothing to repair, and nothing was changed");
             Ok(None)
         }
         Err(error) if error.is_damage() => {
-            println!("{error}");
+            told.line(format_args!("{error}"));
             Ok(Some(error))
         }
         Err(error) => Err(error),
@@ -221,32 +224,34 @@ async fn rebuild(config: &Config, now: Timestamp) -> Result<Rebuilt, StartError>
 }
 
 /// Writes the keys of the key files to the store, and checks that it opens.
-async fn replace_keys(config: &Config) -> Result<usize, StartError> {
+async fn replace_keys(config: &Config, told: &mut Told) -> Result<usize, StartError> {
     let rebuilt = rebuild(config, Timestamp::now()).await?;
     let store = Store::open(&config.store).await?;
     let replaced = rebuilt.replace(&store).await;
     store.close().await;
     replaced?;
     PersistentState::open_existing(config, &operators_audit()).await?.store.close().await;
-    print_keys(&rebuilt);
+    print_keys(&rebuilt, told);
     Ok(rebuilt.known)
 }
 
-fn print_keys(rebuilt: &Rebuilt) {
-    println!("{} keys are restored to the history; a new current key signs from now on", rebuilt.known);
+fn print_keys(rebuilt: &Rebuilt, told: &mut Told) {
+    told.line(format_args!("{} keys are restored to the history; a new current key signs from now on", rebuilt.known));
 }
 
 /// A lost block is no longer enforced: the operator must add it again.
-fn print_blocks(Kept { kept, sealed, .. }: Kept) {
+fn print_blocks(Kept { kept, sealed, .. }: Kept, told: &mut Told) {
     match sealed {
-        Some(sealed) => println!("blocks: {kept} of {sealed} kept"),
-        None => println!("blocks: {kept} kept (the original number is unknown)"),
+        Some(sealed) => told.line(format_args!("blocks: {kept} of {sealed} kept")),
+        None => told.line(format_args!("blocks: {kept} kept (the original number is unknown)")),
     }
-    println!("compare `writ block list` with block_added and block_removed in the log, and add the missing ones again");
+    told.line(
+        "compare `writ block list` with block_added and block_removed in the log, and add the missing ones again",
+    );
 }
 
-fn print_previous_files(aside: Option<&Path>) {
+fn print_previous_files(aside: Option<&Path>, told: &mut Told) {
     if let Some(aside) = aside {
-        println!("the previous files are now in {}", aside.display());
+        told.line(format_args!("the previous files are now in {}", aside.display()));
     }
 }

@@ -17,7 +17,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 pub(crate) enum Ended {
     #[error(transparent)]
     Listener(#[from] ListenError),
-    /// The records of the ledger are not those that were last sealed.
+    /// The records of the ledger are not those that were last sealed, or they were moved to another store.
     #[error(transparent)]
     Store(#[from] OpenError),
     /// The admin socket, maintenance or reload ended: without them nothing would rotate, or be reloaded.
@@ -35,7 +35,7 @@ impl Service {
             tokio::select! {
                 () = stop => {}
                 _ = tasks.join_next() => tasks_run = false,
-                error = failure_to_open(&store, opening) => opened = Err(error),
+                error = failure(&store, opening) => opened = Err(error),
             }
         };
         let outcome = running.until(stop).await;
@@ -54,8 +54,8 @@ impl Service {
     }
 }
 
-/// Finishes opening the store; completes only if that fails.
-async fn failure_to_open(store: &Store, opening: Option<Opening>) -> OpenError {
+/// Finishes opening the store; completes only if that fails, or once its records were moved to another.
+async fn failure(store: &Store, opening: Option<Opening>) -> OpenError {
     if let Some(opening) = opening {
         let kept = match opening.finish().await {
             Ok(()) => store.keep().await,
@@ -66,5 +66,5 @@ async fn failure_to_open(store: &Store, opening: Option<Opening>) -> OpenError {
         }
         tracing::info!("the ledger is proven whole: redemptions are answered from now on");
     }
-    std::future::pending().await
+    store.moved().await
 }

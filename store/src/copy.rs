@@ -3,7 +3,8 @@
 //! Neither store is in use meanwhile. The source is counted, copied, and what the target then contains is read back and
 //! compared with it. Only then the source is marked as moved, durably, and after that the target as complete. Before the
 //! first mark only the source can be served, after the second one only the target, and between them neither: the same
-//! command finishes it. An interrupted copy goes on where it stopped if the source is as it was, and begins anew if not.
+//! command finishes it. An interrupted copy goes on where it stopped if the source is as it was and what was received is
+//! whole, and begins anew if not.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::handles::Engine;
 use crate::portable::{Basis, Incoming, Kind, Outgoing, Page, Progress, Read, State};
 use crate::ring::StoredRing;
-use crate::{OpenError, Settings, embedded, postgres};
+use crate::{OpenError, Settings, embedded, folder, postgres};
 
 pub use crate::portable::{Contents, CopyError, Tally};
 
@@ -54,10 +55,12 @@ pub struct Report {
     pub total: Option<u64>,
 }
 
-/// How a copy begins.
-enum Begin {
-    New(Incoming),
-    Again(Incoming),
+/// A source that was marked as moved, and a target that has everything and cannot be served yet. Both stay in use.
+#[must_use = "the target cannot be served before the move is completed"]
+pub struct Moved {
+    copy: Copy,
+    incoming: Incoming,
+    contents: Contents,
 }
 
 impl Copy {
@@ -67,10 +70,7 @@ impl Copy {
     /// [`CopyError`] if one of them is in use or cannot be opened, there is nothing in the source, or something else in the
     /// target.
     pub async fn open(from: &Settings, to: &Settings) -> Result<Self, CopyError> {
-        let folder = |settings: &Settings| std::fs::canonicalize(settings.path()).ok();
-        if let Some(path) = folder(from).filter(|path| folder(to).as_ref() == Some(path)) {
-            return Err(CopyError::SameFolder { path: path.display().to_string() });
-        }
+        check_folders(from.path(), to.path())?;
         let source = Source::open(from).await.map_err(|error| in_use(error, from))?;
         let name = describe(from);
         let basis = source.basis().await?.ok_or_else(|| CopyError::Nothing { store: name.clone() })?;
@@ -102,35 +102,36 @@ impl Copy {
         matches!(&self.state, State::Complete(incoming) if self.is_same_move(incoming))
     }
 
-    /// Moves everything, unless that is done; returns what the target then contains. It can be interrupted at any moment,
-    /// and run again.
+    /// Copies everything, reads it back and marks the source as moved, unless all that [is done](Self::is_done). It can be
+    /// interrupted at any moment, and run again.
     ///
     /// # Errors
     /// [`CopyError`].
-    pub async fn run(mut self, mut report: impl FnMut(Report)) -> Result<Contents, CopyError> {
+    pub async fn run(mut self, mut report: impl FnMut(Report)) -> Result<Moved, CopyError> {
         let contents = self.count_source(&mut report).await?;
-        let incoming = match self.begin(contents) {
-            Begin::New(incoming) => {
-                self.target.begin(&incoming, &self.basis).await?;
-                incoming
-            }
-            Begin::Again(incoming) => {
-                self.target.resume(&incoming)?;
-                incoming
-            }
+        let earlier = match self.earlier(contents) {
+            Some(earlier) if self.target.resume(&earlier, &self.basis)? => Some(earlier),
+            _ => None,
         };
-        let incoming = self.transfer(incoming, &mut report).await?;
-        self.target.freeze(&incoming, &self.basis).await?;
-        let found = self.count_target(contents, &mut report).await?;
-        if let Some(kind) = found.difference(&contents) {
-            return Err(CopyError::Differs { store: self.to, kind });
-        }
+        let is_resumed = earlier.is_some();
+        let incoming = match earlier {
+            Some(incoming) => incoming,
+            None => self.begin(contents).await?,
+        };
+        let incoming = match self.fill(incoming, contents, &mut report).await {
+            // What was received earlier may be damaged, and the source is whole. No service writes to an unfinished folder.
+            Err(_) if is_resumed && matches!(self.target, Engine::Sled(_)) => {
+                let incoming = self.begin(contents).await?;
+                self.fill(incoming, contents, &mut report).await?
+            }
+            filled => filled?,
+        };
+        self.target.settle()?;
         if self.source.outgoing().is_none() {
             let outgoing = Outgoing { copy: incoming.copy.clone(), to: self.to.clone() };
             self.source.move_away(&outgoing).await?;
         }
-        self.target.complete(&incoming).await?;
-        Ok(contents)
+        Ok(Moved { copy: self, incoming, contents })
     }
 
     /// Whether the target may receive this source, or has received it.
@@ -152,28 +153,47 @@ impl Copy {
         self.source.outgoing().is_some_and(|outgoing| outgoing.copy == incoming.copy)
     }
 
-    /// What there is to do, once the marks are checked.
-    fn begin(&self, contents: Contents) -> Begin {
+    /// The interrupted copy that goes on, once the marks are checked.
+    fn earlier(&self, contents: Contents) -> Option<Incoming> {
         match &self.state {
-            State::Receiving(incoming) if self.is_same_move(incoming) => Begin::Again(incoming.clone()),
             // Before anything was noted as received, it is not known how much of the beginning was written.
             State::Receiving(incoming)
                 if incoming.contents == contents && incoming.progress != Progress::beginning() =>
             {
-                Begin::Again(incoming.clone())
+                Some(incoming.clone())
             }
-            _ => Begin::New(self.incoming(contents)),
+            _ => None,
         }
     }
 
-    fn incoming(&self, contents: Contents) -> Incoming {
-        Incoming {
-            copy: Uuid::new_v4().to_string(),
+    /// Begins anew; a source that was marked as moved remains so, by the same copy.
+    async fn begin(&mut self, contents: Contents) -> Result<Incoming, CopyError> {
+        let marked = self.source.outgoing().map(|outgoing| outgoing.copy.clone());
+        let incoming = Incoming {
+            copy: marked.unwrap_or_else(|| Uuid::new_v4().to_string()),
             installation: self.basis.ring.installation.id.clone(),
             from: self.from.clone(),
             contents,
             redemption_floor: self.basis.redemption_floor,
             progress: Progress::beginning(),
+        };
+        self.target.begin(&incoming, &self.basis).await?;
+        Ok(incoming)
+    }
+
+    /// Copies what the target has not yet received, and compares all that it then contains with the source.
+    async fn fill(
+        &mut self,
+        incoming: Incoming,
+        contents: Contents,
+        report: &mut impl FnMut(Report),
+    ) -> Result<Incoming, CopyError> {
+        let incoming = self.transfer(incoming, report).await?;
+        self.target.freeze(&incoming, &self.basis).await?;
+        let found = self.count_target(contents, report).await?;
+        match found.difference(&contents) {
+            None => Ok(incoming),
+            Some(kind) => Err(CopyError::Differs { store: self.to.clone(), kind }),
         }
     }
 
@@ -224,6 +244,33 @@ impl Copy {
         let read =
             async |kind, after: Option<&[u8]>| self.target.read(kind, after).await.map(|read| self.comparable(read));
         count(&basis, read, report).await
+    }
+}
+
+impl Moved {
+    /// What the target contains.
+    pub fn contents(&self) -> Contents {
+        self.contents
+    }
+
+    /// Marks the target as complete: from now on it can be served.
+    ///
+    /// # Errors
+    /// [`CopyError`]; the same move can be run again.
+    pub async fn complete(mut self) -> Result<(), CopyError> {
+        self.copy.target.complete(&self.incoming).await
+    }
+}
+
+/// Refuses two stores of which one would be in the folder of the other, before anything in them is touched.
+fn check_folders(from: &Path, to: &Path) -> Result<(), CopyError> {
+    let [source, target] = [from, to].map(folder::resolve);
+    let text = |path: &Path| path.display().to_string();
+    match (source.starts_with(&target), target.starts_with(&source)) {
+        (true, true) => Err(CopyError::SameFolder { path: text(&source) }),
+        (true, false) => Err(CopyError::NestedFolder { inner: text(&source), outer: text(&target) }),
+        (false, true) => Err(CopyError::NestedFolder { inner: text(&target), outer: text(&source) }),
+        (false, false) => Ok(()),
     }
 }
 
@@ -333,12 +380,13 @@ impl Target {
         }
     }
 
-    fn resume(&mut self, incoming: &Incoming) -> Result<(), CopyError> {
+    /// Whether what was received is there, and the copy can go on.
+    fn resume(&mut self, incoming: &Incoming, basis: &Basis) -> Result<bool, CopyError> {
         match self {
-            Self::Sled(target) => block_in_place(|| target.resume(incoming)),
+            Self::Sled(target) => block_in_place(|| target.resume(incoming, basis)),
             Self::Postgres(target) => {
                 target.resume(incoming);
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -368,6 +416,14 @@ impl Target {
         match self {
             Self::Sled(target) => block_in_place(|| target.read(kind, after)),
             Self::Postgres(target) => target.read(kind, after).await,
+        }
+    }
+
+    /// Makes durable what was read back; a database has done so with each commit.
+    fn settle(&mut self) -> Result<(), CopyError> {
+        match self {
+            Self::Sled(target) => block_in_place(|| target.settle()),
+            Self::Postgres(_) => Ok(()),
         }
     }
 

@@ -315,6 +315,15 @@ impl Store {
         }
     }
 
+    /// Waits until the records were moved to another store, which may grant their uses from then on; an embedded store is
+    /// locked and cannot be moved meanwhile.
+    pub async fn moved(&self) -> OpenError {
+        match &self.0 {
+            Engine::Sled(_) => std::future::pending().await,
+            Engine::Postgres(database) => Box::pin(database.moved()).await,
+        }
+    }
+
     /// Writes all pending changes and releases the lock.
     ///
     /// Its clones then return [`StoreError::Unavailable`].

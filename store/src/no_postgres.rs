@@ -55,6 +55,7 @@ absent! {
         versions() -> watch::Receiver<Versions>;
         serve(Served) -> ();
         join() -> Ready<Result<(), OpenError>>;
+        moved() -> Ready<OpenError>;
         ring() -> ring::Ring;
         ledger() -> ledger::Ledger;
         blocks() -> blocks::Blocks;

@@ -169,6 +169,16 @@ pub enum CopyError {
         /// The folder.
         path: String,
     },
+    /// One store's folder contains that of the other.
+    #[error(
+        "store.path is {inner} in one configuration, which is in {outer}, that of the other; each store needs a folder of its own"
+    )]
+    NestedFolder {
+        /// The folder inside.
+        inner: String,
+        /// The one around it.
+        outer: String,
+    },
     /// A service runs, or another copy.
     #[error("{store} is in use by {by}; stop it and run the command again")]
     InUse {

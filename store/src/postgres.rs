@@ -135,6 +135,11 @@ impl Postgres {
         timeout(START_TIMEOUT, joined).await.map_err(|_| OpenError::Database(self.0.pool.reason()))
     }
 
+    /// Waits until the records were moved to another store.
+    pub(crate) async fn moved(&self) -> OpenError {
+        OpenError::Database(self.0.pool.health.moved().await)
+    }
+
     pub(crate) fn ring(&self) -> ring::Ring {
         ring::Ring::new(Arc::clone(&self.0.pool), self.0.heartbeat.id.clone())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::super::{USAGE, failed, load};
+use super::super::{USAGE, failed, load, print};
 use super::operators_audit;
 use crate::config::Config;
 use crate::service::{StartError, sealing_keys};
@@ -42,33 +42,38 @@ pub(super) async fn run(args: &Args, config: &Path) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     match copy(&from, &to).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(told) => print(&told, ExitCode::SUCCESS),
         Err(error) => failed(&error),
     }
 }
 
-async fn copy(from: &Config, to: &Config) -> Result<(), StartError> {
+/// Returns what to tell.
+async fn copy(from: &Config, to: &Config) -> Result<String, StartError> {
     let (old, new) = (sealing_keys(&from.keys)?, sealing_keys(&to.keys)?);
     let copy = Box::pin(Copy::open(&from.store, &to.store)).await?;
     let (source, target) = (copy.source(), copy.target());
     if copy.is_done() {
-        println!("the records of {source} were moved to {target} before; nothing was changed");
-        return Ok(());
+        return Ok(format!("the records of {source} were moved to {target} before; nothing was changed"));
     }
     check(copy.ring(), &old, from).await?;
     let key_files = check(copy.ring(), &new, to).await?;
     let mut progress = Display::new();
     let outcome = Box::pin(copy.run(|report| progress.show(report))).await;
     progress.end();
-    let contents = outcome?;
-    key_files.write().await?;
+    let moved = outcome?;
+    let contents = moved.contents();
     let [tokens, uses, single_use] = [contents.tokens, contents.uses, contents.single_use].map(|tally| tally.records);
-    println!("{target} contains, read back and compared with the source:");
-    println!("  {} keys, {} blocks", contents.keys.records, contents.blocks.records);
-    println!("  {tokens} tokens on record, {uses} counts of uses, {single_use} used single-use tokens");
-    println!("{source} can no longer be served");
+    let (keys, blocks) = (contents.keys.records, contents.blocks.records);
+    let told = format!(
+        "{target} contains, read back and compared with the source:\n  {keys} keys, {blocks} blocks\n  \
+         {tokens} tokens on record, {uses} counts of uses, {single_use} used single-use tokens\n\
+         {source} can no longer be served"
+    );
+    // Before the move is complete: a run that is interrupted here is repeated, and so are these.
+    key_files.write().await?;
     operators_audit().write(&Event::StoreMoved { from: source, to: target, tokens, uses, single_use }).await?;
-    Ok(())
+    Box::pin(moved.complete()).await?;
+    Ok(told)
 }
 
 /// A service with this configuration would accept the keys.

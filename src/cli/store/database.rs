@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::super::{USAGE, failed};
+use super::super::output::Told;
+use super::super::{USAGE, failed, print};
 use super::{find_damage, operators_audit, replace_keys};
 use crate::config::Config;
 use crate::service::{PersistentState, StartError};
@@ -41,8 +42,9 @@ pub(super) struct MigrateArgs {
 pub(super) fn print_schema(store: &Settings, args: &SchemaArgs) -> ExitCode {
     let Some(settings) = of_postgres(store) else { return ExitCode::from(USAGE) };
     let (administrator, owner) = postgres::schema_sql(settings, &args.owner);
-    println!("-- As an administrator:\n{administrator}\n-- As {}, or by `writ store migrate`:\n{owner}", args.owner);
-    ExitCode::SUCCESS
+    let text =
+        format!("-- As an administrator:\n{administrator}\n-- As {}, or by `writ store migrate`:\n{owner}", args.owner);
+    print(&text, ExitCode::SUCCESS)
 }
 
 pub(super) async fn migrate(store: &Settings, args: MigrateArgs) -> ExitCode {
@@ -51,8 +53,8 @@ pub(super) async fn migrate(store: &Settings, args: MigrateArgs) -> ExitCode {
     let credentials = Credentials { password: password_file, certificate: certificate.zip(private_key) };
     match Box::pin(postgres::migrate(settings, &owner, &credentials)).await {
         Ok(()) => {
-            println!("the tables in the schema {} are those of this version", settings.schema.as_str());
-            ExitCode::SUCCESS
+            let schema = settings.schema.as_str();
+            print(&format!("the tables in the schema {schema} are those of this version"), ExitCode::SUCCESS)
         }
         Err(error) => failed(&error),
     }
@@ -73,15 +75,18 @@ pub(super) async fn repair(
     config: &Config,
     settings: &postgres::Settings,
     trust_ledger: bool,
+    told: &mut Told,
 ) -> Result<(), StartError> {
-    let Some(damage) = find_damage(config).await? else { return Ok(()) };
+    let Some(damage) = find_damage(config, told).await? else { return Ok(()) };
     if matches!(damage, StartError::Store(OpenError::WentBack(_))) {
         let floor = postgres::accept(settings, trust_ledger).await?;
         if trust_ledger {
-            println!("the ledger is accepted as it is: uses counted since the backup are forgotten");
+            told.line("the ledger is accepted as it is: uses counted since the backup are forgotten");
         } else {
-            println!("tokens issued up to {floor} can no longer be redeemed (redemption_not_on_record)");
-            println!("self-signed tokens made up to {floor} are refused: the records of their use may be lost");
+            told.line(format_args!("tokens issued up to {floor} can no longer be redeemed (redemption_not_on_record)"));
+            told.line(format_args!(
+                "self-signed tokens made up to {floor} are refused: the records of their use may be lost"
+            ));
         }
     }
     let keys = match PersistentState::open_existing(config, &operators_audit()).await {
@@ -89,10 +94,12 @@ pub(super) async fn repair(
             state.store.close().await;
             0
         }
-        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config).await?,
+        Err(error) if error.is_damage() && !matches!(error, StartError::Store(_)) => replace_keys(config, told).await?,
         Err(error) => return Err(error),
     };
-    println!("compare `writ block list` with block_added and block_removed in the log, and add the missing ones again");
+    told.line(
+        "compare `writ block list` with block_added and block_removed in the log, and add the missing ones again",
+    );
     operators_audit().write(&Event::StoreRepaired { trust_ledger, keys, blocks: 0 }).await?;
     Ok(())
 }

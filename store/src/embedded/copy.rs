@@ -18,9 +18,9 @@ use super::seal::{Seal, Tally};
 use super::table::{Change, Record, Table};
 use super::times::{self, LAST_EVENT};
 use super::working_copy;
-use crate::StoreError;
 use crate::folder::{self, Lock, io_error};
-use crate::portable::{Basis, CopyError, Incoming, Kind, Outgoing, Page, Progress, Read, State};
+use crate::portable::{Basis, Contents, CopyError, Incoming, Kind, Outgoing, Page, Progress, Read, State};
+use crate::{OpenError, StoreError};
 
 const NO_RECORD: CopyError = CopyError::Store(StoreError::Unreadable("a record of the ledger cannot be read"));
 const NO_TIME: CopyError = CopyError::Store(StoreError::Unreadable("a time cannot be read"));
@@ -81,6 +81,8 @@ impl Source {
 pub(crate) struct Target {
     /// Once records are written or read.
     db: Option<Database>,
+    /// Of all records, once they are settled.
+    tally: Option<Tally>,
     /// How many records were received when that was last noted.
     noted: u64,
     path: PathBuf,
@@ -93,7 +95,7 @@ impl Target {
         let lock = Lock::acquire(path)?;
         folder::require_folder(&building(path))?;
         working_copy::clean_up(path)?;
-        Ok(Self { db: None, noted: 0, path: path.to_owned(), lock })
+        Ok(Self { db: None, tally: None, noted: 0, path: path.to_owned(), lock })
     }
 
     pub(crate) fn state(&self) -> Result<State, CopyError> {
@@ -115,6 +117,10 @@ impl Target {
                 }
                 Ok(State::Complete(incoming))
             }
+            // Each copy notes that it begins before it makes the folder.
+            None if building(path).exists() => {
+                Ok(State::Occupied("a folder `copying` that no copy has made".to_owned()))
+            }
             None if self.has_records()? => Ok(State::Occupied("records".to_owned())),
             None if folder::has_key_files(path).map_err(|source| io_error(path, source))? => {
                 Ok(State::Occupied("key files".to_owned()))
@@ -131,6 +137,8 @@ impl Target {
     /// Begins to receive a copy; what was received before is removed.
     pub(crate) fn begin(&mut self, incoming: &Incoming, basis: &Basis) -> Result<(), CopyError> {
         let folder = building(&self.path);
+        working_copy::probe_to_open(&self.path)?;
+        self.db = None;
         self.note(incoming)?;
         let at_folder = |source| io_error(&folder, source);
         if folder.exists() {
@@ -143,10 +151,18 @@ impl Target {
         self.write(records)
     }
 
-    /// Goes on with a copy that was interrupted.
-    pub(crate) fn resume(&mut self, incoming: &Incoming) -> Result<(), CopyError> {
+    /// Goes on with a copy that was interrupted; `false` if what was received is missing or cannot be read.
+    pub(crate) fn resume(&mut self, incoming: &Incoming, basis: &Basis) -> Result<bool, CopyError> {
+        // sled would create an empty one.
+        if !folder::database(&building(&self.path)).exists() {
+            return Ok(false);
+        }
         self.noted = incoming.progress.records;
-        self.reopen()
+        match self.reopen() {
+            Err(CopyError::Open(OpenError::Damaged { .. })) => return Ok(false),
+            opened => opened?,
+        }
+        Ok(matches!(self.basis(), Ok(Some(found)) if Contents::of(&found) == Contents::of(basis)))
     }
 
     /// Writes records. How far the copy is, which `incoming` says, is noted every now and then.
@@ -179,11 +195,19 @@ impl Target {
         read_page(self.db()?, &self.path, kind, after)
     }
 
-    /// Seals the records and puts them in their place: from now on the store opens.
+    /// Closes the database and makes its files durable, and the folders that list them.
+    pub(crate) fn settle(&mut self) -> Result<(), CopyError> {
+        self.tally = Some(count(&self.path, self.db()?, &false.into())?);
+        self.db = None;
+        let synced = working_copy::sync_all_below(&building(&self.path));
+        Ok(synced.and_then(|()| folder::sync_folder(&self.path)).map_err(|source| io_error(&self.path, source))?)
+    }
+
+    /// Seals the records, which are settled, and puts them in their place: from now on the store opens.
     pub(crate) fn complete(&mut self, incoming: &Incoming) -> Result<(), CopyError> {
         let (path, folder) = (&self.path, building(&self.path));
-        let tally: Tally = count(path, self.db()?, &false.into())?;
-        self.db = None;
+        let unsettled = || io_error(path, io::Error::other("the copy is not settled"));
+        let tally = self.tally.take().ok_or_else(unsettled)?;
         let failed = |source| io_error(path, source);
         if !self.lock.is_in_place() {
             return Err(failed(io::Error::other("its lock file was removed or replaced")).into());
@@ -201,7 +225,15 @@ impl Target {
     fn reopen(&mut self) -> Result<(), CopyError> {
         // Closed first: sled locks its file.
         self.db = None;
-        self.db = Some(database::open(&building(&self.path), &self.path)?);
+        let (path, folder) = (&self.path, building(&self.path));
+        working_copy::probe_to_open(path)?;
+        working_copy::remove_unfinished_snapshots(&folder).map_err(|source| io_error(&folder, source))?;
+        let opened = database::open(&folder, path).map_err(|error| match error {
+            // If the disk has filled up meanwhile, sled's error is arbitrary: report the disk.
+            OpenError::Damaged { .. } => working_copy::probe_to_open(path).err().unwrap_or(error),
+            error => error,
+        });
+        self.db = Some(opened?);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! The files by which a store knows that it was moved, or is a copy: it opens in neither case before the move is complete.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use writ_platform::bounded;
 
 use crate::OpenError;
 use crate::folder::{io_error, require_file, write_file};
@@ -63,7 +63,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, OpenError> {
     require_file(path)?;
     let foreign =
         |_| OpenError::Foreign { path: path.to_owned(), what: "is not what `writ store copy` writes".to_owned() };
-    match fs::read(path) {
+    match bounded::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(io_error(path, source)),

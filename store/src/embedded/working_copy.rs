@@ -208,11 +208,19 @@ fn copy(file: &Path, target: &Path) -> io::Result<()> {
 
 /// Checks, before anything is changed, that the disk has space for a copy and accepts writes.
 pub(super) fn probe(store: &Path) -> Result<(), OpenError> {
+    probe_for(store, space_needed(store).map_err(|source| io_error(store, source))?)
+}
+
+/// Checks that the disk has the space that sled needs to open files which are not copied.
+pub(super) fn probe_to_open(store: &Path) -> Result<(), OpenError> {
+    probe_for(store, SPACE_TO_OPEN)
+}
+
+fn probe_for(store: &Path, needed: u64) -> Result<(), OpenError> {
     let space = || {
         let disk = statvfs(store)?;
         Ok::<_, io::Error>(disk.f_bavail.saturating_mul(disk.f_frsize))
     };
-    let needed = space_needed(store).map_err(|source| io_error(store, source))?;
     if space().map_err(|source| io_error(store, source))? < needed {
         return Err(OpenError::NoSpace { path: store.to_owned(), needed });
     }
@@ -251,6 +259,12 @@ fn sources(store: &Path, source: Source) -> io::Result<Vec<PathBuf>> {
         Source::NoSnapshot | Source::Nothing => {}
     }
     Ok(files)
+}
+
+/// Removes the snapshots that sled has not finished, for example on a full disk: it takes them for damage.
+pub(super) fn remove_unfinished_snapshots(folder: &Path) -> io::Result<()> {
+    let is_unfinished = |file: &PathBuf| file_name(file).as_encoded_bytes().starts_with(b"snap.") && !is_snapshot(file);
+    folder::engine_files(folder)?.into_iter().filter(is_unfinished).try_for_each(fs::remove_file)
 }
 
 /// A finished snapshot: `snap.` and sixteen hexadecimal digits.
@@ -323,7 +337,7 @@ fn remove_file_if_there(file: &Path) -> io::Result<()> {
 }
 
 /// Syncs everything, and removes permissions of group and others: sled creates files by the umask.
-fn sync_all_below(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_all_below(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {

@@ -131,6 +131,10 @@ impl NoServer {
             || self.0.iter().all(|(_, error)| error.is_permanent())
     }
 
+    pub(super) fn was_moved(&self) -> bool {
+        self.0.iter().any(|(_, error)| matches!(error, HostError::Moved { .. }))
+    }
+
     pub(super) fn went_back(&self) -> bool {
         self.0.iter().any(|(_, error)| matches!(error, HostError::WentBack(_)))
     }

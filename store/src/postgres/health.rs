@@ -23,6 +23,8 @@ const PROOF: Duration = Duration::from_secs(4);
 pub(super) struct Health {
     state: Mutex<State>,
     versions: watch::Sender<Versions>,
+    /// Why the records are served elsewhere, once that is known.
+    moved: watch::Sender<Option<String>>,
     last_event: AtomicU64,
     tokens: AtomicU64,
     uses: AtomicU64,
@@ -72,6 +74,7 @@ impl Health {
         Self {
             state: Mutex::new(state),
             versions: watch::Sender::new(Versions::default()),
+            moved: watch::Sender::new(None),
             last_event: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             uses: AtomicU64::new(0),
@@ -104,6 +107,18 @@ impl Health {
             tracing::error!(%reason, "the database is unavailable");
             state.fault = Some(reason.to_owned());
         }
+    }
+
+    /// Notes that the records are served elsewhere from now on.
+    pub(super) fn set_moved(&self, reason: String) {
+        self.moved.send_replace(Some(reason));
+    }
+
+    /// Waits until that is so; the reason.
+    pub(super) async fn moved(&self) -> String {
+        let mut moved = self.moved.subscribe();
+        let reason = moved.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
     }
 
     /// Nothing starts any more.

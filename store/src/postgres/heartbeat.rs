@@ -121,6 +121,9 @@ impl Heartbeat {
     fn disconnected(&self, error: &NoServer) {
         metrics::counter!("writ_store_errors_total", "operation" => "heartbeat").increment(1);
         self.pool.health.fail(&error.to_string());
+        if error.was_moved() {
+            self.pool.health.set_moved(error.to_string());
+        }
     }
 
     /// Beats on one connection until it fails.
