@@ -42,7 +42,7 @@ const CRATES: [&str; 14] = [
 ];
 
 /// Top-level modules of Writ's crates, and the modules below them that write lines.
-const MODULES: [&str; 86] = [
+const MODULES: [&str; 90] = [
     "writ",
     "writ::cli",
     "writ::cli::serve",
@@ -99,6 +99,7 @@ const MODULES: [&str; 86] = [
     "writ_platform::bounded",
     "writ_platform::clock",
     "writ_platform::completion",
+    "writ_platform::deadline",
     "writ_platform::digest",
     "writ_platform::process",
     "writ_platform::secret_file",
@@ -113,6 +114,7 @@ const MODULES: [&str; 86] = [
     "writ_store::blocks",
     "writ_store::clock",
     "writ_store::cluster",
+    "writ_store::copy",
     "writ_store::embedded",
     "writ_store::embedded::engine",
     "writ_store::embedded::quiet",
@@ -120,6 +122,8 @@ const MODULES: [&str; 86] = [
     "writ_store::folder",
     "writ_store::handles",
     "writ_store::ledger",
+    "writ_store::no_postgres",
+    "writ_store::portable",
     "writ_store::postgres",
     "writ_store::postgres::connection",
     "writ_store::postgres::health",
