@@ -34,7 +34,7 @@ const CASES: u32 = 12;
 const TOKENS: u8 = 6;
 const PURPOSES: [&str; 2] = ["account.purge", "account.export"];
 const CLIENTS: [&str; 2] = ["purge-job", "other-job"];
-/// Two forms of a block, and a text that is none.
+/// Two forms of a block, and a text that is not a block.
 const SELECTORS: [&str; 3] = [r#"{"client":"a"}"#, r#"{"all":true}"#, "{"];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A clock that is so far behind is refused.

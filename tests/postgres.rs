@@ -143,7 +143,7 @@ async fn no_redemption_reads_a_whole_table() {
     for spent in join_all(spends).await {
         assert_eq!(spent.unwrap(), SpendOutcome::Spent { use_number: 1 });
     }
-    // A connection that ends has told what it read.
+    // The database counts what a connection read once that connection ends.
     store.close().await;
     let sum = |column: &str, view: &str, table: &str| -> u64 {
         let sql = format!("SELECT sum({column}) FROM {view} WHERE relname ~ '^{table}(_[0-9]+)?$'");

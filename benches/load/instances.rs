@@ -64,7 +64,7 @@ const PARTS: [Part; 4] = [("inserts", inserts), ("bytes", bytes), ("drop", drop_
 pub(crate) fn run(scale: &Scale, parts: &[String], results: &mut Results) {
     for part in parts {
         let known = PARTS.map(|(name, _)| name);
-        assert!(known.contains(&part.as_str()), "{part} is none of {}", known.join(" "));
+        assert!(known.contains(&part.as_str()), "{part} is not one of {}", known.join(" "));
     }
     for (name, measure) in PARTS {
         if parts.is_empty() || parts.iter().any(|part| part == name) {

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep_until};
 
 pin_project! {
-    /// The result of its work; `None` if there is none at the deadline.
+    /// The result of its work; `None` if the work is not done at the deadline.
     ///
     /// As `tokio::time::timeout_at`, but a timer is set only for work that has to wait.
     #[must_use = "it does nothing until it is polled"]

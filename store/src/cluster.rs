@@ -7,7 +7,7 @@ use writ_platform::clock::Timestamp;
 /// The versions of what every instance keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Versions {
-    /// The version of the key ring; 0: there is none.
+    /// The version of the key ring; 0 before there is a ring.
     pub ring: u64,
     /// The version of the kill switch, which changes with each of its entries.
     pub blocks: u64,
@@ -30,13 +30,13 @@ pub struct Served {
 pub struct Peers {
     /// The version of the ring that was on record then.
     pub ring: u64,
-    /// The oldest version that one of those serves that hold their lease; `None` if there are none.
+    /// The oldest version that any instance with a lease serves; `None` if no other instance has one.
     pub oldest_ring: Option<u64>,
     /// For how long none has published a JWKS without the key that will sign next, this one included, by the database's
-    /// clock; `None` if there were none.
+    /// clock; `None` if there never was another instance.
     pub next_for: Option<Duration>,
     /// When the last lease ended of those that did not leave and have an older ring: they may still sign with the keys in
-    /// their memory. `None` if there are none.
+    /// their memory. `None` if there is no such instance.
     pub cut_off_at: Option<Timestamp>,
     /// Whether this instance ended without leaving, with an older ring, and has not joined the others since: it may have
     /// signed with a key that has become the previous one.
