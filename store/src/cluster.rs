@@ -30,10 +30,10 @@ pub struct Served {
 pub struct Peers {
     /// The version of the ring that was on record then.
     pub ring: u64,
-    /// The oldest version that any instance with a lease serves; `None` if no other instance has one.
+    /// The oldest version that any instance with a lease serves; `None` if no instance has a lease.
     pub oldest_ring: Option<u64>,
     /// For how long none has published a JWKS without the key that will sign next, this one included, by the database's
-    /// clock; `None` if there never was another instance.
+    /// clock; `None` if no instance has announced itself.
     pub next_for: Option<Duration>,
     /// When the last lease ended of those that did not leave and have an older ring: they may still sign with the keys in
     /// their memory. `None` if there is no such instance.
